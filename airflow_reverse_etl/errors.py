@@ -1,0 +1,111 @@
+"""Every error this package raises, grouped by what the reader should do about it.
+
+::
+
+    ReverseEtlError
+    ├── ConfigurationError            fix the configuration, then run again
+    │   ├── SpecError                 a sync specification has problems; all are listed
+    │   ├── ModelNotFoundError        the sync names a model, column or relation that is not there
+    │   ├── CredentialsError          a connection is missing, incomplete or refused (401, 403, bad key)
+    │   ├── RepositoryNotFoundError   repository, branch, tag or commit does not exist or is not visible
+    │   └── ProjectError              dbt project not found, or dbt cannot read it
+    ├── TryLaterError                 nothing is wrong with the configuration; the next try continues
+    │   ├── UnreachableError          host, warehouse, API or storage did not answer
+    │   ├── IncompleteLoadError       rows are left that the destination asked to send again later
+    │   └── RunConflictError          another run of the same sync holds or moved the state
+    └── AttentionError                a person must look
+        ├── GuardError                the plan exceeds the sync's guards; nothing was sent
+        ├── FailurePolicyError        more rows were rejected or unknown than the sync allows
+        ├── DbtRunError               dbt ran and reported failures
+        └── StateError                stored state is damaged or from a newer version
+"""
+
+from __future__ import annotations
+
+
+class ReverseEtlError(Exception):
+    """Root of the tree. ``str()`` gives what happened, where, and what to do.
+
+    :param what: one sentence, in the remote's own words where there are any.
+    :param todo: what the reader should do.
+    :param where: names of the place: ``connection``, ``sync``, ``model``, ``file`` (``path:line``) ...
+        ``None`` values are left out. Never a secret, never a row's values.
+    """
+
+    def __init__(self, what: str, *, todo: str = "", **where: object) -> None:
+        super().__init__(what)
+        self.what = what
+        self.todo = todo
+        self.where = {name: str(value) for name, value in where.items() if value is not None}
+
+    def __str__(self) -> str:
+        place = ", ".join(f"{name} {value!r}" for name, value in self.where.items())
+        text = f"{self.what} ({place})" if place else self.what
+        return f"{text}\nWhat to do: {self.todo}" if self.todo else text
+
+
+class ConfigurationError(ReverseEtlError):
+    """Fix the configuration; trying again unchanged gives the same error."""
+
+
+class SpecError(ConfigurationError):
+    """A sync specification is invalid. ``problems`` lists every problem found, each with its place."""
+
+    def __init__(self, what: str, *, problems: tuple[str, ...] = (), todo: str = "", **where: object) -> None:
+        super().__init__(what, todo=todo, **where)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  - {problem}" for problem in self.problems)])
+
+
+class ModelNotFoundError(ConfigurationError):
+    """The sync names a model, column or relation that is not there."""
+
+
+class CredentialsError(ConfigurationError):
+    """A connection is missing, incomplete, or was refused by the remote."""
+
+
+class RepositoryNotFoundError(ConfigurationError):
+    """Repository, branch, tag or commit does not exist, or the credentials cannot see it."""
+
+
+class ProjectError(ConfigurationError):
+    """The dbt project was not found, or dbt cannot read it."""
+
+
+class TryLaterError(ReverseEtlError):
+    """Nothing is wrong with the configuration; a later try continues where this one stopped."""
+
+
+class UnreachableError(TryLaterError):
+    """A host, warehouse, API or storage did not answer."""
+
+
+class IncompleteLoadError(TryLaterError):
+    """Rows are left that the destination asked to send again later; their run is not committed yet."""
+
+
+class RunConflictError(TryLaterError):
+    """Another run of the same sync holds the lease, or moved the state meanwhile."""
+
+
+class AttentionError(ReverseEtlError):
+    """A person must look; trying again by itself will not help."""
+
+
+class GuardError(AttentionError):
+    """The plan exceeds the sync's guards. Nothing was sent."""
+
+
+class FailurePolicyError(AttentionError):
+    """More rows were rejected, or left unknown, than the sync's failure policy allows."""
+
+
+class DbtRunError(AttentionError):
+    """dbt ran and reported failed nodes."""
+
+
+class StateError(AttentionError):
+    """Stored state is damaged, or written by a newer version of this package."""

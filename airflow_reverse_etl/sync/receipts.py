@@ -1,0 +1,243 @@
+"""What was sent, what came back, and how far a load has come.
+
+Values only: :class:`Batch`, :class:`Receipt`, :class:`Receipts`, :class:`Checkpoint`, :class:`Report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Operation(StrEnum):
+    """What a batch asks of the destination. A batch has exactly one operation."""
+
+    UPSERT = "upsert"
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+class Outcome(StrEnum):
+    """What became of one row."""
+
+    ACCEPTED = "accepted"  # the destination acknowledged it; it enters the snapshot
+    REJECTED = "rejected"  # the destination refused it as it is; never resent in this run
+    RETRYABLE = "retryable"  # not written, may be sent again
+    UNKNOWN = "unknown"  # sent, answer lost: written or not, nobody knows
+    SKIPPED = "skipped"  # the destination has no such row (mode ``update``); stays out of the snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that are sent together.
+
+    ``seqs``, ``keys`` and ``records`` have the same length: sequence number in the plan, primary key as text, and
+    the mapped record (for a delete: the identifiers). ``run_id`` and ``seqs`` make up an idempotency key that is
+    the same whenever the same rows are sent again.
+    """
+
+    operation: Operation
+    seqs: Sequence[int]
+    keys: Sequence[str]
+    records: Sequence[Mapping[str, Any]]
+    run_id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.seqs)
+
+    @property
+    def idempotency_key(self) -> str:
+        """Stable over retries of the same rows: ``<run id>-<first>-<last>-<count>``."""
+        return f"{self.run_id}-{self.seqs[0]}-{self.seqs[-1]}-{len(self.seqs)}"
+
+    def only(self, positions: Iterable[int]) -> Batch:
+        """The batch of the rows at these positions."""
+        at = list(positions)
+        return Batch(
+            self.operation,
+            [self.seqs[i] for i in at],
+            [self.keys[i] for i in at],
+            [self.records[i] for i in at],
+            self.run_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The outcome of one row. ``code`` and ``message`` are the remote's own words, without row values where known."""
+
+    outcome: Outcome
+    code: str = ""
+    message: str = ""
+
+
+ACCEPTED = Receipt(Outcome.ACCEPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """The destination's answer to a batch: one receipt per row, by key.
+
+    A key that is not in ``exceptions`` has the receipt ``default``, so the common answer, everything accepted, costs
+    one object whatever the batch's size.
+
+    :param default: receipt of every row without one of its own.
+    :param exceptions: key → receipt.
+    :param refused_whole: the destination refused the batch as one, because of a row that it did not name. The engine
+        splits the batch until that row is found. Only with nothing written.
+    :param retry_after: seconds to wait before anything more is sent, as the destination asked; ``None`` if it did not.
+    :param requests: how many requests were made for this answer.
+    """
+
+    default: Receipt = ACCEPTED
+    exceptions: Mapping[str, Receipt] = field(default_factory=dict)
+    refused_whole: bool = False
+    retry_after: float | None = None
+    requests: int = 1
+
+    def of(self, key: str) -> Receipt:
+        return self.exceptions.get(key, self.default)
+
+
+class SettledSet:
+    """Which sequence numbers are settled: everything up to ``low``, and some ranges above it.
+
+    Loads settle batches out of order; the set stays as small as the number of batches in flight.
+    """
+
+    __slots__ = ("_above", "low")
+
+    def __init__(self, low: int = 0, above: Iterable[Sequence[int]] = ()) -> None:
+        self.low = low
+        self._above: dict[int, int] = {first: last for first, last in above}
+
+    def add(self, first: int, last: int) -> None:
+        """Settle ``first`` to ``last``, both included. Ranges never overlap."""
+        self._above[first] = last
+        while (end := self._above.pop(self.low + 1, None)) is not None:
+            self.low = end
+
+    def __contains__(self, seq: int) -> bool:
+        return seq <= self.low or any(first <= seq <= last for first, last in self._above.items())
+
+    def above(self) -> list[list[int]]:
+        """The ranges above ``low``, ascending."""
+        return [[first, last] for first, last in sorted(self._above.items())]
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Progress of a load, small and durable: everything in ``settled`` has its outcome, accepted unless listed.
+
+    :param settled: sequence numbers with a final outcome.
+    :param dispatched: nothing above this number was ever sent; rows up to it that are not settled may have been.
+    :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
+    :param reasons: distinct (code, message) pairs.
+    """
+
+    settled: SettledSet = field(default_factory=SettledSet)
+    dispatched: int = 0
+    failed: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+    requests: int = 0
+    seconds: float = 0.0
+    _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+
+    def fail(self, seq: int, receipt: Receipt) -> None:
+        """Record a row that was not accepted."""
+        reason = (receipt.code, receipt.message)
+        at = self._index.get(reason)
+        if at is None:
+            at = self._index[reason] = len(self.reasons)
+            self.reasons.append(reason)
+        self.failed[seq] = (receipt.outcome, at)
+
+    def count(self, outcome: Outcome) -> int:
+        """Rows settled with this outcome, other than ``accepted``."""
+        return sum(1 for found, _ in self.failed.values() if found is outcome)
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Codes with their counts, most frequent first, with one message as an example."""
+        counts: dict[str, dict[str, Any]] = {}
+        for outcome, at in self.failed.values():
+            if outcome is Outcome.SKIPPED:
+                continue
+            code, message = self.reasons[at]
+            entry = counts.setdefault(code, {"code": code, "count": 0, "message": message})
+            entry["count"] += 1
+        return sorted(counts.values(), key=lambda entry: -entry["count"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "low": self.settled.low,
+            "above": self.settled.above(),
+            "dispatched": self.dispatched,
+            "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
+            "reasons": [list(reason) for reason in self.reasons],
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Checkpoint:
+        reasons = [(code, message) for code, message in data["reasons"]]
+        return cls(
+            settled=SettledSet(data["low"], data["above"]),
+            dispatched=data["dispatched"],
+            failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
+            reasons=reasons,
+            requests=data["requests"],
+            seconds=data["seconds"],
+            _index={reason: at for at, reason in enumerate(reasons)},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How many rows of the model fell into which part of the change set."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    invalid: int = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter((name, getattr(self, name)) for name in self.__slots__)
+
+    @property
+    def total(self) -> int:
+        """Rows to send."""
+        return self.added + self.changed + self.removed
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The counts of one run, as pushed to XCom and kept in the run history. Rows, requests, seconds."""
+
+    run_id: str
+    planned: Planned
+    accepted: int
+    rejected: int
+    retryable: int
+    unknown: int
+    skipped: int
+    requests: int
+    seconds: float
+    errors: Sequence[Mapping[str, Any]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "planned": dict(self.planned),
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "retryable": self.retryable,
+            "unknown": self.unknown,
+            "skipped": self.skipped,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+            "errors": [dict(error) for error in self.errors],
+        }

@@ -1,0 +1,449 @@
+"""The sync specification: what a DAG author or a YAML file says. One definition gives validation and JSON Schema."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from airflow_reverse_etl.errors import SpecError
+
+#: Validates what a destination adds to ``destination:``. Gets that mapping, gives problems as (path, message).
+DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
+
+Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete"]
+
+_LIMIT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*$")
+_DURATION = re.compile(r"^\s*(\d+)\s*(s|m|h|d|w)\s*$")
+_RAW: dict[str, str] = {"errors": "raw"}
+_FIX_VALUES = "correct the values below"
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _limit(value: object) -> object:
+    if isinstance(value, str) and _LIMIT.match(value):
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError("must be a number of rows (100) or a share of them ('5%')")
+
+
+#: A number of rows, or a share of them such as ``"5%"``.
+Limit = Annotated[
+    int | str,
+    BeforeValidator(_limit),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": _LIMIT.pattern}]}),
+]
+
+
+def rows_of(limit: int | str, total: int) -> float:
+    """How many rows a limit allows of ``total``: ``rows_of("5%", 200) == 10.0``."""
+    if isinstance(limit, int):
+        return limit
+    match = _LIMIT.match(limit)
+    assert match is not None, limit  # validated when the spec was read
+    return total * float(match.group(1)) / 100
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (match := _DURATION.match(value)):
+        return timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("must be a duration such as 30s, 15m, 12h, 14d or 2w")
+
+
+#: A duration: ``"14d"``, ``"12h"`` or a timedelta.
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(lambda delta: f"{int(delta.total_seconds())}s", return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
+]
+
+
+def _names(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+#: One name, or a list of them.
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_names),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+class TableModel(_Strict):
+    """A table or view that dbt does not manage."""
+
+    table: Annotated[str, Field(min_length=1, description="schema.table, quoted as the warehouse wants it")]
+
+
+class SqlModel(_Strict):
+    """A query."""
+
+    sql: Annotated[str, Field(min_length=1, description="one SELECT statement in the warehouse's dialect")]
+
+
+class SqlField(_Strict):
+    """An expression over the model's columns, evaluated where the plan runs."""
+
+    sql: Annotated[str, Field(min_length=1)]
+
+
+class ValueField(_Strict):
+    """A constant."""
+
+    value: Any
+
+
+class TemplateField(_Strict):
+    """A sandboxed Jinja template over ``row``: the slow way, when nothing else will do."""
+
+    template: Annotated[str, Field(min_length=1)]
+
+
+def _shape(*keys: str) -> Callable[[object], str | None]:
+    def discriminate(value: object) -> str | None:
+        if isinstance(value, str):
+            return "name"
+        if isinstance(value, Mapping):
+            return next((key for key in keys if key in value), None)
+        return next((key for key in keys if hasattr(value, key)), None)
+
+    return discriminate
+
+
+_Name = Annotated[str, Field(min_length=1)]
+ModelRef = Annotated[
+    Annotated[_Name, Tag("name")] | Annotated[TableModel, Tag("table")] | Annotated[SqlModel, Tag("sql")],
+    Discriminator(
+        _shape("table", "sql"),
+        custom_error_type="model_shape",
+        custom_error_message="must be a dbt model's name, {table: schema.name} or {sql: select …}",
+    ),
+]
+FieldSource = Annotated[
+    Annotated[_Name, Tag("name")]
+    | Annotated[SqlField, Tag("sql")]
+    | Annotated[ValueField, Tag("value")]
+    | Annotated[TemplateField, Tag("template")],
+    Discriminator(
+        _shape("sql", "value", "template"),
+        custom_error_type="field_shape",
+        custom_error_message="must be a column's name, {sql: …}, {value: …} or {template: …}",
+    ),
+]
+
+
+class DestinationSpec(BaseModel):
+    """Where rows go. Each destination type adds keys of its own, see its reference page."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: Annotated[str, Field(min_length=1, description="http, table, file, or a registered type")]
+    connection: Annotated[str | None, Field(description="Airflow connection id")] = None
+    object: Annotated[str | None, Field(description="what is written there: contacts, schema.table …")] = None
+    match_on: Annotated[
+        Names, Field(description="destination fields by which the destination recognises a row")
+    ] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that this destination's type adds."""
+        return dict(self.model_extra or {})
+
+
+class Guards(_Strict):
+    """May this plan be sent? Checked before anything is. A guard that is not met stops the run."""
+
+    min_rows: Annotated[int, Field(ge=0, description="fewer model rows than this stop the run")] = 1
+    max_removed: Annotated[
+        Limit | None, Field(description="more removed rows than this, of the snapshot, stop the run")
+    ] = None
+    max_changes: Annotated[
+        Limit | None, Field(description="more rows to send than this, of the model, stop the run")
+    ] = None
+
+
+class FailurePolicy(_Strict):
+    """What turns the task red."""
+
+    max_rejected: Annotated[
+        Limit, Field(description="more rejected or invalid rows than this, of the planned ones, fail the task")
+    ] = 0
+    on_unknown: Annotated[
+        Literal["resend", "accept", "fail"],
+        Field(
+            description="rows sent whose answer was lost, where sending twice is not safe: send again (may duplicate), "
+            "count as delivered (may lose), or leave out and fail"
+        ),
+    ] = "resend"
+
+
+class RetryPolicy(_Strict):
+    """How long a rejected row is tried again in later runs, while it stays unchanged."""
+
+    max_attempts: Annotated[int, Field(ge=1)] = 5
+    max_age: Duration = timedelta(days=14)
+
+
+class Rate(_Strict):
+    """How fast. ``None`` is the destination's own default."""
+
+    requests_per_second: Annotated[float | None, Field(gt=0)] = None
+    concurrency: Annotated[int, Field(ge=1, le=1000, description="requests in flight")] = 8
+    batch_size: Annotated[int | None, Field(ge=1, description="rows in one request")] = None
+
+
+class Sync(_Strict):
+    """A named, declarative spec: model → destination object.
+
+    Guarantees nothing by itself; see :mod:`airflow_reverse_etl.sync.run`.
+
+    :raises SpecError: with *all* problems, when constructed from invalid values.
+    """
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
+            description="identifies the sync and its state: rename it and everything is sent again",
+        ),
+    ]
+    model: ModelRef
+    source: Annotated[str, Field(min_length=1, description="Airflow connection id of the warehouse")]
+    primary_key: Annotated[
+        Names | None, Field(description="column, or list of them; default: what dbt knows")
+    ] = None
+    destination: DestinationSpec
+    mode: Mode = "upsert"
+    mapping: Annotated[
+        dict[str, FieldSource], Field(min_length=1, description="destination field: column; dots in a field nest")
+    ]
+    nulls: Annotated[Literal["send", "omit"], Field(description="send null, or leave the field out")] = "send"
+    guards: Guards = Guards()
+    failure: FailurePolicy = FailurePolicy()
+    retry: RetryPolicy = RetryPolicy()
+    rate: Rate = Rate()
+    planner: Annotated[
+        Literal["auto", "warehouse", "local"], Field(description="where the comparison runs")
+    ] = "auto"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Raise our error with every problem, unless :meth:`load` asked for pydantic's to add places to it."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            if info.context is _RAW:
+                raise
+            problems = tuple(_text(where, message) for where, message in _problems(error))
+            name = values.get("name") if isinstance(values, Mapping) else None
+            raise SpecError(_title(len(problems)), problems=problems, todo=_FIX_VALUES, sync=name) from None
+
+    @field_validator("primary_key")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or len(set(value)) != len(value)):
+            raise ValueError("must name at least one column, each once")
+        return value
+
+    @field_validator("mapping")
+    @classmethod
+    def _no_overlap(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not all(name.split(".")):
+                raise ValueError(f"field {name!r} has an empty part between dots")
+            parents = [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
+            clash = next((parent for parent in parents if parent in value), None)
+            if clash:
+                raise ValueError(f"field {clash!r} cannot be a value and hold {name!r} as well")
+        return value
+
+    @model_validator(mode="after")
+    def _match_on_is_mapped(self) -> Sync:
+        missing = [name for name in self.destination.match_on if name not in self.mapping]
+        if missing:
+            raise ValueError(f"destination.match_on names {', '.join(missing)}, which mapping does not define")
+        return self
+
+    @classmethod
+    def load(cls, source: Sync | Mapping[str, Any] | str | Path, *, check: DestinationCheck | None = None) -> Sync:
+        """A sync from itself, a dict, or the path of a YAML file.
+
+        :param check: validates the destination's own keys, so that their problems are reported with the others.
+        :raises SpecError: with all problems, each with ``file:line`` where the source is a file.
+        """
+        if isinstance(source, Sync):
+            return cls._checked(source, source.model_dump(), check, {})
+        if isinstance(source, Mapping):
+            return cls._checked(None, dict(source), check, {})
+        path = Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise SpecError(
+                f"cannot read the sync file: {error.strerror}",
+                todo="give the path of a YAML file, relative to the DAG file or absolute",
+                file=path,
+            ) from None
+        values, lines = _read_yaml(text, path)
+        return cls._checked(None, values, check, lines, path)
+
+    @classmethod
+    def _checked(
+        cls,
+        sync: Sync | None,
+        values: dict[str, Any],
+        check: DestinationCheck | None,
+        lines: Mapping[tuple[str, ...], int],
+        path: Path | None = None,
+    ) -> Sync:
+        problems: list[tuple[tuple[str, ...], str]] = []
+        if sync is None:
+            try:
+                sync = cls.model_validate(values, context=_RAW)
+            except ValidationError as error:
+                problems += _problems(error)
+        destination = values.get("destination")
+        if check and isinstance(destination, Mapping):
+            known = set(DestinationSpec.model_fields)
+            problems += [
+                (("destination", *where), message)
+                for where, message in check({k: v for k, v in destination.items() if v is not None or k not in known})
+            ]
+        if not problems and sync is not None:
+            return sync
+        texts = tuple(_text(where, message, _line(lines, where), path) for where, message in problems)
+        raise SpecError(
+            _title(len(texts)),
+            problems=texts,
+            todo="correct the lines below" if path else _FIX_VALUES,
+            sync=values.get("name"),
+            file=path,
+        )
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) of a sync file, for editors."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "Reverse ETL sync",
+            **{key: value for key, value in cls.model_json_schema().items() if key != "title"},
+        }
+
+
+def _title(count: int) -> str:
+    return f"the sync specification has {count} problem{'s' if count != 1 else ''}"
+
+
+def _text(where: Sequence[str], message: str, line: int | None = None, path: Path | None = None) -> str:
+    place = f"{path}:{line}: " if path and line else ""
+    return f"{place}{'.'.join(where) or 'sync'}: {message}"
+
+
+def _problems(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    """Pydantic's errors in our words: path without union tags, nearest known key for an unknown one."""
+    found = []
+    for item in error.errors(include_url=False):
+        where = tuple(str(part) for part in item["loc"])
+        if len(where) > 1 and where[0] in ("model",) and where[1] in ("name", "table", "sql"):
+            where = (where[0], *where[2:])
+        if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
+            where = (*where[:2], *where[3:])
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key{nearest(where[-1], _known(where[:-1]))}"
+        elif item["type"] == "missing":
+            message = "is required"
+        found.append((where, message))
+    return found
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``"; did you mean 'mapping'?"``, or the list of what is known when nothing is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def _known(where: Sequence[str]) -> list[str]:
+    shapes: dict[str, list[type[BaseModel]]] = {
+        "": [Sync],
+        "model": [TableModel, SqlModel],
+        "mapping": [SqlField, ValueField, TemplateField],
+        "guards": [Guards],
+        "failure": [FailurePolicy],
+        "retry": [RetryPolicy],
+        "rate": [Rate],
+    }
+    return [name for shape in shapes.get(where[0] if where else "", []) for name in shape.model_fields]
+
+
+def _line(lines: Mapping[tuple[str, ...], int], where: Sequence[str]) -> int | None:
+    for depth in range(len(where), -1, -1):
+        if (line := lines.get(tuple(where[:depth]))) is not None:
+            return line
+    return None
+
+
+def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The mapping in a YAML file, and the line (from 1) of each of its keys."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SpecError(
+            f"not valid YAML: {getattr(error, 'problem', None) or 'cannot be read'}",
+            todo="correct the YAML",
+            file=place,
+        ) from None
+    if not isinstance(values, dict):
+        raise SpecError("a sync file holds one mapping", todo="start with 'name:'", file=f"{path}:1")
+    lines: dict[tuple[str, ...], int] = {}
+    problems: list[str] = []
+
+    def walk(node: yaml.Node, where: tuple[str, ...]) -> None:
+        lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*where, str(key.value))
+                if place in lines:
+                    problems.append(_text(place, "is there twice", key.start_mark.line + 1, path))
+                lines[place] = key.start_mark.line + 1
+                walk(value, place)
+
+    walk(node, ())
+    if problems:
+        raise SpecError(_title(len(problems)), problems=tuple(problems), todo="keep one of them", file=path)
+    return values, lines
