@@ -1,0 +1,67 @@
+# Each target does its own set-up, once, in folders beside this file. Nothing global, no root, no account.
+# PYTHON chooses the interpreter: make PYTHON=python3.12 test
+
+VENV := .venv
+VENV31 := .venv-airflow-3.1
+BIN := $(VENV)/bin
+NEEDS := pyproject.toml scripts/setup
+
+export PYTHON ?= python3
+export AIRFLOW__CORE__LOAD_EXAMPLES := False
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-airflow-3.1 lint format types bench docs schema constraints build clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
+	@$(BIN)/python dags_examples/demo/run.py
+
+test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowest Airflow we support
+	$(VENV31)/bin/python -m pytest -m airflow $(ARGS)
+
+lint: $(VENV)/.ready ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready ## let ruff correct what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.ready ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## throughput and plan time beside other tools; writes build/bench.json
+	$(BIN)/python -m tests.benchmarks
+
+docs: $(VENV)/.docs ## the documentation, into build/docs; warnings are errors
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	@echo "build/docs/index.html"
+
+schema: $(VENV)/.ready ## write the sync specification's JSON Schema again
+	$(BIN)/python scripts/schema
+
+constraints: $(VENV)/.ready ## pin all dependencies anew
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/constraints
+
+build: $(VENV)/.ready ## wheel and source distribution, into dist
+	$(BIN)/uv build --quiet
+
+clean: ## remove environments, builds and caches
+	rm -rf .venv .venv-airflow-3.1 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.ready: constraints.txt $(NEEDS)
+	@scripts/setup $(VENV) constraints.txt dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.ready
+	@scripts/setup $(VENV) constraints.txt dev docs
+	@touch $@
+
+$(VENV31)/.ready: constraints-airflow-3.1.txt $(NEEDS)
+	@scripts/setup $(VENV31) constraints-airflow-3.1.txt dev
+	@touch $@
