@@ -22,6 +22,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.sync.receipts import Report
+
 
 class ReverseEtlError(Exception):
     """Root of the tree. ``str()`` gives what happened, where, and what to do.
@@ -86,6 +91,8 @@ class UnreachableError(TryLaterError):
 class IncompleteLoadError(TryLaterError):
     """Rows are left that the destination asked to send again later; their run is not committed yet."""
 
+    report: Report | None = None
+
 
 class RunConflictError(TryLaterError):
     """Another run of the same sync holds the lease, or moved the state meanwhile."""
@@ -101,6 +108,8 @@ class GuardError(AttentionError):
 
 class FailurePolicyError(AttentionError):
     """More rows were rejected, or left unknown, than the sync's failure policy allows."""
+
+    report: Report | None = None
 
 
 class DbtRunError(AttentionError):

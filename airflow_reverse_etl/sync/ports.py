@@ -69,6 +69,7 @@ class Plan:
     :param model_rows: rows that the model had, invalid ones included.
     :param snapshot_rows: rows that the snapshot had.
     :param skipped: rows left out because they were rejected too often or for too long, unchanged.
+    :param spec: ``Sync.digest`` of the sync that it was made for; a plan is only resumed with the same one.
     """
 
     plan_id: str
@@ -80,6 +81,7 @@ class Plan:
     snapshot_rows: int
     skipped: int
     created_at: datetime
+    spec: str = ""
 
 
 class StateStore(Protocol):

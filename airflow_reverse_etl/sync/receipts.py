@@ -105,27 +105,43 @@ class Receipts:
 class SettledSet:
     """Which sequence numbers are settled: everything up to ``low``, and some ranges above it.
 
-    Loads settle batches out of order; the set stays as small as the number of batches in flight.
+    Loads settle batches out of order; ranges that touch are one, so the set stays as small as the number of gaps.
     """
 
-    __slots__ = ("_above", "low")
+    __slots__ = ("_firsts", "_lasts", "low")
 
     def __init__(self, low: int = 0, above: Iterable[Sequence[int]] = ()) -> None:
         self.low = low
-        self._above: dict[int, int] = {first: last for first, last in above}
+        self._lasts: dict[int, int] = {first: last for first, last in above}  # first → last
+        self._firsts: dict[int, int] = {last: first for first, last in self._lasts.items()}
 
     def add(self, first: int, last: int) -> None:
-        """Settle ``first`` to ``last``, both included. Ranges never overlap."""
-        self._above[first] = last
-        while (end := self._above.pop(self.low + 1, None)) is not None:
-            self.low = end
+        """Settle ``first`` to ``last``, both included, none of which is settled yet."""
+        if (before := self._firsts.pop(first - 1, None)) is not None:
+            first = before
+        if (after := self._lasts.pop(last + 1, None)) is not None:
+            del self._firsts[after]
+            last = after
+        if first == self.low + 1:
+            self._lasts.pop(first, None)
+            self.low = last
+            return
+        self._lasts[first] = last
+        self._firsts[last] = first
 
     def __contains__(self, seq: int) -> bool:
-        return seq <= self.low or any(first <= seq <= last for first, last in self._above.items())
+        return seq <= self.low or any(first <= seq <= last for first, last in self._lasts.items())
+
+    def __len__(self) -> int:
+        return self.low + sum(last - first + 1 for first, last in self._lasts.items())
+
+    def covers_any(self, first: int, last: int) -> bool:
+        """Whether any number from ``first`` to ``last`` is settled."""
+        return first <= self.low or any(start <= last and end >= first for start, end in self._lasts.items())
 
     def above(self) -> list[list[int]]:
         """The ranges above ``low``, ascending."""
-        return [[first, last] for first, last in sorted(self._above.items())]
+        return [[first, last] for first, last in sorted(self._lasts.items())]
 
 
 @dataclass(slots=True)
@@ -136,12 +152,15 @@ class Checkpoint:
     :param dispatched: nothing above this number was ever sent; rows up to it that are not settled may have been.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
     :param reasons: distinct (code, message) pairs.
+    :param uncertain: settled rows that count as delivered, although an answer was lost: sent again where that is not
+        safe, or taken for delivered, as the sync's ``on_unknown`` says. Reported as ``unknown``.
     """
 
     settled: SettledSet = field(default_factory=SettledSet)
     dispatched: int = 0
     failed: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
     reasons: list[tuple[str, str]] = field(default_factory=list)
+    uncertain: set[int] = field(default_factory=set)
     requests: int = 0
     seconds: float = 0.0
     _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
@@ -156,8 +175,15 @@ class Checkpoint:
         self.failed[seq] = (receipt.outcome, at)
 
     def count(self, outcome: Outcome) -> int:
-        """Rows settled with this outcome, other than ``accepted``."""
-        return sum(1 for found, _ in self.failed.values() if found is outcome)
+        """Rows settled with this outcome."""
+        listed = sum(1 for found, _ in self.failed.values() if found is outcome)
+        if outcome is Outcome.ACCEPTED:
+            return len(self.settled) - len(self.failed) - len(self.uncertain)
+        return listed + len(self.uncertain) if outcome is Outcome.UNKNOWN else listed
+
+    def copy(self) -> Checkpoint:
+        """A checkpoint that later changes to this one leave alone."""
+        return Checkpoint.from_json(self.to_json())
 
     def errors(self) -> list[dict[str, Any]]:
         """Codes with their counts, most frequent first, with one message as an example."""
@@ -177,6 +203,7 @@ class Checkpoint:
             "dispatched": self.dispatched,
             "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
             "reasons": [list(reason) for reason in self.reasons],
+            "uncertain": sorted(self.uncertain),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
         }
@@ -189,6 +216,7 @@ class Checkpoint:
             dispatched=data["dispatched"],
             failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
             reasons=reasons,
+            uncertain=set(data["uncertain"]),
             requests=data["requests"],
             seconds=data["seconds"],
             _index={reason: at for at, reason in enumerate(reasons)},

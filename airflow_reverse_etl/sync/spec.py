@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -349,6 +350,12 @@ class Sync(_Strict):
             sync=values.get("name"),
             file=path,
         )
+
+    @property
+    def digest(self) -> str:
+        """Changes when what is sent, or how, changes; not when guards, rates or policies do."""
+        what = self.model_dump_json(include={"model", "primary_key", "destination", "mode", "mapping", "nulls"})
+        return hashlib.sha256(what.encode()).hexdigest()
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""The change stream → batches, bounded by rows and bytes, each with one operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.sync.mapping import RecordBuilder, identifiers
+from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipt, SettledSet
+from airflow_reverse_etl.sync.spec import Sync
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: What each part of the change set asks of the destination.
+OPERATIONS: dict[str, dict[str, Operation]] = {
+    "upsert": {"added": Operation.UPSERT, "changed": Operation.UPSERT},
+    "insert": {"added": Operation.INSERT},
+    "update": {"added": Operation.UPDATE, "changed": Operation.UPDATE},
+    "mirror": {"added": Operation.UPSERT, "changed": Operation.UPSERT, "removed": Operation.DELETE},
+    "append": {"added": Operation.INSERT},
+    "delete": {"added": Operation.DELETE},
+}
+
+#: Rows and Arrow bytes that become Python objects at a time.
+_SLICE_ROWS = 8_192
+_SLICE_BYTES = 8 * 1024 * 1024
+
+
+class Batcher:
+    """Cuts the change set of one sync into batches."""
+
+    def __init__(self, sync: Sync, capabilities: Capabilities, run_id: str) -> None:
+        self._operations = OPERATIONS[sync.mode]
+        self._rows = min(sync.rate.batch_size or capabilities.max_batch_rows, capabilities.max_batch_rows)
+        self._bytes = capabilities.max_batch_bytes
+        self._builder = RecordBuilder(sync)
+        self._run_id = run_id
+
+    def cut(self, changes: pa.RecordBatch, settled: SettledSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
+        """Batches of the rows that are not settled yet, in order, each with the receipts of rows that no destination
+        needs to see (sequence number → receipt), because their record could not be built.
+        """
+        import pyarrow.compute as pc
+
+        if changes.num_rows == 0:
+            return
+        seqs = changes.column("seq")
+        if settled.covers_any(seqs[0].as_py(), seqs[-1].as_py()):
+            changes = changes.filter(pc.invert(_is_in(seqs, settled)))
+        for change, part in _parts(changes):
+            yield from self._batches(self._operations[change], part, removed=change == "removed")
+
+    def _batches(
+        self, operation: Operation, part: pa.RecordBatch, *, removed: bool
+    ) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
+        row_bytes = max(1, part.nbytes // part.num_rows)
+        size = self._rows if self._bytes is None else max(1, min(self._rows, self._bytes // row_bytes))
+        step = max(size, min(_SLICE_ROWS, _SLICE_BYTES // row_bytes) // size * size)
+        for start in range(0, part.num_rows, step):
+            rows = part.slice(start, step)
+            records, failures = (identifiers(rows), {}) if removed else self._builder.build(rows)
+            keys = rows.column("key").to_pylist()
+            seqs = _range(rows.column("seq"))
+            for first in range(0, len(keys), size):
+                last = first + size
+                batch = Batch(operation, seqs[first:last], keys[first:last], records[first:last], self._run_id)
+                failed = {at - first: failures[at] for at in failures if first <= at < last} if failures else {}
+                if not failed:
+                    yield batch, {}
+                    continue
+                good = batch.only(at for at in range(len(batch)) if at not in failed)
+                yield good, {
+                    batch.seqs[at]: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failed.items()
+                }
+
+
+def _range(column: pa.Array) -> range | list[int]:
+    """Sequence numbers as a range where they are contiguous, which they are but after a resume."""
+    first, last = column[0].as_py(), column[-1].as_py()
+    return range(first, last + 1) if last - first + 1 == len(column) else column.to_pylist()
+
+
+def _is_in(seqs: pa.Array, settled: SettledSet) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    mask = pc.less_equal(seqs, pa.scalar(settled.low, pa.int64()))
+    for first, last in settled.above():
+        mask = pc.or_(mask, pc.and_(pc.greater_equal(seqs, first), pc.less_equal(seqs, last)))
+    return mask
+
+
+def _parts(changes: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The batch by kind of change; each kind is a contiguous range."""
+    import pyarrow.compute as pc
+
+    start = 0
+    while start < changes.num_rows:
+        kind = changes.column("change")[start].as_py()
+        count = pc.sum(pc.equal(changes.column("change"), kind)).as_py()
+        yield kind, changes.slice(start, count)
+        start += count

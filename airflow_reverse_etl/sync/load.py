@@ -1,0 +1,274 @@
+"""Load: send a plan's change set and settle every row by the destination's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.sync.batches import Batcher
+from airflow_reverse_etl.sync.pacing import Backoff, TokenBucket
+from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, StateStore
+from airflow_reverse_etl.sync.receipts import Batch, Checkpoint, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.spec import Sync
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Seconds between checkpoints: what a crash makes the next try send again, where that is safe.
+CHECKPOINT_SECONDS = 2.0
+#: Seconds that requests in flight get to be answered when the task is told to stop.
+GRACE_SECONDS = 10.0
+
+
+class Loader:
+    """Sends one plan. Made for one load.
+
+    Guarantees: a row is settled as accepted only after the destination's answer; a checkpoint never claims more than
+    what was answered; no row is sent that a checkpoint has settled. Where an operation may not be sent twice, a
+    checkpoint names the rows before they are sent, so that after a crash each of them is known to be ``unknown``.
+
+    Does not decide what the outcome means for the run; :mod:`airflow_reverse_etl.sync.run` does.
+    """
+
+    def __init__(
+        self,
+        sync: Sync,
+        plan: Plan,
+        *,
+        store: StateStore,
+        destination: Destination,
+        observer: Observer,
+        clock: Clock,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._sync, self._plan = sync, plan
+        self._store, self._destination = store, destination
+        self._observer, self._clock = observer, clock
+        self._backoff = backoff or Backoff()
+        self._batcher = Batcher(sync, destination.capabilities, plan.run_id)
+        self._pace = _Pace(sync.rate.requests_per_second, clock)
+        self._ready: deque[Batch] = deque()
+        self._refill = asyncio.Lock()
+        self._save_lock = asyncio.Lock()
+        self._stopping = False
+        self._exhausted_in_row = 0
+        self._checkpoint = Checkpoint()
+        self._maybe_sent = 0  # rows up to here may have been sent before this load began
+
+    async def load(self) -> tuple[Checkpoint, int]:
+        """Send what is not settled yet; returns the checkpoint, saved, and how many rows are left for a later try.
+
+        On cancellation no further batch is taken, those in flight get ``GRACE_SECONDS``, the checkpoint is saved.
+
+        :raises ConfigurationError: as the destination raised it; what was settled until then is saved.
+        """
+        self._checkpoint = await asyncio.to_thread(self._store.load_checkpoint, self._plan)
+        self._maybe_sent = self._checkpoint.dispatched
+        self._changes = await asyncio.to_thread(
+            self._store.changes, self._plan, after=self._checkpoint.settled.low
+        )
+        started = self._clock.monotonic()
+        spent = self._checkpoint.seconds
+        await self._destination.open(self._pace)
+        try:
+            await self._work()
+        finally:
+            self._checkpoint.seconds = spent + self._clock.monotonic() - started
+            await self._destination.close()
+            await self._save()
+        return self._checkpoint, self._plan.total - len(self._checkpoint.settled)
+
+    async def _work(self) -> None:
+        workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
+        saver = asyncio.create_task(self._save_regularly())
+        try:
+            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            self._stopping = True
+            saver.cancel()
+            if any(not worker.done() for worker in workers):
+                await asyncio.wait(workers, timeout=GRACE_SECONDS)
+            for task in (*workers, saver):
+                task.cancel()
+            results = await asyncio.gather(*workers, saver, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    # -- taking batches ------------------------------------------------------------------------------------------
+
+    async def _worker(self) -> None:
+        while not self._stopping and (batch := await self._next()) is not None:
+            await self._deliver(batch)
+
+    async def _next(self) -> Batch | None:
+        while not self._ready:
+            async with self._refill:
+                if self._ready:
+                    break
+                rows = await asyncio.to_thread(next, self._changes, None)
+                if rows is None:
+                    return None
+                self._take(rows)
+        return self._ready.popleft()
+
+    def _take(self, rows: pa.RecordBatch) -> None:
+        for batch, failed in self._batcher.cut(rows, self._checkpoint.settled):
+            for seq, receipt in failed.items():
+                self._settle_failed(seq, receipt)
+            if len(batch):
+                self._ready.extend(self._split_unknown(batch))
+
+    def _split_unknown(self, batch: Batch) -> Sequence[Batch]:
+        """Apart from the rest, rows that may have been sent before a crash and may not be sent twice."""
+        if batch.seqs[0] > self._maybe_sent or self._may_resend(batch):
+            return [batch]
+        unknown = [at for at, seq in enumerate(batch.seqs) if seq <= self._maybe_sent]
+        again = self._answer_lost(batch.only(unknown))
+        rest = batch.only(range(len(unknown), len(batch)))
+        return [part for part in (again, rest) if part is not None and len(part)]
+
+    # -- delivering ----------------------------------------------------------------------------------------------
+
+    async def _deliver(self, batch: Batch) -> None:
+        attempt = throttled = 0
+        while True:
+            if batch.seqs[-1] > self._checkpoint.dispatched:
+                await self._announce(batch)
+            receipts = await self._destination.send(batch)
+            self._checkpoint.requests += receipts.requests
+            if receipts.retry_after is not None:
+                self._pace.pause(receipts.retry_after)
+            if receipts.refused_whole and len(batch) > 1:
+                middle = len(batch) // 2
+                self._ready.extendleft([batch.only(range(middle, len(batch))), batch.only(range(middle))])
+                return
+            left = self._settle(batch, receipts)
+            if left is None:
+                self._exhausted_in_row = 0
+                return
+            if len(left) < len(batch):
+                self._exhausted_in_row = 0
+            batch = left
+            if receipts.retry_after is not None:
+                throttled += 1
+            else:
+                attempt += 1
+            if self._stopping or attempt >= self._backoff.attempts or throttled >= self._backoff.throttles:
+                self._give_up(batch)
+                return
+            if receipts.retry_after is None:
+                await self._clock.sleep(self._backoff.wait(attempt))
+
+    def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
+        """Record the answer; returns the rows to send again, if any."""
+        if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
+            self._settled(batch)
+            return None
+        again, lost = [], []
+        for at, (seq, key) in enumerate(zip(batch.seqs, batch.keys, strict=True)):
+            receipt = receipts.of(key)
+            match receipt.outcome:
+                case Outcome.ACCEPTED:
+                    self._checkpoint.settled.add(seq, seq)
+                case Outcome.REJECTED | Outcome.SKIPPED:
+                    self._settle_failed(seq, receipt)
+                case Outcome.UNKNOWN if not self._may_resend(batch):
+                    lost.append(at)
+                case _:
+                    again.append(at)
+        resend = self._answer_lost(batch.only(lost)) if lost else None
+        if resend is not None:
+            again.extend(lost)
+        return batch.only(sorted(again)) if again else None
+
+    def _settled(self, batch: Batch) -> None:
+        seqs = batch.seqs
+        if seqs[-1] - seqs[0] + 1 == len(seqs):
+            self._checkpoint.settled.add(seqs[0], seqs[-1])
+        else:
+            for seq in seqs:
+                self._checkpoint.settled.add(seq, seq)
+
+    def _settle_failed(self, seq: int, receipt: Receipt) -> None:
+        self._checkpoint.uncertain.discard(seq)
+        self._checkpoint.fail(seq, receipt)
+        self._checkpoint.settled.add(seq, seq)
+
+    def _may_resend(self, batch: Batch) -> bool:
+        return batch.operation in self._destination.capabilities.idempotent
+
+    def _answer_lost(self, batch: Batch) -> Batch | None:
+        """What the sync's ``on_unknown`` says of rows that may not be sent twice; returns those to send again."""
+        if self._sync.failure.on_unknown == "fail":
+            for seq in batch.seqs:
+                self._settle_failed(seq, Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost"))
+            return None
+        self._checkpoint.uncertain.update(batch.seqs)
+        if self._sync.failure.on_unknown == "accept":
+            self._settled(batch)
+            return None
+        return batch
+
+    def _give_up(self, batch: Batch) -> None:
+        """Leave the rows for a later try. When nothing gets through any more, stop: the destination is down."""
+        self._exhausted_in_row += 1
+        self._observer.event("batch_left", rows=len(batch), sync=self._sync.name)
+        if self._exhausted_in_row >= max(self._sync.rate.concurrency, 3):
+            self._stopping = True
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    async def _announce(self, batch: Batch) -> None:
+        """Say in a checkpoint which rows may be sent from now on, before any of them is.
+
+        Only where that matters, a few batches ahead, so that it costs one save for many requests.
+        """
+        if self._may_resend(batch):
+            self._checkpoint.dispatched = max(self._checkpoint.dispatched, batch.seqs[-1])
+            return
+        ahead = 4 * self._sync.rate.concurrency * len(batch)
+        async with self._save_lock:
+            if batch.seqs[-1] > self._checkpoint.dispatched:
+                self._checkpoint.dispatched = min(self._plan.total, batch.seqs[-1] + ahead)
+                await self._save_now()
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await self._clock.sleep(CHECKPOINT_SECONDS)
+            await self._save()
+            self._observer.event(
+                "progress",
+                sync=self._sync.name,
+                settled=len(self._checkpoint.settled),
+                total=self._plan.total,
+                rejected=self._checkpoint.count(Outcome.REJECTED),
+                requests=self._checkpoint.requests,
+            )
+
+    async def _save(self) -> None:
+        async with self._save_lock:
+            await self._save_now()
+
+    async def _save_now(self) -> None:
+        await asyncio.to_thread(self._store.save_checkpoint, self._plan, self._checkpoint.copy())
+
+
+class _Pace:
+    """The limiter of one load: a token bucket, and a pause that the destination asked for."""
+
+    def __init__(self, rate: float | None, clock: Clock) -> None:
+        self._bucket = TokenBucket(rate) if rate else None
+        self._clock = clock
+        self._paused_until = float("-inf")
+
+    def pause(self, seconds: float) -> None:
+        self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
+
+    async def acquire(self) -> None:
+        wait = self._bucket.reserve(self._clock.monotonic()) if self._bucket else 0.0
+        while (wait := max(wait, self._paused_until - self._clock.monotonic())) > 0:
+            await self._clock.sleep(wait)
+            wait = 0.0

@@ -1,0 +1,151 @@
+"""Columns → destination fields: from a batch of the change set to the records that are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
+
+if TYPE_CHECKING:
+    import jinja2
+    import pyarrow as pa
+
+Record = dict[str, Any]
+
+
+def _environment() -> jinja2.Environment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+def template_columns(sync: Sync) -> tuple[str, ...]:
+    """The columns that the sync's templates read, as ``row.name`` or ``row['name']``, sorted.
+
+    :raises SpecError: for templates that do not parse, or that use ``row`` in a way that does not name a column.
+    """
+    templates = {name: field for name, field in sync.mapping.items() if isinstance(field, TemplateField)}
+    if not templates:
+        return ()
+    from jinja2 import TemplateSyntaxError, nodes
+
+    environment = _environment()
+    columns: set[str] = set()
+    problems = []
+    for name, field in templates.items():
+        try:
+            tree = environment.parse(field.template)
+        except TemplateSyntaxError as error:
+            problems.append(f"mapping.{name}.template: {error.message}")
+            continue
+        named = 0
+        for access in tree.find_all((nodes.Getattr, nodes.Getitem)):
+            if not (isinstance(access.node, nodes.Name) and access.node.name == "row"):
+                continue
+            if isinstance(access, nodes.Getattr):
+                columns.add(access.attr)
+                named += 1
+            elif isinstance(access.arg, nodes.Const) and isinstance(access.arg.value, str):
+                columns.add(access.arg.value)
+                named += 1
+        if named != sum(node.name == "row" for node in tree.find_all(nodes.Name)):
+            problems.append(f"mapping.{name}.template: use row only as row.column or row['column']")
+    if problems:
+        raise SpecError(
+            "the sync's templates cannot be used", problems=tuple(problems), todo="correct them", sync=sync.name
+        )
+    return tuple(sorted(columns))
+
+
+class RecordBuilder:
+    """Builds the records of a sync. Made once for a load, called for each batch.
+
+    Dots in a field's name nest. With ``nulls: omit``, null fields and objects left empty are dropped.
+    """
+
+    def __init__(self, sync: Sync) -> None:
+        self._template_columns = template_columns(sync)
+        self._inputs: list[str] = []
+        self._constants: dict[str, Any] = {}
+        self._templates: dict[str, tuple[str, jinja2.Template]] = {}
+        environment = _environment() if self._template_columns or _has_template(sync) else None
+        tree: dict[str, Any] = {}
+        for at, (name, field) in enumerate(sync.mapping.items()):
+            variable = f"f{at}"
+            if isinstance(field, ValueField):
+                self._constants[variable] = field.value
+            else:
+                self._inputs.append(variable)
+                if isinstance(field, TemplateField):
+                    assert environment is not None
+                    self._templates[variable] = (name, environment.from_string(field.template))
+            *parents, leaf = name.split(".")
+            level = tree
+            for parent in parents:
+                level = level.setdefault(parent, {})
+            level[leaf] = variable
+        self._records = self._compile(tree, omit=sync.nulls == "omit")
+
+    def _compile(self, tree: Mapping[str, Any], *, omit: bool) -> Callable[..., list[Record]]:
+        """One comprehension over the columns: a dict display per row is several times faster than any loop here.
+
+        Names of fields enter the source only as ``repr`` of a string.
+        """
+
+        def display(level: Mapping[str, Any]) -> str:
+            items = (f"{key!r}: {item if isinstance(item, str) else display(item)}" for key, item in level.items())
+            text = "{" + ", ".join(items) + "}"
+            return f"_present({text})" if omit else text
+
+        variables = ", ".join(self._inputs)
+        rows = f"for ({variables},) in zip({variables})" if self._inputs else "for _ in range(_count)"
+        source = f"lambda _count, {variables}: [{display(tree)} {rows}]" if variables else (
+            f"lambda _count: [{display(tree)} {rows}]"
+        )
+        names = {**self._constants, "_present": _present}
+        function: Callable[..., list[Record]] = eval(source, names)  # noqa: S307 - built above from reprs only
+        return function
+
+    def build(self, batch: pa.RecordBatch) -> tuple[list[Record], dict[int, str]]:
+        """Records of rows that were added or changed, and for rows whose template failed: position → message.
+
+        Their record is unusable; the message names the field and the kind of error, never a value.
+        """
+        failures: dict[int, str] = {}
+        columns = [
+            self._render(variable, batch, failures)
+            if variable in self._templates
+            else batch.column(variable).to_pylist()
+            for variable in self._inputs
+        ]
+        return self._records(batch.num_rows, *columns), failures
+
+    def _render(self, variable: str, batch: pa.RecordBatch, failures: dict[int, str]) -> list[str | None]:
+        name, template = self._templates[variable]
+        columns = [batch.column(f"r{at}").to_pylist() for at in range(len(self._template_columns))]
+        rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
+        texts: list[str | None] = []
+        for position, row in enumerate(rows):
+            try:
+                texts.append(template.render(row=dict(zip(self._template_columns, row, strict=True))))
+            except Exception as error:  # a template is the author's code: whatever it raises concerns this row only
+                failures[position] = f"template of field {name!r} failed: {type(error).__name__}"
+                texts.append(None)
+        return texts
+
+
+def identifiers(batch: pa.RecordBatch) -> list[Record]:
+    """The records of removed rows: what a delete needs."""
+    return [json.loads(text) for text in batch.column("identifiers").to_pylist()]
+
+
+def _has_template(sync: Sync) -> bool:
+    return any(isinstance(field, TemplateField) for field in sync.mapping.values())
+
+
+def _present(level: Record) -> Record:
+    return {key: value for key, value in level.items() if value is not None and value != {}}

@@ -1,0 +1,50 @@
+"""Retry and rate arithmetic. Nothing here sleeps or reads a clock; times are seconds of a monotonic clock."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """``rate`` tokens a second, at most ``capacity`` at once. A capacity of 1 spaces requests evenly.
+
+    >>> bucket = TokenBucket(rate=2)
+    >>> bucket.reserve(now=0.0), bucket.reserve(now=0.0), bucket.reserve(now=0.0)
+    (0.0, 0.5, 1.0)
+    """
+
+    rate: float
+    capacity: float = 1.0
+    _free_at: float = float("-inf")
+
+    def reserve(self, now: float) -> float:
+        """Take a token; returns how many seconds to wait before using it."""
+        start = max(self._free_at, now - (self.capacity - 1) / self.rate)
+        self._free_at = start + 1 / self.rate
+        return max(0.0, start - now)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with full jitter.
+
+    Full jitter spreads the retries of many workers best: AWS Architecture Blog, "Exponential Backoff And Jitter".
+
+    :param first: seconds, upper bound of the first wait.
+    :param longest: seconds, upper bound of any wait.
+    :param attempts: sends of one batch, the first included, before it is left for a later try.
+    :param throttles: times that a batch may be told to slow down; these do not count as attempts.
+    """
+
+    first: float = 0.5
+    longest: float = 30.0
+    attempts: int = 5
+    throttles: int = 120
+    random: random.Random = field(default_factory=random.Random, repr=False)
+
+    def wait(self, attempt: int) -> float:
+        """Seconds to wait after the ``attempt``-th failed send, counted from 1."""
+        bound = min(self.longest, self.first * 2.0 ** min(attempt - 1, 30))
+        return self.random.uniform(0.0, bound)
