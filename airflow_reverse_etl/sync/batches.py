@@ -37,6 +37,7 @@ class Batcher:
         self._bytes = capabilities.max_batch_bytes
         self._builder = RecordBuilder(sync)
         self._run_id = run_id
+        self._keys_repeat = sync.mode == "append"
 
     def cut(self, changes: pa.RecordBatch, settled: SettledSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
         """Batches of the rows that are not settled yet, in order, each with the receipts of rows that no destination
@@ -63,6 +64,8 @@ class Batcher:
             records, failures = (identifiers(rows), {}) if removed else self._builder.build(rows)
             keys = rows.column("key").to_pylist()
             seqs = _range(rows.column("seq"))
+            if self._keys_repeat:  # nothing makes keys unique there, and receipts are by key
+                keys = [f"{key}#{seq}" for key, seq in zip(keys, seqs, strict=True)]
             for first in range(0, len(keys), size):
                 last = first + size
                 batch = Batch(operation, seqs[first:last], keys[first:last], records[first:last], self._run_id)

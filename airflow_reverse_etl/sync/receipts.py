@@ -177,9 +177,10 @@ class Checkpoint:
     def count(self, outcome: Outcome) -> int:
         """Rows settled with this outcome."""
         listed = sum(1 for found, _ in self.failed.values() if found is outcome)
+        uncertain = sum(1 for seq in self.uncertain if seq in self.settled)
         if outcome is Outcome.ACCEPTED:
-            return len(self.settled) - len(self.failed) - len(self.uncertain)
-        return listed + len(self.uncertain) if outcome is Outcome.UNKNOWN else listed
+            return len(self.settled) - len(self.failed) - uncertain
+        return listed + uncertain if outcome is Outcome.UNKNOWN else listed
 
     def copy(self) -> Checkpoint:
         """A checkpoint that later changes to this one leave alone."""

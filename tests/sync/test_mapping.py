@@ -1,0 +1,82 @@
+"""From a batch of the change set to the records that are sent."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.sync.mapping import RecordBuilder, template_columns
+from airflow_reverse_etl.sync.spec import Sync
+
+
+def sync(mapping: dict[str, Any], **values: Any) -> Sync:
+    destination = {"type": "http"}
+    return Sync.load(
+        {"name": "s", "model": "m", "source": "w", "destination": destination, "mapping": mapping, **values}
+    )
+
+
+def batch(**columns: list[Any]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def test_dots_nest_and_constants_are_the_same_in_every_row() -> None:
+    builder = RecordBuilder(sync({"id": "id", "p.plan": {"sql": "upper(plan)"}, "p.q.origin": {"value": "dbt"}}))
+    records, failures = builder.build(batch(f0=[1, 2], f1=["A", None]))
+    assert records == [
+        {"id": 1, "p": {"plan": "A", "q": {"origin": "dbt"}}},
+        {"id": 2, "p": {"plan": None, "q": {"origin": "dbt"}}},
+    ]
+    assert failures == {}
+
+
+def test_omit_drops_null_fields_and_objects_left_empty() -> None:
+    builder = RecordBuilder(sync({"id": "id", "p.a": "a", "p.b": "b"}, nulls="omit"))
+    records, _ = builder.build(batch(f0=[1, 2], f1=[None, "x"], f2=[None, None]))
+    assert records == [{"id": 1}, {"id": 2, "p": {"a": "x"}}]
+
+
+def test_values_keep_their_types() -> None:
+    value = Decimal("12345678901234567890.123456789012345678")
+    records, _ = RecordBuilder(sync({"d": "d"})).build(batch(f0=[value]))
+    assert records == [{"d": value}]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="."), min_size=1, max_size=8), min_size=1, unique=True))
+def test_any_field_name_arrives_as_it_is(names: list[str]) -> None:
+    """Field names are put into generated code: none may change its meaning."""
+    builder = RecordBuilder(sync({name: f"c{at}" for at, name in enumerate(names)}))
+    records, _ = builder.build(batch(**{f"f{at}": [at] for at in range(len(names))}))
+    assert records == [{name: at for at, name in enumerate(names)}]
+
+
+def test_a_mapping_of_constants_gives_one_record_a_row() -> None:
+    records, _ = RecordBuilder(sync({"a": {"value": 1}})).build(batch(seq=[1, 2]))
+    assert records == [{"a": 1}, {"a": 1}]
+
+
+def test_templates_read_columns_and_a_failing_row_is_named_without_its_values() -> None:
+    spec = sync({"id": "id", "hi": {"template": "Dear {{ row.first }} {{ 10 // row['n'] }}"}})
+    assert template_columns(spec) == ("first", "n")
+    records, failures = RecordBuilder(spec).build(batch(f0=[1, 2], r0=["Ada", "Secret"], r1=[5, 0]))
+    assert records[0] == {"id": 1, "hi": "Dear Ada 2"}
+    assert failures == {1: "template of field 'hi' failed: ZeroDivisionError"}
+
+
+def test_templates_are_sandboxed() -> None:
+    spec = sync({"x": {"template": "{{ row.a.__class__.__mro__[1].__subclasses__() }}"}})
+    _, failures = RecordBuilder(spec).build(batch(r0=["x"]))
+    assert failures == {0: "template of field 'x' failed: SecurityError"}
+
+
+def test_templates_that_cannot_be_used_are_reported_together() -> None:
+    spec = sync({"a": {"template": "{{ row.x"}, "b": {"template": "{{ row }}"}})
+    with pytest.raises(SpecError) as error:
+        template_columns(spec)
+    assert [problem.split(":")[0] for problem in error.value.problems] == ["mapping.a.template", "mapping.b.template"]
