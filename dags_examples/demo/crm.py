@@ -31,11 +31,13 @@ import re
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 MAX_BATCH = 100
 BLOCKED_DOMAINS = frozenset({"mailinator.example", "spam.example"})

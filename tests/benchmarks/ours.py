@@ -1,0 +1,84 @@
+"""Contender: this package, from the source query to the committed snapshot, without Airflow around it.
+
+First run of a sync, so every row is new: the plan compares with an empty snapshot, all rows are sent, and the
+snapshot of all of them is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+
+from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.sync.ports import ConnectionInfo
+from airflow_reverse_etl.sync.run import run
+from airflow_reverse_etl.sync.spec import Sync
+
+
+class SystemClock:
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Timeline:
+    """Prints when each step of the run was done, to stderr."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def event(self, name: str, **facts: Any) -> None:
+        print(f"{time.perf_counter() - self._started:7.2f} s  {name}", file=sys.stderr)
+
+
+def sync(task: dict[str, Any]) -> Sync:
+    body = {"body": "records"} if task["batch"] > 1 else {}
+    return Sync.load(
+        {
+            "name": "bench",
+            "model": {"table": "customers"},
+            "source": "warehouse",
+            "primary_key": "id",
+            "destination": {"type": "http", "connection": "sink", "path": "/v1/contacts", **body},
+            "mapping": {name: name for name in ("id", "email", "first_name", "score")},
+            "rate": {"batch_size": task["batch"], "concurrency": task["concurrency"]},
+        }
+    )
+
+
+async def send(task: dict[str, Any], state: str) -> None:
+    spec = sync(task)
+    report = await run(
+        spec,
+        query=f"select * from customers limit {task['rows']}",
+        primary_key=("id",),
+        warehouse=DuckDBWarehouse(duckdb.connect(task["database"], read_only=True)),
+        store=LakeStore(state),
+        destination=create(spec, connection=ConnectionInfo("sink", host=task["url"].removesuffix("/v1/contacts"))),
+        run_id="bench",
+        observer=Timeline(),
+        clock=SystemClock(),
+    )
+    assert report.accepted == task["rows"], report
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="bench", dir=Path.cwd() / "build") as folder:
+        started = time.perf_counter()
+        asyncio.run(send(json.loads(sys.argv[1]), folder))
+        print(json.dumps({"seconds": time.perf_counter() - started}))
