@@ -1,0 +1,234 @@
+"""The one place that knows which Airflow this is, 3.1 to 3.3, and how its connections become our adapters.
+
+Names whose home differs by version are re-exported; everything else of ours imports them from here. Cheap to import:
+whatever opens a connection or a store is loaded when it is called.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, AssetAlias, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
+
+try:  # Airflow 3.2 moved the exceptions into the SDK
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+        TaskDeferred,
+    )
+except ImportError:  # Airflow 3.1
+    from airflow.exceptions import (  # type: ignore[no-redef, assignment]
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSkipException,
+        TaskDeferred,
+    )
+
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.stores.files import StateFiles
+    from airflow_reverse_etl.stores.lake import LakeStore
+    from airflow_reverse_etl.sync.ports import Warehouse
+
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowSkipException",
+    "Asset",
+    "AssetAlias",
+    "BaseHook",
+    "BaseOperator",
+    "BaseOperatorLink",
+    "BaseSensorOperator",
+    "Context",
+    "TaskDeferred",
+    "connection_info",
+    "dbapi_connect",
+    "open_warehouse",
+    "setting",
+    "state_files",
+    "state_store",
+    "storage_options",
+]
+
+SECTION = "reverse_etl"
+
+#: Airflow connection type → sqlglot dialect, where the names differ.
+_DIALECTS = {
+    "databricks_sql": "databricks",
+    "gcpbigquery": "bigquery",
+    "google_cloud_platform": "bigquery",
+    "mssql": "tsql",
+}
+
+
+def setting(option: str) -> str:
+    """An option of the Airflow configuration section ``[reverse_etl]``; its default when it is not set.
+
+    :raises ConfigurationError: the option does not exist.
+    """
+    defaults = _defaults()
+    if option not in defaults:
+        raise ConfigurationError(f"there is no option {option!r} in [{SECTION}]", todo=f"known: {', '.join(defaults)}")
+    value = _configuration().get(SECTION, option, fallback=None)
+    return str(value) if value not in (None, "") else defaults[option]
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    from airflow_reverse_etl.provider import get_provider_info
+
+    options = get_provider_info()["config"][SECTION]["options"]
+    return {name: option["default"] or "" for name, option in options.items()}
+
+
+def _configuration() -> Any:
+    try:  # Airflow 3.2
+        from airflow.sdk.configuration import conf
+    except ImportError:  # Airflow 3.1
+        from airflow.configuration import conf  # type: ignore[assignment]
+    return conf
+
+
+def state_files() -> StateFiles:
+    """The files under ``[reverse_etl] state_url``.
+
+    :raises CredentialsError: ``state_conn_id`` names a connection that is not there.
+    """
+    from airflow_reverse_etl.stores.files import StateFiles
+
+    return StateFiles(*_state_place())
+
+
+def state_store() -> LakeStore:
+    """The store of snapshots, plans and checkpoints under ``[reverse_etl] state_url``.
+
+    :raises CredentialsError: ``state_conn_id`` names a connection that is not there.
+    """
+    from airflow_reverse_etl.stores.lake import LakeStore
+
+    scratch = setting("scratch_folder")
+    return LakeStore(*_state_place(), memory_limit=setting("memory_limit"), scratch=Path(scratch) if scratch else None)
+
+
+def _state_place() -> tuple[str, dict[str, str]]:
+    conn_id = setting("state_conn_id")
+    url = setting("state_url").replace(
+        "{AIRFLOW_HOME}", os.environ.get("AIRFLOW_HOME") or str(Path("~/airflow").expanduser())
+    )
+    return url, storage_options(connection_info(conn_id)) if conn_id else {}
+
+
+def connection_info(conn_id: str) -> ConnectionInfo:
+    """An Airflow connection as plain data.
+
+    :raises CredentialsError: there is no such connection.
+    """
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise CredentialsError(
+            "there is no such Airflow connection",
+            todo="create it under Admin > Connections, with `airflow connections add`, or in the secrets backend",
+            connection=conn_id,
+        ) from None
+    return ConnectionInfo(
+        conn_id=conn_id,
+        conn_type=connection.conn_type or "",
+        host=connection.host,
+        port=connection.port,
+        schema=connection.schema,
+        login=connection.login,
+        password=connection.password,
+        extra=dict(connection.extra_dejson),
+    )
+
+
+def storage_options(info: ConnectionInfo) -> dict[str, str]:
+    """Credentials of an object storage, as deltalake takes them, from a connection of type aws, google_cloud_platform
+    or wasb. An extra ``storage_options`` is passed on as it is, and wins.
+
+    Source of the names: the object_store crate's configuration keys for S3, GCS and Azure.
+    """
+    extra = info.extra
+    options: dict[str, object] = {}
+    if info.conn_type == "aws":
+        options = {
+            "aws_access_key_id": info.login,
+            "aws_secret_access_key": info.password,
+            "aws_session_token": extra.get("aws_session_token"),
+            "aws_region": extra.get("region_name"),
+            "aws_endpoint_url": extra.get("endpoint_url"),
+            "aws_allow_http": "true" if str(extra.get("endpoint_url", "")).startswith("http://") else None,
+        }
+    elif info.conn_type == "google_cloud_platform":
+        key = extra.get("keyfile_dict")
+        options = {
+            "google_service_account_key": json.dumps(key) if isinstance(key, dict) else key,
+            "google_service_account": extra.get("key_path"),
+        }
+    elif info.conn_type in ("wasb", "adls"):
+        options = {
+            "azure_storage_account_name": info.login or info.host,
+            "azure_storage_account_key": info.password,
+            "azure_storage_sas_token": extra.get("sas_token"),
+            "azure_storage_tenant_id": extra.get("tenant_id"),
+        }
+    options |= extra.get("storage_options") or {}
+    return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def dbapi_connect(conn_id: str) -> Callable[[], Any]:
+    """A function that opens a new DB-API connection each time it is called.
+
+    :raises CredentialsError: there is no such connection.
+    :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
+    """
+    return _sql_hook(connection_info(conn_id)).get_conn  # type: ignore[no-any-return]
+
+
+def open_warehouse(conn_id: str) -> Warehouse:
+    """The warehouse behind a connection, with Arrow batches where its driver has them.
+
+    :raises CredentialsError: there is no such connection.
+    :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
+    """
+    info = connection_info(conn_id)
+    hook = _sql_hook(info)
+    if info.conn_type == "duckdb":
+        from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+
+        return DuckDBWarehouse(hook.get_conn())
+    from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
+
+    dialect = _DIALECTS.get(info.conn_type, info.conn_type)
+    return DbApiWarehouse(hook.get_conn, dialect=dialect, conn_id=conn_id)
+
+
+def _sql_hook(info: ConnectionInfo) -> Any:
+    try:
+        hook = BaseHook.get_hook(info.conn_id)
+    except AirflowException as error:
+        raise ConfigurationError(
+            f"no hook for connections of type {info.conn_type!r}: {error}",
+            todo="install the Airflow provider of that database, or correct the connection's type",
+            connection=info.conn_id,
+        ) from None
+    if not hasattr(hook, "get_records"):
+        raise ConfigurationError(
+            f"a connection of type {info.conn_type!r} is not one to a SQL database",
+            todo="name the connection of the warehouse that holds the model",
+            connection=info.conn_id,
+        )
+    return hook

@@ -1,0 +1,95 @@
+"""What this package brings to Airflow, as Airflow wants to be told: one plain dict, no imports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_INTEGRATION = "Reverse ETL"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Provider information, in the shape of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-reverse-etl",
+        "name": "Reverse ETL",
+        "description": "dbt models from Git to business applications: only changed rows, with a receipt for each.",
+        "integrations": [
+            {"integration-name": _INTEGRATION, "external-doc-url": "", "tags": ["service"]},
+        ],
+        "operators": [_modules("operators.dbt", "operators.reverse_etl")],
+        "hooks": [_modules("hooks.git", "hooks.http")],
+        "connection-types": [_HTTP],
+        "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
+        "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
+    }
+
+
+def _modules(*names: str) -> dict[str, Any]:
+    return {"integration-name": _INTEGRATION, "python-modules": [f"airflow_reverse_etl.{name}" for name in names]}
+
+
+def _text(label: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": ["string", "null"], **schema}}
+
+
+_HTTP = {
+    "connection-type": "reverse_etl_http",
+    "hook-class-name": "airflow_reverse_etl.hooks.http.ReverseEtlHttpHook",
+    "hook-name": "HTTP API (Reverse ETL)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema"],
+        "relabeling": {
+            "host": "Base URL",
+            "login": "User name (basic authentication)",
+            "password": "Password or token",
+        },
+        "placeholders": {
+            "host": "https://api.example.com/v2",
+            "password": "without a user name: sent as a bearer token",
+        },
+    },
+    "conn-fields": {
+        "headers": _text("Headers", "JSON object, sent with every request", format="json"),
+        "token_header": _text("Token header", "Header that carries the token; default Authorization: Bearer"),
+        "test_path": _text("Test path", "What the connection test requests with GET", default="/"),
+    },
+}
+
+_CONFIG_TEXT = "Reverse ETL: where its state is kept, and what a run may use of a worker."
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "state_url": {
+        "description": (
+            "Where snapshots, plans, checkpoints and catalogs are kept: a folder that every worker sees, or an "
+            "object storage URL (s3://, gs://, az://). The default is good for one machine only."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "s3://my-bucket/reverse_etl",
+        "default": "{AIRFLOW_HOME}/reverse_etl",
+    },
+    "state_conn_id": {
+        "description": (
+            "Airflow connection (aws, google_cloud_platform or wasb) with the credentials of an object storage "
+            "state_url. Empty: what the worker's environment provides."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "aws_default",
+        "default": "",
+    },
+    "memory_limit": {
+        "description": "Most memory that one run's comparison may use; it spills to disk beyond that.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "4GB",
+        "default": "1GB",
+    },
+    "scratch_folder": {
+        "description": "Folder on the worker for what does not fit into memory. Empty: the system's temporary folder.",
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/mnt/scratch",
+        "default": "",
+    },
+}

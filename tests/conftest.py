@@ -1,0 +1,147 @@
+"""Airflow in a folder of its own, and a way to run a DAG that a test defines.
+
+The environment is set before anything imports Airflow. Tests that need none of it pay nothing for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+HOME = Path(tempfile.mkdtemp(prefix="reverse-etl-tests-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+
+os.environ |= {
+    "AIRFLOW_HOME": str(HOME),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(HOME / "dags"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+    "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+    "PYTHONWARNINGS": "ignore",  # of child processes: pytest's own filters rule here
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "False",
+}
+os.environ.pop("AIRFLOW_CONFIG", None)
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """A migrated metadata database, once per session."""
+    (HOME / "dags").mkdir(exist_ok=True)
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def run_dag(airflow_db: None) -> Callable[..., Any]:
+    """``run_dag(dag, **kwargs)`` runs a DAG with ``dag.test(**kwargs)`` and returns its DagRun.
+
+    Tasks run in this process, deferred ones included; connections come from ``add_connection``.
+    """
+    return _run_dag
+
+
+@pytest.fixture
+def xcom(airflow_db: None) -> Callable[..., Any]:
+    """``xcom(dag_run, task_id, key="return_value", map_index=-1)``: what a task pushed, or None."""
+    return _xcom
+
+
+@pytest.fixture
+def task_states() -> Callable[[Any], dict[str, str]]:
+    """``task_states(dag_run)``: task id → state; mapped ones as ``task_id[0]``."""
+
+    def states(dag_run: Any) -> dict[str, str]:
+        found = {}
+        for ti in dag_run.get_task_instances():
+            name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+            found[name] = str(ti.state)
+        return found
+
+    return states
+
+
+@pytest.fixture
+def add_connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``add_connection(conn_id, conn_type=..., host=..., password=..., extra={...})``, through the environment."""
+
+    def add(conn_id: str, **fields: Any) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
+
+    return add
+
+
+@pytest.fixture
+def state_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh folder as ``[reverse_etl] state_url``."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__STATE_URL", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_dag_files() -> Iterator[None]:
+    """Parsing a DAG file leaves a module behind; the next test must not find it."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("unusual_prefix_")]:
+        del sys.modules[name]
+
+
+# -- Airflow internals, which differ by version: all of them are here ------------------------------------------------
+
+
+def _run_dag(dag: DAG, **kwargs: Any) -> Any:
+    _store_dag(dag)
+    return dag.test(**kwargs)
+
+
+def _store_dag(dag: DAG) -> None:
+    """What the DAG processor would do: ``dag.test`` wants a serialized DAG in the database."""
+    import inspect
+
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.collection import update_dag_parsing_results_in_db
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG, SerializedDAG
+    from airflow.utils.session import create_session
+
+    lazy = (
+        LazyDeserializedDAG.from_dag(dag)
+        if hasattr(LazyDeserializedDAG, "from_dag")
+        else LazyDeserializedDAG(data=SerializedDAG.to_dict(dag))  # Airflow 3.1
+    )
+    more = (
+        {"files_parsed": set()}
+        if "files_parsed" in inspect.signature(update_dag_parsing_results_in_db).parameters
+        else {}
+    )
+    with create_session() as session:
+        DagBundlesManager().sync_bundles_to_db(session=session)
+    with create_session() as session:
+        update_dag_parsing_results_in_db("dags-folder", None, [lazy], {}, None, set(), session=session, **more)
+
+
+def _xcom(dag_run: Any, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.scalars(
+            XComModel.get_many(
+                run_id=dag_run.run_id, key=key, task_ids=task_id, dag_ids=dag_run.dag_id, map_indexes=map_index
+            )
+        ).first()
+        return None if found is None else XComModel.deserialize_value(found)
