@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.sync.batches import Batcher
@@ -22,8 +23,22 @@ CHECKPOINT_SECONDS = 2.0
 GRACE_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The rows of a plan that one load sends: sequence numbers above ``after``, up to ``until``."""
+
+    partition: int
+    after: int
+    until: int
+
+    @classmethod
+    def of(cls, plan: Plan, partition: int, partitions: int) -> Share:
+        """One of ``partitions`` shares of nearly equal size, which together are the whole plan."""
+        return cls(partition, plan.total * partition // partitions, plan.total * (partition + 1) // partitions)
+
+
 class Loader:
-    """Sends one plan. Made for one load.
+    """Sends one plan, or a share of it. Made for one load.
 
     Guarantees: a row is settled as accepted only after the destination's answer; a checkpoint never claims more than
     what was answered; no row is sent that a checkpoint has settled. Where an operation may not be sent twice, a
@@ -41,9 +56,11 @@ class Loader:
         destination: Destination,
         observer: Observer,
         clock: Clock,
+        share: Share | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._sync, self._plan = sync, plan
+        self._share = share or Share(0, 0, plan.total)
         self._store, self._destination = store, destination
         self._observer, self._clock = observer, clock
         self._backoff = backoff or Backoff()
@@ -64,11 +81,13 @@ class Loader:
 
         :raises ConfigurationError: as the destination raised it; what was settled until then is saved.
         """
-        self._checkpoint = await asyncio.to_thread(self._store.load_checkpoint, self._plan)
-        self._maybe_sent = self._checkpoint.dispatched
-        self._changes = await asyncio.to_thread(
-            self._store.changes, self._plan, after=self._checkpoint.settled.low
+        share = self._share
+        self._checkpoint = await asyncio.to_thread(
+            self._store.load_checkpoint, self._plan, partition=share.partition
         )
+        self._maybe_sent = self._checkpoint.dispatched
+        after = self._checkpoint.settled.end_of(share.after + 1)
+        self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
         started = self._clock.monotonic()
         spent = self._checkpoint.seconds
         await self._destination.open(self._pace)
@@ -78,7 +97,7 @@ class Loader:
             self._checkpoint.seconds = spent + self._clock.monotonic() - started
             await self._destination.close()
             await self._save()
-        return self._checkpoint, self._plan.total - len(self._checkpoint.settled)
+        return self._checkpoint, share.until - share.after - len(self._checkpoint.settled)
 
     async def _work(self) -> None:
         workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
@@ -232,7 +251,7 @@ class Loader:
         ahead = 4 * self._sync.rate.concurrency * len(batch)
         async with self._save_lock:
             if batch.seqs[-1] > self._checkpoint.dispatched:
-                self._checkpoint.dispatched = min(self._plan.total, batch.seqs[-1] + ahead)
+                self._checkpoint.dispatched = min(self._share.until, batch.seqs[-1] + ahead)
                 await self._save_now()
 
     async def _save_regularly(self) -> None:
@@ -243,7 +262,7 @@ class Loader:
                 "progress",
                 sync=self._sync.name,
                 settled=len(self._checkpoint.settled),
-                total=self._plan.total,
+                total=self._share.until - self._share.after,
                 rejected=self._checkpoint.count(Outcome.REJECTED),
                 requests=self._checkpoint.requests,
             )
@@ -253,7 +272,9 @@ class Loader:
             await self._save_now()
 
     async def _save_now(self) -> None:
-        await asyncio.to_thread(self._store.save_checkpoint, self._plan, self._checkpoint.copy())
+        await asyncio.to_thread(
+            self._store.save_checkpoint, self._plan, self._checkpoint.copy(), partition=self._share.partition
+        )
 
 
 class _Pace:

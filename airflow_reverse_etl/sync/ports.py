@@ -99,8 +99,8 @@ class StateStore(Protocol):
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         """Compare the model with the snapshot and store the change set. All or nothing."""
 
-    def changes(self, plan: Plan, *, after: int = 0) -> Iterator[pa.RecordBatch]:
-        """The change set in ascending order of sequence number, from ``after`` + 1.
+    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The change set in ascending order of sequence number, from ``after`` + 1 to ``until`` (default: the end).
 
         Columns: ``seq`` int64; ``change`` string, ``added | changed | removed``, each a contiguous range in that
         order; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for constants and
@@ -108,11 +108,14 @@ class StateStore(Protocol):
         ``identifiers`` string, the JSON record of a removed row's identifiers (null for others).
         """
 
-    def load_checkpoint(self, plan: Plan) -> Checkpoint:
-        """The last saved checkpoint, or a new one."""
+    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+        """The last saved checkpoint of a partition, or a new one."""
 
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint) -> None:
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
         """Durable when it returns; a crash leaves the old or the new one, never a mix."""
+
+    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
+        """The saved checkpoints of all partitions, in any order; none when nothing was saved."""
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:
         """Fold accepted rows into the snapshot, rejected ones into the rejections, the report into the history.

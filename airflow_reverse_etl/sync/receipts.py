@@ -139,6 +139,10 @@ class SettledSet:
         """Whether any number from ``first`` to ``last`` is settled."""
         return first <= self.low or any(start <= last and end >= first for start, end in self._lasts.items())
 
+    def end_of(self, first: int) -> int:
+        """The last number of the settled range that ``first`` begins or is in the beginning of; ``first`` - 1 if none."""
+        return max(self.low, self._lasts.get(first, first - 1))
+
     def above(self) -> list[list[int]]:
         """The ranges above ``low``, ascending."""
         return [[first, last] for first, last in sorted(self._lasts.items())]
@@ -181,6 +185,22 @@ class Checkpoint:
         if outcome is Outcome.ACCEPTED:
             return len(self.settled) - len(self.failed) - uncertain
         return listed + uncertain if outcome is Outcome.UNKNOWN else listed
+
+    @classmethod
+    def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
+        """What the partitions of one plan add up to. Partitions never share a sequence number."""
+        whole = cls()
+        for part in parts:
+            for first, last in [(1, part.settled.low), *part.settled.above()]:
+                if first <= last:
+                    whole.settled.add(first, last)
+            for seq, (outcome, at) in part.failed.items():
+                whole.fail(seq, Receipt(outcome, *part.reasons[at]))
+            whole.dispatched = max(whole.dispatched, part.dispatched)
+            whole.uncertain |= part.uncertain
+            whole.requests += part.requests
+            whole.seconds = max(whole.seconds, part.seconds)
+        return whole
 
     def copy(self) -> Checkpoint:
         """A checkpoint that later changes to this one leave alone."""

@@ -84,14 +84,14 @@ class _Sender:
             if self._sync.mode == "append" and resumable:
                 await self.send(plan, self._clock.monotonic())
             else:
-                checkpoint = await asyncio.to_thread(self._store.load_checkpoint, plan)
+                checkpoint = Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
                 self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id)
                 await self._commit(plan, checkpoint, left=plan.total - len(checkpoint.settled))
         return None
 
     async def send(self, plan: Plan, started: float) -> Report:
         """Check the guards of a plan that is new, load it, commit it."""
-        checkpoint = await asyncio.to_thread(self._store.load_checkpoint, plan)
+        checkpoint = Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
         if not checkpoint.dispatched and not len(checkpoint.settled):
             try:
                 check_guards(self._sync, plan)

@@ -98,3 +98,16 @@ def test_the_idempotency_key_is_the_same_for_the_same_rows() -> None:
     batch = Batch(Operation.UPSERT, range(5, 8), ["a", "b", "c"], [{}, {}, {}], "run")
     assert batch.only([0, 1, 2]).idempotency_key == batch.idempotency_key == "run-5-7-3"
     assert batch.only([0, 2]).idempotency_key != batch.idempotency_key
+
+
+def test_partitions_add_up_to_the_whole() -> None:
+    first, second = checkpoint(), Checkpoint(dispatched=20, requests=2, seconds=4.0)
+    second.settled.add(11, 20)
+    second.fail(12, Receipt(Outcome.REJECTED, "TOO_LONG", "name"))
+    whole = Checkpoint.merged([second, first])
+    assert len(whole.settled) == len(first.settled) + 10
+    assert {o: whole.count(o) for o in Outcome} == {o: first.count(o) + second.count(o) for o in Outcome}
+    assert whole.reasons[whole.failed[12][1]] == ("TOO_LONG", "name")
+    assert (whole.dispatched, whole.requests, whole.seconds) == (20, 5, 4.0)
+    assert second.settled.end_of(11) == 20, "where the partition that starts at 11 goes on"
+    assert Checkpoint().settled.end_of(11) == 10
