@@ -73,10 +73,8 @@ class Batcher:
                 if not failed:
                     yield batch, {}
                     continue
-                good = batch.only(at for at in range(len(batch)) if at not in failed)
-                yield good, {
-                    batch.seqs[at]: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failed.items()
-                }
+                receipts = {batch.seqs[at]: Receipt(Outcome.REJECTED, "template_failed", failed[at]) for at in failed}
+                yield batch.only(at for at in range(len(batch)) if at not in failed), receipts
 
 
 def _range(column: pa.Array) -> range | list[int]:

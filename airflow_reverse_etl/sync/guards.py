@@ -35,7 +35,7 @@ def check_guards(sync: Sync, plan: Plan) -> None:
 
 
 def check_failure_policy(sync: Sync, report: Report) -> None:
-    """Raise :class:`FailurePolicyError` when the report is worse than the sync allows. What was settled is committed."""
+    """Raise :class:`FailurePolicyError` when the report is worse than the sync allows. The run is committed."""
     limit, total = sync.failure.max_rejected, report.planned.total + report.planned.invalid
     bad = report.rejected + report.planned.invalid
     found = []

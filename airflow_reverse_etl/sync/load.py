@@ -82,9 +82,7 @@ class Loader:
         :raises ConfigurationError: as the destination raised it; what was settled until then is saved.
         """
         share = self._share
-        self._checkpoint = await asyncio.to_thread(
-            self._store.load_checkpoint, self._plan, partition=share.partition
-        )
+        self._checkpoint = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
         self._maybe_sent = self._checkpoint.dispatched
         after = self._checkpoint.settled.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
@@ -103,7 +101,7 @@ class Loader:
         workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
         saver = asyncio.create_task(self._save_regularly())
         try:
-            done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            _done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             self._stopping = True
             saver.cancel()

@@ -44,14 +44,13 @@ def template_columns(sync: Sync) -> tuple[str, ...]:
             continue
         named = 0
         for access in tree.find_all((nodes.Getattr, nodes.Getitem)):
-            if not (isinstance(access.node, nodes.Name) and access.node.name == "row"):
-                continue
-            if isinstance(access, nodes.Getattr):
-                columns.add(access.attr)
-                named += 1
-            elif isinstance(access.arg, nodes.Const) and isinstance(access.arg.value, str):
-                columns.add(access.arg.value)
-                named += 1
+            match access:
+                case (
+                    nodes.Getattr(node=nodes.Name(name="row"), attr=str(column))
+                    | nodes.Getitem(node=nodes.Name(name="row"), arg=nodes.Const(value=str(column)))
+                ):
+                    columns.add(column)
+                    named += 1
         if named != sum(node.name == "row" for node in tree.find_all(nodes.Name)):
             problems.append(f"mapping.{name}.template: use row only as row.column or row['column']")
     if problems:
@@ -103,9 +102,7 @@ class RecordBuilder:
 
         variables = ", ".join(self._inputs)
         rows = f"for ({variables},) in zip({variables})" if self._inputs else "for _ in range(_count)"
-        source = f"lambda _count, {variables}: [{display(tree)} {rows}]" if variables else (
-            f"lambda _count: [{display(tree)} {rows}]"
-        )
+        source = f"lambda {', '.join(['_count', *self._inputs])}: [{display(tree)} {rows}]"
         names = {**self._constants, "_present": _present}
         function: Callable[..., list[Record]] = eval(source, names)  # noqa: S307 - built above from reprs only
         return function
@@ -132,7 +129,7 @@ class RecordBuilder:
         for position, row in enumerate(rows):
             try:
                 texts.append(template.render(row=dict(zip(self._template_columns, row, strict=True))))
-            except Exception as error:  # a template is the author's code: whatever it raises concerns this row only
+            except Exception as error:  # noqa: BLE001 - author's code: whatever it raises concerns this row only
                 failures[position] = f"template of field {name!r} failed: {type(error).__name__}"
                 texts.append(None)
         return texts

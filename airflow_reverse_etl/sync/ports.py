@@ -36,7 +36,10 @@ class Warehouse(Protocol):
     dialect: str
 
     def columns(self, query: str) -> Sequence[Column]:
-        """The columns of a SELECT, without reading rows. Raises ModelNotFoundError, CredentialsError, UnreachableError."""
+        """The columns of a SELECT, without reading rows.
+
+        Raises ModelNotFoundError, CredentialsError, UnreachableError.
+        """
 
     def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
         """Stream the rows of a SELECT. Never holds the whole result in memory."""

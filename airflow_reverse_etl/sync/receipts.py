@@ -112,7 +112,7 @@ class SettledSet:
 
     def __init__(self, low: int = 0, above: Iterable[Sequence[int]] = ()) -> None:
         self.low = low
-        self._lasts: dict[int, int] = {first: last for first, last in above}  # first → last
+        self._lasts: dict[int, int] = {pair[0]: pair[1] for pair in above}  # first → last
         self._firsts: dict[int, int] = {last: first for first, last in self._lasts.items()}
 
     def add(self, first: int, last: int) -> None:
@@ -140,7 +140,7 @@ class SettledSet:
         return first <= self.low or any(start <= last and end >= first for start, end in self._lasts.items())
 
     def end_of(self, first: int) -> int:
-        """The last number of the settled range that ``first`` begins or is in the beginning of; ``first`` - 1 if none."""
+        """The last number of the settled range that begins with ``first``; ``first`` - 1 if there is none."""
         return max(self.low, self._lasts.get(first, first - 1))
 
     def above(self) -> list[list[int]]:

@@ -170,9 +170,7 @@ class DestinationSpec(BaseModel):
     type: Annotated[str, Field(min_length=1, description="http, table, file, or a registered type")]
     connection: Annotated[str | None, Field(description="Airflow connection id")] = None
     object: Annotated[str | None, Field(description="what is written there: contacts, schema.table …")] = None
-    match_on: Annotated[
-        Names, Field(description="destination fields by which the destination recognises a row")
-    ] = ()
+    match_on: Annotated[Names, Field(description="destination fields by which the destination recognises a row")] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -239,9 +237,7 @@ class Sync(_Strict):
     ]
     model: ModelRef
     source: Annotated[str, Field(min_length=1, description="Airflow connection id of the warehouse")]
-    primary_key: Annotated[
-        Names | None, Field(description="column, or list of them; default: what dbt knows")
-    ] = None
+    primary_key: Annotated[Names | None, Field(description="column, or list of them; default: what dbt knows")] = None
     destination: DestinationSpec
     mode: Mode = "upsert"
     mapping: Annotated[
@@ -252,9 +248,7 @@ class Sync(_Strict):
     failure: FailurePolicy = FailurePolicy()
     retry: RetryPolicy = RetryPolicy()
     rate: Rate = Rate()
-    planner: Annotated[
-        Literal["auto", "warehouse", "local"], Field(description="where the comparison runs")
-    ] = "auto"
+    planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="where the comparison runs")] = "auto"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -381,7 +375,7 @@ def _problems(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
     found = []
     for item in error.errors(include_url=False):
         where = tuple(str(part) for part in item["loc"])
-        if len(where) > 1 and where[0] in ("model",) and where[1] in ("name", "table", "sql"):
+        if len(where) > 1 and where[0] == "model" and where[1] in ("name", "table", "sql"):
             where = (where[0], *where[2:])
         if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
             where = (*where[:2], *where[3:])
@@ -450,6 +444,7 @@ def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, .
                 lines[place] = key.start_mark.line + 1
                 walk(value, place)
 
+    assert node is not None  # it is a mapping
     walk(node, ())
     if problems:
         raise SpecError(_title(len(problems)), problems=tuple(problems), todo="keep one of them", file=path)

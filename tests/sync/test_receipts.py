@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_a_settled_set_holds_exactly_the_numbers_added(ranges: list[tuple[int, i
     assert settled.low == low, "everything up to the first gap is one number"
     gaps = settled.above()
     assert all(first > low + 1 for first, _ in gaps)
-    assert all(later[0] > earlier[1] + 1 for earlier, later in zip(gaps, gaps[1:], strict=False)), "ranges are merged"
+    assert all(later[0] > earlier[1] + 1 for earlier, later in itertools.pairwise(gaps)), "ranges are merged"
     again = SettledSet(settled.low, settled.above())
     assert {seq for seq in range(1, 80) if seq in again} == expected
 
