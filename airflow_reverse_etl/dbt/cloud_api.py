@@ -1,0 +1,234 @@
+"""The dbt Cloud Admin API, as far as Reverse ETL needs it: reading runs, jobs and artifacts, and webhook subscriptions.
+
+Reading needs a read-only token. Facts: dbt-labs/dbt-cloud-openapi-spec, ``openapi-v2.yaml`` and ``openapi-v3.yaml``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+
+from airflow_reverse_etl.dbt.cloud import PERMISSIONS, CloudRun
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
+from airflow_reverse_etl.sync.pacing import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+PAGE = 100
+_FOREVER = "2100-01-01T00:00:00+00:00"
+_RETRY = (429, 500, 502, 503, 504)
+_TIMEOUT_SECONDS = 60
+_LONGEST_RETRY_AFTER = 300.0
+
+
+class DbtCloudApi:
+    """One account, one token. An async context manager; one session, at most a few requests in flight.
+
+    Reads are repeated after 429, 5xx, timeouts and connection errors, with ``Retry-After`` honoured. Writes are
+    repeated only where dbt Cloud cannot have acted on them: after a 429, and when no connection was made.
+
+    :param url: base URL of the host, see :func:`airflow_reverse_etl.dbt.cloud.base_url`.
+    :param conn_id: named in errors.
+    :raises CredentialsError: from every method, at 401 and 403; says which permission is missing.
+    :raises ConfigurationError: from every method, when dbt Cloud has no such thing or the token cannot see it.
+    :raises UnreachableError: from every method, when dbt Cloud does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        account_id: int,
+        *,
+        token: str,
+        conn_id: str = "",
+        proxy: str | None = None,
+        backoff: Backoff | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.url = url
+        self.account_id = account_id
+        self.conn_id = conn_id
+        self.server_time: datetime | None = None
+        self._token = token
+        self._proxy = proxy
+        self._backoff = backoff or Backoff(first=1.0, longest=30.0, attempts=5)
+        self._sleep = sleep
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # "Token" is what the official provider sends, for service and personal tokens alike.
+        headers = {"Authorization": f"Token {self._token}", "User-Agent": "airflow-provider-reverse-etl"}
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def finished_runs(self, since: datetime, *, job_id: int | None = None) -> list[CloudRun]:
+        """Runs that finished at ``since`` or later, oldest first; of one job, or of the whole account."""
+        params: dict[str, Any] = {
+            "finished_at__range": json.dumps([since.astimezone(UTC).isoformat(), _FOREVER]),
+            "order_by": "finished_at",
+        }
+        if job_id is not None:
+            params["job_definition_id"] = job_id
+        # Ascending: a run that finishes meanwhile lands on a page still to come.
+        return [CloudRun.from_api(run) for run in await self._pages("runs/", params)]
+
+    async def run(self, run_id: int) -> CloudRun:
+        """One run."""
+        return CloudRun.from_api((await self._call("GET", f"runs/{run_id}/"))["data"])
+
+    async def job(self, job_id: int) -> dict[str, Any]:
+        """A job's definition; a deleted job is not there."""
+        job: dict[str, Any] = (await self._call("GET", f"jobs/{job_id}/"))["data"]
+        if job.get("state") == 2:
+            raise self._not_found(f"jobs/{job_id}/")
+        return job
+
+    async def job_ids(self) -> set[int]:
+        """The ids of all jobs that the token sees."""
+        return {int(job["id"]) for job in await self._pages("jobs/", {}) if job.get("state") != 2}
+
+    async def artifacts(self, run_id: int) -> list[str]:
+        """Paths of a run's artifacts, over all its steps; empty when it has none."""
+        reply = await self._call("GET", f"runs/{run_id}/artifacts/", optional=True)
+        return list(reply["data"]) if reply else []
+
+    async def artifact(self, run_id: int, path: str, *, step: int | None = None) -> Any:
+        """A JSON artifact, of a step counted from 1 or of the last one; None when there is none."""
+        params = {"step": step} if step else None
+        return await self._call("GET", f"runs/{run_id}/artifacts/{path}", params, optional=True)
+
+    async def step_results(self, run_id: int) -> list[dict[str, Any]]:
+        """``run_results.json`` of every step that has one, in order."""
+        run = (await self._call("GET", f"runs/{run_id}/", {"include_related": '["run_steps"]'}))["data"]
+        steps = sorted(step["index"] for step in run.get("run_steps") or [])
+        results = [await self.artifact(run_id, "run_results.json", step=step) for step in steps]
+        return [result for result in results if result]  # cloning and `dbt deps` have none
+
+    async def webhooks(self) -> list[dict[str, Any]]:
+        """The account's webhook subscriptions. Their secrets are never shown again."""
+        return await self._pages("webhooks/subscriptions", {}, version="v3")
+
+    async def create_webhook(self, name: str, *, job_id: int, client_url: str) -> dict[str, Any]:
+        """Subscribe a URL to a job's completed runs. The reply's ``hmac_secret`` is shown this once only."""
+        body = {
+            "name": name,
+            "description": "Starts an Airflow DAG when the job has finished",
+            "event_types": ["job.run.completed"],
+            "job_ids": [job_id],
+            "client_url": client_url,
+            "active": True,
+        }
+        reply = await self._call("POST", "webhooks/subscriptions", version="v3", body=body)
+        return dict(reply["data"])
+
+    async def test_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Let dbt Cloud send a test delivery; says what the receiver answered."""
+        return dict((await self._call("GET", f"webhooks/subscription/{webhook_id}/test", version="v3"))["data"])
+
+    async def delete_webhook(self, webhook_id: str) -> None:
+        """Unsubscribe."""
+        await self._call("DELETE", f"webhooks/subscription/{webhook_id}", version="v3")
+
+    async def _pages(self, path: str, params: Mapping[str, Any], *, version: str = "v2") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = await self._call("GET", path, {**params, "limit": PAGE, "offset": len(found)}, version=version)
+            found += page["data"]
+            if len(page["data"]) < PAGE:
+                return found
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        version: str = "v2",
+        body: Mapping[str, Any] | None = None,
+        optional: bool = False,
+    ) -> Any:
+        assert self._session, "use it as an async context manager"
+        url = f"{self.url}/api/{version}/accounts/{self.account_id}/{path}"
+        for attempt in range(1, self._backoff.attempts + 1):
+            wait = self._backoff.wait(attempt)
+            try:
+                async with self._session.request(method, url, params=params, json=body, proxy=self._proxy) as reply:
+                    self._note_time(reply.headers.get("Date"))
+                    content = await reply.read()
+                if reply.status < 400:
+                    return json.loads(content) if content else {}
+                if optional and reply.status == 404:
+                    return None
+                error = self._error(reply.status, content, path)
+                repeat = reply.status == 429 or (method != "POST" and reply.status in _RETRY)
+                wait = max(wait, _retry_after(reply.headers.get("Retry-After")))
+            except (aiohttp.ClientError, TimeoutError) as failure:
+                error = self._unreachable(f"dbt Cloud did not answer: {type(failure).__name__}")
+                repeat = method != "POST" or isinstance(failure, aiohttp.ClientConnectorError)
+            if not repeat or attempt == self._backoff.attempts:
+                raise error
+            await self._sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _note_time(self, date: str | None) -> None:
+        if date:
+            self.server_time = parsedate_to_datetime(date)
+
+    def _error(self, status: int, content: bytes, path: str) -> ReverseEtlError:
+        """What a refusal means, in dbt Cloud's words."""
+        if status in (401, 403):
+            need = PERMISSIONS["webhooks" if path.startswith("webhooks") else "runs"]
+            reason = "does not know the token, or it has expired" if status == 401 else "does not let the token do this"
+            return CredentialsError(
+                f"dbt Cloud {reason} ({status}: {_message(content)})",
+                todo=f"put into the connection's password {need}; check that its login is the account id",
+                connection=self.conn_id,
+                account=self.account_id,
+                request=path,
+            )
+        if status == 404:
+            return self._not_found(path)
+        if status in _RETRY:
+            return self._unreachable(f"dbt Cloud answered {status}: {_message(content)}")
+        return ConfigurationError(
+            f"dbt Cloud answered {status}: {_message(content)}", connection=self.conn_id, request=path
+        )
+
+    def _not_found(self, path: str) -> ConfigurationError:
+        return ConfigurationError(
+            "dbt Cloud has no such thing, or the token cannot see it",
+            todo="check the id, the connection's account id (login) and host, and the token's projects",
+            connection=self.conn_id,
+            account=self.account_id,
+            request=path,
+        )
+
+    def _unreachable(self, what: str) -> UnreachableError:
+        return UnreachableError(
+            what, todo="check the connection's host and status.getdbt.com", connection=self.conn_id, host=self.url
+        )
+
+
+def _message(content: bytes) -> str:
+    """The reply's own words; not the whole body."""
+    try:
+        status = json.loads(content)["status"]
+        return str(status.get("user_message") or status.get("developer_message") or "")[:200]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "no message"
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds; the header may also be a date, which is rare enough to leave to the backoff."""
+    return min(float(value), _LONGEST_RETRY_AFTER) if value and value.isdigit() else 0.0

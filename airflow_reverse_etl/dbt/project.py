@@ -1,0 +1,290 @@
+"""dbt, run by its executable in a process of its own: any version, from any environment, never imported here.
+
+The process sees an environment made for it (a repository's Jinja can read environment variables), writes its artifacts
+and logs outside the project's folder, and dies with all its children when it takes too long or is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_reverse_etl.dbt.credentials import scrub
+from airflow_reverse_etl.dbt.dbt_errors import advice
+from airflow_reverse_etl.dbt.profiles import Profile
+from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
+
+FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
+
+_PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(?i:https?|all|no)_(?i:proxy)"
+)
+_MESSAGE = 500  # characters of a node's message that are kept
+_GRACE = 5.0  # seconds between asking dbt to stop and making it
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What dbt said about one node. ``message`` is dbt's own, shortened."""
+
+    unique_id: str
+    status: str
+    message: str
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        return self.status in FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished dbt command.
+
+    :param errors: what it logged as errors, in order.
+    :param nodes: from run_results.json (or sources.json) of this run; empty for commands that write none.
+    """
+
+    command: str
+    exit_code: int
+    seconds: float
+    errors: tuple[str, ...]
+    nodes: tuple[NodeResult, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(node.status for node in self.nodes).items()))
+
+    @property
+    def failures(self) -> tuple[NodeResult, ...]:
+        return tuple(node for node in self.nodes if node.failed)
+
+    def raise_for_failure(self, **where: object) -> None:
+        """:raises DbtRunError: nodes failed. :raises ProjectError: dbt did not get as far as running any."""
+        if self.exit_code == 0:
+            return
+        if self.failures:
+            listed = "".join(f"\n  {n.unique_id}: {n.status}: {n.message}" for n in self.failures[:10])
+            what = f"dbt {self.command}: {len(self.failures)} of {len(self.nodes)} nodes failed{listed}"
+            raise DbtRunError(what, todo="correct the models, data or tests named above, then clear this task", **where)
+        said = "\n".join(self.errors[-5:]) or "no message; see the log above"
+        raise ProjectError(f"dbt {self.command} failed with exit code {self.exit_code}: {said}", todo=advice(said), **where)
+
+
+@dataclass(slots=True)
+class DbtProject:
+    """A dbt project's folder, and how to run dbt in it.
+
+    :param path: the folder of dbt_project.yml. It is only read, except by commands such as ``deps``.
+    :param executable: a path, or a name to be found beside this Python or on PATH.
+    :param profile: the only profile that dbt sees; None: the project's own, or that of ``profiles_dir``.
+    :param target: which output of the profile.
+    :param env: environment variables for dbt beside the harmless ones of the worker; hidden in messages.
+    """
+
+    path: Path
+    executable: str = "dbt"
+    profile: Profile | None = None
+    profiles_dir: Path | None = None
+    target: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _process: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
+    _stopped: str | None = field(default=None, init=False, repr=False)
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        target_path: Path,
+        on_message: Callable[[str, str], None] = lambda _level, _text: None,
+        timeout: float | None = None,
+    ) -> Outcome:
+        """Run one dbt command to its end.
+
+        :param command: such as ``["build", "--select", "tag:crm"]``. Visible to others on the machine: no secrets.
+        :param target_path: a fresh folder for manifest.json, run_results.json and so on.
+        :param on_message: level (``info``, ``warn``, ``error``) and text of each message, as it comes.
+        :param timeout: seconds.
+        :raises ConfigurationError: the executable is missing. :raises DbtRunError: stopped, or out of time.
+        """
+        started = time.monotonic()
+        errors: list[str] = []
+        with self._started(command, target_path) as process, _alarm(timeout, self.stop):
+            for line in process.stdout or ():
+                for level, text in self._messages(line):
+                    if level == "error":
+                        errors.append(text)
+                    on_message(level, text)
+            exit_code = process.wait()
+        if self._stopped:
+            raise DbtRunError(f"dbt {command[0]} was stopped: {self._stopped}", todo="raise the timeout, or run it again")
+        words = " ".join(command[: 2 if command[0] in ("source", "docs") else 1])
+        return Outcome(words, exit_code, time.monotonic() - started, tuple(errors), self._results(target_path))
+
+    def parse(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """The manifest, without connecting to anything. Raises ProjectError with dbt's words and what to do."""
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
+            self.run(["parse"], target_path=Path(folder), timeout=timeout).raise_for_failure(path=self.path)
+            manifest: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_bytes())
+        return manifest
+
+    def stop(self, why: str = "it was cancelled") -> None:
+        """End dbt and all its children. It is asked first, so that it can cancel its queries. Safe at any time."""
+        process = self._process
+        if process is None:
+            return
+        self._stopped = why
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+
+    @contextmanager
+    def _started(self, command: Sequence[str], target_path: Path) -> Iterator[subprocess.Popen[str]]:
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-profile-") as folder:
+            options = ["--target", self.target] if self.target else []
+            options += ["--vars", json.dumps(dict(self.variables))] if self.variables else []
+            self._stopped = None
+            self._process = subprocess.Popen(
+                [find_executable(self.executable), *command, *options],
+                cwd=self.path,
+                env=self._environment(Path(folder), target_path),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # a process group of its own, so that all of it can be stopped
+            )
+            try:
+                yield self._process
+            finally:
+                if self._process.poll() is None:
+                    self.stop("its task ended")
+                if self._process.stdout:
+                    self._process.stdout.close()
+                self._process = None
+
+    def _environment(self, folder: Path, target_path: Path) -> dict[str, str]:
+        profiles = self.profiles_dir or self.path
+        if self.profile:
+            name = profile_name(self.path)
+            profiles = self.profile.write(folder, name=name, target=self.target or "default")
+        return {
+            **{name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)},
+            "DBT_PROJECT_DIR": str(self.path),
+            "DBT_PROFILES_DIR": str(profiles),
+            "DBT_TARGET_PATH": str(target_path),
+            "DBT_LOG_PATH": str(folder),
+            "DBT_LOG_FORMAT": "json",
+            "DBT_LOG_LEVEL_FILE": "none",
+            "DBT_USE_COLORS": "false",
+            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            "DO_NOT_TRACK": "1",
+            "PYTHONUNBUFFERED": "1",
+            **self._secrets(),
+        }
+
+    def _secrets(self) -> dict[str, str]:
+        return {**(self.profile.secrets if self.profile else {}), **self.env}
+
+    def _messages(self, line: str) -> Iterator[tuple[str, str]]:
+        """dbt's JSON log lines; whatever else is printed counts as information."""
+        level, text = "info", line
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            info = json.loads(line)["info"]
+            level, text = str(info["level"]).lower(), str(info["msg"])
+        # Short values (a flag, a region) are no secrets, and would riddle the text.
+        hidden = tuple(sorted((v for v in self._secrets().values() if len(v) > 5), key=len, reverse=True))
+        text = scrub(text.rstrip(), hidden)
+        if text and level != "debug":
+            yield level, text
+
+    def _results(self, target_path: Path) -> tuple[NodeResult, ...]:
+        for name in ("run_results.json", "sources.json"):
+            with contextlib.suppress(FileNotFoundError):
+                rows = json.loads((target_path / name).read_bytes())["results"]
+                return tuple(
+                    NodeResult(
+                        row["unique_id"],
+                        row["status"],
+                        next(self._messages(str(row.get("message") or row.get("error") or "")), ("", ""))[1][:_MESSAGE],
+                        float(row.get("execution_time") or 0),
+                    )
+                    for row in rows
+                )
+        return ()
+
+
+def find_executable(name: str) -> str:
+    """The absolute path of a dbt executable: as given, beside this Python (a virtual environment), or on PATH."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+    if not found:
+        raise ConfigurationError(
+            f"there is no dbt at {name!r}",
+            todo="install dbt-core and the warehouse's adapter, best into an environment of their own, and give the "
+            "path of its dbt as dbt_executable",
+        )
+    return str(Path(found).absolute())
+
+
+def profile_name(project: Path) -> str:
+    """The profile that dbt_project.yml asks for."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load((project / "dbt_project.yml").read_text()) or {}
+        return str(settings.get("profile") or settings["name"])
+    except (OSError, yaml.YAMLError, KeyError, AttributeError) as error:
+        raise ProjectError(
+            "dbt_project.yml is missing or cannot be read", todo="check the project path, and run dbt debug", path=project
+        ) from error
+
+
+def needs_packages(project: Path) -> bool:
+    """Whether ``dbt deps`` has to run: packages are declared, and not in the repository itself."""
+    declared = any(
+        (project / name).is_file() and re.search(r"^packages\s*:", (project / name).read_text(), re.MULTILINE)
+        for name in ("packages.yml", "dependencies.yml")
+    )
+    return declared and not (project / "dbt_packages").is_dir()
+
+
+def split_command(command: str | Sequence[str]) -> list[str]:
+    """``"source freshness"`` or a list, without a leading ``dbt``."""
+    words = shlex.split(command) if isinstance(command, str) else list(command)
+    words = words[1:] if words[:1] == ["dbt"] else words
+    if not words:
+        raise ConfigurationError("no dbt command is given", todo="give one, such as command='build'")
+    return words
+
+
+@contextmanager
+def _alarm(seconds: float | None, stop: Callable[[str], None]) -> Iterator[None]:
+    timer = threading.Timer(seconds or 0, stop, [f"it ran longer than {seconds:g} seconds" if seconds else ""])
+    if seconds:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
