@@ -24,7 +24,7 @@ try:  # Airflow 3.2 moved the exceptions into the SDK
         TaskDeferred,
     )
 except ImportError:  # Airflow 3.1
-    from airflow.exceptions import (  # type: ignore[no-redef, assignment]
+    from airflow.exceptions import (  # type: ignore[attr-defined, no-redef]
         AirflowException,
         AirflowFailException,
         AirflowNotFoundException,
@@ -97,7 +97,7 @@ def _configuration() -> Any:
     try:  # Airflow 3.2
         from airflow.sdk.configuration import conf
     except ImportError:  # Airflow 3.1
-        from airflow.configuration import conf  # type: ignore[assignment]
+        from airflow.configuration import conf
     return conf
 
 

@@ -18,7 +18,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "operators": [_modules("operators.dbt", "operators.reverse_etl")],
         "hooks": [_modules("hooks.git", "hooks.http")],
-        "connection-types": [_HTTP],
+        "connection-types": [HTTP_CONNECTION],
         "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
     }
@@ -32,26 +32,23 @@ def _text(label: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"label": label, "description": description, "schema": {"type": ["string", "null"], **schema}}
 
 
-_HTTP = {
+HTTP_CONNECTION: dict[str, Any] = {
     "connection-type": "reverse_etl_http",
     "hook-class-name": "airflow_reverse_etl.hooks.http.ReverseEtlHttpHook",
     "hook-name": "HTTP API (Reverse ETL)",
     "ui-field-behaviour": {
-        "hidden-fields": ["schema"],
-        "relabeling": {
-            "host": "Base URL",
-            "login": "User name (basic authentication)",
-            "password": "Password or token",
-        },
+        "hidden-fields": [],
+        "relabeling": {"host": "Base URL", "schema": "Scheme", "login": "User name", "password": "Password or token"},
         "placeholders": {
             "host": "https://api.example.com/v2",
-            "password": "without a user name: sent as a bearer token",
+            "schema": "https, where the base URL does not say",
+            "login": "empty: the password is a token",
+            "extra": '{"headers": {"X-Version": "2"}, "verify": "/etc/ssl/our-ca.pem"}',
         },
     },
     "conn-fields": {
-        "headers": _text("Headers", "JSON object, sent with every request", format="json"),
-        "token_header": _text("Token header", "Header that carries the token; default Authorization: Bearer"),
-        "test_path": _text("Test path", "What the connection test requests with GET", default="/"),
+        "auth_header": _text("Token header", "Header that carries the token. Empty: Authorization, as a bearer token"),
+        "test_path": _text("Test path", "What the connection test requests, below the base URL"),
     },
 }
 

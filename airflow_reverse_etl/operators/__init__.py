@@ -1,0 +1,22 @@
+"""Operators: a dbt project from Git, a dbt command, a sync."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl._lazy import lazy
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
+    from airflow_reverse_etl.operators.reverse_etl import ReverseEtlOperator
+
+__all__ = ["DbtModelSyncOperator", "DbtOperator", "ReverseEtlOperator"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt",
+        "DbtOperator": "airflow_reverse_etl.operators.dbt",
+        "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",
+    },
+)

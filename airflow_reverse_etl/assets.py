@@ -1,0 +1,56 @@
+"""The names under which models and destination objects appear as Airflow assets.
+
+Computed from the sync alone, so that DAG parsing needs neither network nor database, and equal wherever the same thing
+is meant: another DAG can be scheduled on ``model_asset("customers", "warehouse")``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from airflow_reverse_etl._airflow import Asset
+from airflow_reverse_etl.sync.spec import SqlModel, Sync, TableModel
+
+GROUP = "reverse_etl"
+
+_VERSION = re.compile(r"v\d+")
+
+
+def model_asset(model: str, source: str) -> Asset:
+    """A dbt model in a warehouse.
+
+    :param model: ``name``, ``package.name``, ``name.v2`` or ``package.name.v2``. The package is left out of the name:
+        a sync that says it and one that does not mean the same asset.
+    :param source: Airflow connection id of the warehouse.
+    """
+    parts = model.split(".")
+    keep = 2 if len(parts) > 1 and _VERSION.fullmatch(parts[-1]) else 1
+    return _asset("dbt", source, ".".join(parts[-keep:]))
+
+
+def table_asset(table: str, source: str) -> Asset:
+    """A table that dbt does not manage: ``schema.table`` as the sync writes it."""
+    return _asset("table", source, table)
+
+
+def destination_asset(sync: Sync) -> Asset:
+    """What a sync writes: destination type, connection and object."""
+    to = sync.destination
+    return _asset(to.type, to.connection or "local", to.object or sync.name)
+
+
+def inlets(sync: Sync) -> Sequence[Asset]:
+    """What a sync reads. Nothing for a query: it has no name."""
+    if isinstance(sync.model, str):
+        return [model_asset(sync.model, sync.source)]
+    if isinstance(sync.model, TableModel):
+        return [table_asset(sync.model.table, sync.source)]
+    assert isinstance(sync.model, SqlModel)
+    return []
+
+
+def _asset(*parts: str) -> Asset:
+    path = "/".join(quote(part, safe=".-_") for part in parts)
+    return Asset(name=path, uri=f"reverse-etl://{path}", group=GROUP)

@@ -1,0 +1,90 @@
+"""The connection type of destinations that speak HTTP."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl._airflow import BaseHook, connection_info
+from airflow_reverse_etl.errors import ReverseEtlError
+from airflow_reverse_etl.provider import HTTP_CONNECTION
+
+if TYPE_CHECKING:
+    import requests
+
+#: Seconds that the connection test waits, for the connection and for the answer.
+TIMEOUT = 10.0
+
+
+class ReverseEtlHttpHook(BaseHook):
+    """A connection of type ``reverse_etl_http``: base URL, credentials, headers.
+
+    Sends no rows: a sync's destination does that itself, over one asynchronous session. This hook gives the connection
+    its form, its test, and a session for a task of your own.
+
+    :param http_conn_id: Airflow connection id.
+    """
+
+    conn_name_attr = "http_conn_id"
+    default_conn_name = "reverse_etl_http_default"
+    conn_type = HTTP_CONNECTION["connection-type"]
+    hook_name = HTTP_CONNECTION["hook-name"]
+
+    def __init__(self, http_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.http_conn_id = http_conn_id
+
+    def get_conn(self) -> requests.Session:
+        """A session that sends the connection's credentials and headers. Close it when done.
+
+        Its ``base_url`` attribute is the connection's URL; requests to other hosts would carry the credentials too.
+
+        :raises CredentialsError: there is no such connection, or it has no host.
+        """
+        import requests
+
+        from airflow_reverse_etl.destinations.endpoint import Endpoint
+
+        endpoint = Endpoint.of(connection_info(self.http_conn_id))
+        session = requests.Session()
+        session.headers.update(endpoint.headers)
+        session.verify = endpoint.verify
+        session.base_url = endpoint.url  # type: ignore[attr-defined]
+        return session
+
+    def test_connection(self) -> tuple[bool, str]:
+        """GET the connection's test path. Anything but a refusal of the credentials or a server error is good."""
+        import requests
+
+        try:
+            path = connection_info(self.http_conn_id).extra.get("test_path") or ""
+            with self.get_conn() as session:
+                url = f"{session.base_url}/{str(path).lstrip('/')}"  # type: ignore[attr-defined]
+                reply = session.get(url, timeout=TIMEOUT, allow_redirects=False)
+        except ReverseEtlError as error:
+            return False, str(error)
+        except requests.RequestException as error:
+            return False, f"no answer: {type(error).__name__}"  # the text may repeat the URL with what was put into it
+        status = f"{reply.status_code} {reply.reason}"
+        if reply.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return False, f"the credentials were refused: {status}"
+        if reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return False, f"the server failed: {status}"
+        return True, f"the server answered {status}"
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """The form on Airflow 3.1; later versions read it from the provider information, as this does."""
+        behaviour = HTTP_CONNECTION["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's additional fields on Airflow 3.1."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import StringField
+
+        return {
+            name: StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
+            for name, field in HTTP_CONNECTION["conn-fields"].items()
+        }
