@@ -1,0 +1,407 @@
+"""What every HTTP destination shares: requests out, replies in, receipts back, and the one driver that runs it.
+
+A destination subclasses :class:`HttpDestination` and writes no I/O: its options, its capabilities, a *flow* that
+yields :class:`Request` and gets :class:`Reply`, and, where the API is special, its own status → action table.
+Batching, pacing, waiting and sending again are the engine's.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, final
+
+from pydantic import Field
+
+from airflow_reverse_etl.destinations.endpoint import Endpoint
+from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter
+from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipt, Receipts
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: A reply larger than this, in bytes, is not read to its end.
+MAX_REPLY_BYTES = 16 * 1024 * 1024
+#: Longest message of a receipt, in characters.
+MAX_MESSAGE = 300
+
+
+class Action(StrEnum):
+    """What a reply's status means for the rows of its request."""
+
+    ACCEPT = "accept"  # written
+    REJECT = "reject"  # every row refused as it is
+    REFUSE = "refuse"  # nothing written because of some row: the engine splits the batch to find it
+    RETRY = "retry"  # nothing written, may be sent again
+    THROTTLE = "throttle"  # nothing written, too fast: wait as long as the reply says
+    UNKNOWN = "unknown"  # written or not, nobody knows
+    SKIP = "skip"  # there is no such row
+    CREDENTIALS = "credentials"  # stop: the credentials were refused
+    CONFIGURATION = "configuration"  # stop: no row can succeed before the configuration is corrected
+
+
+#: The usual meaning of a status; by its first digit where it is not listed.
+#:
+#: 408, 423, 425, 429 and 503 say that the request was not carried out. 500, 502 and 504 do not: it may have been.
+ACTIONS: Mapping[int, Action] = {
+    2: Action.ACCEPT,
+    3: Action.CONFIGURATION,
+    4: Action.REFUSE,
+    5: Action.UNKNOWN,
+    401: Action.CREDENTIALS,
+    402: Action.CONFIGURATION,
+    403: Action.CREDENTIALS,
+    404: Action.CONFIGURATION,
+    405: Action.CONFIGURATION,
+    406: Action.CONFIGURATION,
+    407: Action.CONFIGURATION,
+    408: Action.RETRY,
+    410: Action.CONFIGURATION,
+    411: Action.CONFIGURATION,
+    415: Action.CONFIGURATION,
+    421: Action.RETRY,
+    423: Action.RETRY,
+    425: Action.RETRY,
+    426: Action.CONFIGURATION,
+    429: Action.THROTTLE,
+    501: Action.CONFIGURATION,
+    503: Action.THROTTLE,
+    505: Action.CONFIGURATION,
+}
+
+_OUTCOMES = {
+    Action.ACCEPT: Outcome.ACCEPTED,
+    Action.REJECT: Outcome.REJECTED,
+    Action.REFUSE: Outcome.REJECTED,
+    Action.RETRY: Outcome.RETRYABLE,
+    Action.THROTTLE: Outcome.RETRYABLE,
+    Action.UNKNOWN: Outcome.UNKNOWN,
+    Action.SKIP: Outcome.SKIPPED,
+}
+ALL_ACCEPTED = Receipts()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request.
+
+    :param url: absolute, or a path that is joined to the connection's URL; percent-encoded by whoever made it.
+    :param headers: beside those that every request of the destination has.
+    """
+
+    method: str
+    url: str
+    body: bytes | None = None
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply. ``headers`` is case-insensitive when it comes from the driver."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> Any:
+        """The body as JSON; None where it is none."""
+        import orjson
+
+        try:
+            return orjson.loads(self.body)
+        except ValueError:
+            return None
+
+
+class NotAnsweredError(Exception):
+    """There is no reply to a request. A flow may catch it; if it does not, it is the outcome of the whole batch.
+
+    ``outcome`` is ``RETRYABLE`` only where no byte of the request can have left: the connection was not made.
+    Everything else is ``UNKNOWN``, as the remote may have carried the request out before its answer was lost.
+    """
+
+    def __init__(self, outcome: Outcome, code: str, message: str) -> None:
+        super().__init__(message)
+        self.receipt = Receipt(outcome, code, message)
+
+
+Flow = Generator[Request, Reply, Receipts]
+
+
+class HttpOptions(DestinationOptions):
+    """Options of every HTTP destination."""
+
+    connection: str
+    timeout: Annotated[float, Field(gt=0, description="seconds that a request may take")] = 60.0
+    connect_timeout: Annotated[float, Field(gt=0, description="seconds that connecting may take")] = 10.0
+
+
+class HttpDestination:
+    """Base of the destinations that speak HTTP. See ``docs/how-to/write-a-destination.md``.
+
+    Does one thing to a batch: sends it once and says what became of it. Never waits, never sends again, never follows
+    a redirect (a redirected write may arrive as something else, and elsewhere).
+    """
+
+    Options: ClassVar[type[HttpOptions]] = HttpOptions
+    needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.DELETE})
+    #: Where this API's statuses mean something of their own.
+    actions: Mapping[int, Action] = {}
+    capabilities: Capabilities
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.connection is None:
+            raise CredentialsError(
+                "an HTTP destination needs a connection", todo="set destination.connection", sync=setup.sync.name
+            )
+        self.sync = setup.sync
+        self.options = setup.options
+        self.endpoint = Endpoint.of(setup.connection)
+
+    def flow(self, batch: Batch) -> Flow:
+        """From a batch to its receipts, through as many requests as the API needs. Pure: no I/O, no clock."""
+        raise NotImplementedError
+
+    def words(self, reply: Reply) -> tuple[str, str]:
+        """Code and message in the API's own words; either may be empty."""
+        return words(reply.json())
+
+    @final
+    def answer(self, batch: Batch, reply: Reply, actions: Mapping[int, Action] | None = None) -> Receipts:
+        """Receipts by the status alone, as the table says.
+
+        :param actions: entries that go before the destination's own.
+        :raises CredentialsError: the status says that the credentials were refused.
+        :raises ConfigurationError: the status says that no row can succeed.
+        """
+        action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
+        if action is Action.ACCEPT:
+            return ALL_ACCEPTED
+        code, message = self.words(reply)
+        message = self.clean(message, batch)
+        if action in (Action.CREDENTIALS, Action.CONFIGURATION):
+            self._stop(action, reply, message)
+        receipt = Receipt(_OUTCOMES[action], code or str(reply.status), message or f"HTTP status {reply.status}")
+        return Receipts(
+            receipt,
+            refused_whole=action is Action.REFUSE and len(batch) > 1,
+            retry_after=retry_after(reply) if action in (Action.THROTTLE, Action.RETRY) else None,
+        )
+
+    @final
+    def clean(self, message: str, batch: Batch) -> str:
+        """A message of the remote without the rows' values and our secrets, on one line, of bounded length."""
+        text = " ".join(message[: 10 * MAX_MESSAGE].split())
+        text = redact(text, (*self.endpoint.secrets, *_values(batch.records)))
+        return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+    def _stop(self, action: Action, reply: Reply, message: str) -> NoReturn:
+        where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.endpoint.host}
+        text = f"the destination answered {reply.status}{': ' + message if message else ''}"
+        if action is Action.CREDENTIALS:
+            raise CredentialsError(
+                text, todo="check the connection's credentials and what they are allowed to do", **where
+            )
+        if 300 <= reply.status < 400:
+            raise ConfigurationError(
+                f"{text or 'the destination answered'}: a redirect, which is not followed for a write",
+                todo="put the URL that the API redirects to into the connection or the path",
+                **where,
+            )
+        raise ConfigurationError(text, todo="check the connection's URL, the path and the method", **where)
+
+    # -- the driver ----------------------------------------------------------------------------------------------
+
+    @final
+    async def open(self, limiter: Limiter) -> None:
+        """Make the session. Sends nothing yet."""
+        import aiohttp
+
+        self._limiter = limiter
+        self._aiohttp: ModuleType = aiohttp
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self.sync.rate.concurrency, ssl=self.endpoint.ssl()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self.endpoint.headers,
+            timeout=aiohttp.ClientTimeout(total=self.options.timeout, connect=self.options.connect_timeout),
+            proxy=self.endpoint.proxy(),
+        )
+        # aiohttp sends PUT and DELETE a second time when a connection breaks. Sending again is the engine's to decide.
+        self._session._retry_connection = False
+
+    @final
+    async def close(self) -> None:
+        """Close the session; in-flight requests are given up."""
+        if session := getattr(self, "_session", None):
+            await session.close()
+
+    @final
+    async def send(self, batch: Batch) -> Receipts:
+        """Run the flow of a batch."""
+        flow = self.flow(batch)
+        requests, may_have_written = 0, False
+        try:
+            request = next(flow)
+            while True:
+                requests += 1
+                try:
+                    reply = await self._exchange(request)
+                except NotAnsweredError as lost:
+                    request = flow.throw(lost)
+                    continue
+                may_have_written = may_have_written or not 400 <= reply.status < 500
+                request = flow.send(reply)
+        except StopIteration as end:
+            receipts: Receipts = end.value
+            return receipts if requests == 1 else replace(receipts, requests=requests)
+        except NotAnsweredError as lost:
+            receipt = lost.receipt
+            if may_have_written:  # an earlier request of this flow went through
+                receipt = replace(receipt, outcome=Outcome.UNKNOWN)
+            return Receipts(receipt, requests=requests)
+
+    async def _exchange(self, request: Request) -> Reply:
+        await self._limiter.acquire()
+        body: bytes | io.BytesIO | None = request.body
+        if request.body is not None and len(request.body) > 1_000_000:
+            body = io.BytesIO(request.body)  # written piece by piece, so that other requests are not held up
+        try:
+            async with self._session.request(
+                request.method,
+                self.endpoint.join(request.url),
+                data=body,
+                headers=request.headers,
+                allow_redirects=False,
+            ) as response:
+                return Reply(response.status, await self._read(response), response.headers)
+        except (self._aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise self._not_answered(error) from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        length = response.content_length
+        if length is not None and length <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
+            return await response.read()
+        data = bytearray()
+        async for chunk in response.content.iter_any():
+            data += chunk
+            if len(data) > MAX_REPLY_BYTES:
+                raise NotAnsweredError(Outcome.UNKNOWN, "reply_too_large", "the reply is too large to be read")
+        return bytes(data)
+
+    def _not_answered(self, error: Exception) -> Exception:
+        """What a failure of the transport says about the request; see :class:`NotAnsweredError` for why."""
+        aiohttp, name = self._aiohttp, type(error).__name__
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+            return ConfigurationError(
+                f"no secure connection to the destination: {error}",
+                todo="check the host, its certificate, and the connection's 'verify'",
+                connection=self.options.connection,
+            )
+        if isinstance(error, aiohttp.InvalidURL):
+            return ConfigurationError(
+                "the destination's URL is not valid",
+                todo="correct the connection's host or the path",
+                connection=self.options.connection,
+            )
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            return NotAnsweredError(Outcome.RETRYABLE, "not_connected", f"no connection to the destination ({name})")
+        code = "timeout" if isinstance(error, TimeoutError) else "disconnected"
+        return NotAnsweredError(Outcome.UNKNOWN, code, f"the destination's answer was lost ({name})")
+
+
+# -- reading replies ---------------------------------------------------------------------------------------------
+
+
+def action_of(status: int, *tables: Mapping[int, Action]) -> Action:
+    """The first table's entry for the status; then the first one's for its first digit."""
+    for key in (status, status // 100):
+        for table in tables:
+            if key in table:
+                return table[key]
+    return Action.UNKNOWN
+
+
+def retry_after(reply: Reply) -> float | None:
+    """Seconds that the reply's ``Retry-After`` asks to wait, given in seconds or as a date; None without one.
+
+    A date is measured against the reply's own ``Date`` where it has one, so that a wrong clock here does no harm.
+    """
+    text = reply.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        return float(text)
+    then, now = _date(text), _date(reply.headers.get("Date", "")) or datetime.now(UTC)
+    return None if then is None else max(0.0, (then - now).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+_CODES = ("code", "error.code", "errorCode", "errors.0.code", "0.errorCode", "category", "error")
+_MESSAGES = (
+    "message",
+    "error.message",
+    "errors.0.message",
+    "errors.0.detail",
+    "0.message",
+    "error_description",
+    "detail",
+    "title",
+    "error",
+)
+
+
+def words(answer: Any) -> tuple[str, str]:
+    """Code and message from where JSON APIs usually put them; empty where there are none."""
+    return _first(answer, _CODES), _first(answer, _MESSAGES)
+
+
+def _first(answer: Any, paths: tuple[str, ...]) -> str:
+    found = (at(answer, path.split(".")) for path in paths)
+    return next((str(value) for value in found if isinstance(value, str | int) and value != ""), "")
+
+
+def at(value: Any, path: list[str] | tuple[str, ...]) -> Any:
+    """What is found by following the keys, or positions of lists; None where there is nothing."""
+    for part in path:
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def _values(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif isinstance(value, bool) or value is None:
+        return
+    elif not isinstance(value, list | tuple):
+        yield str(value)
+        return
+    for item in value:
+        yield from _values(item)
+
+
+def redact(text: str, values: Iterator[str] | tuple[str, ...]) -> str:
+    """``text`` with ``…`` for every value of three characters or more that occurs in it, in any case."""
+    lowered = text.lower()
+    found = {value for value in values if len(value) > 2 and value.lower() in lowered}
+    if not found:
+        return text
+    pattern = "|".join(re.escape(value) for value in sorted(found, key=len, reverse=True))
+    return re.sub(pattern, "…", text, flags=re.IGNORECASE)

@@ -1,0 +1,246 @@
+"""What every destination must do, as a pytest class to subclass. See ``docs/how-to/write-a-destination.md``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import pytest
+
+from airflow_reverse_etl.errors import CredentialsError, UnreachableError
+from airflow_reverse_etl.sync.ports import Destination
+from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome
+from airflow_reverse_etl.testing.fakes import CountingLimiter
+
+#: Text that goes wrong where quoting, escaping or encoding is wrong.
+STRANGE_TEXT = 'Zoë O\'Neil "Zed"; -- =1+1, {{ x }} %s \\ \n\t 漢字 🚀'
+
+
+class Remote(Protocol):
+    """The far side of the destination under test: a fake service, a database, a folder.
+
+    The rest are optional, each a method to add where the remote can do it; the tests of what it cannot do are skipped:
+
+    * ``bad()`` → a record that the remote refuses;
+    * ``throttle(times, seconds)``: tell the next so many requests to come back after so many seconds;
+    * ``lose_answer()``: carry out the next request, and do not answer it;
+    * ``revoke()``: refuse the credentials from now on;
+    * ``async stop()``: be unreachable from now on.
+    """
+
+    def create(self, mode: str) -> Destination:
+        """A destination, not opened, of a sync with this mode and the fields ``id`` and ``name``, matched on ``id``."""
+
+    async def stored(self) -> Mapping[str, str | None]:
+        """What the remote holds now: id → name."""
+
+
+class DestinationConformance:
+    """Subclass it, name the subclass ``Test…``, and give it a fixture ``remote``. Needs pytest-asyncio.
+
+    Every test sends batches straight to the destination, as the engine would, and looks at the receipts and at what
+    the remote holds afterwards.
+    """
+
+    @pytest.fixture
+    def remote(self) -> Remote:
+        raise NotImplementedError("give the test class a fixture 'remote'")
+
+    @pytest.fixture
+    async def opened(self, remote: Remote) -> Any:
+        """Makes opened destinations, and closes them: ``await opened("upsert")``."""
+        async with AsyncExitStack() as stack:
+
+            async def make(mode: str, limiter: CountingLimiter | None = None) -> Destination:
+                destination = remote.create(mode)
+                await destination.open(limiter or CountingLimiter())
+                stack.push_async_callback(destination.close)
+                return destination
+
+            yield make
+
+    @staticmethod
+    def record(key: str, name: str | None = "Ada") -> dict[str, Any]:
+        """A record. Override it where the destination wants another shape."""
+        return {"id": key, "name": name}
+
+    def batch(self, operation: Operation, names: Mapping[str, str | None], *, first: int = 1) -> Batch:
+        """A batch of the rows ``id → name``."""
+        keys = list(names)
+        records = [{"id": key} if operation is Operation.DELETE else self.record(key, names[key]) for key in keys]
+        return Batch(operation, range(first, first + len(keys)), keys, records, "run-1")
+
+    async def test_every_row_of_an_upsert_is_accepted_and_stored(self, remote: Remote, opened: Any) -> None:
+        destination = await opened("upsert")
+        names = {str(number): f"name {number}" for number in range(min(7, destination.capabilities.max_batch_rows))}
+        receipts = await destination.send(self.batch(Operation.UPSERT, names))
+        assert all(receipts.of(key).outcome is Outcome.ACCEPTED for key in names)
+        assert await remote.stored() == names
+
+    async def test_an_idempotent_batch_sent_twice_has_the_result_of_once(self, remote: Remote, opened: Any) -> None:
+        destination = await opened("upsert")
+        assert Operation.UPSERT in destination.capabilities.idempotent
+        for _ in range(2):
+            receipts = await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
+            assert receipts.of("1").outcome is Outcome.ACCEPTED
+        assert await remote.stored() == {"1": "Ada"}
+
+    async def test_a_second_upsert_replaces_the_values(self, remote: Remote, opened: Any) -> None:
+        destination = await opened("upsert")
+        await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
+        await destination.send(self.batch(Operation.UPSERT, {"1": "Grace"}, first=2))
+        assert await remote.stored() == {"1": "Grace"}
+
+    async def test_null_is_stored_as_null(self, remote: Remote, opened: Any) -> None:
+        destination = await opened("upsert")
+        await destination.send(self.batch(Operation.UPSERT, {"1": None}))
+        assert await remote.stored() == {"1": None}
+
+    async def test_text_arrives_unchanged(self, remote: Remote, opened: Any) -> None:
+        destination = await opened("upsert")
+        receipts = await destination.send(self.batch(Operation.UPSERT, {"1": STRANGE_TEXT}))
+        assert receipts.of("1").outcome is Outcome.ACCEPTED
+        assert await remote.stored() == {"1": STRANGE_TEXT}
+
+    async def test_insert_stores_new_rows(self, remote: Remote, opened: Any) -> None:
+        destination = remote.create("upsert")
+        if Operation.INSERT not in destination.capabilities.operations:
+            pytest.skip("the destination cannot insert")
+        destination = await opened("insert")
+        receipts = await destination.send(self.batch(Operation.INSERT, {"1": "Ada"}))
+        assert receipts.of("1").outcome is Outcome.ACCEPTED
+        assert await remote.stored() == {"1": "Ada"}
+
+    async def test_an_update_changes_known_rows_and_skips_unknown_ones(self, remote: Remote, opened: Any) -> None:
+        destination = remote.create("upsert")
+        if Operation.UPDATE not in destination.capabilities.operations:
+            pytest.skip("the destination cannot update")
+        await (await opened("upsert")).send(self.batch(Operation.UPSERT, {"1": "Ada"}))
+        destination = await opened("update")
+        outcomes = {}
+        for key in ("1", "2"):
+            receipts = await destination.send(self.batch(Operation.UPDATE, {key: "Grace"}))
+            outcomes[key] = receipts.of(key).outcome
+        assert outcomes == {"1": Outcome.ACCEPTED, "2": Outcome.SKIPPED}
+        assert await remote.stored() == {"1": "Grace"}
+
+    async def test_a_delete_removes_rows_and_may_be_repeated(self, remote: Remote, opened: Any) -> None:
+        destination = remote.create("upsert")
+        if Operation.DELETE not in destination.capabilities.operations:
+            pytest.skip("the destination cannot delete")
+        destination = await opened("mirror")
+        for key in ("1", "2"):
+            await destination.send(self.batch(Operation.UPSERT, {key: "Ada"}))
+        for _ in range(2):
+            receipts = await destination.send(self.batch(Operation.DELETE, {"1": None}, first=3))
+            assert receipts.of("1").outcome is Outcome.ACCEPTED
+        assert await remote.stored() == {"2": "Ada"}
+
+    async def test_batches_may_be_sent_at_the_same_time(self, remote: Remote, opened: Any) -> None:
+        destination = await opened("upsert")
+        pending = {number: self.batch(Operation.UPSERT, {str(number): "Ada"}, first=number) for number in range(1, 9)}
+        while pending:  # a database may ask to send some of them again
+            answers = await asyncio.gather(*map(destination.send, pending.values()))
+            outcomes = {
+                number: receipts.of(str(number)).outcome for number, receipts in zip(pending, answers, strict=True)
+            }
+            assert set(outcomes.values()) <= {Outcome.ACCEPTED, Outcome.RETRYABLE}
+            assert Outcome.ACCEPTED in outcomes.values()
+            pending = {number: pending[number] for number in pending if outcomes[number] is Outcome.RETRYABLE}
+        assert await remote.stored() == {str(number): "Ada" for number in range(1, 9)}
+
+    async def test_the_limiter_is_asked_for_every_request(self, opened: Any) -> None:
+        limiter = CountingLimiter()
+        destination = await opened("upsert", limiter)
+        receipts = await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
+        assert receipts.requests == limiter.count > 0
+
+    async def test_a_bad_row_is_found_and_holds_back_no_other(self, remote: Remote, opened: Any) -> None:
+        bad = self._optional(remote, "bad")()
+        destination = await opened("upsert")
+        batch = Batch(
+            Operation.UPSERT, [1, 2, 3], ["1", "bad", "3"], [self.record("1"), bad, self.record("3")], "run-1"
+        )
+        found = dict(await _settle(destination, batch))
+        assert {key: receipt.outcome for key, receipt in found.items()} == {
+            "1": Outcome.ACCEPTED,
+            "bad": Outcome.REJECTED,
+            "3": Outcome.ACCEPTED,
+        }
+        assert found["bad"].code
+        assert await remote.stored() == {"1": "Ada", "3": "Ada"}
+
+    async def test_a_refused_batch_has_written_nothing(self, remote: Remote, opened: Any) -> None:
+        bad = self._optional(remote, "bad")()
+        destination = await opened("upsert")
+        if destination.capabilities.max_batch_rows == 1:
+            pytest.skip("there are no batches")
+        batch = Batch(Operation.UPSERT, [1, 2], ["1", "bad"], [self.record("1"), bad], "run-1")
+        receipts = await destination.send(batch)
+        assert bool(await remote.stored()) is not receipts.refused_whole
+
+    async def test_messages_have_no_values(self, remote: Remote, opened: Any) -> None:
+        bad = self._optional(remote, "bad")()
+        destination = await opened("upsert")
+        receipts = await destination.send(Batch(Operation.UPSERT, [1], ["bad"], [bad], "run-1"))
+        receipt = receipts.of("bad")
+        values = [str(value) for value in bad.values() if value is not None and len(str(value)) > 2]
+        assert not any(value in receipt.code + receipt.message for value in values)
+        assert len(receipt.message) <= 500
+
+    async def test_a_throttled_batch_is_retryable_and_says_when(self, remote: Remote, opened: Any) -> None:
+        self._optional(remote, "throttle")(1, 3)
+        destination = await opened("upsert")
+        batch = self.batch(Operation.UPSERT, {"1": "Ada"})
+        receipts = await destination.send(batch)
+        assert (receipts.of("1").outcome, receipts.retry_after) == (Outcome.RETRYABLE, 3)
+        assert await remote.stored() == {}
+        assert (await destination.send(batch)).of("1").outcome is Outcome.ACCEPTED
+
+    async def test_a_lost_answer_is_unknown(self, remote: Remote, opened: Any) -> None:
+        self._optional(remote, "lose_answer")()
+        destination = await opened("upsert")
+        batch = self.batch(Operation.UPSERT, {"1": "Ada"})
+        assert (await destination.send(batch)).of("1").outcome is Outcome.UNKNOWN
+        assert (await destination.send(batch)).of("1").outcome is Outcome.ACCEPTED
+        assert await remote.stored() == {"1": "Ada"}
+
+    async def test_refused_credentials_stop_the_load(self, remote: Remote, opened: Any) -> None:
+        self._optional(remote, "revoke")()
+        with pytest.raises(CredentialsError) as caught:
+            await (await opened("upsert")).send(self.batch(Operation.UPSERT, {"1": "Ada Lovelace"}))
+        assert "Ada Lovelace" not in str(caught.value)
+        assert caught.value.todo
+
+    async def test_a_remote_out_of_reach_leaves_rows_retryable(self, remote: Remote, opened: Any) -> None:
+        stop = self._optional(remote, "stop")
+        await stop()
+        try:
+            destination = await opened("upsert")
+        except UnreachableError:
+            return
+        receipts = await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
+        assert receipts.of("1").outcome is Outcome.RETRYABLE
+
+    async def test_closing_twice_is_harmless(self, opened: Any) -> None:
+        destination = await opened("upsert")
+        await destination.close()
+        await destination.close()
+
+    @staticmethod
+    def _optional(remote: Remote, name: str) -> Any:
+        if (method := getattr(remote, name, None)) is None:
+            pytest.skip(f"the remote has no {name}()")
+        return method
+
+
+async def _settle(destination: Destination, batch: Batch) -> list[tuple[str, Any]]:
+    """What the engine does: split batches that are refused as a whole, send rows again that may be."""
+    receipts = await destination.send(batch)
+    if receipts.refused_whole and len(batch) > 1:
+        middle = len(batch) // 2
+        first = await _settle(destination, batch.only(range(middle)))
+        return first + await _settle(destination, batch.only(range(middle, len(batch))))
+    return [(key, receipts.of(key)) for key in batch.keys]

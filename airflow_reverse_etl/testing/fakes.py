@@ -1,0 +1,225 @@
+"""Fakes for tests of syncs, engines and destinations: a clock, an observer, a warehouse, a destination with dials."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.errors import ModelNotFoundError
+from airflow_reverse_etl.sync.ports import Capabilities, Column, Limiter
+from airflow_reverse_etl.sync.receipts import ACCEPTED, Batch, Operation, Outcome, Receipt, Receipts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class FrozenClock:
+    """Time that moves only when somebody sleeps, and then at once.
+
+    ``slept`` has every sleep, in seconds, in order.
+    """
+
+    def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._start = now
+        self._elapsed = 0.0
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass without a sleep."""
+        self._elapsed += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self._elapsed += max(0.0, seconds)
+        await asyncio.sleep(0)
+
+
+class RecordingObserver:
+    """Keeps every event as (name, facts)."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def event(self, name: str, **facts: Any) -> None:
+        self.events.append((name, facts))
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The facts of every event of this name."""
+        return [facts for found, facts in self.events if found == name]
+
+
+class CountingLimiter:
+    """Lets everything pass, and counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def acquire(self) -> None:
+        self.count += 1
+
+
+class MemoryWarehouse:
+    """A warehouse whose tables are lists of rows. Queries are run by DuckDB, so any SELECT in its dialect works.
+
+    >>> warehouse = MemoryWarehouse({"customers": [{"id": 1, "name": "Ada"}]})
+    >>> warehouse.read("select upper(name) as name from customers").read_all().to_pylist()
+    [{'name': 'ADA'}]
+    """
+
+    dialect = "duckdb"
+
+    def __init__(self, tables: Mapping[str, Sequence[Mapping[str, Any]] | pa.Table]) -> None:
+        import duckdb
+
+        self._database = duckdb.connect()
+        for name, rows in tables.items():
+            self.set(name, rows)
+
+    def set(self, name: str, rows: Sequence[Mapping[str, Any]] | pa.Table) -> None:
+        """Replace a table. Without rows a table cannot have columns: give a ``pyarrow.Table`` then."""
+        import pyarrow as pa
+
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
+        self._database.register("_rows", table)
+        self._database.execute(f'create or replace table "{name}" as select * from _rows')  # noqa: S608 - a test's name
+        self._database.unregister("_rows")
+
+    def columns(self, query: str) -> Sequence[Column]:
+        import duckdb
+
+        try:
+            found = self._database.cursor().execute(f"describe {query}").fetchall()
+        except (duckdb.CatalogException, duckdb.BinderException) as error:
+            raise ModelNotFoundError(str(error).splitlines()[0], todo="correct the query") from None
+        return [Column(row[0], row[1]) for row in found]
+
+    def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
+        return self._database.cursor().execute(query).to_arrow_reader(batch_rows)
+
+    def close(self) -> None:
+        """Nothing: a memory warehouse may be used by several runs."""
+
+
+class CrashError(Exception):
+    """What a fake raises where a dial says that the process dies."""
+
+
+@dataclass(slots=True)
+class Dials:
+    """How a fake fails, exactly. Requests are numbered from 1 in the order of their arrival.
+
+    :param reject: keys of rows that are refused, each on its own.
+    :param refuse: a batch of several rows that has one of these is refused as a whole, nothing written; alone, such
+        a row is rejected.
+    :param throttle: the first so many requests are told to come back after ``retry_after`` seconds.
+    :param unsent: requests that never leave, for want of a connection.
+    :param lose_request: requests that are lost, with nothing written and no answer.
+    :param lose_answer: requests that are carried out, and their answer is lost.
+    :param crash: requests that are carried out, and then the process dies.
+    :param latency: seconds that an answer takes.
+    """
+
+    reject: Collection[str] = ()
+    refuse: Collection[str] = ()
+    throttle: int = 0
+    retry_after: float = 2.0
+    unsent: Collection[int] = ()
+    lose_request: Collection[int] = ()
+    lose_answer: Collection[int] = ()
+    crash: Collection[int] = ()
+    latency: float = 0.0
+
+
+@dataclass(slots=True)
+class Table:
+    """What a fake destination holds.
+
+    :param rows: key → record.
+    :param writes: every write that took place, in order: a repeated one is there twice.
+    """
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    writes: list[tuple[Operation, str]] = field(default_factory=list)
+
+    def write(self, operation: Operation, key: str, record: Mapping[str, Any]) -> bool:
+        """Carry out one write; False where there is no such row."""
+        if operation is Operation.UPDATE and key not in self.rows:
+            return False
+        self.writes.append((operation, key))
+        if operation is Operation.DELETE:
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = {**self.rows.get(key, {}), **record}
+        return True
+
+    def repeated(self) -> Iterable[tuple[Operation, str]]:
+        """The writes that took place more than once."""
+        return {write for write in self.writes if self.writes.count(write) > 1}
+
+
+class FakeDestination:
+    """A destination in memory whose failures are set by :class:`Dials`.
+
+    ``batches`` has every batch that was sent, whatever became of it; ``table`` what was written, by the batch's keys.
+    Keep the object to look at it, and to run the next sync into it; it can be opened any number of times.
+    """
+
+    def __init__(self, dials: Dials | None = None, *, capabilities: Capabilities | None = None) -> None:
+        self.dials = dials or Dials()
+        self.capabilities = capabilities or Capabilities(operations=frozenset(Operation))
+        self.table = Table()
+        self.batches: list[Batch] = []
+        self.opened = self.closed = 0
+        self._throttled = 0
+        self._limiter: Limiter = CountingLimiter()
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Key → record, as the destination holds them now."""
+        return self.table.rows
+
+    async def open(self, limiter: Limiter) -> None:
+        self.opened += 1
+        self._limiter = limiter
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    async def send(self, batch: Batch) -> Receipts:
+        await self._limiter.acquire()
+        self.batches.append(batch)
+        number, dials = len(self.batches), self.dials
+        if dials.latency:
+            await asyncio.sleep(dials.latency)
+        if self._throttled < dials.throttle:
+            self._throttled += 1
+            return Receipts(Receipt(Outcome.RETRYABLE, "429", "too many requests"), retry_after=dials.retry_after)
+        if number in dials.unsent:
+            return Receipts(Receipt(Outcome.RETRYABLE, "not_connected", "no connection"))
+        if number in dials.lose_request:
+            return Receipts(Receipt(Outcome.UNKNOWN, "timeout", "no answer"))
+        if any(key in dials.refuse for key in batch.keys):
+            receipt = Receipt(Outcome.REJECTED, "refused", "some row is not acceptable")
+            return Receipts(receipt, refused_whole=len(batch) > 1)
+        exceptions = dict(self._write(batch))
+        if number in dials.crash:
+            raise CrashError(f"the process dies during request {number}")
+        if number in dials.lose_answer:
+            return Receipts(Receipt(Outcome.UNKNOWN, "timeout", "no answer"))
+        return Receipts(ACCEPTED, exceptions)
+
+    def _write(self, batch: Batch) -> Iterable[tuple[str, Receipt]]:
+        for key, record in zip(batch.keys, batch.records, strict=True):
+            if key in self.dials.reject:
+                yield key, Receipt(Outcome.REJECTED, "rejected", "the row is not acceptable")
+            elif not self.table.write(batch.operation, key, record):
+                yield key, Receipt(Outcome.SKIPPED, "not_found", "there is no such row")
