@@ -1,0 +1,1 @@
+"""Git and dbt: repositories, projects, and what their artifacts say."""

@@ -1,0 +1,1 @@
+"""Where rows go: the shared drivers, and a small module for each type."""

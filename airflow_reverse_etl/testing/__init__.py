@@ -1,0 +1,1 @@
+"""For users' own tests and destinations: fakes with failure dials, and conformance suites."""

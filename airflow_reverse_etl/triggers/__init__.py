@@ -1,0 +1,1 @@
+"""Triggers: the waiting, outside of a worker."""

@@ -1,0 +1,1 @@
+"""Where models are: readers that yield Arrow batches."""
