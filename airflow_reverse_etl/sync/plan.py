@@ -1,0 +1,386 @@
+"""The plan statement: which rows of the model does the destination not have yet? Pure: SQL text in, SQL text out.
+
+Built once for a sync, in the dialect of the planner that runs it, over these relations::
+
+    extracted    the columns that the sync uses, as c0 … cn                       extract, in the source's dialect
+    mapped       k0 …, the key; f0 …, the mapped values; r0 …, what templates read  mapped
+    model        values, row_key, identifiers, key_hi, key_lo, fingerprint        model, given the types of mapped
+    snapshot     key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
+    candidates   every row that may be a change, and what was ``found``           compare, one pass over the model
+    repeated     keys of several candidates                                       repeated
+    rejections   key_hi, key_lo, fingerprint, attempts, first_seen                rejected rows of earlier runs
+    quarantined  those of them that are not tried again                           quarantined
+    the plan     candidates, and the ``change`` that each of them is              classify
+
+``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (null or repeated key), ``skipped`` (quarantined),
+``forgotten`` (leaves the snapshot without the destination being asked), ``ignored``.
+
+``compare`` reads the model once, so it can be a stream, and finds repeated keys only among the candidates. A repeated
+key whose rows all equal the snapshot is not among them; :func:`surplus` tells that there is one, and then the
+comparison must run again over a stored model, with ``repeated`` made from the whole of it (``compare_repeated``).
+
+A key's hash and a row's fingerprint are digests of the *text forms* of values, see
+:mod:`airflow_reverse_etl.sync.dialects`. Fingerprints take the mapped values in the order of the destination fields'
+names, and the names, constants and templates themselves: the order of the mapping makes no difference, and a column
+that is not mapped neither.
+"""
+
+# ruff: noqa: S608 - building SQL is what this module does; names are quoted, constants are literals
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
+from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
+from airflow_reverse_etl.sync.mapping import template_columns
+from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField, nearest
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+#: Which found rows a mode sends.
+_SENT = {
+    "upsert": {"added", "changed"},
+    "insert": {"added"},
+    "update": {"added", "changed"},
+    "mirror": {"added", "changed", "removed"},
+    "append": {"added"},
+    "delete": {"added"},
+}
+
+#: The fingerprint of a removal: no digest is negative.
+REMOVED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStatement:
+    """The parts of the plan statement. ``extract`` is in the source's dialect, all else in the planner's.
+
+    :param values: columns that go into the change set: ``f0 …`` and ``r0 …``.
+    :param keys: ``k0 …``; empty where the sync has no key.
+    """
+
+    sync: Sync
+    dialect: Dialect
+    extract: str
+    mapped: str
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    _identifiers: Mapping[str, Any] | None
+    _has_snapshot: bool
+
+    def model(self, types: Mapping[str, str]) -> str:
+        """The model with its hashes. ``types``: of the columns of ``mapped``, in the planner's own words."""
+        texts = {name: self.dialect.text(name, data_type) for name, data_type in types.items()}
+        string = self.dialect.string
+        names = ", ".join(self.values)
+        identifiers = self.dialect.json_record(self._identifiers) if self._identifiers else "NULL"
+        columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
+        if not self.keys:
+            hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in ("key_hi", "key_lo", "fingerprint"))
+            return f"SELECT {columns.format(key='NULL')}, {hashes}, 1 AS present FROM mapped"
+        key = [texts[name] for name in self.keys]
+        row = self.dialect.prefix_code([literal(self._shape(), self.dialect.name), *self._mapped(texts)])
+        high, low = self.dialect.high, self.dialect.low
+        hashes = (
+            f"{high.format(h='key_digest')} AS key_hi, {low.format(h='key_digest')} AS key_lo,"
+            f" {low.format(h='row_digest')} AS fingerprint"
+        )
+        return (
+            f"SELECT {names}, row_key, identifiers, {hashes}, 1 AS present FROM ("
+            f"SELECT {columns.format(key=key[0] if len(key) == 1 else self.dialect.json_array(key))},"
+            f" {self._key_digest(key)} AS key_digest, {self.dialect.digest.format(x=row)} AS row_digest"
+            " FROM mapped) AS digests"
+        )
+
+    @property
+    def compare(self) -> str:
+        """The candidates, in one pass over ``model``."""
+        return self._compare("")
+
+    @property
+    def compare_repeated(self) -> str:
+        """The candidates and, whatever the snapshot says of them, all rows of the keys in ``repeated``."""
+        return self._compare("repeated")
+
+    @staticmethod
+    def repeated(relation: str) -> str:
+        """The keys of several rows of ``candidates`` or ``model``."""
+        return (
+            f"SELECT key_hi, key_lo FROM {relation} WHERE present = 1 AND key_hi IS NOT NULL"
+            " GROUP BY key_hi, key_lo HAVING COUNT(*) > 1"
+        )
+
+    def quarantined(self, now: datetime) -> str:
+        """The rejected rows that are not tried again as they are: too often, or for too long."""
+        oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
+        return (
+            "SELECT key_hi, key_lo, fingerprint FROM rejections"
+            f" WHERE attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP)"
+        )
+
+    @property
+    def classify(self) -> str:
+        """The plan."""
+        sent = _SENT[self.sync.mode]
+        gone = "'ignored'"
+        if "removed" in sent:  # without identifiers, from before the sync was a mirror, nothing can be deleted
+            gone = "WHEN c.identifiers IS NULL THEN 'forgotten' WHEN q.key_hi IS NULL THEN 'removed' ELSE 'skipped'"
+            gone = f"CASE {gone} END"
+        elif self.sync.mode == "delete":  # a key that comes back is to be deleted again
+            gone = "'forgotten'"
+        unsent = " WHEN c.found = 'changed' THEN 'ignored'"
+        joined = (
+            " LEFT JOIN repeated AS d ON c.key_hi = d.key_hi AND c.key_lo = d.key_lo"
+            " LEFT JOIN quarantined AS q"
+            " ON c.key_hi = q.key_hi AND c.key_lo = q.key_lo AND c.fingerprint = q.fingerprint"
+        )
+        return (
+            "SELECT c.*, CASE WHEN c.found = 'null' OR d.key_hi IS NOT NULL THEN 'invalid'"
+            f" WHEN c.found = 'gone' THEN {gone}"
+            f"{'' if 'changed' in sent else unsent} WHEN q.key_hi IS NOT NULL THEN 'skipped' ELSE c.found END AS change"
+            f" FROM candidates AS c{joined}"
+        )
+
+    def _compare(self, repeated: str) -> str:
+        columns = ", ".join(f"m.{name}" for name in self.values)
+        if not self._has_snapshot:
+            found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
+            return (
+                f"SELECT {columns}, m.row_key, m.identifiers, m.key_hi, m.key_lo, m.fingerprint, m.present,"
+                f" {found} AS found FROM model AS m"
+            )
+        differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
+        if self._identifiers:  # what was recorded before the sync was a mirror
+            differs.append("s.identifiers IS NULL")
+        join = "FULL JOIN snapshot AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
+        if repeated:
+            join += f" LEFT JOIN {repeated} AS d ON m.key_hi = d.key_hi AND m.key_lo = d.key_lo"
+            differs.append("d.key_hi IS NOT NULL")
+        return (
+            f"SELECT {columns}, COALESCE(m.row_key, s.row_key) AS row_key,"
+            " COALESCE(m.identifiers, s.identifiers) AS identifiers,"
+            " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"
+            f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present,"
+            " CASE WHEN m.present IS NULL THEN 'gone' WHEN m.key_hi IS NULL THEN 'null'"
+            " WHEN s.key_hi IS NULL THEN 'added' ELSE 'changed' END AS found"
+            f" FROM model AS m {join} WHERE {' OR '.join(differs)}"
+        )
+
+    def _key_digest(self, texts: Sequence[str]) -> str:
+        """NULL where any part of the key is."""
+        digest = self.dialect.digest.format(x=self.dialect.prefix_code(texts))
+        nulls = " OR ".join(f"{name} IS NULL" for name in self.keys)
+        return f"CASE WHEN {nulls} THEN NULL ELSE {digest} END"
+
+    def _mapped(self, texts: Mapping[str, str]) -> list[str]:
+        """Texts of the mapped values by name of the field, then of what templates read."""
+        fields = sorted((name, at) for at, (name, field) in enumerate(self.sync.mapping.items()) if not _fixed(field))
+        read = [texts[name] for name in self.values if name.startswith("r")]
+        return [*(texts[f"f{at}"] for _, at in fields), *read]
+
+    def _shape(self) -> str:
+        """What of the mapping is the same for every row."""
+        shape = {name: _shape_of(field) for name, field in self.sync.mapping.items()}
+        return hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) -> int:
+    """How many rows of the model, beyond the first, share a key that is in the snapshot.
+
+    Every row of the model matched a row of the snapshot, or is ``added`` or ``null``; every row of the snapshot was
+    matched, or is ``gone``. More matches than matched rows of the snapshot means repeated keys.
+    """
+    matches = model_rows - found.get("added", 0) - found.get("null", 0)
+    return matches - (snapshot_rows - found.get("gone", 0))
+
+
+def plan_statement(
+    sync: Sync, *, query: str, primary_key: Sequence[str], columns: Sequence[Column], source: str, planner: str
+) -> PlanStatement:
+    """Build the plan statement of a sync.
+
+    :param query: the model as one SELECT in the dialect ``source``.
+    :param columns: what the query has.
+    :param planner: the dialect that the statement is run in.
+    :raises ModelNotFoundError: naming every column that the sync uses and the model lacks.
+    :raises SpecError: the query is not one SELECT, an expression cannot be used, or a key is needed and missing.
+    """
+    if not primary_key and sync.mode != "append":
+        raise SpecError(
+            f"mode {sync.mode} needs a primary key, and neither the sync nor dbt names one",
+            todo="set primary_key in the sync, or declare it in dbt (a constraint, or unique and not_null tests)",
+            sync=sync.name,
+        )
+    body = _single_select(query, source, sync)
+    dialect = DIALECTS[planner]
+    used = _Used(columns)
+    keys = [used.column(name) for name in primary_key]
+    fields = [_field(name, field, used, source=source, planner=dialect) for name, field in sync.mapping.items()]
+    read = [used.column(name) for name in template_columns(sync)]
+    used.check(sync)
+    targets = {f"k{at}": sql for at, sql in enumerate(keys)} | {f"f{at}": sql for at, sql in enumerate(fields)}
+    targets |= {f"r{at}": sql for at, sql in enumerate(read)}
+    # a model of which no column is used (constants only) still has rows
+    extracted = ", ".join(f"{quoted(name, source)} AS {alias}" for name, alias in used.found.items()) or "1 AS c0"
+    return PlanStatement(
+        sync=sync,
+        dialect=dialect,
+        extract=f"SELECT {extracted} FROM (\n{body}\n) AS model",
+        mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
+        keys=tuple(name for name in targets if name.startswith("k")),
+        values=tuple(name for name in targets if not name.startswith("k")),
+        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), fields)
+        if sync.mode == "mirror"
+        else None,
+        _has_snapshot=sync.mode != "append",
+    )
+
+
+class _Used:
+    """Resolves names to columns of the model, each extracted once as ``c0``, ``c1`` …; gathers problems."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = [column.name for column in columns]
+        self.found: dict[str, str] = {}
+        self.missing: list[str] = []
+        self.problems: list[str] = []
+
+    def column(self, name: str) -> str:
+        """Exact name first, else the only one that differs in case alone."""
+        near = [known for known in self._columns if known.lower() == name.lower()]
+        if name in self._columns or len(near) == 1:
+            return self.found.setdefault(name if name in self._columns else near[0], f"c{len(self.found)}")
+        text = f"{name!r} (which of {', '.join(near)}?)" if near else f"{name!r}{nearest(name, self._columns)}"
+        if text not in self.missing:
+            self.missing.append(text)
+        return "NULL"
+
+    def check(self, sync: Sync) -> None:
+        if self.missing:
+            raise ModelNotFoundError(
+                f"the model lacks {len(self.missing)} of the columns that the sync uses: {', '.join(self.missing)}",
+                todo="correct the names in the sync, or add the columns to the model and build it",
+                model=sync.model if isinstance(sync.model, str) else None,
+                sync=sync.name,
+            )
+        if self.problems:
+            raise SpecError(
+                "the sync's expressions cannot be used",
+                problems=tuple(self.problems),
+                todo="correct them",
+                sync=sync.name,
+            )
+
+
+def _single_select(query: str, source: str, sync: Sync) -> str:
+    """The query without a closing semicolon. Anything that is not one SELECT would change what the statement means."""
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    try:
+        tokens = sqlglot.tokenize(query, read=source)
+    except SqlglotError as error:
+        tokens, reason = [], str(error).splitlines()[0]
+    else:
+        reason = "it is empty" if not tokens else "it is not a SELECT"
+    kinds = [token.token_type.name for token in tokens]
+    ends = [at for at, kind in enumerate(kinds) if kind == "SEMICOLON"]
+    last = ends[0] if ends else len(tokens)
+    if len(ends) < len(kinds) - last:
+        reason = "it has several statements"
+    elif last and kinds[0] in {"SELECT", "WITH", "L_PAREN", "VALUES", "FROM"} and _balanced(kinds[:last]):
+        return query[: tokens[last].start] if ends else query
+    raise SpecError(f"the model's query cannot be used: {reason}", todo="give one SELECT statement", sync=sync.name)
+
+
+def _balanced(kinds: Sequence[str]) -> bool:
+    """No parenthesis closes what the query did not open."""
+    depths = list(accumulate({"L_PAREN": 1, "R_PAREN": -1}.get(kind, 0) for kind in kinds))
+    return min(depths) >= 0 and depths[-1] == 0
+
+
+def _fixed(field: object) -> bool:
+    return isinstance(field, ValueField | TemplateField)
+
+
+def _shape_of(field: object) -> Any:
+    if isinstance(field, ValueField):
+        return {"value": field.value}
+    return {"template": field.template} if isinstance(field, TemplateField) else None
+
+
+def _field(name: str, field: object, used: _Used, *, source: str, planner: Dialect) -> str:
+    """The planner's SQL for a mapped field over ``extracted``; NULL for what is not a column's business."""
+    if isinstance(field, str):
+        return used.column(field)
+    if isinstance(field, SqlField):
+        return _expression(f"mapping.{name}.sql", field.sql, used, source=source, planner=planner.name)
+    return f"CAST(NULL AS {planner.string})"
+
+
+def _expression(where: str, text: str, used: _Used, *, source: str, planner: str) -> str:
+    """An expression over the model's columns, from the source's dialect to the planner's."""
+    import sqlglot
+    from sqlglot import exp
+    from sqlglot.errors import SqlglotError
+
+    try:
+        select = sqlglot.parse_one(f"SELECT (\n{text}\n)", read=source)
+        [expression] = select.expressions
+    except (SqlglotError, ValueError, AttributeError):
+        used.problems.append(f"{where}: not an expression in the SQL of {source}")
+        return "NULL"
+    forbidden = expression.find(exp.Query, exp.AggFunc, exp.Window, exp.Star, exp.Alias)
+    if (
+        set(select.args) - {"expressions", "kind", "hint", "distinct"} & {k for k, v in select.args.items() if v}
+        or forbidden
+    ):
+        used.problems.append(
+            f"{where}: must be an expression over the columns of one row, without aggregates and queries"
+        )
+        return "NULL"
+    resolved = expression.transform(lambda node: _resolve(node, used) if isinstance(node, exp.Column) else node)
+    return str(resolved.sql(dialect=planner))
+
+
+def _resolve(column: exp.Column, used: _Used) -> exp.Expression:
+    """``a`` is a column, ``a.b`` a field of a column."""
+    from sqlglot import exp
+
+    first, *rest = column.parts
+    resolved = exp.column(used.column(first.name))
+    return exp.Dot.build([resolved, *(part.copy() for part in rest)]) if rest else resolved
+
+
+def _identifiers(sync: Sync, keys: Mapping[str, str], fields: Sequence[str]) -> dict[str, Any] | None:
+    """What a delete needs to name a row: the fields in ``match_on``, and those that map a key column.
+
+    Nested as records are. Where neither gives any field, the key columns under their own names.
+    """
+    if sync.mode != "mirror":
+        return None
+    record: dict[str, Any] = {}
+    for at, (name, field) in enumerate(sync.mapping.items()):
+        if name not in sync.destination.match_on and (fields[at] not in keys.values() or _fixed(field)):
+            continue
+        if isinstance(field, TemplateField) or (isinstance(field, ValueField) and isinstance(field.value, dict | list)):
+            raise SpecError(
+                f"destination.match_on names {name}, which cannot be known of a row that is gone",
+                todo="match on a column, an expression or a plain constant in mode mirror",
+                sync=sync.name,
+            )
+        *parents, leaf = name.split(".")
+        level = record
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[leaf] = f"f{at}" if not isinstance(field, ValueField) else literal(field.value, "duckdb")
+    return record or {column: f"k{at}" for at, column in enumerate(keys)}
