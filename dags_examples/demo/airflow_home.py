@@ -1,0 +1,127 @@
+"""An Airflow of the demo's own: its folder, its environment, and runs of a DAG that can be watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+#: Seconds after which a command is taken to hang.
+PATIENCE = 300
+
+
+class DemoError(Exception):
+    """What went wrong, for the person who watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRun:
+    """A task instance, as Airflow's database has it: its state (None: not started), and what it returned."""
+
+    task_id: str
+    state: str | None
+    result: Any = None
+
+
+class AirflowHome:
+    """Airflow in ``home``, with SQLite and no examples. Its output goes to the file ``log``.
+
+    Uses nothing of an Airflow that the environment may already describe.
+    """
+
+    def __init__(self, home: Path, *, dags: Path, log: Path, connections: Mapping[str, Mapping[str, Any]]) -> None:
+        self.home, self.log = home, log
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        self.environment = {
+            **own,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+            "DBT_SEND_ANONYMOUS_USAGE_STATS": "False",
+            "NO_COLOR": "1",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+            "PYTHONWARNINGS": "ignore",
+            **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(fields) for name, fields in connections.items()},
+        }
+
+    def command(self, *arguments: str) -> Iterator[None]:
+        """Run ``airflow …``; yields a few times a second while it does.
+
+        :raises DemoError: it failed or hangs. No process of it is left.
+        """
+        started = time.monotonic()
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "airflow", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
+        try:
+            while process.poll() is None:
+                if time.monotonic() - started > PATIENCE:
+                    self._fail(f"'airflow {' '.join(arguments)}' did not end within {PATIENCE} seconds")
+                time.sleep(0.2)
+                yield
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.returncode:
+            self._fail(f"'airflow {' '.join(arguments)}' failed")
+
+    def run(self, dag_id: str) -> Iterator[list[TaskRun]]:
+        """Run a DAG once, as ``airflow dags test`` does; yields its tasks again and again until the run has ended.
+
+        :raises DemoError: the run did not succeed.
+        """
+        before = self._latest_run(dag_id)
+        for _ in self.command("dags", "test", dag_id):
+            run_id = self._latest_run(dag_id)
+            if run_id != before:
+                yield self._tasks(dag_id, run_id)
+        run_id = self._latest_run(dag_id)
+        tasks = self._tasks(dag_id, run_id)
+        if run_id == before or any(task.state != "success" for task in tasks):
+            failed = [task.task_id for task in tasks if task.state not in ("success", "upstream_failed")]
+            self._fail(f"the run of {dag_id} failed in: {', '.join(failed) or 'its start'}")
+        yield tasks
+
+    def _latest_run(self, dag_id: str) -> str | None:
+        rows = self._query("select run_id from dag_run where dag_id = ? order by id desc limit 1", dag_id)
+        return rows[0][0] if rows else None
+
+    def _tasks(self, dag_id: str, run_id: str | None) -> list[TaskRun]:
+        rows = self._query(
+            "select t.task_id, t.state, x.value from task_instance t left join xcom x on x.dag_id = t.dag_id"
+            " and x.run_id = t.run_id and x.task_id = t.task_id and x.key = 'return_value'"
+            " where t.dag_id = ? and t.run_id = ?",
+            dag_id,
+            run_id,
+        )
+        return [TaskRun(task_id, state, value and json.loads(value)) for task_id, state, value in rows]
+
+    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
+            return database.execute(sql, values).fetchall()
+
+    def _fail(self, what: str) -> NoReturn:
+        lines = self.log.read_text(errors="replace").splitlines()[-25:]
+        tail = "\n".join(f"  | {line[:200]}" for line in lines)
+        raise DemoError(f"{what}. The last lines of {self.log}:\n{tail}")

@@ -1,0 +1,247 @@
+"""``make demo``: a dbt model in Git reaches a CRM through Airflow, three times, and every claim about it is checked.
+
+Runs ``activate_contacts.py`` in a real Airflow of its own under ``build/demo``: SQLite for its metadata, DuckDB as the
+warehouse, a Git repository with the dbt project, and a CRM as an HTTP server. The first run sends everything. Then a
+commit changes the model, and rows are added, changed and removed; the second run sends just that, but for a row that
+the CRM refuses. The third run sends nothing but that row again.
+
+Leaves no process behind, starts anew each time. Exits with 1 and says why when anything is not as it should be.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from dags_examples.demo.airflow_home import AirflowHome, DemoError  # noqa: E402 - run as a script, from anywhere
+from dags_examples.demo.crm import BLOCKED_DOMAINS  # noqa: E402
+from dags_examples.demo.screen import Step, heading, note, say, table  # noqa: E402
+from dags_examples.demo.shop import Crm, Repository, Warehouse  # noqa: E402
+
+BUILD = ROOT / "build" / "demo"
+LOG = BUILD / "tasks.log"
+Rows = dict[int, tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a run must report, worked out here from the model's rows before and after."""
+
+    added: int
+    changed: int
+    removed: int
+    rejected: int
+
+    @classmethod
+    def of(cls, delivered: Rows, model: Rows) -> Expected:
+        new = model.keys() - delivered.keys()
+        same = model.keys() & delivered.keys()
+        return cls(
+            added=len(new),
+            changed=sum(model[key] != delivered[key] for key in same),
+            removed=len(delivered.keys() - model.keys()),
+            rejected=sum(_refused(model[key]) for key in new),
+        )
+
+    @property
+    def rows(self) -> int:
+        return self.added + self.changed + self.removed
+
+
+def _refused(row: tuple[str, dict[str, Any]]) -> bool:
+    return row[0].rsplit("@")[1] in BLOCKED_DOMAINS
+
+
+def model_rows(warehouse: Warehouse) -> Rows:
+    """The model as the CRM should hold it: key → e-mail address and properties."""
+    (schema,) = warehouse.query("select table_schema from duckdb_tables() where table_name = 'customers'")[-1]
+    found = warehouse.query(
+        f"select customer_id, email, first_name, upper(plan), lifetime_value::double from {schema}.customers"
+    )
+    return {
+        key: (email, {"first_name": name, "plan": plan, "lifetime_value": value, "origin": "warehouse"})
+        for key, email, name, plan, value in found
+    }
+
+
+def main() -> int:
+    started = time.monotonic()
+    shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True)
+    try:
+        demo()
+    except DemoError as error:
+        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    print(f"\n  All as expected, in {time.monotonic() - started:.0f} seconds.")
+    return 0
+
+
+def demo() -> None:
+    heading("A dbt model in Git → a CRM, through Airflow, three times")
+    with Crm.running(BUILD / "crm.sqlite", BUILD / "crm.log") as crm:
+        warehouse = Warehouse(BUILD / "warehouse.duckdb")
+        repository = Repository(BUILD / "repository")
+        airflow = AirflowHome(
+            BUILD / "airflow",
+            dags=ROOT / "dags_examples",
+            log=LOG,
+            connections=_connections(crm, warehouse, repository),
+        )
+        step = Step("airflow")
+        for _ in airflow.command("db", "migrate"):
+            step.tick("airflow")
+        step.done("airflow", "a home and a database of its own, in build/demo")
+        Demo(airflow, crm, warehouse, repository).run()
+
+
+def _connections(crm: Crm, warehouse: Warehouse, repository: Repository) -> dict[str, dict[str, Any]]:
+    return {
+        "git_dbt": {"conn_type": "git", "host": repository.path.as_uri()},
+        "warehouse": {"conn_type": "duckdb", "host": str(warehouse.path)},
+        "crm": {"conn_type": "reverse_etl_http", "host": crm.url, "password": crm.token},
+    }
+
+
+class Demo:
+    """The three runs."""
+
+    def __init__(self, airflow: AirflowHome, crm: Crm, warehouse: Warehouse, repository: Repository) -> None:
+        self._airflow, self._crm = airflow, crm
+        self._warehouse, self._repository = warehouse, repository
+        self._delivered: Rows = {}
+        self._reports: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        heading("Run 1: everything is new")
+        self._run_dag()
+        heading("Run 2: a commit changed the model, and the data changed")
+        self._change()
+        self._run_dag()
+        heading("Run 3: nothing changed")
+        self._run_dag()
+        (BUILD.parent / "demo.json").write_text(json.dumps({"runs": self._reports}, indent=2) + "\n")
+        self._summary()
+
+    def _change(self) -> None:
+        self._warehouse.change()
+        self._repository.edit("models/marts/customers.sql", "sum(amount)", "round(sum(amount))")
+        commit = self._repository.commit("Lifetime value in whole euros")
+        say(
+            f"Commit {commit}: lifetime value in whole euros. Data: 6 customers are new, one of them with an address "
+            "that the CRM blocks; some changed their plan, 3 left."
+        )
+
+    def _run_dag(self) -> None:
+        """Run the DAG once, show it, and compare what it did with what it should have done."""
+        before = self._crm.counts()
+        report = self._watch()
+        got = {name: count - before[name] for name, count in self._crm.counts().items()}
+        model = model_rows(self._warehouse)
+        expected = Expected.of(self._delivered, model)
+        report["throttled"] = got["throttled"]
+        self._reports.append(report)
+        self._check(report, expected, got)
+        self._delivered = {key: row for key, row in model.items() if not _refused(row)}
+        _same("contacts in the CRM", dict(self._delivered.values()), self._crm.contacts())
+
+    def _watch(self) -> dict[str, Any]:
+        """Run the DAG, with a line for each task as it ends; returns the sync's report."""
+        results: dict[str, Any] = {}
+        step = Step("start")
+        for tasks in self._airflow.run("activate_contacts"):
+            found = {task.task_id: task.result for task in tasks if task.state == "success"}
+            for name in [name for name in _DETAILS if name in found and name not in results]:
+                results[name] = found[name]
+                step.done(name, _DETAILS[name](found[name]))
+                step = Step("")
+            step.tick(next((name for name in _DETAILS if name not in results), "end"))
+        report: dict[str, Any] = results["contacts"]
+        for reason in report["errors"]:
+            note(f"{reason['count']} refused with {reason['code']}: {reason['message']}")
+        return report
+
+    def _check(self, report: dict[str, Any], expected: Expected, got: dict[str, int]) -> None:
+        run = f"run {len(self._reports)}, "
+        planned = {"added": expected.added, "changed": expected.changed, "removed": expected.removed, "invalid": 0}
+        _same(f"{run}planned rows", planned, report["planned"])
+        _same(f"{run}accepted rows", expected.rows - expected.rejected, report["accepted"])
+        _same(f"{run}rejected rows", expected.rejected, report["rejected"])
+        _same(f"{run}rows that reached the CRM", expected.rows, got["rows"])
+        _same(f"{run}requests as the CRM counts them", got["requests"], report["requests"])
+        _same(f"{run}codes of refusal", ["BLOCKED_DOMAIN"] * expected.rejected, [e["code"] for e in report["errors"]])
+
+    def _summary(self) -> None:
+        heading("What was sent")
+        table(
+            ["run", "added", "changed", "removed", "accepted", "rejected", "requests", "of these 429"],
+            [
+                [number, *(report["planned"][name] for name in ("added", "changed", "removed"))]
+                + [report[name] for name in ("accepted", "rejected", "requests", "throttled")]
+                for number, report in enumerate(self._reports, 1)
+            ],
+        )
+        contacts = self._crm.contacts()
+        heading(f"What the CRM holds: {len(contacts):,} contacts, each as the model has it")
+        for email in (*list(contacts)[:2], "customer2001@example.com"):
+            properties = ", ".join(f"{name} {value}" for name, value in contacts[email].items())
+            say(f"{email}: {properties}")
+        heading("Where to look next")
+        airflow = f"AIRFLOW_HOME={_short(BUILD / 'airflow')}"
+        for what, where in {
+            "the DAG": "dags_examples/activate_contacts.py",
+            "the sync": "dags_examples/syncs/contacts_to_crm.yaml",
+            "the tasks' log": _short(LOG),
+            "reports of the runs": _short(BUILD.parent / "demo.json"),
+            "the state": f"{_short(BUILD / 'airflow')}/reverse_etl",
+            "these runs in the UI": f"{airflow} {_short(Path(sys.executable))} -m airflow standalone",
+        }.items():
+            say(f"{what:<22}{where}")
+
+
+def _models(output: dict[str, Any]) -> str:
+    return f"{output['models']} models at commit {output['commit'][:7]}"
+
+
+def _dbt_build(output: dict[str, Any]) -> str:
+    return str(output)
+
+
+def _contacts(report: dict[str, Any]) -> str:
+    planned = ", ".join(f"{count:,} {name}" for name, count in report["planned"].items() if count) or "no change"
+    return (
+        f"{planned}: {report['accepted']:,} accepted, {report['rejected']:,} rejected in {report['requests']} requests"
+    )
+
+
+_DETAILS = {"models": _models, "dbt_build": _dbt_build, "contacts": _contacts}
+
+
+def _same(what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise DemoError(f"{what}: expected {_cut(expected)}, found {_cut(found)}. The tasks' log is {_short(LOG)}")
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 300 else f"{text[:300]} …"
+
+
+def _short(path: Path) -> str:
+    """A path as it is typed from the project's folder."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

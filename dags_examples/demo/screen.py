@@ -1,0 +1,64 @@
+"""What the demo prints: steps with their time, tables, and nothing wider than 80 columns."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WIDTH = max(60, min(80, shutil.get_terminal_size((80, 24)).columns))
+_NAME = 10
+_DETAIL = WIDTH - _NAME - 14
+_CLEAR = "\r\033[K"
+
+
+class Step:
+    """One line: ``… name`` while it is under way (on a terminal only), ``✓ name  detail  3.2 s`` once it is done."""
+
+    def __init__(self, name: str) -> None:
+        self._started = time.monotonic()
+        self.tick(name)
+
+    def tick(self, name: str) -> None:
+        """Show what is under way, and for how long."""
+        if sys.stdout.isatty():
+            print(f"{_CLEAR}  … {name:<{_NAME}} {self._seconds:.0f} s", end="", flush=True)
+
+    def done(self, name: str, detail: str) -> None:
+        first, *more = textwrap.wrap(detail, _DETAIL) or [""]
+        clear = _CLEAR if sys.stdout.isatty() else ""
+        print(f"{clear}  ✓ {name:<{_NAME}} {first:<{_DETAIL}} {self._seconds:5.1f} s", flush=True)
+        for line in more:
+            note(line)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+def note(text: str) -> None:
+    """More about the step above."""
+    say(text, indent=" " * (_NAME + 5))
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def say(text: str, *, indent: str = "  ") -> None:
+    print(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent), flush=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Right-aligned columns under their heads; numbers with thousands separators."""
+    texts = [list(head), *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in texts) for column in range(len(head))]
+    for number, line in enumerate(texts):
+        print("  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+        if not number:
+            print("  " + "  ".join("─" * width for width in widths))
