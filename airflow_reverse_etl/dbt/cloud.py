@@ -1,4 +1,4 @@
-"""dbt Cloud: what a run or a webhook delivery says, and which finished run comes next. Pure: no I/O, no clock.
+"""dbt Cloud: its hosts, and what a run or a webhook delivery says. Pure: no I/O, no clock.
 
 Times are aware datetimes of dbt Cloud's own clock. Facts: dbt-labs/dbt-cloud-openapi-spec (v2 runs, v3 webhooks) and
 docs.getdbt.com, "Webhooks for your jobs" and "Access, regions & IP addresses".
@@ -9,22 +9,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from airflow_reverse_etl.errors import ConfigurationError, StateError
+from airflow_reverse_etl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-Consume = Literal["latest", "each"]
-OnFailure = Literal["fail", "wait", "skip"]
-Outcome = Literal["success", "failed", "skipped"]
-
-#: A run is listed again for this long after it finished: lists are not updated in the order of ``finished_at``.
+#: How far clocks may differ and lists lag: a run is listed again for this long after it finished.
 OVERLAP = timedelta(minutes=5)
 
 PERMISSIONS = {
@@ -150,146 +146,6 @@ class CloudRun:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         return cls.from_api({**data, "id": data["run_id"]})
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A run that a consumer took.
-
-    :param claimant: who took it; the same task instance in every try.
-    :param superseded: older successful runs that were passed over with it (``consume="latest"``).
-    """
-
-    claimant: str
-    run: CloudRun
-    outcome: Outcome
-    superseded: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Consumed:
-    """What one consumer has taken from one job. Every change makes a new value, stored under compare-and-set.
-
-    :param claims: oldest first; the last :attr:`KEEP` ones.
-    :param floor: what finished up to here counts as consumed; set when old claims are forgotten.
-    """
-
-    claims: tuple[Claim, ...] = ()
-    floor: datetime | None = None
-
-    KEEP = 500
-
-    def of(self, claimant: str) -> Claim | None:
-        """The run that this claimant has already. A failed one was its last try's, not this one's."""
-        mine = (claim for claim in reversed(self.claims) if claim.claimant == claimant)
-        return next((claim for claim in mine if claim.outcome != "failed"), None)
-
-    @property
-    def watermark(self) -> tuple[datetime, int] | None:
-        """The newest run taken so far."""
-        return max((claim.run.order for claim in self.claims), default=None)
-
-    def since(self) -> datetime | None:
-        """Runs that finished before this time need no listing; None when nothing was consumed yet."""
-        return self.watermark[0] - OVERLAP if self.watermark else None
-
-    def select(
-        self, runs: Iterable[CloudRun], claimant: str, *, after: datetime, consume: Consume, on_failure: OnFailure
-    ) -> Claim | None:
-        """The claim to make now, or None when no run is to be had.
-
-        ``each`` takes the oldest run that nobody took; ``latest`` takes the newest and passes over all before it.
-        """
-        free = sorted((run for run in runs if self._is_free(run, after)), key=lambda run: run.order)
-        if on_failure == "wait":
-            free = [run for run in free if run.succeeded]
-        if consume == "latest" and self.watermark:
-            free = [run for run in free if run.order > self.watermark]
-        if not free:
-            return None
-        run = free[-1] if consume == "latest" else free[0]
-        passed = tuple(older.id for older in free[:-1] if older.succeeded) if consume == "latest" else ()
-        outcome: Outcome = "success" if run.succeeded else "skipped" if on_failure == "skip" else "failed"
-        return Claim(claimant, run, outcome, passed)
-
-    def _is_free(self, run: CloudRun, after: datetime) -> bool:
-        if not run.ended or run.order[0] < after or (self.floor and run.order[0] <= self.floor):
-            return False
-        # A run that failed and was retried in place finishes a second time, under the same id.
-        return not any(
-            claim.run.id == run.id and (claim.run.succeeded or claim.run.finished_at == run.finished_at)
-            for claim in self.claims
-        )
-
-    def add(self, claim: Claim) -> Consumed:
-        """With one more claim; the oldest are forgotten behind the floor."""
-        claims = (*self.claims, claim)
-        forgotten = claims[: -self.KEEP]
-        floor = max([*([self.floor] if self.floor else []), *(old.run.order[0] for old in forgotten)], default=None)
-        return Consumed(claims[-self.KEEP :], floor)
-
-    def to_json(self) -> str:
-        claims = [
-            {"by": claim.claimant, "outcome": claim.outcome, "superseded": claim.superseded, "run": claim.run.to_json()}
-            for claim in self.claims
-        ]
-        return json.dumps({"version": 1, "floor": self.floor and self.floor.isoformat(), "claims": claims})
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """:raises StateError: written by a newer version of this package, or damaged."""
-        try:
-            data = json.loads(text)
-            if data["version"] != 1:
-                raise ValueError(f"version {data['version']}")
-            claims = tuple(
-                Claim(item["by"], CloudRun.from_json(item["run"]), item["outcome"], tuple(item["superseded"]))
-                for item in data["claims"]
-            )
-            return cls(claims, parse_time(data["floor"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise StateError(
-                f"the record of consumed dbt Cloud runs cannot be read: {error}",
-                todo="update this package, or delete the record",
-            ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far a watcher has read a job's finished runs. At least once: advance it only after the events are stored.
-
-    :param watermark: the newest finish time seen.
-    :param seen: run id → finish time, of runs that finished at most :data:`OVERLAP` before the watermark.
-    """
-
-    watermark: datetime
-    seen: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def since(self) -> datetime:
-        """Runs that finished before this time need no listing."""
-        return self.watermark - OVERLAP
-
-    def advance(self, runs: Iterable[CloudRun]) -> tuple[list[CloudRun], Cursor]:
-        """The runs not seen before, oldest first, and the cursor behind them."""
-        fresh = sorted((run for run in runs if self._is_new(run)), key=lambda run: run.order)
-        if not fresh:
-            return [], self
-        watermark = max(self.watermark, fresh[-1].order[0])
-        seen = {**self.seen, **{run.id: run.order[0].isoformat() for run in fresh}}
-        oldest = watermark - OVERLAP
-        return fresh, Cursor(watermark, {id_: at for id_, at in seen.items() if datetime.fromisoformat(at) >= oldest})
-
-    def _is_new(self, run: CloudRun) -> bool:
-        return run.ended and run.order[0] >= self.since and self.seen.get(run.id) != run.order[0].isoformat()
-
-    def to_json(self) -> dict[str, Any]:
-        return {"watermark": self.watermark.isoformat(), "seen": {str(id_): at for id_, at in self.seen.items()}}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        seen = {int(id_): at for id_, at in data["seen"].items()}
-        return cls(datetime.fromisoformat(data["watermark"]), seen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,12 +159,7 @@ class DbtCloudServer:
 
     def start(self, port: int = 0) -> Self:
         """Serve on loopback, on a free port or the given one."""
-        cloud = self
-
-        class Handler(_Handler):
-            server_of = cloud
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"server_of": self}))
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
