@@ -1,0 +1,79 @@
+"""The connection test says whether the credentials work, and never repeats them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.airflow
+
+TOKEN = "t0p-secret"
+
+
+class Api(BaseHTTPRequestHandler):
+    """Wants a token, fails under /broken."""
+
+    def do_GET(self) -> None:
+        known = f"Bearer {TOKEN}" in self.headers.get_all("Authorization", [])
+        self.send_response(503 if self.path == "/broken" else 200 if known else 401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def test_connection(add_connection: Callable[..., None]) -> Callable[..., tuple[bool, str]]:
+    def run(**fields: Any) -> tuple[bool, str]:
+        from airflow.sdk import BaseHook
+
+        add_connection("crm", conn_type="reverse_etl_http", **fields)
+        return BaseHook.get_hook("crm").test_connection()  # type: ignore[no-any-return]
+
+    return run
+
+
+def test_good(url: str, test_connection: Callable[..., tuple[bool, str]]) -> None:
+    """The token goes out as a bearer token."""
+    assert test_connection(host=url, password=TOKEN) == (True, "the server answered 200 OK")
+
+
+def test_refused(url: str, test_connection: Callable[..., tuple[bool, str]]) -> None:
+    """The status is named, the token is not."""
+    good, message = test_connection(host=url, password="wr0ng")
+    assert not good
+    assert "401" in message
+    assert "wr0ng" not in message
+
+
+def test_server_error(url: str, test_connection: Callable[..., tuple[bool, str]]) -> None:
+    """Where the test path leads counts."""
+    good, message = test_connection(host=url, password=TOKEN, extra={"test_path": "/broken"})
+    assert (good, "503" in message) == (False, True)
+
+
+def test_nobody_there(test_connection: Callable[..., tuple[bool, str]]) -> None:
+    """A closed port is no crash."""
+    good, message = test_connection(host="http://127.0.0.1:9", password=TOKEN)
+    assert not good
+    assert TOKEN not in message
+
+
+def test_no_host(test_connection: Callable[..., tuple[bool, str]]) -> None:
+    """An empty connection says what is missing."""
+    assert test_connection(password=TOKEN)[0] is False

@@ -1,0 +1,139 @@
+"""Airflow's configuration and connections, as our adapters get them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from airflow_reverse_etl import errors
+from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+pytestmark = pytest.mark.airflow
+
+
+def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that is not set, or empty, has the default that the provider information declares."""
+    from airflow_reverse_etl._airflow import setting
+
+    assert setting("memory_limit") == "1GB"
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "3GB")
+    assert setting("memory_limit") == "3GB"
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "")
+    assert setting("memory_limit") == "1GB"
+    with pytest.raises(errors.ConfigurationError, match="memory_limt"):
+        setting("memory_limt")
+
+
+def test_state_is_under_airflow_home_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The placeholder in the default is filled in, with the environment's AIRFLOW_HOME."""
+    from airflow_reverse_etl._airflow import state_files
+
+    monkeypatch.delenv("AIRFLOW__REVERSE_ETL__STATE_URL", raising=False)
+    assert state_files().child("x").endswith("/reverse_etl/x")
+    assert "{" not in state_files().child("x")
+
+
+def test_state_files_are_where_the_configuration_says(state_url: Path) -> None:
+    """Readable again by the next task."""
+    from airflow_reverse_etl._airflow import state_files
+
+    state_files().write("a/b.json", b"{}")
+    assert (state_url / "a" / "b.json").read_bytes() == b"{}"
+
+
+def test_a_connection_becomes_plain_data(add_connection: Callable[..., None]) -> None:
+    """All fields; its ``repr`` shows no secret."""
+    from airflow_reverse_etl._airflow import connection_info
+
+    add_connection("crm", conn_type="http", host="h", port=1, schema="s", login="l0g1n", password="s3cret", extra={"k": "v4lue"})
+    info = connection_info("crm")
+    assert info == ConnectionInfo("crm", "http", "h", 1, "s", "l0g1n", "s3cret", {"k": "v4lue"})
+    assert not any(secret in repr(info) for secret in ("l0g1n", "s3cret", "v4lue"))
+
+
+def test_a_missing_connection_is_named(airflow_db: None) -> None:
+    """With what to do about it."""
+    from airflow_reverse_etl._airflow import connection_info
+
+    with pytest.raises(errors.CredentialsError, match="'nobody'"):
+        connection_info("nobody")
+
+
+def test_a_connection_without_sql_is_no_warehouse(add_connection: Callable[..., None]) -> None:
+    """The error names the connection and its type."""
+    from airflow_reverse_etl._airflow import open_warehouse
+
+    add_connection("crm", conn_type="reverse_etl_http", host="h")
+    with pytest.raises(errors.ConfigurationError, match="reverse_etl_http"):
+        open_warehouse("crm")
+    add_connection("odd", conn_type="no_such_type", host="h")
+    with pytest.raises(errors.ConfigurationError, match="no_such_type"):
+        open_warehouse("odd")
+
+
+def test_duckdb_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Path) -> None:
+    """Through the official provider's hook."""
+    import duckdb
+
+    from airflow_reverse_etl._airflow import open_warehouse
+
+    with duckdb.connect(str(tmp_path / "w.duckdb")) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS id")
+    add_connection("duck", conn_type="duckdb", host=str(tmp_path / "w.duckdb"))
+    warehouse = open_warehouse("duck")
+    assert warehouse.dialect == "duckdb"
+    assert warehouse.read("SELECT * FROM t").read_all().to_pylist() == [{"id": 1}]
+    warehouse.close()
+
+
+def test_sqlite_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Path) -> None:
+    """As any other DB-API driver is."""
+    import sqlite3
+
+    from airflow_reverse_etl._airflow import dbapi_connect, open_warehouse
+
+    add_connection("lite", conn_type="sqlite", host=str(tmp_path / "w.sqlite"))
+    connection = dbapi_connect("lite")()
+    assert isinstance(connection, sqlite3.Connection)
+    connection.execute("CREATE TABLE t AS SELECT 1 AS id")
+    connection.commit()
+    connection.close()
+    warehouse = open_warehouse("lite")
+    assert warehouse.dialect == "sqlite"
+    assert warehouse.read("SELECT * FROM t").read_all().to_pylist() == [{"id": 1}]
+    warehouse.close()
+
+
+@pytest.mark.parametrize(
+    ("info", "options"),
+    [
+        (
+            ConnectionInfo("a", "aws", login="id", password="key", extra={"endpoint_url": "http://minio:9000", "region_name": "eu"}),
+            {
+                "aws_access_key_id": "id",
+                "aws_secret_access_key": "key",
+                "aws_endpoint_url": "http://minio:9000",
+                "aws_region": "eu",
+                "aws_allow_http": "true",
+            },
+        ),
+        (
+            ConnectionInfo("g", "google_cloud_platform", extra={"keyfile_dict": {"type": "service_account"}}),
+            {"google_service_account_key": '{"type": "service_account"}'},
+        ),
+        (
+            ConnectionInfo("z", "wasb", login="account", password="key"),
+            {"azure_storage_account_name": "account", "azure_storage_account_key": "key"},
+        ),
+        (ConnectionInfo("x", "generic", extra={"storage_options": {"allow_http": True}}), {"allow_http": "True"}),
+        (ConnectionInfo("e", "aws"), {}),
+    ],
+    ids=lambda value: value.conn_type if isinstance(value, ConnectionInfo) else "",
+)
+def test_storage_credentials(info: ConnectionInfo, options: dict[str, str]) -> None:
+    """Airflow's storage connections, in the words of the object storage library; empty fields are left to it."""
+    from airflow_reverse_etl._airflow import storage_options
+
+    assert storage_options(info) == options

@@ -1,0 +1,54 @@
+"""Assets: the same thing has the same name, wherever it is mentioned."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_reverse_etl import Sync
+
+pytestmark = pytest.mark.airflow
+
+SYNC = {
+    "name": "contacts",
+    "model": "customers",
+    "source": "warehouse",
+    "primary_key": "id",
+    "destination": {"type": "http", "connection": "crm", "object": "contacts"},
+    "mapping": {"email": "email"},
+}
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("customers", "dbt/wh/customers"),
+        ("shop.customers", "dbt/wh/customers"),
+        ("customers.v2", "dbt/wh/customers.v2"),
+        ("shop.customers.v2", "dbt/wh/customers.v2"),
+        ("Kundïn", "dbt/wh/Kund%C3%AFn"),
+    ],
+)
+def test_model_assets(reference: str, name: str) -> None:
+    """With or without its package, a model is one asset; its versions are several."""
+    from airflow_reverse_etl.assets import model_asset
+
+    asset = model_asset(reference, "wh")
+    assert (asset.name, asset.uri) == (name, f"reverse-etl://{name}")
+
+
+def test_destination_assets() -> None:
+    """Type, connection and object; two syncs into one object share the asset."""
+    from airflow_reverse_etl.assets import destination_asset
+
+    asset = destination_asset(Sync.load(SYNC))
+    assert asset.name == "http/crm/contacts"
+    assert asset == destination_asset(Sync.load({**SYNC, "name": "other"}))
+
+
+def test_inlets() -> None:
+    """A dbt model and a table have names; a query has none."""
+    from airflow_reverse_etl.assets import inlets, model_asset, table_asset
+
+    assert inlets(Sync.load(SYNC)) == [model_asset("customers", "warehouse")]
+    assert inlets(Sync.load({**SYNC, "model": {"table": "a.b"}})) == [table_asset("a.b", "warehouse")]
+    assert inlets(Sync.load({**SYNC, "model": {"sql": "select 1"}})) == []
