@@ -53,6 +53,7 @@ __all__ = [
     "BaseSensorOperator",
     "Context",
     "TaskDeferred",
+    "checkout_folder",
     "connection_info",
     "dbapi_connect",
     "open_warehouse",
@@ -122,11 +123,18 @@ def state_store() -> LakeStore:
     return LakeStore(*_state_place(), memory_limit=setting("memory_limit"), scratch=Path(scratch) if scratch else None)
 
 
+def checkout_folder() -> Path:
+    """The worker's own folder for checkouts of Git repositories: ``[reverse_etl] checkout_folder``."""
+    return Path(_in_home(setting("checkout_folder"))).absolute()
+
+
+def _in_home(place: str) -> str:
+    return place.replace("{AIRFLOW_HOME}", os.environ.get("AIRFLOW_HOME") or str(Path("~/airflow").expanduser()))
+
+
 def _state_place() -> tuple[str, dict[str, str]]:
     conn_id = setting("state_conn_id")
-    url = setting("state_url").replace(
-        "{AIRFLOW_HOME}", os.environ.get("AIRFLOW_HOME") or str(Path("~/airflow").expanduser())
-    )
+    url = _in_home(setting("state_url"))
     return url, storage_options(connection_info(conn_id)) if conn_id else {}
 
 

@@ -75,6 +75,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "example": "aws_default",
         "default": "",
     },
+    "checkout_folder": {
+        "description": (
+            "Folder on each worker for checkouts of Git repositories; only the worker's user may write there. "
+            "Checkouts unused for a week are removed."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "/var/lib/airflow/checkouts",
+        "default": "{AIRFLOW_HOME}/reverse_etl_checkouts",
+    },
     "memory_limit": {
         "description": "Most memory that one run's comparison may use; it spills to disk beyond that.",
         "version_added": "0.1.0",

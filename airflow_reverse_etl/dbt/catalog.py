@@ -7,10 +7,11 @@ wrote it. Only JSON is read: dbt is never imported.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, ProjectError, StateError
@@ -41,6 +42,12 @@ class Model:
     :param primary_key: as dbt infers it, in the order of the declared columns; empty when nothing declares one.
     :param latest: whether a name without version means this one.
     :param path: the model's file, relative to its package.
+    :param depends_on: ids of what its SQL refers to.
+    :param checksum: of its SQL as it is in the file.
+    :param tests: enabled ones that say something about a key: ``not_null(id)``, ``unique(id)``, ``unique(a, b)``.
+    :param contract: whether dbt enforces the declared columns.
+    :param constraints: of the model and its columns: ``primary_key(id)``, ``not_null(id)`` ...
+    :param deprecation_date: ``2027-01-31``.
     """
 
     unique_id: str
@@ -60,6 +67,12 @@ class Model:
     tags: tuple[str, ...]
     meta: dict[str, Any]
     path: str
+    depends_on: tuple[str, ...] = ()
+    checksum: str = ""
+    tests: tuple[str, ...] = ()
+    contract: bool = False
+    constraints: tuple[str, ...] = ()
+    deprecation_date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +92,14 @@ class Catalog:
 
         :raises ModelNotFoundError: none, or several packages have it; names the nearest.
         """
-        found = [model for model in self.models if ref in _names(model)]
+        found = [model for model in self.models if ref in names(model)]
         own = [model for model in found if model.package == self.project]
         if len(own or found) == 1:
             return (own or found)[0]
         if found:
             todo = f"write one of: {', '.join(sorted(f'{m.package}.{m.name}' for m in found))}"
             raise ModelNotFoundError("several packages have this model", todo=todo, model=ref, project=self.project)
-        known = {name for model in self.models for name in _names(model)}
+        known = {name for model in self.models for name in names(model)}
         near = difflib.get_close_matches(ref, known, n=3, cutoff=0.5)
         raise ModelNotFoundError(
             "the dbt project has no such model",
@@ -105,26 +118,36 @@ class Catalog:
         try:
             stored = json.loads(data)
             if stored.pop("format") != FORMAT:
-                raise StateError("the stored catalog has another format", todo="use the version of this package that wrote it")
+                raise StateError(
+                    "the stored catalog has another format", todo="use the version of this package that wrote it"
+                )
             models = tuple(Model(**_restored(model)) for model in stored.pop("models"))
             return cls(**stored, models=models)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StateError("the stored catalog is damaged", todo="delete it and run the model sync again") from error
 
     @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any], *, commit: str | None = None) -> Catalog:
-        """Raises ProjectError for a manifest version that is not known here."""
+    def from_manifest(
+        cls, manifest: Mapping[str, Any], *, commit: str | None = None, unknown_database: str | None = None
+    ) -> Catalog:
+        """The catalog of a manifest.
+
+        :param unknown_database: a placeholder, to be left out of relations: the reader's connection has its own.
+        :raises ProjectError: a manifest version that is not known here.
+        """
         metadata = manifest.get("metadata", {})
         version = re.search(r"/manifest/v(\d+)\.json", str(metadata.get("dbt_schema_version", "")))
         if not version or int(version[1]) not in MANIFEST_VERSIONS:
             raise ProjectError(
                 f"manifest of an unknown version: {metadata.get('dbt_schema_version')}",
-                todo=f"use a dbt that writes one of {', '.join(f'v{n}' for n in MANIFEST_VERSIONS)}: dbt 1.6 or newer, or Fusion",
+                todo="use dbt 1.6 or newer, or Fusion; known versions: "
+                + ", ".join(f"v{number}" for number in MANIFEST_VERSIONS),
             )
         fusion = str(metadata.get("dbt_version", "")).startswith("2.")
         tests = _tests_by_model(manifest)
         nodes = (node for _, node in sorted(manifest["nodes"].items()) if node["resource_type"] == "model")
-        models = tuple(_model(node, tests.get(node["unique_id"], []), fusion=fusion) for node in nodes)
+        found = (_model(node, tests.get(node["unique_id"], []), fusion=fusion) for node in nodes)
+        models = tuple(_without_database(model, unknown_database) for model in found)
         return cls(metadata["project_name"], commit, metadata["adapter_type"], models)
 
 
@@ -209,7 +232,39 @@ def _model(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]], *, fusio
         tags=tags,
         meta=meta,
         path=node["original_file_path"],
+        depends_on=tuple(sorted(node.get("depends_on", {}).get("nodes") or ())),
+        checksum=hashlib.sha256(
+            (node.get("raw_code") or "").strip().encode()
+        ).hexdigest(),  # dbt's own varies by version
+        tests=_key_tests(tests),
+        contract=bool((node.get("contract") or config.get("contract") or {}).get("enforced")),
+        constraints=_constraints(node),
+        deprecation_date=(node.get("deprecation_date") or "")[:10] or None,
     )
+
+
+def _key_tests(tests: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    found = set()
+    for test in tests:
+        name = test["test_metadata"]["name"].removesuffix("_combination_of_columns")
+        columns = _tested_columns(test["test_metadata"]["kwargs"])
+        if name in ("unique", "not_null") and columns and test["config"].get("enabled", True):
+            found.add(f"{name}({', '.join(columns)})")
+    return tuple(sorted(found))
+
+
+def _constraints(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """By type and columns only: engines differ in what else they write."""
+    own = [(c["type"], c.get("columns") or ()) for c in node.get("constraints") or ()]
+    own += [(c["type"], (n,)) for n, column in node["columns"].items() for c in column.get("constraints") or ()]
+    return tuple(sorted({f"{kind}({', '.join(columns)})" for kind, columns in own}))
+
+
+def _without_database(model: Model, database: str | None) -> Model:
+    if not database or model.database != database:
+        return model
+    relation = model.relation and re.sub(rf"^.?{re.escape(database)}.?\.", "", model.relation)
+    return replace(model, database=None, relation=relation)
 
 
 def _column(column: Mapping[str, Any], model_tags: tuple[str, ...], model_meta: Mapping[str, Any]) -> CatalogColumn:
@@ -231,13 +286,15 @@ def _tags_and_meta(node: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, 
     return tuple(sorted(tags)), {**(node.get("meta") or {}), **(config.get("meta") or {})}
 
 
-def _names(model: Model) -> set[str]:
-    names = {f"{model.name}.v{model.version}"} if model.version else set()
+def names(model: Model) -> set[str]:
+    """Everything that a sync may call the model."""
+    short = {f"{model.name}.v{model.version}"} if model.version else set()
     if model.latest:
-        names.add(model.name)
-    return names | {f"{model.package}.{name}" for name in names} | {model.unique_id}
+        short.add(model.name)
+    return short | {f"{model.package}.{name}" for name in short} | {model.unique_id}
 
 
 def _restored(model: dict[str, Any]) -> dict[str, Any]:
     columns = tuple(CatalogColumn(**{**column, "tags": tuple(column["tags"])}) for column in model["columns"])
-    return {**model, "columns": columns, "primary_key": tuple(model["primary_key"]), "tags": tuple(model["tags"])}
+    tuples = {name: tuple(value) for name, value in model.items() if isinstance(value, list)}
+    return {**model, **tuples, "columns": columns}

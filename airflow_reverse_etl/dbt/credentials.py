@@ -58,7 +58,7 @@ class Credentials:
     :param private_key: SSH private key, its text. Not together with ``key_file``.
     :param key_file: path of an SSH private key.
     :param passphrase: of either key.
-    :param known_hosts: lines of a known_hosts file; with ``known_hosts_file`` both unset, the worker user's own is used.
+    :param known_hosts: lines of a known_hosts file. Neither this nor ``known_hosts_file``: the worker user's own.
     :param host_key_checking: ``yes`` (host must be known), ``accept-new`` (trust on first use), or ``no``.
     """
 
@@ -180,7 +180,11 @@ def scrub(text: str, secrets: tuple[str, ...]) -> str:
 def _git_config(settings: Mapping[str, str]) -> dict[str, str]:
     """Settings as environment variables: above every configuration file, and on no command line."""
     numbered = enumerate(settings.items())
-    pairs = {f"GIT_CONFIG_{part}_{n}": text for n, item in numbered for part, text in zip(("KEY", "VALUE"), item, strict=True)}
+    pairs = {
+        f"GIT_CONFIG_{part}_{n}": text
+        for n, item in numbered
+        for part, text in zip(("KEY", "VALUE"), item, strict=True)
+    }
     return {"GIT_CONFIG_COUNT": str(len(settings)), **pairs}
 
 

@@ -15,8 +15,7 @@ _ADVICE = (
     ),
     (
         r"Failed to resolve '([\w.-]+)'|Could not connect to ([\w.-]+)|hub\.getdbt\.com",
-        "the worker cannot reach the package hub: allow it through the proxy, or commit dbt_packages to the repository "
-        "and set deps=False",
+        "the worker cannot reach the package hub: allow it in the proxy, or commit dbt_packages to the repository",
     ),
     (
         r"Env var required but not provided: '(\w+)'",

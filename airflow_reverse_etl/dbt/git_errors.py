@@ -142,6 +142,8 @@ def git_error(stderr: str, **where: object) -> ReverseEtlError:
 
 def _told(stderr: str) -> list[str]:
     """The lines that say something: git pads them with general advice, and ssh draws boxes of @."""
-    advice = r"Please make sure you have the correct access rights|and the repository exists|^@+$|^\s*$|^hint: |^warning: "
+    advice = (
+        r"Please make sure you have the correct access rights|and the repository exists|^@+$|^\s*$|^hint: |^warning: "
+    )
     lines = (line.strip() for line in stderr.splitlines())
     return [line for line in lines if not re.search(advice, line)][-6:]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _SECRET = "DBT_ENV_SECRET_"  # noqa: S105 - dbt's own prefix: it keeps such variables out of its logs and artifacts
 
+UNKNOWN_DATABASE = "reverse_etl_unknown"
+_USUAL_SCHEMA = {"duckdb": "main", "databricks": "default"}
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -65,9 +68,23 @@ def from_connection(connection: ConnectionInfo, *, schema: str | None = None) ->
     for name in ("schema", "dataset"):
         if output.get(name) == "":
             raise ConfigurationError(
-                "dbt has to know a schema", todo=f"give schema=, or set {name} in the connection", connection=connection.conn_id
+                "dbt has to know a schema",
+                todo=f"give schema=, or set {name} in the connection",
+                connection=connection.conn_id,
             )
     return Profile(output, vault.secrets)
+
+
+def stand_in(adapter: str, *, schema: str | None = None) -> Profile:
+    """A profile that is good for ``dbt parse`` when nobody says where the models are.
+
+    The schema is the adapter's usual one unless given, the database is ``UNKNOWN_DATABASE``: leave it out of relations.
+    """
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+    extra = dict.fromkeys(("account", "database", "project", "catalog", "http_path"), UNKNOWN_DATABASE)
+    connection = ConnectionInfo("", adapter, "localhost", None, UNKNOWN_DATABASE, "none", "none", extra)
+    return from_connection(connection, schema=schema or _USUAL_SCHEMA.get(adapter, "public")).without_secrets()
 
 
 class _Vault:

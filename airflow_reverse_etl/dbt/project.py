@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ _PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(?i:https?|all|no)_(?i:proxy)"
 )
+_SECRET_NAME = re.compile(r"SECRET|PASS|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 _MESSAGE = 500  # characters of a node's message that are kept
 _GRACE = 5.0  # seconds between asking dbt to stop and making it
 
@@ -84,8 +85,10 @@ class Outcome:
             listed = "".join(f"\n  {n.unique_id}: {n.status}: {n.message}" for n in self.failures[:10])
             what = f"dbt {self.command}: {len(self.failures)} of {len(self.nodes)} nodes failed{listed}"
             raise DbtRunError(what, todo="correct the models, data or tests named above, then clear this task", **where)
-        said = "\n".join(self.errors[-5:]) or "no message; see the log above"
-        raise ProjectError(f"dbt {self.command} failed with exit code {self.exit_code}: {said}", todo=advice(said), **where)
+        said = "\n".join(self.errors[-5:]) or "no message"
+        raise ProjectError(
+            f"dbt {self.command} failed with exit code {self.exit_code}: {said}", todo=advice(said), **where
+        )
 
 
 @dataclass(slots=True)
@@ -127,31 +130,55 @@ class DbtProject:
         """
         started = time.monotonic()
         errors: list[str] = []
+        heard: deque[str] = deque(maxlen=5)
         with self._started(command, target_path) as process, _alarm(timeout, self.stop):
             for line in process.stdout or ():
                 for level, text in self._messages(line):
+                    heard.append(text)
                     if level == "error":
                         errors.append(text)
                     on_message(level, text)
             exit_code = process.wait()
         if self._stopped:
-            raise DbtRunError(f"dbt {command[0]} was stopped: {self._stopped}", todo="raise the timeout, or run it again")
+            raise DbtRunError(
+                f"dbt {command[0]} was stopped: {self._stopped}", todo="raise the timeout, or run it again"
+            )
         words = " ".join(command[: 2 if command[0] in ("source", "docs") else 1])
-        return Outcome(words, exit_code, time.monotonic() - started, tuple(errors), self._results(target_path))
+        said = errors or (list(heard) if exit_code else [])  # usage errors are plain text
+        return Outcome(words, exit_code, time.monotonic() - started, tuple(said), self._results(target_path))
 
     def parse(self, *, timeout: float | None = None) -> dict[str, Any]:
-        """The manifest, without connecting to anything. Raises ProjectError with dbt's words and what to do."""
+        """The manifest, without connecting to anything, hence without secrets.
+
+        Environment variables that a profiles.yml of the project asks for, and that are not given, get a placeholder.
+
+        :raises ProjectError: with dbt's words and what to do.
+        """
         with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
             self.run(["parse"], target_path=Path(folder), timeout=timeout).raise_for_failure(path=self.path)
             manifest: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_bytes())
         return manifest
 
+    def install_packages(self) -> None:
+        """``dbt deps``, if packages are declared and not in the repository. The folder may be moved afterwards.
+
+        :raises ProjectError: with dbt's words and what to do.
+        """
+        if not needs_packages(self.path):
+            return
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
+            self.run(["deps"], target_path=Path(folder)).raise_for_failure(path=self.path)
+        for link in [entry for entry in (self.path / "dbt_packages").iterdir() if entry.is_symlink()]:
+            source = link.resolve()  # dbt links to local packages by their absolute path
+            link.unlink()
+            shutil.copytree(source, link, symlinks=True)
+
     def stop(self, why: str = "it was cancelled") -> None:
-        """End dbt and all its children. It is asked first, so that it can cancel its queries. Safe at any time."""
+        """End dbt and all its children, for good. Asked first, so that it can cancel its queries. Safe at any time."""
+        self._stopped = why
         process = self._process
         if process is None:
             return
-        self._stopped = why
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
@@ -163,11 +190,10 @@ class DbtProject:
         with tempfile.TemporaryDirectory(prefix="reverse_etl-profile-") as folder:
             options = ["--target", self.target] if self.target else []
             options += ["--vars", json.dumps(dict(self.variables))] if self.variables else []
-            self._stopped = None
             self._process = subprocess.Popen(
                 [find_executable(self.executable), *command, *options],
                 cwd=self.path,
-                env=self._environment(Path(folder), target_path),
+                env=self._environment(Path(folder), target_path, parse=command[0] == "parse"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -176,19 +202,23 @@ class DbtProject:
                 start_new_session=True,  # a process group of its own, so that all of it can be stopped
             )
             try:
+                if self._stopped:
+                    self.stop(self._stopped)
                 yield self._process
             finally:
                 if self._process.poll() is None:
-                    self.stop("its task ended")
+                    self.stop(self._stopped or "its task ended")
                 if self._process.stdout:
                     self._process.stdout.close()
                 self._process = None
 
-    def _environment(self, folder: Path, target_path: Path) -> dict[str, str]:
-        profiles = self.profiles_dir or self.path
+    def _environment(self, folder: Path, target_path: Path, *, parse: bool) -> dict[str, str]:
+        profiles, extra = self.profiles_dir or self.path, dict(self.env)
         if self.profile:
-            name = profile_name(self.path)
-            profiles = self.profile.write(folder, name=name, target=self.target or "default")
+            profiles = self.profile.write(folder, name=profile_name(self.path), target=self.target or "default")
+            extra |= self.profile.secrets
+        elif parse:
+            extra = {**_placeholders(profiles), **extra}
         return {
             **{name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)},
             "DBT_PROJECT_DIR": str(self.path),
@@ -196,16 +226,19 @@ class DbtProject:
             "DBT_TARGET_PATH": str(target_path),
             "DBT_LOG_PATH": str(folder),
             "DBT_LOG_FORMAT": "json",
-            "DBT_LOG_LEVEL_FILE": "none",
+            "DBT_LOG_LEVEL_FILE": "error",
             "DBT_USE_COLORS": "false",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "DO_NOT_TRACK": "1",
             "PYTHONUNBUFFERED": "1",
-            **self._secrets(),
+            **extra,
         }
 
-    def _secrets(self) -> dict[str, str]:
-        return {**(self.profile.secrets if self.profile else {}), **self.env}
+    def _hidden(self) -> tuple[str, ...]:
+        """Values that no message may show, longest first. Very short ones would riddle every text."""
+        values = {value for name, value in self.env.items() if _SECRET_NAME.search(name)}
+        values.update(self.profile.secrets.values() if self.profile else ())
+        return tuple(sorted((value for value in values if len(value) > 3), key=len, reverse=True))
 
     def _messages(self, line: str) -> Iterator[tuple[str, str]]:
         """dbt's JSON log lines; whatever else is printed counts as information."""
@@ -213,9 +246,7 @@ class DbtProject:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             info = json.loads(line)["info"]
             level, text = str(info["level"]).lower(), str(info["msg"])
-        # Short values (a flag, a region) are no secrets, and would riddle the text.
-        hidden = tuple(sorted((v for v in self._secrets().values() if len(v) > 5), key=len, reverse=True))
-        text = scrub(text.rstrip(), hidden)
+        text = scrub(text.rstrip(), self._hidden())
         if text and level != "debug":
             yield level, text
 
@@ -248,6 +279,20 @@ def find_executable(name: str) -> str:
     return str(Path(found).absolute())
 
 
+def installed_adapter(executable: str) -> str:
+    """The adapter that is installed beside a dbt executable; ``duckdb`` for Fusion, which needs none.
+
+    Looked up in the folders of its environment: starting dbt to ask takes seconds.
+    """
+    home = Path(find_executable(executable)).parent.parent
+    found = {file.parent.name for file in home.glob("lib/python*/site-packages/dbt/adapters/*/impl.py")} - {
+        "base",
+        "sql",
+    }
+    # Redshift's and Databricks' adapters bring the ones they are built on.
+    return min(found - {"postgres", "spark"}, default=min(found, default="duckdb"))
+
+
 def profile_name(project: Path) -> str:
     """The profile that dbt_project.yml asks for."""
     import yaml
@@ -257,7 +302,9 @@ def profile_name(project: Path) -> str:
         return str(settings.get("profile") or settings["name"])
     except (OSError, yaml.YAMLError, KeyError, AttributeError) as error:
         raise ProjectError(
-            "dbt_project.yml is missing or cannot be read", todo="check the project path, and run dbt debug", path=project
+            "dbt_project.yml is missing or cannot be read",
+            todo="check the project path, and run dbt debug",
+            path=project,
         ) from error
 
 
@@ -277,6 +324,14 @@ def split_command(command: str | Sequence[str]) -> list[str]:
     if not words:
         raise ConfigurationError("no dbt command is given", todo="give one, such as command='build'")
     return words
+
+
+def _placeholders(profiles: Path) -> dict[str, str]:
+    """A value for each variable that profiles.yml asks for without a default: a number, as it may be a port."""
+    with contextlib.suppress(OSError):
+        names = re.findall(r"""env_var\(\s*['"](\w+)['"]\s*\)""", (profiles / "profiles.yml").read_text())
+        return dict.fromkeys(names, "99999")
+    return {}
 
 
 @contextmanager

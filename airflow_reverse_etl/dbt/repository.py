@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -47,7 +47,7 @@ class Repository:
     """
 
     url: str
-    credentials: Credentials = Credentials()
+    credentials: Credentials = field(default_factory=Credentials)
     allow_protocols: tuple[str, ...] = PROTOCOLS
     timeout: float = 300.0
     connection: str | None = None
@@ -151,6 +151,8 @@ class Repository:
             if folder != ".":
                 git("sparse-checkout", "set", "--cone", folder)
             git("checkout", "--quiet", "--detach", commit)
+            if beside := _local_packages(tree, folder):
+                git("sparse-checkout", "add", *beside)
         shutil.rmtree(tree / ".git")
         return tree
 
@@ -191,14 +193,18 @@ class Repository:
                     kill_after_timeout=self.timeout,
                 )
                 if status:
-                    raise self._error(f"{err}\n{self.credentials.key_trouble(environment) if 'publickey' in err else ''}")
+                    raise self._error(
+                        f"{err}\n{self.credentials.key_trouble(environment) if 'publickey' in err else ''}"
+                    )
                 return str(out)
 
             yield git
 
     def _error(self, stderr: str) -> ReverseEtlError:
         # GitPython quotes the whole command when it runs out of time.
-        text = re.sub(r"(Timeout: the command) .* (did not complete)", r"\1 \2", scrub(stderr, self.credentials.secrets))
+        text = re.sub(
+            r"(Timeout: the command) .* (did not complete)", r"\1 \2", scrub(stderr, self.credentials.secrets)
+        )
         return git_error(text, connection=self.connection, repository=self.url)
 
 
@@ -247,7 +253,9 @@ def project_folder(path: str) -> str:
 
 def require_project(files: Iterable[str], *, folder: str, ref: str | None, **where: object) -> None:
     """Raise ProjectError unless the folder holds a ``dbt_project.yml``, naming the folders that do."""
-    found = sorted(str(p.parent) for p in map(PurePosixPath, files) if p.name == PROJECT_FILE and "dbt_packages" not in p.parts)
+    found = sorted(
+        str(p.parent) for p in map(PurePosixPath, files) if p.name == PROJECT_FILE and "dbt_packages" not in p.parts
+    )
     if folder in found:
         return
     todo = "the path is relative to the repository's root, without the branch's name"
@@ -259,6 +267,18 @@ def require_project(files: Iterable[str], *, folder: str, ref: str | None, **whe
     else:
         todo = "this commit has no dbt_project.yml at all: check repository and branch"
     raise ProjectError("there is no dbt_project.yml at the project path", todo=todo, path=folder, ref=ref, **where)
+
+
+def _local_packages(tree: Path, folder: str) -> list[str]:
+    """Folders elsewhere in the repository that the project takes packages from; git did not fetch them with it."""
+    text = "".join(
+        (tree / folder / name).read_text()
+        for name in ("packages.yml", "dependencies.yml")
+        if folder != "." and (tree / folder / name).is_file()
+    )
+    found = re.findall(r"^\s*-\s*local:\s*['\"]?([^'\"#\s]+)", text, re.MULTILINE)
+    paths = (os.path.normpath(f"{folder}/{path}") for path in found)
+    return [path for path in paths if not path.startswith((".", "/", "-"))]
 
 
 def private_folder(folder: Path) -> Path:

@@ -106,7 +106,7 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:
             else:
                 self._backend(body)
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815 - http.server's name
 
         def _chunks(self) -> bytes:
             body = b""
@@ -125,7 +125,9 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:
                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
                 "GIT_PROTOCOL": self.headers.get("Git-Protocol", "") if state.protocol else "",
             }  # fmt: skip
-            done = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=False)
+            done = subprocess.run(
+                ["git", "http-backend"], input=body, env=environment, capture_output=True, check=False
+            )
             head, _, content = done.stdout.partition(b"\r\n\r\n")
             headers = [tuple(line.split(": ", 1)) for line in head.decode().split("\r\n") if line]
             status = next((int(value.split()[0]) for name, value in headers if name == "Status"), 200)

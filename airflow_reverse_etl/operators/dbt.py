@@ -1,0 +1,363 @@
+"""dbt projects from Git: their models as a catalog, and any dbt command on the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl._airflow import (
+    AirflowException,
+    AirflowFailException,
+    AssetAlias,
+    BaseOperator,
+    Context,
+    checkout_folder,
+    connection_info,
+    state_files,
+)
+from airflow_reverse_etl.assets import model_asset
+from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+from airflow_reverse_etl.hooks.git import GitRepositoryHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+
+    from airflow_reverse_etl.dbt.catalog import Catalog
+    from airflow_reverse_etl.dbt.profiles import Profile
+    from airflow_reverse_etl.dbt.project import DbtProject, Outcome
+    from airflow_reverse_etl.dbt.repository import Repository
+
+_LISTED_FAILURES = 50
+
+
+class _DbtOperator(BaseOperator):
+    """What both operators share: where dbt is, what it is told, and that it dies with its task."""
+
+    def __init__(
+        self,
+        *,
+        dbt_executable: str = "dbt",
+        profile_conn_id: str | None = None,
+        schema: str | None = None,
+        target: str | None = None,
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 - dbt's own word
+        env: Mapping[str, str] | None = None,
+        deps: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dbt_executable = dbt_executable
+        self.profile_conn_id = profile_conn_id
+        self.schema = schema
+        self.target = target
+        self.vars = vars
+        self.env = env
+        self.deps = deps
+        self._dbt: DbtProject | None = None
+        self._killed = False
+
+    def on_kill(self) -> None:
+        """Stop dbt and everything it started."""
+        self._killed = True
+        if self._dbt:
+            self._dbt.stop()
+
+    def _project(self, path: Path, context: Context, **settings: Any) -> DbtProject:
+        """dbt in a folder, within reach of on_kill."""
+        from airflow_reverse_etl.dbt.project import DbtProject
+
+        # Rendered here and not as a template field: Airflow would store and show the values.
+        env = self.render_template(dict(self.env or {}), context)
+        self._dbt = DbtProject(
+            path, self.dbt_executable, target=self.target, variables=self.vars or {}, env=env, **settings
+        )
+        if self._killed:
+            self._dbt.stop()
+        return self._dbt
+
+    def _profile(self) -> Profile | None:
+        from airflow_reverse_etl.dbt.profiles import from_connection
+
+        if not self.profile_conn_id:
+            return None
+        return from_connection(connection_info(self.profile_conn_id), schema=self.schema)
+
+    def _checkout(self, repository: Repository, context: Context, *, commit: str, path: str, ref: str) -> Path:
+        def install(project: Path) -> None:
+            self.log.info("Installing the packages of %s", path)
+            self._project(project, context).install_packages()
+
+        return repository.checkout(
+            commit, path=path, ref=ref, under=checkout_folder(), prepare=("deps", install) if self.deps else None
+        )
+
+
+class DbtModelSyncOperator(_DbtOperator):
+    """Read the models of a dbt project in a Git repository into a catalog that syncs can use.
+
+    Resolves ``ref`` to a commit; when that commit's catalog is stored already, that one ``git ls-remote`` was all.
+    Otherwise fetches the commit, runs ``dbt parse`` in a process of its own, without a warehouse and without secrets,
+    and stores the catalog under ``[reverse_etl] state_url``.
+
+    Returns ``project``, ``commit``, ``ref``, ``git_conn_id``, ``repository``, ``project_path``, ``catalog`` (a path
+    under the state URL) and ``models`` (their number): small, for ``ReverseEtlOperator(catalog=…)`` and
+    ``DbtOperator(project=…)``, which then work on the very same commit.
+
+    What it does not do: build the models.
+
+    :param git_conn_id: Airflow connection of type ``git``; see
+        :class:`~airflow_reverse_etl.hooks.git.GitRepositoryHook`.
+    :param ref: branch, tag, full commit id or ``HEAD``.
+    :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
+    :param profile_conn_id: connection of the warehouse, which says where the models are: adapter, database, schema.
+        Default: the ``profiles.yml`` beside ``dbt_project.yml``; without one, relations carry no database, and the
+        adapter installed beside dbt and its usual schema are assumed.
+    :param schema: schema that dbt builds in, when the connection does not say or says another.
+    :param target: target of the profile; a name, as models may depend on it.
+    :param vars: dbt variables.
+    :param env: environment variables for dbt. Templated, and never shown; parse needs no true secrets.
+    :param deps: install the project's packages when they are not in the repository.
+    :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
+    :raises AirflowFailException: fix the configuration. :raises AirflowException: a retry may help.
+    """
+
+    template_fields: Sequence[str] = (
+        "ref",
+        "project_path",
+        "git_conn_id",
+        "profile_conn_id",
+        "schema",
+        "target",
+        "vars",
+    )
+    ui_color = "#f6e4dc"
+
+    def __init__(
+        self, *, git_conn_id: str = "git_default", ref: str = "main", project_path: str = ".", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.git_conn_id = git_conn_id
+        self.ref = ref
+        self.project_path = project_path
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Sync the models; see the class."""
+        with _airflow_errors():
+            return self._sync(context)
+
+    def _sync(self, context: Context) -> dict[str, Any]:
+        from airflow_reverse_etl.dbt.catalog import Catalog
+        from airflow_reverse_etl.dbt.repository import project_folder
+
+        repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
+        commit = repository.head(self.ref)
+        profile = self._profile()
+        files, place = state_files(), f"catalogs/{self._key(repository.url, path, profile)}/{commit}.json"
+        stored = files.read(place)
+        if stored is not None:
+            self.log.info("%s is still at %s: its catalog is there already", self.ref, commit)
+            catalog = Catalog.from_json(stored)
+        else:
+            folder = self._checkout(repository, context, commit=commit, path=path, ref=self.ref)
+            catalog = self._parse(folder, context, commit=commit, profile=profile)
+            files.write(place, catalog.to_json())
+            self.log.info("%s is at %s: %s models", self.ref, commit, len(catalog.models))
+        return {
+            "project": catalog.project,
+            "commit": commit,
+            "ref": self.ref,
+            "git_conn_id": self.git_conn_id,
+            "repository": repository.url,
+            "project_path": path,
+            "catalog": place,
+            "models": len(catalog.models),
+        }
+
+    def _parse(self, folder: Path, context: Context, *, commit: str, profile: Profile | None) -> Catalog:
+        from airflow_reverse_etl.dbt.catalog import Catalog
+        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, stand_in
+        from airflow_reverse_etl.dbt.project import installed_adapter
+
+        if profile is None and not (folder / "profiles.yml").is_file():
+            adapter = installed_adapter(self.dbt_executable)
+            profile = stand_in(adapter, schema=self.schema)
+            self.log.warning(
+                "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
+                adapter,
+                profile.output.get("schema") or profile.output.get("dataset"),
+            )
+        manifest = self._project(folder, context, profile=profile and profile.without_secrets()).parse()
+        return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
+
+    def _key(self, url: str, path: str, profile: Profile | None) -> str:
+        """One for each project, and for each set of settings that its relations may depend on."""
+        from airflow_reverse_etl.dbt.catalog import FORMAT
+
+        env = {name: "" if name.startswith("DBT_ENV_SECRET") else value for name, value in (self.env or {}).items()}
+        settings = [FORMAT, url, path, profile and dict(profile.output), self.schema, self.target, self.vars, env]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class DbtOperator(_DbtOperator):
+    """Run a dbt command on the worker, in a process of its own.
+
+    The task's log shows dbt's progress node by node. Returns, also when dbt failed: ``command``, ``target``,
+    ``project``, ``commit``, ``exit_code``, ``nodes`` (how many ran), ``counts`` (by status), ``failures``
+    (``unique_id``, ``status``, ``message``; the first 50) and ``seconds``. Red when dbt failed; ``retries`` repeat the
+    command. With ``profile_conn_id``, each model that was built is an asset event, so that another DAG can be scheduled
+    on ``model_asset(model, profile_conn_id)``.
+
+    What it does not do: one Airflow task per model; keep the artifacts, unless ``target_path`` says where.
+
+    :param command: ``build``, ``run``, ``test``, ``seed``, ``snapshot``, ``source freshness``, ``docs generate`` or any
+        other, as text or as a list of words. Visible to others on the worker: no secrets.
+    :param project: output of a ``DbtModelSyncOperator``: its commit is fetched if this worker does not have it; or the
+        path of a folder, absolute or relative to the DAG file.
+    :param profile_conn_id: connection of the warehouse to make the profile from. dbt gets its secrets through the
+        environment of its process. Types: duckdb, postgres, redshift, snowflake, google_cloud_platform, databricks.
+    :param profiles_dir: folder of a ``profiles.yml`` on the worker. Default: the project's own folder.
+    :param schema: schema to build in, when the connection does not say or says another.
+    :param target: target of the profile.
+    :param vars: dbt variables. Visible to others on the worker.
+    :param select: what to run; a list means any of these.
+    :param exclude: what to leave out.
+    :param env: environment variables for dbt, beside the harmless ones of the worker. Templated, and never shown.
+    :param deps: install the packages of a project from Git when they are not in the repository.
+    :param target_path: folder on the worker to leave ``manifest.json``, ``run_results.json`` and so on in.
+    :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
+    :raises AirflowFailException: fix the configuration. :raises AirflowException: dbt failed.
+    """
+
+    template_fields: Sequence[str] = (
+        "command",
+        "project",
+        "profile_conn_id",
+        "profiles_dir",
+        "schema",
+        "target",
+        "vars",
+        "select",
+        "exclude",
+        "target_path",
+    )
+    template_fields_renderers = {"vars": "json"}  # noqa: RUF012 - Airflow's attribute
+    ui_color = "#f6d8cb"
+
+    def __init__(
+        self,
+        *,
+        project: Mapping[str, Any] | str | Path | XComArg,
+        command: str | Sequence[str] = "build",
+        profiles_dir: str | None = None,
+        select: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        target_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.command = command
+        self.project: Any = str(project) if isinstance(project, Path) else project
+        self.profiles_dir = profiles_dir
+        self.select = select
+        self.exclude = exclude
+        self.target_path = target_path
+        self._alias = AssetAlias(f"reverse_etl.dbt.{self.task_id}")
+        if self.profile_conn_id:
+            self.outlets = [*self.outlets, self._alias]
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the command; see the class."""
+        with _airflow_errors(), tempfile.TemporaryDirectory(prefix="reverse_etl-target-") as temporary:
+            target_path = Path(self.target_path or temporary).absolute()
+            outcome = self._run(target_path, context)
+            summary = self._summary(outcome)
+            context["ti"].xcom_push(key="return_value", value=summary)
+            try:
+                outcome.raise_for_failure(task=self.task_id)
+            except ReverseEtlError as error:
+                # A lost connection looks like any other failure to dbt: let the task's retries decide.
+                raise AirflowException(str(error)) from None
+            if not outcome.nodes and self.select:
+                self.log.warning("dbt found nothing to do: nothing matches %r", self.select)
+            self._emit_assets(outcome, target_path, context)
+        return summary
+
+    def _run(self, target_path: Path, context: Context) -> Outcome:
+        from airflow_reverse_etl.dbt.project import split_command
+
+        options = {"--select": self.select, "--exclude": self.exclude}
+        words = split_command(self.command)
+        for option, value in options.items():
+            if value:
+                words += [option, *([value] if isinstance(value, str) else value)]
+        profiles_dir = Path(self.profiles_dir) if self.profiles_dir else None
+        dbt = self._project(self._folder(context), context, profile=self._profile(), profiles_dir=profiles_dir)
+        return dbt.run(words, target_path=target_path, on_message=self._log_message)
+
+    def _folder(self, context: Context) -> Path:
+        if isinstance(self.project, Mapping):
+            repository = GitRepositoryHook(self.project["git_conn_id"]).get_conn()
+            of = self.project
+            return self._checkout(repository, context, commit=of["commit"], path=of["project_path"], ref=of["ref"])
+        dag = self.get_dag()
+        beside = Path(dag.fileloc).parent if dag is not None and dag.fileloc else Path()
+        folder: Path = (beside / self.project).absolute()
+        if not (folder / "dbt_project.yml").is_file():
+            raise ConfigurationError(
+                "there is no dbt_project.yml in the project's folder",
+                todo="give an absolute path, one relative to the DAG file, or the output of a DbtModelSyncOperator",
+                folder=folder,
+            )
+        return folder
+
+    def _log_message(self, level: str, text: str) -> None:
+        {"error": self.log.error, "warn": self.log.warning}.get(level, self.log.info)("%s", text)
+
+    def _summary(self, outcome: Outcome) -> dict[str, Any]:
+        of = self.project if isinstance(self.project, Mapping) else {"project": Path(self.project).name}
+        return {
+            "command": outcome.command,
+            "target": self.target,
+            "project": of["project"],
+            "commit": of.get("commit"),
+            "exit_code": outcome.exit_code,
+            "nodes": len(outcome.nodes),
+            "counts": outcome.counts,
+            "failures": [
+                {"unique_id": node.unique_id, "status": node.status, "message": node.message}
+                for node in outcome.failures[:_LISTED_FAILURES]
+            ],
+            "seconds": round(outcome.seconds, 3),
+        }
+
+    def _emit_assets(self, outcome: Outcome, target_path: Path, context: Context) -> None:
+        """An event for each model that was built; a versioned one under its version, the latest also without."""
+        built = {node.unique_id for node in outcome.nodes if node.status == "success"}
+        if not self.profile_conn_id or not built:
+            return
+        from airflow_reverse_etl.dbt.catalog import Catalog
+
+        events = context["outlet_events"][self._alias]
+        extra = {"commit": self.project["commit"]} if isinstance(self.project, Mapping) else {}
+        for model in Catalog.from_manifest(json.loads((target_path / "manifest.json").read_bytes())).models:
+            if model.unique_id in built:
+                for name in {model.name} if model.latest else set[str]():
+                    events.add(model_asset(name, self.profile_conn_id), extra=extra)
+                if model.version:
+                    events.add(model_asset(f"{model.name}.v{model.version}", self.profile_conn_id), extra=extra)
+
+
+@contextlib.contextmanager
+def _airflow_errors() -> Iterator[None]:
+    """Our errors as Airflow's: those that no retry would help fail the task at once."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise AirflowFailException(str(error)) from None
+    except ReverseEtlError as error:
+        raise AirflowException(str(error)) from None
