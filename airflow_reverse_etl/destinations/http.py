@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, final
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.endpoint import Endpoint
+from airflow_reverse_etl.destinations.redaction import clean
 from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 #: A reply larger than this, in bytes, is not read to its end.
 MAX_REPLY_BYTES = 16 * 1024 * 1024
-#: Longest message of a receipt, in characters.
-MAX_MESSAGE = 300
 
 
 class Action(StrEnum):
@@ -199,9 +198,7 @@ class HttpDestination:
     @final
     def clean(self, message: str, batch: Batch) -> str:
         """A message of the remote without the rows' values and our secrets, on one line, of bounded length."""
-        text = " ".join(message[: 10 * MAX_MESSAGE].split())
-        text = redact(text, (*self.endpoint.secrets, *_values(batch.records)))
-        return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+        return clean(message, self.endpoint.secrets, batch.records)
 
     def _stop(self, action: Action, reply: Reply, message: str) -> NoReturn:
         where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.endpoint.host}
@@ -383,25 +380,3 @@ def at(value: Any, path: list[str] | tuple[str, ...]) -> Any:
         else:
             return None
     return value
-
-
-def _values(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif isinstance(value, bool) or value is None:
-        return
-    elif not isinstance(value, list | tuple):
-        yield str(value)
-        return
-    for item in value:
-        yield from _values(item)
-
-
-def redact(text: str, values: Iterator[str] | tuple[str, ...]) -> str:
-    """``text`` with ``…`` for every value of three characters or more that occurs in it, in any case."""
-    lowered = text.lower()
-    found = {value for value in values if len(value) > 2 and value.lower() in lowered}
-    if not found:
-        return text
-    pattern = "|".join(re.escape(value) for value in sorted(found, key=len, reverse=True))
-    return re.sub(pattern, "…", text, flags=re.IGNORECASE)

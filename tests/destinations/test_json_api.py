@@ -11,13 +11,12 @@ import pytest
 from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
 from airflow_reverse_etl.destinations.registry import create
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipts
+from airflow_reverse_etl.sync.receipts import Batch, Operation, Receipts
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.api import FakeApi
 from airflow_reverse_etl.testing.conformance import DestinationConformance
-from airflow_reverse_etl.testing.fakes import CountingLimiter, Dials
+from airflow_reverse_etl.testing.fakes import Dials
 
 CONNECTION = ConnectionInfo("crm", "http", host="api.example.com", password="s3cret")
 

@@ -1,0 +1,36 @@
+"""The remote's words without our secrets and the rows' values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+#: Longest message of a receipt, in characters.
+MAX_MESSAGE = 300
+
+
+def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, Any]] = ()) -> str:
+    """A message on one line, of bounded length, without the secrets and the records' values.
+
+    Values of one or two characters stay: they are in every text by chance, and tell nothing.
+    """
+    text = " ".join(message[: 10 * MAX_MESSAGE].split())
+    lowered = text.lower()
+    found = {value for value in (*secrets, *_values(records)) if len(value) > 2 and value.lower() in lowered}
+    if found:
+        pattern = "|".join(re.escape(value) for value in sorted(found, key=len, reverse=True))
+        text = re.sub(pattern, "…", text, flags=re.IGNORECASE)
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+
+
+def _values(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif isinstance(value, bool) or value is None:
+        return
+    elif not isinstance(value, list | tuple):
+        yield " ".join(str(value).split())
+        return
+    for item in value:
+        yield from _values(item)

@@ -1,0 +1,134 @@
+"""The statements of destination type ``table``, built per dialect with quoted identifiers."""
+
+# ruff: noqa: S608 - identifiers are quoted by sqlglot, values are parameters
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.sync.receipts import Operation
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+#: How drivers mark parameters (PEP 249 ``paramstyle``); rows are given as sequences to all of them.
+_MARKS = {"qmark": "?", "format": "%s", "pyformat": "%s", "numeric": ":{}", "named": ":{}"}
+_ON_CONFLICT = frozenset({"sqlite", "duckdb", "postgres"})
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL text, and the columns whose values are its parameters, in order."""
+
+    sql: str
+    columns: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return self.sql
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Statements on one table.
+
+    :param dialect: sqlglot's name. sqlite, duckdb and postgres get ``ON CONFLICT``, mysql ``ON DUPLICATE KEY``: these
+        need a unique constraint on the key. Others get ``MERGE``.
+    :param table: name, with schema and catalog where wanted, quoted as the database wants it.
+    :param key: columns by which the database recognises a row.
+    """
+
+    dialect: str
+    paramstyle: str
+    table: str
+    key: tuple[str, ...]
+
+    def statement(self, operation: Operation, columns: Sequence[str]) -> Statement:
+        """The statement of an operation on rows with these columns. An update with nothing to set is a look-up."""
+        others = tuple(name for name in columns if name not in self.key)
+        match operation:
+            case Operation.DELETE:
+                return self._finish(f"DELETE FROM {self._table} WHERE {self._where}", self.key)
+            case Operation.UPDATE if others:
+                assignments = ", ".join(f"{self._name(name)} = {_MARK}" for name in others)
+                return self._finish(f"UPDATE {self._table} SET {assignments} WHERE {self._where}", others + self.key)
+            case Operation.UPDATE:
+                return self.look_up()
+            case Operation.INSERT:
+                return self._finish(self._insert(columns), tuple(columns))
+        if self.dialect in _ON_CONFLICT:
+            sets = ", ".join(f"{self._name(name)} = EXCLUDED.{self._name(name)}" for name in others)
+            keys = ", ".join(map(self._name, self.key))
+            action = f"UPDATE SET {sets}" if sets else "NOTHING"
+            return self._finish(f"{self._insert(columns)} ON CONFLICT ({keys}) DO {action}", tuple(columns))
+        if self.dialect == "mysql":
+            # VALUES() in this place also works on MariaDB, which the newer row alias does not.
+            sets = ", ".join(f"{self._name(name)} = VALUES({self._name(name)})" for name in others or self.key)
+            return self._finish(f"{self._insert(columns)} ON DUPLICATE KEY UPDATE {sets}", tuple(columns))
+        return self._finish(self._merge(columns, others), tuple(columns))
+
+    def look_up(self) -> Statement:
+        """Is there a row with this key?"""
+        return self._finish(f"SELECT 1 FROM {self._table} WHERE {self._where}", self.key)
+
+    @property
+    def _table(self) -> str:
+        import sqlglot
+        from sqlglot import exp
+        from sqlglot.errors import SqlglotError
+
+        try:
+            table = sqlglot.parse_one(self.table, read=self.dialect, into=exp.Table)
+        except SqlglotError:
+            table = None
+        if not isinstance(table, exp.Table) or set(table.args) & {"joins", "alias", "pivots"} & _set_args(table):
+            raise ConfigurationError(
+                f"{self.table!r} is not the name of a table", todo="correct destination.object: schema.table"
+            )
+        return table.sql(dialect=self.dialect)
+
+    def _name(self, column: str) -> str:
+        from sqlglot import exp
+
+        return exp.to_identifier(column, quoted=True).sql(dialect=self.dialect)
+
+    @property
+    def _where(self) -> str:
+        return " AND ".join(f"{self._name(name)} = {_MARK}" for name in self.key)
+
+    def _insert(self, columns: Sequence[str]) -> str:
+        names = ", ".join(map(self._name, columns))
+        return f"INSERT INTO {self._table} ({names}) VALUES ({', '.join([_MARK] * len(columns))})"
+
+    def _merge(self, columns: Sequence[str], others: Sequence[str]) -> str:
+        def both(names: Sequence[str], between: str) -> str:
+            return between.join(f"t.{self._name(name)} = s.{self._name(name)}" for name in names)
+
+        source = ", ".join(f"{_MARK} AS {self._name(name)}" for name in columns)
+        update = f" WHEN MATCHED THEN UPDATE SET {both(others, ', ')}" if others else ""
+        names = ", ".join(map(self._name, columns))
+        values = ", ".join(f"s.{self._name(name)}" for name in columns)
+        dual = " FROM DUAL" if self.dialect == "oracle" else ""
+        end = ";" if self.dialect == "tsql" else ""
+        return (
+            f"MERGE INTO {self._table} t USING (SELECT {source}{dual}) s ON {both(self.key, ' AND ')}{update} "
+            f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values}){end}"
+        )
+
+    def _finish(self, sql: str, columns: tuple[str, ...]) -> Statement:
+        """With the driver's own parameter marks; names with a percent sign are safe from its formatting."""
+        mark = _MARKS[self.paramstyle]
+        if mark == "%s":
+            sql = sql.replace("%", "%%")
+        first, *rest = sql.split(_MARK)
+        marked = "".join(mark.format(number) + part for number, part in enumerate(rest, 1))
+        return Statement(first + marked, columns)
+
+
+#: Stands for a parameter until the statement is finished; no name can have it.
+_MARK = "\x00"
+
+
+def _set_args(table: exp.Table) -> set[str]:
+    return {name for name, value in table.args.items() if value}

@@ -1,0 +1,243 @@
+"""Destination type ``table``."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import sqlglot
+
+from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.destinations.sql import Writer
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError, UnreachableError
+from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
+from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome
+from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.testing.conformance import DestinationConformance
+from airflow_reverse_etl.testing.fakes import CountingLimiter
+
+CREATE = "create table \"to table\" (id varchar primary key, name varchar check (name <> 'nobody at all'))"
+
+
+def sync(mode: str = "upsert", *, mapping: Mapping[str, Any] | None = None, **destination: Any) -> Sync:
+    return Sync.load(
+        {
+            "name": "rows",
+            "model": "rows",
+            "source": "warehouse",
+            "mode": mode,
+            "mapping": mapping or {"id": "id", "name": "name"},
+            "destination": {
+                "type": "table",
+                "connection": "db",
+                "object": '"to table"',
+                "match_on": "id",
+                **destination,
+            },
+        }
+    )
+
+
+class Database:
+    """A table with a primary key and a check, in a file."""
+
+    def __init__(self, dialect: str, path: Path) -> None:
+        self.dialect, self.path = dialect, path
+        self.reachable = True
+        self.execute(CREATE)
+
+    def connect(self) -> Any:
+        if not self.reachable:
+            raise sqlite3.OperationalError("unable to open database file")
+        return sqlite3.connect(self.path) if self.dialect == "sqlite" else duckdb.connect(str(self.path))
+
+    def execute(self, sql: str) -> list[Any]:
+        connection = self.connect()
+        try:
+            rows: list[Any] = connection.execute(sql).fetchall()
+            connection.commit()
+        finally:
+            connection.close()
+        return rows
+
+    def create(self, mode: str) -> Destination:
+        return create(sync(mode), connection=ConnectionInfo("db", self.dialect), connect=self.connect)
+
+    async def stored(self) -> Mapping[str, str | None]:
+        return dict(self.execute('select id, name from "to table"'))
+
+    def bad(self) -> dict[str, Any]:
+        return {"id": "bad", "name": "nobody at all"}
+
+    async def stop(self) -> None:
+        self.reachable = False
+
+
+@pytest.fixture(params=["sqlite", "duckdb"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    return Database(request.param, tmp_path / "db")
+
+
+class TestConformance(DestinationConformance):
+    @pytest.fixture
+    def remote(self, database: Database) -> Database:
+        return database
+
+
+class Driver:
+    """Wraps a connection; the named method fails once, as a driver's would."""
+
+    def __init__(self, connection: sqlite3.Connection, failing: dict[str, Exception]) -> None:
+        self._connection, self._failing = connection, failing
+
+    def cursor(self) -> Any:
+        return Cursor(self._connection.cursor(), self._failing)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Cursor:
+    def __init__(self, cursor: sqlite3.Cursor, failing: dict[str, Exception]) -> None:
+        self._cursor, self._failing = cursor, failing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, sql: str, *args: Any) -> Any:
+        if error := self._failing.pop(sql.split()[0], None):
+            raise error
+        return self._cursor.execute(sql, *args)
+
+    def executemany(self, sql: str, rows: Any) -> Any:
+        if error := self._failing.pop("executemany", None):
+            raise error
+        return self._cursor.executemany(sql, rows)
+
+
+BATCH = Batch(Operation.UPSERT, [1, 2], ["1", "2"], [{"id": "1", "name": "Ada"}, {"id": "2", "name": "Grace"}], "r")
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [("BEGIN", Outcome.RETRYABLE), ("executemany", Outcome.RETRYABLE), ("COMMIT", Outcome.UNKNOWN)],
+)
+async def test_only_a_failure_during_commit_leaves_the_outcome_unknown(
+    tmp_path: Path, step: str, outcome: Outcome
+) -> None:
+    database = Database("sqlite", tmp_path / "db")
+    failing: dict[str, Exception] = {}
+
+    def connect() -> Driver:
+        return Driver(sqlite3.connect(database.path), failing)
+
+    destination = create(sync(), connection=ConnectionInfo("db", "sqlite"), connect=connect)
+    await destination.open(CountingLimiter())
+    try:
+        failing[step] = sqlite3.OperationalError("server closed the connection, Grace")
+        receipts = await destination.send(BATCH)
+        assert receipts.of("1").outcome is receipts.of("2").outcome is outcome
+        assert "Grace" not in receipts.default.message
+        assert await database.stored() == {}
+        assert (await destination.send(BATCH)).of("1").outcome is Outcome.ACCEPTED
+    finally:
+        await destination.close()
+
+
+@pytest.mark.parametrize("change", [{"object": "missing"}, {"match_on": "name"}])
+async def test_a_wrong_table_or_a_missing_constraint_is_said_before_anything_is_sent(
+    database: Database, change: dict[str, Any]
+) -> None:
+    destination = create(sync(**change), connection=ConnectionInfo("db", database.dialect), connect=database.connect)
+    with pytest.raises(ConfigurationError) as caught:
+        await destination.open(CountingLimiter())
+    assert caught.value.where["connection"] == "db"
+
+
+async def test_values_of_every_type_arrive(database: Database) -> None:
+    database.execute(
+        "create table kinds (id integer primary key, d decimal(18,3), seen timestamp, day date, obj varchar)"
+    )
+    mapping = {"id": "id", "d": "d", "seen": "seen", "day": "day", "obj.a": "a"}
+    destination = create(
+        sync(mapping=mapping, object="kinds"),
+        connection=ConnectionInfo("db", database.dialect),
+        connect=database.connect,
+    )
+    record = {
+        "id": 1,
+        "d": Decimal("1.100"),
+        "seen": datetime.fromisoformat("2026-01-02T03:04:05"),
+        "day": date(2026, 1, 2),
+        "obj": {"a": [1]},
+    }
+    await destination.open(CountingLimiter())
+    receipts = await destination.send(Batch(Operation.UPSERT, [1], ["1"], [record], "r"))
+    await destination.close()
+    assert receipts.of("1").outcome is Outcome.ACCEPTED
+    [(_, d, seen, day, obj)] = database.execute("select * from kinds")
+    assert (Decimal(str(d)), str(seen).replace("T", " "), str(day)) == (
+        Decimal("1.1"),
+        "2026-01-02 03:04:05",
+        "2026-01-02",
+    )
+    assert obj == '{"a":[1]}'
+
+
+def test_without_match_on_only_inserts_are_possible() -> None:
+    with pytest.raises(SpecError, match="match_on"):
+        create(sync(match_on=()), connection=ConnectionInfo("db", "sqlite"), connect=lambda: None)
+    create(sync("append", match_on=()), connection=ConnectionInfo("db", "sqlite"), connect=lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (sqlite3.OperationalError('FATAL: password authentication failed for user "etl" s3cret'), CredentialsError),
+        (OSError("connection refused"), UnreachableError),
+    ],
+)
+async def test_a_failure_to_connect_says_what_to_do(error: Exception, expected: type[Exception]) -> None:
+    def connect() -> Any:
+        raise error
+
+    connection = ConnectionInfo("db", "postgres", password="s3cret")
+    destination = create(sync(), connection=connection, connect=connect)
+    with pytest.raises(expected) as caught:
+        await destination.open(CountingLimiter())
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "dialect", ["sqlite", "duckdb", "postgres", "mysql", "snowflake", "bigquery", "tsql", "redshift"]
+)
+@pytest.mark.parametrize("operation", list(Operation))
+@pytest.mark.parametrize("columns", [("id", "na%me"), ("id",)])
+def test_statements_are_valid_in_their_dialect_and_quote_names(
+    dialect: str, operation: Operation, columns: tuple[str, ...]
+) -> None:
+    writer = Writer(dialect, "qmark", "app.contacts", ("id",))
+    statement = writer.statement(operation, columns)
+    sqlglot.parse_one(statement.sql, read=dialect)
+    assert statement.sql.count("?") == len(statement.columns)
+    if operation in (Operation.UPSERT, Operation.INSERT):
+        assert statement.columns == columns
+
+
+@pytest.mark.parametrize(("style", "expected"), [("format", "na%%me"), ("qmark", "na%me"), ("numeric", "na%me")])
+def test_parameters_are_marked_as_the_driver_wants(style: str, expected: str) -> None:
+    sql = Writer("postgres", style, "t", ("id",)).statement(Operation.INSERT, ("id", "na%me")).sql
+    assert expected in sql
+    assert sql.endswith({"format": "(%s, %s)", "qmark": "(?, ?)", "numeric": "(:1, :2)"}[style])
+
+
+@pytest.mark.parametrize("name", ["t; drop table t", "select 1", "t join u", "t as u", ""])
+def test_only_a_table_name_is_taken_as_object(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Writer("postgres", "qmark", name, ("id",)).statement(Operation.INSERT, ("id",))
