@@ -66,6 +66,7 @@ class PlanStatement:
 
     :param values: columns that go into the change set: ``f0 …`` and ``r0 …``.
     :param keys: ``k0 …``; empty where the sync has no key.
+    :param tracked: whether there is a snapshot to compare with; not in mode ``append``.
     """
 
     sync: Sync
@@ -74,8 +75,8 @@ class PlanStatement:
     mapped: str
     keys: tuple[str, ...]
     values: tuple[str, ...]
+    tracked: bool
     _identifiers: Mapping[str, Any] | None
-    _has_snapshot: bool
 
     def model(self, types: Mapping[str, str]) -> str:
         """The model with its hashes. ``types``: of the columns of ``mapped``, in the planner's own words."""
@@ -121,6 +122,8 @@ class PlanStatement:
 
     def quarantined(self, now: datetime) -> str:
         """The rejected rows that are not tried again as they are: too often, or for too long."""
+        if self.sync.mode == "append":  # every row goes out in every run
+            return "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
         return (
             "SELECT key_hi, key_lo, fingerprint FROM rejections"
@@ -152,7 +155,7 @@ class PlanStatement:
 
     def _compare(self, repeated: str) -> str:
         columns = ", ".join(f"m.{name}" for name in self.values)
-        if not self._has_snapshot:
+        if not self.tracked:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
             return (
                 f"SELECT {columns}, m.row_key, m.identifiers, m.key_hi, m.key_lo, m.fingerprint, m.present,"
@@ -241,7 +244,7 @@ def plan_statement(
         _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), fields)
         if sync.mode == "mirror"
         else None,
-        _has_snapshot=sync.mode != "append",
+        tracked=sync.mode != "append",
     )
 
 

@@ -1,0 +1,140 @@
+"""Running the plan statement in DuckDB over a stream of the model."""
+
+# ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError
+from airflow_reverse_etl.stores.changes import HASHES, KINDS
+from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.plan import PlanStatement, surplus
+from airflow_reverse_etl.sync.ports import Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Types that Parquet files and their readers do not keep as they are: the change set has their text.
+_AS_TEXT = ("HUGEINT", "UHUGEINT", "UUID", "JSON", "INTERVAL", "BIT", "TIME WITH TIME ZONE", "ENUM(", "BIGNUM")
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """``counts``: rows of the plan by ``change``."""
+
+    counts: Mapping[str, int]
+    model_rows: int
+
+
+def compare(
+    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, *, snapshot_rows: int, now: datetime
+) -> Compared:
+    """Read the model and make ``the_plan`` of it. ``snapshot`` and ``rejections`` must be relations."""
+    run = scratch.execute
+    model_rows = _read_model(scratch, statement, warehouse, f"CREATE TABLE candidates AS {statement.compare}")
+    found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
+    if statement.tracked and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
+        run("DROP TABLE candidates")  # rare: a key that was unique when it was sent is there several times now
+        model_rows = _read_model(scratch, statement, warehouse, "CREATE TABLE kept AS SELECT * FROM model")
+        run("CREATE OR REPLACE TEMP VIEW model AS SELECT * FROM kept")
+        run(f"CREATE TABLE repeated AS {statement.repeated('model')}")
+        run(f"CREATE TABLE candidates AS {statement.compare_repeated}")
+        run("DROP TABLE kept")
+    else:
+        run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
+    run(f"CREATE TABLE quarantined AS {statement.quarantined(now)}")
+    run(f"CREATE TEMP VIEW the_plan AS {statement.classify}")
+    return Compared(dict(run("SELECT change, count(*) FROM the_plan GROUP BY change")), model_rows)
+
+
+def write(scratch: Scratch, statement: PlanStatement, compared: Compared, folder: str) -> None:
+    """Write the change set, and the keys of rows that are not sent but that the commit must know of."""
+    hashes = ", ".join(HASHES)
+    for change in (*KINDS, "skipped", "forgotten"):
+        if compared.counts.get(change):
+            columns = f"row_key, {', '.join(statement.values)}, identifiers, {hashes}" if change in KINDS else hashes
+            scratch.copy(f"SELECT {columns} FROM the_plan WHERE change = '{change}'", f"{folder}/{change}.parquet")
+
+
+def _read_model(scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: str) -> int:
+    """Run a statement that reads the relation ``model`` once; returns how many rows the model had."""
+    import duckdb
+
+    stream = _Stream(warehouse.read(statement.extract))
+    connection = scratch.connection
+    try:
+        connection.register("extracted", stream.schema.empty_table())
+        types = {name: kind for name, kind, *_ in scratch.execute(f"DESCRIBE {statement.mapped}")}
+        columns = (f"CAST({name} AS VARCHAR) AS {name}" if _as_text(types[name]) else name for name in types)
+        connection.register("extracted", stream.reader())
+        scratch.execute(f"CREATE OR REPLACE TEMP VIEW mapped AS SELECT {', '.join(columns)} FROM ({statement.mapped})")
+        types = {name: "VARCHAR" if _as_text(kind) else kind for name, kind in types.items()}
+        scratch.execute(f"CREATE OR REPLACE TEMP VIEW model AS {statement.model(types)}")
+        scratch.execute(into)
+    except duckdb.Error as error:
+        if stream.error:
+            raise stream.error from None
+        raise _explained(error, statement) from None
+    finally:
+        connection.unregister("extracted")
+        stream.close()
+    return stream.rows
+
+
+def _as_text(data_type: str) -> bool:
+    return data_type.startswith(_AS_TEXT) and not data_type.endswith("]")
+
+
+def _explained(error: Exception, statement: PlanStatement) -> Exception:
+    """DuckDB's error in our words, which it gives without quoting a value only before rows are read."""
+    import duckdb
+
+    sync = statement.sync.name
+    if isinstance(error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException):
+        return ConfigurationError(
+            f"an expression of the mapping does not fit the model: {str(error).splitlines()[0]}",
+            todo="correct the expression; c0, c1 ... are the model's columns in the order of their use in the sync",
+            sync=sync,
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return AttentionError(
+            "the plan does not fit into the memory and disk it may use",
+            todo="give the worker a larger temporary folder, or raise the memory limit of the state store",
+            sync=sync,
+        )
+    return ConfigurationError(
+        f"an expression of the mapping fails for a row of the model ({type(error).__name__})",
+        todo="make the expression safe for every row, with CASE or TRY_CAST, or leave the row out of the model",
+        sync=sync,
+    )
+
+
+class _Stream:
+    """Counts the rows that pass, and keeps the reader's own error, of which DuckDB passes on only the text."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        self.schema = reader.schema
+        self.rows = 0
+        self.error: Exception | None = None
+
+    def reader(self) -> pa.RecordBatchReader:
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches())
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in self._reader:
+                self.rows += batch.num_rows
+                yield batch
+        except Exception as error:
+            self.error = error
+            raise
+
+    def close(self) -> None:
+        self._reader.close()

@@ -1,0 +1,139 @@
+"""A Delta Lake table that is one Parquet file, replaced as a whole by the commit of a plan.
+
+DuckDB writes the file, in parallel and with bounded memory; Delta Lake's log makes the change atomic, refuses it when
+someone else was faster, and remembers which plan made it. Any reader of Delta Lake can read the table.
+"""
+
+# ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.errors import RunConflictError, StateError, UnreachableError
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.scratch import Scratch
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+#: How many commits back a plan is looked for. Nothing between a commit and its repetition makes more.
+_REMEMBERED = 50
+_PLAN = "plan_id"
+
+
+class DeltaFile:
+    """One table.
+
+    :param columns: name → DuckDB type, all of them nullable.
+    :raises UnreachableError: the storage did not answer.
+    :raises StateError: what is there is not a table that we can read.
+    """
+
+    def __init__(self, files: StateFiles, folder: str, columns: Mapping[str, str]) -> None:
+        self._files = files
+        self._folder = folder
+        self._columns = columns
+        self._table = self._load()
+        uris = self._table.file_uris() if self._table else []
+        #: Name of the current file: changes with every commit. None for a table without rows.
+        self.generation = uris[0].rsplit("/", 1)[-1] if uris else None
+
+    def _load(self) -> DeltaTable | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            with _storage(self._files.url):
+                return DeltaTable(self._files.child(self._folder), storage_options=self._files.storage_options)
+        except TableNotFoundError:
+            return None
+
+    @property
+    def rows(self) -> int:
+        return self._table.count() if self._table and self.generation else 0
+
+    def made_by(self, plan_id: str) -> bool:
+        """Whether a recent commit of this table was the one of this plan."""
+        commits = self._table.history(_REMEMBERED) if self._table else []
+        return any(commit.get(_PLAN) == plan_id for commit in commits)
+
+    def view(self, scratch: Scratch, name: str) -> None:
+        """Make the table a relation; one without rows where it does not exist yet."""
+        if self.generation:
+            scratch.view(name, f"{self._folder}/{self.generation}")
+        else:
+            scratch.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._nothing}")
+
+    def replace(self, scratch: Scratch, select: str, plan_id: str) -> None:
+        """Make the rows of a SELECT the table's content, and delete the old file.
+
+        :raises RunConflictError: the table was changed since it was loaded.
+        """
+        from deltalake import CommitProperties, Schema
+        from deltalake.transaction import AddAction, create_table_with_add_actions
+
+        name = f"{plan_id}.parquet"
+        rows, size = scratch.copy(
+            f"SELECT {', '.join(f'CAST({column} AS {kind}) AS {column}' for column, kind in self._columns.items())}"
+            f" FROM ({select})",
+            f"{self._folder}/{name}",
+        )
+        add = AddAction(
+            path=name,
+            size=size,
+            partition_values={},
+            modification_time=int(time.time() * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": rows}),
+        )
+        schema = Schema.from_arrow(scratch.connection.sql(self._nothing).to_arrow_table().schema)
+        properties = CommitProperties(custom_metadata={_PLAN: plan_id}, max_commit_retries=0)
+        with _storage(self._files.url, writing=True):
+            if self._table:
+                self._table.create_write_transaction([add], "overwrite", schema, commit_properties=properties)
+            else:
+                create_table_with_add_actions(
+                    self._files.child(self._folder),
+                    schema,
+                    [add],
+                    storage_options=self._files.storage_options,
+                    commit_properties=properties,
+                )
+        for old in self._files.list(self._folder):
+            if old.endswith(".parquet") and old != name:
+                self._files.delete(f"{self._folder}/{old}")
+
+    @property
+    def _nothing(self) -> str:
+        return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in self._columns.items())} LIMIT 0"
+
+
+@contextlib.contextmanager
+def _storage(url: str, *, writing: bool = False) -> Iterator[None]:
+    from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+    try:
+        yield
+    except TableNotFoundError:
+        raise
+    except (CommitFailedError, OSError, DeltaError) as error:
+        if writing and (isinstance(error, CommitFailedError) or "already exists" in str(error)):
+            raise RunConflictError(
+                "another run committed the state of this sync meanwhile",
+                todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+                url=url,
+            ) from error
+        if isinstance(error, OSError):
+            raise UnreachableError(
+                f"the state storage failed: {error}", todo="check [reverse_etl] state_url and state_conn_id", url=url
+            ) from error
+        raise StateError(
+            f"the state cannot be read: {error}",
+            todo="restore the folder from a backup, or delete it to send everything again",
+            url=url,
+        ) from error

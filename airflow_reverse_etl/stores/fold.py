@@ -1,0 +1,141 @@
+"""Folding a load into the state: one query for each table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.stores import changes
+from airflow_reverse_etl.stores.delta import DeltaFile
+from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.ports import Plan
+from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+
+_HASHES = {"key_hi": "BIGINT", "key_lo": "BIGINT", "fingerprint": "BIGINT"}
+
+SNAPSHOT = {**_HASHES, "row_key": "VARCHAR", "identifiers": "VARCHAR"}
+
+REJECTIONS = {
+    "row_key": "VARCHAR",
+    **_HASHES,
+    "change": "VARCHAR",
+    "outcome": "VARCHAR",
+    "code": "VARCHAR",
+    "message": "VARCHAR",
+    "attempts": "BIGINT",
+    "first_seen": "TIMESTAMPTZ",
+    "last_seen": "TIMESTAMPTZ",
+}
+
+HISTORY = {
+    "run_id": "VARCHAR",
+    "plan_id": "VARCHAR",
+    "mode": "VARCHAR",
+    "planned_at": "TIMESTAMPTZ",
+    "committed_at": "TIMESTAMPTZ",
+    **dict.fromkeys(("model_rows", "snapshot_rows", "added", "changed", "removed", "invalid"), "BIGINT"),
+    **dict.fromkeys(("accepted", "rejected", "retryable", "unknown", "skipped", "requests"), "BIGINT"),
+    "seconds": "DOUBLE",
+    "report": "VARCHAR",
+}
+
+
+def fold(
+    scratch: Scratch,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    report: Report,
+    *,
+    folder: str,
+    stored: dict[str, Any],
+    snapshot: DeltaFile,
+    rejections: DeltaFile,
+    history: DeltaFile,
+) -> None:
+    """Bring the three tables up to date, each unless this plan did so before.
+
+    :param folder: of the change set.
+    :param stored: plan.json.
+    :raises RunConflictError: another plan changed the snapshot since this one was made.
+    """
+    _relations(scratch, plan, checkpoint, folder, left=stored["left"])
+    if stored["mode"] != "append" and not snapshot.made_by(plan.plan_id):
+        if snapshot.generation != stored["generation"]:
+            raise RunConflictError(
+                "another run changed the snapshot since this one was planned",
+                todo="discard this run and let the next one plan again; let only one run of a sync be active at a time",
+                sync=plan.sync,
+                run=plan.run_id,
+            )
+        if len(checkpoint.settled) > len(checkpoint.failed) or "forgotten" in stored["left"]:
+            snapshot.view(scratch, "snapshot")
+            snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
+    if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
+        rejections.view(scratch, "rejections")
+        rejections.replace(scratch, _REJECTIONS.format(now=plan.created_at.isoformat()), plan.plan_id)
+    history.view(scratch, "history")
+    _one_run(scratch, plan, report, stored["mode"])
+    history.replace(scratch, "SELECT * FROM history UNION ALL BY NAME SELECT * FROM this_run", plan.plan_id)
+
+
+_SNAPSHOT = """
+    SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM snapshot
+    ANTI JOIN (SELECT key_hi, key_lo FROM accepted UNION ALL SELECT key_hi, key_lo FROM forgotten)
+        USING (key_hi, key_lo)
+    UNION ALL
+    SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers
+    FROM accepted WHERE change <> 'removed'
+"""
+
+# A row is tried again in every run. One that is not in this run's outcomes is still refused only if this run left it
+# out because of that (skipped), or did not come to it.
+_REJECTIONS = """
+    SELECT c.row_key, c.key_hi, c.key_lo, c.fingerprint, c.change, f.outcome, f.code, f.message,
+        coalesce(r.attempts, 0) + 1 AS attempts, coalesce(r.first_seen, '{now}'::TIMESTAMPTZ) AS first_seen,
+        '{now}'::TIMESTAMPTZ AS last_seen
+    FROM changes AS c JOIN failed AS f USING (seq)
+    LEFT JOIN rejections AS r
+        ON r.key_hi = c.key_hi AND r.key_lo = c.key_lo AND r.fingerprint = c.fingerprint
+    WHERE f.outcome <> 'skipped'
+    UNION ALL BY NAME
+    SELECT r.* FROM rejections AS r
+    SEMI JOIN (SELECT key_hi, key_lo FROM skipped UNION ALL SELECT key_hi, key_lo FROM changes WHERE NOT settled)
+        USING (key_hi, key_lo)
+"""
+
+
+def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str]) -> None:
+    """``changes`` with ``settled``, ``failed``, ``accepted``, ``skipped`` and ``forgotten``."""
+    import pyarrow as pa
+
+    settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
+    changes.view(scratch, folder, plan.planned, settled=" OR ".join(f"seq BETWEEN {a} AND {b}" for a, b in settled))
+    rows = [(seq, outcome.value, *checkpoint.reasons[at]) for seq, (outcome, at) in checkpoint.failed.items()]
+    names = ("seq", "outcome", "code", "message")
+    kinds = (pa.int64(), pa.string(), pa.string(), pa.string())
+    columns = [pa.array([row[at] for row in rows], kind) for at, kind in enumerate(kinds)]
+    scratch.connection.register("failed", pa.Table.from_arrays(columns, names=names))
+    scratch.execute("CREATE TEMP VIEW accepted AS SELECT * FROM changes ANTI JOIN failed USING (seq) WHERE settled")
+    for name in ("skipped", "forgotten"):
+        if name in left:
+            scratch.view(name, f"{folder}/{name}.parquet")
+        else:
+            scratch.execute(f"CREATE TEMP VIEW {name} AS SELECT 0::BIGINT AS key_hi, 0::BIGINT AS key_lo LIMIT 0")
+
+
+def _one_run(scratch: Scratch, plan: Plan, report: Report, mode: str) -> None:
+    import pyarrow as pa
+
+    numbers = report.to_json()
+    row = {
+        **{name: getattr(plan, name) for name in ("run_id", "plan_id", "model_rows", "snapshot_rows")},
+        **dict(plan.planned),
+        **{name: numbers[name] for name in ("accepted", "rejected", "retryable", "unknown", "skipped", "requests")},
+        "mode": mode,
+        "seconds": report.seconds,
+        "report": json.dumps(numbers),
+        "planned_at": plan.created_at,
+    }
+    scratch.connection.register("this_row", pa.Table.from_pylist([row]))
+    scratch.execute("CREATE TEMP VIEW this_run AS SELECT *, now() AS committed_at FROM this_row")

@@ -1,0 +1,240 @@
+"""State as Delta Lake tables under a URL; plans and commits run in DuckDB on the worker.
+
+::
+
+    <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror
+                       rejections/   Delta: rows that the destination refused and that are still refused
+                       history/      Delta: one row for each committed run
+                       runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until it is committed
+
+The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.errors import StateError
+from airflow_reverse_etl.stores import changes, fold
+from airflow_reverse_etl.stores.compare import compare, write
+from airflow_reverse_etl.stores.delta import DeltaFile
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.scratch import Scratch, scratch
+from airflow_reverse_etl.sync.plan import plan_statement
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
+from airflow_reverse_etl.sync.spec import Sync
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FORMAT = 1
+
+#: A plan cut short leaves a folder without plan.json. After this long no planner is at work in it any more.
+_CUT_SHORT = timedelta(days=1)
+_PLAN_ID_TIME = "%Y%m%dT%H%M%S%f"
+
+
+class LakeStore(StateStore):
+    """Snapshot, plans, checkpoints, rejections and history of all syncs, under one URL.
+
+    :param url: folder, ``file://`` or object storage URL.
+    :param storage_options: credentials and settings of the object storage, as deltalake takes them.
+    :param memory_limit: of DuckDB; beyond it, it spills to ``scratch``.
+    :param threads: of DuckDB; default: one for each core.
+    :param scratch: an existing local folder for what is spilled; default: the system's temporary folder.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage_options: Mapping[str, str] | None = None,
+        *,
+        memory_limit: str = "1GB",
+        threads: int | None = None,
+        scratch: Path | None = None,
+    ) -> None:
+        self._files = StateFiles(url, storage_options)
+        self._memory_limit, self._threads, self._scratch_folder = memory_limit, threads, scratch
+
+    def unfinished(self, sync: str) -> Sequence[Plan]:
+        runs = f"{_folder(sync)}/runs"
+        stored = (self._stored(sync, plan_id) for plan_id in self._files.list(runs))
+        return [_plan_from(data) for data in stored if data]
+
+    def last_report(self, sync: str, run_id: str) -> Report | None:
+        history = DeltaFile(self._files, f"{_folder(sync)}/history", fold.HISTORY)
+        if not history.generation:
+            return None
+        with self._scratch() as work:
+            history.view(work, "history")
+            found = work.execute(
+                "SELECT report FROM history WHERE run_id = ? ORDER BY committed_at DESC, plan_id DESC LIMIT 1", [run_id]
+            )
+        return _report_from(json.loads(found[0][0])) if found else None
+
+    def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+        sync = request.sync
+        self._delete_cut_short(sync.name, request.now)
+        statement = plan_statement(
+            sync,
+            query=request.query,
+            primary_key=request.primary_key,
+            columns=warehouse.columns(request.query),
+            source=warehouse.dialect,
+            planner="duckdb",
+        )
+        snapshot, rejections = self._snapshot(sync.name), self._rejections(sync.name)
+        plan_id = f"{request.now.strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
+        with self._scratch() as work:
+            snapshot.view(work, "snapshot")
+            rejections.view(work, "rejections")
+            compared = compare(work, statement, warehouse, snapshot_rows=snapshot.rows, now=request.now)
+            write(work, statement, compared, f"{_plan_folder(sync.name, plan_id)}/changes")
+        counts = compared.counts
+        planned = Planned(*(counts.get(name, 0) for name in Planned.__slots__))
+        plan = Plan(
+            plan_id=plan_id,
+            run_id=request.run_id,
+            sync=sync.name,
+            planned=planned,
+            total=planned.total,
+            model_rows=compared.model_rows,
+            snapshot_rows=snapshot.rows,
+            skipped=counts.get("skipped", 0),
+            created_at=request.now,
+            spec=sync.digest,
+        )
+        left = [name for name in ("skipped", "forgotten") if counts.get(name)]
+        self._store(plan, mode=sync.mode, values=statement.values, generation=snapshot.generation, left=left)
+        return plan
+
+    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
+        stored = self._stored(plan.sync, plan.plan_id)
+        if stored is None:
+            raise changes.forgotten()
+        yield from changes.read(
+            self._files,
+            _plan_folder(plan.sync, plan.plan_id) + "/changes",
+            plan.planned,
+            after=after,
+            until=plan.total if until is None else until,
+            values=stored["values"],
+        )
+
+    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+        data = self._files.read(_checkpoint(plan, partition))
+        return Checkpoint.from_json(json.loads(data)) if data else Checkpoint()
+
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
+        self._files.write(_checkpoint(plan, partition), json.dumps(checkpoint.to_json()).encode())
+
+    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
+        folder = _plan_folder(plan.sync, plan.plan_id)
+        names = [name for name in self._files.list(folder) if name.startswith("checkpoint-")]
+        stored = (self._files.read(f"{folder}/{name}") for name in names)
+        return [Checkpoint.from_json(json.loads(data)) for data in stored if data]
+
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:  # noqa: ARG002 - see plan.json
+        folder = _plan_folder(plan.sync, plan.plan_id)
+        history = DeltaFile(self._files, f"{_folder(plan.sync)}/history", fold.HISTORY)
+        stored = self._stored(plan.sync, plan.plan_id)
+        if not history.made_by(plan.plan_id):  # the last table of a commit: what it says is true of the others
+            if stored is None:
+                raise changes.forgotten()
+            with self._scratch() as work:
+                fold.fold(
+                    work,
+                    plan,
+                    checkpoint,
+                    report,
+                    folder=f"{folder}/changes",
+                    stored=stored,
+                    snapshot=self._snapshot(plan.sync),
+                    rejections=self._rejections(plan.sync),
+                    history=history,
+                )
+        self._forget(plan)
+
+    def discard(self, plan: Plan) -> None:
+        self._forget(plan)
+
+    def _scratch(self) -> contextlib.AbstractContextManager[Scratch]:
+        return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)
+
+    def _snapshot(self, sync: str) -> DeltaFile:
+        return DeltaFile(self._files, f"{_folder(sync)}/snapshot", fold.SNAPSHOT)
+
+    def _rejections(self, sync: str) -> DeltaFile:
+        return DeltaFile(self._files, f"{_folder(sync)}/rejections", fold.REJECTIONS)
+
+    def _store(self, plan: Plan, **how: Any) -> None:
+        """Write plan.json: the plan exists from here on."""
+        data = {
+            "format": _FORMAT,
+            **{name: getattr(plan, name) for name in ("plan_id", "run_id", "sync", "total", "model_rows")},
+            **{name: getattr(plan, name) for name in ("snapshot_rows", "skipped", "spec")},
+            "planned": dict(plan.planned),
+            "created_at": plan.created_at.isoformat(),
+            **how,
+        }
+        self._files.write(f"{_plan_folder(plan.sync, plan.plan_id)}/plan.json", json.dumps(data).encode())
+
+    def _stored(self, sync: str, plan_id: str) -> dict[str, Any] | None:
+        data = self._files.read(f"{_plan_folder(sync, plan_id)}/plan.json")
+        if data is None:
+            return None
+        stored: dict[str, Any] = json.loads(data)
+        if stored["format"] > _FORMAT:
+            raise StateError(
+                "an unfinished plan was made by a newer version of this package",
+                todo="upgrade this worker to the version of the others",
+                sync=sync,
+                plan=plan_id,
+            )
+        return stored
+
+    def _forget(self, plan: Plan) -> None:
+        """Delete the plan; plan.json first, so that what is left of a deletion cut short is no plan."""
+        folder = _plan_folder(plan.sync, plan.plan_id)
+        self._files.delete(f"{folder}/plan.json")
+        self._files.delete(folder)
+
+    def _delete_cut_short(self, sync: str, now: datetime) -> None:
+        """Delete what planners and deletions that were cut short have left."""
+        runs = f"{_folder(sync)}/runs"
+        oldest = (now - _CUT_SHORT).strftime(_PLAN_ID_TIME)
+        for plan_id in self._files.list(runs):
+            if plan_id < oldest and self._files.read(f"{runs}/{plan_id}/plan.json") is None:
+                self._files.delete(f"{runs}/{plan_id}")
+
+
+def _folder(sync: str) -> str:
+    return f"syncs/{sync}"
+
+
+def _plan_folder(sync: str, plan_id: str) -> str:
+    return f"{_folder(sync)}/runs/{plan_id}"
+
+
+def _checkpoint(plan: Plan, partition: int) -> str:
+    return f"{_plan_folder(plan.sync, plan.plan_id)}/checkpoint-{partition}.json"
+
+
+def _plan_from(data: Mapping[str, Any]) -> Plan:
+    return Plan(
+        **{name: data[name] for name in Plan.__slots__ if name not in ("planned", "created_at")},
+        planned=Planned(**data["planned"]),
+        created_at=datetime.fromisoformat(data["created_at"]),
+    )
+
+
+def _report_from(data: Mapping[str, Any]) -> Report:
+    return replace(Report(**data), planned=Planned(**data["planned"]), errors=tuple(data["errors"]))

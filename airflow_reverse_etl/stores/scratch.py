@@ -1,0 +1,80 @@
+"""A DuckDB that computes plans and commits: bounded memory, spills into a folder of its own, no network."""
+
+# ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.stores.files import StateFiles
+
+if TYPE_CHECKING:
+    import duckdb
+
+#: Bytes of a row group before it is closed, so that wide rows do not need much memory to read.
+_COPY = "FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE_BYTES '64MB'"
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """A DuckDB connection, the folder that is deleted with it, and the files of the state."""
+
+    connection: duckdb.DuckDBPyConnection
+    folder: Path
+    files: StateFiles
+
+    def execute(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def view(self, name: str, path: str) -> None:
+        """Make a Parquet file under the state URL a relation, with the position of each row as ``file_row_number``."""
+        from pyarrow import fs
+
+        source = self.files.root / path if self.files.root else self.folder / f"{name}.parquet"
+        if not self.files.root:  # DuckDB reads a local copy much faster than a remote file through Python
+            fs.copy_files(path, str(source), self.files.filesystem(), fs.LocalFileSystem())
+        rows = f"read_parquet({_quoted(source)}, file_row_number = true)"
+        self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")
+
+    def copy(self, select: str, path: str) -> tuple[int, int]:
+        """Write the rows of a SELECT to a Parquet file under the state URL; returns rows and bytes."""
+        from pyarrow import fs
+
+        target = self.files.root / path if self.files.root else self.folder / "copy.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        [(rows,)] = self.execute(f"COPY ({select}) TO {_quoted(target)} ({_COPY})")
+        size = target.stat().st_size
+        if not self.files.root:
+            fs.copy_files(str(target), path, fs.LocalFileSystem(), self.files.filesystem())
+            target.unlink()
+        return rows, size
+
+
+@contextlib.contextmanager
+def scratch(files: StateFiles, *, memory_limit: str, threads: int | None, folder: Path | None) -> Iterator[Scratch]:
+    """Open a scratch database; everything it wrote outside the state URL is deleted at the end."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="reverse_etl-", dir=folder) as own:
+        config: dict[str, Any] = {
+            "memory_limit": memory_limit,
+            "temp_directory": own,
+            "preserve_insertion_order": "false",
+            "autoinstall_known_extensions": "false",
+            "TimeZone": "UTC",
+        }
+        if threads:
+            config["threads"] = threads
+        with duckdb.connect(":memory:", config=config) as connection:
+            # The right side of a join is the one kept in memory: a stream has no size to choose by, and we know ours.
+            connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
+            yield Scratch(connection, Path(own), files)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
