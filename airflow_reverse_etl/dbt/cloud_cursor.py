@@ -53,8 +53,7 @@ def take(
     :raises RunConflictError: too many others take runs at the same time.
     """
     for _ in range(_ATTEMPTS):
-        version, text = record.read()
-        consumed = Consumed.from_json(text) if text else Consumed()
+        version, consumed = _read(record)
         if mine := consumed.of(claimant):
             return mine
         start = after or consumed.since() or first
@@ -62,6 +61,16 @@ def take(
         if claim is None or record.replace(version, consumed.add(claim).to_json()):
             return claim
     raise RunConflictError("others keep taking runs of this dbt Cloud job", todo="try again", claimant=claimant)
+
+
+def claimed(record: Record, claimant: str) -> Claim | None:
+    """What the claimant has already; needs no dbt Cloud."""
+    return _read(record)[1].of(claimant)
+
+
+def _read(record: Record) -> tuple[int, Consumed]:
+    version, text = record.read()
+    return version, Consumed.from_json(text) if text else Consumed()
 
 
 @dataclass(frozen=True, slots=True)

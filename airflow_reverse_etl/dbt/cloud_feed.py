@@ -22,7 +22,7 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, Rev
 from airflow_reverse_etl.sync.pacing import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
 
@@ -40,9 +40,15 @@ _feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AccountFeed]] = W
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What one poll says to one waiter: finished runs of its job, maybe seen before, or why there are none."""
+    """What one poll says to one waiter.
+
+    :param runs: finished runs of its job, maybe seen before.
+    :param now: dbt Cloud's clock; None when the poll failed.
+    :param error: why the poll failed, or that the job is gone.
+    """
 
     runs: tuple[CloudRun, ...] = ()
+    now: datetime | None = None
     error: ReverseEtlError | None = None
 
 
@@ -76,7 +82,7 @@ class AccountFeed:
         self._read_to: datetime | None = None
         self._jobs_at = float("-inf")
 
-    async def watch(self, job_id: int, *, since: datetime, interval: float) -> AsyncIterator[News]:
+    async def watch(self, job_id: int, *, since: datetime, interval: float) -> AsyncGenerator[News, None]:
         """News of one job, forever: after every poll, also when nothing happened.
 
         Never misses a run that finished at ``since`` or later (dbt Cloud's clock); repeats some. Never raises: errors
@@ -141,7 +147,7 @@ class AccountFeed:
         for waiter in waiters:
             waiter.told = True
             error = _deleted(waiter.job_id) if waiter.job_id in missing else None
-            waiter.news.put_nowait(News(tuple(lists[waiter]), error))
+            waiter.news.put_nowait(News(tuple(lists[waiter]), self._read_to, error))
 
     async def _list(self, api: DbtCloudApi, waiters: list[_Waiter]) -> dict[_Waiter, list[CloudRun]]:
         """What finished lately, for each waiter; and what it asked for when it came."""

@@ -1,0 +1,154 @@
+"""The ``dbt_cloud`` connection of apache-airflow-providers-dbt-cloud, as users have it, on any host."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_reverse_etl._airflow import AirflowException, AirflowNotFoundException, BaseHook, connection_info
+from airflow_reverse_etl.dbt.cloud import base_url
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+
+T = TypeVar("T")
+
+
+class DbtCloudApiHook(BaseHook):
+    """What dbt Cloud says about runs and jobs, and its webhook subscriptions.
+
+    Connection: login = account id, password = service token or personal token, host = access URL (a domain, or a bare
+    subdomain of getdbt.com; empty for cloud.getdbt.com), extra ``proxies``, extra ``webhook_secret`` (one or a list).
+    The official hook does the rest, see :meth:`official`: triggering runs, looking jobs up by name.
+
+    :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
+    :raises CredentialsError: from every method: no such connection, or dbt Cloud refuses its token.
+    :raises UnreachableError: from every method: dbt Cloud does not answer, after retries with backoff.
+    """
+
+    conn_name_attr = "dbt_cloud_conn_id"
+    default_conn_name = "dbt_cloud_default"
+    conn_type = "dbt_cloud"
+
+    def __init__(self, dbt_cloud_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+
+    def api(self) -> DbtCloudApi:
+        """A client of the account, to be used as an async context manager."""
+        info = connection_info(self.dbt_cloud_conn_id)
+        return _api(info, info.extra, self.dbt_cloud_conn_id)
+
+    async def async_api(self) -> DbtCloudApi:
+        """The same from an event loop, such as the triggerer's."""
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        try:
+            connection = await get_async_connection(self.dbt_cloud_conn_id)
+        except AirflowNotFoundException as error:
+            raise CredentialsError(
+                str(error), todo="create the connection", connection=self.dbt_cloud_conn_id
+            ) from None
+        return _api(connection, connection.extra_dejson, self.dbt_cloud_conn_id)
+
+    def call(self, request: Callable[[DbtCloudApi], Awaitable[T]]) -> T:
+        """Make requests from synchronous code: ``hook.call(lambda api: api.run(7))``."""
+
+        async def work() -> T:
+            async with self.api() as api:
+                return await request(api)
+
+        return asyncio.run(work())
+
+    def official(self, **kwargs: Any) -> Any:
+        """The official provider's hook for this connection, on any host.
+
+        :raises ConfigurationError: the provider is not installed.
+        """
+        try:
+            from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
+        except ImportError:
+            raise ConfigurationError(
+                "apache-airflow-providers-dbt-cloud is not installed",
+                todo="pip install 'airflow-provider-reverse-etl[dbt-cloud]'",
+            ) from None
+        url = self.api().url
+
+        class AnyHostHook(DbtCloudHook):
+            def get_conn(self, *args: Any, **kwargs: Any) -> Any:
+                session = super().get_conn(*args, **kwargs)
+                self.base_url = f"{url}/"
+                return session
+
+        return AnyHostHook(self.dbt_cloud_conn_id, **{"timeout_seconds": 60, "retry_limit": 4, **kwargs})
+
+    def job_id(self, *, project_name: str, environment_name: str, job_name: str) -> int:
+        """The id of a job by its names.
+
+        :raises ConfigurationError: there is none, or there are several.
+        """
+        names = {"project_name": project_name, "environment_name": environment_name, "job_name": job_name}
+        try:
+            return int(self.official().get_job_by_name(**names)["id"])
+        except AirflowException as error:
+            raise ConfigurationError(
+                f"dbt Cloud: {error}",
+                todo="check the three names, and that the token sees the project",
+                connection=self.dbt_cloud_conn_id,
+                **names,
+            ) from error
+
+    def model_results(self, run_id: int) -> dict[str, str]:
+        """unique id → status of every node that the run touched, over all its steps."""
+        from airflow_reverse_etl.dbt.cloud import model_results
+
+        return model_results(self.call(lambda api: api.step_results(run_id)))
+
+    def create_webhook(self, job_id: int, client_url: str, *, name: str = "") -> dict[str, Any]:
+        """Subscribe a URL to a job's completed runs.
+
+        The result's ``hmac_secret`` is shown this once: it belongs into the connection's extra ``webhook_secret``.
+        """
+        title = name or f"Airflow: job {job_id}"
+        return self.call(lambda api: api.create_webhook(title, job_id=job_id, client_url=client_url))
+
+    def list_webhooks(self, job_id: int | None = None) -> list[dict[str, Any]]:
+        """The account's subscriptions, or those that hear of a job."""
+        hooks = self.call(lambda api: api.webhooks())
+        return [
+            hook for hook in hooks if job_id is None or not hook["job_ids"] or str(job_id) in map(str, hook["job_ids"])
+        ]
+
+    def test_webhook(self, webhook_id: str) -> dict[str, Any]:
+        """Let dbt Cloud send a test delivery; says what the receiver answered."""
+        return self.call(lambda api: api.test_webhook(webhook_id))
+
+    def delete_webhook(self, webhook_id: str) -> None:
+        """Unsubscribe."""
+        self.call(lambda api: api.delete_webhook(webhook_id))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Whether the account answers, with what is wrong otherwise."""
+        try:
+            jobs = self.call(lambda api: api.job_ids())
+        except (ConfigurationError, OSError) as error:
+            return False, str(error)
+        return True, f"dbt Cloud answers; the token sees {len(jobs)} jobs"
+
+
+def _api(connection: Any, extra: dict[str, Any], conn_id: str) -> DbtCloudApi:
+    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+
+    login, token = str(connection.login or ""), connection.password
+    if not login.isdigit() or not token:
+        raise CredentialsError(
+            "the dbt Cloud connection is incomplete",
+            todo="put the account id (a number) into its login, and a service or personal token into its password",
+            connection=conn_id,
+        )
+    url = base_url(connection.host, connection.port)
+    proxy = (extra.get("proxies") or {}).get(url.split(":", 1)[0])
+    return DbtCloudApi(url, int(login), token=token, conn_id=conn_id, proxy=proxy)

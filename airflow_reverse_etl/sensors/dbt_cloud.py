@@ -1,0 +1,221 @@
+"""Waiting for a dbt Cloud job that runs by its own schedule, and taking each of its runs once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import quote
+
+from airflow.sdk import PokeReturnValue
+
+from airflow_reverse_etl._airflow import AirflowSensorTimeout, AirflowSkipException, BaseSensorOperator
+from airflow_reverse_etl.dbt.cloud import RunStatus, parse_time
+from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Cursor, OnFailure, claimed, take
+from airflow_reverse_etl.errors import DbtRunError, SpecError
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl._airflow import Context
+    from airflow_reverse_etl.dbt.cloud import CloudRun
+    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+
+#: Where a sensor that has taken nothing yet begins to look.
+FIRST_LOOK_BACK = timedelta(days=1)
+#: Clocks that differ by less are the same: the server's ``Date`` has whole seconds.
+_SKEW = timedelta(seconds=2)
+
+
+class DbtCloudJobSensor(BaseSensorOperator):
+    """Succeeds when a run of a dbt Cloud job has finished successfully that this task has not consumed before.
+
+    Exactly once per task of a DAG: a retried or cleared task instance gets the run that it had; no other DAG run, in a
+    backfill or at the same time, ever gets it. What was consumed is recorded under ``[reverse_etl] state_url``, before
+    the task succeeds, so that a crash in between loses nothing. Reads only: a read-only token is enough.
+
+    Returns (XCom): run_id, job_id, status, finished_at, git_sha, git_branch, project_id, environment_id, href,
+    ``superseded`` (older runs passed over) and ``artifacts`` (names such as ``manifest.json``).
+
+    What it does not do: start the job (the official ``DbtCloudRunJobOperator`` does), or notice a run that lists show
+    more than five minutes after it finished.
+
+    :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
+    :param job_id: the job; or give all of ``project_name``, ``environment_name`` and ``job_name``.
+    :param after: which runs count: ``last_consumed`` (behind the last one taken; a day back at first),
+        ``data_interval_start`` (of the DAG run; its time without one), or a time, as a datetime or ISO 8601 text.
+    :param consume: of several runs, ``latest`` takes the newest and passes over the rest; ``each`` the oldest.
+    :param on_failure: a failed or cancelled run fails this try and the next one waits for another run (``fail``), skips
+        the task (``skip``), or is passed over (``wait``).
+    :param wait: False looks once, and skips the task when there is no run to take: for DAGs that events start.
+    :param deferrable: wait in the triggerer, without a worker slot.
+    :param poke_interval: seconds between polls; one poll serves all that wait for the same connection.
+    :raises DbtRunError: the run failed or was cancelled (``on_failure="fail"``).
+    :raises ConfigurationError: no such job, or dbt Cloud refuses the token.
+    """
+
+    template_fields = ("dbt_cloud_conn_id", "job_id", "project_name", "environment_name", "job_name", "after")
+    ui_color: str = "#ffd9cc"
+
+    def __init__(
+        self,
+        *,
+        dbt_cloud_conn_id: str = "dbt_cloud_default",
+        job_id: int | str | None = None,
+        project_name: str | None = None,
+        environment_name: str | None = None,
+        job_name: str | None = None,
+        after: datetime | str = "last_consumed",
+        consume: Consume = "latest",
+        on_failure: OnFailure = "fail",
+        wait: bool = True,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        names = (project_name, environment_name, job_name)
+        problems = []
+        if (job_id is None) != all(names) or (job_id is not None and any(names)):
+            problems.append("job: give job_id, or all of project_name, environment_name and job_name")
+        if consume not in get_args(Consume):
+            problems.append(f"consume: {consume!r} is none of {', '.join(get_args(Consume))}")
+        if on_failure not in get_args(OnFailure):
+            problems.append(f"on_failure: {on_failure!r} is none of {', '.join(get_args(OnFailure))}")
+        if problems:
+            raise SpecError("the sensor is not valid", problems=tuple(problems), task=self.task_id)
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.job_id = job_id
+        self.project_name = project_name
+        self.environment_name = environment_name
+        self.job_name = job_name
+        self.after = after
+        self.consume = consume
+        self.on_failure = on_failure
+        self.wait = wait
+        self.deferrable = deferrable
+
+    def execute(self, context: Context) -> Any:
+        if not self.deferrable and self.wait:
+            return super().execute(context)
+        until = datetime.now(UTC) + timedelta(seconds=self.timeout)
+        return self._take_or_defer(context, until)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        result = _Look(self, context).take()
+        return PokeReturnValue(is_done=result is not None, xcom_value=result)
+
+    def execute_complete(self, context: Context, event: dict[str, Any] | None = None, *, until: str) -> Any:
+        """Called when the trigger fired. The event only says that it is time to look again."""
+        from airflow_reverse_etl.triggers.dbt_cloud import error_from_json
+
+        if event and "error" in event:
+            raise error_from_json(event["error"])
+        return self._take_or_defer(context, datetime.fromisoformat(until))
+
+    def _take_or_defer(self, context: Context, until: datetime) -> dict[str, Any]:
+        look = _Look(self, context)
+        result = look.take()
+        if result is not None:
+            return result
+        if not self.wait:
+            raise AirflowSkipException("No run of the dbt Cloud job is left to consume")
+        left = until - datetime.now(UTC)
+        if left <= timedelta(0):
+            raise AirflowSensorTimeout(f"No run of the dbt Cloud job could be consumed in {self.timeout} seconds")
+        from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger
+
+        trigger = DbtCloudRunFinishedTrigger(
+            self.dbt_cloud_conn_id,
+            look.job_id,
+            self.poke_interval,
+            cursor=look.cursor().to_json(),
+            only_success=self.on_failure == "wait",
+        )
+        self.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            kwargs={"until": until.isoformat()},
+            timeout=min(left, self.execution_timeout or left),
+        )
+        raise AssertionError("defer raises")
+
+
+class _Look:
+    """One look of a sensor at its job: take a run, or remember what was seen."""
+
+    def __init__(self, sensor: DbtCloudJobSensor, context: Context) -> None:
+        from airflow_reverse_etl._airflow import state_files
+        from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
+        from airflow_reverse_etl.stores.ledger import Ledger
+
+        self.sensor, self.context = sensor, context
+        self.hook = DbtCloudApiHook(sensor.dbt_cloud_conn_id)
+        names = (sensor.project_name, sensor.environment_name, sensor.job_name)
+        if sensor.job_id is not None:
+            self.job_id = int(sensor.job_id)
+        else:
+            keys = ("project_name", "environment_name", "job_name")
+            self.job_id = self.hook.job_id(**dict(zip(keys, map(str, names), strict=True)))
+        ti = context["ti"]
+        self.claimant = ti.run_id if ti.map_index is None or ti.map_index < 0 else f"{ti.run_id}[{ti.map_index}]"
+        files = state_files()
+        place = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
+        account = self.hook.api().account_id
+        self.record = Ledger(files.child(f"dbt_cloud/consumed/{place}/{account}-{self.job_id}"), files.storage_options)
+        self.seen: list[CloudRun] = []
+        self.now = datetime.now(UTC)
+
+    def take(self) -> dict[str, Any] | None:
+        """What the task returns; None when it has to wait. Raises or skips as the sensor's ``on_failure`` says."""
+        claim = claimed(self.record, self.claimant) or self._take()
+        return self._result(claim) if claim else None
+
+    def cursor(self) -> Cursor:
+        """What was seen in vain."""
+        return Cursor(self.now).advance(self.seen)[1]
+
+    def _take(self) -> Claim | None:
+        local = datetime.now(UTC)
+        self.now = self.hook.call(self._server_time) or local
+        ahead = self.now - local
+        sensor = self.sensor
+        return take(
+            self.record,
+            self._finished,
+            self.claimant,
+            after=self._after(ahead if abs(ahead) > _SKEW else timedelta(0)),
+            first=self.now - FIRST_LOOK_BACK,
+            consume=sensor.consume,
+            on_failure=sensor.on_failure,
+        )
+
+    async def _server_time(self, api: DbtCloudApi) -> datetime | None:
+        await api.job(self.job_id)  # a job that is not there would never finish
+        return api.server_time
+
+    def _finished(self, since: datetime) -> list[CloudRun]:
+        self.seen = self.hook.call(lambda api: api.finished_runs(since, job_id=self.job_id))
+        return self.seen
+
+    def _after(self, ahead: timedelta) -> datetime | None:
+        """The wanted time by dbt Cloud's clock: Airflow's own times are moved by what the clocks differ."""
+        after = self.sensor.after
+        if after == "last_consumed":
+            return None
+        if after == "data_interval_start":
+            start = self.context.get("data_interval_start") or self.context["dag_run"].run_after
+            return start + ahead
+        return after if isinstance(after, datetime) else parse_time(after)
+
+    def _result(self, claim: Claim) -> dict[str, Any]:
+        run = claim.run
+        if claim.outcome == "success":
+            artifacts = self.hook.call(lambda api: api.artifacts(run.id))
+            names = [name for name in artifacts if "/" not in name]
+            return {**run.to_json(), "superseded": list(claim.superseded), "artifacts": names}
+        what = f"dbt Cloud run {run.id} ended with status {RunStatus(run.status).name.lower()}"
+        if claim.outcome == "skipped":
+            raise AirflowSkipException(what)
+        raise DbtRunError(
+            what,
+            todo=f"see {run.href}; the task's next try waits for the job's next run",
+            connection=self.sensor.dbt_cloud_conn_id,
+            job=run.job_id,
+        )

@@ -1,0 +1,184 @@
+"""Waiting for dbt Cloud jobs without a worker slot: for a deferred sensor, and as an asset's watcher."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import AssetWatcher
+from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
+
+from airflow_reverse_etl._airflow import Asset
+from airflow_reverse_etl.assets import GROUP
+from airflow_reverse_etl.dbt.cloud_cursor import Cursor
+from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from airflow_reverse_etl.dbt.cloud_feed import News
+
+#: Airflow fails a deferred task whose trigger fires before the scheduler has noted the deferral (apache/airflow#66374).
+_FIRST_EVENT_SECONDS = 15.0
+#: An event that a watcher yields is stored by the triggerer's next heartbeats, every second or two.
+_STORED_SECONDS = 5.0
+
+
+def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float = 60.0) -> Asset:
+    """The asset that a dbt Cloud job's successful run updates: ``schedule=[dbt_cloud_job("dbt_cloud", 70403)]``.
+
+    Its events' ``extra["payload"]`` has run_id, job_id, status, finished_at, git_sha, git_branch, project_id,
+    environment_id, href. At least once: let a :class:`~airflow_reverse_etl.sensors.dbt_cloud.DbtCloudJobSensor` with
+    ``wait=False`` be the DAG's first task, and repeats are skipped.
+
+    :param poll_interval: seconds between polls, one for all watched jobs of a connection.
+    """
+    name = asset_name(dbt_cloud_conn_id, job_id)
+    trigger = DbtCloudJobTrigger(dbt_cloud_conn_id, job_id, poll_interval)
+    watcher = AssetWatcher(name=f"{name} finished", trigger=trigger)
+    return Asset(name=name, uri=f"reverse-etl://{name}", group=GROUP, watchers=[watcher])
+
+
+def asset_name(dbt_cloud_conn_id: str, job_id: int) -> str:
+    """Name of the asset of :func:`dbt_cloud_job`."""
+    return f"dbt_cloud/{quote(dbt_cloud_conn_id, safe='.-_')}/{job_id}"
+
+
+def _news(conn_id: str, job_id: int, *, since: datetime, interval: float) -> AsyncGenerator[News, None]:
+    from airflow_reverse_etl.dbt.cloud_feed import account_feed
+    from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
+
+    return account_feed(conn_id, DbtCloudApiHook(conn_id).async_api).watch(job_id, since=since, interval=interval)
+
+
+class DbtCloudRunFinishedTrigger(BaseTrigger):
+    """Fires once, when a run of a job has finished that the sensor has not seen.
+
+    It consumes nothing: the sensor looks again when it resumes, and takes the run then.
+
+    :param cursor: what the sensor has seen, as :meth:`~airflow_reverse_etl.dbt.cloud_cursor.Cursor.to_json` writes it.
+    :param only_success: failed and cancelled runs do not wake the sensor.
+    """
+
+    def __init__(
+        self, dbt_cloud_conn_id: str, job_id: int, poll_interval: float, *, cursor: dict[str, Any], only_success: bool
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.job_id = job_id
+        self.poll_interval = poll_interval
+        self.cursor = cursor
+        self.only_success = only_success
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = ("dbt_cloud_conn_id", "job_id", "poll_interval", "cursor", "only_success")
+        return _path(self), {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncGenerator[TriggerEvent, None]:
+        started = asyncio.get_running_loop().time()
+        event = await self._event()
+        await asyncio.sleep(started + _FIRST_EVENT_SECONDS - asyncio.get_running_loop().time())
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _event(self) -> dict[str, Any]:
+        cursor = Cursor.from_json(self.cursor)
+        news = _news(self.dbt_cloud_conn_id, self.job_id, since=cursor.since, interval=self.poll_interval)
+        async with aclosing(news):
+            async for item in news:
+                if isinstance(item.error, ConfigurationError):  # everything else passes by itself
+                    return {"error": error_to_json(item.error)}
+                fresh, cursor = cursor.advance(item.runs)
+                if runs := [run.id for run in fresh if run.succeeded or not self.only_success]:
+                    return {"runs": runs}
+        raise AssertionError("the feed never ends")
+
+
+class DbtCloudJobTrigger(BaseEventTrigger):
+    """An asset's watcher: an event for each successful run of a job, at least once, in the order they finish.
+
+    Where it has read to is kept in the asset's state store (Airflow 3.3), else in a file under ``[reverse_etl]
+    state_url``; the first start begins there and then. Pausing the last consumer DAG stops it; unpausing continues
+    where it stopped. Errors are logged and polled behind, further and further apart.
+    """
+
+    def __init__(self, dbt_cloud_conn_id: str, job_id: int, poll_interval: float = 60.0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.job_id = job_id
+        self.poll_interval = poll_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return _path(self), {name: getattr(self, name) for name in ("dbt_cloud_conn_id", "job_id", "poll_interval")}
+
+    async def run(self) -> AsyncGenerator[TriggerEvent, None]:
+        cursor = await self._load()
+        since = cursor.since if cursor else datetime.now(UTC)
+        news = _news(self.dbt_cloud_conn_id, self.job_id, since=since, interval=self.poll_interval)
+        async with aclosing(news):
+            async for item in news:
+                if item.error:
+                    self.log.warning("Job %s: %s", self.job_id, item.error)
+                if item.now is None:
+                    continue
+                if cursor is None:
+                    _, cursor = Cursor(item.now).advance(item.runs)
+                    await self._save(cursor)
+                fresh, ahead = cursor.advance(item.runs)
+                for run in fresh:
+                    if run.succeeded:
+                        yield TriggerEvent(run.to_json())  # type: ignore[no-untyped-call]
+                if fresh:
+                    await asyncio.sleep(_STORED_SECONDS)  # a crash before this repeats events, one after loses none
+                    await self._save(ahead)
+                cursor = ahead
+
+    @property
+    def _place(self) -> str:
+        return f"dbt_cloud/watchers/{quote(self.dbt_cloud_conn_id, safe='')}/{self.job_id}.json"
+
+    async def _load(self) -> Cursor | None:
+        store = getattr(self, "asset_state_store", None)
+        if store is not None:
+            data = await store.aget("dbt_cloud_cursor", None)
+        else:
+            text = await asyncio.to_thread(lambda: _files().read(self._place))
+            data = json.loads(text) if text else None
+        return Cursor.from_json(data) if data else None
+
+    async def _save(self, cursor: Cursor) -> None:
+        store = getattr(self, "asset_state_store", None)
+        try:
+            if store is not None:
+                await store.aset("dbt_cloud_cursor", cursor.to_json())
+            else:
+                text = json.dumps(cursor.to_json()).encode()
+                await asyncio.to_thread(lambda: _files().write(self._place, text))
+        except Exception as error:  # noqa: BLE001  a restart repeats events then; ending here would repeat them at once
+            self.log.warning("Where the watcher of job %s has read to was not stored: %s", self.job_id, error)
+
+
+def _files() -> Any:
+    from airflow_reverse_etl._airflow import state_files
+
+    return state_files()
+
+
+def _path(trigger: BaseTrigger) -> str:
+    return f"{type(trigger).__module__}.{type(trigger).__qualname__}"
+
+
+def error_to_json(error: ReverseEtlError) -> dict[str, Any]:
+    """An error on its way from the triggerer to the task."""
+    return {"type": type(error).__name__, "what": error.what, "todo": error.todo, "where": error.where}
+
+
+def error_from_json(data: dict[str, Any]) -> ReverseEtlError:
+    """The error as it was raised."""
+    from airflow_reverse_etl import errors
+
+    kind = getattr(errors, data["type"], ReverseEtlError)
+    return kind(data["what"], todo=data["todo"], **data["where"])
