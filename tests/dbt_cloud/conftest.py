@@ -1,0 +1,41 @@
+"""A dbt Cloud of our own, and the connection to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+
+
+@pytest.fixture
+def cloud() -> Iterator[DbtCloudServer]:
+    with DbtCloudServer() as server:
+        yield server
+
+
+@pytest.fixture
+def connect(cloud: DbtCloudServer, add_connection: Callable[..., None]) -> Callable[..., None]:
+    """Write the Airflow connection ``dbt_cloud`` anew, as after a change of the token."""
+
+    def write(**extra: Any) -> None:
+        fields = {"host": cloud.url, "login": str(cloud.account_id), "password": cloud.token, "extra": extra}
+        add_connection("dbt_cloud", conn_type="dbt_cloud", **fields)
+
+    write()
+    return write
+
+
+@pytest.fixture
+def api(cloud: DbtCloudServer) -> DbtCloudApi:
+    """A client that does not wait long between its attempts."""
+    return client(cloud)
+
+
+def client(cloud: DbtCloudServer) -> DbtCloudApi:
+    backoff = Backoff(first=0.001, longest=0.001, attempts=4)
+    return DbtCloudApi(cloud.url, cloud.account_id, token=cloud.token, conn_id="dbt_cloud", backoff=backoff)

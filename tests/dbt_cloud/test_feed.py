@@ -1,0 +1,157 @@
+"""One poll of the account serves everybody, never misses a run, and never spins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from airflow_reverse_etl.dbt import cloud_feed
+from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+from airflow_reverse_etl.dbt.cloud_feed import AccountFeed, News, account_feed
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
+from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.dbt_cloud.conftest import client
+
+POLL = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(cloud_feed, "_BACKOFF", Backoff(first=0.05, longest=0.05))
+
+
+@pytest.fixture
+def feed(cloud: DbtCloudServer) -> AccountFeed:
+    async def connect() -> DbtCloudApi:
+        return client(cloud)
+
+    return AccountFeed(connect)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def first(news: AsyncGenerator[News, None]) -> News:
+    async with asyncio.timeout(5):
+        async for item in news:
+            if item.runs or item.error:
+                return item
+    raise AssertionError
+
+
+async def test_a_finished_run_reaches_only_those_who_wait_for_its_job(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+    one, two = cloud.add_job(), cloud.add_job()
+    async with (
+        aclosing(feed.watch(one, since=now(), interval=POLL)) as mine,
+        aclosing(feed.watch(two, since=now(), interval=POLL)) as theirs,
+    ):
+        reading = asyncio.gather(first(mine), anext(theirs))
+        await asyncio.sleep(POLL * 2)
+        run = cloud.add_run(one)
+        news, other = await reading
+        assert [run.id for run in news.runs] == [run]
+        assert other.runs == ()
+
+
+async def test_requests_do_not_grow_with_the_number_of_waiters(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+    jobs = [cloud.add_job() for _ in range(50)]
+
+    async def wait(job: int) -> News:
+        async with aclosing(feed.watch(job, since=now(), interval=POLL)) as news:
+            return await first(news)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        waiting = [group.create_task(wait(job)) for job in jobs]
+        await asyncio.sleep(POLL * 4)
+        for job in jobs:
+            cloud.add_run(job)
+    assert {task.result().runs[0].job_id for task in waiting} == set(jobs)
+    assert len(cloud.requests) < 15
+
+
+@pytest.mark.parametrize("back", [timedelta(hours=3), timedelta(days=30)])
+async def test_whoever_comes_late_gets_what_finished_since(
+    cloud: DbtCloudServer, feed: AccountFeed, back: timedelta
+) -> None:
+    job = cloud.add_job()
+    run = cloud.add_run(job, finished_at=now() - back + timedelta(minutes=1))
+    async with aclosing(feed.watch(job, since=now(), interval=POLL)) as early:
+        await anext(early)
+        async with aclosing(feed.watch(job, since=now() - back, interval=POLL)) as late:
+            assert [run.id for run in (await first(late)).runs] == [run]
+
+
+async def test_nothing_is_missed_over_an_outage(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+    job = cloud.add_job()
+    async with aclosing(feed.watch(job, since=now(), interval=POLL)) as news:
+        await anext(news)
+        cloud.fail_next(9, 503)
+        assert isinstance((await first(news)).error, UnreachableError)
+        run = cloud.add_run(job)
+        cloud.fail_next(4, 500)
+        while (item := await first(news)).error:
+            pass
+        assert [run.id for run in item.runs] == [run]
+
+
+async def test_errors_do_not_make_it_spin(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+    cloud.fail_next(10_000, 403)
+    async with aclosing(feed.watch(1, since=now(), interval=0.2)) as news:
+        assert isinstance((await first(news)).error, CredentialsError)
+        before = len(cloud.requests)
+        await asyncio.sleep(1)
+        assert len(cloud.requests) - before <= 2 * 6  # twice a poll: the connection may have a new token
+
+
+async def test_a_token_that_was_replaced_in_the_connection_is_picked_up(
+    cloud: DbtCloudServer, feed: AccountFeed
+) -> None:
+    job = cloud.add_job()
+    async with aclosing(feed.watch(job, since=now(), interval=POLL)) as news:
+        await anext(news)
+        cloud.rotate_token()
+        run = cloud.add_run(job)
+        item = await first(news)
+        assert item.error is None
+        assert [run.id for run in item.runs] == [run]
+
+
+async def test_a_deleted_job_is_told_to_those_who_wait_for_it(
+    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_feed, "_JOBS_EVERY_SECONDS", 0.0)
+    job, other = cloud.add_job(), cloud.add_job()
+    async with (
+        aclosing(feed.watch(job, since=now(), interval=POLL)) as news,
+        aclosing(feed.watch(other, since=now(), interval=POLL)) as others,
+    ):
+        await asyncio.gather(anext(news), anext(others))
+        cloud.delete_job(job)
+        assert isinstance((await first(news)).error, ConfigurationError)
+        assert (await anext(others)).error is None
+
+
+async def test_it_stops_with_the_last_waiter_and_starts_with_the_next(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+    job = cloud.add_job()
+    for _ in range(2):
+        async with aclosing(feed.watch(job, since=now(), interval=POLL)) as news:
+            await anext(news)
+        await asyncio.sleep(POLL)
+        before = len(cloud.requests)
+        await asyncio.sleep(POLL * 4)
+        assert len(cloud.requests) == before
+
+
+async def test_a_connection_has_one_feed_per_event_loop() -> None:
+    async def connect() -> DbtCloudApi:
+        raise AssertionError
+
+    assert account_feed("a", connect) is account_feed("a", connect)
+    assert account_feed("a", connect) is not account_feed("b", connect)

@@ -1,0 +1,54 @@
+"""Of several writers that read the same version exactly one writes, whatever the storage."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from airflow_reverse_etl.stores.ledger import Ledger
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "l"))
+    assert ledger.read() == (0, None)
+    assert ledger.replace(0, "one")
+    assert Ledger(ledger.url).read() == (1, "one")
+
+
+def test_a_writer_that_read_an_older_version_is_refused(tmp_path: Path) -> None:
+    mine, theirs = Ledger(str(tmp_path / "l")), Ledger(str(tmp_path / "l"))
+    mine.read(), theirs.read()
+    assert theirs.replace(0, "theirs")
+    assert not mine.replace(0, "mine")
+    version, text = mine.read()
+    assert (version, text) == (1, "theirs")
+    assert mine.replace(version, "mine")
+
+
+def test_racing_writers_lose_no_update(tmp_path: Path) -> None:
+    """From the very first write on, when the ledger is not there yet."""
+    won: list[str] = []
+
+    def add(name: str) -> None:
+        for number in range(6):
+            ledger = Ledger(str(tmp_path / "l"))
+            version, text = ledger.read()
+            if ledger.replace(version, f"{text or ''} {name}{number}"):
+                won.append(f"{name}{number}")
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    version, text = Ledger(str(tmp_path / "l")).read()
+    assert sorted((text or "").split()) == sorted(won)
+    assert version == len(won) >= 6
+
+
+def test_it_stays_small(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "l"))
+    for version in range(60):
+        ledger.read()
+        assert ledger.replace(version, str(version))
+    assert Ledger(ledger.url).read() == (60, "59")

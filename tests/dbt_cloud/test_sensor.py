@@ -1,0 +1,253 @@
+"""The sensor takes each run once, whatever happens to its tasks, and waits without a worker slot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_reverse_etl._airflow import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+from airflow_reverse_etl.dbt import cloud_feed
+from airflow_reverse_etl.dbt.cloud import RunStatus
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, DbtRunError, SpecError
+from airflow_reverse_etl.sensors import DbtCloudJobSensor
+from airflow_reverse_etl.stores.ledger import Ledger
+from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from airflow_reverse_etl.triggers import dbt_cloud as triggers
+
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
+
+OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def sensor(job: int, **options: Any) -> DbtCloudJobSensor:
+    return DbtCloudJobSensor(task_id="done", dbt_cloud_conn_id="dbt_cloud", job_id=job, poke_interval=0.1, **options)
+
+
+def context(dag_run: str = "r1", *, map_index: int = -1, start: datetime | None = None) -> Any:
+    ti = SimpleNamespace(dag_id="d", task_id="done", run_id=dag_run, map_index=map_index)
+    return {"ti": ti, "data_interval_start": start, "dag_run": SimpleNamespace(run_after=now())}
+
+
+def execute(task: DbtCloudJobSensor, dag_run: str = "r1", **about: Any) -> Any:
+    """The run's id, or why there is none."""
+    try:
+        return task.execute(context(dag_run, **about))["run_id"]
+    except TaskDeferred:
+        return "deferred"
+
+
+def test_a_finished_run_is_taken_without_deferring(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    old = cloud.add_run(job)
+    run = cloud.add_run(job, steps=[{"manifest.json": {}, "compiled/a.sql": {}}])
+    result = sensor(job).execute(context())
+    assert result["run_id"] == run
+    assert result["git_sha"] == cloud.sha(run)
+    assert result["superseded"] == [old]
+    assert result["artifacts"] == ["manifest.json"]
+    assert datetime.fromisoformat(result["finished_at"]) <= now()
+    assert result["href"].startswith(cloud.url)
+
+
+def test_a_retry_or_clear_gets_the_same_run_and_another_dag_run_never(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    first = cloud.add_run(job)
+    assert [execute(sensor(job), name) for name in ("r1", "r2", "r1")] == [first, "deferred", first]
+    second = cloud.add_run(job)
+    assert [execute(sensor(job), name) for name in ("r1", "r2", "r1", "r3")] == [first, second, first, "deferred"]
+
+
+def test_a_task_that_has_its_run_needs_neither_job_nor_permission(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    run = cloud.add_run(job)
+    execute(sensor(job))
+    cloud.delete_job(job)
+    assert execute(sensor(job)) == run
+
+
+def test_a_crash_after_consuming_loses_nothing(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = cloud.add_job()
+    run = cloud.add_run(job)
+    write = Ledger.replace
+
+    def crash(*args: Any) -> bool:
+        write(*args)
+        raise SystemExit("killed")
+
+    monkeypatch.setattr(Ledger, "replace", crash)
+    with pytest.raises(SystemExit):
+        execute(sensor(job))
+    monkeypatch.setattr(Ledger, "replace", write)
+    assert [execute(sensor(job), name) for name in ("r2", "r1")] == ["deferred", run]
+
+
+def test_dag_runs_at_the_same_time_share_the_runs_out(cloud: DbtCloudServer) -> None:
+    """As in a backfill: eight DAG runs, eight finished runs, and each gets its own."""
+    job = cloud.add_job()
+    runs = [cloud.add_run(job) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda n: execute(sensor(job, consume="each"), f"r{n}"), range(8)))
+    assert sorted(got) == runs
+
+
+def test_mapped_sensors_are_consumers_of_their_own(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    runs = [cloud.add_run(job) for _ in range(2)]
+    assert [execute(sensor(job, consume="each"), map_index=index) for index in (0, 1, 0)] == [runs[0], runs[1], runs[0]]
+
+
+def test_only_runs_after_the_data_interval_start_count(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    cloud.add_run(job, finished_at=now() - timedelta(hours=2))
+    task = sensor(job, after="data_interval_start")
+    start = now() - timedelta(hours=1)
+    assert execute(task, start=start) == "deferred"
+    run = cloud.add_run(job, finished_at=start + timedelta(seconds=3))
+    assert execute(task, start=start) == run
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_clocks_may_differ(cloud: DbtCloudServer, hours: int) -> None:
+    """dbt Cloud's clock is three hours off; its runs still fall into Airflow's intervals."""
+    cloud.now = lambda: now() + timedelta(hours=hours)
+    job = cloud.add_job()
+    start = now() - timedelta(minutes=10)
+    cloud.add_run(job, finished_at=cloud.now() - timedelta(minutes=20))
+    task = sensor(job, after="data_interval_start")
+    assert execute(task, start=start) == "deferred"
+    run = cloud.add_run(job, finished_at=cloud.now() - timedelta(minutes=5))
+    assert execute(task, start=start) == run
+
+
+def test_a_given_time_counts_as_it_is(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    cloud.add_run(job, finished_at=datetime(2026, 1, 1, tzinfo=UTC))
+    run = cloud.add_run(job, finished_at=datetime(2026, 1, 2, 1, tzinfo=UTC))
+    assert execute(sensor(job, after="2026-01-02", consume="each")) == run
+    assert execute(sensor(job, after=datetime(2026, 1, 2, tzinfo=UTC), consume="each"), "r2") == "deferred"
+
+
+@pytest.mark.parametrize("status", [ERROR, CANCELLED])
+def test_a_failed_run_fails_one_try_and_the_next_waits(cloud: DbtCloudServer, status: RunStatus) -> None:
+    job = cloud.add_job()
+    failed = cloud.add_run(job, status=status)
+    with pytest.raises(DbtRunError, match=f"run {failed} ended with status {status.name.lower()}"):
+        execute(sensor(job))
+    assert execute(sensor(job)) == "deferred"
+    run = cloud.add_run(job)
+    assert execute(sensor(job)) == run
+
+
+def test_a_run_that_was_retried_in_dbt_cloud_counts_in_the_end(cloud: DbtCloudServer) -> None:
+    """Whether dbt Cloud gives the retry a new id or finishes the old run again."""
+    job = cloud.add_job()
+    run = cloud.add_run(job, status=ERROR)
+    with pytest.raises(DbtRunError):
+        execute(sensor(job))
+    cloud.finish(run, OK)
+    assert execute(sensor(job)) == run
+    assert execute(sensor(job), "r2") == "deferred"
+
+
+def test_failures_can_be_skipped_or_passed_over(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    run = cloud.add_run(job)
+    cloud.add_run(job, status=ERROR)
+    assert execute(sensor(job, on_failure="wait")) == run
+    with pytest.raises(AirflowSkipException):
+        execute(sensor(job, on_failure="skip"), "r2")
+    assert execute(sensor(job, on_failure="skip"), "r3") == "deferred"
+
+
+def test_without_waiting_a_repeat_is_skipped(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    run = cloud.add_run(job)
+    assert execute(sensor(job, wait=False)) == run
+    with pytest.raises(AirflowSkipException):
+        execute(sensor(job, wait=False), "r2")
+
+
+def test_a_job_is_found_by_its_names(cloud: DbtCloudServer) -> None:
+    run = cloud.add_run(cloud.add_job("nightly"))
+    cloud.add_job("nightly full refresh")
+    names = {"project_name": "analytics", "environment_name": "production"}
+    task = DbtCloudJobSensor(task_id="done", dbt_cloud_conn_id="dbt_cloud", job_name="nightly", **names)
+    assert execute(task) == run
+    task = DbtCloudJobSensor(task_id="done", dbt_cloud_conn_id="dbt_cloud", job_name="weekly", **names)
+    with pytest.raises(ConfigurationError, match="weekly"):
+        execute(task)
+
+
+def test_a_read_only_token_is_enough(cloud: DbtCloudServer) -> None:
+    cloud.read_only = True
+    job = cloud.add_job()
+    run = cloud.add_run(job)
+    assert execute(sensor(job)) == run
+
+
+def test_what_can_never_succeed_fails_at_once(cloud: DbtCloudServer, connect: Callable[..., None]) -> None:
+    with pytest.raises(ConfigurationError, match="jobs/7"):
+        execute(sensor(7))
+    cloud.rotate_token()
+    with pytest.raises(CredentialsError, match="401"):
+        execute(sensor(7))
+
+
+def test_arguments_are_checked_together() -> None:
+    with pytest.raises(SpecError) as caught:
+        DbtCloudJobSensor(task_id="x", consume="all", on_failure="cry", job_name="only")  # type: ignore[arg-type]
+    assert len(caught.value.problems) == 3
+
+
+def test_the_timeout_ends_the_waiting(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(job, timeout=100).execute(context())
+    assert timedelta(seconds=95) < deferred.value.timeout <= timedelta(seconds=100)
+    with pytest.raises(AirflowSensorTimeout):
+        sensor(job).execute_complete(context(), {"runs": [1]}, until=now().isoformat())
+
+
+def test_an_error_in_the_trigger_is_the_tasks_error(cloud: DbtCloudServer) -> None:
+    data = triggers.error_to_json(CredentialsError("refused", todo="new token", connection="dbt_cloud"))
+    with pytest.raises(CredentialsError, match=r"refused \(connection 'dbt_cloud'\)\nWhat to do: new token"):
+        sensor(cloud.add_job()).execute_complete(context(), {"error": data}, until=now().isoformat())
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_in_a_dag_it_waits_for_the_run_to_finish(
+    cloud: DbtCloudServer, run_dag: Callable[..., Any], xcom: Callable[..., Any], deferrable: bool
+) -> None:
+    job = cloud.add_job()
+    with DAG(f"waits_{deferrable}", schedule=None) as dag:
+        sensor(job, deferrable=deferrable)
+    run = cloud.add_run(job, status=RunStatus.RUNNING)
+    threading.Timer(1.0, cloud.finish, (run,)).start()
+    dag_run = run_dag(dag)
+    assert str(dag_run.state) == "success"
+    assert xcom(dag_run, "done")["run_id"] == run
+
+
+def test_state_lies_under_the_state_url(cloud: DbtCloudServer, state_url: Path) -> None:
+    job = cloud.add_job()
+    cloud.add_run(job)
+    execute(sensor(job))
+    assert (state_url / "dbt_cloud" / "consumed" / "d" / "done" / f"{cloud.account_id}-{job}").is_dir()
