@@ -13,8 +13,10 @@ from airflow_reverse_etl.operators import DbtModelSyncOperator, DbtOperator, Rev
 
 @dag(schedule="@hourly", start_date=datetime(2026, 1, 1), catchup=False, max_active_runs=1, tags=["reverse-etl"])
 def activate_contacts() -> None:
-    models = DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", ref="main", project_path="analytics")
-    built = DbtOperator(task_id="dbt_build", command="build", project=models.output, conn_id="warehouse")
+    models = DbtModelSyncOperator(
+        task_id="models", git_conn_id="git_dbt", ref="main", project_path="analytics", profile_conn_id="warehouse"
+    )
+    built = DbtOperator(task_id="dbt_build", command="build", project=models.output, profile_conn_id="warehouse")
     contacts = ReverseEtlOperator(task_id="contacts", sync="syncs/contacts_to_crm.yaml", catalog=models.output)
 
     models >> built >> contacts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -122,6 +123,8 @@ class AirflowHome:
             return database.execute(sql, values).fetchall()
 
     def _fail(self, what: str) -> NoReturn:
-        lines = self.log.read_text(errors="replace").splitlines()[-25:]
-        tail = "\n".join(f"  | {line[:200]}" for line in lines)
-        raise DemoError(f"{what}. The last lines of {self.log}:\n{tail}")
+        text = self.log.read_text(errors="replace")
+        # The last exception, with its advice, up to the next line that has a time. Without one: the last lines.
+        errors = re.findall(r"^[\w.]+(?:Exception|Error): .*(?:\n(?!\d{4}-).*)*", text, re.MULTILINE)
+        shown = errors[-1] if errors else "\n".join(text.splitlines()[-15:])
+        raise DemoError(f"{what}:\n\n{shown}\n\nMore in {self.log}")

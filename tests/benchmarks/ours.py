@@ -47,7 +47,7 @@ class Timeline:
 
 
 def sync(task: dict[str, Any]) -> Sync:
-    body = {"body": "records"} if task["batch"] > 1 else {}
+    body = {"records": "records"} if task["batch"] > 1 else {"rows": "single"}
     return Sync.load(
         {
             "name": "bench",
