@@ -1,0 +1,218 @@
+"""The columns of a model, as far as they can be known without a warehouse: names, types, and what each is made of.
+
+Asked in this order: the manifest, where a contract makes dbt enforce what it declares; catalog.json, where it describes
+this very model; sqlglot, on the model's SQL and that of everything upstream. Columns that are only documented are the
+last resort: nothing keeps documentation true.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+from airflow_reverse_etl.dbt.side import Side, table_name
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import Scope
+
+Known = Literal["contract", "catalog", "sql", "documentation"]
+
+_FAMILIES = (
+    ("boolean", r"bool"),
+    ("timestamp", r"timestamp|datetime|smalldatetime"),
+    ("date", r"date$"),
+    ("time", r"time"),
+    ("interval", r"interval"),
+    ("json", r"json|variant|super|object$"),
+    ("array", r"array|list|.*\[\]$"),
+    ("struct", r"struct|record|row\b|map|object\("),
+    ("binary", r"bytea|bytes|binary|varbinary|blob|image"),
+    ("number", r"u?(tiny|small|medium|big|huge)?int|byteint|long|short|serial|bigserial|number|numeric|bignumeric"),
+    ("number", r"dec|decimal|bigdecimal|float|double|real|money"),
+    ("text", r"n?(var)?char|character|string|n?text|citext|uuid|uniqueidentifier|enum|clob|name$"),
+    ("geography", r"geo"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``made_of`` is equal for columns that are computed alike from the same inputs; empty where that is not known."""
+
+    name: str
+    data_type: str = ""
+    made_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """By name in lower case. Unless ``known`` is ``documentation``, these are all the columns there are."""
+
+    by_name: Mapping[str, Column]
+    known: Known
+
+    @property
+    def complete(self) -> bool:
+        return self.known != "documentation"
+
+    def get(self, name: str) -> Column | None:
+        return self.by_name.get(name.lower())
+
+
+def family(data_type: str) -> str | None:
+    """``number``, ``text``, ``timestamp`` …: what a destination can tell apart. None for a type that is not known."""
+    text = data_type.strip().lower()
+    return next((name for name, pattern in _FAMILIES if re.match(pattern, text)), None)
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What is known of one side's columns; each node is looked at once."""
+
+    side: Side
+    _found: dict[str, Columns] = field(default_factory=dict)
+
+    def columns(self, unique_id: str) -> Columns:
+        if unique_id not in self._found:
+            self._found[unique_id] = Columns({}, "documentation")  # while its parents are looked at
+            self._found[unique_id] = self._columns(unique_id)
+        return self._found[unique_id]
+
+    def _columns(self, unique_id: str) -> Columns:
+        node = self.side.nodes[unique_id]
+        declared = {c["name"].lower(): Column(c["name"], c.get("data_type") or "") for c in node["columns"].values()}
+        warehouse = self.side.warehouse_columns(unique_id)
+        derived = self._derived(unique_id)
+        if (node.get("contract") or {}).get("enforced"):
+            return Columns(_filled(declared, derived), "contract")
+        if warehouse is not None:
+            return Columns(_filled({n.lower(): Column(n, t) for n, t in warehouse.items()}, derived), "catalog")
+        if derived:
+            return Columns(_filled(derived, declared), "sql")
+        return Columns(declared, "documentation")
+
+    def _derived(self, unique_id: str) -> Mapping[str, Column]:
+        """By sqlglot. Empty when it cannot tell all of them."""
+        statement = self.side.statement(unique_id)
+        if statement is None:
+            return {}
+        parents = {table_name(parent): parent for parent in self.side.parents(unique_id)}
+        return _Derivation(self, parents).columns(statement)
+
+
+def _filled(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[str, Column]:
+    """Columns with what another source knows about them."""
+    nothing = Column("")
+    found = {}
+    for name, column in columns.items():
+        more = other.get(name, nothing)
+        found[name] = Column(column.name, column.data_type or more.data_type, column.made_of or more.made_of)
+    return found
+
+
+@dataclass(slots=True)
+class _Derivation:
+    """One statement: its columns, from those of the tables it reads."""
+
+    knowledge: Knowledge
+    parents: Mapping[str, str]
+    _digests: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def columns(self, statement: exp.Query) -> dict[str, Column]:
+        from sqlglot.errors import SqlglotError
+        from sqlglot.optimizer.annotate_types import annotate_types
+        from sqlglot.optimizer.qualify import qualify
+        from sqlglot.optimizer.scope import build_scope
+
+        dialect = self.knowledge.side.dialect
+        schema = self._schema()
+        try:
+            tree = qualify(
+                statement.copy(),
+                schema=schema,
+                dialect=dialect,
+                validate_qualify_columns=False,
+                quote_identifiers=False,
+                identify=False,
+            )
+            tree = annotate_types(tree, schema=schema, dialect=dialect)
+            scope = build_scope(tree)
+        except (SqlglotError, RecursionError):
+            return {}
+        if scope is None or tree.is_star or not all(tree.named_selects):
+            return {}
+        return {
+            select.alias_or_name.lower(): Column(
+                select.alias_or_name,
+                _type(select, dialect),
+                self._digest(scope, select.alias_or_name),
+            )
+            for select in tree.selects
+        }
+
+    def _schema(self) -> dict[str, object]:
+        """Tables whose columns are all known. sqlglot expands ``*`` only over those."""
+        found: dict[str, object] = {}
+        for table, parent in self.parents.items():
+            columns = self.knowledge.columns(parent)
+            if columns.complete:
+                found[table] = {c.name: c.data_type or "unknown" for c in columns.by_name.values()}
+        return found
+
+    def _digest(self, scope: Scope, name: str) -> str:
+        """What a scope's column is computed from: its expression, with every input replaced by what that is made of."""
+        key = (id(scope), name.lower())
+        if key not in self._digests:
+            self._digests[key] = f"{name.lower()} of itself"  # recursive CTE
+            # Their name before sqlglot 30 was union_scopes.
+            branches = getattr(scope, "set_operation_scopes", None) or getattr(scope, "union_scopes", [])
+            parts = [self._digest(branch, self._same_position(scope, branch, name)) for branch in branches]
+            text = " union ".join(parts) if parts else self._expression(scope, name)
+            self._digests[key] = sha256(text.encode()).hexdigest()[:16]
+        return self._digests[key]
+
+    @staticmethod
+    def _same_position(scope: Scope, branch: Scope, name: str) -> str:
+        """A set operation's columns are named by its first branch."""
+        first, own = (list(getattr(s.expression, "named_selects", ())) for s in (scope, branch))
+        at = next((n for n, known in enumerate(first) if known.lower() == name.lower()), len(own))
+        return str(own[at]) if at < len(own) else name
+
+    def _expression(self, scope: Scope, name: str) -> str:
+        from sqlglot import exp
+
+        selects = getattr(scope.expression, "selects", [])
+        select = next((s for s in selects if s.alias_or_name.lower() == name.lower()), None)
+        if select is None:
+            return f"{name.lower()} of {scope.expression.sql()}"
+        tree = select.unalias().copy()
+        for column in [tree] if isinstance(tree, exp.Column) else list(tree.find_all(exp.Column)):
+            made_of = exp.to_identifier(self._source_digest(scope, column))
+            if column is tree:
+                return f"column {made_of}"
+            column.replace(exp.column(made_of))
+        return str(tree.sql(dialect=self.knowledge.side.dialect, comments=False, normalize=True))
+
+    def _source_digest(self, scope: Scope, column: exp.Column) -> str:
+        from sqlglot import exp
+
+        source = scope.sources.get(column.table)
+        if isinstance(source, exp.Table):
+            parent = self.parents.get(source.name.lower())
+            known = self.knowledge.columns(parent).get(column.name) if parent else None
+            return (known.made_of if known else "") or f"{source.name}.{column.name.lower()}"
+        if source is None:
+            return f"{column.table}.{column.name.lower()}"
+        return self._digest(source, column.name)
+
+
+def _type(select: exp.Expr, dialect: str | None) -> str:
+    from sqlglot import exp
+
+    kind = select.type
+    if not isinstance(kind, exp.DataType) or kind.this in (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL):
+        return ""
+    return kind.sql(dialect)

@@ -1,0 +1,368 @@
+"""The rules of a check: what each kind of change to a model means for a sync that uses it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.dbt.catalog import Model
+from airflow_reverse_etl.dbt.columns import Column, Columns, Knowledge, family
+from airflow_reverse_etl.dbt.findings import Finding, Level
+from airflow_reverse_etl.dbt.usage import Place, Usage
+from airflow_reverse_etl.sync.spec import SqlModel
+
+if TYPE_CHECKING:
+    from sqlglot import exp
+
+_TABLES = ("table", "incremental")
+_CLAUSES = {
+    "from": "FROM",
+    "from_": "FROM",
+    "joins": "JOIN",
+    "laterals": "LATERAL",
+    "where": "WHERE",
+    "group": "GROUP BY",
+    "having": "HAVING",
+    "qualify": "QUALIFY",
+    "distinct": "DISTINCT",
+    "limit": "LIMIT",
+    "offset": "OFFSET",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A model that a sync uses, before and after.
+
+    :param columns: the sync's columns of this model → where it uses them.
+    :param other_target: no model of the project kept its database and schema.
+    """
+
+    usage: Usage
+    before: Model
+    after: Model
+    base: Knowledge
+    head: Knowledge
+    columns: Mapping[str, Place]
+    today: date
+    other_target: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model's SQL, or anything upstream of it, did."""
+        return self.base.side.digest(self.before.unique_id) != self.head.side.digest(self.after.unique_id)
+
+    @property
+    def bumped(self) -> bool:
+        return self.before.version != self.after.version
+
+    def finding(
+        self, rule: str, level: Level, message: str, *, place: Place | None = None, **more: Any
+    ) -> Finding:
+        source = self.usage.source
+        model = Place((PurePosixPath(self.head.side.folder) / self.after.path).as_posix())
+        places = (place or source.place("model"), model)
+        return Finding(rule, level, source.sync.name, self.before.unique_id, message, places, **more)
+
+
+def columns(pair: Pair) -> Iterator[Finding]:
+    """Used columns that are gone, have another type, are computed differently, or cannot be verified."""
+    base, head = pair.base.side, pair.head.side
+    measured = all(s.warehouse_columns(m.unique_id) for s, m in ((base, pair.before), (head, pair.after)))
+    if not pair.changed and not measured:
+        return
+    old, new = pair.base.columns(pair.before.unique_id), pair.head.columns(pair.after.unique_id)
+    unverified: dict[str, Place] = {}
+    for name, place in pair.columns.items():
+        was, now = old.get(name), new.get(name)
+        if now and new.complete:
+            yield from _same_column(pair, name, place, was, now)
+        elif new.complete or (was and not old.complete and not now and new.by_name):
+            yield _missing(pair, name, place, old, new)
+        else:
+            unverified[name] = place
+    if unverified:
+        yield pair.finding(
+            "column-unverified",
+            Level.REVIEW,
+            f"the SQL of {pair.after.name}, or of what it selects from, changed and cannot be read: "
+            f"nothing proves that {_listed(unverified)} {'is' if len(unverified) == 1 else 'are'} still there",
+            place=next(iter(unverified.values())),
+            todo="compile the project (dbt compile), give a catalog.json made from this very change, or enforce a "
+            "contract on the model",
+        )
+
+
+def _missing(pair: Pair, name: str, place: Place, old: Columns, new: Columns) -> Finding:
+    was = old.get(name)
+    if was is None and old.complete:
+        text, level = f"column {name} of {pair.after.name} was not there before the change either", Level.WARNING
+    else:
+        words = "is gone" if new.complete else "is not declared any more, and the changed SQL cannot be read"
+        text, level = f"column {name} of {pair.after.name} {words}", Level.BREAKING
+    hint = _new_name(name, was, old, new)
+    return pair.finding(
+        "column-missing",
+        level,
+        text + (f"; it is probably {hint} now" if hint else ""),
+        place=place,
+        column=name,
+        todo=f"keep the column (for example as an alias), or change the sync first{f' to {hint}' if hint else ''}",
+        contract=pair.before.contract,
+    )
+
+
+def _new_name(name: str, was: Column | None, old: Columns, new: Columns) -> str | None:
+    """What a column is called now: made of the same, or else named alike."""
+    added = {key: column for key, column in new.by_name.items() if key not in old.by_name}
+    alike = [c.name for c in added.values() if was and was.made_of and c.made_of == was.made_of]
+    near = difflib.get_close_matches(name.lower(), added, n=1, cutoff=0.6)
+    return next(iter([*alike, *(added[key].name for key in near)]), None)
+
+
+def _same_column(pair: Pair, name: str, place: Place, was: Column | None, now: Column) -> Iterator[Finding]:
+    if was is None:
+        return
+    families = family(was.data_type), family(now.data_type)
+    if None not in families and families[0] != families[1]:
+        yield pair.finding(
+            "column-type",
+            Level.BREAKING,
+            f"column {name} of {pair.after.name} changes from {was.data_type} to {now.data_type}",
+            place=place,
+            column=name,
+            todo="cast it back, or make sure that the destination takes the new type and change the sync first",
+            contract=pair.before.contract,
+        )
+    elif was.made_of and now.made_of and was.made_of != now.made_of:
+        known = None not in families
+        yield pair.finding(
+            "column-meaning",
+            Level.WARNING if known else Level.REVIEW,
+            f"column {name} of {pair.after.name} is computed differently"
+            + ("" if known else ", and its type cannot be known"),
+            place=place,
+            column=name,
+            todo="check that the destination expects the new values: every row whose value differs is sent again",
+        )
+
+
+def relation(pair: Pair) -> Iterator[Finding]:
+    before, after = pair.before.relation, pair.after.relation
+    if pair.bumped or not before or not after or pair.base.side.relation(before) == pair.head.side.relation(after):
+        return
+    text = f"{pair.after.name} moves from {before} to {after}"
+    if pair.other_target:
+        text += "; so does every model: base and head seem to be made for different targets"
+    yield pair.finding(
+        "relation-moved",
+        Level.REVIEW if pair.other_target else Level.BREAKING,
+        text,
+        todo="make both manifests with the same target"
+        if pair.other_target
+        else "build it there and grant the sync's connection access before this is deployed; the old table goes stale",
+    )
+
+
+def materialization(pair: Pair) -> Iterator[Finding]:
+    before, after = pair.before.materialized, pair.after.materialized
+    if before == after:
+        return
+    if after == "ephemeral":
+        text = f"{pair.after.name} becomes ephemeral: there is no table or view to read"
+        yield pair.finding("ephemeral", Level.BREAKING, text, todo="materialize it as a view or a table")
+    else:
+        text = f"{pair.after.name} is a {after} now, and was a {before}"
+        broken = pair.before.contract and before in _TABLES and after not in _TABLES and bool(pair.before.constraints)
+        yield pair.finding("materialization", Level.WARNING, text, contract=broken)
+
+
+def version_and_access(pair: Pair) -> Iterator[Finding]:
+    name, today = pair.after.name, pair.today.isoformat()
+    if pair.bumped:
+        yield pair.finding(
+            "version-bumped",
+            Level.BREAKING,
+            f"{name} without a version means v{pair.after.version} now, and meant v{pair.before.version}",
+            todo=f"pin the sync to {name}.v{pair.before.version}, then move it on its own",
+        )
+    due = pair.after.deprecation_date
+    if due and due != pair.before.deprecation_date:
+        level = Level.BREAKING if due <= today else Level.WARNING
+        todo = "move the sync to another model or version before that day"
+        yield pair.finding("model-deprecated", level, f"{name} is deprecated from {due}", todo=todo)
+    if pair.after.access == "private" != pair.before.access:
+        yield pair.finding(
+            "access-private",
+            Level.BREAKING,
+            f"{name} is private now: its owners no longer promise it to anyone outside their group",
+            todo="keep it protected or public, or agree with its owners and use another model",
+        )
+
+
+def key(pair: Pair) -> Iterator[Finding]:
+    """The primary key that dbt knows, and what keeps it one."""
+    sync = pair.usage.source.sync
+    if isinstance(sync.model, SqlModel):
+        return
+    before, after = pair.before.primary_key, pair.after.primary_key
+    if sync.primary_key is None and [n.lower() for n in before] != [n.lower() for n in after]:
+        yield pair.finding(
+            "key-changed",
+            Level.BREAKING,
+            f"the sync takes its primary key from dbt, where it changes from {_listed(before) or 'none'} "
+            f"to {_listed(after) or 'none'}",
+            todo="restore the tests or constraints that declare the key, or set primary_key in the sync",
+            contract=pair.before.contract,
+        )
+        return
+    lost = _proofs(pair.before, sync.primary_key or before) - _proofs(pair.after, sync.primary_key or before)
+    if lost:
+        yield pair.finding(
+            "key-test-removed",
+            Level.BREAKING,
+            f"nothing in dbt tests any more that {' and that '.join(sorted(lost))}",
+            place=pair.usage.source.place("primary_key"),
+            todo="keep the unique and not_null tests of the key: rows with a null or double key are not synced",
+        )
+
+
+def _proofs(model: Model, names: tuple[str, ...]) -> set[str]:
+    """What the project's tests and enforced constraints say about a key."""
+    wanted = {name.lower() for name in names}
+    found = set()
+    for fact in (*model.tests, *(model.constraints if model.contract else ())):
+        kind, _, rest = fact.rstrip(")").partition("(")
+        on = {name.strip().lower() for name in rest.split(",")} - {""}
+        if kind in ("unique", "primary_key") and on and on <= wanted:
+            found.add(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} unique")
+        if kind in ("not_null", "primary_key"):
+            found |= {f"{name} is never null" for name in on & wanted}
+    return found
+
+
+def contract(pair: Pair) -> Iterator[Finding]:
+    """What the contract promised and no longer does, beyond the columns that the sync uses."""
+    before, after = pair.before, pair.after
+    if not before.contract:
+        return
+    used = {name.lower() for name in pair.columns}
+    if not after.contract:
+        text = f"the contract of {after.name} is no longer enforced"
+        todo = "keep the contract enforced: without it nothing proves that the sync's columns stay"
+        yield pair.finding("contract-broken", Level.BREAKING, text, todo=todo, contract=True)
+        return
+    now = {column.name.lower(): column.data_type for column in after.columns}
+    gone = [c.name for c in before.columns if c.name.lower() not in now and c.name.lower() not in used]
+    if gone:
+        text = f"the contract of {after.name} no longer has {_listed(gone)}, which this sync does not use"
+        yield pair.finding("contract-broken", Level.WARNING, text, contract=True)
+    for column in before.columns:
+        other = now.get(column.name.lower())
+        same_family = other is not None and family(other) == family(column.data_type)
+        if other and _base(other) != _base(column.data_type) and (same_family or column.name.lower() not in used):
+            text = f"the contract of {after.name} changes {column.name} from {column.data_type} to {other}"
+            yield pair.finding("contract-broken", Level.WARNING, text, column=column.name, contract=True)
+    for constraint in sorted({*before.constraints} - {*after.constraints}):
+        on = {name.lower() for name in re.findall(r"\w+", constraint.partition("(")[2])}
+        level = Level.BREAKING if on & used else Level.WARNING
+        text = f"the contract of {after.name} loses the constraint {constraint}"
+        yield pair.finding("contract-broken", level, text, contract=True)
+
+
+def rows(pair: Pair) -> Iterator[Finding]:
+    """Filters, joins or grain, of the model or upstream of it."""
+    if not pair.changed:
+        return
+    base, head = pair.base.side, pair.head.side
+    found = []
+    for unique_id in (pair.after.unique_id, *head.ancestors(pair.after.unique_id)):
+        was = pair.before.unique_id if unique_id == pair.after.unique_id else unique_id
+        if was not in base.nodes or base.own_digest(was) == head.own_digest(unique_id):
+            continue
+        name = unique_id.split(".", 2)[2]
+        if unique_id.startswith("seed."):
+            found.append(f"the file of seed {name}")
+        elif not unique_id.startswith("source."):
+            old, new = base.statement(was), head.statement(unique_id)
+            if old is None or new is None:
+                found.append(f"the SQL of {name}, which cannot be read here")
+            elif clauses := _different(old, new):
+                found.append(f"{', '.join(clauses)} in {name}")
+    if found:
+        yield pair.finding(
+            "rows-changed",
+            Level.WARNING,
+            f"{pair.after.name} may have other rows: the change touches {'; '.join(found)}",
+            todo="compare the plan's counts before it is sent: guards max_removed and max_changes stop a surprise",
+        )
+
+
+def _different(old: exp.Query, new: exp.Query) -> list[str]:
+    """The kinds of clauses, other than what is selected, in which two queries differ."""
+    before, after = _clauses(old), _clauses(new)
+    return sorted({kind for kind, _ in ((before - after) + (after - before))})
+
+
+def _clauses(query: exp.Query) -> Counter[tuple[str, str]]:
+    from sqlglot import exp
+
+    found: Counter[tuple[str, str]] = Counter()
+    for select in query.find_all(exp.Select):
+        for name, kind in _CLAUSES.items():
+            value = select.args.get(name)
+            for part in value if isinstance(value, list) else [value] if value else []:
+                found[kind, part.sql(comments=False, normalize=True) if hasattr(part, "sql") else ""] += 1
+        if any(_aggregates(item) for item in select.expressions):
+            found["aggregation", ""] += 1
+    for operation in query.find_all(exp.SetOperation):
+        found["set operation", f"{type(operation).__name__} {operation.args.get('distinct')}"] += 1
+    return found
+
+
+def _aggregates(item: exp.Expr) -> bool:
+    """Whether a selected expression makes one row of many, or many of one."""
+    from sqlglot import exp
+
+    some = (f for f in item.find_all(exp.AggFunc, exp.UDTF) if not isinstance(f.parent, (exp.Window, exp.IgnoreNulls)))
+    return any(f.parent_select is item.parent_select for f in some)
+
+
+def marks(pair: Pair) -> Iterator[Finding]:
+    if pair.before.meta.get("reverse_etl") and not pair.after.meta.get("reverse_etl"):
+        text = f"{pair.after.name} loses its meta.reverse_etl: selections by it no longer find the model"
+        yield pair.finding("sync-removed", Level.WARNING, text, todo="keep it while syncs use the model")
+
+
+def unread(pair: Pair) -> Iterator[Finding]:
+    if pair.changed:
+        for place, reason in pair.usage.unread:
+            text = f"{pair.after.name} changes, and which of its columns the sync needs is not clear: {reason}"
+            yield pair.finding("sync-unread", Level.REVIEW, text, place=place, todo="correct or simplify this part")
+
+
+RULES: tuple[Callable[[Pair], Iterator[Finding]], ...] = (
+    version_and_access,
+    relation,
+    materialization,
+    columns,
+    key,
+    contract,
+    rows,
+    marks,
+    unread,
+)
+
+
+def _base(data_type: str) -> str:
+    return data_type.partition("(")[0].strip().lower()
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(names)
