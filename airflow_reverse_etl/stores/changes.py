@@ -75,7 +75,7 @@ def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, un
         return
     batch = batch.slice(first, last - first)
     rows = batch.num_rows
-    seq = pa.array(range(position + first + 1, position + last + 1), pa.int64())
+    seq = pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), rows), start=position + first)
     key = batch.column("row_key")
     if key.null_count:  # a model without a key has nothing else to name a row by
         key = pc.coalesce(key, seq.cast(pa.string()))
