@@ -17,7 +17,9 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _INTEGRATION, "external-doc-url": "", "tags": ["service"]},
         ],
         "operators": [_modules("operators.dbt", "operators.reverse_etl")],
-        "hooks": [_modules("hooks.git", "hooks.http")],
+        "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],
+        "sensors": [_modules("sensors.dbt_cloud")],
+        "triggers": [_modules("triggers.dbt_cloud")],
         "connection-types": [HTTP_CONNECTION],
         "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
@@ -84,6 +86,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "type": "string",
         "example": "/var/lib/airflow/checkouts",
         "default": "{AIRFLOW_HOME}/reverse_etl_checkouts",
+    },
+    "dbt_cloud_webhooks": {
+        "description": (
+            "Connections of type dbt_cloud, separated by commas, whose webhook deliveries the API server receives at "
+            "/reverse-etl/dbt-cloud/<connection id>. Empty: nothing is received."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "dbt_cloud",
+        "default": "",
     },
     "memory_limit": {
         "description": "Most memory that one run's comparison may use; it spills to disk beyond that.",
