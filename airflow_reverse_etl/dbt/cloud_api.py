@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from airflow_reverse_etl.dbt.cloud import PERMISSIONS, CloudRun
+from airflow_reverse_etl.dbt.cloud import PERMISSIONS, CloudRun, base_url
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.sync.pacing import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 PAGE = 100
 _FOREVER = "2100-01-01T00:00:00+00:00"
@@ -218,6 +220,24 @@ class DbtCloudApi:
         return UnreachableError(
             what, todo="check the connection's host and status.getdbt.com", connection=self.conn_id, host=self.url
         )
+
+
+def client(connection: ConnectionInfo) -> DbtCloudApi:
+    """The account that a connection of type ``dbt_cloud`` names.
+
+    :raises CredentialsError: the connection is incomplete.
+    :raises ConfigurationError: its host is none.
+    """
+    login, token = str(connection.login or ""), connection.password
+    if not login.isdigit() or not token:
+        raise CredentialsError(
+            "the dbt Cloud connection is incomplete",
+            todo="put the account id (a number) into its login, and a service or personal token into its password",
+            connection=connection.conn_id,
+        )
+    url = base_url(connection.host, connection.port)
+    proxy = (connection.extra.get("proxies") or {}).get(url.split(":", 1)[0])
+    return DbtCloudApi(url, int(login), token=token, conn_id=connection.conn_id, proxy=proxy)
 
 
 def _message(content: bytes) -> str:

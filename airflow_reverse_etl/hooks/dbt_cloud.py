@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_reverse_etl._airflow import AirflowException, AirflowNotFoundException, BaseHook, connection_info
-from airflow_reverse_etl.dbt.cloud import base_url
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError
+from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,20 +39,32 @@ class DbtCloudApiHook(BaseHook):
 
     def api(self) -> DbtCloudApi:
         """A client of the account, to be used as an async context manager."""
-        info = connection_info(self.dbt_cloud_conn_id)
-        return _api(info, info.extra, self.dbt_cloud_conn_id)
+        from airflow_reverse_etl.dbt.cloud_api import client
+
+        return client(connection_info(self.dbt_cloud_conn_id))
 
     async def async_api(self) -> DbtCloudApi:
         """The same from an event loop, such as the triggerer's."""
         from airflow.providers.common.compat.connection import get_async_connection
 
+        from airflow_reverse_etl.dbt.cloud_api import client
+
         try:
-            connection = await get_async_connection(self.dbt_cloud_conn_id)
+            found = await get_async_connection(self.dbt_cloud_conn_id)
         except AirflowNotFoundException as error:
             raise CredentialsError(
                 str(error), todo="create the connection", connection=self.dbt_cloud_conn_id
             ) from None
-        return _api(connection, connection.extra_dejson, self.dbt_cloud_conn_id)
+        return client(
+            ConnectionInfo(
+                self.dbt_cloud_conn_id,
+                host=found.host,
+                port=found.port,
+                login=found.login,
+                password=found.password,
+                extra=found.extra_dejson,
+            )
+        )
 
     def call(self, request: Callable[[DbtCloudApi], Awaitable[T]]) -> T:
         """Make requests from synchronous code: ``hook.call(lambda api: api.run(7))``."""
@@ -134,21 +146,6 @@ class DbtCloudApiHook(BaseHook):
         """Whether the account answers, with what is wrong otherwise."""
         try:
             jobs = self.call(lambda api: api.job_ids())
-        except (ConfigurationError, OSError) as error:
+        except ReverseEtlError as error:
             return False, str(error)
         return True, f"dbt Cloud answers; the token sees {len(jobs)} jobs"
-
-
-def _api(connection: Any, extra: dict[str, Any], conn_id: str) -> DbtCloudApi:
-    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
-
-    login, token = str(connection.login or ""), connection.password
-    if not login.isdigit() or not token:
-        raise CredentialsError(
-            "the dbt Cloud connection is incomplete",
-            todo="put the account id (a number) into its login, and a service or personal token into its password",
-            connection=conn_id,
-        )
-    url = base_url(connection.host, connection.port)
-    proxy = (extra.get("proxies") or {}).get(url.split(":", 1)[0])
-    return DbtCloudApi(url, int(login), token=token, conn_id=conn_id, proxy=proxy)

@@ -1,0 +1,204 @@
+"""The receiver of dbt Cloud's webhook deliveries: ``POST /reverse-etl/dbt-cloud/<connection id>`` on the API server.
+
+It is there only for the connections that ``[reverse_etl] dbt_cloud_webhooks`` lists. Airflow does not authenticate what
+a plugin serves, and dbt Cloud cannot: the signature is all. Whoever has none gets the same empty 404, and neither the
+secrets backend nor the database hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.plugins_manager import AirflowPlugin
+
+from airflow_reverse_etl._airflow import connection_info, setting
+from airflow_reverse_etl.dbt.cloud import Delivery, is_signed
+from airflow_reverse_etl.errors import ReverseEtlError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/reverse-etl/dbt-cloud"
+
+_LARGEST_BODY = 64 * 1024
+_READ_SECONDS = 5.0
+_SECRETS_SECONDS = 60.0
+_WARN_SECONDS = 60.0
+_REMEMBERED = 10_000
+_SIGNATURE = re.compile(rb"[0-9a-fA-F]{64}")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class _RefusedError(Exception):
+    """The sender is not dbt Cloud, as far as we can tell."""
+
+
+class Receiver:
+    """An ASGI application. Answers 200 when a delivery is dealt with, 503 when dbt Cloud should repeat it.
+
+    :param conn_ids: connections of type ``dbt_cloud`` whose extra ``webhook_secret`` has the secret that dbt Cloud
+        showed when the webhook was created, or a list of them.
+    :param secrets_of: reads account id and secrets of a connection; asked at most once a minute.
+    :param emit: writes the asset event of a connection's delivery.
+    """
+
+    def __init__(
+        self,
+        conn_ids: frozenset[str],
+        *,
+        secrets_of: Callable[[str], tuple[int, tuple[str, ...]]],
+        emit: Callable[[str, Delivery], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._conn_ids = conn_ids
+        self._secrets_of = secrets_of
+        self._emit = emit
+        self._now = now
+        self._secrets: dict[str, tuple[float, int, tuple[str, ...]]] = {}
+        self._lookup = asyncio.Lock()
+        self._done: OrderedDict[str, None] = OrderedDict()
+        self._warn_at = float("-inf")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            status = await self._receive(scope, receive)
+        except _RefusedError as reason:
+            self._warn("A delivery to the dbt Cloud webhook was refused: %s", reason)
+            status = 404
+        except ValueError as error:
+            self._warn("A signed delivery of dbt Cloud was not taken: %s", error)
+            status = 400
+        except Exception:  # the traceback belongs into this log; the sender learns nothing
+            log.exception("A delivery of dbt Cloud could not be dealt with; it will come again")
+            status = 503
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _receive(self, scope: Scope, receive: Receive) -> int:
+        conn_id = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
+        signature = dict(scope["headers"]).get(b"authorization", b"")
+        if scope["method"] != "POST" or conn_id not in self._conn_ids or not _SIGNATURE.fullmatch(signature):
+            raise _RefusedError("not one of ours, or not signed")
+        body = await _read(receive)
+        account_id, secrets = await self._secrets_for(conn_id)
+        if not is_signed(body, signature.decode().lower(), secrets):
+            raise _RefusedError(f"connection {conn_id!r} has no secret that signed it")
+        delivery = Delivery.from_body(body)
+        if delivery.account_id != account_id or not delivery.is_fresh(self._now()):
+            raise ValueError("it is of another account, or too old")
+        if delivery.is_success and delivery.event_id not in self._done:
+            await asyncio.to_thread(self._emit, conn_id, delivery)
+            self._done[delivery.event_id] = None
+            while len(self._done) > _REMEMBERED:
+                self._done.popitem(last=False)
+        return 200
+
+    async def _secrets_for(self, conn_id: str) -> tuple[int, tuple[str, ...]]:
+        """From memory for a minute, failures too: a flood of unsigned requests reaches no secrets backend."""
+        async with self._lookup:
+            known = self._secrets.get(conn_id)
+            if known is None or known[0] < time.monotonic():
+                try:
+                    found = await asyncio.to_thread(self._secrets_of, conn_id)
+                except ReverseEtlError as error:
+                    log.warning("The dbt Cloud webhook of connection %r has no secret: %s", conn_id, error)
+                    found = (0, ())
+                known = self._secrets[conn_id] = (time.monotonic() + _SECRETS_SECONDS, *found)
+        return known[1], known[2]
+
+    def _warn(self, text: str, reason: Exception) -> None:
+        """At most one line a minute: a flood must not fill the log either."""
+        if time.monotonic() >= self._warn_at:
+            self._warn_at = time.monotonic() + _WARN_SECONDS
+            log.warning(text, reason)
+
+
+async def _read(receive: Receive) -> bytes:
+    body = b""
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            more = True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > _LARGEST_BODY or message["type"] == "http.disconnect":
+                    raise _RefusedError("larger than any delivery, or broken off")
+    except TimeoutError:
+        raise _RefusedError("too slow") from None
+    return body
+
+
+def connection_secrets(conn_id: str) -> tuple[int, tuple[str, ...]]:
+    """Account id and webhook secrets of a connection: several, while one is being replaced."""
+    info = connection_info(conn_id)
+    secrets = info.extra.get("webhook_secret") or []
+    return int(info.login or 0), tuple([secrets] if isinstance(secrets, str) else secrets)
+
+
+_one_at_a_time = threading.Lock()  # SQLite has no row locks, and one API server then
+
+
+def emit_asset_event(conn_id: str, delivery: Delivery) -> None:
+    """Write the event that the job's watcher would write, unless there is one for this run already.
+
+    Airflow's own tables, through the API server's session: the asset's row is locked, so that of the same delivery on
+    two API servers one writes.
+    """
+    from airflow.assets.manager import asset_manager
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    from airflow_reverse_etl.triggers.dbt_cloud import asset_name
+
+    name, run = asset_name(conn_id, delivery.run.job_id), delivery.run
+    callbacks: list[Callable[[], None]] = []
+    with _one_at_a_time, create_session() as session:
+        asset = session.scalar(select(AssetModel).where(AssetModel.name == name).with_for_update())
+        if asset is None:
+            log.info("No DAG is scheduled on %s: the delivery for run %s starts nothing", name, run.id)
+            return
+        recent = select(AssetEvent).where(
+            AssetEvent.asset_id == asset.id, AssetEvent.timestamp > datetime.now(UTC) - timedelta(hours=2)
+        )
+        if any((event.extra.get("payload") or {}).get("run_id") == run.id for event in session.scalars(recent)):
+            return
+        options: dict[str, Any] = {"source_is_api": True, "callback_sink": callbacks}
+        known = inspect.signature(asset_manager.register_asset_change).parameters  # older ones swallow the unknown
+        asset_manager.register_asset_change(
+            asset=asset,
+            extra={"from_webhook": True, "payload": run.to_json()},
+            session=session,
+            **{option: value for option, value in options.items() if option in known},
+        )
+    for callback in callbacks:
+        callback()
+
+
+def _apps() -> list[dict[str, Any]]:
+    conn_ids = frozenset(part.strip() for part in setting("dbt_cloud_webhooks").split(",") if part.strip())
+    if not conn_ids:
+        return []
+    receiver = Receiver(conn_ids, secrets_of=connection_secrets, emit=emit_asset_event)
+    return [{"app": receiver, "url_prefix": PREFIX, "name": "Reverse ETL: dbt Cloud webhook"}]
+
+
+class DbtCloudWebhookPlugin(AirflowPlugin):
+    """Serves the receiver, when a connection is listed for it."""
+
+    name = "reverse_etl_dbt_cloud_webhook"
+    fastapi_apps = _apps()
