@@ -39,3 +39,11 @@ def api(cloud: DbtCloudServer) -> DbtCloudApi:
 def client(cloud: DbtCloudServer) -> DbtCloudApi:
     backoff = Backoff(first=0.001, longest=0.001, attempts=4)
     return DbtCloudApi(cloud.url, cloud.account_id, token=cloud.token, conn_id="dbt_cloud", backoff=backoff)
+
+
+@pytest.fixture
+def store_dag(airflow_db: None) -> Callable[[Any], None]:
+    """Do with a DAG what the DAG processor would; its assets are known then."""
+    from tests.conftest import _store_dag
+
+    return _store_dag
