@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 from dataclasses import asdict, dataclass
+from statistics import median
 
 import duckdb
 
@@ -55,12 +56,15 @@ QUICK = Sizes(large=100_000, small=20_000, single=2_000, waves=20, repetitions=1
 
 
 def compare(name: str, peers: list[Contender], task: Task, repetitions: int) -> list[Result]:
-    """Ours beside each peer, in rows per second."""
+    """Ours beside each peer, in rows per second: medians, of the ratio too, as a round is disturbed as a whole."""
     found = contenders.throughput([OURS, *peers], task, repetitions=repetitions)
     ours = found[OURS.name]
-    results = [Result(name, ours, "rows/s", peer.name, found[peer.name], ours / found[peer.name]) for peer in peers]
-    for result in results:
-        print(result.line(), flush=True)
+    results = []
+    for peer in peers:
+        theirs = found[peer.name]
+        ratio = median(mine / other for mine, other in zip(ours, theirs, strict=True))
+        results.append(Result(name, median(ours), "rows/s", peer.name, median(theirs), ratio))
+        print(results[-1].line(), flush=True)
     return results
 
 

@@ -9,7 +9,6 @@ import venv
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
@@ -43,7 +42,7 @@ class Contender:
             print(f"installing {', '.join(self.packages)} into {home.relative_to(ROOT)}", flush=True)
             venv.create(home, clear=True, with_pip=True)
             install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *self.packages]
-            subprocess.run(install, check=True)
+            subprocess.run(install, check=True, stderr=subprocess.PIPE)
             done.write_text(wanted)
         return str(python)
 
@@ -97,10 +96,10 @@ def measure(contender: Contender, task: Task, *, delay: float = 0.0) -> float:
     return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
 
 
-def throughput(contenders: list[Contender], task: Task, *, repetitions: int) -> dict[str, float]:
-    """Rows per second of each contender: the median of rounds in which all take their turn."""
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+def throughput(contenders: list[Contender], task: Task, *, repetitions: int) -> dict[str, list[float]]:
+    """Rows per second of each contender, in rounds in which all take their turn."""
+    found: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for _ in range(repetitions):
         for contender in contenders:
-            seconds[contender.name].append(measure(contender, task))
-    return {name: task.rows / median(taken) for name, taken in seconds.items()}
+            found[contender.name].append(task.rows / measure(contender, task))
+    return found

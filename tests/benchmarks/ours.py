@@ -11,29 +11,24 @@ import json
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp  # noqa: F401 - these load when they are first needed, and imports are not to be measured
+import deltalake  # noqa: F401
 import duckdb
-from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+import orjson  # noqa: F401
+import pyarrow.compute  # noqa: F401
+import sqlglot.optimizer  # noqa: F401
 
+from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.operators._running import SystemClock
+from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.sync.run import run
 from airflow_reverse_etl.sync.spec import Sync
-
-
-class SystemClock:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 
 class Timeline:
