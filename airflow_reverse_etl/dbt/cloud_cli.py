@@ -27,9 +27,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions.add_parser("list", help="the account's webhooks")
     for action, text in (("test", "let dbt Cloud send a test delivery"), ("delete", "stop telling")):
         actions.add_parser(action, help=text).add_argument("webhook_id", help="wsu_…, see list")
-    for action in actions.choices.values():
-        action.add_argument("--connection", default="dbt_cloud_default", help="Airflow connection id (%(default)s)")
-        action.set_defaults(run=run)
+    for parser in actions.choices.values():
+        parser.add_argument("--connection", default="dbt_cloud_default", help="Airflow connection id (%(default)s)")
+        parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> Any:
