@@ -1,0 +1,83 @@
+"""What git and ssh say → our error, with what to do. The texts were seen from git 2.39, OpenSSH 9.2 and the hosts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_reverse_etl.dbt.credentials import Credentials, default_user, scrub
+from airflow_reverse_etl.dbt.git_errors import git_error
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
+
+SEEN = [
+    ("fatal: unable to access 'https://h/x/': Could not resolve host: h", UnreachableError, "proxy"),
+    (
+        "fatal: unable to access 'https://h/x/': SSL certificate problem: self-signed",
+        UnreachableError,
+        "GIT_SSL_CAINFO",
+    ),
+    ("fatal: could not read Username for 'https://h': terminal prompts disabled", CredentialsError, "password"),
+    ("remote: Invalid username or token.\nfatal: Authentication failed for 'https://h/x/'", CredentialsError, "SSO"),
+    ("fatal: unable to access 'https://h/x/': The requested URL returned error: 403", CredentialsError, "read access"),
+    (
+        "remote: Write access to repository not granted.\nfatal: unable to access 'https://h/x/': returned error: 403",
+        CredentialsError,
+        "fine-grained token must also list the repository",
+    ),
+    ("remote: Repository not found.\nfatal: repository 'https://h/x/' not found", RepositoryNotFoundError, "private"),
+    ("ERROR: Repository not found.\nfatal: Could not read from remote repository.", RepositoryNotFoundError, "URL"),
+    ('Load key "/k": bad permissions\ngit@h: Permission denied (publickey).', CredentialsError, "chmod 600"),
+    ('Load key "/k": error in libcrypto\ngit@h: Permission denied (publickey).', CredentialsError, "whole private key"),
+    ('Load key "/k": incorrect passphrase supplied to decrypt private key', CredentialsError, "private_key_passphrase"),
+    ("Host key verification failed.\nfatal: Could not read from remote repository.", CredentialsError, "ssh-keyscan"),
+    ("git@h: Permission denied (publickey).\nfatal: Could not read from remote", CredentialsError, "deploy key"),
+    ("fatal: transport 'ext' not allowed", ConfigurationError, "allow_protocols"),
+    ("fatal: detected dubious ownership in repository at '/srv/x'", ConfigurationError, "own the folder"),
+    (
+        "fatal: unable to access 'https://h/': The requested URL returned error: 502",
+        UnreachableError,
+        "try again later",
+    ),
+    ("something that nobody has seen yet", UnreachableError, "git's words"),
+]
+
+
+@pytest.mark.parametrize(("stderr", "error", "todo"), SEEN)
+def test_what_git_says_becomes_what_to_do(stderr: str, error: type[Exception], todo: str) -> None:
+    raised = git_error(stderr, connection="git_dbt")
+    assert type(raised) is error
+    assert todo in raised.todo
+    assert "git_dbt" in str(raised)
+
+
+def test_advice_that_git_gives_to_everybody_is_left_out() -> None:
+    text = "@@@@\nPermission denied (publickey).\nPlease make sure you have the correct access rights\n\nhint: x"
+    assert git_error(text).what == "the host refused the SSH key: Permission denied (publickey)."
+
+
+SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=30)
+
+
+@given(SECRETS, st.text(max_size=20), st.text(max_size=20))
+def test_scrubbed_text_holds_no_secret(secret: str, before: str, after: str) -> None:
+    """As it is, quoted as in a URL, and in front of an @."""
+    secrets = Credentials(token=secret).secrets
+    text = scrub(f"{before}{secret}{after} https://user:{secret}@host/x", secrets)
+    assert secret not in text.replace("***", "") or secret in f"{before} {after} https://@host/x"
+    assert "user" not in text.rpartition("https://")[2]
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "user"),
+    [
+        ("github.com", "ghp_x", "x-access-token"),
+        ("git.example.com", "x", "x-access-token"),
+        ("gitlab.com", "glpat-x", "oauth2"),
+        ("gitlab.example.com", "x", "oauth2"),
+        ("bitbucket.org", "ATCTT3x", "x-token-auth"),
+        ("bitbucket.org", "ATATT3x", "x-bitbucket-api-token-auth"),
+    ],
+)
+def test_user_name_beside_a_token(host: str, token: str, user: str) -> None:
+    assert default_user(host, token) == user
