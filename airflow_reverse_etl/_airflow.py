@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ except ImportError:  # Airflow 3.1
         TaskDeferred,
     )
 
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "BaseSensorOperator",
     "Context",
     "TaskDeferred",
+    "airflow_errors",
     "checkout_folder",
     "connection_info",
     "dbapi_connect",
@@ -103,6 +105,17 @@ def _configuration() -> Any:
     except ImportError:  # Airflow 3.1
         from airflow.configuration import conf
     return conf
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """Our errors as Airflow's: those that no retry would help fail the task at once."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise AirflowFailException(str(error)) from None
+    except ReverseEtlError as error:
+        raise AirflowException(str(error)) from None
 
 
 def state_files() -> StateFiles:

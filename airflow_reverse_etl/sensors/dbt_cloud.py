@@ -8,7 +8,12 @@ from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
 
-from airflow_reverse_etl._airflow import AirflowSensorTimeout, AirflowSkipException, BaseSensorOperator
+from airflow_reverse_etl._airflow import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    airflow_errors,
+)
 from airflow_reverse_etl.dbt.cloud import RunStatus, parse_time
 from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Cursor, OnFailure, claimed, take
 from airflow_reverse_etl.errors import DbtRunError, SpecError
@@ -47,8 +52,8 @@ class DbtCloudJobSensor(BaseSensorOperator):
     :param wait: False looks once, and skips the task when there is no run to take: for DAGs that events start.
     :param deferrable: wait in the triggerer, without a worker slot.
     :param poke_interval: seconds between polls; one poll serves all that wait for the same connection.
-    :raises DbtRunError: the run failed or was cancelled (``on_failure="fail"``).
-    :raises ConfigurationError: no such job, or dbt Cloud refuses the token.
+    :raises AirflowException: the run failed or was cancelled (``on_failure="fail"``), or dbt Cloud does not answer.
+    :raises AirflowFailException: no such job, or dbt Cloud refuses the token; no retry would help.
     """
 
     template_fields = ("dbt_cloud_conn_id", "job_id", "project_name", "environment_name", "job_name", "after")
@@ -98,7 +103,8 @@ class DbtCloudJobSensor(BaseSensorOperator):
         return self._take_or_defer(context, until)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        result = _Look(self, context).take()
+        with airflow_errors():
+            result = _Look(self, context).take()
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
     def execute_complete(self, context: Context, event: dict[str, Any] | None = None, *, until: str) -> Any:
@@ -106,12 +112,14 @@ class DbtCloudJobSensor(BaseSensorOperator):
         from airflow_reverse_etl.triggers.dbt_cloud import error_from_json
 
         if event and "error" in event:
-            raise error_from_json(event["error"])
+            with airflow_errors():
+                raise error_from_json(event["error"])
         return self._take_or_defer(context, datetime.fromisoformat(until))
 
     def _take_or_defer(self, context: Context, until: datetime) -> dict[str, Any]:
-        look = _Look(self, context)
-        result = look.take()
+        with airflow_errors():
+            look = _Look(self, context)
+            result = look.take()
         if result is not None:
             return result
         if not self.wait:
