@@ -76,6 +76,12 @@ def task_states() -> Callable[[Any], dict[str, str]]:
 
 
 @pytest.fixture
+def serialize_dag() -> Callable[[Any], dict[str, Any]]:
+    """``serialize_dag(dag)``: the DAG as Airflow stores it."""
+    return _serialized
+
+
+@pytest.fixture
 def add_connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``add_connection(conn_id, conn_type=..., host=..., password=..., extra={...})``, through the environment."""
 
@@ -115,14 +121,10 @@ def _store_dag(dag: DAG) -> None:
 
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.collection import update_dag_parsing_results_in_db
-    from airflow.serialization.serialized_objects import LazyDeserializedDAG, SerializedDAG
+    from airflow.serialization.serialized_objects import LazyDeserializedDAG
     from airflow.utils.session import create_session
 
-    lazy = (
-        LazyDeserializedDAG.from_dag(dag)
-        if hasattr(LazyDeserializedDAG, "from_dag")
-        else LazyDeserializedDAG(data=SerializedDAG.to_dict(dag))  # Airflow 3.1
-    )
+    lazy = LazyDeserializedDAG(data=_serialized(dag))
     more = (
         {"files_parsed": set()}
         if "files_parsed" in inspect.signature(update_dag_parsing_results_in_db).parameters
@@ -132,6 +134,13 @@ def _store_dag(dag: DAG) -> None:
         DagBundlesManager().sync_bundles_to_db(session=session)
     with create_session() as session:
         update_dag_parsing_results_in_db("dags-folder", None, [lazy], {}, None, set(), session=session, **more)
+
+
+def _serialized(dag: DAG) -> dict[str, Any]:
+    from airflow.serialization import serialized_objects
+
+    serializer = getattr(serialized_objects, "DagSerialization", serialized_objects.SerializedDAG)  # 3.1: the latter
+    return dict(serializer.to_dict(dag))
 
 
 def _xcom(dag_run: Any, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:

@@ -52,7 +52,7 @@ class Block:
         if name.partition(".")[0] == "airflow":
             raise AssertionError("imports airflow: " + name)
 sys.meta_path.insert(0, Block())
-for name in {modules(*ENGINE) + ["airflow_reverse_etl.errors"]!r}:
+for name in {[*modules(*ENGINE), "airflow_reverse_etl.errors"]!r}:
     importlib.import_module(name)
 from airflow_reverse_etl import Sync
 """
@@ -68,8 +68,9 @@ def loaded(code: str) -> set[str]:
 def test_a_dag_file_loads_nothing_heavy() -> None:
     """Importing every operator, sensor, trigger and hook loads no driver that ``airflow.sdk`` does not load itself."""
     face = """
-import airflow_reverse_etl.operators, airflow_reverse_etl.sensors, airflow_reverse_etl.triggers, airflow_reverse_etl.hooks
 import airflow_reverse_etl as root
+import airflow_reverse_etl.operators, airflow_reverse_etl.sensors, airflow_reverse_etl.triggers
+import airflow_reverse_etl.hooks
 for package in (root, root.operators, root.sensors, root.triggers, root.hooks):
     for name in getattr(package, "__all__", ()):
         getattr(package, name)
@@ -114,8 +115,8 @@ def test_every_public_name_is_documented(name: str) -> None:
     source = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
     module = ast.parse(source.read_text(encoding="utf-8"))
     missing = [] if ast.get_docstring(module) else ["the module"]
-    for node in module.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
-            if not ast.get_docstring(node):
-                missing.append(node.name)
+    definitions = [
+        node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    missing += [node.name for node in definitions if not node.name.startswith("_") and not ast.get_docstring(node)]
     assert missing == []

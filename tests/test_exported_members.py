@@ -9,7 +9,7 @@ import pytest
 
 PUBLIC = {
     "airflow_reverse_etl": ["ReverseEtlError", "Sync", "__version__"],
-    "airflow_reverse_etl.hooks": ["ReverseEtlHttpHook"],
+    "airflow_reverse_etl.hooks": ["GitRepositoryHook", "ReverseEtlHttpHook"],
     "airflow_reverse_etl.operators": ["DbtModelSyncOperator", "DbtOperator", "ReverseEtlOperator"],
 }
 

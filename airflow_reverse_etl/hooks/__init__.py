@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.hooks.git import GitRepositoryHook
     from airflow_reverse_etl.hooks.http import ReverseEtlHttpHook
 
-__all__ = ["ReverseEtlHttpHook"]
+__all__ = ["GitRepositoryHook", "ReverseEtlHttpHook"]
 
-__getattr__, __dir__ = lazy(__name__, {"ReverseEtlHttpHook": "airflow_reverse_etl.hooks.http"})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "GitRepositoryHook": "airflow_reverse_etl.hooks.git",
+        "ReverseEtlHttpHook": "airflow_reverse_etl.hooks.http",
+    },
+)

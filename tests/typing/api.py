@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import assert_type
 
 from airflow.sdk import dag
@@ -11,7 +11,7 @@ from airflow_reverse_etl import ReverseEtlError, Sync
 from airflow_reverse_etl.operators import DbtModelSyncOperator, DbtOperator, ReverseEtlOperator
 
 
-@dag(schedule="@hourly", start_date=datetime(2026, 1, 1), catchup=False)
+@dag(schedule="@hourly", start_date=datetime(2026, 1, 1, tzinfo=UTC), catchup=False)
 def activate() -> None:
     models = DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", ref="main", project_path="analytics")
     built = DbtOperator(task_id="dbt_build", command="build", project=models.output, target="prod")

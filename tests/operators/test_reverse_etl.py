@@ -1,0 +1,398 @@
+"""The operator: what a task returns, how it fails, what it tells Airflow. Warehouse and state are real."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from airflow_reverse_etl import Sync
+from airflow_reverse_etl.destinations import registry
+from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.errors import IncompleteLoadError
+from airflow_reverse_etl.sync.receipts import Operation, Planned, Report
+from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
+
+pytestmark = pytest.mark.airflow
+
+SYNC: dict[str, Any] = {
+    "name": "contacts",
+    "model": {"table": "customers"},
+    "source": "warehouse",
+    "primary_key": "id",
+    "destination": {"type": "fake", "connection": "crm", "object": "contacts"},
+    "mapping": {"email": "email", "greeting": {"template": "Dear {{ row.name }}"}},
+}
+
+
+class Fake:
+    """Makes every sync of a test send to the same fake destination."""
+
+    Options: ClassVar[type[DestinationOptions]] = DestinationOptions
+    needs_match_on: ClassVar[frozenset[Operation]] = frozenset()
+    destination = FakeDestination()
+
+    def __new__(cls, setup: Setup) -> Any:
+        return cls.destination
+
+
+@pytest.fixture
+def crm(monkeypatch: pytest.MonkeyPatch, add_connection: Callable[..., None], state_url: Path) -> FakeDestination:
+    """The fake destination, behind type ``fake`` and connection ``crm``."""
+    monkeypatch.setitem(registry._BUILT_IN, "fake", f"{__name__}:Fake")
+    monkeypatch.setattr(Fake, "destination", FakeDestination())
+    monkeypatch.setattr(registry, "destination_class", lambda type_: Fake)
+    add_connection("crm", conn_type="reverse_etl_http", host="https://crm.example.com/api", password="t0ken")
+    return Fake.destination
+
+
+@pytest.fixture
+def customers(tmp_path: Path, add_connection: Callable[..., None]) -> Callable[[str], None]:
+    """Run SQL in the warehouse, where there are three customers."""
+    import duckdb
+
+    file = str(tmp_path / "warehouse.duckdb")
+    add_connection("warehouse", conn_type="duckdb", host=file)
+
+    def execute(sql: str) -> None:
+        with duckdb.connect(file) as connection:
+            connection.execute(sql)
+
+    execute(
+        "CREATE TABLE customers AS SELECT * FROM (VALUES (1, 'Ada', 'ada@x.org'), (2, 'Bo', 'bo@x.org'), "
+        "(3, 'Cy', 'cy@x.org')) AS t (id, name, email)"
+    )
+    return execute
+
+
+class _Events:
+    """Accepts what the operator says about its outlets."""
+
+    def __getitem__(self, asset: Any) -> SimpleNamespace:
+        return SimpleNamespace()
+
+
+def context(**extra: Any) -> Any:
+    """As much of a task's context as the operator uses, when there is no Airflow to run it."""
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(
+        dag_id="d", run_id="r", task_id="t", map_index=-1, xcom_push=lambda key, value: pushed.update({key: value})
+    )
+    return {"ti": ti, "pushed": pushed, "outlet_events": _Events(), **extra}
+
+
+def operator(**arguments: Any) -> Any:
+    from airflow_reverse_etl.operators import ReverseEtlOperator
+
+    return ReverseEtlOperator(task_id="t", **{"sync": SYNC, **arguments})
+
+
+def dag_of(**arguments: Any) -> Any:
+    from airflow.sdk import DAG
+
+    from airflow_reverse_etl.operators import ReverseEtlOperator
+
+    with DAG("sync_dag", schedule=None) as dag:
+        ReverseEtlOperator(task_id="contacts", **arguments)
+    return dag
+
+
+# -- a DAG run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_dag_run_sends_what_changed(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """First everything, then only the changed row; the report is the task's XCom, the counts are in the asset event."""
+    dag = dag_of(sync=SYNC)
+    first = run_dag(dag)
+    assert str(first.state) == "success"
+    report = xcom(first, "contacts")
+    assert report["planned"] == {"added": 3, "changed": 0, "removed": 0, "invalid": 0}
+    assert (report["accepted"], report["rejected"], report["errors"]) == (3, 0, [])
+    assert {row["greeting"] for row in crm.rows.values()} == {"Dear Ada", "Dear Bo", "Dear Cy"}
+
+    customers("UPDATE customers SET email = 'new@x.org' WHERE id = 2")
+    second = run_dag(dag)
+    assert xcom(second, "contacts")["planned"] == {"added": 0, "changed": 1, "removed": 0, "invalid": 0}
+    assert len(crm.table.writes) == 4
+
+    extra = outlet_event(second)
+    assert extra["sync"] == "contacts"
+    assert (extra["accepted"], extra["planned"]["changed"]) == (1, 1)
+    assert "errors" not in extra
+
+
+def outlet_event(dag_run: Any) -> dict[str, Any]:
+    """What the run's asset event carries."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        return dict(session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == dag_run.run_id)).one().extra)
+
+
+def test_the_link_leads_to_the_destination(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """As Airflow keeps it for the button on the task."""
+    done = run_dag(dag_of(sync=SYNC))
+    assert xcom(done, "contacts", key="_link_DestinationLink") == "https://crm.example.com/api"
+
+
+def test_rejections_fail_the_task_with_its_report(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """The failure policy turns the task red without a retry; what was good is delivered, and the report is there."""
+    crm.dials = Dials(reject={"2"})
+    done = run_dag(dag_of(sync=SYNC, retries=3))
+    (ti,) = done.get_task_instances()
+    assert (str(done.state), str(ti.state), ti.try_number) == ("failed", "failed", 1)
+    report = xcom(done, "contacts")
+    assert (report["accepted"], report["rejected"]) == (2, 1)
+    assert report["errors"][0]["code"] == "rejected"
+    assert len(crm.rows) == 2
+
+
+def test_a_yaml_file_beside_the_dag_file(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """The path is relative to the DAG file, when it is parsed and when it runs."""
+    dag = dag_of(sync="syncs/contacts.yaml")
+    assert [asset.name for asset in dag.task_dict["contacts"].outlets] == ["fake/crm/contacts"]
+    assert xcom(run_dag(dag), "contacts")["accepted"] == 3
+
+
+def test_a_templated_path(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """Which sync runs may depend on the DAG run."""
+    dag = dag_of(sync="syncs/{{ dag_run.conf['which'] }}.yaml")
+    assert xcom(run_dag(dag, run_conf={"which": "contacts"}), "contacts")["accepted"] == 3
+
+
+def test_syncs_can_be_mapped(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """One task for each sync of a list, each with its own state."""
+    from airflow.sdk import DAG
+
+    from airflow_reverse_etl.operators import ReverseEtlOperator
+
+    with DAG("mapped_dag", schedule=None) as dag:
+        ReverseEtlOperator.partial(task_id="each").expand(sync=[SYNC, {**SYNC, "name": "others"}])
+    done = run_dag(dag)
+    assert [xcom(done, "each", map_index=index)["accepted"] for index in (0, 1)] == [3, 3]
+
+
+# -- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def test_assets_are_known_when_the_dag_is_parsed() -> None:
+    """Model in, destination object out, beside those that the author gives."""
+    from airflow.sdk import Asset
+
+    task = operator(sync={**SYNC, "model": "shop.customers"}, outlets=[Asset("mine")])
+    assert [asset.name for asset in task.inlets] == ["dbt/warehouse/customers"]
+    assert [asset.name for asset in task.outlets] == ["mine", "fake/crm/contacts"]
+
+
+def test_a_missing_file_is_a_warning_when_parsed(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The DAG is there, and its log says which file is not."""
+    with caplog.at_level(logging.WARNING):
+        task = operator(sync="no/such/file.yaml")
+    assert "no/such/file.yaml" in caplog.text + capsys.readouterr().out  # Airflow's logging differs by version
+    assert task.outlets == []
+
+
+def test_an_invalid_sync_is_an_import_error() -> None:
+    """All problems at once, where the author sees them: in the DAG's import error."""
+    from airflow_reverse_etl.errors import SpecError
+
+    with pytest.raises(SpecError) as caught:
+        operator(sync={**SYNC, "mod": "upsert", "nulls": "drop"})
+    assert len(caught.value.problems) == 2
+
+
+def test_row_templates_are_not_airflows() -> None:
+    """Airflow renders template fields; what is inside a sync is left alone."""
+    task = operator()
+    task.render_template_fields({"ti": None})
+    assert task.sync.mapping["greeting"].template == "Dear {{ row.name }}"
+
+
+def test_the_serialized_dag_is_always_the_same(serialize_dag: Callable[[Any], dict[str, Any]]) -> None:
+    """Otherwise every parse would be a new version of the DAG."""
+    first, second = (serialize_dag(dag_of(sync=Sync.load(SYNC)))["dag"]["tasks"] for _ in range(2))
+    assert first == second
+
+
+# -- failing ---------------------------------------------------------------------------------------------------------
+
+
+def failure(task: Any, where: Any = None) -> Exception:
+    with pytest.raises(Exception) as caught:
+        task.execute(where or context())
+    return caught.value
+
+
+def test_a_dbt_model_needs_a_catalog(crm: FakeDestination, customers: Callable[[str], None]) -> None:
+    """The error says what to pass."""
+    from airflow_reverse_etl._airflow import AirflowFailException
+
+    error = failure(operator(sync={**SYNC, "model": "customers"}))
+    assert isinstance(error, AirflowFailException)
+    assert "catalog=" in str(error)
+
+
+def test_a_missing_connection_is_not_retried(crm: FakeDestination, state_url: Path, airflow_db: None) -> None:
+    """It is named, and nothing that a driver or Airflow said is chained to it."""
+    from airflow_reverse_etl._airflow import AirflowFailException
+
+    error = failure(operator(sync={**SYNC, "source": "nowhere"}))
+    assert isinstance(error, AirflowFailException)
+    assert "'nowhere'" in str(error)
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+def test_an_incomplete_load_is_retried(
+    monkeypatch: pytest.MonkeyPatch, crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """The task fails so that Airflow tries again, and its report is in XCom until then."""
+    from airflow_reverse_etl._airflow import AirflowException, AirflowFailException
+
+    async def run(*args: Any, **kwargs: Any) -> Report:
+        error = IncompleteLoadError("1 row could not be sent", todo="nothing")
+        error.report = Report("r", Planned(added=3), 2, 0, 1, 0, 0, 1, 0.1)
+        raise error
+
+    monkeypatch.setattr("airflow_reverse_etl.sync.run.run", run)
+    where = context()
+    error = failure(operator(), where)
+    assert isinstance(error, AirflowException)
+    assert not isinstance(error, AirflowFailException)
+    assert where["pushed"]["return_value"]["retryable"] == 1
+
+
+def test_a_killed_task_is_continued(crm: FakeDestination, customers: Callable[[str], None]) -> None:
+    """on_kill lets what is in flight be answered; the next try sends the rest, and no row twice."""
+    from airflow_reverse_etl._airflow import AirflowException
+
+    customers("INSERT INTO customers SELECT i, 'n' || i, i || '@x.org' FROM range(10, 60) AS t (i)")
+    crm.dials = Dials(latency=0.05)
+    sync = {**SYNC, "mode": "insert", "rate": {"concurrency": 1, "batch_size": 1}}
+    task = operator(sync=sync)
+
+    def kill() -> None:
+        deadline = time.monotonic() + 20
+        while len(crm.batches) < 5 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        task.on_kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    error = failure(task)
+    killer.join()
+    assert isinstance(error, AirflowException)
+    assert 5 <= len(crm.rows) < 53
+
+    crm.dials = Dials()
+    report = operator(sync=sync).execute(context())
+    assert report["accepted"] == 53
+    assert len(crm.rows) == 53
+    assert not crm.table.repeated()
+
+
+def test_on_kill_before_the_run_is_harmless() -> None:
+    """Airflow may call it at any time."""
+    operator().on_kill()
+
+
+# -- model, run id, log ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "query"),
+    [
+        ({"table": "a.b"}, "SELECT * FROM a.b"),
+        ({"sql": "select 1 as id;\n"}, "select 1 as id"),
+    ],
+)
+def test_the_model_as_a_query(model: dict[str, str], query: str) -> None:
+    """Without dbt, the sync has to name the primary key."""
+    from airflow_reverse_etl.errors import ConfigurationError
+    from airflow_reverse_etl.operators._running import resolve_model
+
+    assert resolve_model(Sync.load({**SYNC, "model": model}), None) == (query, ("id",))
+    without = Sync.load({**SYNC, "model": model, "primary_key": None})
+    with pytest.raises(ConfigurationError, match="primary key"):
+        resolve_model(without, None)
+    assert resolve_model(without.model_copy(update={"mode": "append"}), None) == (query, ())
+
+
+def test_the_model_from_the_catalog() -> None:
+    """Relation and primary key are dbt's; the sync's own primary key wins; an ephemeral model cannot be read."""
+    from airflow_reverse_etl.errors import ModelNotFoundError
+    from airflow_reverse_etl.operators._running import resolve_model
+
+    def catalog(relation: str | None) -> Any:
+        return SimpleNamespace(find=lambda name: SimpleNamespace(relation=relation, primary_key=("customer_id",)))
+
+    named = {**SYNC, "model": "customers"}
+    query = 'SELECT * FROM "db"."main"."customers"'
+    assert resolve_model(Sync.load(named), catalog('"db"."main"."customers"')) == (query, ("id",))
+    keyless = Sync.load({**named, "primary_key": None})
+    assert resolve_model(keyless, catalog('"db"."main"."customers"')) == (query, ("customer_id",))
+    with pytest.raises(ModelNotFoundError, match="ephemeral"):
+        resolve_model(keyless, catalog(None))
+
+
+def test_the_run_id() -> None:
+    """Equal over tries, different for every task instance, and safe in a file name."""
+    from airflow_reverse_etl.operators._running import run_id
+
+    ids = {run_id(*key) for key in [("d", "r", "t", -1), ("d", "r", "t", 0), ("d", "r2", "t", -1), ("dr", "", "t", -1)]}
+    assert len(ids) == 4
+    assert run_id("d", "r", "t", -1) in ids
+    assert all(text.isalnum() for text in ids)
+
+
+def test_the_log_has_progress_at_intervals() -> None:
+    """One line for the first progress event, none for those right after it."""
+    from airflow_reverse_etl.operators._running import LogObserver
+
+    lines: list[str] = []
+    observer = LogObserver(lines.append)
+    for settled in (1000, 2000, 3000):
+        observer.event("progress", sync="s", settled=settled, total=5000, rejected=0, requests=settled // 100)
+    observer.event("something_new", sync="s", rows=1200)
+    assert lines == ["s: 1,000 of 5,000 rows settled, 0 rejected, 10 requests", "something_new sync=s rows=1,200"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "address"),
+    [
+        ({"conn_type": "http", "host": "api.example.com", "port": 8443}, "https://api.example.com:8443"),
+        ({"conn_type": "x", "host": "https://user:pw@api.example.com/v1"}, "https://api.example.com/v1"),
+        ({"conn_type": "http", "host": "api.example.com", "schema": "http"}, "http://api.example.com"),
+        ({"conn_type": "postgres", "host": "db.example.com"}, ""),
+        ({"conn_type": "aws", "host": "s3://bucket"}, ""),
+        ({"conn_type": "http"}, ""),
+    ],
+)
+def test_only_web_addresses_are_linked(fields: dict[str, Any], address: str) -> None:
+    """Never with credentials."""
+    from airflow_reverse_etl.operators.reverse_etl import _web_address
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+    assert _web_address(ConnectionInfo("c", **fields)) == address
