@@ -28,7 +28,8 @@ def check(
     :param today: decides whether a deprecation date has passed.
     """
     base.use_compiled = head.use_compiled = _compiled(base) and _compiled(head)
-    comparison = _Comparison(Knowledge(base), Knowledge(head), today, policy)
+    before = Knowledge(base)
+    comparison = _Comparison(before, Knowledge(head, before), today, policy)
     findings: list[Finding] = []
     unrelated: dict[str, str] = {}
     for source in sources:

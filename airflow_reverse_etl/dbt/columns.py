@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
@@ -40,11 +40,10 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``made_of`` is equal for columns that are computed alike from the same inputs; empty where that is not known."""
+    """A column; ``data_type`` is empty where it is not known."""
 
     name: str
     data_type: str = ""
-    made_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Columns:
 
     by_name: Mapping[str, Column]
     known: Known
+    derivation: Derivation | None = None
 
     @property
     def complete(self) -> bool:
@@ -60,6 +60,10 @@ class Columns:
 
     def get(self, name: str) -> Column | None:
         return self.by_name.get(name.lower())
+
+    def made_of(self, name: str) -> str:
+        """Equal for columns that are computed alike from the same inputs; empty where that is not known."""
+        return self.derivation.made_of(name) if self.derivation else ""
 
 
 def family(data_type: str) -> str | None:
@@ -70,10 +74,15 @@ def family(data_type: str) -> str | None:
 
 @dataclass(slots=True)
 class Knowledge:
-    """What is known of one side's columns; each node is looked at once."""
+    """What is known of one side's columns; each node is looked at once.
+
+    :param other: the other side, whose derivations serve for what is the same there.
+    """
 
     side: Side
+    other: Knowledge | None = None
     _found: dict[str, Columns] = field(default_factory=dict)
+    _derivations: dict[str, Derivation | None] = field(default_factory=dict)
 
     def columns(self, unique_id: str) -> Columns:
         if unique_id not in self._found:
@@ -85,50 +94,54 @@ class Knowledge:
         node = self.side.nodes[unique_id]
         declared = {c["name"].lower(): Column(c["name"], c.get("data_type") or "") for c in node["columns"].values()}
         warehouse = self.side.warehouse_columns(unique_id)
-        derived = self._derived(unique_id)
+        derivation = self.derivation(unique_id)
+        derived = derivation.columns if derivation else {}
         if (node.get("contract") or {}).get("enforced"):
-            return Columns(_filled(declared, derived), "contract")
+            return Columns(_typed(declared, derived), "contract", derivation)
         if warehouse is not None:
-            return Columns(_filled({n.lower(): Column(n, t) for n, t in warehouse.items()}, derived), "catalog")
+            return Columns({name.lower(): Column(name, kind) for name, kind in warehouse.items()}, "catalog", derivation)
         if derived:
-            return Columns(_filled(derived, declared), "sql")
+            return Columns(_typed(derived, declared), "sql", derivation)
         return Columns(declared, "documentation")
 
-    def _derived(self, unique_id: str) -> Mapping[str, Column]:
-        """By sqlglot. Empty when it cannot tell all of them."""
-        statement = self.side.statement(unique_id)
-        if statement is None:
-            return {}
-        parents = {table_name(parent): parent for parent in self.side.parents(unique_id)}
-        return _Derivation(self, parents).columns(statement)
+    def derivation(self, unique_id: str) -> Derivation | None:
+        """What sqlglot makes of a model's SQL. None when it cannot tell all columns."""
+        if unique_id not in self._derivations:
+            same = self.other and not (self.side.measured or self.other.side.measured)
+            if same and self.other and self.other.side.same(self.side, unique_id):
+                self._derivations[unique_id] = self.other.derivation(unique_id)
+            else:
+                statement = self.side.statement(unique_id)
+                self._derivations[unique_id] = Derivation.of(statement, unique_id, self) if statement else None
+        return self._derivations[unique_id]
 
 
-def _filled(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[str, Column]:
-    """Columns with what another source knows about them."""
-    nothing = Column("")
-    found = {}
-    for name, column in columns.items():
-        more = other.get(name, nothing)
-        found[name] = Column(column.name, column.data_type or more.data_type, column.made_of or more.made_of)
-    return found
+def _typed(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[str, Column]:
+    """Columns, with another source's types where these have none."""
+    none = Column("")
+    return {n: replace(c, data_type=c.data_type or other.get(n, none).data_type) for n, c in columns.items()}
 
 
 @dataclass(slots=True)
-class _Derivation:
-    """One statement: its columns, from those of the tables it reads."""
+class Derivation:
+    """One statement's columns, and what each is made of, all the way up to the project's sources."""
 
     knowledge: Knowledge
     parents: Mapping[str, str]
+    scope: Scope
+    columns: Mapping[str, Column]
     _digests: dict[tuple[int, str], str] = field(default_factory=dict)
 
-    def columns(self, statement: exp.Query) -> dict[str, Column]:
+    @classmethod
+    def of(cls, statement: exp.Query, unique_id: str, knowledge: Knowledge) -> Derivation | None:
         from sqlglot.errors import SqlglotError
         from sqlglot.optimizer.annotate_types import annotate_types
         from sqlglot.optimizer.qualify import qualify
         from sqlglot.optimizer.scope import build_scope
 
-        dialect = self.knowledge.side.dialect
-        schema = self._schema()
+        dialect = knowledge.side.dialect
+        parents = {table_name(parent): parent for parent in knowledge.side.parents(unique_id)}
+        schema = _schema(knowledge, parents)
         try:
             tree = qualify(
                 statement.copy(),
@@ -141,26 +154,14 @@ class _Derivation:
             tree = annotate_types(tree, schema=schema, dialect=dialect)
             scope = build_scope(tree)
         except (SqlglotError, RecursionError):
-            return {}
-        if scope is None or tree.is_star or not all(tree.named_selects):
-            return {}
-        return {
-            select.alias_or_name.lower(): Column(
-                select.alias_or_name,
-                _type(select, dialect),
-                self._digest(scope, select.alias_or_name),
-            )
-            for select in tree.selects
-        }
+            return None
+        if scope is None or tree.is_star or not tree.named_selects or not all(tree.named_selects):
+            return None
+        names = {select.alias_or_name: _type(select, dialect) for select in tree.selects}
+        return cls(knowledge, parents, scope, {name.lower(): Column(name, kind) for name, kind in names.items()})
 
-    def _schema(self) -> dict[str, object]:
-        """Tables whose columns are all known. sqlglot expands ``*`` only over those."""
-        found: dict[str, object] = {}
-        for table, parent in self.parents.items():
-            columns = self.knowledge.columns(parent)
-            if columns.complete:
-                found[table] = {c.name: c.data_type or "unknown" for c in columns.by_name.values()}
-        return found
+    def made_of(self, name: str) -> str:
+        return self._digest(self.scope, name) if name.lower() in self.columns else ""
 
     def _digest(self, scope: Scope, name: str) -> str:
         """What a scope's column is computed from: its expression, with every input replaced by what that is made of."""
@@ -202,11 +203,21 @@ class _Derivation:
         source = scope.sources.get(column.table)
         if isinstance(source, exp.Table):
             parent = self.parents.get(source.name.lower())
-            known = self.knowledge.columns(parent).get(column.name) if parent else None
-            return (known.made_of if known else "") or f"{source.name}.{column.name.lower()}"
+            made_of = self.knowledge.columns(parent).made_of(column.name) if parent else ""
+            return made_of or f"{source.name.lower()}.{column.name.lower()}"
         if source is None:
             return f"{column.table}.{column.name.lower()}"
         return self._digest(source, column.name)
+
+
+def _schema(knowledge: Knowledge, parents: Mapping[str, str]) -> dict[str, object]:
+    """Tables whose columns are all known. sqlglot expands ``*`` only over those."""
+    found: dict[str, object] = {}
+    for table, parent in parents.items():
+        columns = knowledge.columns(parent)
+        if columns.complete:
+            found[table] = {c.name: c.data_type or "unknown" for c in columns.by_name.values()}
+    return found
 
 
 def _type(select: exp.Expr, dialect: str | None) -> str:

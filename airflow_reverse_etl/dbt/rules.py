@@ -82,7 +82,8 @@ def columns(pair: Pair) -> Iterator[Finding]:
     for name, place in pair.columns.items():
         was, now = old.get(name), new.get(name)
         if now and new.complete:
-            yield from _same_column(pair, name, place, was, now)
+            alike = not (made := old.made_of(name)) or made == (new.made_of(name) or made)
+            yield from _same_column(pair, place, was, now, alike=alike)
         elif new.complete or (was and not old.complete and not now and new.by_name):
             yield _missing(pair, name, place, old, new)
         else:
@@ -106,7 +107,7 @@ def _missing(pair: Pair, name: str, place: Place, old: Columns, new: Columns) ->
     else:
         words = "is gone" if new.complete else "is not declared any more, and the changed SQL cannot be read"
         text, level = f"column {name} of {pair.after.name} {words}", Level.BREAKING
-    hint = _new_name(name, was, old, new)
+    hint = _new_name(name, old, new)
     return pair.finding(
         "column-missing",
         level,
@@ -118,18 +119,19 @@ def _missing(pair: Pair, name: str, place: Place, old: Columns, new: Columns) ->
     )
 
 
-def _new_name(name: str, was: Column | None, old: Columns, new: Columns) -> str | None:
+def _new_name(name: str, old: Columns, new: Columns) -> str | None:
     """What a column is called now: made of the same, or else named alike."""
-    added = {key: column for key, column in new.by_name.items() if key not in old.by_name}
-    alike = [c.name for c in added.values() if was and was.made_of and c.made_of == was.made_of]
+    added = {key: column.name for key, column in new.by_name.items() if key not in old.by_name}
+    made_of = old.made_of(name)
+    alike = [given for given in added.values() if made_of and new.made_of(given) == made_of]
     near = difflib.get_close_matches(name.lower(), added, n=1, cutoff=0.6)
-    return next(iter([*alike, *(added[key].name for key in near)]), None)
+    return next(iter([*alike, *(added[key] for key in near)]), None)
 
 
-def _same_column(pair: Pair, name: str, place: Place, was: Column | None, now: Column) -> Iterator[Finding]:
+def _same_column(pair: Pair, place: Place, was: Column | None, now: Column, *, alike: bool) -> Iterator[Finding]:
     if was is None:
         return
-    families = family(was.data_type), family(now.data_type)
+    name, families = now.name, (family(was.data_type), family(now.data_type))
     if None not in families and families[0] != families[1]:
         yield pair.finding(
             "column-type",
@@ -140,7 +142,7 @@ def _same_column(pair: Pair, name: str, place: Place, was: Column | None, now: C
             todo="cast it back, or make sure that the destination takes the new type and change the sync first",
             contract=pair.before.contract,
         )
-    elif was.made_of and now.made_of and was.made_of != now.made_of:
+    elif not alike:
         known = None not in families
         yield pair.finding(
             "column-meaning",

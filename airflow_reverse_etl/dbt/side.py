@@ -163,6 +163,15 @@ class Side:
             self._digests[unique_id] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[unique_id]
 
+    def same(self, other: Side, unique_id: str) -> bool:
+        """Whether a node and everything upstream of it is the same on another side."""
+        return unique_id in self.nodes and self.digest(unique_id) == other.digest(unique_id)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a catalog.json."""
+        return bool(self._warehouse)
+
     def _macro_texts(self, wanted: Any) -> list[str]:
         seen: set[str] = set()
         queue = list(wanted)

@@ -49,7 +49,8 @@ def test_nothing_is_said_about_an_unchanged_project() -> None:
 
 
 def test_a_column_that_the_sync_does_not_use_may_go() -> None:
-    assert run(project(), project(customers=customers("select id, email from {{ ref('stg') }} where active"))).findings == ()
+    head = project(customers=customers("select id, email from {{ ref('stg') }} where active"))
+    assert run(project(), head).findings == ()
 
 
 def test_comments_and_formatting_are_no_change_of_rows() -> None:
@@ -89,7 +90,7 @@ def test_a_column_computed_differently_upstream_is_told_with_its_type_unknown() 
         ("cast(email as int)", "cast(email as bigint)", "column-meaning", Level.WARNING),
     ],
 )
-def test_the_type_family_decides_how_bad_another_expression_is(before: str, after: str, rule: str, level: Level) -> None:
+def test_the_type_family_decides_how_bad_a_new_expression_is(before: str, after: str, rule: str, level: Level) -> None:
     sql = "select id, {} as email from {{{{ ref('stg') }}}}"
     base, head = (project(customers=customers(sql.format(e))) for e in (before, after))
     finding = only(run(base, head))
@@ -102,7 +103,7 @@ def test_the_type_family_decides_how_bad_another_expression_is(before: str, afte
         ("select id, email, plan from {{ ref('stg') }}", "WHERE"),
         ("select distinct id, email, plan from {{ ref('stg') }} where active", "DISTINCT"),
         ("select id, email, plan from {{ ref('stg') }} where active limit 5", "LIMIT"),
-        ("select s.id, s.email, s.plan from {{ ref('stg') }} s join {{ ref('stg') }} t using (id) where s.active", "JOIN"),
+        ("select s.id, s.email, s.plan from {{ ref('stg') }} s join {{ ref('stg') }} t on s.id = t.id", "JOIN"),
         ("select id, email, plan from {{ ref('stg') }} where active union all select 1, '', ''", "set operation"),
     ],
 )
@@ -177,7 +178,8 @@ def test_catalog_json_proves_columns_of_the_run_that_wrote_it_and_of_no_other() 
 def test_compiled_sql_is_read_where_both_sides_have_it() -> None:
     def at(sql: str) -> Side:
         node = customers("select {{ f() }}", compiled=sql)
-        return side(model("stg", "select {{ g() }}", compiled="select 1 as id, 'x' as email"), node, *keyed("customers"))
+        stg = model("stg", "select {{ g() }}", compiled="select 1 as id, 'x' as email")
+        return side(stg, node, *keyed("customers"))
 
     head = at('select id from "db"."main"."stg"')
     assert only(run(at('select id, email from "db"."main"."stg"'), head)).rule == "column-missing"
@@ -301,7 +303,7 @@ def test_syncs_that_this_project_does_not_feed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [{"table": "main.customers"}, {"sql": "select lower(email) as email from main.customers where plan = 'pro'"}]
+    "name", [{"table": "main.customers"}, {"sql": "select lower(email) as email from main.customers where id > 5"}]
 )
 def test_a_table_or_a_query_is_recognised_as_the_model_behind_it(name: dict[str, str]) -> None:
     head = project(customers=customers("select id, plan from {{ ref('stg') }} where active"))
@@ -337,6 +339,7 @@ def test_manifests_of_every_engine(path: Path) -> None:
 
 def test_a_manifest_of_another_engine_is_no_change() -> None:
     """Base by dbt 1.7, head by Fusion: dbt itself reports a breaking change here."""
-    sides = [Side(json.loads((MANIFESTS[0].parent / name).read_text())) for name in ("v11-1.7.20.json", "v12-fusion-rc196.json")]
+    paths = (MANIFESTS[0].parent / name for name in ("v11-1.7.20.json", "v12-fusion-rc196.json"))
+    sides = [Side(json.loads(path.read_text())) for path in paths]
     syncs = [sync(name=m, model=m, mapping={"x": "customer_id"}) for m in ("customers.v1", "customers.v2", "orders")]
     assert run(*sides, *syncs).findings == ()
