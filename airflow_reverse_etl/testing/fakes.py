@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import ModelNotFoundError
 from airflow_reverse_etl.sync.ports import Capabilities, Column, Limiter
 from airflow_reverse_etl.sync.receipts import ACCEPTED, Batch, Operation, Outcome, Receipt, Receipts
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,6 +81,7 @@ class MemoryWarehouse:
         import duckdb
 
         self._database = duckdb.connect()
+        self._warehouse = DuckDBWarehouse(self._database)
         for name, rows in tables.items():
             self.set(name, rows)
 
@@ -94,16 +95,10 @@ class MemoryWarehouse:
         self._database.unregister("_rows")
 
     def columns(self, query: str) -> Sequence[Column]:
-        import duckdb
-
-        try:
-            found = self._database.cursor().execute(f"describe {query}").fetchall()
-        except (duckdb.CatalogException, duckdb.BinderException) as error:
-            raise ModelNotFoundError(str(error).splitlines()[0], todo="correct the query") from None
-        return [Column(row[0], row[1]) for row in found]
+        return self._warehouse.columns(query)
 
     def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
-        return self._database.cursor().execute(query).to_arrow_reader(batch_rows)
+        return self._warehouse.read(query, batch_rows=batch_rows)
 
     def close(self) -> None:
         """Nothing: a memory warehouse may be used by several runs."""

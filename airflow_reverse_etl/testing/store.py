@@ -1,0 +1,320 @@
+"""A state store in memory: the rules of :class:`~airflow_reverse_etl.sync.ports.StateStore` in plain Python.
+
+It is also the model that other stores are compared with, so it compares rows one by one and is slow on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.sync.plan import DOUBTS, plan_statement
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Report
+from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_KINDS = ("added", "changed", "removed")
+_REMOVED, _DOUBTFUL = "removed", "doubtful"  # fingerprints of a removal, and of a row in doubt
+#: Which found rows a mode sends.
+_SENT = {
+    "upsert": {"added", "changed"},
+    "insert": {"added"},
+    "update": {"added", "changed"},
+    "mirror": {"added", "changed", "removed"},
+    "append": {"added"},
+    "delete": {"added"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the model, or one that left it. ``at``: its place in the model's values."""
+
+    key: str | None
+    fingerprint: str
+    identifiers: str | None
+    at: int | None = None
+
+
+@dataclass(slots=True)
+class _Rejection:
+    fingerprint: str
+    attempts: int
+    first_seen: datetime
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class _Planned:
+    """A plan that is not committed: its rows by sequence number, their values, and what else a commit needs."""
+
+    plan: Plan
+    mode: str
+    generation: int
+    rows: list[tuple[str, _Row]]
+    values: pa.Table
+    left: dict[str, set[str]]
+    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _State:
+    """Everything about one sync. ``snapshot``: key → (fingerprint, identifiers)."""
+
+    snapshot: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    generation: int = 0
+    rejections: dict[str, _Rejection] = field(default_factory=dict)
+    plans: dict[str, _Planned] = field(default_factory=dict)
+    history: list[tuple[str, Report]] = field(default_factory=list)
+
+
+class MemoryStateStore(StateStore):
+    """Forgets everything with the process. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._syncs: dict[str, _State] = {}
+        self._numbers = count(1)
+
+    def snapshot(self, sync: str) -> set[str]:
+        """The keys that the destination has acknowledged."""
+        return set(self._state(sync).snapshot)
+
+    def history(self, sync: str) -> list[Report]:
+        """The reports of all committed runs, oldest first."""
+        return [report for _, report in self._state(sync).history]
+
+    def unfinished(self, sync: str) -> Sequence[Plan]:
+        return [planned.plan for planned in self._state(sync).plans.values()]
+
+    def last_report(self, sync: str, run_id: str) -> Report | None:
+        return next((report for report in reversed(self.history(sync)) if report.run_id == run_id), None)
+
+    def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+        sync, state = request.sync, self._state(request.sync.name)
+        rows, values = _model(request, warehouse)
+        found = _found(sync, rows, state.snapshot)
+        repeated = {key for key, times in Counter(row.key for row in rows if row.key).items() if times > 1}
+        kinds = [(_kind(sync, kind, row, state, repeated, request.now), row) for kind, row in found]
+        counts = Counter(kind for kind, _ in kinds)
+        planned = Planned(**{name: counts[name] for name in Planned.__slots__})
+        plan = Plan(
+            plan_id=f"plan-{next(self._numbers)}",
+            run_id=request.run_id,
+            sync=sync.name,
+            planned=planned,
+            total=planned.total,
+            model_rows=len(rows),
+            snapshot_rows=len(state.snapshot),
+            skipped=counts["skipped"],
+            created_at=request.now,
+            spec=sync.digest,
+        )
+        state.plans[plan.plan_id] = _Planned(
+            plan,
+            sync.mode,
+            state.generation,
+            rows=[(kind, row) for wanted in _KINDS for kind, row in kinds if kind == wanted],
+            values=values,
+            left={name: {str(row.key) for kind, row in kinds if kind == name} for name in ("skipped", "forgotten")},
+        )
+        return plan
+
+    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        planned = self._planned(plan)
+        numbered = list(enumerate(planned.rows, 1))[after:until]
+        for start in range(0, len(numbered), 1000):
+            rows = numbered[start : start + 1000]
+            values = planned.values.take(pa.array([row.at for _, (_, row) in rows], pa.int64())).combine_chunks()
+            columns = {
+                "seq": pa.array([seq for seq, _ in rows], pa.int64()),
+                "change": pa.array([kind for _, (kind, _) in rows], pa.string()),
+                "key": pa.array([seq if row.key is None else row.key for seq, (_, row) in rows], pa.string()),
+                **{name: values.column(name).combine_chunks() for name in values.column_names},
+                "identifiers": pa.array(
+                    [row.identifiers if kind == "removed" else None for _, (kind, row) in rows], pa.string()
+                ),
+            }
+            yield pa.RecordBatch.from_pydict(columns)
+
+    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+        saved = self._planned(plan).checkpoints.get(partition)
+        return saved.copy() if saved else Checkpoint()
+
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
+        self._planned(plan).checkpoints[partition] = checkpoint.copy()
+
+    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
+        return [saved.copy() for saved in self._planned(plan).checkpoints.values()]
+
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
+        state = self._state(plan.sync)
+        if all(plan_id != plan.plan_id for plan_id, _ in state.history):
+            planned = self._planned(plan)
+            if planned.mode != "append":
+                self._fold(state, planned, checkpoint)
+            state.history.append((plan.plan_id, report))
+        state.plans.pop(plan.plan_id, None)
+
+    def discard(self, plan: Plan) -> None:
+        self._state(plan.sync).plans.pop(plan.plan_id, None)
+
+    def _fold(self, state: _State, planned: _Planned, checkpoint: Checkpoint) -> None:
+        if state.generation != planned.generation:
+            raise RunConflictError(
+                "another run changed the snapshot since this one was planned",
+                todo="discard this run and let the next one plan again",
+                sync=planned.plan.sync,
+                run=planned.plan.run_id,
+            )
+        rejections, unsettled = {}, set()
+        for seq, (kind, row) in enumerate(planned.rows, 1):
+            key = str(row.key)
+            outcome = checkpoint.failed[seq][0] if seq in checkpoint.failed else None
+            unanswered = seq not in checkpoint.settled and seq <= checkpoint.dispatched
+            if planned.mode in DOUBTS and (unanswered or outcome is Outcome.UNKNOWN):
+                state.snapshot[key] = _DOUBTFUL, row.identifiers
+                state.generation += 1
+            if seq not in checkpoint.settled:
+                unsettled.add(key)
+            elif outcome:
+                if outcome is not Outcome.SKIPPED:
+                    rejections[key] = _again(state.rejections.get(key), row, planned.plan.created_at, outcome)
+            elif kind == "removed":
+                state.snapshot.pop(key, None)
+                state.generation += 1
+            else:
+                state.snapshot[key] = row.fingerprint, row.identifiers
+                state.generation += 1
+        for key in planned.left["forgotten"]:
+            state.snapshot.pop(key, None)
+            state.generation += 1
+        kept = unsettled | planned.left["skipped"]
+        state.rejections = {key: old for key, old in state.rejections.items() if key in kept} | rejections
+
+    def _state(self, sync: str) -> _State:
+        return self._syncs.setdefault(sync, _State())
+
+    def _planned(self, plan: Plan) -> _Planned:
+        try:
+            return self._state(plan.sync).plans[plan.plan_id]
+        except KeyError:
+            raise RunConflictError(
+                "this plan is committed or discarded",
+                todo="let the next run plan again",
+                sync=plan.sync,
+                run=plan.run_id,
+            ) from None
+
+
+def _found(
+    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None]]
+) -> Iterator[tuple[str, _Row]]:
+    """What differs between model and snapshot."""
+    if sync.mode == "append":
+        yield from (("null" if row.fingerprint == "" else "added", row) for row in rows)
+        return
+    for row in rows:
+        known = snapshot.get(row.key) if row.key is not None else None
+        if row.key is None:
+            yield "null", row
+        elif known is None:
+            yield "added", row
+        elif known[0] != row.fingerprint or (sync.mode == "mirror" and known[1] is None):
+            yield "changed", row
+        else:
+            yield "unchanged", row
+    for key in snapshot.keys() - {row.key for row in rows}:
+        yield "gone", _Row(key, _REMOVED, snapshot[key][1])
+
+
+def _kind(sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime) -> str:
+    """What becomes of a found row: a change, or ``invalid``, ``skipped``, ``forgotten``, ``ignored``."""
+    sent = _SENT[sync.mode]
+    if found == "null" or (found != "gone" and row.key in repeated):
+        return "invalid"
+    if found == "gone" and sync.mode == "delete":
+        return "forgotten"
+    change = "removed" if found == "gone" else found
+    if change not in sent:
+        return "ignored"
+    if found == "gone" and row.identifiers is None:
+        return "forgotten"
+    rejection = state.rejections.get(str(row.key)) if sync.mode != "append" else None
+    if rejection and rejection.fingerprint == row.fingerprint:
+        too_old = rejection.first_seen <= now - sync.retry.max_age
+        maybe_written = rejection.outcome is Outcome.UNKNOWN
+        if maybe_written or too_old or rejection.attempts >= sync.retry.max_attempts:
+            return "skipped"
+    return change
+
+
+def _again(old: _Rejection | None, row: _Row, now: datetime, outcome: Outcome) -> _Rejection:
+    """One more refusal; one of other values starts anew."""
+    if old is None or old.fingerprint != row.fingerprint:
+        return _Rejection(row.fingerprint, 1, now, outcome)
+    return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, outcome)
+
+
+def _model(request: PlanRequest, warehouse: Warehouse) -> tuple[list[_Row], pa.Table]:
+    """The model's rows, and a table of their values: ``f0 …`` and ``r0 …``."""
+    import duckdb
+
+    sync = request.sync
+    statement = plan_statement(
+        sync,
+        query=request.query,
+        primary_key=request.primary_key,
+        columns=warehouse.columns(request.query),
+        source=warehouse.dialect,
+        planner="duckdb",
+    )
+    connection = duckdb.connect()
+    connection.register("extracted", warehouse.read(statement.extract).read_all())
+    texts = "".join(f", CAST({name} AS VARCHAR) AS text_{name}" for name in statement.keys)
+    table = connection.sql(f"SELECT *{texts} FROM ({statement.mapped}) AS mapped").to_arrow_table()  # noqa: S608
+    values = table.select(list(statement.values))
+    records = table.to_pylist()
+    shape = {
+        name: item.model_dump() for name, item in sync.mapping.items() if isinstance(item, ValueField | TemplateField)
+    }
+    rows = []
+    for at, record in enumerate(records):
+        parts = [record[f"text_{name}"] for name in statement.keys]
+        fields = sorted((name, repr(record[f"f{n}"])) for n, name in enumerate(sync.mapping))
+        read = [repr(record[name]) for name in statement.values if name.startswith("r")]
+        identifiers = _identifiers(request, record) if sync.mode == "mirror" else None
+        null = bool(parts) and None in parts
+        fingerprint = "" if null else json.dumps([fields, read, shape], default=str, sort_keys=True)
+        rows.append(_Row(None if null or not parts else _key(parts), fingerprint, identifiers, at))
+    return rows, values
+
+
+def _key(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+
+
+def _identifiers(request: PlanRequest, record: Mapping[str, Any]) -> str:
+    """What a delete needs: the fields in ``match_on`` and those that map a key column, else the key columns."""
+    sync, keys = request.sync, {name.lower() for name in request.primary_key}
+    found: dict[str, Any] = {}
+    for at, (name, source) in enumerate(sync.mapping.items()):
+        if name not in sync.destination.match_on and not (isinstance(source, str) and source.lower() in keys):
+            continue
+        *parents, leaf = name.split(".")
+        level = found
+        for parent in parents:
+            level = level.setdefault(parent, {})
+        level[leaf] = source.value if isinstance(source, ValueField) else record[f"f{at}"]
+    found = found or {name: record[f"k{at}"] for at, name in enumerate(request.primary_key)}
+    return json.dumps(found, default=str, ensure_ascii=False)
