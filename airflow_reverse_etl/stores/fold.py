@@ -9,6 +9,7 @@ from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores import changes
 from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Report
 
@@ -59,7 +60,7 @@ def fold(
     :param stored: plan.json.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
-    _relations(scratch, plan, checkpoint, folder, left=stored["left"])
+    _relations(scratch, plan, checkpoint, folder, left=stored["left"], doubts=stored["mode"] in DOUBTS)
     if stored["mode"] != "append" and not snapshot.made_by(plan.plan_id):
         if snapshot.generation != stored["generation"]:
             raise RunConflictError(
@@ -68,7 +69,7 @@ def fold(
                 sync=plan.sync,
                 run=plan.run_id,
             )
-        if len(checkpoint.settled) > len(checkpoint.failed) or "forgotten" in stored["left"]:
+        if len(checkpoint.settled) > len(checkpoint.failed) or "forgotten" in stored["left"] or _doubts(scratch):
             snapshot.view(scratch, "snapshot")
             snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
     if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
@@ -81,11 +82,14 @@ def fold(
 
 _SNAPSHOT = """
     SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM snapshot
-    ANTI JOIN (SELECT key_hi, key_lo FROM accepted UNION ALL SELECT key_hi, key_lo FROM forgotten)
-        USING (key_hi, key_lo)
+    ANTI JOIN (
+        SELECT key_hi, key_lo FROM accepted UNION ALL SELECT key_hi, key_lo FROM doubtful
+        UNION ALL SELECT key_hi, key_lo FROM forgotten
+    ) USING (key_hi, key_lo)
     UNION ALL
-    SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers
-    FROM accepted WHERE change <> 'removed'
+    SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers FROM (
+        SELECT * FROM accepted WHERE change <> 'removed' UNION ALL SELECT * FROM doubtful
+    )
 """
 
 # A row is tried again in every run. One that is not in this run's outcomes is still refused only if this run left it
@@ -105,8 +109,14 @@ _REJECTIONS = """
 """
 
 
-def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str]) -> None:
-    """``changes`` with ``settled``, ``failed``, ``accepted``, ``skipped`` and ``forgotten``."""
+def _doubts(scratch: Scratch) -> bool:
+    return bool(scratch.execute("SELECT 1 FROM doubtful LIMIT 1"))
+
+
+def _relations(
+    scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str], doubts: bool
+) -> None:
+    """``changes`` with ``settled``, ``failed``, ``accepted``, ``doubtful``, ``skipped`` and ``forgotten``."""
     import pyarrow as pa
 
     settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
@@ -117,6 +127,13 @@ def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str
     columns = [pa.array([row[at] for row in rows], kind) for at, kind in enumerate(kinds)]
     scratch.connection.register("failed", pa.Table.from_arrays(columns, names=names))
     scratch.execute("CREATE TEMP VIEW accepted AS SELECT * FROM changes ANTI JOIN failed USING (seq) WHERE settled")
+    unanswered = (
+        f"NOT settled AND seq <= {checkpoint.dispatched} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
+    )
+    scratch.execute(
+        f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint) FROM changes"
+        f" WHERE {doubts} AND ({unanswered})"
+    )
     for name in ("skipped", "forgotten"):
         if name in left:
             scratch.view(name, f"{folder}/{name}.parquet")

@@ -8,7 +8,7 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     snapshot     key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
     candidates   every row that may be a change, and what was ``found``           compare, one pass over the model
     repeated     keys of several candidates                                       repeated
-    rejections   key_hi, key_lo, fingerprint, attempts, first_seen                rejected rows of earlier runs
+    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome                rejected rows of earlier runs
     quarantined  those of them that are not tried again                           quarantined
     the plan     candidates, and the ``change`` that each of them is              classify
 
@@ -56,8 +56,12 @@ _SENT = {
     "delete": {"added"},
 }
 
-#: The fingerprint of a removal: no digest is negative.
-REMOVED = -1
+#: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
+REMOVED, DOUBTFUL = -1, -2
+
+#: Modes in which a row that may have been written, or not, is recorded as such, so that the next run sends or deletes
+#: it whatever the model says then. In the others it is left out of the snapshot, and so is sent again if it is there.
+DOUBTS = frozenset({"upsert", "update", "mirror"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +125,13 @@ class PlanStatement:
         )
 
     def quarantined(self, now: datetime) -> str:
-        """The rejected rows that are not tried again as they are: too often, or for too long."""
+        """The rows that are not tried again as they are: rejected too often or for too long, or maybe written."""
         if self.sync.mode == "append":  # every row goes out in every run
             return "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
         return (
             "SELECT key_hi, key_lo, fingerprint FROM rejections"
-            f" WHERE attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP)"
+            f" WHERE outcome = 'unknown' OR attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP)"
         )
 
     @property
@@ -343,13 +347,9 @@ def _expression(where: str, text: str, used: _Used, *, source: str, planner: str
         used.problems.append(f"{where}: not an expression in the SQL of {source}")
         return "NULL"
     forbidden = expression.find(exp.Query, exp.AggFunc, exp.Window, exp.Star, exp.Alias)
-    if (
-        set(select.args) - {"expressions", "kind", "hint", "distinct"} & {k for k, v in select.args.items() if v}
-        or forbidden
-    ):
-        used.problems.append(
-            f"{where}: must be an expression over the columns of one row, without aggregates and queries"
-        )
+    clauses = any(value for name, value in select.args.items() if name != "expressions")
+    if forbidden or clauses or isinstance(expression, exp.Tuple):
+        used.problems.append(f"{where}: must be one expression over a row's columns, without aggregates and queries")
         return "NULL"
     resolved = expression.transform(lambda node: _resolve(node, used) if isinstance(node, exp.Column) else node)
     return str(resolved.sql(dialect=planner))

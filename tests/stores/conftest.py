@@ -1,0 +1,35 @@
+"""The stores that the behaviour tests run with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from airflow_reverse_etl.stores import files as files_module
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.testing.store import MemoryStateStore
+
+
+def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
+    """Make the files go through deltalake's object storage instead of the file system's own calls."""
+    files._root = None
+    files.url = f"file://{folder}"
+    files._remote = fs.PyFileSystem(files_module._object_storage(files.url, {}))
+    return files
+
+
+@pytest.fixture(params=["lake", "lake in object storage", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "memory":
+        yield MemoryStateStore()
+        return
+    store = LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2)
+    if request.param == "lake in object storage":
+        (tmp_path / "bucket").mkdir()
+        as_object_storage(store._files, tmp_path / "bucket")
+    yield store

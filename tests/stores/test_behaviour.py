@@ -1,0 +1,374 @@
+"""What every state store does, whatever it is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
+from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+
+REJECTED = Receipt(Outcome.REJECTED, "bad_email", "is not an address")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def sync_of(mode: str = "upsert", **more: Any) -> Sync:
+    values: dict[str, Any] = {"mapping": {"email": "email", "score": "score"}, **more}
+    match_on = [name for name in ("email",) if name in values["mapping"]]
+    return Sync(
+        name="s", model="m", source="w", mode=mode, destination={"type": "file", "match_on": match_on}, **values
+    )
+
+
+class Bench:
+    """A store, a model to change, and the runs of one sync over them. A day passes between runs."""
+
+    def __init__(self, store: StateStore, sync: Sync, primary_key: tuple[str, ...] = ("id",)) -> None:
+        self.store, self.sync, self.primary_key = store, sync, primary_key
+        self.now = NOW
+        self.database = duckdb.connect()
+        self.warehouse = DuckDBWarehouse(self.database)
+        self.runs = 0
+        self.model([])
+
+    def model(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Rows of (id, email, score)."""
+        self.database.execute("CREATE OR REPLACE TABLE m (id BIGINT, email VARCHAR, score INT)")
+        if values := list(rows):
+            self.database.executemany("INSERT INTO m VALUES (?, ?, ?)", values)
+
+    def plan(self) -> Plan:
+        self.runs += 1
+        self.now += timedelta(days=1)
+        return self.store.plan(
+            PlanRequest(self.sync, "SELECT * FROM m", self.primary_key, f"run{self.runs}", self.now), self.warehouse
+        )
+
+    def rows(self, plan: Plan, **part: int) -> list[dict[str, Any]]:
+        rows = [row for batch in self.store.changes(plan, **part) for row in batch.to_pylist()]
+        return [{**row, "identifiers": row["identifiers"] and json.loads(row["identifiers"])} for row in rows]
+
+    def keys(self, plan: Plan) -> dict[str, str]:
+        return {row["key"]: row["change"] for row in self.rows(plan)}
+
+    def commit(self, plan: Plan, refused: Mapping[str, Receipt] | None = None, *, upto: int | None = None) -> Report:
+        """Settle rows up to a number, these keys as given, and commit."""
+        checkpoint = Checkpoint()
+        last = plan.total if upto is None else upto
+        if last:
+            checkpoint.settled.add(1, last)
+        for row in self.rows(plan):
+            if refused and row["key"] in refused and row["seq"] <= last:
+                checkpoint.fail(row["seq"], refused[row["key"]])
+        report = Report(plan.run_id, plan.planned, last, 0, 0, 0, 0, 1, 0.5, ({"code": "x", "count": 1},))
+        self.store.commit(plan, checkpoint, report, self.sync)
+        return report
+
+    def run(self, refused: Mapping[str, Receipt] | None = None) -> dict[str, str]:
+        """A whole run; returns what was planned, key → change."""
+        plan = self.plan()
+        keys = self.keys(plan)
+        self.commit(plan, refused)
+        return keys
+
+
+@pytest.fixture
+def bench(store: StateStore) -> Callable[..., Bench]:
+    return lambda *arguments, **more: Bench(store, *arguments, **more)
+
+
+THREE = [(1, "a", 1), (2, "b", 2), (3, "c", 3)]
+
+
+class TestChanges:
+    def test_first_run_adds_everything_and_the_next_one_nothing(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        assert b.run() == {"1": "added", "2": "added", "3": "added"}
+        assert b.run() == {}
+
+    def test_only_added_changed_and_in_a_mirror_removed_rows_are_planned(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "a", 1), (2, "b", 9), (4, "d", 4)])
+        plan = b.plan()
+        assert plan.planned == Planned(added=1, changed=1, removed=1)
+        assert (plan.total, plan.model_rows, plan.snapshot_rows) == (3, 3, 3)
+        assert b.rows(plan) == [
+            {"seq": 1, "change": "added", "key": "4", "f0": "d", "f1": 4, "identifiers": None},
+            {"seq": 2, "change": "changed", "key": "2", "f0": "b", "f1": 9, "identifiers": None},
+            {"seq": 3, "change": "removed", "key": "3", "f0": None, "f1": None, "identifiers": {"email": "c"}},
+        ]
+
+    @pytest.mark.parametrize(
+        ("mode", "expected"),
+        [
+            ("upsert", {"4": "added", "2": "changed"}),
+            ("insert", {"4": "added"}),
+            ("update", {"4": "added", "2": "changed"}),
+            ("mirror", {"4": "added", "2": "changed", "3": "removed"}),
+            ("delete", {"4": "added"}),
+            ("append", {"1": "added", "2": "added", "4": "added"}),
+        ],
+    )
+    def test_modes(self, bench: Callable[..., Bench], mode: str, expected: dict[str, str]) -> None:
+        b = bench(sync_of(mode))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "a", 1), (2, "b", 9), (4, "d", 4)])
+        assert b.run() == expected
+
+    def test_null_and_repeated_keys_are_invalid_and_never_removed(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        for repeated in ("a", "other"):  # equal to the snapshot, or not: both rows are invalid
+            b.model([(1, "a", 1), (1, repeated, 1), (2, "b", 2), (3, "c", 3), (None, "x", 1), (7, "y", 1), (7, "z", 1)])
+            plan = b.plan()
+            assert plan.planned == Planned(invalid=5)
+            b.commit(plan)
+        b.model(THREE)
+        assert b.run() == {}
+
+    def test_a_row_repeated_once_is_sent_when_it_is_unique(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model([(1, "a", 1), (1, "b", 1)])
+        assert b.run() == {}
+        b.model([(1, "b", 1)])
+        assert b.run() == {"1": "added"}
+
+    def test_an_empty_model_removes_everything_from_a_mirror(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([])
+        assert b.run() == {"1": "removed", "2": "removed", "3": "removed"}
+        assert b.plan().snapshot_rows == 0
+
+    def test_a_sync_that_becomes_a_mirror_sends_everything_once(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run()
+        b.sync = sync_of("mirror")
+        b.model(THREE[:2])
+        assert b.run() == {"1": "changed", "2": "changed"}, "identifiers are learnt; the row that is gone is forgotten"
+        b.model(THREE[:1])
+        assert b.run() == {"2": "removed"}
+
+    def test_a_key_that_leaves_a_list_of_deletions_and_comes_back_is_deleted_again(
+        self, bench: Callable[..., Bench]
+    ) -> None:
+        b = bench(sync_of("delete"))
+        b.model(THREE)
+        b.run()
+        b.model(THREE[:2])
+        assert b.run() == {}
+        b.model(THREE)
+        assert b.run() == {"3": "added"}
+
+    def test_append_needs_no_key_and_sends_every_row_every_time(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("append"), primary_key=())
+        b.model([(1, "a", 1), (1, "a", 1), (None, None, None)])
+        for _ in range(2):
+            plan = b.plan()
+            assert plan.planned == Planned(added=3)
+            assert len({row["key"] for row in b.rows(plan)}) == 3
+            b.commit(plan)
+
+    def test_composite_keys(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(), primary_key=("id", "email"))
+        b.model([(1, "a", 1), (1, "b", 1), (1, None, 1)])
+        assert b.run() == {'["1","a"]': "added", '["1","b"]': "added"}
+
+    def test_the_change_set_holds_what_templates_read_and_nulls_for_what_is_not_a_column(
+        self, bench: Callable[..., Bench]
+    ) -> None:
+        mapping = {"email": {"sql": "upper(email)"}, "c": {"value": 1}, "t": {"template": "{{ row.score }}"}}
+        b = bench(sync_of(mapping=mapping))
+        b.model([(1, "a", 7)])
+        [row] = b.rows(b.plan())
+        assert {name: row[name] for name in ("f0", "f1", "f2", "r0")} == {"f0": "A", "f1": None, "f2": None, "r0": 7}
+
+    def test_any_part_of_the_change_set_can_be_read(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model((i, f"u{i}", 1) for i in range(50))
+        b.run()
+        b.model((i, f"u{i}", i % 2) for i in range(20, 70))
+        plan = b.plan()
+        whole = b.rows(plan)
+        assert [row["seq"] for row in whole] == list(range(1, plan.total + 1))
+        for after, until in [(0, 1), (5, 5), (19, 22), (plan.total - 1, plan.total), (plan.total, plan.total)]:
+            assert b.rows(plan, after=after, until=until) == whole[after:until]
+        assert b.rows(plan, after=30) == whole[30:]
+
+    def test_columns_have_the_promised_types(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        batch = next(iter(b.store.changes(b.plan())))
+        assert batch.schema.field("seq").type == pa.int64()
+        for name in ("change", "key", "identifiers"):
+            assert batch.schema.field(name).type == pa.string()
+
+
+class TestRejections:
+    def test_a_rejected_new_row_is_planned_again(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run({"2": REJECTED})
+        assert b.run() == {"2": "added"}
+        assert b.run() == {}
+
+    def test_a_rejected_change_keeps_its_old_state(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run()
+        b.model([(1, "a", 9), *THREE[1:]])
+        assert b.run({"1": REJECTED}) == {"1": "changed"}
+        assert b.run({"1": REJECTED}) == {"1": "changed"}
+        b.model(THREE)
+        assert b.run() == {}, "back to what the destination has"
+
+    def test_a_rejected_removal_is_tried_again(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model(THREE[:2])
+        assert b.run({"3": REJECTED}) == {"3": "removed"}
+        assert b.run() == {"3": "removed"}
+        assert b.run() == {}
+
+    def test_after_enough_attempts_a_row_is_skipped_until_it_changes(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(retry={"max_attempts": 2}))
+        b.model(THREE)
+        b.run({"2": REJECTED})
+        b.run({"2": REJECTED})
+        for _ in range(2):  # being skipped is remembered
+            plan = b.plan()
+            assert (plan.total, plan.skipped) == (0, 1)
+            b.commit(plan)
+        b.model([(1, "a", 1), (2, "b", 99), (3, "c", 3)])
+        assert b.run({"2": REJECTED}) == {"2": "added"}
+        assert b.run() == {"2": "added"}, "new values have attempts of their own"
+
+    def test_a_row_rejected_for_too_long_is_skipped(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(retry={"max_age": "3d", "max_attempts": 100}))
+        b.model(THREE[:1])
+        tried = [b.run({"1": REJECTED}) for _ in range(5)]
+        assert tried == [{"1": "added"}] * 3 + [{}] * 2
+
+    def test_a_rejected_row_that_vanished_starts_anew(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(retry={"max_attempts": 1}))
+        b.model(THREE)
+        b.run({"2": REJECTED})
+        b.model([THREE[0], THREE[2]])
+        assert b.run() == {}
+        b.model(THREE)
+        assert b.run() == {"2": "added"}
+
+    def test_a_row_that_the_destination_lacks_stays_out_without_being_a_rejection(
+        self, bench: Callable[..., Bench]
+    ) -> None:
+        b = bench(sync_of("update", retry={"max_attempts": 1}))
+        b.model(THREE)
+        for _ in range(3):
+            assert "2" in b.run({"2": Receipt(Outcome.SKIPPED)})
+
+    def test_append_sends_rejected_rows_again_whatever_their_attempts(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("append", retry={"max_attempts": 1}))
+        b.model(THREE[:1])
+        assert [b.run({"1": REJECTED}) for _ in range(3)] == [{"1": "added"}] * 3
+
+
+class TestRuns:
+    def test_a_plan_can_be_found_again_until_it_is_committed(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        assert b.store.unfinished("s") == []
+        plan = b.plan()
+        assert list(b.store.unfinished("s")) == [plan]
+        assert b.store.unfinished("other") == []
+        b.commit(plan)
+        assert list(b.store.unfinished("s")) == []
+
+    def test_rows_that_were_not_settled_stay_as_they_were(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "a", 9), (2, "b", 9), (4, "d", 1)])
+        plan = b.plan()
+        first, *rest = b.rows(plan)
+        b.commit(plan, upto=1)
+        assert b.keys(b.plan()) == {row["key"]: row["change"] for row in rest if row["key"] != first["key"]}
+
+    def test_checkpoints_are_kept_by_partition(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        plan = b.plan()
+        assert len(b.store.load_checkpoint(plan).settled) == 0
+        assert list(b.store.checkpoints(plan)) == []
+        for partition in (0, 3):
+            checkpoint = Checkpoint(dispatched=3, requests=partition)
+            checkpoint.settled.add(2, 3)
+            checkpoint.fail(2, REJECTED)
+            b.store.save_checkpoint(plan, checkpoint, partition=partition)
+        loaded = b.store.load_checkpoint(plan, partition=3)
+        assert loaded.to_json() == {**checkpoint.to_json(), "requests": 3}
+        assert sorted(one.requests for one in b.store.checkpoints(plan)) == [0, 3]
+
+    def test_committing_twice_changes_nothing(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(retry={"max_attempts": 2}))
+        b.model(THREE)
+        plan = b.plan()
+        checkpoint = Checkpoint()
+        checkpoint.settled.add(1, 3)
+        checkpoint.fail(2, REJECTED)
+        report = Report("run1", plan.planned, 2, 1, 0, 0, 0, 1, 0.5)
+        for _ in range(3):
+            b.store.commit(plan, checkpoint, report, b.sync)
+        assert len(b.run()) == 1, "one attempt was counted, not three"
+
+    def test_the_last_report_of_a_run_is_kept(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        assert b.store.last_report("s", "run1") is None
+        b.model(THREE)
+        report = b.commit(b.plan())
+        b.run()
+        assert b.store.last_report("s", "run1") == report
+        assert b.store.last_report("s", "run9") is None
+        assert b.store.last_report("other", "run1") is None
+
+    def test_a_discarded_plan_leaves_no_trace(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        plan = b.plan()
+        b.store.discard(plan)
+        assert b.store.unfinished("s") == []
+        assert len(b.run()) == 3
+        with pytest.raises(RunConflictError):
+            b.rows(plan)
+
+    def test_of_two_plans_of_one_snapshot_only_the_first_is_committed(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        one, other = b.plan(), b.plan()
+        b.commit(one)
+        with pytest.raises(RunConflictError):
+            b.commit(other)
+        assert b.run() == {}
+
+    def test_syncs_do_not_see_each_other(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run()
+        b.sync = b.sync.model_copy(update={"name": "t"})
+        assert len(b.run()) == 3

@@ -1,0 +1,289 @@
+"""What is special to the lake: its files, its failures, and its answers compared with a plain model of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError, UnreachableError
+from airflow_reverse_etl.stores import delta
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.sync.ports import Column, PlanRequest
+from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+from tests.stores.test_behaviour import REJECTED, THREE, Bench, sync_of
+
+
+def lake(folder: Path) -> LakeStore:
+    return LakeStore(str(folder), memory_limit="500MB", threads=2)
+
+
+def files_under(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_committed_sync_leaves_delta_tables_with_one_file_each_and_no_values(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    for score in range(3):
+        b.model([(1, "secret@example.com", score), (2, "b", score)])
+        b.run({"2": REJECTED})
+    folder = tmp_path / "syncs" / "s"
+    assert sorted(path.name for path in folder.iterdir()) == ["history", "rejections", "runs", "snapshot"]
+    assert list((folder / "runs").iterdir()) == []
+    for table in ("snapshot", "rejections", "history"):
+        assert len(list((folder / table).glob("*.parquet"))) == 1, "old versions are deleted"
+        assert len(DeltaTable(folder / table).file_uris()) == 1
+    for name in files_under(tmp_path):
+        assert b"secret" not in (tmp_path / name).read_bytes(), name
+    history = DeltaTable(folder / "history").to_pyarrow_table().to_pylist()
+    assert [run["run_id"] for run in sorted(history, key=lambda run: run["planned_at"])] == ["run1", "run2", "run3"]
+    [rejection] = DeltaTable(folder / "rejections").to_pyarrow_table().to_pylist()
+    assert {name: rejection[name] for name in ("row_key", "code", "attempts", "outcome")} == {
+        "row_key": "2", "code": "bad_email", "attempts": 1, "outcome": "rejected"
+    }  # fmt: skip
+
+
+def test_the_snapshot_is_not_rewritten_when_nothing_changed(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    b.run()
+    before = DeltaTable(tmp_path / "syncs/s/snapshot").version()
+    b.run()
+    assert DeltaTable(tmp_path / "syncs/s/snapshot").version() == before
+
+
+@pytest.mark.parametrize("table", ["snapshot", "rejections", "history"])
+@pytest.mark.parametrize("after", [True, False])
+def test_a_commit_cut_short_anywhere_is_completed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, *, after: bool
+) -> None:
+    b = Bench(lake(tmp_path), sync_of("mirror", retry={"max_attempts": 2}))
+    b.model(THREE)
+    b.run({"1": REJECTED})
+    b.model([(1, "a", 1), (2, "b", 9), (4, "d", 4)])
+    plan = b.plan()
+    replace = delta.DeltaFile.replace
+
+    def killed(self: delta.DeltaFile, *arguments: Any) -> None:
+        if self._folder.endswith(table):
+            if after:
+                replace(self, *arguments)
+            raise KeyboardInterrupt
+        replace(self, *arguments)
+
+    monkeypatch.setattr(delta.DeltaFile, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        b.commit(plan, {"1": REJECTED})
+    monkeypatch.undo()
+    assert b.store.unfinished("s") == [plan]
+    b.commit(plan, {"1": REJECTED})
+    assert b.store.unfinished("s") == []
+    again = b.plan()
+    assert (again.total, again.skipped) == (0, 1), "two attempts were counted, and all else was accepted"
+
+
+def test_a_commit_loses_a_race_instead_of_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    one, other = b.plan(), b.plan()
+    copy = delta.Scratch.copy
+
+    def overtaken(self: Any, select: str, path: str) -> tuple[int, int]:
+        monkeypatch.undo()
+        b.commit(other)
+        return copy(self, select, path)
+
+    monkeypatch.setattr(delta.Scratch, "copy", overtaken)
+    with pytest.raises(RunConflictError):
+        b.commit(one)
+
+
+def test_a_plan_cut_short_is_no_plan_and_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    monkeypatch.setattr(LakeStore, "_store", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        b.plan()
+    monkeypatch.undo()
+    assert b.store.unfinished("s") == []
+    assert len(list((tmp_path / "syncs/s/runs").iterdir())) == 1
+    b.plan()  # a day later
+    b.plan()
+    assert len(list((tmp_path / "syncs/s/runs").iterdir())) == 2
+
+
+def test_nothing_is_left_in_the_scratch_folder(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    b = Bench(LakeStore(str(tmp_path / "state"), scratch=scratch), sync_of())
+    b.model(THREE)
+    b.run()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_plan_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.plan()
+    [path] = tmp_path.rglob("plan.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(StateError, match="newer version"):
+        b.store.unfinished("s")
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    b.run()
+    for log in (tmp_path / "syncs/s/snapshot/_delta_log").glob("*.json"):
+        log.write_text("not json")
+    with pytest.raises(StateError, match="cannot be read"):
+        b.plan()
+
+
+class Broken:
+    """A warehouse that dies while it is read."""
+
+    dialect = "duckdb"
+
+    def columns(self, query: str) -> list[Column]:
+        return [Column("id"), Column("email"), Column("score")]
+
+    def read(self, query: str, *, batch_rows: int = 1) -> pa.RecordBatchReader:
+        schema = pa.schema([("c0", pa.int64()), ("c1", pa.string()), ("c2", pa.int32())])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield pa.RecordBatch.from_pylist([{"c0": 1, "c1": "a", "c2": 1}], schema=schema)
+            raise UnreachableError("connection lost", connection="w")
+
+        return pa.RecordBatchReader.from_batches(schema, batches())
+
+    def close(self) -> None: ...
+
+
+def test_the_warehouses_own_error_comes_out_and_no_plan_is_left(tmp_path: Path) -> None:
+    store = lake(tmp_path)
+    request = PlanRequest(sync_of(), "SELECT 1", ("id",), "run1", datetime.now(UTC))
+    with pytest.raises(UnreachableError, match="connection lost"):
+        store.plan(request, Broken())
+    assert store.unfinished("s") == []
+
+
+def test_an_expression_that_fails_for_a_row_does_not_tell_the_value(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of(mapping={"email": {"sql": "cast(email as int)"}}))
+    b.model([(1, "top-secret", 1)])
+    with pytest.raises(ConfigurationError) as caught:
+        b.plan()
+    assert "top-secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_values_of_every_type_come_through(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of(mapping={"v": "v"}, mode="append"), ())
+    values = {
+        "1.50::DECIMAL(38,2)": "1.50",
+        "12345678901234567890123::HUGEINT": "12345678901234567890123",
+        "'6b0d5a44-0000-4000-8000-000000000000'::UUID": "6b0d5a44-0000-4000-8000-000000000000",
+        "INTERVAL 1 DAY": "1 day",
+        "'{\"a\": 1}'::JSON": '{"a": 1}',
+        "'x'::ENUM('x', 'y')": "x",
+        "DATE '9999-12-31'": "9999-12-31",
+        "TIMESTAMPTZ '2026-01-01 00:00:00+01'": "2025-12-31 23:00:00+00:00",
+        "[1, 2]": "[1, 2]",
+        "'\\xAB'::BLOB": "b'\\xab'",
+        "TIME '12:00:00'": "12:00:00",
+    }
+    for sql, expected in values.items():
+        b.database.execute(f"CREATE OR REPLACE TABLE m AS SELECT {sql} AS v")
+        [row] = b.rows(b.plan())
+        assert str(row["f0"]) == expected, sql
+
+
+# ── compared with a plain model ───────────────────────────────────────────────────────────────────────────────────────
+
+rows = st.lists(
+    st.tuples(st.none() | st.integers(0, 12), st.sampled_from([None, "", "n", "a", "1:a"]), st.integers(0, 2)),
+    max_size=14,
+)
+runs = st.lists(st.tuples(rows, st.sets(st.integers(0, 12), max_size=4), st.integers(0, 20)), min_size=1, max_size=5)
+Row = tuple[str | None, int]
+
+
+class Naive:
+    """The same promise in a few lines of Python: key → values that the destination acknowledged."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode, self.acknowledged = mode, dict[int, Row]()
+
+    def plan(self, model: list[tuple[Any, ...]]) -> tuple[dict[int, tuple[str, Row | None]], int]:
+        times = Counter(key for key, *_ in model)
+        valid = {key: tuple(values) for key, *values in model if key is not None and times[key] == 1}
+        planned: dict[int, tuple[str, Any]] = {}
+        for key, values in valid.items():
+            if key not in self.acknowledged:
+                planned[key] = ("added", values)
+            elif self.acknowledged[key] != values and self.mode not in ("insert", "delete"):
+                planned[key] = ("changed", values)
+        gone = [key for key in self.acknowledged if key not in times]
+        if self.mode == "mirror":
+            planned |= dict.fromkeys(gone, ("removed", None))
+        if self.mode == "delete":
+            for key in gone:
+                del self.acknowledged[key]
+        return planned, len(model) - len(valid)
+
+    def accept(self, key: int, values: Row | None) -> None:
+        if values is None:
+            del self.acknowledged[key]
+        else:
+            self.acknowledged[key] = values
+
+
+@given(mode=st.sampled_from(["upsert", "insert", "update", "mirror", "delete"]), history=runs)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_over_any_history_the_snapshot_is_what_was_acknowledged(
+    tmp_path_factory: pytest.TempPathFactory, mode: str, history: list[Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("state")
+    b = Bench(lake(folder), sync_of(mode, retry={"max_attempts": 1000, "max_age": "52w"}))
+    naive = Naive(mode)
+    for model, refused, settled in history:
+        b.model(model)
+        plan = b.plan()
+        expected, invalid = naive.plan(model)
+        found = b.rows(plan)
+        assert {int(row["key"]): (row["change"], row["f0"], row["f1"]) for row in found} == {
+            key: (change, *(values or (None, None))) for key, (change, values) in expected.items()
+        }
+        assert (plan.planned.invalid, plan.model_rows, plan.total) == (invalid, len(model), len(expected))
+        assert [row["seq"] for row in found] == list(range(1, len(found) + 1))
+        b.commit(plan, {str(key): REJECTED for key in refused}, upto=min(settled, plan.total))
+        for row in found[:settled]:
+            if int(row["key"]) not in refused:
+                naive.accept(int(row["key"]), expected[int(row["key"])][1])
+    assert b.plan().snapshot_rows == len(naive.acknowledged)
+
+
+def test_many_rows_in_little_memory(tmp_path: Path) -> None:
+    """Numbers stay contiguous over many row groups, and a commit of some rows keeps the others out."""
+    b = Bench(LakeStore(str(tmp_path), memory_limit="200MB", threads=2), sync_of("mirror"))
+    rows = 300_000
+    b.database.execute(
+        f"CREATE OR REPLACE TABLE m AS SELECT i AS id, 'u' || i AS email, 1 AS score FROM range({rows}) t(i)"
+    )
+    plan = b.plan()
+    seqs = pa.concat_arrays([batch.column("seq") for batch in b.store.changes(plan, after=100_000)])
+    assert (len(seqs), seqs[0].as_py(), seqs[-1].as_py()) == (200_000, 100_001, rows)
+    checkpoint = Checkpoint()
+    checkpoint.settled.add(1, 200_000)
+    checkpoint.settled.add(250_001, rows)
+    b.store.commit(plan, checkpoint, Report("run1", plan.planned, 0, 0, 0, 0, 0, 1, 1.0), b.sync)
+    assert b.plan().total == 50_000
