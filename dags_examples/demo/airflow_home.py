@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,10 +28,11 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TaskRun:
-    """A task instance, as Airflow's database has it: its state (None: not started), and what it returned."""
+    """A task instance, as Airflow's database has it: state (None: not started), seconds it took, what it returned."""
 
     task_id: str
     state: str | None
+    seconds: float
     result: Any = None
 
 
@@ -44,12 +45,15 @@ class AirflowHome:
     def __init__(self, home: Path, *, dags: Path, log: Path, connections: Mapping[str, Mapping[str, Any]]) -> None:
         self.home, self.log = home, log
         own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-        self.environment = {
-            **own,
+        self.settings = {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        }
+        self._environment = {
+            **own,
+            **self.settings,
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "False",
             "NO_COLOR": "1",
@@ -71,7 +75,7 @@ class AirflowHome:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.environment,
+                env=self._environment,
                 start_new_session=True,
             )
         try:
@@ -82,8 +86,7 @@ class AirflowHome:
                 yield
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _end(process)
         if process.returncode:
             self._fail(f"'airflow {' '.join(arguments)}' failed")
 
@@ -110,13 +113,14 @@ class AirflowHome:
 
     def _tasks(self, dag_id: str, run_id: str | None) -> list[TaskRun]:
         rows = self._query(
-            "select t.task_id, t.state, x.value from task_instance t left join xcom x on x.dag_id = t.dag_id"
-            " and x.run_id = t.run_id and x.task_id = t.task_id and x.key = 'return_value'"
+            "select t.task_id, t.state, coalesce(t.duration, 0), x.value from task_instance t"
+            " left join xcom x on x.key = 'return_value'"
+            " and x.dag_id = t.dag_id and x.run_id = t.run_id and x.task_id = t.task_id"
             " where t.dag_id = ? and t.run_id = ?",
             dag_id,
             run_id,
         )
-        return [TaskRun(task_id, state, value and json.loads(value)) for task_id, state, value in rows]
+        return [TaskRun(task, state, seconds, value and json.loads(value)) for task, state, seconds, value in rows]
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
@@ -128,3 +132,13 @@ class AirflowHome:
         errors = re.findall(r"^[\w.]+(?:Exception|Error): .*(?:\n(?!\d{4}-).*)*", text, re.MULTILINE)
         shown = errors[-1] if errors else "\n".join(text.splitlines()[-15:])
         raise DemoError(f"{what}:\n\n{shown}\n\nMore in {self.log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt it, so that tasks can end what they have started; then make sure."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def model_rows(warehouse: Warehouse) -> Rows:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
     started = time.monotonic()
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
@@ -144,32 +146,37 @@ class Demo:
 
     def _run_dag(self) -> None:
         """Run the DAG once, show it, and compare what it did with what it should have done."""
-        before = self._crm.counts()
+        before, started = self._crm.counts(), time.monotonic()
         report = self._watch()
         got = {name: count - before[name] for name, count in self._crm.counts().items()}
+        self._tell(report, got["throttled"])
+        self._reports.append({**report, "throttled": got["throttled"], "wall_seconds": time.monotonic() - started})
         model = model_rows(self._warehouse)
-        expected = Expected.of(self._delivered, model)
-        report["throttled"] = got["throttled"]
-        self._reports.append(report)
-        self._check(report, expected, got)
+        self._check(report, Expected.of(self._delivered, model), got)
         self._delivered = {key: row for key, row in model.items() if not _refused(row)}
         _same("contacts in the CRM", dict(self._delivered.values()), self._crm.contacts())
 
     def _watch(self) -> dict[str, Any]:
         """Run the DAG, with a line for each task as it ends; returns the sync's report."""
         results: dict[str, Any] = {}
-        step = Step("start")
+        step = Step("airflow")
         for tasks in self._airflow.run("activate_contacts"):
-            found = {task.task_id: task.result for task in tasks if task.state == "success"}
+            found = {task.task_id: task for task in tasks if task.state == "success"}
             for name in [name for name in _DETAILS if name in found and name not in results]:
-                results[name] = found[name]
-                step.done(name, _DETAILS[name](found[name]))
+                results[name] = found[name].result
+                step.done(name, _DETAILS[name](found[name].result), found[name].seconds)
                 step = Step("")
-            step.tick(next((name for name in _DETAILS if name not in results), "end"))
+            step.tick(next((name for name in _DETAILS if name not in results), "airflow"))
         report: dict[str, Any] = results["contacts"]
-        for reason in report["errors"]:
-            note(f"{reason['count']} refused with {reason['code']}: {reason['message']}")
         return report
+
+    def _tell(self, report: dict[str, Any], throttled: int) -> None:
+        requests = f"{report['requests']} request{'s' if report['requests'] != 1 else ''}"
+        note(f"{report['accepted']:,} accepted, {report['rejected']:,} rejected, in {requests}")
+        if throttled:
+            note(f"{throttled} of these were answered 429, too fast; the sync waited as told")
+        for reason in report["errors"]:
+            note(f"{reason['code']}: {reason['message']}")
 
     def _check(self, report: dict[str, Any], expected: Expected, got: dict[str, int]) -> None:
         run = f"run {len(self._reports)}, "
@@ -183,30 +190,32 @@ class Demo:
 
     def _summary(self) -> None:
         heading("What was sent")
-        table(
-            ["run", "added", "changed", "removed", "accepted", "rejected", "requests", "of these 429"],
-            [
-                [number, *(report["planned"][name] for name in ("added", "changed", "removed"))]
-                + [report[name] for name in ("accepted", "rejected", "requests", "throttled")]
-                for number, report in enumerate(self._reports, 1)
-            ],
-        )
+        planned, outcomes = ("added", "changed", "removed"), ("accepted", "rejected", "requests", "throttled")
+        rows = []
+        for number, report in enumerate(self._reports, 1):
+            counts = [report["planned"][name] for name in planned] + [report[name] for name in outcomes]
+            rows.append([number, *counts, round(report["wall_seconds"])])
+        table(["run", *planned, *outcomes[:3], "429s", "seconds"], rows)
         contacts = self._crm.contacts()
-        heading(f"What the CRM holds: {len(contacts):,} contacts, each as the model has it")
-        for email in (*list(contacts)[:2], "customer2001@example.com"):
-            properties = ", ".join(f"{name} {value}" for name, value in contacts[email].items())
-            say(f"{email}: {properties}")
+        heading(f"What the CRM holds: {len(contacts):,} contacts, each as the model has it. Some of them:")
+        fields = ("first_name", "plan", "lifetime_value", "origin")
+        shown = [email for email in contacts if email.startswith(("customer10@", "customer103@", "customer2001@"))]
+        table(["email", *fields], [[email, *(_cell(contacts[email][name]) for name in fields)] for email in shown])
+        self._where_next()
+
+    def _where_next(self) -> None:
+        settings = BUILD / "airflow.env"
+        settings.write_text("".join(f"export {name}='{value}'\n" for name, value in self._airflow.settings.items()))
         heading("Where to look next")
-        airflow = f"AIRFLOW_HOME={_short(BUILD / 'airflow')}"
         for what, where in {
             "the DAG": "dags_examples/activate_contacts.py",
             "the sync": "dags_examples/syncs/contacts_to_crm.yaml",
+            "the dbt project": "dags_examples/dbt_project/models/marts/customers.sql",
             "the tasks' log": _short(LOG),
-            "reports of the runs": _short(BUILD.parent / "demo.json"),
-            "the state": f"{_short(BUILD / 'airflow')}/reverse_etl",
-            "these runs in the UI": f"{airflow} {_short(Path(sys.executable))} -m airflow standalone",
+            "the runs' reports": _short(BUILD.parent / "demo.json"),
+            "the runs in the UI": f"(. {_short(settings)}; {_short(Path(sys.executable).parent)}/airflow standalone)",
         }.items():
-            say(f"{what:<22}{where}")
+            print(f"  {what:<20}{where}")
 
 
 def _models(output: dict[str, Any]) -> str:
@@ -218,10 +227,7 @@ def _dbt_build(output: dict[str, Any]) -> str:
 
 
 def _contacts(report: dict[str, Any]) -> str:
-    planned = ", ".join(f"{count:,} {name}" for name, count in report["planned"].items() if count) or "no change"
-    return (
-        f"{planned}: {report['accepted']:,} accepted, {report['rejected']:,} rejected in {report['requests']} requests"
-    )
+    return ", ".join(f"{count:,} {name}" for name, count in report["planned"].items() if count) or "no change"
 
 
 _DETAILS = {"models": _models, "dbt_build": _dbt_build, "contacts": _contacts}
@@ -230,6 +236,10 @@ _DETAILS = {"models": _models, "dbt_build": _dbt_build, "contacts": _contacts}
 def _same(what: str, expected: object, found: object) -> None:
     if expected != found:
         raise DemoError(f"{what}: expected {_cut(expected)}, found {_cut(found)}. The tasks' log is {_short(LOG)}")
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, str) else float(value)
 
 
 def _cut(value: object) -> str:

@@ -29,10 +29,12 @@ class Step:
         if sys.stdout.isatty():
             print(f"{_CLEAR}  … {name:<{_NAME}} {self._seconds:.0f} s", end="", flush=True)
 
-    def done(self, name: str, detail: str) -> None:
+    def done(self, name: str, detail: str, seconds: float | None = None) -> None:
+        """:param seconds: what it took, where somebody knows better than this clock."""
         first, *more = textwrap.wrap(detail, _DETAIL) or [""]
         clear = _CLEAR if sys.stdout.isatty() else ""
-        print(f"{clear}  ✓ {name:<{_NAME}} {first:<{_DETAIL}} {self._seconds:5.1f} s", flush=True)
+        took = self._seconds if seconds is None else seconds
+        print(f"{clear}  ✓ {name:<{_NAME}} {first:<{_DETAIL}} {took:5.1f} s", flush=True)
         for line in more:
             note(line)
 
@@ -55,10 +57,18 @@ def say(text: str, *, indent: str = "  ") -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Right-aligned columns under their heads; numbers with thousands separators."""
-    texts = [list(head), *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
+    """Columns under their heads; numbers to the right, with thousands separators."""
+    texts = [list(head), *([_text(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in texts) for column in range(len(head))]
+    signs = [">" if isinstance(cell, int | float) else "<" for cell in rows[0]]
     for number, line in enumerate(texts):
-        print("  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+        cells = zip(line, signs, widths, strict=True)
+        print("  " + "  ".join(f"{cell:{sign}{width}}" for cell, sign, width in cells).rstrip())
         if not number:
             print("  " + "  ".join("─" * width for width in widths))
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.2f}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

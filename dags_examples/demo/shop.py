@@ -32,7 +32,8 @@ select i as customer_id, 'customer' || i || '@example.com' as email,
     timestamp '2026-01-01' + to_days((i % 300)::int) as created_at
 from range(1, {customers} + 1) numbers(i);
 create table raw.orders as
-select i as order_id, 1 + i * 7 % {customers} as customer_id, (5 + i % 95)::decimal(10, 2) as amount,
+select i as order_id, 1 + i * 7 % {customers} as customer_id,
+    (5 + i % 95 + if(i % 97 = 0, 0.4, 0))::decimal(10, 2) as amount,
     timestamp '2026-02-01' + to_hours((i % 5000)::int) as ordered_at
 from range({customers} * 3) numbers(i)
 """
