@@ -123,7 +123,7 @@ _KNOWN = (
     _Known(
         r"Could not resolve|Connection (refused|timed out|reset)|Failed to connect|Couldn't connect|Operation timed out"
         r"|Network is unreachable|No route to host|returned error: (429|5\d\d)|hung up unexpectedly|early EOF"
-        r"|Empty reply|Connection closed by|Timeout: the command|RPC failed",
+        r"|Empty reply|Connection closed by|git did not end within|RPC failed",
         UnreachableError,
         "the git host did not answer",
         "try again later; if it stays, check the URL's host and port, and the worker's proxy (https_proxy)",

@@ -284,7 +284,7 @@ def installed_adapter(executable: str) -> str:
 
     Looked up in the folders of its environment: starting dbt to ask takes seconds.
     """
-    home = Path(find_executable(executable)).parent.parent
+    home = Path(find_executable(executable)).resolve().parent.parent
     found = {file.parent.name for file in home.glob("lib/python*/site-packages/dbt/adapters/*/impl.py")} - {
         "base",
         "sql",

@@ -65,11 +65,11 @@ class Repository:
         if COMMIT.fullmatch(ref):
             return ref
         check_ref(ref)
-        names = [ref] if ref == "HEAD" or ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]
-        wanted = [names[0], *(f"{name}^{{}}" for name in names), *names[1:]]  # ^{}: the commit behind an annotated tag
+        if ref == "HEAD" or ref.startswith("refs/"):
+            wanted = [f"{ref}^{{}}", ref]  # ^{}: the commit behind an annotated tag
+        else:
+            wanted = [f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"]
         found = self._ls_remote(wanted)
-        if len(names) == 1:
-            wanted.reverse()
         for name in wanted:
             if name in found:
                 return found[name]
@@ -182,7 +182,7 @@ class Repository:
             environment["GIT_ALLOW_PROTOCOL"] = ":".join(self.allow_protocols)
             unset = [name for name in os.environ if not _PASSED_ON.fullmatch(name) and name not in environment]
             # GitPython adds to os.environ and cannot take away from it; env(1) can.
-            command = ["env", *(f"--unset={name}" for name in unset), "git"]
+            command = ["env", *(part for name in unset for part in ("-u", name)), "git"]
 
             def git(*arguments: str) -> str:
                 status, out, err = GitPython(folder).execute(
@@ -192,20 +192,16 @@ class Repository:
                     with_exceptions=False,
                     kill_after_timeout=self.timeout,
                 )
+                if status < 0:  # GitPython's own words would quote the whole command
+                    err = f"git did not end within {self.timeout:g} seconds"
+                elif "publickey" in err:
+                    err += "\n" + self.credentials.key_trouble(environment)
                 if status:
-                    raise self._error(
-                        f"{err}\n{self.credentials.key_trouble(environment) if 'publickey' in err else ''}"
-                    )
+                    text = scrub(err, self.credentials.secrets)
+                    raise git_error(text, connection=self.connection, repository=self.url)
                 return str(out)
 
             yield git
-
-    def _error(self, stderr: str) -> ReverseEtlError:
-        # GitPython quotes the whole command when it runs out of time.
-        text = re.sub(
-            r"(Timeout: the command) .* (did not complete)", r"\1 \2", scrub(stderr, self.credentials.secrets)
-        )
-        return git_error(text, connection=self.connection, repository=self.url)
 
 
 def check_url(url: str, *, allow_protocols: tuple[str, ...] = PROTOCOLS, connection: str | None = None) -> str:

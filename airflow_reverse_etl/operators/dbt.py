@@ -345,11 +345,10 @@ class DbtOperator(_DbtOperator):
         events = context["outlet_events"][self._alias]
         extra = {"commit": self.project["commit"]} if isinstance(self.project, Mapping) else {}
         for model in Catalog.from_manifest(json.loads((target_path / "manifest.json").read_bytes())).models:
-            if model.unique_id in built:
-                for name in {model.name} if model.latest else set[str]():
-                    events.add(model_asset(name, self.profile_conn_id), extra=extra)
-                if model.version:
-                    events.add(model_asset(f"{model.name}.v{model.version}", self.profile_conn_id), extra=extra)
+            names = [model.name] if model.latest else []
+            names += [f"{model.name}.v{model.version}"] if model.version else []
+            for name in names if model.unique_id in built else ():
+                events.add(model_asset(name, self.profile_conn_id), extra=extra)
 
 
 @contextlib.contextmanager
