@@ -1,0 +1,297 @@
+"""Everything that is generated from code and committed: the JSON Schema, and tables of the reference pages.
+
+A page has ``<!-- generated: name -->`` and ``<!-- end -->`` around each table. ``make schema`` writes them again; a
+test fails when one is not up to date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+SCHEMA = ROOT / "airflow_reverse_etl" / "schemas" / "sync.schema.json"
+FACE = ("operators", "sensors", "triggers", "hooks")
+
+_BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Each file, with the text that it should have."""
+    from airflow_reverse_etl import Sync
+
+    yield SCHEMA, json.dumps(Sync.json_schema(), indent=2, ensure_ascii=False) + "\n"
+    for page in sorted(REFERENCE.glob("*.md")):
+        yield page, _BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], page.read_text(encoding="utf-8"))
+
+
+def block(name: str) -> str:
+    """The text of one generated block: ``config``, ``connections``, ``errors``, ``sync``, ``destination:<type>`` ..."""
+    kind, _, argument = name.partition(":")
+    text = {
+        "config": config,
+        "connections": connections,
+        "errors": error_table,
+        "sync": sync_tables,
+        "destination": destination_tables,
+        "face": face,
+    }[kind]
+    return "\n" + (text(argument) if argument else text()).strip() + "\n\n"  # type: ignore[operator]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown."""
+    lines = [list(head), ["---"] * len(list(head)), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in lines)
+
+
+def _cell(value: object) -> str:
+    return re.sub(r"\s+", " ", str(value)).replace("|", "\\|").strip()
+
+
+def _code(value: object) -> str:
+    return f"`{value}`" if value not in ("", None) else ""
+
+
+# -- configuration, connections, errors ------------------------------------------------------------------------------
+
+
+def config() -> str:
+    """The options of ``[reverse_etl]``."""
+    from airflow_reverse_etl.provider import get_provider_info
+
+    options = get_provider_info()["config"]["reverse_etl"]["options"]
+    rows = [
+        (_code(name), _code(option["default"]), option["description"], _code(option["example"]))
+        for name, option in options.items()
+    ]
+    return table(("option", "default", "meaning", "example"), rows)
+
+
+def connections() -> str:
+    """The additional fields of our connection types."""
+    from airflow_reverse_etl.provider import get_provider_info
+
+    parts = []
+    for declared in get_provider_info()["connection-types"]:
+        fields = declared.get("conn-fields", {}).items()
+        rows = [(_code(name), field["label"], field["description"]) for name, field in fields]
+        title = f"### {declared['hook-name']}: `{declared['connection-type']}`"
+        parts.append(f"{title}\n\n" + table(("extra field", "label", "meaning"), rows))
+    return "\n\n".join(parts)
+
+
+def error_table() -> str:
+    """Every error with what it means, in the order of the tree."""
+    from airflow_reverse_etl import errors
+
+    rows = [
+        (_code(cls.__name__), _code(cls.__mro__[1].__name__), _plain(_first(cls)))
+        for cls in vars(errors).values()
+        if inspect.isclass(cls) and issubclass(cls, errors.ReverseEtlError)
+    ]
+    return table(("error", "is a", "meaning"), rows)
+
+
+def _first(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").split("\n\n")[0]
+
+
+# -- pydantic models -------------------------------------------------------------------------------------------------
+
+#: What a field means whose type says it already.
+_MEANING = {
+    "model": "a dbt model: `name`, `package.name` or `name.v2`; or `{table: schema.name}`; or `{sql: select …}`",
+    "destination": "where rows go; its type adds keys, see [destinations](destinations.md)",
+    "mode": "what happens to rows that are new, changed, gone: see [modes](#modes)",
+    "guards": "may this plan be sent?",
+    "failure": "what turns the task red",
+    "retry": "how long a rejected row is tried again, while it stays unchanged",
+    "rate": "how fast",
+    "retry.max_attempts": "runs in which the row is sent",
+    "retry.max_age": "time since it was first rejected",
+    "rate.requests_per_second": "over all connections of the task; default: no limit but the destination's own answers",
+}
+
+
+def sync_tables() -> str:
+    """The fields of a sync, and of what is in it."""
+    from airflow_reverse_etl.sync import spec
+
+    parts = [_model_table(spec.Sync)]
+    for key in ("destination", "guards", "failure", "retry", "rate"):
+        model = spec.Sync.model_fields[key].annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        parts.append(f"### `{key}`\n\n{_model_table(model, f'{key}.')}")
+    return "\n\n".join(parts)
+
+
+def destination_tables(type_: str) -> str:
+    """The keys that a destination type adds."""
+    from airflow_reverse_etl.destinations.registry import destination_class
+    from airflow_reverse_etl.sync.spec import DestinationSpec
+
+    options = destination_class(type_).Options
+    own = [
+        name
+        for name, field in options.model_fields.items()
+        if name not in DestinationSpec.model_fields
+        or field.description != DestinationSpec.model_fields[name].description
+    ]
+    return _with_nested(options, own)
+
+
+def _with_nested(model: type[BaseModel], names: Iterable[str]) -> str:
+    parts, waiting, seen = [], [("", model, list(names))], {model}
+    while waiting:
+        prefix, found, fields = waiting.pop(0)
+        title = f"#### `{prefix}`\n\n" if prefix else ""
+        parts.append(title + _model_table(found, only=fields))
+        for name in fields:
+            for nested in _models(found.model_fields[name].annotation):
+                if nested not in seen:
+                    seen.add(nested)
+                    waiting.append((f"{prefix}.{name}".lstrip("."), nested, list(nested.model_fields)))
+    return "\n\n".join(parts)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _model_table(model: type[BaseModel], prefix: str = "", only: Iterable[str] | None = None) -> str:
+    names = list(model.model_fields if only is None else only)
+    rows = [
+        (_code(name), _type(field), _default(field), field.description or _MEANING.get(prefix + name, ""))
+        for name, field in ((name, model.model_fields[name]) for name in names)
+    ]
+    return table(("key", "type", "default", "meaning"), rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel) or value in (None, (), {}, []):
+        return ""
+    if hasattr(value, "days"):
+        return f"`{value.days}d`"
+    return _code(str(value).lower() if isinstance(value, bool) else value)
+
+
+def _type(field: FieldInfo) -> str:
+    return _type_name(field.annotation, field.metadata)
+
+
+def _type_name(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    for item in metadata:
+        schema = getattr(item, "json_schema", None)
+        if isinstance(schema, dict) and "pattern" in schema:
+            return "duration"
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *more = get_args(annotation)
+        return _type_name(inner, more)
+    if origin is Literal:
+        return ", ".join(_code(value) for value in get_args(annotation))
+    if origin in (Union, UnionType):
+        kinds = [_type_name(item) for item in get_args(annotation) if item is not NoneType]
+        return " or ".join(dict.fromkeys(kinds))
+    if origin in (tuple, list):
+        return "text, or a list"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    if isinstance(annotation, type) and hasattr(annotation, "__members__"):
+        return ", ".join(_code(value) for value in annotation.__members__.values())
+    return {"str": "text", "int": "number", "float": "number", "bool": "`true`, `false`"}.get(
+        getattr(annotation, "__name__", ""), "any"
+    )
+
+
+# -- classes of the face ---------------------------------------------------------------------------------------------
+
+
+def face(kind: str) -> str:
+    """The public classes and functions of a package, from their docstrings."""
+    package = import_module(f"airflow_reverse_etl.{kind}")
+    return "\n\n".join(f"### `{name}`\n\n{described(getattr(package, name))}" for name in package.__all__)
+
+
+def described(thing: Any) -> str:
+    """A docstring in Markdown, its parameters as a table."""
+    body, raises = split_docstring(thing)[0], split_docstring(thing)[2]
+    parts = [_plain(body), *parameter_table(thing)]
+    if raises:
+        parts.append("\n".join(f"- raises `{name}`: {_plain(text)}" for name, text in raises))
+    return "\n\n".join(part for part in parts if part)
+
+
+def parameter_table(thing: Any) -> list[str]:
+    """One table, or none when there are no parameters."""
+    meanings = split_docstring(thing)[1]
+    rows = [
+        (
+            _code(name),
+            "required" if default is inspect.Parameter.empty else _code(_shown(default)),
+            _plain(meanings.get(name, "")),
+        )
+        for name, default in parameters(thing).items()
+    ]
+    return [table(("parameter", "default", "meaning"), rows)] if rows else []
+
+
+def _shown(default: object) -> str:
+    return "" if default is None else repr(default)
+
+
+def parameters(thing: Any) -> dict[str, Any]:
+    """Parameters with their defaults: a class's own and those of our base classes, not Airflow's."""
+    if not inspect.isclass(thing):
+        return {name: value.default for name, value in inspect.signature(thing).parameters.items()}
+    found: dict[str, Any] = {}
+    for cls in thing.__mro__:
+        if not cls.__module__.startswith("airflow_reverse_etl.") or "__init__" not in vars(cls):
+            continue
+        for name, value in inspect.signature(cls.__init__).parameters.items():
+            if name != "self" and value.kind not in (value.VAR_KEYWORD, value.VAR_POSITIONAL):
+                found.setdefault(name, value.default)
+    return found
+
+
+def split_docstring(thing: Any) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
+    """Text, parameter → meaning, (error, meaning)."""
+    doc = inspect.getdoc(thing) or ""
+    text, *fields = re.split(r"(?:^|(?<=\s)):(?=(?:param|raises|returns?)\b)", doc)
+    meanings, raises = {}, []
+    for field in fields:
+        head, _, meaning = field.partition(":")
+        kind, _, name = head.partition(" ")
+        if kind == "param":
+            meanings[name.strip()] = meaning.strip()
+        elif kind == "raises":
+            raises.append((name.strip(), meaning.strip()))
+    return text.strip(), meanings, raises
+
+
+def _plain(text: str) -> str:
+    """reStructuredText's roles and double backticks as Markdown."""
+    text = re.sub(r":\w+:`~?([\w.]+)`", lambda found: f"`{found[1].rpartition('.')[2]}`", text)
+    return re.sub(r"``(.+?)``", r"`\1`", text)

@@ -1,0 +1,130 @@
+"""The documentation says what the code does: tables are generated, snippets run, nothing public is left out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airflow_reverse_etl import Sync, errors
+from tests.generated import FACE, REFERENCE, ROOT, SCHEMA, generated, parameters, split_docstring
+
+pytestmark = pytest.mark.airflow
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_SNIPPET = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+
+#: What a piece of a sync is completed with, to be checked as a whole.
+COMPLETE: dict[str, Any] = {
+    "name": "snippet",
+    "model": "customers",
+    "source": "warehouse",
+    "destination": {"type": "http", "connection": "crm", "object": "contacts", "path": "/contacts"},
+    "mapping": {"email": "email"},
+}
+
+
+def snippets(page: Path, *languages: str) -> list[tuple[int, str]]:
+    """(line, code) of each snippet in these languages."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (text.count("\n", 0, found.start()) + 1, textwrap.dedent(found[3]))
+        for found in _SNIPPET.finditer(text)
+        if found[2] in languages
+    ]
+
+
+def of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page, "python")], ids=of)
+def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, one after the other, in one namespace: defining DAGs, syncs and destinations is enough."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "snippet", "__file__": str(tmp_path / "dag.py")}
+    for line, code in snippets(page, "python"):
+        exec(compile("\n" * line + code, str(page), "exec", dont_inherit=True), namespace)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page, "yaml", "yml")], ids=of)
+def test_yaml_snippets_are_valid(page: Path) -> None:
+    """Syncs are checked, a piece of a sync is checked as part of one, anything else must at least be YAML."""
+    from airflow_reverse_etl.destinations.registry import check
+
+    for line, text in snippets(page, "yaml", "yml"):
+        values = yaml.safe_load(text)
+        if isinstance(values, dict) and set(values) <= set(Sync.model_fields):
+            try:
+                Sync.load({**COMPLETE, **values}, check=check)
+            except errors.SpecError as error:
+                pytest.fail(f"{of(page)}:{line}: {error}")
+
+
+def test_generated_files_are_up_to_date() -> None:
+    """If not: make schema."""
+    old = [of(path) for path, text in generated() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    assert old == []
+
+
+def test_the_shipped_schema_is_a_schema_of_syncs() -> None:
+    """It accepts what the README shows, and refuses an unknown key, as validation itself does."""
+    import jsonschema
+
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(COMPLETE, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**COMPLETE, "mod": "upsert"}, schema)
+
+
+@pytest.mark.parametrize("kind", FACE)
+def test_every_parameter_is_explained(kind: str) -> None:
+    """Of each public operator, sensor, trigger and hook, and no parameter is explained that is not there."""
+    package = import_module(f"airflow_reverse_etl.{kind}")
+    for name in package.__all__:
+        thing = getattr(package, name)
+        explained = split_docstring(thing)[1]
+        assert set(explained) == set(parameters(thing)), name
+        assert all(explained.values()), name
+
+
+def test_every_key_is_explained() -> None:
+    """No empty meaning in a generated table: of the sync's fields, destinations' keys, configuration, errors."""
+    empty = []
+    for page in REFERENCE.glob("*.md"):
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            if len(cells) == 4 and cells[0].startswith("`") and not cells[3] and "option" not in cells[0]:
+                empty.append(f"{of(page)}:{number}: {cells[0]}")
+    assert empty == []
+
+
+def test_every_error_is_documented() -> None:
+    """By name, with its group."""
+    text = (REFERENCE / "errors.md").read_text(encoding="utf-8")
+    for name, cls in vars(errors).items():
+        if inspect.isclass(cls):
+            assert f"`{name}`" in text
+
+
+def test_every_destination_type_is_documented() -> None:
+    """With a section of its own."""
+    from airflow_reverse_etl.destinations.registry import known_types
+
+    text = (REFERENCE / "destinations.md").read_text(encoding="utf-8")
+    assert [name for name in known_types() if f"## `{name}`" not in text] == []
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Sphinx checks those in docs; the README's are checked here."""
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (ROOT / link).exists(), link
