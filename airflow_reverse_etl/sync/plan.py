@@ -8,7 +8,7 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     snapshot     key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
     candidates   every row that may be a change, and what was ``found``           compare, one pass over the model
     repeated     keys of several candidates                                       repeated
-    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome                rejected rows of earlier runs
+    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome  rejected rows of earlier runs
     quarantined  those of them that are not tried again                           quarantined
     the plan     candidates, and the ``change`` that each of them is              classify
 
@@ -130,8 +130,8 @@ class PlanStatement:
             return "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
         return (
-            "SELECT key_hi, key_lo, fingerprint FROM rejections"
-            f" WHERE outcome = 'unknown' OR attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP)"
+            "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE outcome = 'unknown'"
+            f" OR attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP)"
         )
 
     @property

@@ -171,7 +171,8 @@ def _bare(folder: Path, rows: int) -> dict[str, Any]:
     found, seconds = _timed(
         lambda: connection.execute(
             f"WITH extracted AS (SELECT {columns} FROM ({_changed('source.customers')})),"
-            f" mapped AS ({statement.mapped}), model AS ({statement.model(types)}), snapshot AS (SELECT * FROM '{snapshot}')"
+            f" mapped AS ({statement.mapped}), model AS ({statement.model(types)}),"
+            f" snapshot AS (SELECT * FROM '{snapshot}')"
             " SELECT count(*), count(f0), count(f1), count(f2), count(f3) FROM model AS m FULL JOIN snapshot AS s"
             " ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
             " WHERE m.key_hi IS NULL OR s.key_hi IS NULL OR m.fingerprint <> s.fingerprint"

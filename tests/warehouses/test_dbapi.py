@@ -205,11 +205,11 @@ class ProgrammingError(DatabaseError): ...
 class DataError(DatabaseError): ...
 
 
-class UndefinedTable(DatabaseError):
+class UndefinedTableError(DatabaseError):
     sqlstate = "42P01"
 
 
-class InsufficientPrivilege(DatabaseError):
+class InsufficientPrivilegeError(DatabaseError):
     pgcode = "42501"
 
 
@@ -220,8 +220,8 @@ class InsufficientPrivilege(DatabaseError):
         (OperationalError('FATAL: password authentication failed for user "x"'), CredentialsError),
         (OperationalError("(1045, \"Access denied for user 'x'\")"), CredentialsError),
         (ProgrammingError("relation m does not exist"), ModelNotFoundError),
-        (UndefinedTable('relation "m" does not exist\nLINE 1: secret'), ModelNotFoundError),
-        (InsufficientPrivilege("permission denied for table m"), CredentialsError),
+        (UndefinedTableError('relation "m" does not exist\nLINE 1: secret'), ModelNotFoundError),
+        (InsufficientPrivilegeError("permission denied for table m"), CredentialsError),
         (DataError("invalid input syntax: 'secret'"), ConfigurationError),
     ],
 )
