@@ -42,7 +42,7 @@ docs: $(VENV)/.docs ## the documentation, into build/docs; warnings are errors
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 	@echo "build/docs/index.html"
 
-schema: $(VENV)/.ready ## write the sync specification's JSON Schema again
+schema: $(VENV)/.ready ## write what is generated again: JSON Schema, reference tables
 	$(BIN)/python scripts/schema
 
 constraints: $(VENV)/.ready ## pin all dependencies anew

@@ -158,7 +158,7 @@ def _with_nested(model: type[BaseModel], names: Iterable[str]) -> str:
     parts, waiting, seen = [], [("", model, list(names))], {model}
     while waiting:
         prefix, found, fields = waiting.pop(0)
-        title = f"#### `{prefix}`\n\n" if prefix else ""
+        title = f"### `{prefix}`\n\n" if prefix else ""
         parts.append(title + _model_table(found, only=fields))
         for name in fields:
             for nested in _models(found.model_fields[name].annotation):

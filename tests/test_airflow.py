@@ -47,7 +47,9 @@ def test_a_connection_becomes_plain_data(add_connection: Callable[..., None]) ->
     """All fields; its ``repr`` shows no secret."""
     from airflow_reverse_etl._airflow import connection_info
 
-    add_connection("crm", conn_type="http", host="h", port=1, schema="s", login="l0g1n", password="s3cret", extra={"k": "v4lue"})
+    add_connection(
+        "crm", conn_type="http", host="h", port=1, schema="s", login="l0g1n", password="s3cret", extra={"k": "v4lue"}
+    )
     info = connection_info("crm")
     assert info == ConnectionInfo("crm", "http", "h", 1, "s", "l0g1n", "s3cret", {"k": "v4lue"})
     assert not any(secret in repr(info) for secret in ("l0g1n", "s3cret", "v4lue"))
@@ -110,7 +112,9 @@ def test_sqlite_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Pa
     ("info", "options"),
     [
         (
-            ConnectionInfo("a", "aws", login="id", password="key", extra={"endpoint_url": "http://minio:9000", "region_name": "eu"}),
+            ConnectionInfo(
+                "a", "aws", login="id", password="key", extra={"endpoint_url": "http://minio:9000", "region_name": "eu"}
+            ),
             {
                 "aws_access_key_id": "id",
                 "aws_secret_access_key": "key",
