@@ -1,1 +1,64 @@
 """For users' own tests and destinations: fakes with failure dials, and conformance suites."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl._lazy import lazy
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.testing.api import FakeApi
+    from airflow_reverse_etl.testing.conformance import DestinationConformance, Remote
+    from airflow_reverse_etl.testing.fakes import (
+        CountingLimiter,
+        CrashError,
+        Dials,
+        FakeDestination,
+        FrozenClock,
+        MemoryWarehouse,
+        RecordingObserver,
+    )
+    from airflow_reverse_etl.testing.store import MemoryStateStore
+    from airflow_reverse_etl.testing.store_conformance import StateStoreConformance
+
+__all__ = [
+    "CountingLimiter",
+    "CrashError",
+    "DestinationConformance",
+    "Dials",
+    "FakeApi",
+    "FakeDestination",
+    "FrozenClock",
+    "MemoryStateStore",
+    "MemoryWarehouse",
+    "RecordingObserver",
+    "Remote",
+    "StateStoreConformance",
+]
+
+_FAKES = (
+    "CountingLimiter",
+    "CrashError",
+    "Dials",
+    "FakeDestination",
+    "FrozenClock",
+    "MemoryWarehouse",
+    "RecordingObserver",
+)
+
+if "pytest" in sys.modules:  # so that a failed assertion of a suite shows its values
+    _suites = [f"{__name__}.conformance", f"{__name__}.store_conformance"]
+    sys.modules["pytest"].register_assert_rewrite(*_suites)
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        **dict.fromkeys(_FAKES, "airflow_reverse_etl.testing.fakes"),
+        "DestinationConformance": "airflow_reverse_etl.testing.conformance",
+        "FakeApi": "airflow_reverse_etl.testing.api",
+        "MemoryStateStore": "airflow_reverse_etl.testing.store",
+        "Remote": "airflow_reverse_etl.testing.conformance",
+        "StateStoreConformance": "airflow_reverse_etl.testing.store_conformance",
+    },
+)

@@ -81,6 +81,9 @@ class MemoryStateStore(StateStore):
     """Forgets everything with the process. Not for several threads at once."""
 
     def __init__(self) -> None:
+        import duckdb
+
+        self._duckdb = duckdb.connect()  # evaluates the mapping's expressions
         self._syncs: dict[str, _State] = {}
         self._numbers = count(1)
 
@@ -100,7 +103,7 @@ class MemoryStateStore(StateStore):
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync, state = request.sync, self._state(request.sync.name)
-        rows, values = _model(request, warehouse)
+        rows, values = _model(request, warehouse, self._duckdb.cursor())
         found = _found(sync, rows, state.snapshot)
         repeated = {key for key, times in Counter(row.key for row in rows if row.key).items() if times > 1}
         kinds = [(_kind(sync, kind, row, state, repeated, request.now), row) for kind, row in found]
@@ -139,7 +142,7 @@ class MemoryStateStore(StateStore):
             columns = {
                 "seq": pa.array([seq for seq, _ in rows], pa.int64()),
                 "change": pa.array([kind for _, (kind, _) in rows], pa.string()),
-                "key": pa.array([seq if row.key is None else row.key for seq, (_, row) in rows], pa.string()),
+                "key": pa.array([str(seq) if row.key is None else row.key for seq, (_, row) in rows], pa.string()),
                 **{name: values.column(name).combine_chunks() for name in values.column_names},
                 "identifiers": pa.array(
                     [row.identifiers if kind == "removed" else None for _, (kind, row) in rows], pa.string()
@@ -266,10 +269,8 @@ def _again(old: _Rejection | None, row: _Row, now: datetime, outcome: Outcome) -
     return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, outcome)
 
 
-def _model(request: PlanRequest, warehouse: Warehouse) -> tuple[list[_Row], pa.Table]:
+def _model(request: PlanRequest, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:
     """The model's rows, and a table of their values: ``f0 …`` and ``r0 …``."""
-    import duckdb
-
     sync = request.sync
     statement = plan_statement(
         sync,
@@ -279,10 +280,10 @@ def _model(request: PlanRequest, warehouse: Warehouse) -> tuple[list[_Row], pa.T
         source=warehouse.dialect,
         planner="duckdb",
     )
-    connection = duckdb.connect()
     connection.register("extracted", warehouse.read(statement.extract).read_all())
     texts = "".join(f", CAST({name} AS VARCHAR) AS text_{name}" for name in statement.keys)
     table = connection.sql(f"SELECT *{texts} FROM ({statement.mapped}) AS mapped").to_arrow_table()  # noqa: S608
+    connection.close()
     values = table.select(list(statement.values))
     records = table.to_pylist()
     shape = {

@@ -1,0 +1,276 @@
+"""What every state store must do, as a pytest class to subclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.errors import ModelNotFoundError, RunConflictError
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
+from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.testing.fakes import MemoryWarehouse
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class StateStoreConformance:
+    """Subclass it, name the subclass ``Test…``, and give it a fixture ``store``.
+
+    Every test plans, settles rows as a load would, commits, and plans again: what a store promises shows in the next
+    plan. ``reopened`` gives the store as another process sees it.
+    """
+
+    @pytest.fixture
+    def store(self) -> StateStore:
+        raise NotImplementedError("give the test class a fixture 'store'")
+
+    def reopened(self, store: StateStore) -> StateStore:
+        """Override it to make a new store on the same state."""
+        return store
+
+    # -- one run -----------------------------------------------------------------------------------------------------
+
+    def sync(self, mode: str = "upsert", **more: Any) -> Sync:
+        """A sync of ``id`` and ``name``."""
+        destination = {"type": "fake", "match_on": "id"}
+        mapping = {"id": "id", "properties.name": "name"}
+        values = {"name": "contacts", "model": "m", "source": "w", "destination": destination, "mapping": mapping}
+        return Sync.load(values | {"mode": mode, "primary_key": "id"} | more)
+
+    def plan(
+        self,
+        store: StateStore,
+        names: Mapping[Any, Any] | Sequence[Mapping[str, Any]],
+        *,
+        sync: Sync | None = None,
+        day: int = 0,
+        run_id: str | None = None,
+    ) -> Plan:
+        """Plan for the rows ``id → name``."""
+        import pyarrow as pa
+
+        rows = [{"id": key, "name": name} for key, name in names.items()] if isinstance(names, Mapping) else names
+        schema = pa.schema([("id", pa.string()), ("name", pa.string())])
+        warehouse = MemoryWarehouse({"m": pa.Table.from_pylist([dict(row) for row in rows], schema=schema)})
+        sync = sync or self.sync()
+        request = PlanRequest(
+            sync, "select * from m", sync.primary_key or (), run_id or f"run-{day}", _NOW + timedelta(days=day)
+        )
+        return store.plan(request, warehouse)
+
+    def commit(
+        self,
+        store: StateStore,
+        plan: Plan,
+        *,
+        sync: Sync | None = None,
+        rejected: Sequence[str] = (),
+        skipped: Sequence[str] = (),
+        unsettled: Sequence[str] = (),
+        dispatched: int | None = None,
+    ) -> Checkpoint:
+        """Settle every row, as accepted unless its key is named, and commit."""
+        checkpoint = Checkpoint(dispatched=plan.total if dispatched is None else dispatched)
+        for seq, row in self.rows(store, plan).items():
+            if row["key"] in unsettled:
+                continue
+            checkpoint.settled.add(seq, seq)
+            if row["key"] in rejected:
+                checkpoint.fail(seq, Receipt(Outcome.REJECTED, "INVALID", "no"))
+            if row["key"] in skipped:
+                checkpoint.fail(seq, Receipt(Outcome.SKIPPED, "NOT_FOUND", "no"))
+        store.save_checkpoint(plan, checkpoint)
+        store.commit(plan, checkpoint, self.report(plan, checkpoint), sync or self.sync())
+        return checkpoint
+
+    @staticmethod
+    def report(plan: Plan, checkpoint: Checkpoint) -> Report:
+        """The report of a plan settled like this."""
+        return Report(
+            run_id=plan.run_id,
+            planned=plan.planned,
+            accepted=checkpoint.count(Outcome.ACCEPTED),
+            rejected=checkpoint.count(Outcome.REJECTED),
+            retryable=plan.total - len(checkpoint.settled),
+            unknown=checkpoint.count(Outcome.UNKNOWN),
+            skipped=checkpoint.count(Outcome.SKIPPED),
+            requests=1,
+            seconds=1.5,
+            errors=tuple(checkpoint.errors()),
+        )
+
+    @staticmethod
+    def rows(store: StateStore, plan: Plan, **part: int) -> dict[int, dict[str, Any]]:
+        """The change set: sequence number → row."""
+        return {row["seq"]: row for batch in store.changes(plan, **part) for row in batch.to_pylist()}
+
+    def planned(self, store: StateStore, plan: Plan) -> dict[str, set[str]]:
+        """The keys of a plan, by kind of change; leaves nothing behind."""
+        found: dict[str, set[str]] = {}
+        for row in self.rows(store, plan).values():
+            found.setdefault(row["change"], set()).add(row["key"])
+        store.discard(plan)
+        return found
+
+    # -- what is planned ---------------------------------------------------------------------------------------------
+
+    def test_only_what_was_accepted_is_left_out_of_the_next_plan(self, store: StateStore) -> None:
+        plan = self.plan(store, {"1": "Ada", "2": "Grace"})
+        assert plan.planned == Planned(added=2)
+        self.commit(store, plan)
+        store = self.reopened(store)
+        plan = self.plan(store, {"1": "Ada", "2": "Hopper", "3": "Joan"}, day=1)
+        assert (plan.total, plan.model_rows, plan.snapshot_rows) == (2, 3, 2)
+        assert self.planned(store, plan) == {"changed": {"2"}, "added": {"3"}}
+
+    def test_the_change_set_is_numbered_and_can_be_read_from_anywhere(self, store: StateStore) -> None:
+        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=self.sync("mirror")))
+        plan = self.plan(store, {"1": "a", "2": "x", "4": None}, sync=self.sync("mirror"), day=1)
+        rows = self.rows(store, plan)
+        assert list(rows) == [1, 2, 3]
+        assert [row["change"] for row in rows.values()] == ["added", "changed", "removed"]
+        assert [(row["f0"], row["f1"]) for row in rows.values()][:2] == [("4", None), ("2", "x")]
+        assert [row["identifiers"] is None for row in rows.values()] == [True, True, False]
+        assert list(self.rows(store, plan, after=1)) == [2, 3]
+        assert list(self.rows(store, plan, after=1, until=2)) == [2]
+
+    def test_null_and_repeated_keys_are_invalid_and_never_planned(self, store: StateStore) -> None:
+        rows = [{"id": key, "name": name} for key, name in ((None, "a"), ("1", "b"), ("1", "c"), ("2", "d"))]
+        plan = self.plan(store, rows)
+        assert (plan.planned, plan.model_rows) == (Planned(added=1, invalid=3), 4)
+        assert self.planned(store, plan) == {"added": {"2"}}
+
+    def test_a_key_that_is_repeated_later_is_not_taken_for_removed(self, store: StateStore) -> None:
+        mirror = self.sync("mirror")
+        self.commit(store, self.plan(store, {"1": "a"}, sync=mirror))
+        rows = [{"id": "1", "name": "a"}, {"id": "1", "name": "a"}]
+        assert self.plan(store, rows, sync=mirror, day=1).planned == Planned(invalid=2)
+
+    @pytest.mark.parametrize(
+        ("mode", "expected"),
+        [
+            ("upsert", {"changed": {"2"}, "added": {"4"}}),
+            ("insert", {"added": {"4"}}),
+            ("update", {"changed": {"2"}, "added": {"4"}}),
+            ("mirror", {"changed": {"2"}, "added": {"4"}, "removed": {"3"}}),
+            ("append", {"added": {"1", "2", "4"}}),
+            ("delete", {"added": {"4"}}),
+        ],
+    )
+    def test_a_mode_plans_its_part(self, store: StateStore, mode: str, expected: Mapping[str, set[str]]) -> None:
+        sync = self.sync(mode)
+        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=sync), sync=sync)
+        plan = self.plan(store, {"1": "a", "2": "x", "4": "d"}, sync=sync, day=1)
+        assert self.planned(store, plan) == expected
+
+    def test_a_missing_column_is_said_and_no_plan_is_left(self, store: StateStore) -> None:
+        with pytest.raises(ModelNotFoundError, match="surname"):
+            self.plan(store, {"1": "a"}, sync=self.sync(mapping={"id": "id", "name": "surname"}))
+        assert not store.unfinished("contacts")
+
+    def test_syncs_know_nothing_of_each_other(self, store: StateStore) -> None:
+        self.commit(store, self.plan(store, {"1": "a"}))
+        other = self.sync(name="others")
+        assert self.plan(store, {"1": "a"}, sync=other).planned == Planned(added=1)
+
+    # -- what was not accepted ---------------------------------------------------------------------------------------
+
+    def test_a_rejected_row_stays_out_of_the_snapshot_with_its_newest_values(self, store: StateStore) -> None:
+        self.commit(store, self.plan(store, {"1": "a", "2": "b"}), rejected=["2"])
+        store = self.reopened(store)
+        plan = self.plan(store, {"1": "a", "2": "newest"}, day=1)
+        assert [(row["change"], row["f1"]) for row in self.rows(store, plan).values()] == [("added", "newest")]
+
+    def test_a_row_rejected_too_often_is_skipped_until_it_changes(self, store: StateStore) -> None:
+        sync = self.sync(retry={"max_attempts": 2})
+        for day in range(2):
+            self.commit(store, self.plan(store, {"1": "a"}, sync=sync, day=day), sync=sync, rejected=["1"])
+        plan = self.plan(store, {"1": "a"}, sync=sync, day=2)
+        assert (plan.total, plan.skipped) == (0, 1)
+        self.commit(store, plan, sync=sync)
+        assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1, "a run without it does not forget it"
+        assert self.plan(store, {"1": "b"}, sync=sync, day=3).planned == Planned(added=1)
+
+    def test_a_row_rejected_for_too_long_is_skipped(self, store: StateStore) -> None:
+        sync = self.sync(retry={"max_age": "3d"})
+        self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, rejected=["1"])
+        assert self.plan(store, {"1": "a"}, sync=sync, day=2).total == 1
+        assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1
+
+    def test_a_skipped_outcome_is_no_rejection_and_stays_out_of_the_snapshot(self, store: StateStore) -> None:
+        sync = self.sync("update", retry={"max_attempts": 1})
+        self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, skipped=["1"])
+        assert self.plan(store, {"1": "a"}, sync=sync, day=1).planned == Planned(added=1)
+
+    def test_rows_that_were_never_sent_are_planned_as_before(self, store: StateStore) -> None:
+        self.commit(store, self.plan(store, {"1": "a", "2": "b"}), unsettled=["2"], dispatched=1)
+        plan = self.plan(store, {"1": "a", "2": "b"}, day=1)
+        assert self.planned(store, plan) == {"added": {"2"}}
+
+    @pytest.mark.parametrize(("names", "expected"), [({"1": "a"}, "changed"), ({}, "removed")])
+    def test_a_row_sent_without_an_answer_may_be_there(
+        self, store: StateStore, names: Mapping[str, str], expected: str
+    ) -> None:
+        """So a mirror sends it again as it is, or deletes it when the model no longer has it."""
+        sync = self.sync("mirror")
+        self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, unsettled=["1"])
+        plan = self.plan(store, names, sync=sync, day=1)
+        assert self.planned(store, plan) == {expected: {"1"}}
+
+    def test_an_accepted_removal_leaves_the_snapshot_and_a_rejected_one_does_not(self, store: StateStore) -> None:
+        sync = self.sync("mirror")
+        self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync)
+        self.commit(store, self.plan(store, {}, sync=sync, day=1), sync=sync, rejected=["2"])
+        plan = self.plan(store, {}, sync=sync, day=2)
+        assert self.planned(store, plan) == {"removed": {"2"}}
+
+    # -- plans and checkpoints ---------------------------------------------------------------------------------------
+
+    def test_a_plan_is_unfinished_until_it_is_committed_or_discarded(self, store: StateStore) -> None:
+        first = self.plan(store, {"1": "a"}, run_id="first")
+        second = self.plan(store, {"2": "b"}, run_id="second", day=1)
+        assert self.reopened(store).unfinished("contacts") == [first, second]
+        store.discard(second)
+        store.discard(second)
+        self.commit(store, first)
+        assert list(store.unfinished("contacts")) == []
+
+    def test_a_checkpoint_is_kept_as_it_was_saved(self, store: StateStore) -> None:
+        plan = self.plan(store, {"1": "a", "2": "b", "3": "c"})
+        assert store.load_checkpoint(plan).to_json() == Checkpoint().to_json()
+        checkpoint = Checkpoint(dispatched=3, requests=2, seconds=0.5)
+        checkpoint.settled.add(2, 3)
+        checkpoint.fail(3, Receipt(Outcome.REJECTED, "INVALID", "no"))
+        store.save_checkpoint(plan, checkpoint)
+        saved = checkpoint.to_json()
+        checkpoint.settled.add(1, 1)
+        store = self.reopened(store)
+        assert store.load_checkpoint(plan).to_json() == saved
+        assert store.load_checkpoint(plan, partition=1).to_json() == Checkpoint().to_json()
+        store.save_checkpoint(plan, checkpoint, partition=1)
+        assert len(store.checkpoints(plan)) == 2
+
+    def test_a_commit_may_be_repeated(self, store: StateStore) -> None:
+        plan = self.plan(store, {"1": "a"})
+        checkpoint = self.commit(store, plan)
+        self.reopened(store).commit(plan, checkpoint, self.report(plan, checkpoint), self.sync())
+        assert self.plan(store, {"1": "a"}, day=1).total == 0
+
+    def test_a_plan_made_before_another_commit_is_refused(self, store: StateStore) -> None:
+        late = self.plan(store, {"1": "a", "2": "b"}, run_id="late")
+        checkpoint = Checkpoint()
+        checkpoint.settled.add(1, 2)
+        self.commit(store, self.plan(store, {"1": "a"}, run_id="early"))
+        with pytest.raises(RunConflictError):
+            store.commit(late, checkpoint, self.report(late, checkpoint), self.sync())
+
+    def test_the_report_of_a_run_is_kept(self, store: StateStore) -> None:
+        plan = self.plan(store, {"1": "a", "2": "b"}, run_id="run")
+        checkpoint = self.commit(store, plan, rejected=["2"])
+        store = self.reopened(store)
+        assert store.last_report("contacts", "run") == self.report(plan, checkpoint)
+        assert store.last_report("contacts", "another") is None
