@@ -73,6 +73,7 @@ class Loader:
         self._exhausted_in_row = 0
         self._checkpoint = Checkpoint()
         self._maybe_sent = 0  # rows up to here may have been sent before this load began
+        self._announced = 0  # a saved checkpoint says that rows up to here may be sent
 
     async def load(self) -> tuple[Checkpoint, int]:
         """Send what is not settled yet; returns the checkpoint, saved, and how many rows are left for a later try.
@@ -83,7 +84,7 @@ class Loader:
         """
         share = self._share
         self._checkpoint = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
-        self._maybe_sent = self._checkpoint.dispatched
+        self._maybe_sent = self._announced = self._checkpoint.dispatched
         after = self._checkpoint.settled.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
         started = self._clock.monotonic()
@@ -152,7 +153,7 @@ class Loader:
     async def _deliver(self, batch: Batch) -> None:
         attempt = throttled = 0
         while True:
-            if batch.seqs[-1] > self._checkpoint.dispatched:
+            if batch.seqs[-1] > self._announced:
                 await self._announce(batch)
             receipts = await self._destination.send(batch)
             self._checkpoint.requests += receipts.requests
@@ -241,16 +242,15 @@ class Loader:
     async def _announce(self, batch: Batch) -> None:
         """Say in a checkpoint which rows may be sent from now on, before any of them is.
 
-        Only where that matters, a few batches ahead, so that it costs one save for many requests.
+        All of them where sending twice is safe. Elsewhere a few batches ahead: one save for many requests, and after a
+        crash few rows that are ``unknown`` without having been sent.
         """
-        if self._may_resend(batch):
-            self._checkpoint.dispatched = max(self._checkpoint.dispatched, batch.seqs[-1])
-            return
-        ahead = 4 * self._sync.rate.concurrency * len(batch)
+        ahead = self._plan.total if self._may_resend(batch) else 4 * self._sync.rate.concurrency * len(batch)
         async with self._save_lock:
-            if batch.seqs[-1] > self._checkpoint.dispatched:
+            if batch.seqs[-1] > self._announced:
                 self._checkpoint.dispatched = min(self._share.until, batch.seqs[-1] + ahead)
                 await self._save_now()
+                self._announced = self._checkpoint.dispatched
 
     async def _save_regularly(self) -> None:
         while True:

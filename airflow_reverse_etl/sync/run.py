@@ -142,5 +142,5 @@ def _report(plan: Plan, checkpoint: Checkpoint, left: int) -> Report:
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,
         seconds=checkpoint.seconds,
-        errors=checkpoint.errors(),
+        errors=tuple(checkpoint.errors()),
     )
