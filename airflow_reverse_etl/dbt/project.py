@@ -99,7 +99,8 @@ class DbtProject:
     :param executable: a path, or a name to be found beside this Python or on PATH.
     :param profile: the only profile that dbt sees; None: the project's own, or that of ``profiles_dir``.
     :param target: which output of the profile.
-    :param env: environment variables for dbt beside the harmless ones of the worker; hidden in messages.
+    :param env: environment variables for dbt beside the harmless ones of the worker; in messages, those whose names
+        sound like secrets are hidden.
     """
 
     path: Path
@@ -123,7 +124,7 @@ class DbtProject:
         """Run one dbt command to its end.
 
         :param command: such as ``["build", "--select", "tag:crm"]``. Visible to others on the machine: no secrets.
-        :param target_path: a fresh folder for manifest.json, run_results.json and so on.
+        :param target_path: folder for manifest.json, run_results.json and so on.
         :param on_message: level (``info``, ``warn``, ``error``) and text of each message, as it comes.
         :param timeout: seconds.
         :raises ConfigurationError: the executable is missing. :raises DbtRunError: stopped, or out of time.
@@ -131,6 +132,7 @@ class DbtProject:
         started = time.monotonic()
         errors: list[str] = []
         heard: deque[str] = deque(maxlen=5)
+        before = _result_files(target_path)
         with self._started(command, target_path) as process, _alarm(timeout, self.stop):
             for line in process.stdout or ():
                 for level, text in self._messages(line):
@@ -145,7 +147,9 @@ class DbtProject:
             )
         words = " ".join(command[: 2 if command[0] in ("source", "docs") else 1])
         said = errors or (list(heard) if exit_code else [])  # usage errors are plain text
-        return Outcome(words, exit_code, time.monotonic() - started, tuple(said), self._results(target_path))
+        written = _result_files(target_path).items() - before.items()
+        nodes = tuple(node for path, _ in written for node in self._results(path))
+        return Outcome(words, exit_code, time.monotonic() - started, tuple(said), nodes)
 
     def parse(self, *, timeout: float | None = None) -> dict[str, Any]:
         """The manifest, without connecting to anything, hence without secrets.
@@ -250,20 +254,17 @@ class DbtProject:
         if text and level != "debug":
             yield level, text
 
-    def _results(self, target_path: Path) -> tuple[NodeResult, ...]:
-        for name in ("run_results.json", "sources.json"):
-            with contextlib.suppress(FileNotFoundError):
-                rows = json.loads((target_path / name).read_bytes())["results"]
-                return tuple(
-                    NodeResult(
-                        row["unique_id"],
-                        row["status"],
-                        next(self._messages(str(row.get("message") or row.get("error") or "")), ("", ""))[1][:_MESSAGE],
-                        float(row.get("execution_time") or 0),
-                    )
-                    for row in rows
-                )
-        return ()
+    def _results(self, path: Path) -> Iterator[NodeResult]:
+        hidden = self._hidden()
+        for row in json.loads(path.read_bytes())["results"]:
+            said = scrub(str(row.get("message") or row.get("error") or ""), hidden)[:_MESSAGE]
+            yield NodeResult(row["unique_id"], row["status"], said, float(row.get("execution_time") or 0))
+
+
+def _result_files(target_path: Path) -> dict[Path, int]:
+    """When each was written: what an earlier command left behind is not this one's result."""
+    paths = (target_path / name for name in ("run_results.json", "sources.json"))
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 def find_executable(name: str) -> str:
@@ -285,10 +286,8 @@ def installed_adapter(executable: str) -> str:
     Looked up in the folders of its environment: starting dbt to ask takes seconds.
     """
     home = Path(find_executable(executable)).resolve().parent.parent
-    found = {file.parent.name for file in home.glob("lib/python*/site-packages/dbt/adapters/*/impl.py")} - {
-        "base",
-        "sql",
-    }
+    found = {file.parent.name for file in home.glob("lib/python*/site-packages/dbt/adapters/*/impl.py")}
+    found -= {"base", "sql"}
     # Redshift's and Databricks' adapters bring the ones they are built on.
     return min(found - {"postgres", "spark"}, default=min(found, default="duckdb"))
 

@@ -135,7 +135,7 @@ class Repository:
         """The commit's files in a new folder ``tree``, without ``.git``."""
         tree.mkdir()
         with self._git(tree) as git:
-            git("init", "--quiet", "--template=")
+            git("init", "--quiet", "--template=", f"--object-format={'sha1' if len(commit) == 40 else 'sha256'}")
             git("config", "remote.origin.url", self.url)
             git("fetch", "--quiet", "--no-tags", *fetch)
             if commit not in git("rev-list", "FETCH_HEAD").split():
@@ -157,7 +157,7 @@ class Repository:
         return tree
 
     def _ls_remote(self, patterns: Iterable[str]) -> dict[str, str]:
-        with self._git(None) as git:
+        with self._git(Path("/")) as git:  # in no repository, whose configuration could have a say
             lines = git("ls-remote", "--quiet", "--", self.url, *patterns).splitlines()
         return {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
 
@@ -172,7 +172,7 @@ class Repository:
         )
 
     @contextlib.contextmanager
-    def _git(self, folder: Path | None) -> Iterator[Git]:
+    def _git(self, folder: Path) -> Iterator[Git]:
         """git in a folder, with this connection's credentials for as long as the context lasts."""
         if not shutil.which("git"):
             raise ConfigurationError("the program git is not on this worker", todo="install git 2.31 or newer")

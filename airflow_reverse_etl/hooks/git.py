@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -50,6 +51,8 @@ class GitRepositoryHook(BaseHook):
         extra = info.extra
         self._refuse(extra, host=info.host)
         url, user, token = _without_credentials(info.host or "")
+        if ":" not in url:  # a path on this machine
+            url = str(Path(url).expanduser().absolute())
         return Repository(
             url,
             credentials=Credentials(

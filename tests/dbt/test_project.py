@@ -151,6 +151,15 @@ def test_results_and_failures(project: Path) -> None:
         outcome.raise_for_failure()
 
 
+def test_results_of_an_earlier_command_are_not_taken_for_this_ones(project: Path) -> None:
+    """dbt that fails before it runs anything leaves the old run_results.json where it is."""
+    (target(project) / "run_results.json").write_text(
+        json.dumps({"results": [{"unique_id": "x", "status": "success"}]})
+    )
+    outcome = dbt(project, "echo broken; exit 2").run(["build"], target_path=target(project))
+    assert outcome.nodes == ()
+
+
 def test_stale_source_fails(project: Path) -> None:
     """``source freshness`` writes sources.json instead."""
     rows = [{"unique_id": "source.shop.app.orders", "status": "error", "max_loaded_at": "2026-01-01"}]

@@ -170,6 +170,16 @@ def test_whole_repository_when_the_project_is_its_root(origin: Origin, tmp_path:
     assert {"dbt_project.yml", "big/data.csv", "other/dbt/dbt_project.yml"} <= files(folder)
 
 
+def test_repository_with_sha256_names(tmp_path: Path) -> None:
+    bare = tmp_path / "new.git"
+    git(tmp_path, "init", "--quiet", "--object-format=sha256", "-b", "main", "new.git")
+    (bare / "dbt_project.yml").write_text("name: new")
+    git(bare, "add", "-A")
+    git(bare, "commit", "--quiet", "-m", "first")
+    repository = Repository(str(bare), allow_protocols=("file",))
+    assert (repository.checkout(repository.head(), under=tmp_path / "c") / "dbt_project.yml").is_file()
+
+
 def test_server_that_cannot_leave_anything_out(origin: Origin, http: HttpServer, tmp_path: Path) -> None:
     """No partial clone, protocol 0, and a commit that no ref points at any more: the result is the same."""
     git(origin.bare, "config", "uploadpack.allowFilter", "false")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,7 +59,9 @@ def test_hosts_must_be_known_unless_said_otherwise(add_connection: Callable[...,
 def test_local_repositories_only_where_allowed(add_connection: Callable[..., None]) -> None:
     with pytest.raises(ConfigurationError, match="allow_protocols"):
         repository(add_connection, host="file:///srv/repo.git")
-    assert repository(add_connection, host="file:///srv/repo.git", extra={"allow_protocols": ["file"]}).url
+    allowed = {"allow_protocols": ["file"]}
+    assert repository(add_connection, host="file:///srv/repo.git", extra=allowed).url == "file:///srv/repo.git"
+    assert repository(add_connection, host="~/repo", extra=allowed).url == str(Path("~/repo").expanduser())
 
 
 @pytest.mark.parametrize(
