@@ -205,7 +205,8 @@ class Demo:
 
     def _where_next(self) -> None:
         settings = BUILD / "airflow.env"
-        settings.write_text("".join(f"export {name}='{value}'\n" for name, value in self._airflow.settings.items()))
+        lines = [f"export {name}='{value}'" for name, value in self._airflow.settings.items()]
+        settings.write_text("\n".join([*lines, f"export PATH='{Path(sys.executable).parent}':$PATH", ""]))
         heading("Where to look next")
         for what, where in {
             "the DAG": "dags_examples/activate_contacts.py",
@@ -213,7 +214,7 @@ class Demo:
             "the dbt project": "dags_examples/dbt_project/models/marts/customers.sql",
             "the tasks' log": _short(LOG),
             "the runs' reports": _short(BUILD.parent / "demo.json"),
-            "the runs in the UI": f"(. {_short(settings)}; {_short(Path(sys.executable).parent)}/airflow standalone)",
+            "the runs in the UI": f"(. {_short(settings)} && airflow standalone), at http://127.0.0.1:8080",
         }.items():
             print(f"  {what:<20}{where}")
 
