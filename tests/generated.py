@@ -6,6 +6,7 @@ test fails when one is not up to date.
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import re
@@ -47,6 +48,7 @@ def block(name: str) -> str:
         "sync": sync_tables,
         "destination": destination_tables,
         "face": face,
+        "cli": cli,
     }[kind]
     return "\n" + (text(argument) if argument else text()).strip() + "\n\n"  # type: ignore[operator]
 
@@ -109,6 +111,34 @@ def _first(cls: type) -> str:
     return (inspect.getdoc(cls) or "").split("\n\n")[0]
 
 
+def cli() -> str:
+    """Every command with its options."""
+    from airflow_reverse_etl.cli import _parser
+
+    parts = []
+    for name, command, text in commands(_parser()):
+        rows = [
+            (_code(", ".join(action.option_strings) or action.metavar or action.dest), _plain(action.help or ""))
+            for action in options_of(command)
+        ]
+        parts.append(f"## `reverse-etl {name}`\n\n{text}\n\n{table(('option', 'meaning'), rows)}")
+    return "\n\n".join(parts)
+
+
+def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
+    """(name, parser, help) of each command."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, command in action.choices.items():
+                yield name, command, texts.get(name, "")
+
+
+def options_of(command: argparse.ArgumentParser) -> list[argparse.Action]:
+    """What a command takes, other than ``--help``."""
+    return [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
+
+
 # -- pydantic models -------------------------------------------------------------------------------------------------
 
 #: What a field means whose type says it already.
@@ -122,6 +152,9 @@ _MEANING = {
     "rate": "how fast",
     "retry.max_attempts": "runs in which the row is sent",
     "retry.max_age": "time since it was first rejected",
+    "method": "HTTP method",
+    "code": "dotted path of the error's code",
+    "message": "dotted path of the error's message",
     "rate.requests_per_second": "over all connections of the task; default: no limit but the destination's own answers",
 }
 
@@ -145,11 +178,11 @@ def destination_tables(type_: str) -> str:
     from airflow_reverse_etl.sync.spec import DestinationSpec
 
     options = destination_class(type_).Options
+    common = DestinationSpec.model_fields
     own = [
         name
         for name, field in options.model_fields.items()
-        if name not in DestinationSpec.model_fields
-        or field.description != DestinationSpec.model_fields[name].description
+        if name not in common or field.is_required() or field.description not in (None, common[name].description)
     ]
     return _with_nested(options, own)
 
@@ -178,10 +211,18 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 def _model_table(model: type[BaseModel], prefix: str = "", only: Iterable[str] | None = None) -> str:
     names = list(model.model_fields if only is None else only)
     rows = [
-        (_code(name), _type(field), _default(field), field.description or _MEANING.get(prefix + name, ""))
+        (_code(name), _type(field), _default(field), field.description or _MEANING.get(prefix + name) or _common(name))
         for name, field in ((name, model.model_fields[name]) for name in names)
     ]
     return table(("key", "type", "default", "meaning"), rows)
+
+
+def _common(name: str) -> str:
+    """What a key means in every destination, where a type only makes it required."""
+    from airflow_reverse_etl.sync.spec import DestinationSpec
+
+    field = DestinationSpec.model_fields.get(name)
+    return (field.description or "") if field else ""
 
 
 def _default(field: FieldInfo) -> str:
