@@ -66,11 +66,11 @@ def scratch(files: StateFiles, *, memory_limit: str, threads: int | None, folder
             "temp_directory": own,
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
-            "TimeZone": "UTC",
         }
         if threads:
             config["threads"] = threads
         with duckdb.connect(":memory:", config=config) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
             # The right side of a join is the one kept in memory: a stream has no size to choose by, and we know ours.
             connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
             yield Scratch(connection, Path(own), files)

@@ -128,7 +128,7 @@ DIALECTS: Mapping[str, Dialect] = {
             digest="MD5({x})",
             high="CAST(CAST('x0' || SUBSTR({h}, 1, 15) AS BIT(64)) AS BIGINT)",
             low="CAST(CAST('x0' || SUBSTR({h}, 16, 15) AS BIT(64)) AS BIGINT)",
-            array="CAST(JSON_BUILD_ARRAY({items}) AS TEXT)",
+            array="CAST(ARRAY_TO_JSON(ARRAY[{items}]) AS TEXT)",
             record="JSON_BUILD_OBJECT({items})",
             record_text="CAST({x} AS TEXT)",
         ),

@@ -74,7 +74,7 @@ def _decimal(description: Sequence[Any], values: Sequence[Any], *, whole: bool) 
         exponents = (value.as_tuple().exponent for value in values if isinstance(value, Decimal))
         seen = max((-exponent for exponent in exponents if isinstance(exponent, int)), default=0)
         scale = min(max(seen, 0 if whole else _ROOM), _DIGITS)
-    return ArrowColumn(description[0], pa.decimal128(_DIGITS, scale), Decimal)
+    return ArrowColumn(description[0], pa.decimal128(_DIGITS, scale))
 
 
 def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch:

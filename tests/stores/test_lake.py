@@ -18,13 +18,24 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError, UnreachableError
 from airflow_reverse_etl.stores import delta
 from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.sync.ports import Column, PlanRequest
+from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
 from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+from airflow_reverse_etl.testing import StateStoreConformance
 from tests.stores.test_behaviour import REJECTED, THREE, Bench, sync_of
 
 
 def lake(folder: Path) -> LakeStore:
     return LakeStore(str(folder), memory_limit="500MB", threads=2)
+
+
+class TestConformance(StateStoreConformance):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> LakeStore:
+        self.folder = tmp_path
+        return lake(tmp_path)
+
+    def reopened(self, store: StateStore) -> LakeStore:
+        return lake(self.folder)
 
 
 def files_under(folder: Path) -> set[str]:
