@@ -116,7 +116,7 @@ class Endpoint:
 
 
 def _url(connection: ConnectionInfo) -> str:
-    host = str(connection.host).rstrip("/")
+    host = str(connection.host)
     url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
@@ -127,7 +127,7 @@ def _url(connection: ConnectionInfo) -> str:
         )
     if connection.port and parts.port is None:
         url = parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl()
-    return url
+    return url.rstrip("/")
 
 
 def _authentication(connection: ConnectionInfo) -> dict[str, str]:

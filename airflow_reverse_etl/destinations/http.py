@@ -169,7 +169,7 @@ class HttpDestination:
         """From a batch to its receipts, through as many requests as the API needs. Pure: no I/O, no clock."""
         raise NotImplementedError
 
-    def words(self, reply: Reply) -> tuple[str, str]:
+    def words(self, batch: Batch, reply: Reply) -> tuple[str, str]:  # noqa: ARG002 - for those who override it
         """Code and message in the API's own words; either may be empty."""
         return words(reply.json())
 
@@ -184,7 +184,7 @@ class HttpDestination:
         action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
             return ALL_ACCEPTED
-        code, message = self.words(reply)
+        code, message = self.words(batch, reply)
         message = self.clean(message, batch)
         if action in (Action.CREDENTIALS, Action.CONFIGURATION):
             self._stop(action, reply, message)

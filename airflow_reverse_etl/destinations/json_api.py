@@ -20,6 +20,7 @@ from airflow_reverse_etl.destinations.http import (
     Reply,
     Request,
     action_of,
+    at,
 )
 from airflow_reverse_etl.destinations.registry import Setup, Strict
 from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader, Results
@@ -177,6 +178,13 @@ class JsonApi(HttpDestination):
             rejected |= named
             batch = batch.only(position for position, key in enumerate(batch.keys) if key not in named)
 
+    def words(self, batch: Batch, reply: Reply) -> tuple[str, str]:
+        """As ``error`` says, where it does."""
+        code, message = super().words(batch, reply)
+        options, answer = self._endpoints[batch.operation].error, reply.json()
+        found = [at(answer, path.split(".")) if path else None for path in (options.code, options.message)]
+        return str(found[0] or code), str(found[1] or message)
+
     def _one_by_one(self, endpoint: _Endpoint, batch: Batch) -> Flow:
         """An endpoint for single rows, in a batch that is larger because another operation's endpoint takes many."""
         exceptions: dict[str, Receipt] = {}
@@ -210,6 +218,7 @@ class _Endpoint:
         self.single = options.rows == "single"
         self._actions = {**options.statuses}
         self._values = {"object": destination.options.object, "operation": operation.value}
+        self.error = options.error
         self._path = Template(options.path or "", path_value)
         self._headers = {name: Template(text, header_value) for name, text in options.headers.items()}
         names = self._path.names.union(*(template.names for template in self._headers.values()))
@@ -235,7 +244,7 @@ class _Endpoint:
         if problems and len(problems) == len(batch):
             return None, rejected
         if self._idempotency_header:
-            sent = batch.only(at for at in range(len(batch)) if at not in problems) if problems else batch
+            sent = batch.only(n for n in range(len(batch)) if n not in problems) if problems else batch
             headers = {**(headers or {}), self._idempotency_header: sent.idempotency_key}
         return Request(self._options.method, path, body, headers), rejected
 
@@ -321,4 +330,4 @@ def _with(rejected: Mapping[str, Receipt], receipts: Receipts) -> Receipts:
 
 def _too_large(batch: Batch) -> Receipts:
     receipt = Receipt(Outcome.REJECTED, "too_large", "the row is larger than max_batch_bytes")
-    return Receipts(receipt, refused_whole=len(batch) > 1)
+    return Receipts(receipt, refused_whole=len(batch) > 1, requests=0)

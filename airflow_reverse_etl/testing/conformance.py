@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pytest
 
@@ -14,6 +14,8 @@ from airflow_reverse_etl.sync.ports import Destination
 from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 
+T = TypeVar("T")
+
 #: Text that goes wrong where quoting, escaping or encoding is wrong.
 STRANGE_TEXT = 'Zoë O\'Neil "Zed"; -- =1+1, {{ x }} %s \\ \n\t 漢字 🚀'
 
@@ -21,7 +23,7 @@ STRANGE_TEXT = 'Zoë O\'Neil "Zed"; -- =1+1, {{ x }} %s \\ \n\t 漢字 🚀'
 class Remote(Protocol):
     """The far side of the destination under test: a fake service, a database, a folder.
 
-    The rest are optional, each a method to add where the remote can do it; the tests of what it cannot do are skipped:
+    The rest are optional: methods for what the remote can be made to do, named in the suite's ``powers``:
 
     * ``bad()`` → a record that the remote refuses;
     * ``throttle(times, seconds)``: tell the next so many requests to come back after so many seconds;
@@ -37,12 +39,36 @@ class Remote(Protocol):
         """What the remote holds now: id → name."""
 
 
+def _needs(what: str) -> Callable[[T], T]:
+    """A test only for a remote with this power, or a destination with this operation."""
+
+    def mark(test: T) -> T:
+        test.needs = what  # type: ignore[attr-defined]
+        return test
+
+    return mark
+
+
 class DestinationConformance:
     """Subclass it, name the subclass ``Test…``, and give it a fixture ``remote``. Needs pytest-asyncio.
 
     Every test sends batches straight to the destination, as the engine would, and looks at the receipts and at what
     the remote holds afterwards.
+
+    :cvar powers: what the remote can be made to do: its methods beyond ``create`` and ``stored``.
+    :cvar operations: what the destination can do.
     """
+
+    powers: ClassVar[frozenset[str]] = frozenset()
+    operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+
+    def __init_subclass__(cls) -> None:
+        """Leave out the tests of what the destination or the remote cannot do."""
+        super().__init_subclass__()
+        for name in dir(cls):
+            needs = getattr(getattr(cls, name), "needs", None)
+            if needs and needs not in cls.powers | cls.operations:
+                setattr(cls, name, None)
 
     @pytest.fixture
     def remote(self) -> Remote:
@@ -72,14 +98,14 @@ class DestinationConformance:
         records = [{"id": key} if operation is Operation.DELETE else self.record(key, names[key]) for key in keys]
         return Batch(operation, range(first, first + len(keys)), keys, records, "run-1")
 
-    async def test_every_row_of_an_upsert_is_accepted_and_stored(self, remote: Remote, opened: Any) -> None:
+    async def test_every_row_of_an_upsert_is_accepted_and_stored(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         names = {str(number): f"name {number}" for number in range(min(7, destination.capabilities.max_batch_rows))}
         receipts = await destination.send(self.batch(Operation.UPSERT, names))
         assert all(receipts.of(key).outcome is Outcome.ACCEPTED for key in names)
         assert await remote.stored() == names
 
-    async def test_an_idempotent_batch_sent_twice_has_the_result_of_once(self, remote: Remote, opened: Any) -> None:
+    async def test_an_idempotent_batch_sent_twice_has_the_result_of_once(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         assert Operation.UPSERT in destination.capabilities.idempotent
         for _ in range(2):
@@ -87,36 +113,32 @@ class DestinationConformance:
             assert receipts.of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": "Ada"}
 
-    async def test_a_second_upsert_replaces_the_values(self, remote: Remote, opened: Any) -> None:
+    async def test_a_second_upsert_replaces_the_values(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
         await destination.send(self.batch(Operation.UPSERT, {"1": "Grace"}, first=2))
         assert await remote.stored() == {"1": "Grace"}
 
-    async def test_null_is_stored_as_null(self, remote: Remote, opened: Any) -> None:
+    async def test_null_is_stored_as_null(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         await destination.send(self.batch(Operation.UPSERT, {"1": None}))
         assert await remote.stored() == {"1": None}
 
-    async def test_text_arrives_unchanged(self, remote: Remote, opened: Any) -> None:
+    async def test_text_arrives_unchanged(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         receipts = await destination.send(self.batch(Operation.UPSERT, {"1": STRANGE_TEXT}))
         assert receipts.of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": STRANGE_TEXT}
 
-    async def test_insert_stores_new_rows(self, remote: Remote, opened: Any) -> None:
-        destination = remote.create("upsert")
-        if Operation.INSERT not in destination.capabilities.operations:
-            pytest.skip("the destination cannot insert")
+    @_needs("insert")
+    async def test_insert_stores_new_rows(self, remote: Any, opened: Any) -> None:
         destination = await opened("insert")
         receipts = await destination.send(self.batch(Operation.INSERT, {"1": "Ada"}))
         assert receipts.of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": "Ada"}
 
-    async def test_an_update_changes_known_rows_and_skips_unknown_ones(self, remote: Remote, opened: Any) -> None:
-        destination = remote.create("upsert")
-        if Operation.UPDATE not in destination.capabilities.operations:
-            pytest.skip("the destination cannot update")
+    @_needs("update")
+    async def test_an_update_changes_known_rows_and_skips_unknown_ones(self, remote: Any, opened: Any) -> None:
         await (await opened("upsert")).send(self.batch(Operation.UPSERT, {"1": "Ada"}))
         destination = await opened("update")
         outcomes = {}
@@ -126,10 +148,8 @@ class DestinationConformance:
         assert outcomes == {"1": Outcome.ACCEPTED, "2": Outcome.SKIPPED}
         assert await remote.stored() == {"1": "Grace"}
 
-    async def test_a_delete_removes_rows_and_may_be_repeated(self, remote: Remote, opened: Any) -> None:
-        destination = remote.create("upsert")
-        if Operation.DELETE not in destination.capabilities.operations:
-            pytest.skip("the destination cannot delete")
+    @_needs("delete")
+    async def test_a_delete_removes_rows_and_may_be_repeated(self, remote: Any, opened: Any) -> None:
         destination = await opened("mirror")
         for key in ("1", "2"):
             await destination.send(self.batch(Operation.UPSERT, {key: "Ada"}))
@@ -138,7 +158,7 @@ class DestinationConformance:
             assert receipts.of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"2": "Ada"}
 
-    async def test_batches_may_be_sent_at_the_same_time(self, remote: Remote, opened: Any) -> None:
+    async def test_batches_may_be_sent_at_the_same_time(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         pending = {number: self.batch(Operation.UPSERT, {str(number): "Ada"}, first=number) for number in range(1, 9)}
         while pending:  # a database may ask to send some of them again
@@ -157,8 +177,9 @@ class DestinationConformance:
         receipts = await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
         assert receipts.requests == limiter.count > 0
 
-    async def test_a_bad_row_is_found_and_holds_back_no_other(self, remote: Remote, opened: Any) -> None:
-        bad = self._optional(remote, "bad")()
+    @_needs("bad")
+    async def test_a_bad_row_is_found_and_holds_back_no_other(self, remote: Any, opened: Any) -> None:
+        bad = remote.bad()
         destination = await opened("upsert")
         batch = Batch(
             Operation.UPSERT, [1, 2, 3], ["1", "bad", "3"], [self.record("1"), bad, self.record("3")], "run-1"
@@ -172,8 +193,9 @@ class DestinationConformance:
         assert found["bad"].code
         assert await remote.stored() == {"1": "Ada", "3": "Ada"}
 
-    async def test_a_refused_batch_has_written_nothing(self, remote: Remote, opened: Any) -> None:
-        bad = self._optional(remote, "bad")()
+    @_needs("bad")
+    async def test_a_refused_batch_has_written_nothing(self, remote: Any, opened: Any) -> None:
+        bad = remote.bad()
         destination = await opened("upsert")
         if destination.capabilities.max_batch_rows == 1:
             pytest.skip("there are no batches")
@@ -181,8 +203,9 @@ class DestinationConformance:
         receipts = await destination.send(batch)
         assert bool(await remote.stored()) is not receipts.refused_whole
 
-    async def test_messages_have_no_values(self, remote: Remote, opened: Any) -> None:
-        bad = self._optional(remote, "bad")()
+    @_needs("bad")
+    async def test_messages_have_no_values(self, remote: Any, opened: Any) -> None:
+        bad = remote.bad()
         destination = await opened("upsert")
         receipts = await destination.send(Batch(Operation.UPSERT, [1], ["bad"], [bad], "run-1"))
         receipt = receipts.of("bad")
@@ -190,8 +213,9 @@ class DestinationConformance:
         assert not any(value in receipt.code + receipt.message for value in values)
         assert len(receipt.message) <= 500
 
-    async def test_a_throttled_batch_is_retryable_and_says_when(self, remote: Remote, opened: Any) -> None:
-        self._optional(remote, "throttle")(1, 3)
+    @_needs("throttle")
+    async def test_a_throttled_batch_is_retryable_and_says_when(self, remote: Any, opened: Any) -> None:
+        remote.throttle(1, 3)
         destination = await opened("upsert")
         batch = self.batch(Operation.UPSERT, {"1": "Ada"})
         receipts = await destination.send(batch)
@@ -199,24 +223,26 @@ class DestinationConformance:
         assert await remote.stored() == {}
         assert (await destination.send(batch)).of("1").outcome is Outcome.ACCEPTED
 
-    async def test_a_lost_answer_is_unknown(self, remote: Remote, opened: Any) -> None:
-        self._optional(remote, "lose_answer")()
+    @_needs("lose_answer")
+    async def test_a_lost_answer_is_unknown(self, remote: Any, opened: Any) -> None:
+        remote.lose_answer()
         destination = await opened("upsert")
         batch = self.batch(Operation.UPSERT, {"1": "Ada"})
         assert (await destination.send(batch)).of("1").outcome is Outcome.UNKNOWN
         assert (await destination.send(batch)).of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": "Ada"}
 
-    async def test_refused_credentials_stop_the_load(self, remote: Remote, opened: Any) -> None:
-        self._optional(remote, "revoke")()
+    @_needs("revoke")
+    async def test_refused_credentials_stop_the_load(self, remote: Any, opened: Any) -> None:
+        remote.revoke()
         with pytest.raises(CredentialsError) as caught:
             await (await opened("upsert")).send(self.batch(Operation.UPSERT, {"1": "Ada Lovelace"}))
         assert "Ada Lovelace" not in str(caught.value)
         assert caught.value.todo
 
-    async def test_a_remote_out_of_reach_leaves_rows_retryable(self, remote: Remote, opened: Any) -> None:
-        stop = self._optional(remote, "stop")
-        await stop()
+    @_needs("stop")
+    async def test_a_remote_out_of_reach_leaves_rows_retryable(self, remote: Any, opened: Any) -> None:
+        await remote.stop()
         try:
             destination = await opened("upsert")
         except UnreachableError:
@@ -228,12 +254,6 @@ class DestinationConformance:
         destination = await opened("upsert")
         await destination.close()
         await destination.close()
-
-    @staticmethod
-    def _optional(remote: Remote, name: str) -> Any:
-        if (method := getattr(remote, name, None)) is None:
-            pytest.skip(f"the remote has no {name}()")
-        return method
 
 
 async def _settle(destination: Destination, batch: Batch) -> list[tuple[str, Any]]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
-from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.destinations.registry import check, create
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Receipts
+from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipts
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.api import FakeApi
 from airflow_reverse_etl.testing.conformance import DestinationConformance
-from airflow_reverse_etl.testing.fakes import Dials
+from airflow_reverse_etl.testing.fakes import CountingLimiter, Dials
 
+WIRE = Path(__file__).parent / "wire"
 CONNECTION = ConnectionInfo("crm", "http", host="api.example.com", password="s3cret")
 
 
@@ -109,8 +115,19 @@ SINGLE: dict[str, Any] = {
 }
 
 
+SINGLE_DELETE: dict[str, Any] = {
+    "method": "DELETE",
+    "path": "/rows/{{ row.id }}",
+    "rows": "single",
+    "records": None,
+    "results": None,
+}
+
+
 class TestConformance(DestinationConformance):
     """Over real HTTP: many rows a request, one row a request, batches refused as a whole."""
+
+    powers = frozenset({"bad", "throttle", "lose_answer", "revoke", "stop"})
 
     @pytest.fixture(params=["batches", "single", "all or nothing"])
     async def remote(self, request: pytest.FixtureRequest) -> AsyncIterator[FakeApiRemote]:
@@ -119,3 +136,290 @@ class TestConformance(DestinationConformance):
             if request.param == "all or nothing":
                 remote.bad = lambda: setattr(fake.dials, "refuse", ["bad"]) or {"id": "bad", "name": "x"}  # type: ignore[method-assign]
             yield remote
+
+
+# -- published contracts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", sorted(WIRE.glob("*.json")), ids=lambda path: path.stem)
+def test_options_express_the_published_contract_of(case: Path) -> None:
+    """Each file names the page it was made from, and says what is sent, what comes back and what that means."""
+    wire = json.loads(case.read_text())
+    destination = api(**{"path": "/", **wire["destination"]})
+    sent = batch(*wire["records"], operation=Operation(wire["operation"]))
+    requests, receipts = talk(
+        destination,
+        sent,
+        *(reply(item["status"], item.get("body"), **item.get("headers", {})) for item in wire["replies"]),
+    )
+    for request, expected in zip(requests, wire.get("requests", requests), strict=True):
+        if isinstance(expected, dict):
+            assert json.loads(request.body) == expected["body"]
+            assert request.method == expected.get("method", request.method)
+            assert request.url == expected.get("path", request.url)
+            assert expected.get("headers", {}).items() <= dict(request.headers or {}).items()
+    found = [receipts.of(key) for key in sent.keys]
+    assert [[receipt.outcome.value, receipt.code, receipt.message] for receipt in found] == wire["receipts"]
+    assert receipts.retry_after == wire.get("retry_after")
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def test_values_in_a_path_stay_one_segment() -> None:
+    destination = api(path="/{{ object }}/{{ row.id }}", rows="single", method="PUT", object="a/b")
+    requests, _ = talk(destination, batch({"id": "x/../y?z=1&é"}), reply(200))
+    assert requests[0].url == "/a%2Fb/x%2F..%2Fy%3Fz%3D1%26%C3%A9"
+
+
+@pytest.mark.parametrize("value", ["..", ".", "", None])
+def test_a_value_that_cannot_stand_in_a_path_rejects_its_row(value: Any) -> None:
+    destination = api(path="/rows/{{ row.id }}", rows="single")
+    requests, receipts = talk(destination, batch({"id": value}))
+    assert not requests
+    assert (receipts.requests, receipts.of("k1").outcome, receipts.of("k1").code) == (0, Outcome.REJECTED, "bad_value")
+
+
+@pytest.mark.parametrize("record", [{"id": "a\r\nX-Evil: 1"}, {}])
+def test_a_value_that_cannot_stand_in_a_header_rejects_its_row(record: dict[str, Any]) -> None:
+    _, receipts = talk(api(headers={"X-Row": "{{ row.id }}"}, rows="single"), batch(record))
+    assert receipts.of("k1").code == "bad_value"
+
+
+def test_headers_and_paths_know_the_run_and_the_operation() -> None:
+    destination = api(path="/{{ operation }}", headers={"X-Run": "{{ run_id }}"})
+    for run_id in ("run-1", "run-2"):
+        sent = replace(batch({"id": 1}), run_id=run_id)
+        [request], _ = talk(destination, sent, reply(200))
+        assert (request.url, request.headers) == ("/upsert", {"X-Run": run_id})
+
+
+def test_the_idempotency_key_is_the_same_when_the_same_rows_are_sent_again() -> None:
+    destination = api(idempotency_header="Idempotency-Key", path="/rows")
+    assert Operation.INSERT in destination.capabilities.idempotent
+    keys = [talk(destination, batch({"id": 1}), reply(200))[0][0].headers for _ in range(2)]
+    assert keys[0] == keys[1]
+
+
+def test_ndjson_has_a_line_for_each_row() -> None:
+    [request], _ = talk(api(body="ndjson"), batch({"id": 1}, {"id": 2}), reply(200))
+    assert (request.body, request.headers) == (b'{"id":1}\n{"id":2}\n', {"Content-Type": "application/x-ndjson"})
+
+
+@pytest.mark.parametrize("rows", ["single", "batch"])
+def test_a_row_without_json_form_is_rejected_and_holds_back_no_other(rows: str) -> None:
+    destination = api(rows=rows)
+    sent = batch({"id": 1}, {"id": float("nan")}) if rows == "batch" else batch({"id": float("nan")})
+    requests, receipts = talk(destination, sent, reply(200))
+    assert [request.body for request in requests] == ([b'[{"id":1}]'] if rows == "batch" else [])
+    assert receipts.of(sent.keys[-1]).code == "not_json"
+    assert outcomes(receipts, sent) == (["accepted", "rejected"] if rows == "batch" else ["rejected"])
+
+
+def test_a_body_that_is_too_large_is_split_without_a_request() -> None:
+    requests, receipts = talk(api(max_batch_bytes=20), batch({"id": "a" * 10}, {"id": "b" * 10}))
+    assert (requests, receipts.refused_whole, receipts.requests) == ([], True, 0)
+    _, receipts = talk(api(max_batch_bytes=20), batch({"id": "a" * 100}))
+    assert receipts.of("k1").code == "too_large"
+
+
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+ERRORS = {"results": {"list": "errors", "rows": "failed", "key": {"id": "id"}}}
+
+
+def test_an_error_that_names_no_row_splits_the_batch_where_that_is_safe() -> None:
+    lost = reply(207, {"errors": [{"code": "INVALID", "message": "some row"}]})
+    sent = batch({"id": 1}, {"id": 2})
+    assert talk(api(**ERRORS), sent, lost)[1].refused_whole
+    _, receipts = talk(api(mode="insert", **ERRORS), replace(sent, operation=Operation.INSERT), lost)
+    assert (receipts.refused_whole, outcomes(receipts, sent)) == (False, ["unknown", "unknown"])
+    alone = batch({"id": 1})
+    assert outcomes(talk(api(**ERRORS), alone, lost)[1], alone) == ["rejected"]
+
+
+def test_a_row_that_a_full_list_leaves_out_is_unknown() -> None:
+    results = {"list": "results", "key": {"id": "id"}, "error": "error"}
+    answer = reply(200, {"results": [{"id": 1}, {"id": 3, "error": {"x": 1}, "code": "BAD"}]})
+    sent = batch({"id": 1}, {"id": 2}, {"id": 3})
+    assert outcomes(talk(api(results=results), sent, answer)[1], sent) == ["accepted", "unknown", "rejected"]
+
+
+@pytest.mark.parametrize("body", [None, "text", {"results": 5}])
+def test_a_reply_without_the_promised_list_leaves_rows_unknown(body: Any) -> None:
+    sent = batch({"id": 1})
+    _, receipts = talk(api(results={"list": "results", "ok": {"ok": True}}), sent, reply(200, body))
+    assert outcomes(receipts, sent) == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, "accepted"),
+        (204, "accepted"),
+        (400, "rejected"),
+        (408, "retryable"),
+        (409, "rejected"),
+        (413, "rejected"),
+        (422, "rejected"),
+        (423, "retryable"),
+        (429, "retryable"),
+        (500, "unknown"),
+        (502, "unknown"),
+        (503, "retryable"),
+        (504, "unknown"),
+    ],
+)
+def test_a_status_means_what_the_table_says(status: int, outcome: str) -> None:
+    sent = batch({"id": 1}, {"id": 2})
+    _, receipts = talk(api(), sent, reply(status, {"message": "words"}))
+    assert outcomes(receipts, sent) == [outcome, outcome]
+    assert receipts.refused_whole is (outcome == "rejected")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (301, ConfigurationError),
+        (401, CredentialsError),
+        (403, CredentialsError),
+        (404, ConfigurationError),
+        (405, ConfigurationError),
+        (501, ConfigurationError),
+    ],
+)
+def test_a_status_that_concerns_every_row_stops_the_load(status: int, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        talk(api(), batch({"id": 1, "name": "Ada Lovelace"}), reply(status, {"message": "no s3cret for Ada Lovelace"}))
+    assert "s3cret" not in str(caught.value)
+    assert "Lovelace" not in str(caught.value)
+    assert "connection 'crm'" in str(caught.value)
+
+
+def test_a_status_may_mean_something_else_here() -> None:
+    sent = batch({"id": 1}, {"id": 2})
+    _, receipts = talk(api(statuses={409: "retry"}), sent, reply(409))
+    assert outcomes(receipts, sent) == ["retryable", "retryable"]
+
+
+@pytest.mark.parametrize(("operation", "outcome"), [("update", "skipped"), ("delete", "accepted")])
+def test_a_row_that_is_not_there_is_no_wrong_url(operation: str, outcome: str) -> None:
+    destination = api(
+        path="/rows/{{ row.id }}", rows="single", operations={"delete": {"method": "DELETE"}}, match_on="id"
+    )
+    sent = batch({"id": 1}, operation=Operation(operation))
+    assert outcomes(talk(destination, sent, reply(404))[1], sent) == [outcome]
+
+
+async def test_single_deletes_in_a_larger_batch_each_keep_their_outcome() -> None:
+    async with FakeApi(Dials(lose_answer=[2])) as fake:
+        remote = FakeApiRemote(fake, {"operations": {"delete": SINGLE_DELETE}})
+        destination = remote.create("mirror")
+        await destination.open(CountingLimiter())
+        receipts = await destination.send(batch({"id": "1"}, {"id": "2"}, {"id": "3"}, operation=Operation.DELETE))
+        await destination.close()
+    assert [receipts.of(f"k{n}").outcome.value for n in (1, 2, 3)] == ["accepted", "unknown", "accepted"]
+    assert receipts.requests == 3
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"path": None}, "give a path"),
+        ({"path": "/{{ row.id }}"}, "only with rows: single"),
+        ({"path": "/{{ nme }}"}, "uses nme; known: object, operation, row, run_id"),
+        ({"path": "/{{ row.id"}, "not a valid template"),
+        ({"rowz": "single"}, "unknown key; did you mean 'rows'?"),
+        ({"results": {"list": "errors"}}, "must say which rows were written"),
+        ({"results": {"list": "errors", "rows": "failed"}}, "must say which row an entry is about"),
+        ({"records": "a", "envelope": {"a": 1}}, "where the records go"),
+        ({"records": "a.b", "envelope": {"a": 1}}, "inside which the records go"),
+        ({"envelope": {"a": 1}}, "must name the field for the records"),
+        ({"connection": None}, "connection: is required"),
+    ],
+)
+def test_a_wrong_option_is_a_problem_with_its_place(options: dict[str, Any], problem: str) -> None:
+    spec = {"type": "http", "connection": "crm", "path": "/rows", **options}
+    found = check({key: value for key, value in spec.items() if value is not None})
+    assert any(problem in f"{'.'.join(where)}: {message}" for where, message in found), found
+
+
+def test_all_that_a_sync_asks_in_vain_is_said_at_once() -> None:
+    with pytest.raises(SpecError) as caught:
+        create(sync({"rows": "single"}, mode="mirror", rate={"batch_size": 5}), connection=CONNECTION)
+    assert len(caught.value.problems) == 3
+    assert "mirror needs delete" in str(caught.value)
+
+
+# -- the wire ----------------------------------------------------------------------------------------------------------
+
+
+async def serve(answer: Any, options: Mapping[str, Any] | None = None) -> Receipts:
+    """Send one row to a handler."""
+    runner = web.AppRunner(app := web.Application(), shutdown_timeout=0.1)
+    app.router.add_route("*", "/{path:.*}", answer)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    connection = ConnectionInfo(
+        "crm", "http", host=f"http://127.0.0.1:{runner.addresses[0][1]}/base/", login="me", password="pw"
+    )
+    destination = create(sync(options or {}), connection=connection)
+    await destination.open(CountingLimiter())
+    try:
+        return await destination.send(batch({"id": 1}))
+    finally:
+        await destination.close()
+        await runner.cleanup()
+
+
+async def test_requests_carry_the_credentials_below_the_base_url() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        assert request.path == "/base/rows"
+        assert request.headers["Authorization"] == "Basic bWU6cHc="
+        return web.Response()
+
+    assert (await serve(answer)).of("k1").outcome is Outcome.ACCEPTED
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    seen = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    with pytest.raises(ConfigurationError, match="redirect"):
+        await serve(answer)
+    assert seen == ["/base/rows"]
+
+
+async def test_an_answer_that_takes_too_long_is_unknown() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await asyncio.sleep(1)
+        return web.Response()
+
+    receipts = await serve(answer, {"timeout": 0.1})
+    assert (receipts.of("k1").outcome, receipts.of("k1").code) == (Outcome.UNKNOWN, "timeout")
+
+
+async def test_a_reply_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_reverse_etl.destinations.http.MAX_REPLY_BYTES", 1000)
+
+    async def answer(request: web.Request) -> web.Response:
+        response = web.Response(body=b"x" * 100_000)
+        response.enable_compression()
+        return response
+
+    assert (await serve(answer)).of("k1").code == "reply_too_large"
+
+
+async def test_a_large_body_arrives_whole() -> None:
+    async with FakeApi() as fake:
+        destination = create(sync(fake.options()), connection=fake.connection())
+        await destination.open(CountingLimiter())
+        receipts = await destination.send(batch({"id": "1", "name": "x" * 3_000_000}))
+        await destination.close()
+    assert receipts.of("k1").outcome is Outcome.ACCEPTED

@@ -85,6 +85,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 class TestConformance(DestinationConformance):
+    powers = frozenset({"bad", "stop"})
+
     @pytest.fixture
     def remote(self, database: Database) -> Database:
         return database
