@@ -99,7 +99,8 @@ class Knowledge:
         if (node.get("contract") or {}).get("enforced"):
             return Columns(_typed(declared, derived), "contract", derivation)
         if warehouse is not None:
-            return Columns({name.lower(): Column(name, kind) for name, kind in warehouse.items()}, "catalog", derivation)
+            there = {name.lower(): Column(name, kind) for name, kind in warehouse.items()}
+            return Columns(there, "catalog", derivation)
         if derived:
             return Columns(_typed(derived, declared), "sql", derivation)
         return Columns(declared, "documentation")

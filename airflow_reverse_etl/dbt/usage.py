@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.spec import Lines, SqlField, SqlModel, Sync, TemplateField, ValueField, line_of
 
@@ -66,7 +66,12 @@ def sqlglot_dialect(adapter: str) -> str | None:
 
 
 def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:
-    """Every sync in a folder's YAML files, subfolders included, or in one file; and what is wrong with the others."""
+    """Every sync in a folder's YAML files, subfolders included, or in one file; and what is wrong with the others.
+
+    :raises ConfigurationError: there is no such folder or file.
+    """
+    if not folder.exists():
+        raise ConfigurationError("there is no such folder or file of syncs", todo="check the path", file=folder)
     files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".yml"))
     sources, errors = [], []
     for path in files:

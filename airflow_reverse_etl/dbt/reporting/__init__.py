@@ -1,0 +1,47 @@
+"""A check's outcome, told to the Git host: a status on the commit, and one comment on the pull or merge request.
+
+The comment is updated by later checks, not repeated; a check without findings writes none, unless one is there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from airflow_reverse_etl.dbt.findings import Report
+from airflow_reverse_etl.errors import ConfigurationError
+
+HOSTS = ("github", "gitlab", "bitbucket")
+
+
+class Reporter(Protocol):
+    """One repository, commit and, maybe, pull request on a Git host."""
+
+    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+        """Tell it; a line for each thing that was done.
+
+        :param review_blocks: what needs review counts as failed.
+        :raises CredentialsError: the token is refused. :raises UnreachableError: try later.
+        """
+
+
+def from_environment(host: str, environment: Mapping[str, str]) -> Reporter:
+    """The reporter for a CI job, as GitHub Actions, GitLab CI and Bitbucket Pipelines describe it to their jobs.
+
+    The token is in ``GITHUB_TOKEN``, ``GITLAB_TOKEN`` or ``BITBUCKET_TOKEN``.
+
+    :raises ConfigurationError: a variable is missing.
+    """
+    from airflow_reverse_etl.dbt.reporting.bitbucket import Bitbucket
+    from airflow_reverse_etl.dbt.reporting.github import GitHub
+    from airflow_reverse_etl.dbt.reporting.gitlab import GitLab
+
+    try:
+        if host == "github":
+            return GitHub.from_environment(environment)
+        return (GitLab if host == "gitlab" else Bitbucket).from_environment(environment)
+    except KeyError as error:
+        raise ConfigurationError(
+            f"the environment variable {error.args[0]} is not set",
+            todo=f"run this in a {host} CI job, and give it a token; see the how-to guide",
+        ) from None

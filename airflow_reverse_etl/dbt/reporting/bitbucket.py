@@ -1,0 +1,84 @@
+"""Bitbucket Cloud: a build status, and a comment on the pull request.
+
+Source: Bitbucket Cloud REST API 2.0: commit statuses (build), pull request comments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from airflow_reverse_etl.dbt.findings import Report
+from airflow_reverse_etl.dbt.formats import markdown
+from airflow_reverse_etl.dbt.reporting.api import NAME, Api, write_comment
+
+_COMMENT = 30_000  # characters that a comment may have, with room to spare
+_DESCRIPTION = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Bitbucket:
+    """A commit of a repository ``workspace/name``. ``details`` is a URL, which a build status must have."""
+
+    api: Api
+    repository: str
+    commit: str
+    details: str
+    pull_request: int | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        token: str,
+        repository: str,
+        commit: str,
+        *,
+        url: str = "https://api.bitbucket.org/2.0",
+        pull_request: int | None = None,
+        details: str | None = None,
+    ) -> Self:
+        """:param token: repository access token with the scopes ``repository:write`` and ``pullrequest:write``."""
+        shown = details or f"https://bitbucket.org/{repository}/commits/{commit}"
+        return cls(Api(url.rstrip("/"), {"Authorization": f"Bearer {token}"}), repository, commit, shown, pull_request)
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Self:
+        """What Bitbucket Pipelines tells a job; ``BITBUCKET_API_URL`` only to go through something in between."""
+        request, number = env.get("BITBUCKET_PR_ID"), env.get("BITBUCKET_BUILD_NUMBER")
+        repository = env["BITBUCKET_REPO_FULL_NAME"]
+        return cls.connect(
+            env["BITBUCKET_TOKEN"],
+            repository,
+            env["BITBUCKET_COMMIT"],
+            url=env.get("BITBUCKET_API_URL", "https://api.bitbucket.org/2.0"),
+            pull_request=int(request) if request else None,
+            details=f"https://bitbucket.org/{repository}/pipelines/results/{number}" if number else None,
+        )
+
+    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+        """See :class:`~airflow_reverse_etl.dbt.reporting.Reporter`."""
+        bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
+        status = {
+            "key": NAME.replace(" ", "-"),
+            "name": NAME,
+            "state": "FAILED" if bad else "SUCCESSFUL",
+            "url": self.details,
+            "description": report.summary[:_DESCRIPTION],
+        }
+        self.api.call("POST", f"/repositories/{self.repository}/commit/{self.commit}/statuses/build", json=status)
+        done = [f"wrote the build status: {status['state']}"]
+        if self.pull_request:
+            done.append(self._comment(report))
+        return done
+
+    def _comment(self, report: Report) -> str:
+        path = f"/repositories/{self.repository}/pullrequests/{self.pull_request}/comments"
+        return write_comment(
+            self.api,
+            path,
+            markdown(report, limit=_COMMENT),
+            needed=bool(report.findings),
+            shape=lambda text: {"content": {"raw": text}},
+            update=f"PUT {path}/{{}}",
+        )

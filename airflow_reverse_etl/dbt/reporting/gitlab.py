@@ -1,0 +1,83 @@
+"""GitLab: a commit status, and a note on the merge request.
+
+Source: GitLab REST API v4: commits ("Set commit pipeline status"), notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import quote
+
+from airflow_reverse_etl.dbt.findings import Report
+from airflow_reverse_etl.dbt.formats import markdown
+from airflow_reverse_etl.dbt.reporting.api import NAME, Api, write_comment
+from airflow_reverse_etl.errors import ConfigurationError
+
+_DESCRIPTION = 255
+
+
+@dataclass(frozen=True, slots=True)
+class GitLab:
+    """A commit of a project, by its number or by ``group/name``."""
+
+    api: Api
+    project: str
+    commit: str
+    merge_request: int | None = None
+    details: str | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        token: str,
+        project: str,
+        commit: str,
+        *,
+        url: str = "https://gitlab.com/api/v4",
+        merge_request: int | None = None,
+        details: str | None = None,
+    ) -> Self:
+        """:param token: personal, project or group access token with scope ``api``; a job token may do neither."""
+        return cls(Api(url.rstrip("/"), {"PRIVATE-TOKEN": token}), project, commit, merge_request, details)
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Self:
+        """In merged results pipelines ``CI_COMMIT_SHA`` is a commit that nobody sees: prefer the branch's own."""
+        request = env.get("CI_MERGE_REQUEST_IID")
+        return cls.connect(
+            env["GITLAB_TOKEN"],
+            env["CI_PROJECT_ID"],
+            env.get("CI_MERGE_REQUEST_SOURCE_BRANCH_SHA") or env["CI_COMMIT_SHA"],
+            url=env.get("CI_API_V4_URL", "https://gitlab.com/api/v4"),
+            merge_request=int(request) if request else None,
+            details=env.get("CI_JOB_URL"),
+        )
+
+    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+        """See :class:`~airflow_reverse_etl.dbt.reporting.Reporter`."""
+        done = [self._status(report, review_blocks=review_blocks)]
+        if self.merge_request:
+            path = f"{self._project}/merge_requests/{self.merge_request}/notes"
+            shape, update = (lambda text: {"body": text}), f"PUT {path}/{{}}"
+            needed = bool(report.findings)
+            done.append(write_comment(self.api, path, markdown(report), needed=needed, shape=shape, update=update))
+        return done
+
+    @property
+    def _project(self) -> str:
+        return f"/projects/{quote(self.project, safe='')}"
+
+    def _status(self, report: Report, *, review_blocks: bool) -> str:
+        bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
+        state = "failed" if bad else "success"
+        status = {"state": state, "name": NAME, "description": report.summary[:_DESCRIPTION]}
+        if self.details:
+            status["target_url"] = self.details
+        try:
+            self.api.call("POST", f"{self._project}/statuses/{self.commit}", json=status)
+        except ConfigurationError as error:
+            if "Cannot transition status" not in error.what:  # what it answers when that is the state already
+                raise
+        return f"wrote the commit status: {state}"

@@ -1,0 +1,84 @@
+"""A report in each of its forms: what CI systems read from it."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree as Xml
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_reverse_etl.dbt import formats
+from airflow_reverse_etl.dbt.findings import RULES, Finding, Level, Report
+from airflow_reverse_etl.dbt.usage import Place
+
+
+def report(message: str = "column email is gone", *, level: Level = Level.BREAKING, line: int | None = 8) -> Report:
+    places = (Place("syncs/a b.yaml", line), Place("models/customers.sql"))
+    finding = Finding("column-missing", level, "contacts", "model.shop.customers", message, places, "keep it", "email")
+    return Report("breaking", "main", "HEAD", ("contacts", "orders", "other"), (finding,), {"other": "another project"})
+
+
+def test_text() -> None:
+    assert formats.text(report()).splitlines() == [
+        "syncs/a b.yaml:8: breaking: column email is gone [column-missing]",
+        "    sync contacts, model model.shop.customers, models/customers.sql",
+        "    What to do: keep it",
+        "not checked: sync other: another project",
+        "failed: 1 breaking, for 1 of 3 syncs (policy breaking; main → HEAD)",
+    ]
+
+
+def test_github_commands_escape_what_would_end_them() -> None:
+    (line, _) = formats.github(report("50%: one\n::error::two")).splitlines()
+    assert line == (
+        "::error file=syncs/a b.yaml,line=8,title=contacts%3A A column that a sync uses is gone"
+        "::50%25: one%0A::error::two. keep it"
+    )
+
+
+@pytest.mark.parametrize(("level", "failures"), [(Level.BREAKING, 1), (Level.REVIEW, 1), (Level.WARNING, 0)])
+def test_junit_has_a_case_for_each_sync(level: Level, failures: int) -> None:
+    suite = Xml.fromstring(formats.junit(report(level=level)))[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("3", str(failures))
+    assert [(case.get("name"), [child.tag for child in case]) for case in suite] == [
+        ("contacts", ["failure" if failures else "system-out"]),
+        ("orders", []),
+        ("other", ["skipped"]),
+    ]
+
+
+@pytest.mark.parametrize("line", [8, None])
+def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
+    log = json.loads(formats.sarif(report(line=line)))
+    (run,) = log["runs"]
+    (result,) = run["results"]
+    assert log["version"] == "2.1.0"
+    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "column-missing"
+    assert result["level"] in ("error", "warning", "note")
+    where = result["locations"][0]["physicalLocation"]
+    assert where["artifactLocation"] == {"uri": "syncs/a%20b.yaml"}
+    assert where.get("region") == ({"startLine": 8} if line else None)
+
+
+def test_markdown_makes_no_markup_of_names() -> None:
+    text = formats.markdown(report("column [x](http://evil) <img> @everyone is gone"))
+    assert text.startswith(formats.MARKER)
+    assert "\\[x\\](http" in text
+    assert "<img" not in text
+    assert "@everyone" not in text
+    assert len(formats.markdown(report("x" * 100_000), limit=1000)) < 1100
+
+
+@given(st.text())
+def test_every_format_takes_any_text(message: str) -> None:
+    found = report(message)
+    Xml.fromstring(formats.junit(found))
+    assert json.loads(formats.sarif(found))
+    assert json.loads(formats.as_json(found))["findings"][0]["message"] == message
+    assert len(formats.github(found).splitlines()) >= 2
+
+
+def test_every_rule_has_a_title() -> None:
+    assert all(title and not title.endswith(".") for title in RULES.values())

@@ -1,0 +1,157 @@
+"""A check's outcome on the three Git hosts, against servers that keep to their published contracts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.dbt.findings import Finding, Level, Report
+from airflow_reverse_etl.dbt.formats import MARKER
+from airflow_reverse_etl.dbt.reporting import HOSTS, Reporter, from_environment
+from airflow_reverse_etl.dbt.usage import Place
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
+from tests.dbt import hosts
+from tests.dbt.hosts import SHA, TOKEN, Host, serve
+
+
+def report(*levels: Level) -> Report:
+    findings = tuple(
+        Finding("column-missing", level, "contacts", "model.shop.c", f"column c{n} is gone", (Place("s.yaml", 3),))
+        for n, level in enumerate(levels)
+    )
+    return Report("breaking", "main", "HEAD", ("contacts",), findings)
+
+
+BROKEN, ODD, FINE = report(Level.BREAKING), report(Level.REVIEW), report()
+
+
+@pytest.fixture(params=HOSTS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def host(name: str) -> Iterator[Host]:
+    with serve(getattr(hosts, name), Host()) as found:
+        yield found
+
+
+def reporter(name: str, host: Host, tmp_path: Path, **other: str) -> Reporter:
+    """As the CI job's environment describes it, a pull request included."""
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps({"pull_request": {"number": 7, "head": {"sha": SHA}}}))
+    environment = {
+        "GITHUB_API_URL": host.url,
+        "GITHUB_REPOSITORY": "acme/shop",
+        "GITHUB_SHA": "the merge commit that nobody sees",
+        "GITHUB_TOKEN": TOKEN,
+        "GITHUB_EVENT_PATH": str(event),
+        "CI_API_V4_URL": host.url,
+        "CI_PROJECT_ID": "acme/shop",
+        "CI_COMMIT_SHA": "the merged result",
+        "CI_MERGE_REQUEST_SOURCE_BRANCH_SHA": SHA,
+        "CI_MERGE_REQUEST_IID": "7",
+        "GITLAB_TOKEN": TOKEN,
+        "BITBUCKET_API_URL": host.url,
+        "BITBUCKET_REPO_FULL_NAME": "acme/shop",
+        "BITBUCKET_COMMIT": SHA,
+        "BITBUCKET_PR_ID": "7",
+        "BITBUCKET_TOKEN": TOKEN,
+        **other,
+    }
+    return from_environment(name, environment)
+
+
+def verdict(host: Host) -> str:
+    """The last status or check run, in one word."""
+    last: dict[str, Any] = (host.runs or host.statuses)[-1]
+    return str(last.get("conclusion") or last["state"]).lower()
+
+
+def test_the_comment_is_written_once_and_then_updated(name: str, host: Host, tmp_path: Path) -> None:
+    host.comments = dict.fromkeys(range(1, 6), "nice work")
+    host.comments[5] = f"somebody quotes {MARKER}"
+    for _ in range(2):
+        reporter(name, host, tmp_path).publish(BROKEN)
+    reporter(name, host, tmp_path).publish(FINE)
+    assert list(host.comments) == [1, 2, 3, 4, 5, 6]
+    assert host.comments[6].startswith(MARKER)
+    assert "nothing changes" in host.comments[6]
+
+
+def test_a_check_without_findings_writes_no_comment(name: str, host: Host, tmp_path: Path) -> None:
+    reporter(name, host, tmp_path).publish(FINE)
+    assert host.comments == {}
+    assert verdict(host).startswith("success")
+
+
+@pytest.mark.parametrize(
+    ("found", "blocks", "good"), [(BROKEN, True, False), (BROKEN, False, False), (ODD, True, False), (ODD, False, True)]
+)
+def test_the_status_follows_the_conclusion(
+    name: str, host: Host, tmp_path: Path, *, found: Report, blocks: bool, good: bool
+) -> None:
+    reporter(name, host, tmp_path).publish(found, review_blocks=blocks)
+    assert (verdict(host) in ("success", "successful", "neutral")) is good
+
+
+def test_a_refused_token_is_told_apart_and_never_shown(name: str, host: Host, tmp_path: Path) -> None:
+    wrong = {f"{name.upper()}_TOKEN": "wr0ng-secret"}
+    with pytest.raises(CredentialsError) as error:
+        reporter(name, host, tmp_path, **wrong).publish(BROKEN)
+    assert "401" in str(error.value)
+    assert "wr0ng-secret" not in str(error.value) + repr(reporter(name, host, tmp_path, **wrong))
+
+
+def test_a_busy_server_is_asked_again_and_a_broken_one_is_not(name: str, host: Host, tmp_path: Path) -> None:
+    host.faults = [(429, {}, {"Retry-After": "0"}), (503, {}, {"Retry-After": "0"})]
+    reporter(name, host, tmp_path).publish(BROKEN)
+    assert len([r for r in host.requests if r[:2] == host.requests[0][:2]]) == 3
+    host.faults = [(502, {"message": "no"})]
+    with pytest.raises(UnreachableError):
+        reporter(name, host, tmp_path).publish(BROKEN)
+
+
+def test_a_redirect_does_not_take_the_token_elsewhere(name: str, host: Host, tmp_path: Path) -> None:
+    with serve(getattr(hosts, name), Host()) as elsewhere:
+        host.faults = [(307, {}, {"Location": f"{elsewhere.url}/x"})]
+        with pytest.raises(ConfigurationError):
+            reporter(name, host, tmp_path).publish(BROKEN)
+        assert elsewhere.requests == []
+
+
+def test_a_missing_variable_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="environment variable"):
+        from_environment(name, {})
+
+
+def test_github_status_where_check_runs_need_an_app(tmp_path: Path) -> None:
+    with serve(hosts.github, Host(app=False)) as host:
+        done = reporter("github", host, tmp_path).publish(report(*[Level.BREAKING] * 100))
+    assert (host.runs, host.statuses[0]["state"]) == ([], "failure")
+    assert done[0] == "wrote the commit status: failure"
+
+
+def test_github_annotations_go_out_fifty_at_a_time(tmp_path: Path) -> None:
+    with serve(hosts.github, Host()) as host:
+        reporter("github", host, tmp_path).publish(report(*[Level.BREAKING] * 120))
+    notes = host.runs[0]["output"]["annotations"]
+    assert (len(notes), notes[119]["message"]) == (120, "column c119 is gone.")
+    shown = {(note["path"], note["start_line"], note["annotation_level"]) for note in notes}
+    assert shown == {("s.yaml", 3, "failure")}
+
+
+def test_gitlab_may_be_told_the_same_state_twice(tmp_path: Path) -> None:
+    with serve(hosts.gitlab, Host()) as host:
+        for _ in range(2):
+            reporter("gitlab", host, tmp_path).publish(FINE)
+    assert len(host.statuses) == 1
+
+
+def test_a_repository_that_the_token_cannot_see(tmp_path: Path) -> None:
+    with serve(hosts.gitlab, Host()) as host, pytest.raises(RepositoryNotFoundError):
+        reporter("gitlab", host, tmp_path, CI_PROJECT_ID="acme/other").publish(FINE)
