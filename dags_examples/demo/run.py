@@ -214,7 +214,8 @@ class Demo:
             "the dbt project": "dags_examples/dbt_project/models/marts/customers.sql",
             "the tasks' log": _short(LOG),
             "the runs' reports": _short(BUILD.parent / "demo.json"),
-            "the runs in the UI": f"(. {_short(settings)} && airflow standalone), at http://127.0.0.1:8080",
+            "the runs in the UI": f"(. {_short(settings)} && airflow standalone)",
+            "": "then http://127.0.0.1:8080",
         }.items():
             print(f"  {what:<20}{where}")
 

@@ -1,0 +1,25 @@
+"""Whenever the dbt Cloud job has finished successfully, this DAG starts, and the run's customers go to a CRM.
+
+The triggerer polls dbt Cloud, once a minute for all watched jobs together. Events come at least once; the first task
+takes each run once, and skips the rest of the DAG when an event is a repeat.
+
+Connections: ``dbt_cloud`` (a read-only token is enough), ``warehouse``, ``crm``.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import dag
+
+from airflow_reverse_etl.operators import DbtCloudModelSyncOperator, ReverseEtlOperator
+from airflow_reverse_etl.sensors import DbtCloudJobSensor
+from airflow_reverse_etl.triggers import dbt_cloud_job
+
+
+@dag(schedule=[dbt_cloud_job("dbt_cloud", 70403)], tags=["reverse-etl", "dbt-cloud"])
+def dbt_cloud_asset() -> None:
+    run = DbtCloudJobSensor(task_id="run", dbt_cloud_conn_id="dbt_cloud", job_id=70403, wait=False)
+    models = DbtCloudModelSyncOperator(task_id="models", dbt_cloud_conn_id="dbt_cloud", run=run.output)
+    ReverseEtlOperator(task_id="contacts", sync="syncs/contacts_to_crm.yaml", catalog=models.output)
+
+
+dbt_cloud_asset()
