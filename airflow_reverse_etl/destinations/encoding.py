@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from airflow_reverse_etl.sync.receipts import Batch, Outcome, Receipt
+
 _OFFSET = re.compile(rb'[+-]\d\d:\d\d"')
 
 
@@ -52,6 +54,16 @@ def dumps_rows(records: Sequence[Mapping[str, Any]]) -> tuple[bytes, dict[int, s
         except NotJsonError as error:
             problems[position] = str(error)
     return b"[" + b",".join(parts) + b"]", problems
+
+
+def json_rows(batch: Batch) -> tuple[bytes, Batch, dict[str, Receipt]]:
+    """A batch as one JSON array, without the rows that have no JSON form; the batch of the rows in it; and the
+    receipts of the others."""
+    body, problems = dumps_rows(batch.records)
+    if not problems:
+        return body, batch, {}
+    rejected = {batch.keys[at]: Receipt(Outcome.REJECTED, "not_json", text) for at, text in problems.items()}
+    return body, batch.only(at for at in range(len(batch)) if at not in problems), rejected
 
 
 def _may_have_offset(data: bytes) -> bool:

@@ -94,8 +94,9 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
     max_batch_rows: Annotated[int | None, Field(ge=1, description="most rows in a request")] = None
     max_batch_bytes: Annotated[int | None, Field(ge=1, description="most bytes in a request body")] = None
     idempotent: Annotated[
-        frozenset[Operation], Field(description="operations that may be sent twice with the result of once")
-    ] = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
+        tuple[Literal["upsert", "insert", "update", "delete"], ...],
+        Field(description="operations that may be sent twice with the result of once"),
+    ] = ("upsert", "update", "delete")
     idempotency_header: Annotated[
         str | None, Field(description="header that carries a key by which the API recognises what it has seen")
     ] = None
@@ -152,7 +153,7 @@ class JsonApi(HttpDestination):
         rows = options.max_batch_rows or setup.sync.rate.batch_size or _DEFAULT_BATCH
         self.capabilities = Capabilities(
             operations=frozenset(endpoints),
-            idempotent=frozenset(Operation) if options.idempotency_header else options.idempotent,
+            idempotent=frozenset(Operation if options.idempotency_header else map(Operation, options.idempotent)),
             max_batch_rows=1 if single else rows,
             max_batch_bytes=options.max_batch_bytes,
         )
