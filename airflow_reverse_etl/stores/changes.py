@@ -105,6 +105,7 @@ def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> No
 
 
 def forgotten() -> RunConflictError:
+    """The error for a plan that is not there any more."""
     return RunConflictError(
         "the plan is gone: another run of the same sync committed or discarded it",
         todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",

@@ -5,6 +5,7 @@
     <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror
                        rejections/   Delta: rows that the destination refused and that are still refused
                        history/      Delta: one row for each committed run
+                       lease/        who is at work on the sync, see register.py
                        runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until it is committed
 
 The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import StateError
-from airflow_reverse_etl.stores import changes, fold
+from airflow_reverse_etl.stores import changes, fold, leases
 from airflow_reverse_etl.stores.compare import compare, write
 from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.stores.scratch import Scratch, scratch
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FORMAT = 1
+
+#: How often a lease is tried for against others that try at the same moment.
+_SWAPS = 20
 
 #: A plan cut short leaves a folder without plan.json. After this long no planner is at work in it any more.
 _CUT_SHORT = timedelta(days=1)
@@ -165,6 +170,23 @@ class LakeStore(StateStore):
 
     def discard(self, plan: Plan) -> None:
         self._forget(plan)
+
+    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+        register = Register(self._files, f"{_folder(sync)}/lease")
+        values: dict[str, str] = {}
+        for _ in range(_SWAPS):
+            version, values = register.read()
+            number = leases.next_fence(values, sync, holder, now=now, fence=fence)
+            if register.swap(version, leases.lease(holder, number, now + timedelta(seconds=seconds))):
+                return number
+        raise leases.taken(sync, values)
+
+    def release(self, sync: str, *, fence: int) -> None:
+        register = Register(self._files, f"{_folder(sync)}/lease")
+        for _ in range(_SWAPS):
+            version, values = register.read()
+            if values.get("fence") != str(fence) or register.swap(version, {**values, "until": ""}):
+                return
 
     def _scratch(self) -> contextlib.AbstractContextManager[Scratch]:
         return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)

@@ -130,6 +130,17 @@ class StateStore(Protocol):
     def discard(self, plan: Plan) -> None:
         """Forget a plan of which nothing was sent."""
 
+    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+        """Take the lease of a sync until ``now`` + ``seconds``, or renew it; returns its fencing number.
+
+        The number grows with every new holder. With ``fence``, only the lease of that number is renewed.
+
+        Raises RunConflictError, naming the holder, while another one holds it, or when ``fence`` is not its number.
+        """
+
+    def release(self, sync: str, *, fence: int) -> None:
+        """Give the lease back. Nothing happens when it is no longer the one of this number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

@@ -13,9 +13,11 @@ What a run guarantees, whatever is killed and whenever:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
+from airflow_reverse_etl.sync.lease import held
 from airflow_reverse_etl.sync.load import Loader
 from airflow_reverse_etl.sync.ports import (
     Clock,
@@ -41,6 +43,7 @@ async def run(
     run_id: str,
     observer: Observer,
     clock: Clock,
+    holder: str = "",
 ) -> Report:
     """Bring the destination up to date with the model, once.
 
@@ -48,20 +51,25 @@ async def run(
     :param primary_key: column names; may be empty in mode ``append`` only.
     :param run_id: stable over the retries of one task. A run that is committed is not repeated in mode ``append``;
         in the other modes a new plan is made, which sends only what is not delivered yet.
+    :param holder: who this is, told to a run that finds the sync taken; the same for every try. Default: ``run_id``.
+    :raises RunConflictError: another run of the sync is at work, or took over from this one.
     :raises GuardError: nothing was sent.
     :raises IncompleteLoadError: rows are left for a later try with the same ``run_id``; has ``report``.
     :raises FailurePolicyError: committed, but with more rejected rows than the sync allows; has ``report``.
     """
     started = clock.monotonic()
-    sender = _Sender(sync, store=store, destination=destination, observer=observer, clock=clock)
-    plan = await sender.settle_unfinished(run_id)
-    if plan is None:
-        if sync.mode == "append" and (report := await asyncio.to_thread(store.last_report, sync.name, run_id)):
-            return report
-        request = PlanRequest(sync, query, primary_key, run_id, clock.now())
-        plan = await asyncio.to_thread(store.plan, request, warehouse)
-    observer.event("planned", sync=sync.name, **dict(plan.planned), skipped=plan.skipped, rows=plan.model_rows)
-    report = await sender.send(plan, started)
+    async with held(store, sync.name, holder=holder or run_id, clock=clock) as still_held:
+        sender = _Sender(
+            sync, store=store, destination=destination, observer=observer, clock=clock, still_held=still_held
+        )
+        plan = await sender.settle_unfinished(run_id)
+        if plan is None:
+            if sync.mode == "append" and (report := await asyncio.to_thread(store.last_report, sync.name, run_id)):
+                return report
+            request = PlanRequest(sync, query, primary_key, run_id, clock.now())
+            plan = await asyncio.to_thread(store.plan, request, warehouse)
+        observer.event("planned", sync=sync.name, **dict(plan.planned), skipped=plan.skipped, rows=plan.model_rows)
+        report = await sender.send(plan, started)
     check_failure_policy(sync, report)
     return report
 
@@ -70,8 +78,16 @@ class _Sender:
     """Loads and commits plans of one sync."""
 
     def __init__(
-        self, sync: Sync, *, store: StateStore, destination: Destination, observer: Observer, clock: Clock
+        self,
+        sync: Sync,
+        *,
+        store: StateStore,
+        destination: Destination,
+        observer: Observer,
+        clock: Clock,
+        still_held: Callable[[], Awaitable[None]],
     ) -> None:
+        self._still_held = still_held
         self._sync, self._store, self._destination = sync, store, destination
         self._observer, self._clock = observer, clock
 
@@ -116,6 +132,7 @@ class _Sender:
 
     async def _commit(self, plan: Plan, checkpoint: Checkpoint, *, left: int) -> Report:
         report = _report(plan, checkpoint, left)
+        await self._still_held()
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report

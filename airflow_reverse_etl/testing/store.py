@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,7 @@ class _State:
     rejections: dict[str, _Rejection] = field(default_factory=dict)
     plans: dict[str, _Planned] = field(default_factory=dict)
     history: list[tuple[str, Report]] = field(default_factory=list)
+    lease: tuple[int, str, datetime | None] = (0, "", None)
 
 
 class MemoryStateStore(StateStore):
@@ -171,6 +172,22 @@ class MemoryStateStore(StateStore):
 
     def discard(self, plan: Plan) -> None:
         self._state(plan.sync).plans.pop(plan.plan_id, None)
+
+    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+        state = self._state(sync)
+        number, held_by, until = state.lease
+        busy = until is not None and until > now and held_by != holder
+        if busy if fence is None else fence != number:
+            raise RunConflictError(
+                f"another run of this sync is at work: {held_by}", todo="let it finish, then try again", sync=sync
+            )
+        state.lease = number + 1 if fence is None else number, holder, now + timedelta(seconds=seconds)
+        return state.lease[0]
+
+    def release(self, sync: str, *, fence: int) -> None:
+        state = self._state(sync)
+        if state.lease[0] == fence:
+            state.lease = fence, state.lease[1], None
 
     def _fold(self, state: _State, planned: _Planned, checkpoint: Checkpoint) -> None:
         if state.generation != planned.generation:

@@ -1,0 +1,113 @@
+"""Only one run of a sync at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
+from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_reverse_etl.sync.ports import StateStore
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class StillClock(FrozenClock):
+    """Sleeps for ever: nothing is renewed."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.fixture(params=["memory", "lake"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
+    return LakeStore(str(tmp_path)) if request.param == "lake" else MemoryStateStore()
+
+
+def test_a_second_run_is_told_who_holds_the_lease(store: StateStore) -> None:
+    store.acquire("s", "dag a, run 1", now=NOW, seconds=60)
+    with pytest.raises(RunConflictError, match="dag a, run 1"):
+        store.acquire("s", "dag a, run 2", now=NOW + timedelta(seconds=59), seconds=60)
+    store.acquire("other", "dag a, run 2", now=NOW, seconds=60)
+
+
+def test_a_lease_given_back_or_run_out_can_be_taken_and_the_fencing_number_grows(store: StateStore) -> None:
+    first = store.acquire("s", "a", now=NOW, seconds=60)
+    store.release("s", fence=first)
+    second = store.acquire("s", "b", now=NOW, seconds=60)
+    third = store.acquire("s", "c", now=NOW + timedelta(seconds=60), seconds=60)
+    assert first < second < third
+
+
+def test_the_same_holder_takes_it_again_at_once(store: StateStore) -> None:
+    store.acquire("s", "a", now=NOW, seconds=60)
+    store.acquire("s", "a", now=NOW, seconds=60)
+
+
+def test_a_holder_back_from_the_dead_can_neither_renew_nor_release(store: StateStore) -> None:
+    dead = store.acquire("s", "a", now=NOW, seconds=60)
+    alive = store.acquire("s", "b", now=NOW + timedelta(seconds=61), seconds=60)
+    for later in (62, 500):
+        with pytest.raises(RunConflictError):
+            store.acquire("s", "a", now=NOW + timedelta(seconds=later), seconds=60, fence=dead)
+    store.release("s", fence=dead)
+    with pytest.raises(RunConflictError):
+        store.acquire("s", "c", now=NOW + timedelta(seconds=62), seconds=60)
+    assert store.acquire("s", "b", now=NOW + timedelta(seconds=62), seconds=60, fence=alive) == alive
+
+
+def test_of_many_that_try_at_once_one_gets_it(tmp_path: Path) -> None:
+    winners: list[int] = []
+    start = threading.Barrier(4)
+
+    def take(number: int) -> None:
+        store = LakeStore(str(tmp_path))
+        start.wait()
+        try:
+            store.acquire("s", f"run {number}", now=NOW, seconds=60)
+        except RunConflictError:
+            return
+        winners.append(number)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+
+
+async def test_a_lease_is_renewed_while_it_is_held_and_given_back_at_the_end(store: StateStore) -> None:
+    clock = FrozenClock()
+    async with held(store, "s", holder="a", clock=clock):
+        while clock.monotonic() < 3 * LEASE_SECONDS:  # noqa: ASYNC110 - time passes by the renewals' own sleeps
+            await asyncio.sleep(0.001)
+        with pytest.raises(RunConflictError):
+            store.acquire("s", "b", now=clock.now(), seconds=60)
+    store.acquire("s", "b", now=clock.now(), seconds=60)
+
+
+async def test_work_stops_when_the_lease_is_lost(store: StateStore) -> None:
+    clock = FrozenClock()
+    with pytest.raises(RunConflictError, match="usurper"):
+        async with held(store, "s", holder="a", clock=clock):
+            store.acquire("s", "usurper", now=clock.now() + timedelta(days=1), seconds=60)
+            await asyncio.Event().wait()
+
+
+async def test_whoever_lost_the_lease_is_told_before_it_commits(store: StateStore) -> None:
+    clock = StillClock()
+    with pytest.raises(RunConflictError, match="usurper"):
+        async with held(store, "s", holder="a", clock=clock) as still_held:
+            store.acquire("s", "usurper", now=clock.now() + timedelta(days=1), seconds=60)
+            await still_held()
