@@ -38,6 +38,8 @@ RULES = {
     "model-deprecated": "A model that a sync uses is deprecated",
     "access-private": "A model that a sync uses was made private",
     "column-missing": "A column that a sync uses is gone",
+    "column-added": "A model that a sync uses has more columns",
+    "column-removed": "A model that a sync uses has fewer columns, none of which the sync uses",
     "column-type": "A column that a sync uses has another type",
     "column-meaning": "A column that a sync uses is computed differently",
     "column-unverified": "It cannot be known whether the columns that a sync uses are still there",

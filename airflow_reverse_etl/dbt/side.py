@@ -30,6 +30,7 @@ class Side:
     """The project at one commit.
 
     :param manifest: manifest.json.
+    :param catalog: of that manifest, where it is at hand.
     :param catalog_file: catalog.json, with the columns that the warehouse had.
     :param built: catalog.json describes these very models, as what is deployed. Known by itself where one run of dbt
         wrote both files.
@@ -42,13 +43,14 @@ class Side:
         self,
         manifest: Mapping[str, Any],
         *,
+        catalog: Catalog | None = None,
         catalog_file: Mapping[str, Any] | None = None,
         built: bool = False,
         variables: object = None,
         label: str = "",
         folder: str = "",
     ) -> None:
-        self.catalog = Catalog.from_manifest(manifest)
+        self.catalog = catalog or Catalog.from_manifest(manifest)
         self.label = label
         self.folder = folder
         self.nodes: Mapping[str, Mapping[str, Any]] = {**manifest["nodes"], **(manifest.get("sources") or {})}

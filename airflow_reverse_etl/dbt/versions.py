@@ -84,7 +84,7 @@ class Versions:
             )
         own = (project / "profiles.yml").is_file()
         profile = None if own else stand_in(installed_adapter(self.dbt_executable))
-        dbt = DbtProject(project, self.dbt_executable, profile=profile, target=self.target, env=self.env)
+        dbt = DbtProject(project.absolute(), self.dbt_executable, profile=profile, target=self.target, env=self.env)
         dbt.install_packages()
         return self._side(dbt.parse(), label, project)
 

@@ -1,0 +1,81 @@
+"""Versions of a project for a check: files, folders, and refs of a local repository, parsed by the real dbt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from airflow_reverse_etl.cli import main
+from airflow_reverse_etl.dbt.versions import Versions
+from airflow_reverse_etl.errors import ProjectError, RepositoryNotFoundError
+from tests.dbt.projects import manifest, model
+
+SYNC = """\
+name: customers_to_crm
+model: customers
+source: warehouse
+destination: {type: http}
+mapping: {email: email, plan: {sql: upper(plan)}}
+"""
+
+
+def git(*arguments: str) -> None:
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *arguments], check=True, capture_output=True)
+
+
+def write(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dbt project under ``analytics``, whose last commit renames a column."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet", "--initial-branch=main")
+    write(
+        {
+            "syncs/customers.yaml": SYNC,
+            "analytics/dbt_project.yml": "name: shop\nversion: '1.0'\nprofile: shop\nmodels: {+materialized: table}\n",
+            "analytics/models/customers.sql": "select 1 as id, 'x' as email, 'free' as plan",
+            "analytics/models/schema.yml": "models: [{name: customers, columns: [{name: id, data_tests: [unique]}]}]",
+        }
+    )
+    (tmp_path / "analytics" / "passwords").symlink_to("/etc/passwd")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    write({"analytics/models/customers.sql": "select 1 as id, 'x' as email_address, 'free' as plan"})
+    git("commit", "--quiet", "-am", "second")
+    return tmp_path
+
+
+def test_refs_are_parsed_by_dbt_and_compared(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And dbt reads our exposures: the head, which is the folder, has them among its models."""
+    project = ["--project-path", "analytics", "--syncs", "syncs"]
+    assert main(["exposures", "--project", "main~1", "--owner", "data", *project]) == 0
+    write({"analytics/models/exposures.yml": capsys.readouterr().out})
+    assert main(["check", "--base", "main~1", "--head", ".", *project]) == 1
+    assert "email of customers is gone; it is probably email_address now" in capsys.readouterr().out
+    assert not (repository / "analytics" / "target").exists()
+
+
+def test_a_ref_that_is_not_there_says_how_to_fetch_it(repository: Path) -> None:
+    with pytest.raises(RepositoryNotFoundError, match="fetch-depth"):
+        Versions().side("origin/main")
+    with pytest.raises(ProjectError, match="no folder 'dbt'"):
+        Versions("dbt").side("main")
+    with pytest.raises(RepositoryNotFoundError):
+        Versions().side("--output=/tmp/x")
+
+
+def test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "dbt_project.yml").write_text("vars: {a: 1}")
+    (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest(model("customers"))))
+    for where in (tmp_path, tmp_path / "target", tmp_path / "target" / "manifest.json"):
+        assert [m.name for m in Versions().side(str(where)).catalog.models] == ["customers"]
