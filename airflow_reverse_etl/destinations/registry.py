@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -63,7 +63,6 @@ class Setup:
         return frozenset(OPERATIONS[self.sync.mode].values())
 
 
-@runtime_checkable
 class DestinationClass(Protocol):
     """A class that the registry can make a destination of.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from airflow_reverse_etl.destinations.http import Action, at
+from airflow_reverse_etl.destinations.messages import Action, at
 from airflow_reverse_etl.destinations.registry import Strict
 from airflow_reverse_etl.sync.receipts import Batch, Outcome, Receipt
 

@@ -1,0 +1,115 @@
+"""Destination types by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.destinations import registry
+from airflow_reverse_etl.destinations.http import HttpDestination, HttpOptions
+from airflow_reverse_etl.destinations.registry import check, create, destination_class, known_types
+from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo
+from airflow_reverse_etl.sync.receipts import Operation
+from airflow_reverse_etl.sync.spec import Sync
+
+
+class AcmeOptions(HttpOptions):
+    object: str
+    colour: str = "red"
+
+
+class Acme(HttpDestination):
+    """Somebody else's destination."""
+
+    Options = AcmeOptions
+    capabilities = Capabilities(frozenset({Operation.UPSERT, Operation.DELETE}))
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    points = EntryPoints(
+        [
+            EntryPoint("acme", f"{__name__}:Acme", registry.GROUP),
+            EntryPoint("broken", "no_such_module:Acme", registry.GROUP),
+        ]
+    )
+    monkeypatch.setattr(registry, "entry_points", lambda **wanted: points.select(**wanted))
+    return
+
+
+def sync(mode: str = "upsert", **destination: Any) -> Sync:
+    options = {"type": "acme", "connection": "acme", "object": "people", **destination}
+    return Sync.load(
+        {"name": "s", "model": "m", "source": "w", "mode": mode, "mapping": {"id": "id"}, "destination": options}
+    )
+
+
+CONNECTION = ConnectionInfo("acme", host="api.acme.example")
+
+
+def test_third_parties_are_found_beside_the_built_in_types() -> None:
+    assert known_types() == ["acme", "broken", "file", "http", "table"]
+    assert destination_class("acme") is Acme
+    assert isinstance(create(sync(), connection=CONNECTION), Acme)
+
+
+def test_an_unknown_type_names_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'table'"):
+        destination_class("tabel")
+    assert check({"type": "tabel"}) == [(("type",), "there is no destination type 'tabel'; did you mean 'table'?")]
+
+
+def test_a_type_that_cannot_be_imported_says_which_package() -> None:
+    with pytest.raises(ConfigurationError, match="no_such_module") as caught:
+        destination_class("broken")
+    assert caught.value.where["entry_point"] == "no_such_module:Acme"
+
+
+def test_all_problems_of_the_options_are_reported_with_their_place() -> None:
+    found = check({"type": "acme", "color": "blue", "timeout": 0})
+    assert set(found) == {
+        (("connection",), "is required"),
+        (("object",), "is required"),
+        (("timeout",), "Input should be greater than 0"),
+        (("color",), "unknown key; did you mean 'colour'?"),
+    }
+
+
+def test_a_problem_that_the_sync_reports_itself_is_not_reported_twice() -> None:
+    with pytest.raises(SpecError) as caught:
+        Sync.load(
+            {
+                "name": "s",
+                "model": "m",
+                "source": "w",
+                "mapping": {"id": "id"},
+                "destination": {"type": "acme", "connection": "c", "object": "", "match_on": 5},
+            },
+            check=check,
+        )
+    assert len([problem for problem in caught.value.problems if "match_on" in problem]) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "problems"),
+    [
+        ("mirror", {}, ["match_on: is required to delete"]),
+        ("mirror", {"match_on": "id"}, []),
+        ("insert", {}, ["insert needs insert; this destination can only delete, upsert"]),
+        ("append", {"colour": 1}, ["destination.colour: Input should be a valid string"]),
+    ],
+)
+def test_what_a_destination_cannot_do_is_said_before_a_row_is_read(
+    mode: str, options: dict[str, Any], problems: list[str]
+) -> None:
+    if not problems:
+        create(sync(mode, **options), connection=CONNECTION)
+        return
+    with pytest.raises(SpecError) as caught:
+        create(sync(mode, **options), connection=CONNECTION)
+    assert len(caught.value.problems) == len(problems)
+    assert all(problem in str(caught.value) for problem in problems)
