@@ -44,10 +44,18 @@ class Writer:
     table: str
     key: tuple[str, ...]
 
-    def statement(self, operation: Operation, columns: Sequence[str]) -> Statement:
-        """The statement of an operation on rows with these columns. An update with nothing to set is a look-up."""
+    def statement(self, operation: Operation, columns: Sequence[str], *, rows: int = 1) -> Statement:
+        """The statement of an operation on rows with these columns. An update with nothing to set is a look-up.
+
+        :param rows: how many rows, with distinct keys, it takes; more than 1 where ``takes_many``.
+        """
         others = tuple(name for name in columns if name not in self.key)
         match operation:
+            case Operation.DELETE if rows > 1:
+                keys = ", ".join(map(self._name, self.key))
+                return self._finish(
+                    f"DELETE FROM {self._table} WHERE ({keys}) IN ({_tuples(self.key, rows)})", self.key
+                )
             case Operation.DELETE:
                 return self._finish(f"DELETE FROM {self._table} WHERE {self._where}", self.key)
             case Operation.UPDATE if others:
@@ -56,17 +64,23 @@ class Writer:
             case Operation.UPDATE:
                 return self.look_up()
             case Operation.INSERT:
-                return self._finish(self._insert(columns), tuple(columns))
+                return self._finish(self._insert(columns, rows), tuple(columns))
         if self.dialect in _ON_CONFLICT:
             sets = ", ".join(f"{self._name(name)} = EXCLUDED.{self._name(name)}" for name in others)
             keys = ", ".join(map(self._name, self.key))
             action = f"UPDATE SET {sets}" if sets else "NOTHING"
-            return self._finish(f"{self._insert(columns)} ON CONFLICT ({keys}) DO {action}", tuple(columns))
+            return self._finish(f"{self._insert(columns, rows)} ON CONFLICT ({keys}) DO {action}", tuple(columns))
         if self.dialect == "mysql":
             # VALUES() in this place also works on MariaDB, which the newer row alias does not.
             sets = ", ".join(f"{self._name(name)} = VALUES({self._name(name)})" for name in others or self.key)
             return self._finish(f"{self._insert(columns)} ON DUPLICATE KEY UPDATE {sets}", tuple(columns))
         return self._finish(self._merge(columns, others), tuple(columns))
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether inserts, upserts and deletes may take many rows, as is much faster with these drivers than
+        ``executemany``: DuckDB's takes a millisecond a row, psycopg2's a round trip."""
+        return self.dialect in ("duckdb", "postgres")
 
     def look_up(self) -> Statement:
         """Is there a row with this key?"""
@@ -97,9 +111,9 @@ class Writer:
     def _where(self) -> str:
         return " AND ".join(f"{self._name(name)} = {_MARK}" for name in self.key)
 
-    def _insert(self, columns: Sequence[str]) -> str:
+    def _insert(self, columns: Sequence[str], rows: int = 1) -> str:
         names = ", ".join(map(self._name, columns))
-        return f"INSERT INTO {self._table} ({names}) VALUES ({', '.join([_MARK] * len(columns))})"
+        return f"INSERT INTO {self._table} ({names}) VALUES {_tuples(columns, rows)}"
 
     def _merge(self, columns: Sequence[str], others: Sequence[str]) -> str:
         def both(names: Sequence[str], between: str) -> str:
@@ -128,6 +142,10 @@ class Writer:
 
 #: Stands for a parameter until the statement is finished; no name can have it.
 _MARK = "\x00"
+
+
+def _tuples(columns: Sequence[str], rows: int) -> str:
+    return ", ".join([f"({', '.join([_MARK] * len(columns))})"] * rows)
 
 
 def _set_args(table: exp.Table) -> set[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
@@ -40,6 +40,8 @@ _BEGIN = frozenset({"duckdb", "snowflake", "sqlite"})
 _NO_TRANSACTION = frozenset({"bigquery", "clickhouse", "databricks", "spark", "trino"})
 #: Databases whose ``EXPLAIN`` checks a statement against tables, columns and constraints without running it.
 _EXPLAIN = frozenset({"duckdb", "mysql", "postgres", "sqlite"})
+#: Rows in one statement, where it takes many.
+_ROWS_AT_ONCE = 250
 
 
 class TableOptions(DestinationOptions):
@@ -97,7 +99,7 @@ class TableDestination:
         self._dialect = _dialect(options.dialect or _DIALECTS.get(conn_type, conn_type), options.connection)
         self._connect: Callable[[], Any] = setup.connect
         self._secret = setup.connection.password or ""
-        self._statements: dict[tuple[Operation, tuple[str, ...]], Statement] = {}
+        self._statements: dict[tuple[Operation, tuple[str, ...], int], Statement] = {}
         self._free: list[_Sender] = []
         self._senders: list[_Sender] = []
         self.capabilities = Capabilities(frozenset(Operation), max_batch_rows=options.max_batch_rows)
@@ -187,10 +189,12 @@ class TableDestination:
         if self._dialect not in _BEGIN:
             sender.connection.rollback()
 
-    def _statement(self, operation: Operation, columns: tuple[str, ...], connection: Any) -> Statement:
-        if (known := self._statements.get((operation, columns))) is None:
-            known = self._writer(connection).statement(operation, columns)
-            self._statements[operation, columns] = known
+    def _statement(
+        self, operation: Operation, columns: tuple[str, ...], connection: Any, *, rows: int = 1
+    ) -> Statement:
+        if (known := self._statements.get((operation, columns, rows))) is None:
+            known = self._writer(connection).statement(operation, columns, rows=rows)
+            self._statements[operation, columns, rows] = known
         return known
 
     def _writer(self, connection: Any) -> Writer:
@@ -237,8 +241,20 @@ class TableDestination:
                     if not self._update(sender, statement, values):
                         exceptions[key] = Receipt(Outcome.SKIPPED, "not_found", "there is no such row")
             else:
-                sender.cursor.executemany(statement.sql, [values for _, values in rows])
+                self._send_many(sender, batch.operation, names, [values for _, values in rows])
         return exceptions
+
+    def _send_many(
+        self, sender: _Sender, operation: Operation, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        statement = self._statement(operation, names, sender.connection)
+        if not self._writer(sender.connection).takes_many:
+            sender.cursor.executemany(statement.sql, rows)
+            return
+        key = [statement.columns.index(name) for name in self._options.match_on if name in statement.columns]
+        for chunk in _chunks(rows, key):
+            statement = self._statement(operation, names, sender.connection, rows=len(chunk))
+            sender.cursor.execute(statement.sql, [value for row in chunk for value in row])
 
     def _update(self, sender: _Sender, statement: Statement, values: Sequence[Any]) -> bool:
         """Whether there is such a row. Drivers count matched rows, changed rows or nothing: only a count is certain."""
@@ -281,6 +297,20 @@ class TableDestination:
         if self._dialect == "sqlite" and isinstance(value, datetime | date | time | Decimal | UUID):
             return value.isoformat() if isinstance(value, datetime | date | time) else str(value)
         return value
+
+
+def _chunks(rows: Sequence[Sequence[Any]], key: Sequence[int]) -> Iterator[list[Sequence[Any]]]:
+    """The rows in order, in chunks that have no key twice: one statement cannot write a row twice."""
+    chunk: list[Sequence[Any]] = []
+    seen: set[tuple[Any, ...]] = set()
+    for row in rows:
+        values = tuple(row[at] for at in key)
+        if len(chunk) == _ROWS_AT_ONCE or (key and values in seen):
+            yield chunk
+            chunk, seen = [], set()
+        chunk.append(row)
+        seen.add(values)
+    yield chunk
 
 
 def _kinds(error: Exception) -> set[str]:

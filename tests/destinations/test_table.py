@@ -192,6 +192,21 @@ async def test_values_of_every_type_arrive(database: Database) -> None:
     assert obj == '{"a":[1]}'
 
 
+async def test_rows_that_match_the_same_row_are_written_in_order(database: Database) -> None:
+    """Two rows of the model may have the same match_on, and a batch more rows than one statement takes."""
+    destination = database.create("mirror")
+    await destination.open(CountingLimiter())
+    names = [*map(str, range(600)), "5", "5"]
+    records = [{"id": key, "name": f"name {n}"} for n, key in enumerate(names)]
+    keys = [f"k{n}" for n in range(len(names))]
+    receipts = await destination.send(Batch(Operation.UPSERT, range(1, len(keys) + 1), keys, records, "r"))
+    assert receipts.default.outcome is Outcome.ACCEPTED
+    assert (await database.stored())["5"] == "name 601"
+    await destination.send(Batch(Operation.DELETE, range(1, 600), keys[:599], records[:599], "r"))
+    await destination.close()
+    assert list(await database.stored()) == ["599"]
+
+
 def test_without_match_on_only_inserts_are_possible() -> None:
     with pytest.raises(SpecError, match="match_on"):
         create(sync(match_on=()), connection=ConnectionInfo("db", "sqlite"), connect=lambda: None)
@@ -225,9 +240,10 @@ def test_statements_are_valid_in_their_dialect_and_quote_names(
     dialect: str, operation: Operation, columns: tuple[str, ...]
 ) -> None:
     writer = Writer(dialect, "qmark", "app.contacts", ("id",))
-    statement = writer.statement(operation, columns)
-    sqlglot.parse_one(statement.sql, read=dialect)
-    assert statement.sql.count("?") == len(statement.columns)
+    for rows in (1, 3) if writer.takes_many and operation is not Operation.UPDATE else (1,):
+        statement = writer.statement(operation, columns, rows=rows)
+        sqlglot.parse_one(statement.sql, read=dialect)
+        assert statement.sql.count("?") == len(statement.columns) * rows
     if operation in (Operation.UPSERT, Operation.INSERT):
         assert statement.columns == columns
 
