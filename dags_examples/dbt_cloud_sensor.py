@@ -1,4 +1,4 @@
-"""Every morning, once the nightly dbt Cloud job has finished, its customers go to a CRM: each run once, as it built them.
+"""Every morning, once the nightly dbt Cloud job has finished, its customers go to a CRM: each run of it once.
 
 Connections: ``dbt_cloud`` (a read-only token is enough), ``warehouse``, ``crm``.
 """

@@ -110,12 +110,22 @@ class DbtCloudApi:
         params = {"step": step} if step else None
         return await self._call("GET", f"runs/{run_id}/artifacts/{path}", params, optional=True)
 
+    async def any_artifact(self, run_id: int, path: str) -> Any:
+        """A JSON artifact of the last step that has it; None when no step has."""
+        for step in reversed(await self._steps(run_id)):
+            if found := await self.artifact(run_id, path, step=step):
+                return found
+        return await self.artifact(run_id, path)
+
     async def step_results(self, run_id: int) -> list[dict[str, Any]]:
         """``run_results.json`` of every step that has one, in order."""
-        run = (await self._call("GET", f"runs/{run_id}/", {"include_related": '["run_steps"]'}))["data"]
-        steps = sorted(step["index"] for step in run.get("run_steps") or [])
+        steps = await self._steps(run_id)
         results = [await self.artifact(run_id, "run_results.json", step=step) for step in steps]
         return [result for result in results if result]  # cloning and `dbt deps` have none
+
+    async def _steps(self, run_id: int) -> list[int]:
+        run = (await self._call("GET", f"runs/{run_id}/", {"include_related": '["run_steps"]'}))["data"]
+        return sorted(step["index"] for step in run.get("run_steps") or [])
 
     async def webhooks(self) -> list[dict[str, Any]]:
         """The account's webhook subscriptions. Their secrets are never shown again."""

@@ -8,13 +8,23 @@ from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
+    from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
+    from airflow_reverse_etl.operators.dbt_cloud import DbtCloudModelSyncOperator
     from airflow_reverse_etl.operators.reverse_etl import ReverseEtlOperator
 
-__all__ = ["DbtModelSyncOperator", "DbtOperator", "ReverseEtlOperator"]
+__all__ = [
+    "DbtCloudModelSyncOperator",
+    "DbtModelCheckOperator",
+    "DbtModelSyncOperator",
+    "DbtOperator",
+    "ReverseEtlOperator",
+]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "DbtCloudModelSyncOperator": "airflow_reverse_etl.operators.dbt_cloud",
+        "DbtModelCheckOperator": "airflow_reverse_etl.operators.dbt_check",
         "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt",
         "DbtOperator": "airflow_reverse_etl.operators.dbt",
         "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",

@@ -128,6 +128,12 @@ class DbtCloudServer:
         if deliver:
             self._notify(run)
 
+    def subscribe(self, job_id: int, client_url: str) -> str:
+        """A webhook for a job's completed runs. Returns its secret."""
+        asked = {"name": "test", "description": "", "event_types": ["job.run.completed"], "active": True}
+        body = json.dumps({**asked, "job_ids": [job_id], "client_url": client_url}).encode()
+        return str(self._create_webhook({}, body)[1]["data"]["hmac_secret"])
+
     def sha(self, run_id: int) -> str:
         """The commit that a run built."""
         return self._runs[run_id].git_sha

@@ -1,0 +1,109 @@
+"""The models that a dbt Cloud run built, as that run built them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl._airflow import BaseOperator, airflow_errors, state_files
+from airflow_reverse_etl.errors import DbtRunError, ProjectError
+
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+
+    from airflow_reverse_etl._airflow import Context
+    from airflow_reverse_etl.dbt.catalog import Catalog
+    from airflow_reverse_etl.dbt.cloud import CloudRun
+    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+
+_BUILT = ("success", "no-op", "reused")  # the last two: dbt found nothing to do, the table is as it should be
+
+
+class DbtCloudModelSyncOperator(BaseOperator):
+    """Read the models of a dbt Cloud run into a catalog that syncs can use: no Git, and no dbt on the worker.
+
+    The catalog comes from the run's ``manifest.json``, so its relations are the ones that were built, at the run's
+    commit. Returns the same as :class:`~airflow_reverse_etl.operators.dbt.DbtModelSyncOperator`, for
+    ``ReverseEtlOperator(catalog=…)``, with ``run_id`` instead of a repository. Reads only.
+
+    It is also the gate behind a run: the run must have succeeded; or, with ``require``, these models must have been
+    built in it, whatever happened to others. Behind the official ``DbtCloudRunJobOperator``, which fails with its run,
+    that needs ``trigger_rule="all_done"`` and ``run="{{ ti.xcom_pull('build', key='job_run_id') }}"``.
+
+    :param run: what :class:`~airflow_reverse_etl.sensors.dbt_cloud.DbtCloudJobSensor` returns, or a run's id.
+        Templated.
+    :param require: names of models, as syncs write them. Their results are looked for in all steps of the run.
+    :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
+    :raises AirflowException: the run, or a required model, did not succeed; or dbt Cloud does not answer.
+    :raises AirflowFailException: the run has no manifest, or dbt Cloud refuses the token.
+    """
+
+    template_fields: Sequence[str] = ("run", "require", "dbt_cloud_conn_id")
+    ui_color = "#f6e4dc"
+
+    def __init__(
+        self,
+        *,
+        run: Mapping[str, Any] | XComArg | int | str,
+        require: Sequence[str] = (),
+        dbt_cloud_conn_id: str = "dbt_cloud_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.run: Any = run
+        self.require = require
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002  Airflow's signature
+        """Sync the models; see the class."""
+        from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
+
+        with airflow_errors():
+            return DbtCloudApiHook(self.dbt_cloud_conn_id).call(self._sync)
+
+    async def _sync(self, api: DbtCloudApi) -> dict[str, Any]:
+        from airflow_reverse_etl.dbt.catalog import Catalog
+
+        run = await api.run(int(self.run["run_id"] if isinstance(self.run, Mapping) else self.run))
+        if not run.succeeded and not self.require:
+            raise DbtRunError(
+                f"dbt Cloud run {run.id} did not succeed", todo=f"see {run.href}", connection=self.dbt_cloud_conn_id
+            )
+        manifest = await api.any_artifact(run.id, "manifest.json")
+        if manifest is None:
+            raise ProjectError(
+                f"dbt Cloud run {run.id} has no manifest.json",
+                todo="choose a job with a step such as `dbt build`",
+                connection=self.dbt_cloud_conn_id,
+                job=run.job_id,
+            )
+        catalog = Catalog.from_manifest(manifest, commit=run.git_sha)
+        await self._require(api, run, catalog)
+        place = f"catalogs/dbt_cloud-{api.account_id}-{run.job_id}/{run.id}.json"
+        state_files().write(place, catalog.to_json())
+        self.log.info("dbt Cloud run %s at %s: %s models", run.id, run.git_sha, len(catalog.models))
+        return {
+            "project": catalog.project,
+            "commit": run.git_sha,
+            "ref": run.git_branch,
+            "run_id": run.id,
+            "catalog": place,
+            "models": len(catalog.models),
+        }
+
+    async def _require(self, api: DbtCloudApi, run: CloudRun, catalog: Catalog) -> None:
+        from airflow_reverse_etl.dbt.cloud import model_results
+
+        if not self.require:
+            return
+        results = model_results(await api.step_results(run.id))
+        bad = {name: results.get(catalog.find(name).unique_id, "not run") for name in self.require}
+        bad = {name: status for name, status in bad.items() if status not in _BUILT}
+        if bad:
+            text = ", ".join(f"{name} ({status})" for name, status in bad.items())
+            raise DbtRunError(
+                f"dbt Cloud run {run.id} did not build {text}",
+                todo=f"see {run.href}",
+                connection=self.dbt_cloud_conn_id,
+                job=run.job_id,
+            )

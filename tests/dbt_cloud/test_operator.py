@@ -1,0 +1,105 @@
+"""The models of a dbt Cloud run, as it built them; and the gate that looks at the synced model's own result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl._airflow import AirflowException, AirflowFailException, state_files
+from airflow_reverse_etl.dbt.catalog import load_catalog
+from airflow_reverse_etl.dbt.cloud import RunStatus
+from airflow_reverse_etl.operators import DbtCloudModelSyncOperator
+from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
+
+MANIFEST = json.loads((Path(__file__).parents[1] / "dbt" / "manifests" / "v12-1.12.6.json").read_text())
+
+
+def results(**statuses: str) -> dict[str, Any]:
+    rows = [
+        {"unique_id": f"model.jaffle.{name.replace('_v', '.v')}", "status": status} for name, status in statuses.items()
+    ]
+    return {"results": rows}
+
+
+def build(cloud: DbtCloudServer, status: RunStatus = RunStatus.SUCCESS, **statuses: str) -> int:
+    steps = [
+        {},
+        {"manifest.json": MANIFEST, "run_results.json": results(**statuses)},
+        {"run_results.json": {"results": [{"unique_id": "test.jaffle.t", "status": "fail"}]}},
+    ]
+    return cloud.add_run(cloud.add_job(), status=status, steps=steps)
+
+
+def sync(run: Any, **options: Any) -> dict[str, Any]:
+    operator = DbtCloudModelSyncOperator(task_id="models", dbt_cloud_conn_id="dbt_cloud", run=run, **options)
+    return operator.execute({})  # type: ignore[typeddict-item]
+
+
+def test_the_catalog_is_the_runs_own(cloud: DbtCloudServer) -> None:
+    """From whichever step wrote it, at the commit that was built; given the sensor's result, an id, or its text."""
+    run = build(cloud)
+    output = sync({"run_id": run})
+    assert {**output, "catalog": ""} == {
+        "project": "jaffle", "commit": cloud.sha(run), "ref": "main", "run_id": run, "catalog": "", "models": 5,
+    }  # fmt: skip
+    catalog = load_catalog(state_files(), output)
+    assert catalog.commit == cloud.sha(run)
+    assert catalog.find("orders").relation == '"jaffle"."main"."orders"'
+    assert sync(str(run)) == sync(run) == output
+
+
+def test_a_failed_run_is_refused(cloud: DbtCloudServer) -> None:
+    with pytest.raises(AirflowException, match="did not succeed"):
+        sync(build(cloud, RunStatus.ERROR))
+
+
+def test_required_models_decide_whatever_became_of_others(cloud: DbtCloudServer) -> None:
+    run = build(cloud, RunStatus.ERROR, orders="success", customers_v2="error", stg_orders="skipped")
+    assert sync(run, require=["orders"])["run_id"] == run
+    with pytest.raises(
+        AirflowException, match=r"customers \(error\), stg_orders \(skipped\), stg_customers \(not run\)"
+    ):
+        sync(run, require=["orders", "customers", "stg_orders", "stg_customers"])
+
+
+def test_a_run_without_manifest_says_so(cloud: DbtCloudServer) -> None:
+    with pytest.raises(AirflowFailException, match=r"no manifest\.json"):
+        sync(cloud.add_run(cloud.add_job(), steps=[{}]))
+
+
+def test_the_official_operator_starts_the_run_that_is_gated(
+    cloud: DbtCloudServer, run_dag: Callable[..., Any], task_states: Callable[[Any], dict[str, str]]
+) -> None:
+    """The official operator fails with its run; its ``job_run_id`` leads to the models that were built all the same."""
+    from airflow.sdk import task
+
+    job = cloud.add_job()
+
+    @task
+    def trigger(ti: Any) -> None:
+        from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
+
+        reply = DbtCloudApiHook("dbt_cloud").official().trigger_job_run(job_id=job, cause="test")
+        run = reply.json()["data"]["id"]
+        ti.xcom_push(key="job_run_id", value=run)
+        cloud._runs[run].steps = [{"manifest.json": MANIFEST, "run_results.json": results(orders="success")}]
+        cloud.finish(run, RunStatus.ERROR)
+        raise RuntimeError("the job failed")
+
+    from airflow.sdk import DAG
+
+    with DAG("gated", schedule=None) as dag:
+        trigger() >> DbtCloudModelSyncOperator(
+            task_id="models",
+            dbt_cloud_conn_id="dbt_cloud",
+            run="{{ ti.xcom_pull('trigger', key='job_run_id') }}",
+            require=["orders"],
+            trigger_rule="all_done",
+        )
+    assert task_states(run_dag(dag)) == {"trigger": "failed", "models": "success"}
