@@ -118,7 +118,10 @@ def cli() -> str:
     parts = []
     for name, command, text in commands(_parser()):
         rows = [
-            (_code(", ".join(action.option_strings) or action.metavar or action.dest), _plain(action.help or ""))
+            (
+                _code(", ".join(action.option_strings) or action.metavar or action.dest),
+                _plain(action.help or _choices(action)),
+            )
             for action in options_of(command)
         ]
         parts.append(f"## `reverse-etl {name}`\n\n{text}\n\n{table(('option', 'meaning'), rows)}")
@@ -132,6 +135,10 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ar
             texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
             for name, command in action.choices.items():
                 yield name, command, texts.get(name, "")
+
+
+def _choices(action: argparse.Action) -> str:
+    return f"one of {', '.join(_code(choice) for choice in action.choices)}" if action.choices else ""
 
 
 def options_of(command: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -14,7 +14,17 @@ import pytest
 import yaml
 
 from airflow_reverse_etl import Sync, errors
-from tests.generated import FACE, REFERENCE, ROOT, SCHEMA, generated, parameters, split_docstring
+from tests.generated import (
+    FACE,
+    REFERENCE,
+    ROOT,
+    SCHEMA,
+    commands,
+    generated,
+    options_of,
+    parameters,
+    split_docstring,
+)
 
 pytestmark = pytest.mark.airflow
 
@@ -115,6 +125,15 @@ def test_every_key_is_explained() -> None:
             if in_table and line.endswith("|  |"):
                 empty.append(f"{of(page)}:{number}: {line.split('|')[1].strip()}")
     assert empty == []
+
+
+def test_every_option_of_the_command_line_is_explained() -> None:
+    """By its help text, which the reference page repeats."""
+    from airflow_reverse_etl.cli import _parser
+
+    for name, command, text in commands(_parser()):
+        assert text, name
+        assert [action.dest for action in options_of(command) if not (action.help or action.choices)] == [], name
 
 
 def test_every_error_is_documented() -> None:

@@ -43,7 +43,10 @@ class DbtCloudJobSensor(BaseSensorOperator):
     more than five minutes after it finished.
 
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
-    :param job_id: the job; or give all of ``project_name``, ``environment_name`` and ``job_name``.
+    :param job_id: the job; or give the next three.
+    :param project_name: the job's project.
+    :param environment_name: the job's environment.
+    :param job_name: the job's name there.
     :param after: which runs count: ``last_consumed`` (behind the last one taken; a day back at first),
         ``data_interval_start`` (of the DAG run; its time without one), or a time, as a datetime or ISO 8601 text.
     :param consume: of several runs, ``latest`` takes the newest and passes over the rest; ``each`` the oldest.

@@ -35,6 +35,8 @@ def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float =
     environment_id, href. At least once: let a :class:`~airflow_reverse_etl.sensors.dbt_cloud.DbtCloudJobSensor` with
     ``wait=False`` be the DAG's first task, and repeats are skipped.
 
+    :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
+    :param job_id: the job.
     :param poll_interval: seconds between polls, one for all watched jobs of a connection.
     """
     name = asset_name(dbt_cloud_conn_id, job_id)
@@ -103,6 +105,10 @@ class DbtCloudJobTrigger(BaseEventTrigger):
     Where it has read to is kept in the asset's state store (Airflow 3.3), else in a file under ``[reverse_etl]
     state_url``; the first start begins there and then. Pausing the last consumer DAG stops it; unpausing continues
     where it stopped. Errors are logged and polled behind, further and further apart.
+
+    :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
+    :param job_id: the job.
+    :param poll_interval: seconds between polls.
     """
 
     def __init__(self, dbt_cloud_conn_id: str, job_id: int, poll_interval: float = 60.0) -> None:
