@@ -97,6 +97,22 @@ class _DbtOperator(BaseOperator):
         )
 
 
+    def _manifest(self, folder: Path, context: Context, *, profile: Profile | None) -> dict[str, Any]:
+        """dbt parse, with whatever profile there is: it connects to nothing."""
+        from airflow_reverse_etl.dbt.profiles import stand_in
+        from airflow_reverse_etl.dbt.project import installed_adapter
+
+        if profile is None and not (folder / "profiles.yml").is_file():
+            adapter = installed_adapter(self.dbt_executable)
+            profile = stand_in(adapter, schema=self.schema)
+            self.log.warning(
+                "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
+                adapter,
+                profile.output.get("schema") or profile.output.get("dataset"),
+            )
+        return self._project(folder, context, profile=profile and profile.without_secrets()).parse()
+
+
 class DbtModelSyncOperator(_DbtOperator):
     """Read the models of a dbt project in a Git repository into a catalog that syncs can use.
 
@@ -180,18 +196,9 @@ class DbtModelSyncOperator(_DbtOperator):
 
     def _parse(self, folder: Path, context: Context, *, commit: str, profile: Profile | None) -> Catalog:
         from airflow_reverse_etl.dbt.catalog import Catalog
-        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, stand_in
-        from airflow_reverse_etl.dbt.project import installed_adapter
+        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
 
-        if profile is None and not (folder / "profiles.yml").is_file():
-            adapter = installed_adapter(self.dbt_executable)
-            profile = stand_in(adapter, schema=self.schema)
-            self.log.warning(
-                "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
-                adapter,
-                profile.output.get("schema") or profile.output.get("dataset"),
-            )
-        manifest = self._project(folder, context, profile=profile and profile.without_secrets()).parse()
+        manifest = self._manifest(folder, context, profile=profile)
         return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
 
     def _key(self, url: str, path: str, profile: Profile | None) -> str:

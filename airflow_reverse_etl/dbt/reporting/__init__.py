@@ -5,6 +5,7 @@ The comment is updated by later checks, not repeated; a check without findings w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -45,3 +46,34 @@ def from_environment(host: str, environment: Mapping[str, str]) -> Reporter:
             f"the environment variable {error.args[0]} is not set",
             todo=f"run this in a {host} CI job, and give it a token; see the how-to guide",
         ) from None
+
+
+def for_repository(
+    host: str, url: str, *, token: str | None, commit: str, pull_request: int | None = None
+) -> Reporter:
+    """The reporter for a repository's URL, as git uses it.
+
+    :raises ConfigurationError: there is no token (a deploy key is good for git only), or the URL names no repository.
+    """
+    from airflow_reverse_etl.dbt.reporting.bitbucket import Bitbucket
+    from airflow_reverse_etl.dbt.reporting.github import GitHub
+    from airflow_reverse_etl.dbt.reporting.gitlab import GitLab
+
+    server, repository = _place(url)
+    if not token:
+        raise ConfigurationError(f"{host} wants a token", todo="put one into the password of the git connection")
+    if host == "github":
+        api = "https://api.github.com" if server == "https://github.com" else f"{server}/api/v3"
+        return GitHub.connect(token, repository, commit, url=api, pull_request=pull_request)
+    if host == "gitlab":
+        return GitLab.connect(token, repository, commit, url=f"{server}/api/v4", merge_request=pull_request)
+    return Bitbucket.connect(token, repository, commit, pull_request=pull_request)
+
+
+def _place(url: str) -> tuple[str, str]:
+    """``https://host`` and ``owner/name`` of a repository's URL. Where git uses ssh, the API is at https."""
+    found = re.fullmatch(r"(?:(https?)://|ssh://)?(?:[^@/]+@)?([^/:]+)(:\d+)?[:/](.+?)(?:\.git)?/?", url)
+    if not found:
+        raise ConfigurationError("the repository's URL has no owner and name", todo="check the git connection's host")
+    scheme, name, port, repository = found.groups()
+    return f"{scheme or 'https'}://{name}{port or '' if scheme else ''}", repository

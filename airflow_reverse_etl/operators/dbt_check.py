@@ -1,0 +1,156 @@
+"""What a change to a dbt project would do to syncs, as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_reverse_etl._airflow import AirflowFailException, Context
+from airflow_reverse_etl.errors import ReverseEtlError
+from airflow_reverse_etl.hooks.git import GitRepositoryHook
+from airflow_reverse_etl.operators.dbt import _airflow_errors, _DbtOperator
+from airflow_reverse_etl.sync.spec import Sync
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.dbt.findings import Policy, Report
+    from airflow_reverse_etl.dbt.repository import Repository
+    from airflow_reverse_etl.dbt.side import Side
+    from airflow_reverse_etl.dbt.usage import SyncSource
+
+
+class DbtModelCheckOperator(_DbtOperator):
+    """Compare two commits of a dbt project for what syncs use, and fail when the change would break one.
+
+    Fetches both commits, runs ``dbt parse`` on each, without a warehouse and without secrets, and applies the rules of
+    ``reverse-etl check``. For a branch's own changes, give as ``base`` the commit that the branch started from.
+
+    Returns the report: ``conclusion`` (``failed``, ``needs review``, ``passed``), ``summary``, ``findings`` … A red
+    task leaves it in XCom too.
+
+    What it does not do: look at data, or at the warehouse; see drift for that.
+
+    :param syncs: a folder of YAML files, a file, or syncs; paths are absolute or relative to the DAG file. Syncs in
+        models' ``meta.reverse_etl`` are checked as well.
+    :param base: branch, tag or commit before the change.
+    :param head: the same, after it.
+    :param git_conn_id: Airflow connection of type ``git``.
+    :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
+    :param policy: ``any_change``, ``breaking`` or ``contract``.
+    :param allow_review: what needs review does not fail the task.
+    :param report: ``github``, ``gitlab`` or ``bitbucket``: tell it about ``head``, with the connection's token. Where
+        that fails it is logged, and changes nothing.
+    :param pull_request: its number, for a comment.
+    :param profile_conn_id: connection of the warehouse, which says where the models are.
+    :param schema: schema that dbt builds in, when the connection does not say or says another.
+    :param target: target of the profile.
+    :param vars: dbt variables.
+    :param env: environment variables for dbt. Templated, and never shown.
+    :param deps: install the project's packages when they are not in the repository.
+    :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion.
+    :raises AirflowFailException: the change would break a sync, or the check cannot be done as configured.
+    :raises AirflowException: a retry may help.
+    """
+
+    template_fields: Sequence[str] = (
+        "base",
+        "head",
+        "git_conn_id",
+        "project_path",
+        "pull_request",
+        "profile_conn_id",
+        "schema",
+        "target",
+        "vars",
+    )
+    ui_color = "#f3eede"
+
+    def __init__(
+        self,
+        *,
+        syncs: str | Path | Sequence[Sync | Mapping[str, Any] | str | Path],
+        base: str,
+        head: str,
+        git_conn_id: str = "git_default",
+        project_path: str = ".",
+        policy: Policy = "breaking",
+        allow_review: bool = False,
+        report: Literal["github", "gitlab", "bitbucket"] | None = None,
+        pull_request: int | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.syncs = syncs
+        self.base = base
+        self.head = head
+        self.git_conn_id = git_conn_id
+        self.project_path = project_path
+        self.policy = policy
+        self.allow_review = allow_review
+        self.report = report
+        self.pull_request = pull_request
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Check; see the class."""
+        from airflow_reverse_etl.dbt.check import check
+        from airflow_reverse_etl.dbt.formats import text
+
+        with _airflow_errors():
+            repository = GitRepositoryHook(self.git_conn_id).get_conn()
+            base, head = (self._side(repository, ref, context) for ref in (self.base, self.head))
+            report = check(
+                self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy
+            )
+            told = text(report)
+            self.log.info("%s", told)
+            self._tell(report, repository)
+        found = report.to_dict()
+        context["ti"].xcom_push(key="return_value", value=found)
+        if report.conclusion == "failed" or (report.conclusion == "needs review" and not self.allow_review):
+            raise AirflowFailException(told)
+        return found
+
+    def _side(self, repository: Repository, ref: str, context: Context) -> Side:
+        from airflow_reverse_etl.dbt.repository import project_folder
+        from airflow_reverse_etl.dbt.side import Side
+
+        commit, path = repository.head(ref), project_folder(self.project_path)
+        folder = self._checkout(repository, context, commit=commit, path=path, ref=ref)
+        manifest = self._manifest(folder, context, profile=self._profile())
+        return Side(manifest, label=f"{ref} ({commit[:8]})", folder=path)
+
+    def _sources(self, side: Side) -> list[SyncSource]:
+        from airflow_reverse_etl.dbt.exposures import syncs_in_meta
+        from airflow_reverse_etl.dbt.usage import SyncSource, read_syncs
+
+        sources, errors = syncs_in_meta(side.catalog)
+        dag = self.get_dag()
+        beside = Path(dag.fileloc).parent if dag is not None and dag.fileloc else Path()
+        for sync in [self.syncs] if isinstance(self.syncs, str | Path) else self.syncs:
+            if isinstance(sync, str | Path):
+                found, wrong = read_syncs(beside / sync)
+                sources, errors = sources + found, errors + wrong
+            else:
+                sources.append(SyncSource(Sync.load(sync), str(dag.fileloc if dag is not None else self.task_id)))
+        if errors:
+            raise errors[0]
+        return sources
+
+    def _tell(self, report: Report, repository: Repository) -> None:
+        from airflow_reverse_etl.dbt.reporting import for_repository
+
+        if not self.report:
+            return
+        try:
+            reporter = for_repository(
+                self.report,
+                repository.url,
+                token=repository.credentials.token,
+                commit=repository.head(self.head),
+                pull_request=int(self.pull_request) if self.pull_request else None,
+            )
+            for line in reporter.publish(report, review_blocks=not self.allow_review):
+                self.log.info("%s: %s", self.report, line)
+        except ReverseEtlError as error:
+            self.log.warning("Could not report to %s: %s", self.report, error)
