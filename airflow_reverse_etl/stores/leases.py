@@ -24,8 +24,10 @@ def next_fence(values: Mapping[str, str], sync: str, holder: str, *, now: dateti
             raise taken(sync, values)
         return fence
     until = values.get("until")
-    if until and datetime.fromisoformat(until) > now and values["holder"] != holder:
-        raise taken(sync, values)
+    if until and datetime.fromisoformat(until) > now:
+        if values["holder"] != holder:
+            raise taken(sync, values)
+        return current
     return current + 1
 
 

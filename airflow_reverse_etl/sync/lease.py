@@ -24,11 +24,12 @@ RENEW_SECONDS = 30.0
 
 @contextlib.asynccontextmanager
 async def held(
-    store: StateStore, sync: str, *, holder: str, clock: Clock
+    store: StateStore, sync: str, *, holder: str, clock: Clock, release: bool = True
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Hold the lease of a sync inside the block, which gets a function that makes sure that it is still held.
 
-    The same ``holder`` may take it again at once, as a retried task does.
+    The same ``holder`` may take it again at once, as a retried task does, and several times, as parallel tasks of one
+    run do; these leave it to each other with ``release=False``.
 
     :raises RunConflictError: another run holds it, or took it over meanwhile; the block is then cancelled.
     """
@@ -71,5 +72,5 @@ async def held(
         keeper.cancel()
         # A thread cannot be cancelled: it would renew what is given back.
         await asyncio.gather(keeper, *last, return_exceptions=True)
-        if not lost:
+        if release and not lost:
             await asyncio.to_thread(store.release, sync, fence=fence)

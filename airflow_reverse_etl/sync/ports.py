@@ -133,7 +133,8 @@ class StateStore(Protocol):
     def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
         """Take the lease of a sync until ``now`` + ``seconds``, or renew it; returns its fencing number.
 
-        The number grows with every new holder. With ``fence``, only the lease of that number is renewed.
+        The number grows with every new holder; one that holds it already gets the same number. With ``fence``, only the
+        lease of that number is renewed.
 
         Raises RunConflictError, naming the holder, while another one holds it, or when ``fence`` is not its number.
         """

@@ -13,12 +13,13 @@ What a run guarantees, whatever is killed and whenever:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
 from airflow_reverse_etl.sync.lease import held
-from airflow_reverse_etl.sync.load import Loader
+from airflow_reverse_etl.sync.load import Loader, Share
 from airflow_reverse_etl.sync.ports import (
     Clock,
     Destination,
@@ -45,7 +46,7 @@ async def run(
     clock: Clock,
     holder: str = "",
 ) -> Report:
-    """Bring the destination up to date with the model, once.
+    """Bring the destination up to date with the model, once, in this process.
 
     :param query: the model as a SELECT in the warehouse's dialect.
     :param primary_key: column names; may be empty in mode ``append`` only.
@@ -58,103 +59,143 @@ async def run(
     :raises FailurePolicyError: committed, but with more rejected rows than the sync allows; has ``report``.
     """
     started = clock.monotonic()
-    async with held(store, sync.name, holder=holder or run_id, clock=clock) as still_held:
-        sender = _Sender(
-            sync, store=store, destination=destination, observer=observer, clock=clock, still_held=still_held
-        )
-        plan = await sender.settle_unfinished(run_id)
-        if plan is None:
-            if sync.mode == "append" and (report := await asyncio.to_thread(store.last_report, sync.name, run_id)):
-                return report
-            request = PlanRequest(sync, query, primary_key, run_id, clock.now())
-            plan = await asyncio.to_thread(store.plan, request, warehouse)
-        observer.event("planned", sync=sync.name, **dict(plan.planned), skipped=plan.skipped, rows=plan.model_rows)
-        report = await sender.send(plan, started)
+    steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, holder=holder)
+    async with steps.lease():
+        request = PlanRequest(sync, query, primary_key, run_id, clock.now())
+        plan = await steps.plan(request, warehouse, destination)
+        if isinstance(plan, Report):
+            return plan
+        if plan.total:
+            await steps.load(plan, destination)
+        report = await steps.commit(plan, seconds=clock.monotonic() - started)
     check_failure_policy(sync, report)
     return report
 
 
-class _Sender:
-    """Loads and commits plans of one sync."""
+class Run:
+    """The steps of one run, for :func:`run` in one process, or for tasks that follow each other on many workers.
+
+    Each step is called inside a :meth:`lease`. ``plan`` comes first, then ``load`` once for each share of the plan, in
+    any order and at the same time, then ``commit``. Every step can be repeated after it was cut short.
+    """
 
     def __init__(
-        self,
-        sync: Sync,
-        *,
-        store: StateStore,
-        destination: Destination,
-        observer: Observer,
-        clock: Clock,
-        still_held: Callable[[], Awaitable[None]],
+        self, sync: Sync, *, store: StateStore, run_id: str, observer: Observer, clock: Clock, holder: str = ""
     ) -> None:
-        self._still_held = still_held
-        self._sync, self._store, self._destination = sync, store, destination
-        self._observer, self._clock = observer, clock
+        self._sync, self._store, self._run_id = sync, store, run_id
+        self._observer, self._clock, self._holder = observer, clock, holder or run_id
+        self._still_held: Callable[[], Awaitable[None]] | None = None
 
-    async def settle_unfinished(self, run_id: str) -> Plan | None:
-        """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed."""
-        for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
-            resumable = plan.spec == self._sync.digest
-            if plan.run_id == run_id and resumable:
-                return plan
-            if self._sync.mode == "append" and resumable:
-                await self.send(plan, self._clock.monotonic())
-            else:
-                checkpoint = Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
-                self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id)
-                await self._commit(plan, checkpoint, left=plan.total - len(checkpoint.settled))
-        return None
+    @contextlib.asynccontextmanager
+    async def lease(self, *, release: bool = True) -> AsyncIterator[None]:
+        """Hold the sync's lease. Without ``release`` it is left to the next step of the run, and runs out without one.
 
-    async def send(self, plan: Plan, started: float) -> Report:
-        """Check the guards of a plan that is new, load it, commit it."""
-        checkpoint = Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
+        :raises RunConflictError: another run holds it, or took it over.
+        """
+        async with held(
+            self._store, self._sync.name, holder=self._holder, clock=self._clock, release=release
+        ) as self._still_held:
+            yield
+
+    async def plan(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan | Report:
+        """The plan of this run: the unfinished one, or a new one within the sync's guards.
+
+        Brings earlier runs of the sync to an end first. A run in mode ``append`` that is committed is not planned
+        again: its report is returned.
+
+        :raises GuardError: the plan was discarded.
+        """
+        plan = await self._settle_unfinished(destination)
+        if plan is None:
+            if self._sync.mode == "append" and (report := await self.committed()):
+                return report
+            plan = await asyncio.to_thread(self._store.plan, request, warehouse)
+        facts = dict(plan.planned)
+        self._observer.event("planned", sync=self._sync.name, **facts, skipped=plan.skipped, rows=plan.model_rows)
+        checkpoint = await self._progress(plan)
         if not checkpoint.dispatched and not len(checkpoint.settled):
             try:
                 check_guards(self._sync, plan)
             except GuardError:
                 await asyncio.to_thread(self._store.discard, plan)
                 raise
-        left = 0
-        if len(checkpoint.settled) < plan.total:
-            loader = Loader(
-                self._sync,
-                plan,
-                store=self._store,
-                destination=self._destination,
-                observer=self._observer,
-                clock=self._clock,
-            )
-            checkpoint, left = await loader.load()
-        checkpoint.seconds = max(checkpoint.seconds, self._clock.monotonic() - started)
-        if left:
-            raise self._incomplete(plan, checkpoint, left)
-        return await self._commit(plan, checkpoint, left=0)
+        return plan
 
-    async def _commit(self, plan: Plan, checkpoint: Checkpoint, *, left: int) -> Report:
-        report = _report(plan, checkpoint, left)
+    async def unfinished(self) -> Plan | None:
+        """The plan of this run, if it is not committed."""
+        plans = await asyncio.to_thread(self._store.unfinished, self._sync.name)
+        return next((plan for plan in plans if plan.run_id == self._run_id), None)
+
+    async def committed(self) -> Report | None:
+        """The report of this run, if it is committed."""
+        return await asyncio.to_thread(self._store.last_report, self._sync.name, self._run_id)
+
+    async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Checkpoint:
+        """Send a plan, or a share of it.
+
+        :raises IncompleteLoadError: rows are left; has the ``report`` of the plan so far.
+        """
+        share = share or Share.of(plan, 0, 1)
+        loader = Loader(
+            self._sync,
+            plan,
+            store=self._store,
+            destination=destination,
+            observer=self._observer,
+            clock=self._clock,
+            share=share,
+        )
+        checkpoint, left = await loader.load()
+        if left:
+            error = IncompleteLoadError(
+                f"{left:,} of {share.until - share.after:,} rows could not be sent yet: the destination did not take "
+                "them",
+                todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
+                sync=self._sync.name,
+                connection=self._sync.destination.connection,
+            )
+            error.report = _report(plan, await self._progress(plan))
+            raise error
+        return checkpoint
+
+    async def commit(self, plan: Plan, *, seconds: float = 0.0) -> Report:
+        """Fold what was settled into the snapshot. Raises nothing for rejected rows: see ``check_failure_policy``.
+
+        :param seconds: that the run took so far; the longest load is taken if that is more.
+        """
+        checkpoint = await self._progress(plan)
+        checkpoint.seconds = max(checkpoint.seconds, seconds)
+        report = _report(plan, checkpoint)
+        assert self._still_held is not None, "a commit is made inside a lease"
         await self._still_held()
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
 
-    def _incomplete(self, plan: Plan, checkpoint: Checkpoint, left: int) -> IncompleteLoadError:
-        error = IncompleteLoadError(
-            f"{left:,} of {plan.total:,} rows could not be sent yet: the destination did not take them",
-            todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
-            sync=self._sync.name,
-            connection=self._sync.destination.connection,
-        )
-        error.report = _report(plan, checkpoint, left)
-        return error
+    async def _settle_unfinished(self, destination: Destination) -> Plan | None:
+        """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed."""
+        for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
+            resumable = plan.spec == self._sync.digest
+            if plan.run_id == self._run_id and resumable:
+                return plan
+            if self._sync.mode == "append" and resumable:
+                await self.load(plan, destination)
+            else:
+                self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id)
+            await self.commit(plan)
+        return None
+
+    async def _progress(self, plan: Plan) -> Checkpoint:
+        return Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
 
 
-def _report(plan: Plan, checkpoint: Checkpoint, left: int) -> Report:
+def _report(plan: Plan, checkpoint: Checkpoint) -> Report:
     return Report(
         run_id=plan.run_id,
         planned=plan.planned,
         accepted=checkpoint.count(Outcome.ACCEPTED),
         rejected=checkpoint.count(Outcome.REJECTED),
-        retryable=left,
+        retryable=plan.total - len(checkpoint.settled),
         unknown=checkpoint.count(Outcome.UNKNOWN),
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,

@@ -176,12 +176,12 @@ class MemoryStateStore(StateStore):
     def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
         state = self._state(sync)
         number, held_by, until = state.lease
-        busy = until is not None and until > now and held_by != holder
-        if busy if fence is None else fence != number:
+        busy = until is not None and until > now
+        if busy and held_by != holder if fence is None else fence != number:
             raise RunConflictError(
                 f"another run of this sync is at work: {held_by}", todo="let it finish, then try again", sync=sync
             )
-        state.lease = number + 1 if fence is None else number, holder, now + timedelta(seconds=seconds)
+        state.lease = number + (fence is None and not busy), holder, now + timedelta(seconds=seconds)
         return state.lease[0]
 
     def release(self, sync: str, *, fence: int) -> None:
