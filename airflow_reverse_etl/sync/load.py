@@ -69,6 +69,7 @@ class Loader:
         self._ready: deque[Batch] = deque()
         self._refill = asyncio.Lock()
         self._save_lock = asyncio.Lock()
+        self._saving: asyncio.Task[None] | None = None
         self._stopping = False
         self._exhausted_in_row = 0
         self._checkpoint = Checkpoint()
@@ -270,9 +271,13 @@ class Loader:
             await self._save_now()
 
     async def _save_now(self) -> None:
-        await asyncio.to_thread(
-            self._store.save_checkpoint, self._plan, self._checkpoint.copy(), partition=self._share.partition
+        if self._saving:  # cancelled, but a thread goes on: it must not write an older checkpoint over this one
+            await asyncio.wait([self._saving])
+        checkpoint, partition = self._checkpoint.copy(), self._share.partition
+        self._saving = asyncio.create_task(
+            asyncio.to_thread(self._store.save_checkpoint, self._plan, checkpoint, partition=partition)
         )
+        await asyncio.shield(self._saving)
 
 
 class _Pace:
