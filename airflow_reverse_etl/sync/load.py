@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 2.0
 #: Seconds that requests in flight get to be answered when the task is told to stop.
 GRACE_SECONDS = 10.0
+#: Seconds of a pause that a load waits for. Asked for a longer one, as by a daily limit, it leaves the rest to a retry.
+LONGEST_PAUSE = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Loader:
             receipts = await self._destination.send(batch)
             self._checkpoint.requests += receipts.requests
             if receipts.retry_after is not None:
-                self._pace.pause(receipts.retry_after)
+                self._pause(receipts.retry_after)
             if receipts.refused_whole and len(batch) > 1:
                 middle = len(batch) // 2
                 self._ready.extendleft([batch.only(range(middle, len(batch))), batch.only(range(middle))])
@@ -180,6 +182,14 @@ class Loader:
                 return
             if receipts.retry_after is None:
                 await self._clock.sleep(self._backoff.wait(attempt))
+
+    def _pause(self, seconds: float) -> None:
+        """Wait as long as the destination asks; where that is too long for a worker to sit idle, leave the rest."""
+        if seconds <= LONGEST_PAUSE:
+            self._pace.pause(seconds)
+            return
+        self._stopping = True
+        self._observer.event("asked_to_wait", sync=self._sync.name, seconds=round(seconds))
 
     def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
         """Record the answer; returns the rows to send again, if any."""

@@ -5,6 +5,7 @@ Values only: :class:`Batch`, :class:`Receipt`, :class:`Receipts`, :class:`Checkp
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -50,8 +51,12 @@ class Batch:
 
     @property
     def idempotency_key(self) -> str:
-        """Stable over retries of the same rows: ``<run id>-<first>-<last>-<count>``."""
-        return f"{self.run_id}-{self.seqs[0]}-{self.seqs[-1]}-{len(self.seqs)}"
+        """Stable over retries of the same rows, and another for any other rows."""
+        first, last = self.seqs[0], self.seqs[-1]
+        if last - first + 1 == len(self.seqs):
+            return f"{self.run_id}-{first}-{last}"
+        rows = hashlib.sha256(",".join(map(str, self.seqs)).encode()).hexdigest()
+        return f"{self.run_id}-{first}-{last}-{rows[:16]}"
 
     def only(self, positions: Iterable[int]) -> Batch:
         """The batch of the rows at these positions."""

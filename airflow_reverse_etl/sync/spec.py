@@ -252,6 +252,10 @@ class Sync(_Strict):
     failure: FailurePolicy = FailurePolicy()
     retry: RetryPolicy = RetryPolicy()
     rate: Rate = Rate()
+    drift: Annotated[
+        Literal["ignore", "warn", "fail"],
+        Field(description="when the columns it uses, their table or its key tests changed since the last run"),
+    ] = "warn"
     planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="where the comparison runs")] = "auto"
 
     @model_validator(mode="wrap")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
@@ -46,6 +48,14 @@ def test_values_keep_their_types() -> None:
     value = Decimal("12345678901234567890.123456789012345678")
     records, _ = RecordBuilder(sync({"d": "d"})).build(batch(f0=[value]))
     assert records == [{"d": value}]
+
+
+def test_instants_arrive_in_utc() -> None:
+    moment = datetime(2026, 3, 29, 3, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    column = pa.array([moment], pa.timestamp("us", "Europe/Berlin"))
+    records, _ = RecordBuilder(sync({"at": "at"})).build(pa.RecordBatch.from_arrays([column], ["f0"]))
+    assert records[0]["at"] == moment
+    assert records[0]["at"].utcoffset() == timedelta(0)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="."), min_size=1, max_size=8), min_size=1, unique=True))

@@ -98,8 +98,10 @@ def test_receipts_are_by_key() -> None:
 
 def test_the_idempotency_key_is_the_same_for_the_same_rows() -> None:
     batch = Batch(Operation.UPSERT, range(5, 8), ["a", "b", "c"], [{}, {}, {}], "run")
-    assert batch.only([0, 1, 2]).idempotency_key == batch.idempotency_key == "run-5-7-3"
-    assert batch.only([0, 2]).idempotency_key != batch.idempotency_key
+    assert batch.only([0, 1, 2]).idempotency_key == batch.idempotency_key == "run-5-7"
+    six = Batch(Operation.UPSERT, range(1, 7), list("abcdef"), [{}] * 6, "run")
+    keys = {six.only(rows).idempotency_key for rows in itertools.combinations(range(6), 4)}
+    assert len(keys) == 15, "other rows, other key, even with the same ends and count"
 
 
 def test_partitions_add_up_to_the_whole() -> None:

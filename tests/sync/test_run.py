@@ -235,6 +235,15 @@ async def test_a_throttled_destination_is_left_alone_for_as_long_as_it_asks(worl
     assert world.clock.monotonic() >= 7 / 2 * 30 - 30, "throttled requests do not use up the attempts"
 
 
+async def test_a_pause_of_hours_is_left_to_a_retry(world: World) -> None:
+    world.destination.dials.throttle = 1
+    world.destination.dials.retry_after = 6 * 3600.0
+    with pytest.raises(IncompleteLoadError):
+        await world.run(rows(a=1), run_id="r")
+    assert world.clock.monotonic() < 3600
+    assert (await world.run(run_id="r")).accepted == 1
+
+
 async def test_rows_that_could_not_be_sent_go_out_with_the_next_try_and_no_others(world: World) -> None:
     world.destination.dials.unsent = range(2, 1000)
     world.values = {"rate": {"batch_size": 1, "concurrency": 1}}
