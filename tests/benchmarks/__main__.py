@@ -3,7 +3,7 @@
 Each contender runs in a process, and where it is another tool in an environment, of its own (``build/bench``). A
 contender's seconds run from its first query to the end of its work, imports left out; ours include the plan and the
 committed snapshot. Results also go to ``build/bench.json``: ``name``, ``value`` of ours, ``unit``, ``peer``,
-``peer_value`` in the same unit, ``ratio`` of ours to the peer's.
+``peer_value`` in the same unit, ``ratio`` (above 1: ours is better).
 """
 
 from __future__ import annotations
