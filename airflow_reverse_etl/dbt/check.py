@@ -20,9 +20,7 @@ from airflow_reverse_etl.dbt.usage import Place, SyncSource, Usage, parse, usage
 from airflow_reverse_etl.sync.spec import SqlModel, TableModel
 
 
-def check(
-    sources: Sequence[SyncSource], base: Side, head: Side, *, today: date, policy: Policy = "breaking"
-) -> Report:
+def check(sources: Sequence[SyncSource], base: Side, head: Side, *, today: date, policy: Policy = "breaking") -> Report:
     """Compare the project before (``base``) and after (``head``) a change, for these syncs.
 
     :param today: decides whether a deprecation date has passed.

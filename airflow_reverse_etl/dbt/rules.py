@@ -62,9 +62,7 @@ class Pair:
     def bumped(self) -> bool:
         return self.before.version != self.after.version
 
-    def finding(
-        self, rule: str, level: Level, message: str, *, place: Place | None = None, **more: Any
-    ) -> Finding:
+    def finding(self, rule: str, level: Level, message: str, *, place: Place | None = None, **more: Any) -> Finding:
         source = self.usage.source
         model = Place((PurePosixPath(self.head.side.folder) / self.after.path).as_posix())
         places = (place or source.place("model"), model)

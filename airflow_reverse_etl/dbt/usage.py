@@ -149,4 +149,3 @@ def _columns_in(expression: str, dialect: str | None) -> Iterable[str] | None:
     if tree is None or tree.find(exp.Star) or tree.find(exp.Query):
         return None
     return [column.parts[0].name for column in tree.find_all(exp.Column)]
-

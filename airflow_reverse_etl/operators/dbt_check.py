@@ -99,9 +99,7 @@ class DbtModelCheckOperator(_DbtOperator):
         with _airflow_errors():
             repository = GitRepositoryHook(self.git_conn_id).get_conn()
             base, head = (self._side(repository, ref, context) for ref in (self.base, self.head))
-            report = check(
-                self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy
-            )
+            report = check(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
             told = text(report)
             self.log.info("%s", told)
             self._tell(report, repository)

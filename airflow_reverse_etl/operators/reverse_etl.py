@@ -51,8 +51,8 @@ class ReverseEtlOperator(BaseOperator):
 
     Returns, and pushes to XCom also when the task fails after sending: ``run_id``, ``planned`` (``added``,
     ``changed``, ``removed``, ``invalid``), ``accepted``, ``rejected``, ``retryable``, ``unknown``, ``skipped``,
-    ``requests``, ``seconds`` and ``errors``. Has the model as inlet and the destination object as outlet asset; the
-    outlet's event carries the counts.
+    ``requests``, ``seconds``, ``errors`` and, where the model changed since the last run, ``drift``. Has the model as
+    inlet and the destination object as outlet asset; the outlet's event carries the counts.
 
     What it does not do: build the model, or notice that nobody did. Put the task that does before this one.
 
@@ -79,6 +79,7 @@ class ReverseEtlOperator(BaseOperator):
         self.sync: Any = Sync.load(sync) if isinstance(sync, Mapping) else str(sync) if isinstance(sync, Path) else sync
         self.catalog: Any = catalog
         self.destination_url = ""
+        self._drift: list[dict[str, Any]] = []
         self._stop: Callable[[], object] | None = None
         self._declare_assets()
 
@@ -98,7 +99,7 @@ class ReverseEtlOperator(BaseOperator):
             raise AirflowException(
                 "The task was told to stop. What was delivered is kept; a new try continues."
             ) from None
-        counts = report.to_json()
+        counts = {**report.to_json(), **({"drift": self._drift} if self._drift else {})}
         self.log.info("%s: %s", sync.name, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
         for reason in counts["errors"]:
             self.log.warning("%s: %s rows: %s", sync.name, reason["count"], reason["code"])
@@ -117,6 +118,11 @@ class ReverseEtlOperator(BaseOperator):
         query, primary_key = resolve_model(sync, self._load_catalog() if isinstance(sync.model, str) else None)
         destination = self._destination(sync)
         store, warehouse = state_store(), open_warehouse(sync.source)
+        try:
+            self._look_for_drift(sync, query, warehouse)
+        except BaseException:
+            _close(warehouse)
+            raise
         ti = context["ti"]
 
         async def main() -> Report:
@@ -140,6 +146,15 @@ class ReverseEtlOperator(BaseOperator):
         finally:
             self._stop = None
             _close(warehouse)
+
+    def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> None:
+        from airflow_reverse_etl.operators._drift import look_for_drift
+
+        output = self.catalog if isinstance(self.catalog, Mapping) else None
+        found = look_for_drift(sync, query=query, warehouse=warehouse, files=state_files(), output=output)
+        for finding in found:
+            self.log.warning("%s: changed since the last run: %s", sync.name, finding.message)
+        self._drift = [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]
 
     # -- what the task works with ----------------------------------------------------------------------------------
 

@@ -123,8 +123,10 @@ def serve(api: Callable[..., Answer], host: Host) -> Iterator[Host]:
             host.requests.append((self.command, parts.path, body))
             page = re.search(r"(?:^|&)page=(\d+)", parts.query)
             try:
-                answer = host.faults.pop(0) if host.faults else api(
-                    host, self.command, parts.path, int(page[1]) if page else 1, body, self.headers
+                answer = (
+                    host.faults.pop(0)
+                    if host.faults
+                    else api(host, self.command, parts.path, int(page[1]) if page else 1, body, self.headers)
                 )
             except (AssertionError, KeyError) as error:
                 answer = (422, {"message": f"against the contract: {error!r}"})

@@ -284,9 +284,7 @@ def test_policies() -> None:
     gone = project(customers=customers("select id from {{ ref('stg') }} where active"))
     assert run(project(), gone, policy="contract").conclusion == "passed"
     columns = {"id": "integer", "email": "varchar"}
-    promised, broken = (
-        project(customers=customers(columns=c, contract=True)) for c in (columns, {"email": "varchar"})
-    )
+    promised, broken = (project(customers=customers(columns=c, contract=True)) for c in (columns, {"email": "varchar"}))
     assert run(promised, broken, sync(primary_key="email"), policy="contract").conclusion == "failed"
 
 

@@ -48,9 +48,7 @@ def from_environment(host: str, environment: Mapping[str, str]) -> Reporter:
         ) from None
 
 
-def for_repository(
-    host: str, url: str, *, token: str | None, commit: str, pull_request: int | None = None
-) -> Reporter:
+def for_repository(host: str, url: str, *, token: str | None, commit: str, pull_request: int | None = None) -> Reporter:
     """The reporter for a repository's URL, as git uses it.
 
     :raises ConfigurationError: there is no token (a deploy key is good for git only), or the URL names no repository.

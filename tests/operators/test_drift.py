@@ -1,0 +1,90 @@
+"""Drift before a run: what it remembers, what it says, what it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl._airflow import AirflowFailException
+from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.errors import GuardError
+from airflow_reverse_etl.operators._drift import look_for_drift
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.sync.ports import Column
+from tests.dbt.projects import keyed, manifest, model, sync
+from tests.operators.test_reverse_etl import SYNC, context, crm, customers, operator  # noqa: F401 - two are fixtures
+
+pytestmark = pytest.mark.airflow
+
+THERE = [Column("id", "INTEGER"), Column("email", "VARCHAR")]
+
+
+class Table:
+    """A warehouse with one table."""
+
+    dialect = "duckdb"
+
+    def __init__(self, columns: list[Column]) -> None:
+        self._columns = columns
+
+    def columns(self, query: str) -> list[Column]:
+        return self._columns
+
+
+def look(folder: Path, columns: list[Column], *, catalog: Catalog | None = None, **spec: Any) -> list[str]:
+    files = StateFiles(str(folder))
+    output = None
+    if catalog:
+        output = {"catalog": f"catalogs/{catalog.commit}.json"}
+        files.write(output["catalog"], catalog.to_json())
+    table: Any = Table(columns)
+    found = look_for_drift(sync(**spec).sync, query="select 1", warehouse=table, files=files, output=output)
+    return [finding.rule for finding in found]
+
+
+def test_each_change_is_told_once(tmp_path: Path) -> None:
+    more = [*THERE, Column("plan")]
+    assert [look(tmp_path, columns) for columns in (THERE, THERE, more, more)] == [[], [], ["column-added"], []]
+
+
+def test_fail_stops_until_it_is_restored_or_the_sync_is_changed(tmp_path: Path) -> None:
+    retyped = [THERE[0], Column("email", "INTEGER")]
+    look(tmp_path, THERE, drift="fail")
+    for _ in range(2):
+        with pytest.raises(GuardError, match="email changed from VARCHAR to INTEGER"):
+            look(tmp_path, retyped, drift="fail")
+    assert look(tmp_path, THERE, drift="fail") == []
+    assert look(tmp_path, retyped, drift="fail", mapping={"email": {"sql": "cast(email as varchar)"}}) == []
+
+
+def test_policies_let_warnings_pass(tmp_path: Path) -> None:
+    look(tmp_path, THERE)
+    assert look(tmp_path, [*THERE, Column("plan")], drift="fail") == ["column-added"]
+    assert look(tmp_path, [], drift="ignore") == []
+
+
+def test_catalogs_of_two_commits(tmp_path: Path) -> None:
+    first, second = (
+        Catalog.from_manifest(manifest(model("customers", schema=schema), *keyed("customers")), commit=commit)
+        for schema, commit in (("main", "a"), ("marts", "b"))
+    )
+    assert look(tmp_path, THERE, catalog=first) == []
+    assert look(tmp_path, THERE, catalog=second) == ["relation-moved"]
+
+
+def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
+    look(tmp_path, THERE)
+    for junk in (b"{", b"[]", b'{"sync": 1}'):
+        StateFiles(str(tmp_path)).write("drift/customers_to_crm.json", junk)
+        assert look(tmp_path, [*THERE, Column("plan")]) == []
+
+
+def test_a_task_returns_drift_and_is_red_where_the_sync_says_so(crm: Any, customers: Any) -> None:  # noqa: F811
+    assert "drift" not in operator().execute(context())
+    customers("ALTER TABLE customers ADD COLUMN plan VARCHAR")
+    assert [found["rule"] for found in operator().execute(context())["drift"]] == ["column-added"]
+    customers("ALTER TABLE customers ALTER email TYPE INTEGER USING 1")
+    with pytest.raises(AirflowFailException, match="changed from VARCHAR to INTEGER"):
+        operator(sync={**SYNC, "drift": "fail"}).execute(context())
