@@ -37,6 +37,7 @@ def text(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
+    """For programs."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -66,6 +67,7 @@ def junit(report: Report) -> str:
 
 
 def sarif(report: Report) -> str:
+    """For code scanning, version 2.1.0."""
     from airflow_reverse_etl import __version__
 
     rules = [{"id": rule, "shortDescription": {"text": title}} for rule, title in RULES.items()]

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_reverse_etl.dbt.catalog import Model
+from airflow_reverse_etl.dbt.clauses import different_clauses
 from airflow_reverse_etl.dbt.columns import Column, Columns, Knowledge, family
 from airflow_reverse_etl.dbt.findings import Finding, Level
 from airflow_reverse_etl.dbt.usage import Place, Usage
 from airflow_reverse_etl.sync.spec import SqlModel
 
-if TYPE_CHECKING:
-    from sqlglot import exp
-
 _TABLES = ("table", "incremental")
-_CLAUSES = {
-    "from": "FROM",
-    "from_": "FROM",
-    "joins": "JOIN",
-    "laterals": "LATERAL",
-    "where": "WHERE",
-    "group": "GROUP BY",
-    "having": "HAVING",
-    "qualify": "QUALIFY",
-    "distinct": "DISTINCT",
-    "limit": "LIMIT",
-    "offset": "OFFSET",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +138,7 @@ def _same_column(pair: Pair, place: Place, was: Column | None, now: Column, *, a
 
 
 def relation(pair: Pair) -> Iterator[Finding]:
+    """Another database, schema or name, as the warehouse compares them."""
     before, after = pair.before.relation, pair.after.relation
     if pair.bumped or not before or not after or pair.base.side.relation(before) == pair.head.side.relation(after):
         return
@@ -171,6 +156,7 @@ def relation(pair: Pair) -> Iterator[Finding]:
 
 
 def materialization(pair: Pair) -> Iterator[Finding]:
+    """Ephemeral models have nothing to read."""
     before, after = pair.before.materialized, pair.after.materialized
     if before == after:
         return
@@ -184,6 +170,7 @@ def materialization(pair: Pair) -> Iterator[Finding]:
 
 
 def version_and_access(pair: Pair) -> Iterator[Finding]:
+    """What dbt's governance says about who may use the model, and for how long."""
     name, today = pair.after.name, pair.today.isoformat()
     if pair.bumped:
         yield pair.finding(
@@ -293,7 +280,7 @@ def rows(pair: Pair) -> Iterator[Finding]:
             old, new = base.statement(was), head.statement(unique_id)
             if old is None or new is None:
                 found.append(f"the SQL of {name}, which cannot be read here")
-            elif clauses := _different(old, new):
+            elif clauses := different_clauses(old, new):
                 found.append(f"{', '.join(clauses)} in {name}")
     if found:
         yield pair.finding(
@@ -304,43 +291,15 @@ def rows(pair: Pair) -> Iterator[Finding]:
         )
 
 
-def _different(old: exp.Query, new: exp.Query) -> list[str]:
-    """The kinds of clauses, other than what is selected, in which two queries differ."""
-    before, after = _clauses(old), _clauses(new)
-    return sorted({kind for kind, _ in ((before - after) + (after - before))})
-
-
-def _clauses(query: exp.Query) -> Counter[tuple[str, str]]:
-    from sqlglot import exp
-
-    found: Counter[tuple[str, str]] = Counter()
-    for select in query.find_all(exp.Select):
-        for name, kind in _CLAUSES.items():
-            value = select.args.get(name)
-            for part in value if isinstance(value, list) else [value] if value else []:
-                found[kind, part.sql(comments=False, normalize=True) if hasattr(part, "sql") else ""] += 1
-        if any(_aggregates(item) for item in select.expressions):
-            found["aggregation", ""] += 1
-    for operation in query.find_all(exp.SetOperation):
-        found["set operation", f"{type(operation).__name__} {operation.args.get('distinct')}"] += 1
-    return found
-
-
-def _aggregates(item: exp.Expr) -> bool:
-    """Whether a selected expression makes one row of many, or many of one."""
-    from sqlglot import exp
-
-    some = (f for f in item.find_all(exp.AggFunc, exp.UDTF) if not isinstance(f.parent, (exp.Window, exp.IgnoreNulls)))
-    return any(f.parent_select is item.parent_select for f in some)
-
-
 def marks(pair: Pair) -> Iterator[Finding]:
+    """``meta.reverse_etl``, by which models are selected."""
     if pair.before.meta.get("reverse_etl") and not pair.after.meta.get("reverse_etl"):
         text = f"{pair.after.name} loses its meta.reverse_etl: selections by it no longer find the model"
         yield pair.finding("sync-removed", Level.WARNING, text, todo="keep it while syncs use the model")
 
 
 def unread(pair: Pair) -> Iterator[Finding]:
+    """Parts of the sync itself that cannot be understood matter once the model changes."""
     if pair.changed:
         for place, reason in pair.usage.unread:
             text = f"{pair.after.name} changes, and which of its columns the sync needs is not clear: {reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tarfile
 import tempfile
@@ -14,6 +15,9 @@ from typing import Any
 
 from airflow_reverse_etl.dbt.side import Side
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
+
+_SOURCES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
+_NOT_SOURCES = ("target", "dbt_packages", "logs", "node_modules", "venv", "__pycache__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,9 @@ class Versions:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def side(self, where: str, *, built: bool = False) -> Side:
-        """The project at a manifest's path, in a folder (its ``target/manifest.json`` if there is one), or at a ref.
+        """The project at a manifest's path, in a folder, or at a ref.
+
+        In a folder, ``target/manifest.json`` is taken if no file of the project is newer; otherwise dbt parses it.
 
         :param built: a catalog.json beside the manifest describes what is deployed.
         :raises ConfigurationError: there is no such thing. :raises ProjectError: dbt cannot read it.
@@ -43,7 +49,7 @@ class Versions:
             inside = path / self.project_path
             project = inside if _is_project(inside) and not _is_project(path) else path
             for manifest in (project / "target" / "manifest.json", project / "manifest.json"):
-                if manifest.is_file():
+                if manifest.is_file() and not _outdated(project, manifest):
                     return self._of_file(manifest, where, project, built=built)
             return self._parsed(project, where)
         return self._at_ref(where)
@@ -90,6 +96,17 @@ class Versions:
 
     def _side(self, manifest: Mapping[str, Any], label: str, project: Path, **more: Any) -> Side:
         return Side(manifest, label=label, folder=self.project_path, variables=_variables(project), **more)
+
+
+def _outdated(project: Path, manifest: Path) -> bool:
+    """Whether a source file of the project was written after its manifest."""
+    made = manifest.stat().st_mtime
+    for folder, folders, files in os.walk(project):
+        folders[:] = [name for name in folders if name not in _NOT_SOURCES and not name.startswith(".")]
+        for name in files:
+            if name.endswith(_SOURCES) and (Path(folder) / name).stat().st_mtime > made:
+                return True
+    return False
 
 
 def _no_links(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import pytest
@@ -82,3 +84,8 @@ def test_every_format_takes_any_text(message: str) -> None:
 
 def test_every_rule_has_a_title() -> None:
     assert all(title and not title.endswith(".") for title in RULES.values())
+
+
+def test_every_rule_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "check.md").read_text()
+    assert re.findall(r"^\| `([a-z-]+)` \| (?:breaking|warning|needs review) \|", page, re.MULTILINE) == list(RULES)

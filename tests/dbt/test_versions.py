@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from airflow_reverse_etl.cli import main
 from airflow_reverse_etl.dbt.versions import Versions
-from airflow_reverse_etl.errors import ProjectError, RepositoryNotFoundError
+from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 from tests.dbt.projects import manifest, model
 
 SYNC = """\
@@ -79,3 +80,13 @@ def test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path: Path) -> No
     (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest(model("customers"))))
     for where in (tmp_path, tmp_path / "target", tmp_path / "target" / "manifest.json"):
         assert [m.name for m in Versions().side(str(where)).catalog.models] == ["customers"]
+
+
+def test_a_manifest_older_than_its_sources_is_not_trusted(tmp_path: Path) -> None:
+    test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path)
+    (tmp_path / "models").mkdir()
+    model = tmp_path / "models" / "customers.sql"
+    model.write_text("select 1")
+    os.utime(model, (4_000_000_000, 4_000_000_000))
+    with pytest.raises(ConfigurationError, match="no dbt at '/nowhere/dbt'"):
+        Versions(dbt_executable="/nowhere/dbt").side(str(tmp_path))
