@@ -165,8 +165,7 @@ class DbtCloudServer:
 
     def start(self, port: int = 0) -> Self:
         """Serve on loopback, on a free port or the given one."""
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"server_of": self}))
-        self._http.daemon_threads = True
+        self._http = _HttpServer(("127.0.0.1", port), type("Handler", (_Handler,), {"server_of": self}))
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
@@ -341,6 +340,11 @@ def post(url: str, body: bytes, *, signature: str) -> int:
         return error.code
     except OSError:
         return 0
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024  # many clients may connect at once
 
 
 class _Handler(BaseHTTPRequestHandler):
