@@ -166,6 +166,29 @@ FieldSource = Annotated[
 ]
 
 
+class CursorTrack(_Strict):
+    """Rows are read from the highest value of a column on that earlier runs have seen."""
+
+    cursor: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="column of dates, time stamps or whole numbers that grows with every change of a row; rows "
+            "that were not accepted are read again whatever it says, and rows without a value always",
+        ),
+    ]
+
+
+Track = Annotated[
+    Annotated[Literal["rows", "none"], Tag("name")] | Annotated[CursorTrack, Tag("cursor")],
+    Discriminator(
+        _shape("cursor"),
+        custom_error_type="track_shape",
+        custom_error_message="must be rows, none or {cursor: column}",
+    ),
+]
+
+
 class DestinationSpec(BaseModel):
     """Where rows go. Each destination type adds keys of its own, see its reference page."""
 
@@ -247,6 +270,24 @@ class Sync(_Strict):
     mapping: Annotated[
         dict[str, FieldSource], Field(min_length=1, description="destination field: column; dots in a field nest")
     ]
+    track: Annotated[
+        Track,
+        Field(
+            description="what is remembered: `rows`, every row that was delivered; `{cursor: column}`, the same, but "
+            "only rows that changed since are read; `none`, nothing: every row goes out in every run"
+        ),
+    ] = "rows"
+    initial: Annotated[
+        Literal["send", "baseline"],
+        Field(description="the first run sends every row, or records them as delivered without sending"),
+    ] = "send"
+    on_mapping_change: Annotated[
+        Literal["resync", "keep"],
+        Field(
+            description="after a change of the mapping or the primary key: send every row again, or take those "
+            "that were delivered as they are and send new ones only"
+        ),
+    ] = "resync"
     nulls: Annotated[Literal["send", "omit"], Field(description="send null, or leave the field out")] = "send"
     guards: Guards = Guards()
     failure: FailurePolicy = FailurePolicy()
@@ -257,19 +298,6 @@ class Sync(_Strict):
         Field(description="when the columns it uses, their table or its key tests changed since the last run"),
     ] = "warn"
     planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="where the comparison runs")] = "auto"
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        """Raise our error with every problem, unless :meth:`load` asked for pydantic's to add places to it."""
-        try:
-            return handler(values)
-        except ValidationError as error:
-            if info.context is _RAW:
-                raise
-            problems = tuple(_text(where, message) for where, message in _problems(error))
-            name = values.get("name") if isinstance(values, Mapping) else None
-            raise SpecError(_title(len(problems)), problems=problems, todo=_FIX_VALUES, sync=name) from None
 
     @field_validator("primary_key")
     @classmethod
@@ -296,6 +324,47 @@ class Sync(_Strict):
         if missing:
             raise ValueError(f"destination.match_on names {', '.join(missing)}, which mapping does not define")
         return self
+
+    @model_validator(mode="after")
+    def _track_fits(self) -> Sync:
+        if self.mode == "mirror" and self.track != "rows":
+            what = (
+                "a cursor cannot see removed rows" if self.cursor else "without a record nothing is known to be removed"
+            )
+            raise ValueError(f"mode mirror needs track: rows: {what}")
+        if self.mode == "append" and self.cursor:
+            raise ValueError("mode append sends every row of the model in every run; it has no use for a cursor")
+        if not self.tracked:
+            why = "mode append" if self.mode == "append" else "track: none"
+            if self.initial != "send":
+                raise ValueError(f"initial: {self.initial} records rows, and {why} keeps no record")
+            if self.on_mapping_change != "resync":
+                raise ValueError(f"on_mapping_change: {self.on_mapping_change} needs a record, and {why} keeps none")
+        return self
+
+    # the last of the validators, so that the others run inside it
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Raise our error with every problem, unless :meth:`load` asked for pydantic's to add places to it."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            if info.context is _RAW:
+                raise
+            problems = tuple(_text(where, message) for where, message in _problems(error))
+            name = values.get("name") if isinstance(values, Mapping) else None
+            raise SpecError(_title(len(problems)), problems=problems, todo=_FIX_VALUES, sync=name) from None
+
+    @property
+    def tracked(self) -> bool:
+        """Whether what was delivered is remembered. If not, every valid row goes out in every run."""
+        return self.mode != "append" and self.track != "none"
+
+    @property
+    def cursor(self) -> str | None:
+        """The column from whose highest value on the model is read."""
+        return self.track.cursor if isinstance(self.track, CursorTrack) else None
 
     @classmethod
     def load(cls, source: Sync | Mapping[str, Any] | str | Path, *, check: DestinationCheck | None = None) -> Sync:
@@ -363,7 +432,9 @@ class Sync(_Strict):
     @property
     def digest(self) -> str:
         """Changes when what is sent, or how, changes; not when guards, rates or policies do."""
-        what = self.model_dump_json(include={"model", "primary_key", "destination", "mode", "mapping", "nulls"})
+        what = self.model_dump_json(
+            include={"model", "primary_key", "destination", "mode", "mapping", "nulls", "track"}
+        )
         return hashlib.sha256(what.encode()).hexdigest()
 
     @classmethod
@@ -390,7 +461,7 @@ def _problems(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
     found = []
     for item in error.errors(include_url=False):
         where = tuple(str(part) for part in item["loc"])
-        if len(where) > 1 and where[0] == "model" and where[1] in ("name", "table", "sql"):
+        if len(where) > 1 and where[0] in ("model", "track") and where[1] in ("name", "table", "sql", "cursor"):
             where = (where[0], *where[2:])
         if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
             where = (*where[:2], *where[3:])
@@ -416,6 +487,7 @@ def _known(where: Sequence[str]) -> list[str]:
         "": [Sync],
         "model": [TableModel, SqlModel],
         "mapping": [SqlField, ValueField, TemplateField],
+        "track": [CursorTrack],
         "guards": [Guards],
         "failure": [FailurePolicy],
         "retry": [RetryPolicy],
