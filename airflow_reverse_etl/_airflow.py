@@ -14,7 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
+from airflow.sdk import (
+    Asset,
+    AssetAlias,
+    BaseHook,
+    BaseOperator,
+    BaseOperatorLink,
+    BaseSensorOperator,
+    Context,
+    TaskGroup,
+)
 
 try:  # Airflow 3.2 moved the exceptions into the SDK
     from airflow.sdk.exceptions import (
@@ -57,7 +66,9 @@ __all__ = [
     "BaseSensorOperator",
     "Context",
     "TaskDeferred",
+    "TaskGroup",
     "airflow_errors",
+    "async_connection_info",
     "checkout_folder",
     "connection_info",
     "dbapi_connect",
@@ -160,15 +171,35 @@ def connection_info(conn_id: str) -> ConnectionInfo:
     :raises CredentialsError: there is no such connection.
     """
     try:
-        connection = BaseHook.get_connection(conn_id)
+        return _info(BaseHook.get_connection(conn_id))
     except AirflowNotFoundException:
-        raise CredentialsError(
-            "there is no such Airflow connection",
-            todo="create it under Admin > Connections, with `airflow connections add`, or in the secrets backend",
-            connection=conn_id,
-        ) from None
+        raise _no_connection(conn_id) from None
+
+
+async def async_connection_info(conn_id: str) -> ConnectionInfo:
+    """The same from an event loop, such as the triggerer's.
+
+    :raises CredentialsError: there is no such connection.
+    """
+    from airflow.providers.common.compat.connection import get_async_connection
+
+    try:
+        return _info(await get_async_connection(conn_id))
+    except AirflowNotFoundException:
+        raise _no_connection(conn_id) from None
+
+
+def _no_connection(conn_id: str) -> CredentialsError:
+    return CredentialsError(
+        "there is no such Airflow connection",
+        todo="create it under Admin > Connections, with `airflow connections add`, or in the secrets backend",
+        connection=conn_id,
+    )
+
+
+def _info(connection: Any) -> ConnectionInfo:
     return ConnectionInfo(
-        conn_id=conn_id,
+        conn_id=connection.conn_id,
         conn_type=connection.conn_type or "",
         host=connection.host,
         port=connection.port,

@@ -20,7 +20,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],
         "sensors": [_modules("sensors.dbt_cloud")],
         "triggers": [_modules("triggers.dbt_cloud")],
-        "connection-types": [HTTP_CONNECTION],
+        "connection-types": [HTTP_CONNECTION, GIT_CONNECTION],
         "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
     }
@@ -51,6 +51,39 @@ HTTP_CONNECTION: dict[str, Any] = {
     "conn-fields": {
         "auth_header": _text("Token header", "Header that carries the token. Empty: Authorization, as a bearer token"),
         "test_path": _text("Test path", "What the connection test requests, below the base URL"),
+    },
+}
+
+_SECRET = {"format": "password"}
+
+#: The fields of apache-airflow-providers-git, under the same names, and ours.
+GIT_CONNECTION: dict[str, Any] = {
+    "connection-type": "reverse_etl_git",
+    "hook-class-name": "airflow_reverse_etl.hooks.git.GitRepositoryHook",
+    "hook-name": "Git repository (Reverse ETL)",
+    "ui-field-behaviour": {
+        "hidden-fields": ["schema", "port"],
+        "relabeling": {"host": "Repository URL", "login": "User name", "password": "Access token"},
+        "placeholders": {
+            "host": "https://github.com/owner/repository, or git@github.com:owner/repository",
+            "login": "empty: the one that the host expects beside a token",
+        },
+    },
+    "conn-fields": {
+        "private_key": _text("Private key", "SSH key, or the GitHub App's key: the whole file", **_SECRET),
+        "key_file": _text("Private key file", "Path of the key on every worker, instead of the key itself"),
+        "private_key_passphrase": _text("Passphrase", "Of the SSH key", **_SECRET),
+        "known_hosts": _text("Known hosts", "Lines of a known_hosts file, as ssh-keyscan prints them"),
+        "known_hosts_file": _text("Known hosts file", "Path on every worker, instead of the lines"),
+        "strict_host_key_checking": _text("Host key checking", "yes (default), accept-new or no"),
+        "ssh_port": _text("SSH port", "Where the URL does not say"),
+        "ssh_config_file": _text("SSH configuration file", "Path on every worker"),
+        "host_proxy_cmd": _text("SSH proxy command", "Such as ssh -W %h:%p bastion"),
+        "github_app_id": _text("GitHub App id", "Or its client id. The private key is then the App's"),
+        "github_installation_id": _text("GitHub installation id", "Empty: looked up"),
+        "ca_certificates": _text("CA certificates", "PEM text, or a file's path, of the host's own authority"),
+        "proxy": _text("HTTP proxy", "URL, for https. Empty: the worker's https_proxy", **_SECRET),
+        "submodules": _text("Submodules", "true: fetch them too"),
     },
 }
 

@@ -1,4 +1,4 @@
-"""How git proves who it is: a token or an SSH key, given to git's environment for one call and kept nowhere else.
+"""How git proves who it is: a token, a GitHub App or an SSH key, in git's environment for one call and nowhere else.
 
 A token is answered by a credential helper that is bound to the repository's host, so a redirect or a submodule on
 another host never sees it; it is on no command line, in no URL and in no file. A key written into the connection is in
@@ -15,13 +15,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from airflow_reverse_etl.dbt.github_app import GitHubApp
 from airflow_reverse_etl.errors import CredentialsError
 
-HOST_KEY_CHECKING = ("yes", "accept-new", "no")
+#: What ssh(1) calls it; nobody is there to be asked.
+HOST_KEY_CHECKING = {"yes": "yes", "ask": "yes", "accept-new": "accept-new", "no": "no", "off": "no"}
 
 _HELPER = """!f() { test "$1" = get && printf 'username=%s\\npassword=%s\\n' "$RETL_GIT_USER" "$RETL_GIT_TOKEN"; }; f"""
 _ASKPASS = """#!/bin/sh\nprintf '%s\\n' "$RETL_SSH_PASSPHRASE"\n"""
@@ -55,6 +57,9 @@ class Credentials:
 
     :param user: user name for https; default: the one the host expects beside a token.
     :param token: password or access token for https.
+    :param app: GitHub App to get a token from, instead of ``token``.
+    :param ca_certificates: of the authorities that the host's certificate may come from: PEM text, or a file's path.
+    :param proxy: URL of an HTTP proxy for https; default: the worker's own settings.
     :param private_key: SSH private key, its text. Not together with ``key_file``.
     :param key_file: path of an SSH private key.
     :param passphrase: of either key.
@@ -73,13 +78,17 @@ class Credentials:
     ssh_port: int | None = None
     ssh_config_file: str | None = None
     host_proxy_cmd: str | None = None
+    app: GitHubApp | None = None
+    ca_certificates: str | None = None
+    proxy: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.private_key and self.key_file:
             raise CredentialsError("both private_key and key_file are given", todo="keep one of them")
         if self.host_key_checking not in HOST_KEY_CHECKING:
             raise CredentialsError(
-                f"strict_host_key_checking is {self.host_key_checking!r}", todo=f"use one of {HOST_KEY_CHECKING}"
+                f"strict_host_key_checking is {self.host_key_checking!r}",
+                todo=f"use one of {', '.join(HOST_KEY_CHECKING)}",
             )
         if any(re.search(r"[\x00-\x1f]", text) for text in (self.user or "", self.token or "")):
             raise CredentialsError("user name or token holds a line break", todo="paste it again, as one line")
@@ -87,18 +96,28 @@ class Credentials:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be shown, longest first."""
-        found = [s for s in (self.token, self.passphrase, self.private_key) if s]
+        proxy = urlsplit(self.proxy).password if self.proxy else None
+        found = [s for s in (self.token, self.passphrase, self.private_key, proxy) if s]
         return tuple(sorted({*found, *(quote(s, safe="") for s in found)}, key=len, reverse=True))
+
+    def for_url(self, url: str) -> Credentials:
+        """The same with the App's token for this repository, got from GitHub where there is none that still holds."""
+        if not self.app:
+            return self
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-ca-") as folder:
+            verify = self._ca_file(Path(folder)) or True
+            token = self.app.token(url, verify=verify, proxy=self.proxy)
+        return replace(self, user="x-access-token", token=token, app=None)
 
     @contextmanager
     def environment(self, url: str) -> Iterator[dict[str, str]]:
         """Environment variables for git to reach ``url``; files behind them are gone when the context ends."""
-        scheme = urlsplit(url).scheme
-        if scheme in ("http", "https"):
-            yield {**_SAFE_ENVIRONMENT, **self._token_environment(url)}
-            return
-        with tempfile.TemporaryDirectory(prefix="reverse_etl-ssh-") as folder:
-            yield {**_SAFE_ENVIRONMENT, **_git_config(_SAFE_CONFIG), **self._ssh_environment(Path(folder))}
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-git-") as name:
+            folder = Path(name)
+            if urlsplit(url).scheme in ("http", "https"):
+                yield {**_SAFE_ENVIRONMENT, **self._web_environment(url, folder)}
+            else:
+                yield {**_SAFE_ENVIRONMENT, **_git_config(_SAFE_CONFIG), **self._ssh_environment(folder)}
 
     def key_trouble(self, environment: Mapping[str, str]) -> str:
         """What ssh-keygen says against the key: ssh itself tells a wrong passphrase as a plain refusal."""
@@ -119,13 +138,28 @@ class Credentials:
         )
         return done.stderr if done.returncode else ""
 
-    def _token_environment(self, url: str) -> dict[str, str]:
+    def _web_environment(self, url: str, folder: Path) -> dict[str, str]:
+        config = {**_SAFE_CONFIG, **({"http.proxy": self.proxy} if self.proxy else {})}
+        ca_file = self._ca_file(folder)
+        trust = {"GIT_SSL_CAINFO": ca_file} if ca_file else {}  # a variable of the worker's would beat a setting
         if not self.token:
-            return _git_config(_SAFE_CONFIG)
+            return {**_git_config(config), **trust}
         parts = urlsplit(url)
-        helper = f"credential.{parts.scheme}://{parts.netloc.rpartition('@')[2]}.helper"
+        config[f"credential.{parts.scheme}://{parts.netloc.rpartition('@')[2]}.helper"] = _HELPER
         user = self.user or default_user(parts.hostname or "", self.token)
-        return {**_git_config({**_SAFE_CONFIG, helper: _HELPER}), "RETL_GIT_USER": user, "RETL_GIT_TOKEN": self.token}
+        return {**_git_config(config), **trust, "RETL_GIT_USER": user, "RETL_GIT_TOKEN": self.token}
+
+    def _ca_file(self, folder: Path) -> str | None:
+        text = (self.ca_certificates or "").replace("\\n", "\n")
+        if "-----BEGIN " in text:
+            return str(_private_file(folder / "ca.pem", text.strip() + "\n"))
+        if text and not Path(text).is_file():
+            raise CredentialsError(
+                "the file with certificate authorities is not on this worker",
+                todo="place it on every worker, or put its text into ca_certificates in the connection's extra",
+                file=text,
+            )
+        return text or None
 
     def _ssh_environment(self, folder: Path) -> dict[str, str]:
         environment = {}
@@ -142,7 +176,7 @@ class Credentials:
 
     def _ssh_command(self, folder: Path) -> list[str]:
         options = {
-            "StrictHostKeyChecking": self.host_key_checking,
+            "StrictHostKeyChecking": HOST_KEY_CHECKING[self.host_key_checking],
             "PreferredAuthentications": "publickey",  # a passphrase is never offered as the account's password
             "ConnectTimeout": "30",
             "BatchMode": None if self.passphrase else "yes",

@@ -13,6 +13,7 @@ from airflow_reverse_etl.errors import (
     CredentialsError,
     RepositoryNotFoundError,
     ReverseEtlError,
+    RunConflictError,
     UnreachableError,
 )
 
@@ -71,6 +72,25 @@ _KNOWN = (
         "private_key_passphrase",
     ),
     _Known(
+        r"\[rejected\].*(fetch first|non-fast-forward)|cannot lock ref|failed to update ref",
+        RunConflictError,
+        "somebody else pushed to the branch",
+        "run the task again: it starts from what is there now",
+    ),
+    _Known(
+        r"\[remote rejected\]|protected branch|GH006|pre-receive hook declined",
+        CredentialsError,
+        "the host does not let this branch be pushed to",
+        "choose a branch that is not protected, or exempt the account from its rules",
+    ),
+    _Known(
+        r"marked as read only|not allowed to (push|upload)|Permission to .* denied|does not permit git-receive-pack"
+        r"|service not enabled",
+        CredentialsError,
+        "the credentials may read this repository but not push to it",
+        "give the token, the App or the deploy key write access to the repository's contents",
+    ),
+    _Known(
         r"Write access to repository not granted",
         CredentialsError,
         "the token may not read this repository",
@@ -86,8 +106,8 @@ _KNOWN = (
     _Known(
         r"returned error: 403|access denied|Access denied",
         CredentialsError,
-        "the host knows the credentials but they may not read this repository",
-        "give the token or the deploy key read access to the repository's contents",
+        "the host knows the credentials but they may not do this",
+        "give the token, the App or the deploy key read access to the repository's contents; write access to push",
     ),
     _Known(
         r"repository '.*' not found|[Rr]epository not found|returned error: 404|does not appear to be a git repository"
@@ -112,7 +132,8 @@ _KNOWN = (
         r"server certificate verification failed|SSL certificate problem|certificate verify",
         UnreachableError,
         "the host's certificate is not trusted",
-        "make the certificate authority known to the worker: GIT_SSL_CAINFO names a file with its certificate",
+        "put the certificate authority's certificate, or the path of its file, into ca_certificates in the "
+        "connection's extra",
     ),
     _Known(
         r"dubious ownership",
@@ -121,12 +142,15 @@ _KNOWN = (
         "let the worker's user own the folder, or serve it over https or ssh",
     ),
     _Known(
-        r"Could not resolve|Connection (refused|timed out|reset)|Failed to connect|Couldn't connect|Operation timed out"
-        r"|Network is unreachable|No route to host|returned error: (429|5\d\d)|hung up unexpectedly|early EOF"
+        r"Could not resolve|Proxy CONNECT aborted|CONNECT tunnel failed|Connection (refused|timed out|reset)"
+        r"|Failed to connect|Couldn't connect|Operation timed out"
+        r"|Network is unreachable|No route to host|returned error: (429|5\d\d)|hung up unexpectedly"
+        r"|early EOF"
         r"|Empty reply|Connection closed by|git did not end within|RPC failed",
         UnreachableError,
         "the git host did not answer",
-        "try again later; if it stays, check the URL's host and port, and the worker's proxy (https_proxy)",
+        "try again later; if it stays, check the URL's host and port, and the proxy: in the connection's extra, or the "
+        "worker's https_proxy",
     ),
 )
 

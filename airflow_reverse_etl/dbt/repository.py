@@ -41,6 +41,7 @@ class Repository:
     """One repository as one connection sees it.
 
     :param url: https, ssh (also ``git@host:path``), or what ``allow_protocols`` adds: ``file`` also means a local path.
+    :param submodules: fetch those below the project's path too. The token is given to the same host only.
     :param timeout: seconds that one git command may take.
     :param connection: connection id, for error messages.
     :raises ConfigurationError: the URL is malformed, holds a password, or uses another protocol.
@@ -49,6 +50,7 @@ class Repository:
     url: str
     credentials: Credentials = field(default_factory=Credentials)
     allow_protocols: tuple[str, ...] = PROTOCOLS
+    submodules: bool = False
     timeout: float = 300.0
     connection: str | None = None
 
@@ -100,7 +102,7 @@ class Repository:
         if ref and not COMMIT.fullmatch(ref):
             check_ref(ref)
         folder = project_folder(path)
-        identity = "\n".join([self.url, folder, prepare[0] if prepare else ""])
+        identity = "\n".join([self.url, folder, prepare[0] if prepare else "", "submodules" * self.submodules])
         shelf = private_folder(under) / hashlib.sha256(identity.encode()).hexdigest()[:16]
         final = shelf / commit
         if not final.is_dir():
@@ -134,7 +136,7 @@ class Repository:
     def _export(self, commit: str, tree: Path, fetch: list[str], *, folder: str, ref: str | None) -> Path:
         """The commit's files in a new folder ``tree``, without ``.git``."""
         tree.mkdir()
-        with self._git(tree) as git:
+        with self.commands(tree) as git:
             git("init", "--quiet", "--template=", f"--object-format={'sha1' if len(commit) == 40 else 'sha256'}")
             git("config", "remote.origin.url", self.url)
             git("fetch", "--quiet", "--no-tags", *fetch)
@@ -153,11 +155,15 @@ class Repository:
             git("checkout", "--quiet", "--detach", commit)
             if beside := _local_packages(tree, folder):
                 git("sparse-checkout", "add", *beside)
+            if self.submodules:
+                git("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--", *[folder, *beside])
+        for marker in tree.rglob(".git") if self.submodules else ():
+            marker.unlink() if marker.is_file() else None
         shutil.rmtree(tree / ".git")
         return tree
 
     def _ls_remote(self, patterns: Iterable[str]) -> dict[str, str]:
-        with self._git(Path("/")) as git:  # in no repository, whose configuration could have a say
+        with self.commands(Path("/")) as git:  # in no repository, whose configuration could have a say
             lines = git("ls-remote", "--quiet", "--", self.url, *patterns).splitlines()
         return {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
 
@@ -172,13 +178,14 @@ class Repository:
         )
 
     @contextlib.contextmanager
-    def _git(self, folder: Path) -> Iterator[Git]:
+    def commands(self, folder: Path) -> Iterator[Git]:
         """git in a folder, with this connection's credentials for as long as the context lasts."""
         if not shutil.which("git"):
             raise ConfigurationError("the program git is not on this worker", todo="install git 2.31 or newer")
         from git.cmd import Git as GitPython
 
-        with self.credentials.environment(self.url) as environment:
+        credentials = self.credentials.for_url(self.url)
+        with credentials.environment(self.url) as environment:
             environment["GIT_ALLOW_PROTOCOL"] = ":".join(self.allow_protocols)
             unset = [name for name in os.environ if not _PASSED_ON.fullmatch(name) and name not in environment]
             # GitPython adds to os.environ and cannot take away from it; env(1) can.
@@ -195,9 +202,9 @@ class Repository:
                 if status < 0:  # GitPython's own words would quote the whole command
                     err = f"git did not end within {self.timeout:g} seconds"
                 elif "publickey" in err:
-                    err += "\n" + self.credentials.key_trouble(environment)
+                    err += "\n" + credentials.key_trouble(environment)
                 if status:
-                    text = scrub(err, self.credentials.secrets)
+                    text = scrub(err, credentials.secrets)
                     raise git_error(text, connection=self.connection, repository=self.url)
                 return str(out)
 

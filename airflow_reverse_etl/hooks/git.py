@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airflow_reverse_etl._airflow import BaseHook, connection_info
-from airflow_reverse_etl.errors import CredentialsError
+from airflow_reverse_etl._airflow import BaseHook, async_connection_info, connection_info
+from airflow_reverse_etl.errors import CredentialsError, ReverseEtlError
+from airflow_reverse_etl.provider import GIT_CONNECTION
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.dbt.credentials import Credentials
+    from airflow_reverse_etl.dbt.github_app import GitHubApp
     from airflow_reverse_etl.dbt.repository import Repository
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
 class GitRepositoryHook(BaseHook):
-    """A connection of type ``git``, with the fields that apache-airflow-providers-git gives it.
+    """A connection of type ``git``, with the fields that apache-airflow-providers-git gives it, or ``reverse_etl_git``,
+    which has the same fields, and a form and a test of its own.
 
     ``host`` is the repository's URL (https, ssh or ``git@host:path``), ``login`` the user name (default: the one that
     GitHub, GitLab and Bitbucket expect beside a token), ``password`` the token. Extra:
@@ -23,16 +28,20 @@ class GitRepositoryHook(BaseHook):
     * ``known_hosts`` (lines) or ``known_hosts_file``, ``strict_host_key_checking``: ``yes`` (our default, which is
       stricter than the Git provider's), ``accept-new`` or ``no``
     * ``ssh_port``, ``ssh_config_file``, ``host_proxy_cmd``
+    * ``github_app_id``, with the App's ``private_key`` or ``key_file``; ``github_installation_id`` (default: looked up)
+    * ``ca_certificates``: PEM text or a file's path, for a host with a certificate of one's own authority
+    * ``proxy``: URL of an HTTP proxy for https; default: the worker's ``https_proxy``
+    * ``submodules``: true fetches submodules too
     * ``allow_protocols``: list; default ``["https", "ssh"]``. Add ``file`` for repositories on the worker's own disk
     * ``timeout``: seconds that one git command may take; default 300
-
-    What it does not do: GitHub Apps; use a token or a deploy key.
 
     :param git_conn_id: Airflow connection id.
     """
 
     conn_name_attr = "git_conn_id"
     default_conn_name = "git_default"
+    conn_type = GIT_CONNECTION["connection-type"]
+    hook_name = GIT_CONNECTION["hook-name"]
 
     def __init__(self, git_conn_id: str = default_conn_name) -> None:
         super().__init__()
@@ -44,46 +53,123 @@ class GitRepositoryHook(BaseHook):
         :raises CredentialsError: the connection is absent or incomplete.
         :raises ConfigurationError: its URL is malformed, or its protocol is not allowed.
         """
-        from airflow_reverse_etl.dbt.credentials import Credentials
-        from airflow_reverse_etl.dbt.repository import PROTOCOLS, Repository
+        return _repository(connection_info(self.git_conn_id))
 
-        info = connection_info(self.git_conn_id)
-        extra = info.extra
-        self._refuse(extra, host=info.host)
-        url, user, token = _without_credentials(info.host or "")
-        if ":" not in url:  # a path on this machine
-            url = str(Path(url).expanduser().absolute())
-        return Repository(
-            url,
-            credentials=Credentials(
-                user=info.login or user,
-                token=info.password or token,
-                private_key=extra.get("private_key") or None,
-                key_file=extra.get("key_file") or None,
-                passphrase=extra.get("private_key_passphrase") or None,
-                known_hosts=extra.get("known_hosts") or None,
-                known_hosts_file=extra.get("known_hosts_file") or None,
-                host_key_checking=extra.get("strict_host_key_checking") or "yes",
-                ssh_port=int(extra["ssh_port"]) if extra.get("ssh_port") else None,
-                ssh_config_file=extra.get("ssh_config_file") or None,
-                host_proxy_cmd=extra.get("host_proxy_cmd") or None,
-            ),
-            allow_protocols=tuple(extra.get("allow_protocols") or PROTOCOLS),
-            timeout=float(extra.get("timeout") or 300),
-            connection=self.git_conn_id,
+    async def async_conn(self) -> Repository:
+        """The same from an event loop, such as the triggerer's."""
+        return _repository(await async_connection_info(self.git_conn_id))
+
+    def test_connection(self, ref: str = "HEAD") -> tuple[bool, str]:
+        """Whether the repository answers and has the ref, and whether it may be pushed to; else what is wrong: host,
+        host key, authentication, repository, branch or rights."""
+        from airflow_reverse_etl.dbt.push import may_push
+
+        try:
+            repository = self.get_conn()
+            commit = repository.head(ref)
+            pushes = may_push(repository)
+        except ReverseEtlError as error:
+            return False, str(error)
+        return True, f"{ref} is at {commit[:12]}; may read{' and push' if pushes else ', may not push'}"
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """The form on Airflow 3.1; later versions read it from the provider information, as this does."""
+        behaviour = GIT_CONNECTION["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's additional fields on Airflow 3.1."""
+        from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+        from wtforms import PasswordField, StringField
+
+        def widget(field: dict[str, Any]) -> Any:
+            hidden = field["schema"].get("format") == "password"
+            kind, look = (PasswordField, BS3PasswordFieldWidget) if hidden else (StringField, BS3TextFieldWidget)
+            return kind(field["label"], description=field["description"], widget=look())
+
+        return {name: widget(field) for name, field in GIT_CONNECTION["conn-fields"].items()}
+
+
+def _repository(info: ConnectionInfo) -> Repository:
+    from airflow_reverse_etl.dbt.repository import PROTOCOLS, Repository
+
+    extra = info.extra
+    if not info.host:
+        raise CredentialsError("the connection has no repository URL", todo="put it into host", connection=info.conn_id)
+    url, user, token = _without_credentials(info.host)
+    if ":" not in url:  # a path on this machine
+        url = str(Path(url).expanduser().absolute())
+    return Repository(
+        url,
+        credentials=_credentials(info, user=user, token=token),
+        allow_protocols=tuple(extra.get("allow_protocols") or PROTOCOLS),
+        submodules=_true(extra.get("submodules")),
+        timeout=float(extra.get("timeout") or 300),
+        connection=info.conn_id,
+    )
+
+
+def _credentials(info: ConnectionInfo, *, user: str | None, token: str | None) -> Credentials:
+    from airflow_reverse_etl.dbt.credentials import Credentials
+
+    extra = {name: value for name, value in info.extra.items() if value not in (None, "")}
+    app = _app(info, extra)
+    return Credentials(
+        user=info.login or user,
+        token=info.password or token,
+        private_key=None if app else extra.get("private_key"),
+        key_file=None if app else extra.get("key_file"),
+        passphrase=None if app else extra.get("private_key_passphrase"),
+        known_hosts=extra.get("known_hosts"),
+        known_hosts_file=extra.get("known_hosts_file"),
+        host_key_checking=extra.get("strict_host_key_checking", "yes"),
+        ssh_port=int(extra["ssh_port"]) if "ssh_port" in extra else None,
+        ssh_config_file=extra.get("ssh_config_file"),
+        host_proxy_cmd=extra.get("host_proxy_cmd"),
+        app=app,
+        ca_certificates=extra.get("ca_certificates"),
+        proxy=extra.get("proxy"),
+    )
+
+
+def _app(info: ConnectionInfo, extra: dict[str, Any]) -> GitHubApp | None:
+    from airflow_reverse_etl.dbt.github_app import GitHubApp, api_and_repository
+
+    if "github_app_id" not in extra:
+        return None
+    if info.password:
+        raise CredentialsError(
+            "both a token and a GitHub App are given", todo="leave the password empty", connection=info.conn_id
         )
+    key = extra.get("private_key")
+    if not key and (file := extra.get("key_file")):
+        try:
+            key = Path(file).read_text(encoding="utf-8")
+        except OSError:
+            raise CredentialsError(
+                "the GitHub App's key file is not on this worker",
+                todo="place it on every worker, or put the key itself into private_key in the connection's extra",
+                connection=info.conn_id,
+                file=file,
+            ) from None
+    if not key:
+        raise CredentialsError(
+            "the GitHub App has no key", todo="put the App's .pem into private_key", connection=info.conn_id
+        )
+    api_and_repository(info.host or "")
+    installation = extra.get("github_installation_id")
+    return GitHubApp(
+        str(extra["github_app_id"]),
+        key,
+        str(installation) if installation else None,
+        narrow=not _true(extra.get("submodules")),  # submodules may be repositories of their own
+    )
 
-    def _refuse(self, extra: dict[str, Any], *, host: str | None) -> None:
-        if not host:
-            raise CredentialsError(
-                "the connection has no repository URL", todo="put it into host", connection=self.git_conn_id
-            )
-        if extra.get("github_app_id"):
-            raise CredentialsError(
-                "GitHub Apps are not supported yet",
-                todo="use a token (in password) or a deploy key (in private_key)",
-                connection=self.git_conn_id,
-            )
+
+def _true(value: object) -> bool:
+    return str(value).strip().lower() in ("true", "1", "yes")
 
 
 def _without_credentials(url: str) -> tuple[str, str | None, str | None]:

@@ -7,6 +7,7 @@ import getpass
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -65,7 +66,7 @@ class HttpServer:
     """``git http-backend`` behind Basic auth.
 
     ``status``: answer everything with this instead. ``protocol``: 0 hides that the client speaks version 2.
-    ``redirect``: answer with this location.
+    ``redirect``: answer with this location. ``tls``: PEM file with key and certificate, for https.
     """
 
     root: Path
@@ -74,11 +75,12 @@ class HttpServer:
     token: str | None = None
     status: int | None = None
     redirect: str | None = None
+    tls: Path | None = None
     protocol: int = 2
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def url(self, name: str = "origin.git") -> str:
-        return f"http://127.0.0.1:{self.port}/{name}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/{name}"
 
 
 @contextmanager
@@ -142,6 +144,10 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.port = server.server_port
+    if state.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(state.tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -15,7 +15,7 @@ SEEN = [
     (
         "fatal: unable to access 'https://h/x/': SSL certificate problem: self-signed",
         UnreachableError,
-        "GIT_SSL_CAINFO",
+        "ca_certificates",
     ),
     ("fatal: could not read Username for 'https://h': terminal prompts disabled", CredentialsError, "password"),
     ("remote: Invalid username or token.\nfatal: Authentication failed for 'https://h/x/'", CredentialsError, "SSO"),

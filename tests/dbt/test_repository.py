@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -443,6 +444,61 @@ def test_url_with_credentials_in_errors_of_git(http: HttpServer) -> None:
     with pytest.raises(CredentialsError) as raised:
         repository.head()
     assert "someone@" not in raised.value.what
+
+
+def test_host_with_a_certificate_of_its_own_authority(origin: Origin, tmp_path: Path) -> None:
+    """Trusted when its authority is given, as text or as a file; refused otherwise."""
+    pem = certificate(tmp_path / "own.pem")
+    text = pem.read_text().partition("-----END PRIVATE KEY-----")[2]
+    (tmp_path / "ca.pem").write_text(text)
+    with http_server(origin.bare.parent, tls=pem) as server:
+        for ca in (text, text.replace("\n", "\\n"), str(tmp_path / "ca.pem")):
+            assert Repository(server.url(), Credentials(ca_certificates=ca)).head()
+        with pytest.raises(UnreachableError, match="certificate is not trusted"):
+            Repository(server.url()).head()
+    with pytest.raises(CredentialsError, match="not on this worker"):
+        Repository(server.url(), Credentials(ca_certificates="/no/such.pem")).head()
+
+
+def certificate(path: Path) -> Path:
+    """Key and self-signed certificate for 127.0.0.1, in one file."""
+    options = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes"]
+    out = ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    subprocess.run([*new, *options, *out], check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
+
+
+def test_proxy_of_the_connection(origin: Origin, http: HttpServer) -> None:
+    """The host is reached through it alone; its password is in no message."""
+    proxy = http.url("").replace("//", "//me:pa55word@").rstrip("/")
+    credentials = Credentials(token=http.token, proxy=proxy)
+    repository = Repository("http://git.example.invalid/origin.git", credentials, allow_protocols=("http",))
+    assert repository.head() == git(origin.work, "rev-parse", "HEAD")
+    assert http.requests[-1][0].startswith("http://git.example.invalid/")
+    http.status = 403
+    with pytest.raises(CredentialsError) as raised:
+        repository.head()
+    assert "pa55word" not in f"{raised.value}{repository!r}"
+
+
+def test_submodules_only_where_asked_for(origin: Origin, http: HttpServer, tmp_path: Path) -> None:
+    """With the same token; those of other hosts get none; nothing of git stays in the checkout."""
+    library = Origin.create(tmp_path / "library")
+    library.commit({"macros/m.sql": "select 1"})
+    shutil.copytree(library.bare, origin.bare.parent / "library.git")
+    git(origin.bare.parent / "library.git", "config", "uploadpack.allowAnySHA1InWant", "true")
+    commit = git(library.work, "rev-parse", "HEAD")
+    (origin.work / ".gitmodules").write_text('[submodule "lib"]\n\tpath = analytics/lib\n\turl = ../library.git\n')
+    git(origin.work, "update-index", "--add", "--cacheinfo", f"160000,{commit},analytics/lib")
+    (origin.work / "analytics/lib").mkdir()
+    head = origin.commit({}, "with a submodule")
+    plain = over_http(http).checkout(head, path="analytics", under=tmp_path / "c")
+    assert not (plain / "lib" / "macros").exists()
+    whole = replace(over_http(http), submodules=True).checkout(head, path="analytics", under=tmp_path / "c")
+    assert (whole / "lib" / "macros" / "m.sql").read_text() == "select 1"
+    assert not list(whole.rglob(".git"))
 
 
 # -- ssh -------------------------------------------------------------------------------------------------------------

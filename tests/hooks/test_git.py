@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.dbt.credentials import Credentials
+from airflow_reverse_etl.dbt.github_app import GitHubApp
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
+from tests.dbt.github import APP, PEM, github
+from tests.dbt.servers import HttpServer, Origin, SshServer, git
 
 pytestmark = pytest.mark.airflow
 
@@ -68,7 +71,9 @@ def test_local_repositories_only_where_allowed(add_connection: Callable[..., Non
     ("fields", "words"),
     [
         ({}, "put it into host"),
-        ({"host": "https://h/x", "extra": {"github_app_id": "1"}}, "use a token"),
+        ({"host": "https://h/x/y", "extra": {"github_app_id": "1"}}, "the App's .pem"),
+        ({"host": "https://h/x/y", "password": "t", "extra": {"github_app_id": "1"}}, "leave the password empty"),
+        ({"host": "https://h/x/y", "extra": {"github_app_id": "1", "key_file": "/no/key"}}, "not on this worker"),
         ({"host": "git@h:x", "extra": {"private_key": "k", "key_file": "f"}}, "keep one of them"),
         ({"host": "git@h:x", "extra": {"strict_host_key_checking": "maybe"}}, "accept-new"),
         ({"host": "https://h/x", "password": "a\nb"}, "as one line"),
@@ -82,3 +87,81 @@ def test_what_is_missing_or_wrong(add_connection: Callable[..., None], fields: d
 def test_absent_connection() -> None:
     with pytest.raises(CredentialsError, match="git_nowhere"):
         GitRepositoryHook("git_nowhere").get_conn()
+
+
+def test_github_app_with_the_git_providers_fields(add_connection: Callable[..., None], tmp_path: Path) -> None:
+    """The key is the App's then, and no SSH key; it may be in a file."""
+    (tmp_path / "app.pem").write_text("-----BEGIN RSA PRIVATE KEY-----")
+    extra = {"github_app_id": 1, "github_installation_id": 2, "key_file": str(tmp_path / "app.pem")}
+    found = repository(add_connection, host="https://github.com/org/repo.git", extra=extra)
+    assert found.credentials == Credentials(app=GitHubApp("1", "-----BEGIN RSA PRIVATE KEY-----", "2"))
+    assert "BEGIN" not in repr(found)
+    with pytest.raises(ConfigurationError, match="https URL"):
+        repository(add_connection, host="git@github.com:org/repo.git", extra=extra)
+
+
+def test_settings_beside_the_credentials(add_connection: Callable[..., None]) -> None:
+    extra = {"ca_certificates": "/ca.pem", "proxy": "http://p:1", "submodules": "true", "timeout": 5}
+    found = repository(add_connection, host="https://h/org/repo", extra=extra)
+    assert found.credentials == Credentials(ca_certificates="/ca.pem", proxy="http://p:1")
+    assert (found.submodules, found.timeout) == (True, 5)
+
+
+async def test_from_an_event_loop(add_connection: Callable[..., None]) -> None:
+    add_connection("git_test", conn_type="git", host="https://h/org/repo", password="t0ken")
+    assert await GitRepositoryHook("git_test").async_conn() == GitRepositoryHook("git_test").get_conn()
+    with pytest.raises(CredentialsError, match="git_nowhere"):
+        await GitRepositoryHook("git_nowhere").async_conn()
+
+
+# -- the connection test, on real servers ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(add_connection: Callable[..., None]) -> Callable[..., tuple[bool, str]]:
+    """Test a connection over http with these fields; ``ref`` may be given."""
+
+    def run(ref: str = "HEAD", **fields: Any) -> tuple[bool, str]:
+        extra = {"allow_protocols": ["http", "ssh"], **fields.pop("extra", {})}
+        add_connection("git_test", conn_type="reverse_etl_git", extra=extra, **fields)
+        return GitRepositoryHook("git_test").test_connection(ref)
+
+    return run
+
+
+def test_connection_over_http(origin: Origin, http: HttpServer, tried: Callable[..., tuple[bool, str]]) -> None:
+    """Authentication, repository, branch, rights and host are told apart."""
+    good = {"host": http.url(), "password": http.token}
+    assert tried(**good)[0]
+    assert "may read and push" in tried(**good)[1]
+    git(origin.bare, "config", "http.receivepack", "false")
+    assert tried(**good) == (True, f"HEAD is at {git(origin.work, 'rev-parse', 'HEAD')[:12]}; may read, may not push")
+    for words, answer in {
+        "wants a valid token": tried(host=http.url(), password="expired"),
+        "no such repository": tried(host=http.url("nope.git"), password=http.token),
+        "no branch or tag 'nope'": tried("nope", **good),
+        "did not answer": tried(host="http://127.0.0.1:9/origin.git", password="t0ken"),
+    }.items():
+        assert answer[0] is False
+        assert words in answer[1]
+        assert str(http.token) not in answer[1]
+    http.status = 403
+    assert "may not do this" in tried(**good)[1]
+
+
+def test_connection_over_ssh(origin: Origin, sshd: SshServer, tried: Callable[..., tuple[bool, str]]) -> None:
+    """Unknown host key, refused key."""
+    host = sshd.url(origin.bare)
+    known = {"known_hosts": sshd.known_hosts}
+    assert tried(host=host, extra={**known, "private_key": sshd.key("user")})[0]
+    assert "host key is not known" in tried(host=host, extra={"private_key": sshd.key("user"), "known_hosts": "#"})[1]
+    assert "refused the SSH key" in tried(host=host, extra={**known, "private_key": sshd.key("stranger")})[1]
+
+
+def test_connection_of_a_github_app(tried: Callable[..., tuple[bool, str]]) -> None:
+    """An App that is not installed on the repository says so."""
+    with github() as host:
+        extra = {"github_app_id": APP, "private_key": PEM}
+        good, said = tried(host=host.url.replace("shop", "other"), extra=extra)
+    assert not good
+    assert "not installed on this repository" in said

@@ -1,0 +1,3 @@
+from tests.dbt.conftest import http, origin, sshd
+
+__all__ = ["http", "origin", "sshd"]
