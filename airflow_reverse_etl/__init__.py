@@ -11,16 +11,18 @@ from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.errors import ReverseEtlError
+    from airflow_reverse_etl.operators.distributed import reverse_etl
     from airflow_reverse_etl.sync.spec import Sync
 
 __version__ = "0.1.0"
 
-__all__ = ["ReverseEtlError", "Sync", "__version__"]
+__all__ = ["ReverseEtlError", "Sync", "__version__", "reverse_etl"]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "ReverseEtlError": "airflow_reverse_etl.errors",
+        "reverse_etl": "airflow_reverse_etl.operators.distributed",
         "Sync": "airflow_reverse_etl.sync.spec",
     },
 )

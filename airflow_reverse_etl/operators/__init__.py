@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
     from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
     from airflow_reverse_etl.operators.dbt_cloud import DbtCloudModelSyncOperator
+    from airflow_reverse_etl.operators.distributed import (
+        ReverseEtlCommitOperator,
+        ReverseEtlLoadOperator,
+        ReverseEtlPlanOperator,
+    )
     from airflow_reverse_etl.operators.reverse_etl import ReverseEtlOperator
 
 __all__ = [
@@ -17,7 +22,10 @@ __all__ = [
     "DbtModelCheckOperator",
     "DbtModelSyncOperator",
     "DbtOperator",
+    "ReverseEtlCommitOperator",
+    "ReverseEtlLoadOperator",
     "ReverseEtlOperator",
+    "ReverseEtlPlanOperator",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -27,6 +35,9 @@ __getattr__, __dir__ = lazy(
         "DbtModelCheckOperator": "airflow_reverse_etl.operators.dbt_check",
         "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt",
         "DbtOperator": "airflow_reverse_etl.operators.dbt",
+        "ReverseEtlCommitOperator": "airflow_reverse_etl.operators.distributed",
+        "ReverseEtlLoadOperator": "airflow_reverse_etl.operators.distributed",
+        "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.distributed",
         "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",
     },
 )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import pendulum
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
 from airflow_reverse_etl.sync.spec import SqlModel, Sync, TableModel
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.catalog import Catalog
+    from airflow_reverse_etl.sync.ports import Warehouse
 
 #: Seconds between two lines about progress.
 PROGRESS_SECONDS = 5.0
@@ -23,7 +27,7 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return pendulum.now("UTC")
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -43,6 +47,7 @@ class LogObserver:
         "progress": "%(sync)s: %(settled)s of %(total)s rows settled, %(rejected)s rejected, %(requests)s requests",
         "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination does not take them",
         "folded": "%(sync)s: what the unfinished run %(run_id)s had delivered is now part of the snapshot",
+        "asked_to_wait": "%(sync)s: the destination asks to wait %(seconds)s seconds; the rest is left to a retry",
         "committed": "%(sync)s: run %(run_id)s is committed",
     }
 
@@ -111,3 +116,9 @@ def _from_catalog(sync: Sync, name: str, catalog: Catalog | None) -> tuple[str, 
             model=name,
         )
     return model.relation, tuple(model.primary_key)
+
+
+def close(warehouse: Warehouse) -> None:
+    """Close a warehouse whose rows are read: nothing is lost when the driver cannot say goodbye."""
+    with contextlib.suppress(Exception):
+        warehouse.close()

@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
 
 from airflow_reverse_etl.errors import RunConflictError
+
+#: How often a lease is tried for against others that try at the same moment.
+_SWAPS = 20
+
+V = TypeVar("V")
+
+
+class Values(Protocol[V]):
+    """A few values that are changed by compare-and-swap: their version and themselves, and whether a change won."""
+
+    def read(self) -> tuple[V, dict[str, str]]: ...
+
+    def swap(self, version: V, values: Mapping[str, str]) -> bool: ...
+
+
+def acquire(
+    register: Values[V], sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None
+) -> int:
+    """:meth:`airflow_reverse_etl.sync.ports.StateStore.acquire`."""
+    values: dict[str, str] = {}
+    for at in range(_SWAPS):
+        version, values = register.read()
+        number = next_fence(values, sync, holder, now=now, fence=fence)
+        if register.swap(version, lease(holder, number, now + timedelta(seconds=seconds))):
+            return number
+        time.sleep(random.uniform(0, 0.005 * at))
+    raise taken(sync, values)
+
+
+def release(register: Values[V], *, fence: int) -> None:
+    """:meth:`airflow_reverse_etl.sync.ports.StateStore.release`."""
+    for _ in range(_SWAPS):
+        version, values = register.read()
+        if values.get("fence") != str(fence) or register.swap(version, {**values, "until": ""}):
+            return
 
 
 def lease(holder: str, fence: int, until: datetime) -> dict[str, str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 120.0
 #: Seconds between renewals.
 RENEW_SECONDS = 30.0
+#: Seconds between two looks at a lease that somebody else holds.
+WAIT_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
@@ -31,9 +33,12 @@ async def held(
     The same ``holder`` may take it again at once, as a retried task does, and several times, as parallel tasks of one
     run do; these leave it to each other with ``release=False``.
 
-    :raises RunConflictError: another run holds it, or took it over meanwhile; the block is then cancelled.
+    Waits for a lease that is held for as long as one lasts that nobody renews: so the run after one that was killed
+    goes on by itself.
+
+    :raises RunConflictError: another run is at work, or took the lease over meanwhile; the block is then cancelled.
     """
-    fence = await asyncio.to_thread(store.acquire, sync, holder, now=clock.now(), seconds=LEASE_SECONDS)
+    fence = await _take(store, sync, holder, clock)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
@@ -74,3 +79,14 @@ async def held(
         await asyncio.gather(keeper, *last, return_exceptions=True)
         if release and not lost:
             await asyncio.to_thread(store.release, sync, fence=fence)
+
+
+async def _take(store: StateStore, sync: str, holder: str, clock: Clock) -> int:
+    patience = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(store.acquire, sync, holder, now=clock.now(), seconds=LEASE_SECONDS)
+        except RunConflictError:
+            if clock.monotonic() >= patience:
+                raise
+        await clock.sleep(WAIT_SECONDS)

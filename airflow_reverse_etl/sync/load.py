@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.sync.batches import Batcher
-from airflow_reverse_etl.sync.pacing import Backoff, TokenBucket
-from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, StateStore
+from airflow_reverse_etl.sync.pace import Pace
+from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
 from airflow_reverse_etl.sync.receipts import Batch, Checkpoint, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.spec import Sync
 
@@ -59,6 +60,7 @@ class Loader:
         observer: Observer,
         clock: Clock,
         share: Share | None = None,
+        budget: RateBudget | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._sync, self._plan = sync, plan
@@ -67,7 +69,7 @@ class Loader:
         self._observer, self._clock = observer, clock
         self._backoff = backoff or Backoff()
         self._batcher = Batcher(sync, destination.capabilities, plan.run_id)
-        self._pace = _Pace(sync.rate.requests_per_second, clock)
+        self._pace = Pace(sync.rate.requests_per_second, clock, budget, sync.destination.connection)
         self._ready: deque[Batch] = deque()
         self._refill = asyncio.Lock()
         self._save_lock = asyncio.Lock()
@@ -288,21 +290,3 @@ class Loader:
             asyncio.to_thread(self._store.save_checkpoint, self._plan, checkpoint, partition=partition)
         )
         await asyncio.shield(self._saving)
-
-
-class _Pace:
-    """The limiter of one load: a token bucket, and a pause that the destination asked for."""
-
-    def __init__(self, rate: float | None, clock: Clock) -> None:
-        self._bucket = TokenBucket(rate) if rate else None
-        self._clock = clock
-        self._paused_until = float("-inf")
-
-    def pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
-
-    async def acquire(self) -> None:
-        wait = self._bucket.reserve(self._clock.monotonic()) if self._bucket else 0.0
-        while (wait := max(wait, self._paused_until - self._clock.monotonic())) > 0:
-            await self._clock.sleep(wait)
-            wait = 0.0

@@ -26,6 +26,7 @@ from airflow_reverse_etl.sync.ports import (
     Observer,
     Plan,
     PlanRequest,
+    RateBudget,
     StateStore,
     Warehouse,
 )
@@ -45,6 +46,7 @@ async def run(
     observer: Observer,
     clock: Clock,
     holder: str = "",
+    budget: RateBudget | None = None,
 ) -> Report:
     """Bring the destination up to date with the model, once, in this process.
 
@@ -53,13 +55,14 @@ async def run(
     :param run_id: stable over the retries of one task. A run that is committed is not repeated in mode ``append``;
         in the other modes a new plan is made, which sends only what is not delivered yet.
     :param holder: who this is, told to a run that finds the sync taken; the same for every try. Default: ``run_id``.
+    :param budget: shares the sync's ``requests_per_second`` with all that use the destination's connection.
     :raises RunConflictError: another run of the sync is at work, or took over from this one.
     :raises GuardError: nothing was sent.
     :raises IncompleteLoadError: rows are left for a later try with the same ``run_id``; has ``report``.
     :raises FailurePolicyError: committed, but with more rejected rows than the sync allows; has ``report``.
     """
     started = clock.monotonic()
-    steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, holder=holder)
+    steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, holder=holder, budget=budget)
     async with steps.lease():
         request = PlanRequest(sync, query, primary_key, run_id, clock.now())
         plan = await steps.plan(request, warehouse, destination)
@@ -80,8 +83,17 @@ class Run:
     """
 
     def __init__(
-        self, sync: Sync, *, store: StateStore, run_id: str, observer: Observer, clock: Clock, holder: str = ""
+        self,
+        sync: Sync,
+        *,
+        store: StateStore,
+        run_id: str,
+        observer: Observer,
+        clock: Clock,
+        holder: str = "",
+        budget: RateBudget | None = None,
     ) -> None:
+        self._budget = budget
         self._sync, self._store, self._run_id = sync, store, run_id
         self._observer, self._clock, self._holder = observer, clock, holder or run_id
         self._still_held: Callable[[], Awaitable[None]] | None = None
@@ -121,6 +133,10 @@ class Run:
                 raise
         return plan
 
+    async def preview(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+        """A plan of its own, for looking at: no guards, and earlier runs are left as they are. To be discarded."""
+        return await asyncio.to_thread(self._store.plan, request, warehouse)
+
     async def unfinished(self) -> Plan | None:
         """The plan of this run, if it is not committed."""
         plans = await asyncio.to_thread(self._store.unfinished, self._sync.name)
@@ -144,6 +160,7 @@ class Run:
             observer=self._observer,
             clock=self._clock,
             share=share,
+            budget=self._budget,
         )
         checkpoint, left = await loader.load()
         if left:

@@ -97,6 +97,22 @@ async def test_a_lease_is_renewed_while_it_is_held_and_given_back_at_the_end(sto
     store.acquire("s", "b", now=clock.now(), seconds=60)
 
 
+async def test_the_lease_of_a_run_that_was_killed_is_waited_for(store: StateStore) -> None:
+    clock = FrozenClock()
+    store.acquire("s", "killed", now=clock.now(), seconds=LEASE_SECONDS)
+    async with held(store, "s", holder="next", clock=clock):
+        assert clock.monotonic() >= LEASE_SECONDS
+
+
+async def test_a_run_that_is_alive_is_not_waited_for_longer_than_that(store: StateStore) -> None:
+    clock = FrozenClock()
+    store.acquire("s", "alive", now=clock.now(), seconds=100 * LEASE_SECONDS)
+    with pytest.raises(RunConflictError, match="alive"):
+        async with held(store, "s", holder="next", clock=clock):
+            pass
+    assert clock.monotonic() < 2 * LEASE_SECONDS
+
+
 async def test_work_stops_when_the_lease_is_lost(store: StateStore) -> None:
     clock = FrozenClock()
     with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what is cancelled

@@ -1,0 +1,180 @@
+"""What every operator that works on a sync shares: the sync, its adapters, its assets, and how errors reach Airflow."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from airflow_reverse_etl._airflow import (
+    AirflowException,
+    AirflowFailException,
+    BaseOperator,
+    Context,
+    connection_info,
+    dbapi_connect,
+    state_files,
+    state_store,
+    storage_options,
+)
+from airflow_reverse_etl.assets import destination_asset, inlets
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
+from airflow_reverse_etl.operators._running import LogObserver, SystemClock, resolve_model
+from airflow_reverse_etl.sync.spec import Sync
+
+if TYPE_CHECKING:
+    from airflow.sdk import XComArg
+
+    from airflow_reverse_etl.sync.ports import Destination
+    from airflow_reverse_etl.sync.receipts import Report
+
+T = TypeVar("T")
+
+_COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "requests")
+
+
+class SyncOperator(BaseOperator):
+    """A task that does a run of a sync, or a step of one. Subclasses define ``_work``."""
+
+    template_fields: Sequence[str] = ("sync", "catalog")
+    ui_color = "#e8f3ec"
+    #: Which of the sync's assets this task reads and writes.
+    _reads: ClassVar[bool] = True
+    _writes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        sync: Sync | Mapping[str, Any] | str | Path | XComArg,
+        catalog: Mapping[str, Any] | XComArg | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        # A dict becomes a Sync here: Airflow would render the row templates inside a dict.
+        self.sync: Any = Sync.load(sync) if isinstance(sync, Mapping) else str(sync) if isinstance(sync, Path) else sync
+        self.catalog: Any = catalog
+        self._stop: Callable[[], object] | None = None
+        self._declare_assets()
+
+    def execute(self, context: Context) -> Any:
+        """Do the work; see the class."""
+        try:
+            return self._work(self._load_sync(), context)
+        except (ConfigurationError, AttentionError) as error:
+            self._push_report(context, error)
+            # Not chained: what a driver said may repeat a row's values. str(error) says all that is needed.
+            raise AirflowFailException(str(error)) from None
+        except TryLaterError as error:
+            self._push_report(context, error)
+            raise AirflowException(str(error)) from None
+        except asyncio.CancelledError:
+            raise AirflowException(
+                "The task was told to stop. What was delivered is kept; a new try continues."
+            ) from None
+
+    def on_kill(self) -> None:
+        """Let the requests in flight be answered, save the progress, stop. A new try continues from there."""
+        if self._stop is not None:
+            self._stop()
+
+    def _work(self, sync: Sync, context: Context) -> Any:
+        raise NotImplementedError
+
+    # -- what a step works with ------------------------------------------------------------------------------------
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine that ``on_kill`` cancels."""
+
+        async def main() -> T:
+            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+            assert task is not None
+            self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+            return await work
+
+        try:
+            return asyncio.run(main())
+        finally:
+            self._stop = None
+
+    def _around(self, context: Context) -> dict[str, Any]:
+        """What every run of this task works with, as arguments of the engine."""
+        # A late import: the engine is needed by a task, not by whoever parses the DAG.
+        from airflow_reverse_etl.stores.budget import FileBudget
+
+        ti = context["ti"]
+        return {
+            "store": state_store(),
+            "observer": LogObserver(self.log.info),
+            "clock": SystemClock(),
+            "holder": f"DAG {ti.dag_id}, run {ti.run_id}",
+            "budget": FileBudget(state_files()),
+        }
+
+    def _load_sync(self) -> Sync:
+        from airflow_reverse_etl.destinations.registry import check
+
+        return Sync.load(self._place(self.sync) if isinstance(self.sync, str) else self.sync, check=check)
+
+    def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
+        """The model as a SELECT, and its primary key."""
+        if not isinstance(sync.model, str) or self.catalog is None:
+            return resolve_model(sync, None)
+        from airflow_reverse_etl.dbt.catalog import load_catalog
+
+        return resolve_model(sync, load_catalog(state_files(), self.catalog))
+
+    def _destination(self, sync: Sync) -> Destination:
+        from airflow_reverse_etl.destinations.registry import create
+
+        conn_id = sync.destination.connection
+        if conn_id is None:
+            return create(sync, connection=None)
+        connection = connection_info(conn_id)
+        if options := storage_options(connection):  # for files in object storage, from the usual connection types
+            connection = dataclasses.replace(connection, extra={**connection.extra, "storage_options": options})
+        return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)())
+
+    def _place(self, path: str) -> Path:
+        """A path relative to the DAG file, wherever this worker has it."""
+        dag = self.get_dag()
+        file = dag.fileloc if dag is not None else ""
+        return Path(file).parent / path if file else Path(path)
+
+    # -- assets and reports ----------------------------------------------------------------------------------------
+
+    def _declare_assets(self) -> None:
+        sync = self.sync
+        if isinstance(sync, str):
+            if "{{" in sync:
+                return  # known when the task runs; its assets are then not declared
+            path = self._place(sync)
+            if not path.is_file():
+                self.log.warning(
+                    "The sync file %s is not there. Task %s will fail, and has no assets, until it is.",
+                    path,
+                    self.task_id,
+                )
+                return
+            sync = Sync.load(path)
+        if isinstance(sync, Sync):
+            self.inlets = [*self.inlets, *(inlets(sync) if self._reads else ())]
+            self.outlets = [*self.outlets, *([destination_asset(sync)] if self._writes else ())]
+
+    def _tell(self, sync: Sync, report: Report, context: Context) -> dict[str, Any]:
+        """Say what became of a run: in the log, and on the event of the destination's asset."""
+        counts = report.to_json()
+        self.log.info("%s: %s", sync.name, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
+        for reason in counts["errors"]:
+            self.log.warning("%s: %s rows: %s", sync.name, reason["count"], reason["code"])
+        asset = destination_asset(sync)
+        if asset in self.outlets:
+            told = {name: value for name, value in counts.items() if name != "errors"}
+            context["outlet_events"][asset].extra = {"sync": sync.name, **told}
+        return counts
+
+    def _push_report(self, context: Context, error: ReverseEtlError) -> None:
+        report: Report | None = getattr(error, "report", None)
+        if report is not None:
+            context["ti"].xcom_push(key="return_value", value=report.to_json())
