@@ -55,6 +55,8 @@ class PlanRequest:
     :param primary_key: column names, as the sync or the catalog gives them.
     :param run_id: stable over the retries of one Airflow task.
     :param now: UTC; decides which rejected rows are too old to retry.
+    :param reset: record every valid row as delivered, send nothing.
+    :param full_resync: send every valid row again, leave removed ones for the next run.
     """
 
     sync: Sync
@@ -62,6 +64,8 @@ class PlanRequest:
     primary_key: tuple[str, ...]
     run_id: str
     now: datetime
+    reset: bool = False
+    full_resync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class Plan:
     :param snapshot_rows: rows that the snapshot had.
     :param skipped: rows left out because they were rejected too often or for too long, unchanged.
     :param spec: ``Sync.digest`` of the sync that it was made for; a plan is only resumed with the same one.
+    :param recorded: rows that the commit records as delivered without their being sent.
+    :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.sync.tracking.NOTES` has the words.
     """
 
     plan_id: str
@@ -85,6 +91,8 @@ class Plan:
     skipped: int
     created_at: datetime
     spec: str = ""
+    recorded: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class StateStore(Protocol):
@@ -199,6 +207,16 @@ class Clock(Protocol):
         """Seconds."""
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+class RateBudget(Protocol):
+    """Requests per second that everything which uses a connection shares, on all workers."""
+
+    def reserve(self, name: str, tokens: int, *, rate: float, now: datetime) -> float:
+        """Reserve ``tokens`` requests at ``rate`` a second; returns the seconds from ``now`` until the first may go.
+
+        Nobody else gets the time that they take: ``tokens / rate`` seconds.
+        """
 
 
 @dataclass(frozen=True, slots=True)
