@@ -33,6 +33,7 @@ _GATHER_SECONDS = 1.0
 #: Who has to catch up on more than this asks for their own job only.
 _FAR_BACK = timedelta(days=1)
 _JOBS_EVERY_SECONDS = 900.0
+_SHORTEST_SECONDS = 1.0
 _BACKOFF = Backoff(first=5.0, longest=300.0)
 
 _feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AccountFeed]] = WeakKeyDictionary()
@@ -126,7 +127,7 @@ class AccountFeed:
         loop = asyncio.get_running_loop()
         while True:
             self._joined.clear()
-            interval = min((waiter.interval for waiter in self._waiters), default=60.0)
+            interval = max(_SHORTEST_SECONDS, min((waiter.interval for waiter in self._waiters), default=60.0))
             remaining = polled_at + interval + extra - loop.time()
             if remaining <= 0:
                 return
@@ -194,7 +195,8 @@ class AccountFeed:
     async def _close(self) -> None:
         api, self._api = self._api, None
         if api:
-            await api.__aexit__()
+            with suppress(Exception):  # nothing may end the loop that all wait for
+                await api.__aexit__()
 
 
 def _deleted(job_id: int) -> ConfigurationError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_reverse_etl._airflow import AirflowException, AirflowNotFoundException, BaseHook, connection_info
@@ -37,14 +38,18 @@ class DbtCloudApiHook(BaseHook):
         super().__init__()
         self.dbt_cloud_conn_id = dbt_cloud_conn_id
 
+    @cached_property
+    def _connection(self) -> ConnectionInfo:
+        return connection_info(self.dbt_cloud_conn_id)
+
     def api(self) -> DbtCloudApi:
         """A client of the account, to be used as an async context manager."""
         from airflow_reverse_etl.dbt.cloud_api import client
 
-        return client(connection_info(self.dbt_cloud_conn_id))
+        return client(self._connection)
 
     async def async_api(self) -> DbtCloudApi:
-        """The same from an event loop, such as the triggerer's."""
+        """The same from an event loop, such as the triggerer's; reads the connection anew."""
         from airflow.providers.common.compat.connection import get_async_connection
 
         from airflow_reverse_etl.dbt.cloud_api import client

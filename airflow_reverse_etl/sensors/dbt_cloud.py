@@ -14,7 +14,7 @@ from airflow_reverse_etl._airflow import (
     BaseSensorOperator,
     airflow_errors,
 )
-from airflow_reverse_etl.dbt.cloud import RunStatus, parse_time
+from airflow_reverse_etl.dbt.cloud import OVERLAP, RunStatus, parse_time
 from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Cursor, OnFailure, claimed, take
 from airflow_reverse_etl.errors import DbtRunError, SpecError
 
@@ -202,7 +202,8 @@ class _Look:
         return api.server_time
 
     def _finished(self, since: datetime) -> list[CloudRun]:
-        self.seen = self.hook.call(lambda api: api.finished_runs(since, job_id=self.job_id))
+        start = min(since, self.now - OVERLAP)  # what finished just before it counts must not wake the task again
+        self.seen = self.hook.call(lambda api: api.finished_runs(start, job_id=self.job_id))
         return self.seen
 
     def _after(self, ahead: timedelta) -> datetime | None:

@@ -15,8 +15,10 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from airflow_reverse_etl.dbt.cloud import RunStatus
@@ -53,23 +55,22 @@ def _result(name: str, ours: dict[str, float], key: str, unit: str, peer: str, o
 
 
 def _measure(kind: str, waiters: int) -> dict[str, float]:
-    with DbtCloudServer() as cloud:
+    with DbtCloudServer() as cloud, tempfile.TemporaryDirectory() as folder:
         jobs = [cloud.add_job(job_id=number) for number in range(1, waiters + 1)]
         running = {job: cloud.add_run(job, status=RunStatus.RUNNING) for job in jobs} if kind == "official" else {}
         connection = {"conn_type": "dbt_cloud", "host": cloud.url, "login": "11", "password": cloud.token}
-        words = [sys.executable, "-m", "tests.benchmarks.bench_dbt_cloud", kind, json.dumps(running or jobs)]
+        place = Path(folder)
+        words = [sys.executable, "-m", "tests.benchmarks.bench_dbt_cloud", kind, json.dumps(running or jobs), folder]
         environment = {**os.environ, "AIRFLOW_CONN_DBT_CLOUD": json.dumps(connection), "PYTHONWARNINGS": "ignore"}
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, env=environment, text=True)
-        assert process.stdout is not None
-        for line in process.stdout:  # Airflow may print a line of its own
-            if line.startswith("ready"):
-                break
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        while not (place / "ready").exists():
+            time.sleep(0.1)
         time.sleep(WARM_UP)
         before = len(cloud.requests)
         finished = _finish_some(cloud, random.Random(7).sample(jobs, FINISHED), running)
         requests = len(cloud.requests) - before
-        output, _ = process.communicate()
-    found = json.loads(output.splitlines()[-1])
+        process.wait(60)
+        found = json.loads((place / "result").read_text())
     seen: dict[int, list[float]] = {}
     for job, at in found["events"]:
         seen.setdefault(job, []).append(at)
@@ -153,7 +154,7 @@ def _official(running: dict[int, int]) -> dict[int, Any]:
     }
 
 
-async def _run(triggers: dict[int, Any]) -> dict[str, Any]:
+async def _run(triggers: dict[int, Any], place: Path) -> dict[str, Any]:
     events: list[tuple[int, float]] = []
 
     async def follow(job: int, trigger: Any) -> None:
@@ -163,7 +164,7 @@ async def _run(triggers: dict[int, Any]) -> dict[str, Any]:
     before = _memory()
     tasks = [asyncio.create_task(follow(job, trigger)) for job, trigger in triggers.items()]
     await asyncio.sleep(0)
-    print("ready", flush=True)
+    (place / "ready").touch()
     await asyncio.sleep(WARM_UP)
     cpu, started = time.process_time(), time.monotonic()
     await asyncio.sleep(MEASURED)
@@ -182,7 +183,8 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         about = json.loads(sys.argv[2])
         triggers = _ours(about) if sys.argv[1] == "ours" else _official(about)
-        print(json.dumps(asyncio.run(_run(triggers))), flush=True)
+        place = Path(sys.argv[3])
+        (place / "result").write_text(json.dumps(asyncio.run(_run(triggers, place))))
     else:
         for row in main():
             print(json.dumps(row))

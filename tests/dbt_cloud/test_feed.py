@@ -23,6 +23,7 @@ POLL = 0.05
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
     monkeypatch.setattr(cloud_feed, "_BACKOFF", Backoff(first=0.05, longest=0.05))
 
 
@@ -155,3 +156,14 @@ async def test_a_connection_has_one_feed_per_event_loop() -> None:
 
     assert account_feed("a", connect) is account_feed("a", connect)
     assert account_feed("a", connect) is not account_feed("b", connect)
+
+
+async def test_an_interval_of_nothing_does_not_make_it_spin(
+    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.2)
+    async with aclosing(feed.watch(cloud.add_job(), since=now(), interval=0)) as news:
+        await anext(news)
+        before = len(cloud.requests)
+        await asyncio.sleep(1)
+        assert 3 <= len(cloud.requests) - before <= 6

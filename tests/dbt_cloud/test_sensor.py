@@ -36,6 +36,7 @@ OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
 
 
@@ -128,6 +129,14 @@ def test_only_runs_after_the_data_interval_start_count(cloud: DbtCloudServer) ->
     assert execute(task, start=start) == "deferred"
     run = cloud.add_run(job, finished_at=start + timedelta(seconds=3))
     assert execute(task, start=start) == run
+
+
+def test_a_run_that_does_not_count_does_not_wake_it(cloud: DbtCloudServer) -> None:
+    job = cloud.add_job()
+    run = cloud.add_run(job, finished_at=now() - timedelta(minutes=2))
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(job, after="data_interval_start").execute(context(start=now()))
+    assert str(run) in deferred.value.trigger.serialize()[1]["cursor"]["seen"]
 
 
 @pytest.mark.parametrize("hours", [-3, 3])

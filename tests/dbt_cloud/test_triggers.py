@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
     monkeypatch.setattr(triggers, "_STORED_SECONDS", 0.2)
 
