@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Known = Literal["contract", "catalog", "sql", "documentation"]
 
+_LOST = re.compile(r"\0([^\0]+)\0")  # inside what a column is made of: an input that is not there
 _FAMILIES = (
     ("boolean", r"bool"),
     ("timestamp", r"timestamp|datetime|smalldatetime"),
@@ -31,7 +32,7 @@ _FAMILIES = (
     ("array", r"array|list|.*\[\]$"),
     ("struct", r"struct|record|row\b|map|object\("),
     ("binary", r"bytea|bytes|binary|varbinary|blob|image"),
-    ("number", r"u?(tiny|small|medium|big|huge)?int|byteint|long|short|serial|bigserial|number|numeric|bignumeric"),
+    ("number", r"u?(tiny|small|medium|big|huge)?int|byteint|long|short|(small|big)?serial|number|numeric|bignumeric"),
     ("number", r"dec|decimal|bigdecimal|float|double|real|money"),
     ("text", r"n?(var)?char|character|string|n?text|citext|uuid|uniqueidentifier|enum|clob|name$"),
     ("geography", r"geo"),
@@ -64,6 +65,11 @@ class Columns:
     def made_of(self, name: str) -> str:
         """Equal for columns that are computed alike from the same inputs; empty where that is not known."""
         return self.derivation.made_of(name) if self.derivation else ""
+
+    def lost(self, name: str) -> str | None:
+        """The input, ``table.column``, that a column is computed from and that is not there."""
+        found = _LOST.search(self.made_of(name))
+        return found[1] if found else None
 
 
 def family(data_type: str) -> str | None:
@@ -135,28 +141,30 @@ class Derivation:
 
     @classmethod
     def of(cls, statement: exp.Query, unique_id: str, knowledge: Knowledge) -> Derivation | None:
-        from sqlglot.errors import SqlglotError
         from sqlglot.optimizer.annotate_types import annotate_types
         from sqlglot.optimizer.qualify import qualify
         from sqlglot.optimizer.scope import build_scope
 
         dialect = knowledge.side.dialect
         parents = {table_name(parent): parent for parent in knowledge.side.parents(unique_id)}
-        schema = _schema(knowledge, parents)
-        try:
-            tree = qualify(
-                statement.copy(),
-                schema=schema,
-                dialect=dialect,
-                validate_qualify_columns=False,
-                quote_identifiers=False,
-                identify=False,
-            )
-            tree = annotate_types(tree, schema=schema, dialect=dialect)
-            scope = build_scope(tree)
-        except (SqlglotError, RecursionError):
-            return None
-        if scope is None or tree.is_star or not tree.named_selects or not all(tree.named_selects):
+        scope = None
+        # Without columns upstream where it will not do with them: it refuses a query that names one that is gone.
+        for schema in (_schema(knowledge, parents), {}):
+            try:
+                tree = qualify(
+                    statement.copy(),
+                    schema=schema,
+                    dialect=dialect,
+                    validate_qualify_columns=False,
+                    quote_identifiers=False,
+                    identify=False,
+                )
+                tree = annotate_types(tree, schema=schema, dialect=dialect)
+                scope = build_scope(tree)
+                break
+            except Exception:  # noqa: BLE001, S112 - what sqlglot does not understand, or stumbles over, is not known
+                continue
+        if scope is None or tree.is_star or not _all_named(tree):
             return None
         names = {select.alias_or_name: _type(select, dialect) for select in tree.selects}
         return cls(knowledge, parents, scope, {name.lower(): Column(name, kind) for name, kind in names.items()})
@@ -173,7 +181,8 @@ class Derivation:
             branches = getattr(scope, "set_operation_scopes", None) or getattr(scope, "union_scopes", [])
             parts = [self._digest(branch, self._same_position(scope, branch, name)) for branch in branches]
             text = " union ".join(parts) if parts else self._expression(scope, name)
-            self._digests[key] = sha256(text.encode()).hexdigest()[:16]
+            lost = _LOST.search(text)
+            self._digests[key] = lost[0] if lost else sha256(text.encode()).hexdigest()[:16]
         return self._digests[key]
 
     @staticmethod
@@ -189,7 +198,7 @@ class Derivation:
         selects = getattr(scope.expression, "selects", [])
         select = next((s for s in selects if s.alias_or_name.lower() == name.lower()), None)
         if select is None:
-            return f"{name.lower()} of {scope.expression.sql()}"
+            return self._unqualified(scope, name)
         tree = select.unalias().copy()
         for column in [tree] if isinstance(tree, exp.Column) else list(tree.find_all(exp.Column)):
             made_of = exp.to_identifier(self._source_digest(scope, column))
@@ -199,16 +208,57 @@ class Derivation:
         return str(tree.sql(dialect=self.knowledge.side.dialect, comments=False, normalize=True))
 
     def _source_digest(self, scope: Scope, column: exp.Column) -> str:
+        if not column.table:
+            return self._unqualified(scope, column.name)
+        source = scope.sources.get(column.table)
+        return self._from(source, column.name) if source else f"{column.table}.{column.name.lower()}"
+
+    def _unqualified(self, scope: Scope, name: str) -> str:
+        """Of a name that any of the scope's sources may have."""
+        may = [source for source in scope.sources.values() if not self._lacks(source, name)]
+        if scope.sources and not may:
+            return _lost(next(iter(scope.sources)), name)
+        return " or ".join(self._from(source, name) for source in may) or f"{name.lower()} of {scope.expression.sql()}"
+
+    def _from(self, source: exp.Table | Scope, name: str) -> str:
         from sqlglot import exp
 
-        source = scope.sources.get(column.table)
+        if not isinstance(source, exp.Table):
+            return self._digest(source, name)
+        parent = self.parents.get(source.name.lower())
+        if not parent:
+            return f"{name.lower()} of {source.sql()}"
+        columns = self.knowledge.columns(parent)
+        if columns.complete and not columns.get(name) and not source.args.get("pivots"):
+            return _lost(parent.split(".")[-1], name)
+        # What is not known in detail is what it is as a whole.
+        return columns.made_of(name) or f"{name.lower()} of {source.sql()} {self.knowledge.side.digest(parent)}"
+
+    def _lacks(self, source: exp.Table | Scope, name: str) -> bool:
+        """Whether it is certain that a source has no such column."""
+        from sqlglot import exp
+
         if isinstance(source, exp.Table):
             parent = self.parents.get(source.name.lower())
-            made_of = self.knowledge.columns(parent).made_of(column.name) if parent else ""
-            return made_of or f"{source.name.lower()}.{column.name.lower()}"
-        if source is None:
-            return f"{column.table}.{column.name.lower()}"
-        return self._digest(source, column.name)
+            columns = self.knowledge.columns(parent) if parent and not source.args.get("pivots") else None
+            return columns is not None and columns.complete and not columns.get(name)
+        query = source.expression
+        if not isinstance(query, exp.Query) or query.is_star:
+            return False
+        return name.lower() not in (known.lower() for known in query.named_selects)
+
+
+def _lost(table: str, column: str) -> str:
+    return f"\0{table}.{column.lower()}\0"
+
+
+def _all_named(tree: exp.Query) -> bool:
+    """Whether every column has a name of its own: what an unnamed expression is called is the warehouse's choice."""
+    from sqlglot import exp
+
+    names = tree.named_selects
+    by_name = any(operation.args.get("by_name") for operation in tree.find_all(exp.SetOperation))
+    return bool(names) and not by_name and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
 
 
 def _schema(knowledge: Knowledge, parents: Mapping[str, str]) -> dict[str, object]:

@@ -63,7 +63,9 @@ def columns(pair: Pair) -> Iterator[Finding]:
     unverified: dict[str, Place] = {}
     for name, place in pair.columns.items():
         was, now = old.get(name), new.get(name)
-        if now and new.complete:
+        if (lost := new.lost(name)) and _went(pair, lost):
+            yield _lost(pair, name, place, lost)
+        elif now and new.complete:
             alike = not (made := old.made_of(name)) or made == (new.made_of(name) or made)
             yield from _same_column(pair, place, was, now, alike=alike)
         elif new.complete or (was and not old.complete and not now and new.by_name):
@@ -101,6 +103,26 @@ def _missing(pair: Pair, name: str, place: Place, old: Columns, new: Columns) ->
     )
 
 
+def _lost(pair: Pair, name: str, place: Place, lost: str) -> Finding:
+    return pair.finding(
+        "column-missing",
+        Level.BREAKING,
+        f"column {name} of {pair.after.name} is computed from {lost}, which is gone: the model cannot be built",
+        place=place,
+        column=name,
+        todo="restore it, or change the model as well",
+        contract=pair.before.contract,
+    )
+
+
+def _went(pair: Pair, lost: str) -> bool:
+    """Whether a column went away upstream. Otherwise it is something that only looks like a column."""
+    name = lost.rpartition(".")[2]
+    both = [p for p in pair.head.side.ancestors(pair.after.unique_id) if p in pair.base.side.nodes]
+    sides = [(pair.base.columns(parent), pair.head.columns(parent)) for parent in both]
+    return any(old.get(name) and new.complete and not new.get(name) for old, new in sides)
+
+
 def _new_name(name: str, old: Columns, new: Columns) -> str | None:
     """What a column is called now: made of the same, or else named alike."""
     added = {key: column.name for key, column in new.by_name.items() if key not in old.by_name}
@@ -125,16 +147,27 @@ def _same_column(pair: Pair, place: Place, was: Column | None, now: Column, *, a
             contract=pair.before.contract,
         )
     elif not alike:
-        known = None not in families
+        known = None not in families and not _opaque(pair)
         yield pair.finding(
             "column-meaning",
             Level.WARNING if known else Level.REVIEW,
             f"column {name} of {pair.after.name} is computed differently"
-            + ("" if known else ", and its type cannot be known"),
+            + ("" if known else ", and what it is now cannot be known"),
             place=place,
             column=name,
             todo="check that the destination expects the new values: every row whose value differs is sent again",
         )
+
+
+def _opaque(pair: Pair) -> bool:
+    """Whether something upstream changed that cannot be read."""
+    base, head = pair.base.side, pair.head.side
+    return any(
+        head.nodes[name]["resource_type"] == "model"
+        and not (name in base.nodes and base.own_digest(name) == head.own_digest(name))
+        and head.statement(name) is None
+        for name in head.ancestors(pair.after.unique_id)
+    )
 
 
 def relation(pair: Pair) -> Iterator[Finding]:

@@ -126,11 +126,10 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
 def parse(sql: str, dialect: str | None) -> exp.Expr | None:
     """The statement, or None when it cannot be read."""
     import sqlglot
-    from sqlglot.errors import SqlglotError
 
     try:
         return sqlglot.parse_one(sql, dialect=dialect)
-    except (SqlglotError, RecursionError):
+    except Exception:  # noqa: BLE001 - a parser stumbling over one statement must not stop the others
         return None
 
 

@@ -113,6 +113,11 @@ def main() -> None:
         for record in bench_plan.main(sizes.plan):
             records.append(record)
             print(Result(**record).line(), flush=True)
+    from tests.benchmarks import bench_check
+
+    for record in bench_check.main():
+        records.append(record)
+        print(Result(**record).line(), flush=True)
     (BUILD.parent / "bench.json").write_text(json.dumps(records, indent=2) + "\n")
 
 

@@ -82,6 +82,28 @@ def test_a_column_computed_differently_upstream_is_told_with_its_type_unknown() 
 
 
 @pytest.mark.parametrize(
+    "sql",
+    [
+        "select id, email, plan from {{ ref('stg') }}",
+        "select s.id, upper(s.email) as email, s.plan from {{ ref('stg') }} as s join {{ ref('stg') }} as t on true",
+        "with s as (select * from {{ ref('stg') }}) select id, email, plan from s",
+        "select id, email, plan from {{ ref('stg') }} union all select id, plan, plan from {{ ref('stg') }}",
+    ],
+)
+def test_a_column_whose_input_is_gone_upstream_cannot_be_built(sql: str) -> None:
+    gone = project(stg=STG.replace("email,", ""), customers=customers(sql))
+    findings = [f for f in run(project(customers=customers(sql)), gone).findings if f.rule == "column-missing"]
+    assert [(f.level, "email, which is gone" in f.message) for f in findings] == [(Level.BREAKING, True)]
+
+
+def test_a_column_from_something_that_cannot_be_read_any_more_needs_review() -> None:
+    opaque = [project(stg=f"select {{{{ f({n}) }}}}", customers=customers()) for n in (1, 2)]
+    typed = "select id, cast(email as varchar) as email from {{ ref('stg') }}"
+    known = [project(stg=f"select {{{{ f({n}) }}}}", customers=customers(typed)) for n in (1, 2)]
+    assert run(*opaque).conclusion == run(*known).conclusion == "needs review"
+
+
+@pytest.mark.parametrize(
     ("before", "after", "rule", "level"),
     [
         ("lower(email)", "upper(email)", "column-meaning", Level.WARNING),
