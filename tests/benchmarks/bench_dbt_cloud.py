@@ -1,9 +1,10 @@
-"""1,000 deferred sensors and watchers of one dbt Cloud account in one process, as a triggerer runs them.
+"""1,000 deferred sensors and watchers of one dbt Cloud account. ``python -m tests.benchmarks.bench_dbt_cloud``.
 
-Peer: 1,000 deferred tasks of the official provider (``DbtCloudRunJobTrigger``), same server, same interval between
-polls. dbt Cloud is :mod:`airflow_reverse_etl.testing.dbt_cloud`, in the parent process. Rates are reported for the
-interval measured and, as that is shorter than people choose, for polls once a minute too. CPU is of the process with
-the triggers only; Airflow's own work around them is not in it. ``python -m tests.benchmarks.bench_dbt_cloud``
+First the triggers alone, half of them sensors', half watchers, in one process. Peer: 1,000 deferred tasks of the
+official provider (``DbtCloudRunJobTrigger``), same server, same interval between polls. Then 1,000 watchers in
+``airflow triggerer``: events are timed as Airflow stored them, CPU and memory are of all its processes. dbt Cloud is
+:mod:`airflow_reverse_etl.testing.dbt_cloud`, in the parent process. Rates are reported for the interval measured and,
+as that is shorter than people choose, for polls once a minute too.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import json
 import os
 import random
 import resource
+import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ ADMIN_API_LIMIT = 5_000  # requests a minute and account, docs.getdbt.com
 def main(waiters: int = 1_000) -> list[dict[str, Any]]:
     """Ours with all, with a tenth of the waiters, and the peer."""
     many, few, official = _measure("ours", waiters), _measure("ours", waiters // 10), _measure("official", waiters)
+    whole = _triggerer(waiters)
     tenth = f"{waiters // 10:,} waiters"
     peer = "official triggers"
     return [
@@ -45,10 +50,17 @@ def main(waiters: int = 1_000) -> list[dict[str, Any]]:
         _result(f"events missed or repeated, of {many['finished']}", many, "wrong", "events", peer, official["wrong"]),
         _result(f"CPU of the process, {waiters:,} waiters", many, "cpu", "%", peer, official["cpu"]),
         _result(f"memory for {waiters:,} waiters, above none", many, "memory", "MB", peer, official["memory"]),
+        _result(
+            "airflow triggerer: finish to event stored, slowest", whole, "slowest", "intervals", "one interval", 1.0
+        ),
+        _result("airflow triggerer: events missed or repeated", whole, "wrong", "events", "", None),
+        _result("airflow triggerer: requests, polling once a minute", whole, "at_60", "1/min", tenth, few["at_60"]),
+        _result("airflow triggerer: CPU", whole, "cpu", "%", "", None),
+        _result("airflow triggerer: memory", whole, "memory", "MB", "without a trigger", whole["empty"]),
     ]
 
 
-def _result(name: str, ours: dict[str, float], key: str, unit: str, peer: str, other: float) -> dict[str, Any]:
+def _result(name: str, ours: dict[str, float], key: str, unit: str, peer: str, other: float | None) -> dict[str, Any]:
     value = ours[key]
     ratio = round(value / other, 4) if other else None
     return {"name": name, "value": value, "unit": unit, "peer": peer, "peer_value": other, "ratio": ratio}
@@ -71,20 +83,104 @@ def _measure(kind: str, waiters: int) -> dict[str, float]:
         requests = len(cloud.requests) - before
         process.wait(60)
         found = json.loads((place / "result").read_text())
-    seen: dict[int, list[float]] = {}
-    for job, at in found["events"]:
-        seen.setdefault(job, []).append(at)
-    late = sorted(seen[job][0] - at for job, at in finished.items() if job in seen)
-    events = sum(map(len, seen.values()))
-    return {
+    return _judge(finished, found["events"]) | {
         "requests": round(requests * 60 / MEASURED, 1),
         "at_60": round(requests * POLL / MEASURED, 1),
-        "slowest": round(late[-1] / POLL, 2),
-        "median": round(late[len(late) // 2], 2),
-        "wrong": len(set(finished) ^ set(seen)) + events - len(seen),
-        "finished": len(finished),
         "cpu": round(found["cpu"] * 100, 1),
         "memory": round(found["memory"], 1),
+    }
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_reverse_etl.triggers import dbt_cloud_job
+with DAG("watching", schedule=[dbt_cloud_job("dbt_cloud", job, poll_interval={poll}) for job in range(1, {jobs} + 1)]):
+    pass
+"""
+
+
+def _triggerer(waiters: int) -> dict[str, float]:
+    """The watchers in Airflow's own triggerer; nothing else of Airflow runs beside it."""
+    with DbtCloudServer() as cloud, tempfile.TemporaryDirectory() as folder:
+        jobs = [cloud.add_job(job_id=number) for number in range(1, waiters + 1)]
+        (Path(folder) / "dags").mkdir()
+        (Path(folder) / "dags" / "watching.py").write_text(DAG.format(poll=POLL, jobs=waiters))
+        connection = {"conn_type": "dbt_cloud", "host": cloud.url, "login": "11", "password": cloud.token}
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+            "AIRFLOW_HOME": folder,
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "0",
+            "AIRFLOW__TRIGGERER__CAPACITY": str(waiters + 100),
+            "AIRFLOW_CONN_DBT_CLOUD": json.dumps(connection),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONWARNINGS": "ignore",
+        }
+
+        def airflow(*words: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-m", "airflow", *words]
+            return subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+
+        airflow("db", "migrate").wait(120)
+        idle = airflow("triggerer")
+        time.sleep(WARM_UP)
+        empty = _processes(idle.pid)[1]
+        os.killpg(idle.pid, signal.SIGKILL)
+        idle.wait()
+        airflow("dag-processor", "--num-runs", "1").wait(120)
+        process = airflow("triggerer")
+        try:
+            while sum(path.endswith("/runs/") for _, _, path in cloud.requests) < 3:
+                time.sleep(0.5)
+            time.sleep(WARM_UP)
+            before, cpu = len(cloud.requests), _processes(process.pid)[0]
+            finished = _finish_some(cloud, random.Random(7).sample(jobs, FINISHED), {})
+            requests, (used, memory) = len(cloud.requests) - before, _processes(process.pid)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return _judge(finished, _stored_events(Path(folder))) | {
+            "at_60": round(requests * POLL / MEASURED, 1),
+            "cpu": round((used - cpu) / MEASURED * 100, 1),
+            "memory": round(memory, 1),
+            "empty": round(empty, 1),
+        }
+
+
+def _stored_events(home: Path) -> list[tuple[int, float]]:
+    with closing(sqlite3.connect(home / "airflow.db")) as database:
+        rows = database.execute("select extra, timestamp from asset_event").fetchall()
+    return [
+        (json.loads(extra)["payload"]["job_id"], datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp())
+        for extra, at in rows
+    ]
+
+
+def _processes(group: int) -> tuple[float, float]:
+    """CPU seconds and resident megabytes of a process group (Linux)."""
+    seconds, pages = 0, 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                seconds, pages = seconds + int(fields[11]) + int(fields[12]), pages + int(fields[21])
+    return seconds / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _judge(finished: dict[int, float], events: list[tuple[int, float]]) -> dict[str, float]:
+    """How late events were, and how many are missing or too many."""
+    seen: dict[int, list[float]] = {}
+    for job, at in events:
+        seen.setdefault(job, []).append(at)
+    late = sorted(seen[job][0] - at for job, at in finished.items() if job in seen)
+    return {
+        "slowest": round(late[-1] / POLL, 2),
+        "median": round(late[len(late) // 2], 2),
+        "wrong": len(set(finished) ^ set(seen)) + len(events) - len(seen),
+        "finished": len(finished),
     }
 
 
