@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.dbt.columns import Knowledge
 from airflow_reverse_etl.dbt.findings import Finding, Level, Policy, Report
-from airflow_reverse_etl.dbt.rules import RULES, Pair
+from airflow_reverse_etl.dbt.pair import Pair
+from airflow_reverse_etl.dbt.rules import RULES
 from airflow_reverse_etl.dbt.side import Side
 from airflow_reverse_etl.dbt.usage import Place, SyncSource, Usage, parse, usage
 from airflow_reverse_etl.sync.spec import SqlModel, TableModel

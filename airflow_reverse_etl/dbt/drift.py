@@ -9,7 +9,8 @@ from datetime import date
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.columns import Knowledge, family
 from airflow_reverse_etl.dbt.findings import Finding, Level
-from airflow_reverse_etl.dbt.rules import Pair, contract, key, marks, materialization, relation, version_and_access
+from airflow_reverse_etl.dbt.pair import Pair
+from airflow_reverse_etl.dbt.rules import contract, key, marks, materialization, relation, version_and_access
 from airflow_reverse_etl.dbt.side import Side
 from airflow_reverse_etl.dbt.usage import Place, SyncSource, usage
 from airflow_reverse_etl.sync.ports import Column
