@@ -113,9 +113,9 @@ def main() -> None:
         for record in bench_plan.main(sizes.plan):
             records.append(record)
             print(Result(**record).line(), flush=True)
-    from tests.benchmarks import bench_check
+    from tests.benchmarks import bench_check, bench_dbt_cloud
 
-    for record in bench_check.main():
+    for record in [*bench_check.main(), *([] if args.quick else bench_dbt_cloud.main())]:
         records.append(record)
         print(Result(**record).line(), flush=True)
     (BUILD.parent / "bench.json").write_text(json.dumps(records, indent=2) + "\n")

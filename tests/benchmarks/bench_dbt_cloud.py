@@ -73,8 +73,10 @@ def _measure(kind: str, waiters: int) -> dict[str, float]:
         connection = {"conn_type": "dbt_cloud", "host": cloud.url, "login": "11", "password": cloud.token}
         place = Path(folder)
         words = [sys.executable, "-m", "tests.benchmarks.bench_dbt_cloud", kind, json.dumps(running or jobs), folder]
-        environment = {**os.environ, "AIRFLOW_CONN_DBT_CLOUD": json.dumps(connection), "PYTHONWARNINGS": "ignore"}
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        own = {"AIRFLOW_HOME": folder, "AIRFLOW_CONN_DBT_CLOUD": json.dumps(connection), "PYTHONWARNINGS": "ignore"}
+        process = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **own}
+        )
         while not (place / "ready").exists():
             time.sleep(0.1)
         time.sleep(WARM_UP)
