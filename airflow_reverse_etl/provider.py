@@ -16,7 +16,9 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {"integration-name": _INTEGRATION, "external-doc-url": "", "tags": ["service"]},
         ],
-        "operators": [_modules("operators.dbt", "operators.dbt_cloud", "operators.reverse_etl")],
+        "operators": [
+            _modules("operators.dbt", "operators.dbt_cloud", "operators.distributed", "operators.reverse_etl")
+        ],
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],
         "sensors": [_modules("sensors.dbt_cloud")],
         "triggers": [_modules("triggers.dbt_cloud")],

@@ -8,14 +8,17 @@ from importlib import import_module
 import pytest
 
 PUBLIC = {
-    "airflow_reverse_etl": ["ReverseEtlError", "Sync", "__version__"],
+    "airflow_reverse_etl": ["ReverseEtlError", "Sync", "__version__", "reverse_etl"],
     "airflow_reverse_etl.hooks": ["DbtCloudApiHook", "GitRepositoryHook", "ReverseEtlHttpHook"],
     "airflow_reverse_etl.operators": [
         "DbtCloudModelSyncOperator",
         "DbtModelCheckOperator",
         "DbtModelSyncOperator",
         "DbtOperator",
+        "ReverseEtlCommitOperator",
+        "ReverseEtlLoadOperator",
         "ReverseEtlOperator",
+        "ReverseEtlPlanOperator",
     ],
     "airflow_reverse_etl.sensors": ["DbtCloudJobSensor"],
     "airflow_reverse_etl.testing": [

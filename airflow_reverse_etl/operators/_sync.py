@@ -38,23 +38,16 @@ _COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "requests"
 class SyncOperator(BaseOperator):
     """A task that does a run of a sync, or a step of one. Subclasses define ``_work``."""
 
-    template_fields: Sequence[str] = ("sync", "catalog")
+    template_fields: Sequence[str] = ("sync",)
     ui_color = "#e8f3ec"
     #: Which of the sync's assets this task reads and writes.
-    _reads: ClassVar[bool] = True
-    _writes: ClassVar[bool] = True
+    _reads: ClassVar[bool] = False
+    _writes: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        *,
-        sync: Sync | Mapping[str, Any] | str | Path | XComArg,
-        catalog: Mapping[str, Any] | XComArg | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, sync: Sync | Mapping[str, Any] | str | Path | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # A dict becomes a Sync here: Airflow would render the row templates inside a dict.
         self.sync: Any = Sync.load(sync) if isinstance(sync, Mapping) else str(sync) if isinstance(sync, Path) else sync
-        self.catalog: Any = catalog
         self._stop: Callable[[], object] | None = None
         self._declare_assets()
 
@@ -117,14 +110,6 @@ class SyncOperator(BaseOperator):
 
         return Sync.load(self._place(self.sync) if isinstance(self.sync, str) else self.sync, check=check)
 
-    def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
-        """The model as a SELECT, and its primary key."""
-        if not isinstance(sync.model, str) or self.catalog is None:
-            return resolve_model(sync, None)
-        from airflow_reverse_etl.dbt.catalog import load_catalog
-
-        return resolve_model(sync, load_catalog(state_files(), self.catalog))
-
     def _destination(self, sync: Sync) -> Destination:
         from airflow_reverse_etl.destinations.registry import create
 
@@ -178,3 +163,22 @@ class SyncOperator(BaseOperator):
         report: Report | None = getattr(error, "report", None)
         if report is not None:
             context["ti"].xcom_push(key="return_value", value=report.to_json())
+
+
+class PlanningOperator(SyncOperator):
+    """A task that plans, and so reads the model."""
+
+    template_fields: Sequence[str] = ("sync", "catalog")
+    _reads = True
+
+    def __init__(self, *, catalog: Mapping[str, Any] | XComArg | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.catalog: Any = catalog
+
+    def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
+        """The model as a SELECT, and its primary key."""
+        if not isinstance(sync.model, str) or self.catalog is None:
+            return resolve_model(sync, None)
+        from airflow_reverse_etl.dbt.catalog import load_catalog
+
+        return resolve_model(sync, load_catalog(state_files(), self.catalog))

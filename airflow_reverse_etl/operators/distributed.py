@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl._airflow import Context, TaskGroup, open_warehouse
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.operators._running import close, run_id
-from airflow_reverse_etl.operators._sync import SyncOperator
+from airflow_reverse_etl.operators._sync import PlanningOperator, SyncOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SAMPLE = 5
 
 
-class ReverseEtlPlanOperator(SyncOperator):
+class ReverseEtlPlanOperator(PlanningOperator):
     """Plan a sync without sending anything: what would go out, and how long it would take.
 
     Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
@@ -36,12 +36,12 @@ class ReverseEtlPlanOperator(SyncOperator):
 
     Guards are checked here: beyond one of them the plan is discarded and the task fails.
 
+    :param sync: as :class:`ReverseEtlOperator` takes it. A path is templated.
+    :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
     :param partitions: shares to load at the same time, at most one for each batch of the plan.
     :param preview: forget the plan again, and return what is otherwise the XCom ``plan``.
     :param sample: keys of each kind of change to show; 0 for none. Keys are values of your rows.
     """
-
-    _writes = False
 
     def __init__(self, *, partitions: int = 1, preview: bool = False, sample: int = _SAMPLE, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,11 +107,11 @@ class ReverseEtlLoadOperator(SyncOperator):
 
     A try that is cut short is continued by the next one, hence set ``retries``.
 
-    :param share: one of the plan's shares.
+    :param sync: the sync that was planned. A path is templated.
+    :param share: one of the plan's shares. Templated.
     """
 
     template_fields: Sequence[str] = ("sync", "share")
-    _reads = _writes = False
 
     def __init__(self, *, share: Mapping[str, Any] | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -141,11 +141,12 @@ class ReverseEtlCommitOperator(SyncOperator):
 
     Has the destination object as outlet asset.
 
-    :param shares: what the :class:`ReverseEtlPlanOperator` returned.
+    :param sync: the sync that was planned. A path is templated.
+    :param shares: what the :class:`ReverseEtlPlanOperator` returned. Templated.
     """
 
     template_fields: Sequence[str] = ("sync", "shares")
-    _reads = False
+    _writes = True
 
     def __init__(self, *, shares: Sequence[Mapping[str, Any]] | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -13,7 +13,7 @@ from airflow_reverse_etl._airflow import (
     open_warehouse,
 )
 from airflow_reverse_etl.operators._running import close, run_id
-from airflow_reverse_etl.operators._sync import SyncOperator
+from airflow_reverse_etl.operators._sync import PlanningOperator
 
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
@@ -33,7 +33,7 @@ class DestinationLink(BaseOperatorLink):
         return str(getattr(operator, "destination_url", ""))
 
 
-class ReverseEtlOperator(SyncOperator):
+class ReverseEtlOperator(PlanningOperator):
     """Bring a destination up to date with a model: plan, load, commit.
 
     Sends only what changed since the destination last acknowledged it. A try that is cut short is continued by the
@@ -55,6 +55,7 @@ class ReverseEtlOperator(SyncOperator):
     """
 
     operator_extra_links = (DestinationLink(),)
+    _writes = True
     destination_url = ""
 
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:

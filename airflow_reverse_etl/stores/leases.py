@@ -70,6 +70,7 @@ def next_fence(values: Mapping[str, str], sync: str, holder: str, *, now: dateti
 
 
 def taken(sync: str, values: Mapping[str, str]) -> RunConflictError:
+    """The error of who does not get the lease, naming who holds it."""
     until = values.get("until")
     return RunConflictError(
         f"another run of this sync is at work: {values.get('holder', 'unknown')}",
