@@ -27,7 +27,7 @@ from airflow_reverse_etl.sync.spec import Sync
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl.sync.ports import Destination
+    from airflow_reverse_etl.sync.ports import Destination, Warehouse
     from airflow_reverse_etl.sync.receipts import Report
 
 T = TypeVar("T")
@@ -147,9 +147,11 @@ class SyncOperator(BaseOperator):
             self.inlets = [*self.inlets, *(inlets(sync) if self._reads else ())]
             self.outlets = [*self.outlets, *([destination_asset(sync)] if self._writes else ())]
 
-    def _tell(self, sync: Sync, report: Report, context: Context) -> dict[str, Any]:
+    def _tell(
+        self, sync: Sync, report: Report, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
+    ) -> dict[str, Any]:
         """Say what became of a run: in the log, and on the event of the destination's asset."""
-        counts = report.to_json()
+        counts = {**report.to_json(), **({"drift": list(drift)} if drift else {})}
         self.log.info("%s: %s", sync.name, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
         for reason in counts["errors"]:
             self.log.warning("%s: %s rows: %s", sync.name, reason["count"], reason["code"])
@@ -182,3 +184,13 @@ class PlanningOperator(SyncOperator):
         from airflow_reverse_etl.dbt.catalog import load_catalog
 
         return resolve_model(sync, load_catalog(state_files(), self.catalog))
+
+    def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
+        """What changed under the sync since its last run, as the sync's ``drift`` says."""
+        from airflow_reverse_etl.operators._drift import look_for_drift
+
+        output = self.catalog if isinstance(self.catalog, Mapping) else None
+        found = look_for_drift(sync, query=query, warehouse=warehouse, files=state_files(), output=output)
+        for finding in found:
+            self.log.warning("%s: changed since the last run: %s", sync.name, finding.message)
+        return [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]

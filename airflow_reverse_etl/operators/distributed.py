@@ -32,7 +32,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
     Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
     ``{"run_id", "partition", "partitions"}``, never empty. Pushes the XCom ``plan``: ``run_id``, ``planned``,
     ``skipped``, ``model_rows``, ``requests`` and ``minutes`` (estimates at the sync's rate; ``minutes`` is null without
-    one), ``sample`` (kind of change → keys) and ``text``, all of it for a person to read.
+    one), ``sample`` (kind of change → keys), ``text``, all of it for a person to read, and ``drift``, where the model
+    changed since the last run.
 
     Guards are checked here: beyond one of them the plan is discarded and the task fails.
 
@@ -58,11 +59,14 @@ class ReverseEtlPlanOperator(PlanningOperator):
         query, primary_key = self._model(sync)
         warehouse = open_warehouse(sync.source)
         try:
+            drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
             summary, total = self._await(
                 self._plan(sync, this, around, destination, warehouse=warehouse, query=query, primary_key=primary_key)
             )
         finally:
             close(warehouse)
+        if drift:
+            summary["drift"] = drift
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary

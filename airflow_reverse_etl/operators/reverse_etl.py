@@ -59,9 +59,10 @@ class ReverseEtlOperator(PlanningOperator):
     destination_url = ""
 
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
-        return self._tell(sync, self._run(sync, context), context)
+        report, drift = self._run(sync, context)
+        return self._tell(sync, report, context, drift=drift)
 
-    def _run(self, sync: Sync, context: Context) -> Report:
+    def _run(self, sync: Sync, context: Context) -> tuple[Report, list[dict[str, str]]]:
         from airflow_reverse_etl.sync.run import run
 
         query, primary_key = self._model(sync)
@@ -71,7 +72,8 @@ class ReverseEtlOperator(PlanningOperator):
         ti = context["ti"]
         warehouse = open_warehouse(sync.source)
         try:
-            return self._await(
+            drift = self._look_for_drift(sync, query, warehouse)
+            report = self._await(
                 run(
                     sync,
                     query=query,
@@ -84,6 +86,7 @@ class ReverseEtlOperator(PlanningOperator):
             )
         finally:
             close(warehouse)
+        return report, drift
 
 
 def _web_address(connection: ConnectionInfo) -> str:
