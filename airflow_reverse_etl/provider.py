@@ -17,11 +17,17 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _INTEGRATION, "external-doc-url": "", "tags": ["service"]},
         ],
         "operators": [
-            _modules("operators.dbt", "operators.dbt_cloud", "operators.distributed", "operators.reverse_etl")
+            _modules(
+                "operators.dbt",
+                "operators.dbt_check",
+                "operators.dbt_cloud",
+                "operators.distributed",
+                "operators.reverse_etl",
+            )
         ],
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],
-        "sensors": [_modules("sensors.dbt_cloud")],
-        "triggers": [_modules("triggers.dbt_cloud")],
+        "sensors": [_modules("sensors.dbt_cloud", "sensors.git")],
+        "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
         "connection-types": [HTTP_CONNECTION, GIT_CONNECTION],
         "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
