@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 KINDS = ("added", "changed", "removed")
 
+#: Rows that are not sent, but that a commit must know of. Each kind that a plan has is a file, too.
+LEFT = ("skipped", "forgotten", "recorded")
+
 #: Columns of the files beside the values; the names that readers of the change set see come from :func:`read`.
 HASHES = ("key_hi", "key_lo", "fingerprint")
 
@@ -91,7 +94,10 @@ def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, un
 
 
 def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> None:
-    """Make the change set, without its values, the relation ``changes``: with ``seq``, ``change`` and ``settled``."""
+    """Make the change set, without its values, the relation ``changes``: with ``seq``, ``change`` and ``settled``.
+
+    And with ``w``, the cursor, if there is one.
+    """
     hashes = ", ".join(HASHES)
     texts = "'' AS change, '' AS row_key, '' AS identifiers"
     parts = [f"SELECT 0::BIGINT AS seq, {texts}, {', '.join(f'0::BIGINT AS {name}' for name in HASHES)} LIMIT 0"]
@@ -99,8 +105,9 @@ def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> No
         if getattr(planned, kind):
             scratch.view(f"file_{kind}", f"{folder}/{kind}.parquet")
             seq = f"{start + 1} + file_row_number AS seq"
-            parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes} FROM file_{kind}")
-    rows = " UNION ALL ".join(f"({part})" for part in parts)
+            cursor = ", w" if "w" in scratch.columns(f"file_{kind}") else ""
+            parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{cursor} FROM file_{kind}")
+    rows = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
     scratch.execute(f"CREATE TEMP VIEW changes AS SELECT *, {settled} AS settled FROM ({rows})")
 
 

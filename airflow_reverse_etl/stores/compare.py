@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
-from airflow_reverse_etl.stores.changes import HASHES, KINDS
+from airflow_reverse_etl.stores.changes import HASHES, KINDS, LEFT
 from airflow_reverse_etl.stores.scratch import Scratch
 from airflow_reverse_etl.sync.plan import PlanStatement, surplus
 from airflow_reverse_etl.sync.ports import Warehouse
+from airflow_reverse_etl.sync.tracking import Approach
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,10 +25,11 @@ _AS_TEXT = ("HUGEINT", "UHUGEINT", "UUID", "JSON", "INTERVAL", "BIT", "TIME WITH
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """``counts``: rows of the plan by ``change``."""
+    """``counts``: rows of the plan by ``change``. ``approach``: with what the model had."""
 
     counts: Mapping[str, int]
     model_rows: int
+    approach: Approach
 
 
 def compare(
@@ -35,33 +37,57 @@ def compare(
 ) -> Compared:
     """Read the model and make ``the_plan`` of it. ``snapshot`` and ``rejections`` must be relations."""
     run = scratch.execute
-    model_rows = _read_model(scratch, statement, warehouse, f"CREATE TABLE candidates AS {statement.compare}")
-    found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
-    if statement.tracked and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
-        run("DROP TABLE candidates")  # rare: a key that was unique when it was sent is there several times now
-        model_rows = _read_model(scratch, statement, warehouse, "CREATE TABLE kept AS SELECT * FROM model")
-        run("CREATE OR REPLACE TEMP VIEW model AS SELECT * FROM kept")
-        run(f"CREATE TABLE repeated AS {statement.repeated('model')}")
-        run(f"CREATE TABLE candidates AS {statement.compare_repeated}")
-        run("DROP TABLE kept")
+    if statement.cursor:
+        model_rows, types = _read_model(scratch, statement, warehouse, _KEPT)
+        _compare_kept(scratch, statement)
     else:
-        run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
+        into = f"CREATE TABLE candidates AS {statement.compare}"
+        model_rows, types = _read_model(scratch, statement, warehouse, into)
+        found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
+        compared = statement.tracked and statement.approach.compared
+        if compared and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
+            run("DROP TABLE candidates")  # rare: a key that was unique when it was sent is there several times now
+            model_rows, types = _read_model(scratch, statement, warehouse, _KEPT)
+            _compare_kept(scratch, statement)
+        else:
+            run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
     run(f"CREATE TABLE quarantined AS {statement.quarantined(now)}")
     run(f"CREATE TEMP VIEW the_plan AS {statement.classify}")
-    return Compared(dict(run("SELECT change, count(*) FROM the_plan GROUP BY change")), model_rows)
+    approach = _with_bounds(scratch, statement, types, now) if statement.cursor else statement.approach
+    run("DROP TABLE IF EXISTS kept")
+    return Compared(dict(run("SELECT change, count(*) FROM the_plan GROUP BY change")), model_rows, approach)
+
+
+_KEPT = "CREATE TABLE kept AS SELECT * FROM model"
+
+
+def _compare_kept(scratch: Scratch, statement: PlanStatement) -> None:
+    scratch.execute("CREATE OR REPLACE TEMP VIEW model AS SELECT * FROM kept")
+    scratch.execute(f"CREATE TABLE repeated AS {statement.repeated('model')}")
+    scratch.execute(f"CREATE TABLE candidates AS {statement.compare_repeated}")
+
+
+def _with_bounds(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str], now: datetime) -> Approach:
+    [(high,)] = scratch.execute(statement.highest_cursor("kept", types, now))
+    [(floor,)] = scratch.execute(statement.lowest_cursor("the_plan", types, statement.open_unsent))
+    return statement.approach.seen(statement.cursor_kind(types), high, floor)
 
 
 def write(scratch: Scratch, statement: PlanStatement, compared: Compared, folder: str) -> None:
     """Write the change set, and the keys of rows that are not sent but that the commit must know of."""
     hashes = ", ".join(HASHES)
-    for change in (*KINDS, "skipped", "forgotten"):
+    values = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
+    whole = dict.fromkeys(KINDS, f"row_key, {values}identifiers, {hashes}")
+    for change in (*KINDS, *LEFT):
         if compared.counts.get(change):
-            columns = f"row_key, {', '.join(statement.values)}, identifiers, {hashes}" if change in KINDS else hashes
+            columns = {**whole, "recorded": f"row_key, identifiers, {hashes}"}.get(change, hashes)
             scratch.copy(f"SELECT {columns} FROM the_plan WHERE change = '{change}'", f"{folder}/{change}.parquet")
 
 
-def _read_model(scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: str) -> int:
-    """Run a statement that reads the relation ``model`` once; returns how many rows the model had."""
+def _read_model(
+    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: str
+) -> tuple[int, dict[str, str]]:
+    """Run a statement that reads the relation ``model`` once; returns how many rows it had, and its types."""
     import duckdb
 
     stream = _Stream(warehouse.read(statement.extract))
@@ -69,10 +95,12 @@ def _read_model(scratch: Scratch, statement: PlanStatement, warehouse: Warehouse
     try:
         connection.register("extracted", stream.schema.empty_table())
         types = {name: kind for name, kind, *_ in scratch.execute(f"DESCRIBE {statement.mapped}")}
-        columns = (f"CAST({name} AS VARCHAR) AS {name}" if _as_text(types[name]) else name for name in types)
+        columns = (f"CAST({name} AS VARCHAR) AS {name}" if as_text(types[name]) else name for name in types)
         connection.register("extracted", stream.reader())
         scratch.execute(f"CREATE OR REPLACE TEMP VIEW mapped AS SELECT {', '.join(columns)} FROM ({statement.mapped})")
-        types = {name: "VARCHAR" if _as_text(kind) else kind for name, kind in types.items()}
+        types = {name: "VARCHAR" if as_text(kind) else kind for name, kind in types.items()}
+        if statement.cursor:
+            statement.cursor_kind(types)
         scratch.execute(f"CREATE OR REPLACE TEMP VIEW model AS {statement.model(types)}")
         scratch.execute(into)
     except duckdb.Error as error:
@@ -82,10 +110,10 @@ def _read_model(scratch: Scratch, statement: PlanStatement, warehouse: Warehouse
     finally:
         connection.unregister("extracted")
         stream.close()
-    return stream.rows
+    return stream.rows, types
 
 
-def _as_text(data_type: str) -> bool:
+def as_text(data_type: str) -> bool:
     return data_type.startswith(_AS_TEXT) and not data_type.endswith("]")
 
 

@@ -40,7 +40,9 @@ class DeltaFile:
         self._columns = columns
         self._table = self._load()
         uris = self._table.file_uris() if self._table else []
-        #: Name of the current file: changes with every commit. None for a table without rows.
+        if uris and uris[0].rsplit("/", 1)[-1] not in files.list(folder):  # deleted behind our back
+            uris = []
+        #: Name of the current file: changes with every commit. None without one.
         self.generation = uris[0].rsplit("/", 1)[-1] if uris else None
 
     def _load(self) -> DeltaTable | None:
@@ -62,16 +64,22 @@ class DeltaFile:
         commits = self._table.history(_REMEMBERED) if self._table else []
         return any(commit.get(_PLAN) == plan_id for commit in commits)
 
-    def view(self, scratch: Scratch, name: str) -> None:
-        """Make the table a relation; one without rows where it does not exist yet."""
-        if self.generation:
+    def kept(self, name: str) -> str | None:
+        """A value that :meth:`replace` was given to keep, by the last of the recent commits that has one."""
+        commits = self._table.history(_REMEMBERED) if self._table else []
+        return next((str(commit[name]) for commit in commits if name in commit), None)
+
+    def view(self, scratch: Scratch, name: str, *, empty: bool = False) -> None:
+        """Make the table a relation; one without rows where it does not exist yet, or if it shall be ``empty``."""
+        if self.generation and not empty:
             scratch.view(name, f"{self._folder}/{self.generation}")
         else:
             scratch.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._nothing}")
 
-    def replace(self, scratch: Scratch, select: str, plan_id: str) -> None:
-        """Make the rows of a SELECT the table's content, and delete the old file.
+    def replace(self, scratch: Scratch, select: str, plan_id: str, keep: Mapping[str, str] | None = None) -> int:
+        """Make the rows of a SELECT the table's content, delete the old file; returns how many rows there are.
 
+        :param keep: values for :meth:`kept`.
         :raises RunConflictError: the table was changed since it was loaded.
         """
         from deltalake import CommitProperties, Schema
@@ -92,7 +100,7 @@ class DeltaFile:
             stats=json.dumps({"numRecords": rows}),
         )
         schema = Schema.from_arrow(scratch.connection.sql(self._nothing).to_arrow_table().schema)
-        properties = CommitProperties(custom_metadata={_PLAN: plan_id}, max_commit_retries=0)
+        properties = CommitProperties(custom_metadata={_PLAN: plan_id, **(keep or {})}, max_commit_retries=0)
         with _storage(self._files.url, writing=True):
             if self._table:
                 self._table.create_write_transaction([add], "overwrite", schema, commit_properties=properties)
@@ -107,6 +115,7 @@ class DeltaFile:
         for old in self._files.list(self._folder):
             if old.endswith(".parquet") and old != name:
                 self._files.delete(f"{self._folder}/{old}")
+        return rows
 
     @property
     def _nothing(self) -> str:

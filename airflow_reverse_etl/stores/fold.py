@@ -11,9 +11,11 @@ from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores import changes
 from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+from airflow_reverse_etl.sync.tracking import Approach, State
 
 _HASHES = {"key_hi": "BIGINT", "key_lo": "BIGINT", "fingerprint": "BIGINT"}
 
@@ -62,8 +64,11 @@ def fold(
     :param stored: plan.json.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
-    _relations(scratch, plan, checkpoint, folder, left=stored["left"], doubts=stored["mode"] in DOUBTS)
-    if stored["mode"] != "append" and not snapshot.made_by(plan.plan_id):
+    approach = Approach.from_json(stored["approach"])
+    snapshot.view(scratch, "snapshot", empty=approach.anew)
+    _relations(scratch, plan, checkpoint, folder, left=stored["left"])
+    rows = snapshot.rows
+    if approach.tracked and not snapshot.made_by(plan.plan_id):
         if snapshot.generation != stored["generation"]:
             raise RunConflictError(
                 "another run changed the snapshot since this one was planned",
@@ -71,26 +76,37 @@ def fold(
                 sync=plan.sync,
                 run=plan.run_id,
             )
-        if len(checkpoint.settled) > len(checkpoint.failed) or "forgotten" in stored["left"] or _doubts(scratch):
-            snapshot.view(scratch, "snapshot")
-            snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
+        _doubts(scratch, checkpoint, mode=stored["mode"], resent=approach.resent)
+        if approach.anew or _any(scratch, "outdated") or _any(scratch, "accepted"):
+            rows = snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
     if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
-        rejections.view(scratch, "rejections")
-        rejections.replace(scratch, _REJECTIONS.format(now=plan.created_at.isoformat()), plan.plan_id)
+        rejections.view(scratch, "rejections", empty=approach.drops_rejections)
+        kept = _REJECTIONS + (_UNREAD if approach.low else _STILL)
+        rejections.replace(scratch, kept.format(now=plan.created_at.isoformat()), plan.plan_id)
+    state = approach.state_after(state_of(history), rows=rows, open_rows=_open(scratch) if approach.kind else None)
     history.view(scratch, "history")
     _one_run(scratch, plan, report, stored["mode"])
-    history.replace(scratch, "SELECT * FROM history UNION ALL BY NAME SELECT * FROM this_run", plan.plan_id)
+    select = "SELECT * FROM history UNION ALL BY NAME SELECT * FROM this_run"
+    history.replace(scratch, select, plan.plan_id, {_STATE: json.dumps(state.to_json())})
 
+
+def state_of(history: DeltaFile) -> State | None:
+    """What the last commit left to remember; None if there was none, an empty state if it is lost."""
+    text = history.kept(_STATE)
+    if text:
+        return State.from_json(json.loads(text))
+    return State() if history.rows else None
+
+
+#: Where the state is kept: in the last commit of the history, which is the last step of a commit.
+_STATE = "state"
 
 _SNAPSHOT = """
-    SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM snapshot
-    ANTI JOIN (
-        SELECT key_hi, key_lo FROM accepted UNION ALL SELECT key_hi, key_lo FROM doubtful
-        UNION ALL SELECT key_hi, key_lo FROM forgotten
-    ) USING (key_hi, key_lo)
+    SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM snapshot ANTI JOIN outdated USING (key_hi, key_lo)
     UNION ALL
     SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers FROM (
-        SELECT * FROM accepted WHERE change <> 'removed' UNION ALL SELECT * FROM doubtful
+        SELECT * FROM accepted WHERE change <> 'removed' UNION ALL BY NAME SELECT * FROM doubtful
+        UNION ALL BY NAME SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM recorded
     )
 """
 
@@ -106,19 +122,23 @@ _REJECTIONS = """
     WHERE f.outcome <> 'skipped'
     UNION ALL BY NAME
     SELECT r.* FROM rejections AS r
+"""
+_STILL = """
     SEMI JOIN (SELECT key_hi, key_lo FROM skipped UNION ALL SELECT key_hi, key_lo FROM changes WHERE NOT settled)
         USING (key_hi, key_lo)
 """
+# Of a part of the model: a row that was not read is still refused.
+_UNREAD = """
+    ANTI JOIN (SELECT key_hi, key_lo FROM changes WHERE settled) USING (key_hi, key_lo)
+"""
 
 
-def _doubts(scratch: Scratch) -> bool:
-    return bool(scratch.execute("SELECT 1 FROM doubtful LIMIT 1"))
+def _any(scratch: Scratch, relation: str) -> bool:
+    return bool(scratch.execute(f"SELECT 1 FROM {relation} LIMIT 1"))
 
 
-def _relations(
-    scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str], doubts: bool
-) -> None:
-    """``changes`` with ``settled``, ``failed``, ``accepted``, ``doubtful``, ``skipped`` and ``forgotten``."""
+def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str]) -> None:
+    """``changes`` with ``settled``, ``failed``, ``accepted``, ``skipped``, ``forgotten`` and ``recorded``."""
     import pyarrow as pa
 
     settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
@@ -129,18 +149,45 @@ def _relations(
     columns = [pa.array([row[at] for row in rows], kind) for at, kind in enumerate(kinds)]
     scratch.connection.register("failed", pa.Table.from_arrays(columns, names=names))
     scratch.execute("CREATE TEMP VIEW accepted AS SELECT * FROM changes ANTI JOIN failed USING (seq) WHERE settled")
-    unanswered = (
-        f"NOT settled AND seq <= {checkpoint.dispatched} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
-    )
-    scratch.execute(
-        f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint) FROM changes"
-        f" WHERE {doubts} AND ({unanswered})"
-    )
-    for name in ("skipped", "forgotten"):
+    for name in changes.LEFT:
         if name in left:
             scratch.view(name, f"{folder}/{name}.parquet")
         else:
-            scratch.execute(f"CREATE TEMP VIEW {name} AS SELECT 0::BIGINT AS key_hi, 0::BIGINT AS key_lo LIMIT 0")
+            texts = "'' AS row_key, '' AS identifiers"
+            hashes = ", ".join(f"0::BIGINT AS {column}" for column in _HASHES)
+            scratch.execute(f"CREATE TEMP VIEW {name} AS SELECT {hashes}, {texts} LIMIT 0")
+
+
+def _doubts(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool) -> None:
+    """``doubtful``, rows that the destination may have, and ``outdated``, the keys whose place in the snapshot is lost.
+
+    After everything was sent again, a row that was not accepted is not known to be there any more.
+    """
+    unanswered = (
+        f"NOT settled AND seq <= {checkpoint.dispatched} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
+    )
+    missed = f"{resent} AND seq NOT IN (SELECT seq FROM accepted)"
+    known = "(key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM snapshot)"
+    scratch.execute(
+        f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint) FROM changes"
+        f" WHERE {mode in DOUBTS} AND ({unanswered} OR {missed} AND {known})"
+    )
+    sources = [f"{name}" for name in ("accepted", "doubtful", "forgotten", "recorded")]
+    keys = [f"SELECT key_hi, key_lo FROM {name}" for name in sources]
+    keys.append(f"SELECT key_hi, key_lo FROM changes WHERE {missed}")
+    scratch.execute(f"CREATE TEMP VIEW outdated AS {' UNION ALL '.join(keys)}")
+
+
+def _open(scratch: Scratch) -> str | None:
+    """The lowest cursor of a row that was sent, or not, and has to be read again."""
+    types = scratch.columns("changes")
+    if "w" not in types:
+        return None
+    refused = "seq IN (SELECT seq FROM failed WHERE outcome <> 'skipped')"
+    [(lowest,)] = scratch.execute(
+        f"SELECT {DIALECTS['duckdb'].text('MIN(w)', types['w'])} FROM changes WHERE NOT settled OR {refused}"
+    )
+    return str(lowest) if lowest is not None else None
 
 
 def _one_run(scratch: Scratch, plan: Plan, report: Report, mode: str) -> None:

@@ -33,14 +33,12 @@ from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _FORMAT = 1
-
-#: How often a lease is tried for against others that try at the same moment.
-_SWAPS = 20
 
 #: A plan cut short leaves a folder without plan.json. After this long no planner is at work in it any more.
 _CUT_SHORT = timedelta(days=1)
@@ -75,7 +73,7 @@ class LakeStore(StateStore):
         return [_plan_from(data) for data in stored if data]
 
     def last_report(self, sync: str, run_id: str) -> Report | None:
-        history = DeltaFile(self._files, f"{_folder(sync)}/history", fold.HISTORY)
+        history = self._history(sync)
         if not history.generation:
             return None
         with self._scratch() as work:
@@ -88,6 +86,8 @@ class LakeStore(StateStore):
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
         self._delete_cut_short(sync.name, request.now)
+        snapshot, rejections = self._snapshot(sync.name), self._rejections(sync.name)
+        how = approach(request, fold.state_of(self._history(sync.name)), snapshot_rows=snapshot.rows)
         statement = plan_statement(
             sync,
             query=request.query,
@@ -95,8 +95,8 @@ class LakeStore(StateStore):
             columns=warehouse.columns(request.query),
             source=warehouse.dialect,
             planner="duckdb",
+            approach=how,
         )
-        snapshot, rejections = self._snapshot(sync.name), self._rejections(sync.name)
         plan_id = f"{request.now.strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
         with self._scratch() as work:
             snapshot.view(work, "snapshot")
@@ -116,9 +116,17 @@ class LakeStore(StateStore):
             skipped=counts.get("skipped", 0),
             created_at=request.now,
             spec=sync.digest,
+            recorded=counts.get("recorded", 0),
+            notes=how.notes,
         )
-        left = [name for name in ("skipped", "forgotten") if counts.get(name)]
-        self._store(plan, mode=sync.mode, values=statement.values, generation=snapshot.generation, left=left)
+        self._store(
+            plan,
+            mode=sync.mode,
+            values=statement.values,
+            generation=snapshot.generation,
+            left=[name for name in changes.LEFT if counts.get(name)],
+            approach=compared.approach.to_json(),
+        )
         return plan
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
@@ -149,7 +157,7 @@ class LakeStore(StateStore):
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:  # noqa: ARG002 - see plan.json
         folder = _plan_folder(plan.sync, plan.plan_id)
-        history = DeltaFile(self._files, f"{_folder(plan.sync)}/history", fold.HISTORY)
+        history = self._history(plan.sync)
         stored = self._stored(plan.sync, plan.plan_id)
         if not history.made_by(plan.plan_id):  # the last table of a commit: what it says is true of the others
             if stored is None:
@@ -173,23 +181,16 @@ class LakeStore(StateStore):
 
     def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
         register = Register(self._files, f"{_folder(sync)}/lease")
-        values: dict[str, str] = {}
-        for _ in range(_SWAPS):
-            version, values = register.read()
-            number = leases.next_fence(values, sync, holder, now=now, fence=fence)
-            if register.swap(version, leases.lease(holder, number, now + timedelta(seconds=seconds))):
-                return number
-        raise leases.taken(sync, values)
+        return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence)
 
     def release(self, sync: str, *, fence: int) -> None:
-        register = Register(self._files, f"{_folder(sync)}/lease")
-        for _ in range(_SWAPS):
-            version, values = register.read()
-            if values.get("fence") != str(fence) or register.swap(version, {**values, "until": ""}):
-                return
+        leases.release(Register(self._files, f"{_folder(sync)}/lease"), fence=fence)
 
     def _scratch(self) -> contextlib.AbstractContextManager[Scratch]:
         return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)
+
+    def _history(self, sync: str) -> DeltaFile:
+        return DeltaFile(self._files, f"{_folder(sync)}/history", fold.HISTORY)
 
     def _snapshot(self, sync: str) -> DeltaFile:
         return DeltaFile(self._files, f"{_folder(sync)}/snapshot", fold.SNAPSHOT)
@@ -202,7 +203,7 @@ class LakeStore(StateStore):
         data = {
             "format": _FORMAT,
             **{name: getattr(plan, name) for name in ("plan_id", "run_id", "sync", "total", "model_rows")},
-            **{name: getattr(plan, name) for name in ("snapshot_rows", "skipped", "spec")},
+            **{name: getattr(plan, name) for name in ("snapshot_rows", "skipped", "spec", "recorded", "notes")},
             "planned": dict(plan.planned),
             "created_at": plan.created_at.isoformat(),
             **how,
@@ -252,7 +253,8 @@ def _checkpoint(plan: Plan, partition: int) -> str:
 
 def _plan_from(data: Mapping[str, Any]) -> Plan:
     return Plan(
-        **{name: data[name] for name in Plan.__slots__ if name not in ("planned", "created_at")},
+        **{name: data[name] for name in Plan.__slots__ if name not in ("planned", "created_at", "notes")},
+        notes=tuple(data["notes"]),
         planned=Planned(**data["planned"]),
         created_at=datetime.fromisoformat(data["created_at"]),
     )

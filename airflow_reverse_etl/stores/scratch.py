@@ -31,6 +31,10 @@ class Scratch:
     def execute(self, sql: str, parameters: list[Any] | None = None) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql, parameters).fetchall()
 
+    def columns(self, relation: str) -> dict[str, str]:
+        """Names and types."""
+        return {name: kind for name, kind, *_ in self.execute(f"DESCRIBE {relation}")}
+
     def view(self, name: str, path: str) -> None:
         """Make a Parquet file under the state URL a relation, with the position of each row as ``file_row_number``."""
         from pyarrow import fs

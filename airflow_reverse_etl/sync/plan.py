@@ -3,7 +3,7 @@
 Built once for a sync, in the dialect of the planner that runs it, over these relations::
 
     extracted    the columns that the sync uses, as c0 … cn                       extract, in the source's dialect
-    mapped       k0 …, the key; f0 …, the mapped values; r0 …, what templates read  mapped
+    mapped       k0 …, the key; f0 …, the mapped values; r0 …, what templates read; w, the cursor  mapped
     model        values, row_key, identifiers, key_hi, key_lo, fingerprint        model, given the types of mapped
     snapshot     key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
     candidates   every row that may be a change, and what was ``found``           compare, one pass over the model
@@ -13,11 +13,14 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     the plan     candidates, and the ``change`` that each of them is              classify
 
 ``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (null or repeated key), ``skipped`` (quarantined),
-``forgotten`` (leaves the snapshot without the destination being asked), ``ignored``.
+``forgotten`` (leaves the snapshot without the destination being asked), ``recorded`` (enters it, or has its fingerprint
+there replaced, without the destination being asked), ``ignored``. What is compared with what, and what is only
+recorded, is the :class:`~airflow_reverse_etl.sync.tracking.Approach`.
 
 ``compare`` reads the model once, so it can be a stream, and finds repeated keys only among the candidates. A repeated
 key whose rows all equal the snapshot is not among them; :func:`surplus` tells that there is one, and then the
-comparison must run again over a stored model, with ``repeated`` made from the whole of it (``compare_repeated``).
+comparison must run again over a stored model, with ``repeated`` made from the whole of it (``compare_repeated``). With
+a cursor the model is only a part, about which counts say nothing: it is always stored and compared like that.
 
 A key's hash and a row's fingerprint are digests of the *text forms* of values, see
 :mod:`airflow_reverse_etl.sync.dialects`. Fingerprints take the mapped values in the order of the destination fields'
@@ -36,12 +39,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.expressions import UsedColumns, expression, single_select
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.ports import Column
 from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField
+from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, cursor_kind
 
 #: Which found rows a mode sends.
 _SENT = {
@@ -67,7 +71,8 @@ class PlanStatement:
 
     :param values: columns that go into the change set: ``f0 …`` and ``r0 …``.
     :param keys: ``k0 …``; empty where the sync has no key.
-    :param tracked: whether there is a snapshot to compare with; not in mode ``append``.
+    :param tracked: whether there is a snapshot to compare with.
+    :param cursor: the cursor's column in ``mapped`` and in the candidates, empty where the sync has none. Not sent.
     """
 
     sync: Sync
@@ -77,13 +82,15 @@ class PlanStatement:
     keys: tuple[str, ...]
     values: tuple[str, ...]
     tracked: bool
+    cursor: tuple[str, ...]
+    approach: Approach
     _identifiers: Mapping[str, Any] | None
 
     def model(self, types: Mapping[str, str]) -> str:
         """The model with its hashes. ``types``: of the columns of ``mapped``, in the planner's own words."""
         texts = {name: self.dialect.text(name, data_type) for name, data_type in types.items()}
         string = self.dialect.string
-        names = ", ".join(self.values)
+        names = ", ".join((*self.values, *self.cursor))
         identifiers = self.dialect.json_record(self._identifiers) if self._identifiers else "NULL"
         columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
         if not self.keys:
@@ -123,7 +130,7 @@ class PlanStatement:
 
     def quarantined(self, now: datetime) -> str:
         """The rows that are not tried again as they are: rejected too often or for too long, or maybe written."""
-        if self.sync.mode == "append":  # every row goes out in every run
+        if not self.tracked or self.approach.forgiven:
             return "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
         return (
@@ -134,6 +141,14 @@ class PlanStatement:
     @property
     def classify(self) -> str:
         """The plan."""
+        invalid = "c.found = 'null' OR d.key_hi IS NOT NULL"
+        repeated = " LEFT JOIN repeated AS d ON c.key_hi = d.key_hi AND c.key_lo = d.key_lo"
+        if self.approach.recorded == "all":
+            gone = "forgotten" if self.sync.mode in ("mirror", "delete") else "ignored"
+            return (
+                f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN '{gone}'"
+                f" ELSE 'recorded' END AS change FROM candidates AS c{repeated}"
+            )
         sent = _SENT[self.sync.mode]
         gone = "'ignored'"
         if "removed" in sent:  # without identifiers, from before the sync was a mirror, nothing can be deleted
@@ -141,22 +156,54 @@ class PlanStatement:
             gone = f"CASE {gone} END"
         elif self.sync.mode == "delete":  # a key that comes back is to be deleted again
             gone = "'forgotten'"
-        unsent = " WHEN c.found = 'changed' THEN 'ignored'"
-        joined = (
-            " LEFT JOIN repeated AS d ON c.key_hi = d.key_hi AND c.key_lo = d.key_lo"
+        unsent = "" if "changed" in sent else " WHEN c.found IN ('changed', 'known') THEN 'ignored'"
+        quarantined = (
             " LEFT JOIN quarantined AS q"
             " ON c.key_hi = q.key_hi AND c.key_lo = q.key_lo AND c.fingerprint = q.fingerprint"
         )
+        known = rejected = ""
+        if self.approach.recorded:
+            known = " WHEN c.found = 'known' AND x.key_hi IS NULL THEN 'recorded'"
+            rejected = (
+                " LEFT JOIN (SELECT DISTINCT key_hi, key_lo FROM rejections) AS x"
+                " ON c.key_hi = x.key_hi AND c.key_lo = x.key_lo"
+            )
         return (
-            "SELECT c.*, CASE WHEN c.found = 'null' OR d.key_hi IS NOT NULL THEN 'invalid'"
-            f" WHEN c.found = 'gone' THEN {gone}"
-            f"{'' if 'changed' in sent else unsent} WHEN q.key_hi IS NOT NULL THEN 'skipped' ELSE c.found END AS change"
-            f" FROM candidates AS c{joined}"
+            f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN {gone}{known}{unsent}"
+            " WHEN q.key_hi IS NOT NULL THEN 'skipped' WHEN c.found = 'known' THEN 'changed' ELSE c.found END AS change"
+            f" FROM candidates AS c{repeated}{quarantined}{rejected}"
         )
 
+    def cursor_kind(self, types: Mapping[str, str]) -> Kind:
+        """What the cursor is. Raises ConfigurationError for a type that cannot be one."""
+        [name] = self.cursor
+        if kind := cursor_kind(types[name], self.dialect.name):
+            return kind
+        raise ConfigurationError(
+            f"column {self.sync.cursor!r} cannot be a cursor: its values are read as {types[name]}",
+            todo="give a column of dates, time stamps or whole numbers, or cast it in the model",
+            sync=self.sync.name,
+        )
+
+    #: Rows of the plan that are not sent and keep the next run from reading on from above them: of several rows with
+    #: one key, the others may go away without a trace. A row without a key gets one only by a change of its own.
+    open_unsent = "change = 'invalid' AND key_hi IS NOT NULL"
+
+    def highest_cursor(self, relation: str, types: Mapping[str, str], now: datetime) -> str:
+        """A query for the highest value of the cursor that counts, as text; NULL without any."""
+        [name] = self.cursor
+        latest = Bound.latest(self.cursor_kind(types), now)
+        only = f" WHERE {name} <= {latest.literal(self.dialect.name)}" if latest else ""
+        return f"SELECT {self.dialect.text(f'MAX({name})', types[name])} FROM {relation}{only}"
+
+    def lowest_cursor(self, relation: str, types: Mapping[str, str], where: str) -> str:
+        """A query for the lowest value of the cursor among some rows, as text; NULL without any."""
+        [name] = self.cursor
+        return f"SELECT {self.dialect.text(f'MIN({name})', types[name])} FROM {relation} WHERE {where}"
+
     def _compare(self, repeated: str) -> str:
-        columns = ", ".join(f"m.{name}" for name in self.values)
-        if not self.tracked:
+        columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
+        if not self.tracked or not self.approach.compared:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
             return (
                 f"SELECT {columns}, m.row_key, m.identifiers, m.key_hi, m.key_lo, m.fingerprint, m.present,"
@@ -165,17 +212,20 @@ class PlanStatement:
         differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
         if self._identifiers:  # what was recorded before the sync was a mirror
             differs.append("s.identifiers IS NULL")
-        join = "FULL JOIN snapshot AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
+        # of a part of the model nothing can be said to be gone
+        join = "LEFT" if self.approach.low else "FULL"
+        join += " JOIN snapshot AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
         if repeated:
             join += f" LEFT JOIN {repeated} AS d ON m.key_hi = d.key_hi AND m.key_lo = d.key_lo"
             differs.append("d.key_hi IS NOT NULL")
+        known = f" WHEN s.fingerprint <> {DOUBTFUL} THEN 'known'" if self.approach.recorded == "known" else ""
         return (
             f"SELECT {columns}, COALESCE(m.row_key, s.row_key) AS row_key,"
             " COALESCE(m.identifiers, s.identifiers) AS identifiers,"
             " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"
             f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present,"
             " CASE WHEN m.present IS NULL THEN 'gone' WHEN m.key_hi IS NULL THEN 'null'"
-            " WHEN s.key_hi IS NULL THEN 'added' ELSE 'changed' END AS found"
+            f" WHEN s.key_hi IS NULL THEN 'added'{known} ELSE 'changed' END AS found"
             f" FROM model AS m {join} WHERE {' OR '.join(differs)}"
         )
 
@@ -208,13 +258,21 @@ def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) ->
 
 
 def plan_statement(
-    sync: Sync, *, query: str, primary_key: Sequence[str], columns: Sequence[Column], source: str, planner: str
+    sync: Sync,
+    *,
+    query: str,
+    primary_key: Sequence[str],
+    columns: Sequence[Column],
+    source: str,
+    planner: str,
+    approach: Approach | None = None,
 ) -> PlanStatement:
     """Build the plan statement of a sync.
 
     :param query: the model as one SELECT in the dialect ``source``.
     :param columns: what the query has.
     :param planner: the dialect that the statement is run in.
+    :param approach: how to compare; default: the plain comparison.
     :raises ModelNotFoundError: naming every column that the sync uses and the model lacks.
     :raises SpecError: the query is not one SELECT, an expression cannot be used, or a key is needed and missing.
     """
@@ -230,23 +288,35 @@ def plan_statement(
     keys = [used.column(name) for name in primary_key]
     fields = [_field(name, field, used, source=source, planner=dialect) for name, field in sync.mapping.items()]
     read = [used.column(name) for name in template_columns(sync)]
+    cursor = used.column(sync.cursor) if sync.cursor else ""
     used.check(sync)
     targets = {f"k{at}": sql for at, sql in enumerate(keys)} | {f"f{at}": sql for at, sql in enumerate(fields)}
     targets |= {f"r{at}": sql for at, sql in enumerate(read)}
+    if cursor:
+        targets["w"] = cursor
     # a model of which no column is used (constants only) still has rows
     extracted = ", ".join(f"{quoted(name, source)} AS {alias}" for name, alias in used.found.items()) or "1 AS c0"
     return PlanStatement(
         sync=sync,
         dialect=dialect,
-        extract=f"SELECT {extracted} FROM (\n{body}\n) AS model",
+        extract=f"SELECT {extracted} FROM (\n{body}\n) AS model{_window(used, cursor, source, approach)}",
         mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
         keys=tuple(name for name in targets if name.startswith("k")),
-        values=tuple(name for name in targets if not name.startswith("k")),
+        values=tuple(name for name in targets if not name.startswith(("k", "w"))),
         _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), fields)
         if sync.mode == "mirror"
         else None,
-        tracked=sync.mode != "append",
+        tracked=sync.tracked,
+        cursor=("w",) if cursor else (),
+        approach=approach or Approach(),
     )
+
+
+def _window(used: UsedColumns, cursor: str, source: str, approach: Approach | None) -> str:
+    if not approach or not approach.low:
+        return ""
+    name = quoted(next(name for name, alias in used.found.items() if alias == cursor), source)
+    return f" WHERE {name} >= {Bound.from_text(approach.low).literal(source)} OR {name} IS NULL"
 
 
 def _fixed(field: object) -> bool:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,13 @@ from airflow_reverse_etl.sync.plan import DOUBTS, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Report
 from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
+from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, State, approach
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _KINDS = ("added", "changed", "removed")
+_LEFT = ("skipped", "forgotten", "recorded")
 _REMOVED, _DOUBTFUL = "removed", "doubtful"  # fingerprints of a removal, and of a row in doubt
 #: Which found rows a mode sends.
 _SENT = {
@@ -43,6 +45,7 @@ class _Row:
     fingerprint: str
     identifiers: str | None
     at: int | None = None
+    cursor: Any = None
 
 
 @dataclass(slots=True)
@@ -59,10 +62,11 @@ class _Planned:
 
     plan: Plan
     mode: str
+    approach: Approach
     generation: int
     rows: list[tuple[str, _Row]]
     values: pa.Table
-    left: dict[str, set[str]]
+    left: dict[str, dict[str, _Row]]
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
 
 
@@ -75,6 +79,7 @@ class _State:
     rejections: dict[str, _Rejection] = field(default_factory=dict)
     plans: dict[str, _Planned] = field(default_factory=dict)
     history: list[tuple[str, Report]] = field(default_factory=list)
+    remembered: State | None = None
     lease: tuple[int, str, datetime | None] = (0, "", None)
 
 
@@ -104,10 +109,12 @@ class MemoryStateStore(StateStore):
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync, state = request.sync, self._state(request.sync.name)
-        rows, values = _model(request, warehouse, self._duckdb.cursor())
-        found = _found(sync, rows, state.snapshot)
+        how = approach(request, state.remembered, snapshot_rows=len(state.snapshot))
+        rows, values = _model(request, how, warehouse, self._duckdb.cursor())
+        found = _found(sync, rows, state.snapshot if how.compared else {}, how)
         repeated = {key for key, times in Counter(row.key for row in rows if row.key).items() if times > 1}
-        kinds = [(_kind(sync, kind, row, state, repeated, request.now), row) for kind, row in found]
+        kinds = [(_kind(sync, kind, row, state, repeated, request.now, how), row) for kind, row in found]
+        how = _bounded(how, rows, repeated, request.now)
         counts = Counter(kind for kind, _ in kinds)
         planned = Planned(**{name: counts[name] for name in Planned.__slots__})
         plan = Plan(
@@ -121,14 +128,17 @@ class MemoryStateStore(StateStore):
             skipped=counts["skipped"],
             created_at=request.now,
             spec=sync.digest,
+            recorded=counts["recorded"],
+            notes=how.notes,
         )
         state.plans[plan.plan_id] = _Planned(
             plan,
             sync.mode,
+            how,
             state.generation,
             rows=[(kind, row) for wanted in _KINDS for kind, row in kinds if kind == wanted],
             values=values,
-            left={name: {str(row.key) for kind, row in kinds if kind == name} for name in ("skipped", "forgotten")},
+            left={name: {str(row.key): row for kind, row in kinds if kind == name} for name in _LEFT},
         )
         return plan
 
@@ -165,8 +175,11 @@ class MemoryStateStore(StateStore):
         state = self._state(plan.sync)
         if all(plan_id != plan.plan_id for plan_id, _ in state.history):
             planned = self._planned(plan)
-            if planned.mode != "append":
+            if planned.approach.tracked:
                 self._fold(state, planned, checkpoint)
+            state.remembered = planned.approach.state_after(
+                state.remembered, rows=len(state.snapshot), open_rows=_open(planned, checkpoint)
+            )
             state.history.append((plan.plan_id, report))
         state.plans.pop(plan.plan_id, None)
 
@@ -197,30 +210,41 @@ class MemoryStateStore(StateStore):
                 sync=planned.plan.sync,
                 run=planned.plan.run_id,
             )
-        rejections, unsettled = {}, set()
+        how = planned.approach
+        before, state.snapshot = state.snapshot, {} if how.anew else dict(state.snapshot)
+        state.rejections = {} if how.drops_rejections else state.rejections
+        rejections: dict[str, _Rejection] = {}
+        unsettled: set[str] = set()
+        settled: set[str] = set()
         for seq, (kind, row) in enumerate(planned.rows, 1):
             key = str(row.key)
             outcome = checkpoint.failed[seq][0] if seq in checkpoint.failed else None
             unanswered = seq not in checkpoint.settled and seq <= checkpoint.dispatched
-            if planned.mode in DOUBTS and (unanswered or outcome is Outcome.UNKNOWN):
+            missed = how.resent and key in state.snapshot and (seq not in checkpoint.settled or outcome is not None)
+            if missed:
+                state.snapshot.pop(key)
+            if planned.mode in DOUBTS and (unanswered or missed or outcome is Outcome.UNKNOWN):
                 state.snapshot[key] = _DOUBTFUL, row.identifiers
-                state.generation += 1
+            (settled if seq in checkpoint.settled else unsettled).add(key)
             if seq not in checkpoint.settled:
-                unsettled.add(key)
-            elif outcome:
+                continue
+            if outcome:
                 if outcome is not Outcome.SKIPPED:
                     rejections[key] = _again(state.rejections.get(key), row, planned.plan.created_at, outcome)
             elif kind == "removed":
                 state.snapshot.pop(key, None)
-                state.generation += 1
             else:
                 state.snapshot[key] = row.fingerprint, row.identifiers
-                state.generation += 1
         for key in planned.left["forgotten"]:
             state.snapshot.pop(key, None)
-            state.generation += 1
-        kept = unsettled | planned.left["skipped"]
-        state.rejections = {key: old for key, old in state.rejections.items() if key in kept} | rejections
+        for key, row in planned.left["recorded"].items():
+            state.snapshot[key] = row.fingerprint, row.identifiers
+        state.generation += state.snapshot != before
+        still = unsettled | planned.left["skipped"].keys()
+        read = settled | planned.left["recorded"].keys()
+        state.rejections = {
+            key: old for key, old in state.rejections.items() if (key not in read if how.low else key in still)
+        } | rejections
 
     def _state(self, sync: str) -> _State:
         return self._syncs.setdefault(sync, _State())
@@ -238,10 +262,10 @@ class MemoryStateStore(StateStore):
 
 
 def _found(
-    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None]]
+    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None]], how: Approach
 ) -> Iterator[tuple[str, _Row]]:
     """What differs between model and snapshot."""
-    if sync.mode == "append":
+    if not sync.tracked:
         yield from (("null" if row.fingerprint == "" else "added", row) for row in rows)
         return
     for row in rows:
@@ -250,33 +274,76 @@ def _found(
             yield "null", row
         elif known is None:
             yield "added", row
+        elif how.recorded == "known" and known[0] not in (row.fingerprint, _DOUBTFUL):
+            yield "known", row
         elif known[0] != row.fingerprint or (sync.mode == "mirror" and known[1] is None):
             yield "changed", row
         else:
             yield "unchanged", row
-    for key in snapshot.keys() - {row.key for row in rows}:
+    for key in set() if how.low else snapshot.keys() - {row.key for row in rows}:
         yield "gone", _Row(key, _REMOVED, snapshot[key][1])
 
 
-def _kind(sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime) -> str:
-    """What becomes of a found row: a change, or ``invalid``, ``skipped``, ``forgotten``, ``ignored``."""
+def _kind(sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, how: Approach) -> str:
+    """What becomes of a found row: a change, or ``invalid``, ``skipped``, ``forgotten``, ``recorded``, ``ignored``."""
     sent = _SENT[sync.mode]
     if found == "null" or (found != "gone" and row.key in repeated):
         return "invalid"
-    if found == "gone" and sync.mode == "delete":
+    if found == "gone" and (sync.mode == "delete" or (sync.mode == "mirror" and how.recorded == "all")):
         return "forgotten"
-    change = "removed" if found == "gone" else found
+    if found == "unchanged":
+        return "ignored"
+    if (how.recorded == "all" and found != "gone") or (found == "known" and str(row.key) not in state.rejections):
+        return "recorded"
+    change = {"gone": "removed", "known": "changed"}.get(found, found)
     if change not in sent:
         return "ignored"
     if found == "gone" and row.identifiers is None:
         return "forgotten"
-    rejection = state.rejections.get(str(row.key)) if sync.mode != "append" else None
+    rejection = state.rejections.get(str(row.key)) if sync.tracked and not how.forgiven else None
     if rejection and rejection.fingerprint == row.fingerprint:
         too_old = rejection.first_seen <= now - sync.retry.max_age
         maybe_written = rejection.outcome is Outcome.UNKNOWN
         if maybe_written or too_old or rejection.attempts >= sync.retry.max_attempts:
             return "skipped"
     return change
+
+
+def _bounded(how: Approach, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Approach:
+    """With the highest cursor that is not in the future, and the lowest of rows whose key is repeated."""
+    cursors = [row.cursor for row in rows if row.cursor is not None]
+    if not cursors:
+        return how
+    kind = _cursor_kind(cursors[0])
+    latest = Bound.latest(kind, now)
+    past = [cursor for cursor in cursors if latest is None or _comparable(cursor) <= latest.value]
+    twice = [row.cursor for row in rows if row.key in repeated and row.cursor is not None]
+    return how.seen(kind, _text(max(past, default=None)), _text(min(twice, default=None)))
+
+
+def _open(planned: _Planned, checkpoint: Checkpoint) -> str | None:
+    """The lowest cursor of a row that must be read again: rejected, not settled, or in doubt."""
+    cursors = [
+        row.cursor
+        for seq, (_, row) in enumerate(planned.rows, 1)
+        if seq not in checkpoint.settled or (seq in checkpoint.failed and checkpoint.failed[seq][0] != Outcome.SKIPPED)
+    ]
+    return _text(min((cursor for cursor in cursors if cursor is not None), default=None))
+
+
+def _cursor_kind(cursor: Any) -> Kind:
+    if isinstance(cursor, datetime):
+        return "instant" if cursor.tzinfo else "timestamp"
+    return "date" if isinstance(cursor, date) else "number"
+
+
+def _comparable(cursor: Any) -> Any:
+    return cursor.astimezone(UTC).replace(tzinfo=None) if isinstance(cursor, datetime) and cursor.tzinfo else cursor
+
+
+def _text(cursor: Any) -> str | None:
+    cursor = _comparable(cursor)
+    return None if cursor is None else cursor.isoformat(" ") if isinstance(cursor, datetime) else str(cursor)
 
 
 def _again(old: _Rejection | None, row: _Row, now: datetime, outcome: Outcome) -> _Rejection:
@@ -286,7 +353,7 @@ def _again(old: _Rejection | None, row: _Row, now: datetime, outcome: Outcome) -
     return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, outcome)
 
 
-def _model(request: PlanRequest, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:
+def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:
     """The model's rows, and a table of their values: ``f0 …`` and ``r0 …``."""
     sync = request.sync
     statement = plan_statement(
@@ -296,6 +363,7 @@ def _model(request: PlanRequest, warehouse: Warehouse, connection: Any) -> tuple
         columns=warehouse.columns(request.query),
         source=warehouse.dialect,
         planner="duckdb",
+        approach=how,
     )
     connection.register("extracted", warehouse.read(statement.extract).read_all())
     texts = "".join(f", CAST({name} AS VARCHAR) AS text_{name}" for name in statement.keys)
@@ -314,7 +382,7 @@ def _model(request: PlanRequest, warehouse: Warehouse, connection: Any) -> tuple
         identifiers = _identifiers(request, record) if sync.mode == "mirror" else None
         null = bool(parts) and None in parts
         fingerprint = "" if null else json.dumps([fields, read, shape], default=str, sort_keys=True)
-        rows.append(_Row(None if null or not parts else _key(parts), fingerprint, identifiers, at))
+        rows.append(_Row(None if null or not parts else _key(parts), fingerprint, identifiers, at, record.get("w")))
     return rows, values
 
 

@@ -75,7 +75,8 @@ class DbApiWarehouse(Warehouse):
                 yield batch_of(columns, rows, conn_id=self._conn_id)
                 rows = self._explained(ahead.result)
         finally:
-            self._thread.submit(cursor.close)
+            with contextlib.suppress(RuntimeError):  # the connection is closed already, and the cursor with it
+                self._thread.submit(cursor.close)
 
     def _start(self, query: str, batch_rows: int) -> tuple[Any, list[ArrowColumn], list[Any]]:
         connection = self._open()
