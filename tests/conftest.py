@@ -154,3 +154,12 @@ def _xcom(dag_run: Any, task_id: str, key: str = "return_value", map_index: int 
             )
         ).first()
         return None if found is None else XComModel.deserialize_value(found)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a Postgres of our own; each test makes a database in it."""
+    from tests.stores.warehouses import postgres_server
+
+    with postgres_server() as uri:
+        yield uri

@@ -17,8 +17,8 @@ binary                  lower-case hexadecimal
 JSON, nested            the planner's JSON text; a JSON column is the text that the warehouse gives
 ======================  =====================================================================================
 
-A digest is MD5. It is kept as BIGINTs, which join faster than text: two of 60 bits or more for a key, one for a
-fingerprint, which is only ever compared within one key. Which bits they are is the planner's own.
+A digest is MD5. It is kept as BIGINTs, which join faster than text: hexadecimal digits 1 to 15 and 17 to 31 of it for a
+key, the latter for a fingerprint, which is only ever compared within one key. Planners of all dialects agree on them.
 """
 
 from __future__ import annotations
@@ -99,6 +99,14 @@ def quoted(name: str, dialect: str) -> str:
 _TRIMMED = "RTRIM(RTRIM(CAST({x} AS VARCHAR), '0'), '.')"
 _NO_FRACTION = "REGEXP_REPLACE(CAST({x} + 0 AS %s), '[.]0$', '')"
 
+
+def _reversed(eight: str) -> str:
+    """The first 60 bits of eight bytes that are in reverse, as MD5_NUMBER has them; much faster than over text."""
+    pairs = f"((({eight} & 71777214294589695) << 8) | (({eight} >> 8) & 71777214294589695))"  # 0x00ff00ff00ff00ff
+    fours = f"((({pairs} & 281470681808895) << 16) | (({pairs} >> 16) & 281470681808895))"  # 0x0000ffff0000ffff
+    return f"CAST(({fours} >> 36) | (({fours} & 4294967295) << 28) AS BIGINT)"
+
+
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
     for dialect in (
@@ -111,8 +119,8 @@ DIALECTS: Mapping[str, Dialect] = {
             binary="LOWER(HEX({x}))",
             nested="CAST(TO_JSON({x}) AS VARCHAR)",
             digest="MD5_NUMBER({x})",
-            high="CAST(({h} >> 64) & CAST(9223372036854775807 AS UHUGEINT) AS BIGINT)",
-            low="CAST({h} & CAST(9223372036854775807 AS UHUGEINT) AS BIGINT)",
+            high=_reversed("CAST({h} & CAST(18446744073709551615 AS UHUGEINT) AS UBIGINT)"),
+            low=_reversed("CAST({h} >> 64 AS UBIGINT)"),
             array="CAST(TO_JSON([{items}]) AS VARCHAR)",
             record="JSON_OBJECT({items})",
             record_text="CAST({x} AS VARCHAR)",
@@ -127,14 +135,14 @@ DIALECTS: Mapping[str, Dialect] = {
             nested="CAST(TO_JSON({x}) AS TEXT)",
             digest="MD5({x})",
             high="CAST(CAST('x0' || SUBSTR({h}, 1, 15) AS BIT(64)) AS BIGINT)",
-            low="CAST(CAST('x0' || SUBSTR({h}, 16, 15) AS BIT(64)) AS BIGINT)",
+            low="CAST(CAST('x0' || SUBSTR({h}, 17, 15) AS BIT(64)) AS BIGINT)",
             array="CAST(ARRAY_TO_JSON(ARRAY[{items}]) AS TEXT)",
             record="JSON_BUILD_OBJECT({items})",
             record_text="CAST({x} AS TEXT)",
         ),
         Dialect(
             name="redshift",
-            string="VARCHAR",
+            string="VARCHAR(MAX)",
             decimal=_TRIMMED,
             float=_NO_FRACTION % "VARCHAR",
             instant="CAST({x} AT TIME ZONE 'UTC' AS VARCHAR) || 'Z'",
@@ -142,7 +150,7 @@ DIALECTS: Mapping[str, Dialect] = {
             nested="JSON_SERIALIZE({x})",
             digest="MD5({x})",
             high="STRTOL(SUBSTRING({h}, 1, 15), 16)",
-            low="STRTOL(SUBSTRING({h}, 16, 15), 16)",
+            low="STRTOL(SUBSTRING({h}, 17, 15), 16)",
             array="JSON_SERIALIZE(ARRAY({items}))",
             record="OBJECT({items})",
             record_text="JSON_SERIALIZE({x})",
@@ -157,7 +165,7 @@ DIALECTS: Mapping[str, Dialect] = {
             nested="TO_JSON(TO_VARIANT({x}))",
             digest="MD5({x})",
             high="TO_NUMBER(SUBSTR({h}, 1, 15), 'XXXXXXXXXXXXXXX')",
-            low="TO_NUMBER(SUBSTR({h}, 16, 15), 'XXXXXXXXXXXXXXX')",
+            low="TO_NUMBER(SUBSTR({h}, 17, 15), 'XXXXXXXXXXXXXXX')",
             array="TO_JSON(ARRAY_CONSTRUCT({items}))",
             record="OBJECT_CONSTRUCT_KEEP_NULL({items})",
             record_text="TO_JSON({x})",
@@ -172,7 +180,7 @@ DIALECTS: Mapping[str, Dialect] = {
             nested="TO_JSON_STRING({x})",
             digest="TO_HEX(MD5({x}))",
             high="CAST('0x' || SUBSTR({h}, 1, 15) AS INT64)",
-            low="CAST('0x' || SUBSTR({h}, 16, 15) AS INT64)",
+            low="CAST('0x' || SUBSTR({h}, 17, 15) AS INT64)",
             array="TO_JSON_STRING([{items}])",
             record="JSON_OBJECT({items})",
             record_text="TO_JSON_STRING({x})",
@@ -187,7 +195,7 @@ DIALECTS: Mapping[str, Dialect] = {
             nested="TO_JSON({x})",
             digest="MD5({x})",
             high="CAST(CONV(SUBSTR({h}, 1, 15), 16, 10) AS BIGINT)",
-            low="CAST(CONV(SUBSTR({h}, 16, 15), 16, 10) AS BIGINT)",
+            low="CAST(CONV(SUBSTR({h}, 17, 15), 16, 10) AS BIGINT)",
             array="TO_JSON(ARRAY({items}))",
             record="NAMED_STRUCT({items})",
             record_text="TO_JSON({x})",

@@ -13,6 +13,7 @@ from airflow_reverse_etl.stores import files as files_module
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.testing.store import MemoryStateStore
+from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
 
 
 def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
@@ -23,10 +24,17 @@ def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
     return files
 
 
-@pytest.fixture(params=["lake", "lake in object storage", "memory"])
+@pytest.fixture(params=["lake", "lake in object storage", "memory", "tables in duckdb", "tables in postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "memory":
         yield MemoryStateStore()
+        return
+    if request.param.startswith("tables"):
+        in_postgres = request.param.endswith("postgres")
+        place = postgres_place(request.getfixturevalue("postgres")) if in_postgres else duckdb_place()
+        tables = copying_store(place)
+        yield tables
+        tables.close()
         return
     store = LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2)
     if request.param == "lake in object storage":

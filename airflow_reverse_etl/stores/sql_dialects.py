@@ -1,0 +1,142 @@
+"""What each warehouse's SQL needs, to keep state in it, that is not the plan statement: types, sessions, grants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Text that is the same whatever the user's or the server's settings are. Rolled into every session of ours.
+_POSTGRES_SESSION = (
+    "SET TimeZone = 'UTC'",
+    "SET DateStyle = 'ISO, YMD'",
+    "SET IntervalStyle = 'postgres'",
+    "SET extra_float_digits = 1",
+    "SET lock_timeout = '60s'",
+)
+_SNOWFLAKE_SESSION = (
+    "ALTER SESSION SET TIMEZONE = 'UTC', TIMESTAMP_NTZ_OUTPUT_FORMAT = 'YYYY-MM-DD HH24:MI:SS.FF9',"
+    " DATE_OUTPUT_FORMAT = 'YYYY-MM-DD', TIME_OUTPUT_FORMAT = 'HH24:MI:SS.FF9', BINARY_OUTPUT_FORMAT = 'HEX'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSql:
+    """One dialect. ``{schema}``, ``{table}``, ``{user}`` and ``{database}`` are filled in.
+
+    :param types: our word for a type, as in :mod:`airflow_reverse_etl.stores.fold` → the warehouse's.
+    :param session: statements at the start of each session.
+    :param begin: starts a transaction; None where several statements cannot be one.
+    :param plan_in_transaction: whether CREATE TABLE can be part of one.
+    :param one_moment: makes a transaction just begun see the data of one moment.
+    :param describe: gives name and type of each column of a table, in order.
+    :param identity: gives the user (or role) and the database that the session works with.
+    :param has_schema: gives a row if the schema is there.
+    :param grant_schema: what an administrator runs where the schema is missing; ``grant_tables`` where it is there.
+    :param analyzed: refreshes the statistics of a table after many changes.
+    :param indexed: makes ranges of ``seq`` fast to read, and in order.
+    """
+
+    name: str
+    types: Mapping[str, str]
+    describe: str
+    identity: str
+    has_schema: str
+    grant_schema: str
+    grant_tables: str
+    session: tuple[str, ...] = ()
+    begin: str | None = "BEGIN"
+    plan_in_transaction: bool = False
+    one_moment: str = ""
+    analyzed: str = ""
+    indexed: str = ""
+
+
+def _types(text: str, instant: str, *, integer: str = "BIGINT", double: str = "DOUBLE PRECISION") -> dict[str, str]:
+    return {"VARCHAR": text, "TIMESTAMPTZ": instant, "BIGINT": integer, "DOUBLE": double}
+
+
+_COLUMNS = (
+    "SELECT column_name, data_type FROM information_schema.columns WHERE LOWER(table_schema) = LOWER('{schema}')"
+    " AND LOWER(table_name) = '{table}' ORDER BY ordinal_position"
+)
+_SCHEMA = "SELECT 1 FROM information_schema.schemata WHERE LOWER(schema_name) = LOWER('{schema}')"
+_POSTGRES = {
+    "describe": (
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = CAST('{schema}.{table}' AS regclass) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    ),
+    "identity": "SELECT current_user, current_database()",
+    "has_schema": "SELECT 1 FROM pg_namespace WHERE nspname = LOWER('{schema}')",
+    "grant_schema": 'CREATE SCHEMA {schema} AUTHORIZATION "{user}";',
+    "grant_tables": 'GRANT USAGE, CREATE ON SCHEMA {schema} TO "{user}";',
+}
+_READ_ONLY_FILE = "-- DuckDB has no grants: open the file without read_only"
+
+STATE_SQL: Mapping[str, StateSql] = {
+    dialect.name: dialect
+    for dialect in (
+        StateSql(
+            name="duckdb",
+            types=_types("VARCHAR", "TIMESTAMPTZ"),
+            session=("SET TimeZone = 'UTC'",),
+            plan_in_transaction=True,
+            describe=_COLUMNS,
+            identity="SELECT current_user, current_database()",
+            has_schema=_SCHEMA,
+            grant_schema=_READ_ONLY_FILE,
+            grant_tables=_READ_ONLY_FILE,
+        ),
+        StateSql(
+            name="postgres",
+            types=_types("TEXT", "TIMESTAMPTZ"),
+            session=_POSTGRES_SESSION,
+            plan_in_transaction=True,
+            one_moment="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            analyzed="ANALYZE {table}",
+            indexed="CREATE INDEX ON {table} (seq)",
+            **_POSTGRES,
+        ),
+        StateSql(
+            name="redshift",
+            types=_types("VARCHAR(MAX)", "TIMESTAMPTZ"),
+            session=("SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'"),
+            plan_in_transaction=True,
+            analyzed="ANALYZE {table}",
+            **_POSTGRES,
+        ),
+        StateSql(
+            name="snowflake",
+            types=_types("VARCHAR", "TIMESTAMP_TZ"),
+            session=(_SNOWFLAKE_SESSION,),
+            describe=_COLUMNS,
+            identity="SELECT CURRENT_ROLE(), CURRENT_DATABASE()",
+            has_schema=_SCHEMA,
+            grant_schema='GRANT CREATE SCHEMA ON DATABASE "{database}" TO ROLE "{user}";',
+            grant_tables='GRANT USAGE, CREATE TABLE ON SCHEMA {schema} TO ROLE "{user}";',
+        ),
+        StateSql(
+            name="bigquery",
+            types=_types("STRING", "TIMESTAMP", integer="INT64", double="FLOAT64"),
+            begin=None,
+            describe=(
+                "SELECT column_name, data_type FROM {schema}.INFORMATION_SCHEMA.COLUMNS"
+                " WHERE table_name = '{table}' ORDER BY ordinal_position"
+            ),
+            identity="SELECT SESSION_USER(), @@project_id",
+            has_schema="SELECT 1 FROM INFORMATION_SCHEMA.SCHEMATA WHERE schema_name = '{schema}'",
+            grant_schema='GRANT `roles/bigquery.user` ON PROJECT `{database}` TO "user:{user}";',
+            grant_tables='GRANT `roles/bigquery.dataEditor` ON SCHEMA `{database}`.{schema} TO "user:{user}";',
+        ),
+        StateSql(
+            name="databricks",
+            types=_types("STRING", "TIMESTAMP", double="DOUBLE"),
+            session=("SET TIME ZONE 'UTC'",),
+            begin=None,
+            describe="DESCRIBE TABLE {schema}.{table}",
+            identity="SELECT current_user(), current_catalog()",
+            has_schema="SHOW SCHEMAS LIKE '{schema}'",
+            grant_schema="GRANT CREATE SCHEMA ON CATALOG `{database}` TO `{user}`;",
+            grant_tables="GRANT USE SCHEMA, CREATE TABLE, SELECT, MODIFY ON SCHEMA `{database}`.{schema} TO `{user}`;",
+        ),
+    )
+}

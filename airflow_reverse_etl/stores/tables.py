@@ -1,0 +1,211 @@
+"""The tables of the state in a warehouse: their names, columns, and how they come to be.
+
+Shared by all syncs, and only ever appended to and deleted from, so that syncs do not wait for each other::
+
+    syncs        which tables are a sync's                 leases       who is at work, see sql_register.py
+    runs         one row for each committed run            plans        plans that are not committed
+    change_log   what became of each row, if wanted        checkpoints  how far their loads have come
+
+Of each sync, named ``<sync>_<hash>_...``, see :func:`prefix`: ``snapshot``, ``rejections`` and ``state``; and while a
+run is unfinished ``changes_<run>``, the only table with row values.
+"""
+
+# ruff: noqa: S608 - the SQL is ours: names are fixed or made safe
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, StateError
+from airflow_reverse_etl.stores import fold
+from airflow_reverse_etl.stores.database import Database, Session, SqlError
+from airflow_reverse_etl.sync.dialects import literal
+
+SHARED: Mapping[str, Mapping[str, str]] = {
+    "syncs": {"sync": "VARCHAR", "table_prefix": "VARCHAR", "created_at": "TIMESTAMPTZ"},
+    "leases": {
+        "sync": "VARCHAR",
+        "holder": "VARCHAR",
+        "fence": "BIGINT",
+        "valid_until": "VARCHAR",
+        "version": "VARCHAR",
+    },
+    "plans": {
+        "plan_id": "VARCHAR",
+        "sync": "VARCHAR",
+        "run_id": "VARCHAR",
+        "stage": "VARCHAR",
+        "created_at": "TIMESTAMPTZ",
+        "content": "VARCHAR",
+    },
+    "checkpoints": {
+        "plan_id": "VARCHAR",
+        "sync": "VARCHAR",
+        **dict.fromkeys(("part", "number", "piece", "pieces"), "BIGINT"),
+        "content": "VARCHAR",
+    },
+    "runs": {"sync": "VARCHAR", **fold.HISTORY},
+    "change_log": {
+        **dict.fromkeys(("sync", "run_id", "plan_id", "change", "row_key"), "VARCHAR"),
+        **dict.fromkeys(("key_hi", "key_lo", "fingerprint"), "BIGINT"),
+        **dict.fromkeys(("outcome", "code"), "VARCHAR"),
+        "committed_at": "TIMESTAMPTZ",
+    },
+}
+
+OWN: Mapping[str, Mapping[str, str]] = {
+    "snapshot": fold.SNAPSHOT,
+    "rejections": {**fold.REJECTIONS, "plan_id": "VARCHAR"},
+    "state": {"generation": "VARCHAR"},
+}
+
+#: What ``generation`` is before the first commit.
+NOTHING_YET = "nothing yet"
+
+_SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+
+
+def prefix(sync: str) -> str:
+    """What the names of a sync's own tables begin with: readable, and different for different syncs."""
+    readable = re.sub(r"[^a-z0-9]+", "_", sync.lower()).strip("_")[:24].rstrip("_")
+    return f"{readable or 'sync'}_{hashlib.sha256(sync.encode()).hexdigest()[:8]}"
+
+
+class Tables:
+    """The state's tables in one schema.
+
+    :param schema: made when it is missing; may be ``database.schema``.
+    """
+
+    def __init__(self, database: Database, schema: str) -> None:
+        if not _SCHEMA_NAME.fullmatch(schema):
+            raise ConfigurationError(
+                f"{schema!r} cannot be the schema of the state",
+                todo="use letters, digits and underscores, as in reverse_etl or my_database.reverse_etl",
+            )
+        self.database, self.schema, self.sql = database, schema, database.sql
+        self._shared = False
+        self._syncs: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        """The full name of a table."""
+        return f"{self.schema}.{name}"
+
+    def text(self, value: object) -> str:
+        """A constant as SQL."""
+        return literal(value.replace("\0", "\ufffd") if isinstance(value, str) else value, self.sql.name)
+
+    def exist(self) -> bool:
+        """Whether there is any state in this schema that we may read."""
+        try:
+            for name in SHARED:
+                self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
+        except SqlError as error:
+            if error.kind in ("missing", "denied", "wrong"):
+                return False
+            raise
+        return True
+
+    def make(self) -> None:
+        """Make what all syncs share, where it is missing.
+
+        :raises CredentialsError: with the statement that grants the missing right.
+        """
+        if self._shared or self.exist():
+            self._shared = True
+            return
+        has_schema = False
+        try:
+            has_schema = bool(self.database.run(self.sql.has_schema.format(schema=self.schema.rpartition(".")[2])))
+            if not has_schema:
+                self._tolerantly(f"CREATE SCHEMA {self.schema}")
+            for name, columns in SHARED.items():
+                self._tolerantly(self._create(name, columns))
+        except SqlError as error:
+            if error.kind == "denied":
+                raise self.denied(error, has_schema=has_schema) from None
+            raise
+        self._shared = True
+
+    def make_own(self, sync: str) -> str:
+        """Make the tables of one sync, unless it has them; their prefix.
+
+        :raises StateError: it had them, and they are gone.
+        """
+        own = prefix(sync)
+        if sync in self._syncs:
+            return own
+        known = self.database.run(f"SELECT 1 FROM {self['syncs']} WHERE sync = {self.text(sync)}")
+        try:
+            for name, columns in OWN.items():
+                if known:
+                    self.database.run(f"SELECT 1 FROM {self[f'{own}_{name}']} WHERE 1 = 0")
+                else:
+                    self._tolerantly(self._create(f"{own}_{name}", columns))
+        except SqlError as error:
+            if error.kind == "missing":
+                raise self._gone(sync, error) from None
+            if error.kind == "denied":
+                raise self.denied(error, has_schema=True) from None
+            raise
+        if not known:
+            self._register(sync, own)
+        self._syncs.add(sync)
+        return own
+
+    def columns(self, session: Session, name: str) -> dict[str, str]:
+        """The columns of a table, with the warehouse's words for their types."""
+        schema = self.schema if self.sql.name not in ("duckdb", "snowflake") else self.schema.rpartition(".")[2]
+        rows = session.run(self.sql.describe.format(schema=schema, table=name))
+        return {str(row[0]).lower(): str(row[1]) for row in rows}
+
+    def denied(self, error: SqlError, *, has_schema: bool) -> CredentialsError:
+        """The error for a right that is missing, with the statement that grants it."""
+        user, database = self._identity()
+        grant = self.sql.grant_tables if has_schema else self.sql.grant_schema
+        return CredentialsError(
+            f"the state cannot be kept in the warehouse: {error.text}",
+            todo=f"have an administrator run: {grant.format(schema=self.schema, user=user, database=database)} "
+            "Or set `planner: local` in the sync, which only reads from the warehouse",
+            schema=self.schema,
+        )
+
+    def _identity(self) -> tuple[str, str]:
+        try:
+            [(user, database, *_)] = self.database.run(self.sql.identity)
+        except (SqlError, ValueError):
+            return "<user>", "<database>"
+        return str(user), str(database)
+
+    def _create(self, name: str, columns: Mapping[str, str]) -> str:
+        typed = ", ".join(f"{column} {self.sql.types[kind]}" for column, kind in columns.items())
+        return f"CREATE TABLE IF NOT EXISTS {self[name]} ({typed})"
+
+    def _tolerantly(self, statement: str) -> None:
+        """Two workers may make the same at the same moment."""
+        try:
+            self.database.run(statement)
+        except SqlError as error:
+            if error.kind not in ("exists", "conflict"):
+                raise
+
+    def _register(self, sync: str, own: str) -> None:
+        with self.database.session() as session, session.transaction():
+            session.run(
+                f"INSERT INTO {self[f'{own}_state']} (generation) SELECT {self.text(NOTHING_YET)} AS generation"
+                f" FROM (SELECT COUNT(*) AS n FROM {self[f'{own}_state']}) AS t WHERE n = 0"
+            )
+            session.run(
+                f"INSERT INTO {self['syncs']} (sync, table_prefix, created_at)"
+                f" SELECT {self.text(sync)}, {self.text(own)}, CURRENT_TIMESTAMP"
+            )
+
+    def _gone(self, sync: str, error: SqlError) -> StateError:
+        return StateError(
+            f"a table of this sync's state is gone: {error.text}",
+            todo=f"restore the tables {prefix(sync)}_* in {self.schema} from a backup; or delete the sync's row in"
+            f" {self['syncs']} to start from nothing, which sends everything again",
+            sync=sync,
+        )

