@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.sync.batches import Batcher
 from airflow_reverse_etl.sync.pace import Pace
 from airflow_reverse_etl.sync.pacing import Backoff
@@ -107,7 +109,7 @@ class Loader:
         workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
         saver = asyncio.create_task(self._save_regularly())
         try:
-            _done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             self._stopping = True
             saver.cancel()
@@ -268,7 +270,8 @@ class Loader:
     async def _save_regularly(self) -> None:
         while True:
             await self._clock.sleep(CHECKPOINT_SECONDS)
-            await self._save()
+            with contextlib.suppress(UnreachableError):  # the next one may get through; the last one must
+                await self._save()
             self._observer.event(
                 "progress",
                 sync=self._sync.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.errors import CredentialsError, FailurePolicyError, GuardError, IncompleteLoadError
+from airflow_reverse_etl.errors import (
+    CredentialsError,
+    FailurePolicyError,
+    GuardError,
+    IncompleteLoadError,
+    UnreachableError,
+)
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.ports import Capabilities
 from airflow_reverse_etl.sync.receipts import Batch, Operation, Planned, Receipts, Report
@@ -298,6 +305,22 @@ async def test_wrong_credentials_stop_the_load_and_lose_nothing(world: World) ->
     world.destination = good
     assert (await world.run(run_id="r")).accepted == 5
     assert len(good.batches) == 2
+
+
+async def test_a_checkpoint_that_cannot_be_saved_now_is_saved_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = world.store.save_checkpoint, itertools.count()
+
+    def flaky(*args: Any, **kwargs: Any) -> None:
+        if next(calls) in (1, 2):  # after the one that says what may be sent
+            raise UnreachableError("the storage is away", todo="wait")
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(world.store, "save_checkpoint", flaky)
+    world.destination.dials.latency = 0.02
+    assert (await world.run([{"id": f"k{at}", "n": 1} for at in range(60)])).accepted == 60
+    assert next(calls) > 3
 
 
 async def test_a_guard_stops_the_run_before_anything_is_sent(world: World) -> None:
