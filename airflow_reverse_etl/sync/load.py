@@ -14,7 +14,7 @@ from airflow_reverse_etl.sync.batches import Batcher
 from airflow_reverse_etl.sync.pace import Pace
 from airflow_reverse_etl.sync.pacing import Backoff
 from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
-from airflow_reverse_etl.sync.receipts import Batch, Checkpoint, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Batch, Checkpoint, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Loader:
         """
         share = self._share
         self._checkpoint = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
+        self._checkpoint.after = share.after
         self._maybe_sent = self._announced = self._checkpoint.dispatched
         after = self._checkpoint.settled.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
@@ -237,7 +238,7 @@ class Loader:
         """What the sync's ``on_unknown`` says of rows that may not be sent twice; returns those to send again."""
         if self._sync.failure.on_unknown == "fail":
             for seq in batch.seqs:
-                self._settle_failed(seq, Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost"))
+                self._settle_failed(seq, ANSWER_LOST)
             return None
         self._checkpoint.uncertain.update(batch.seqs)
         if self._sync.failure.on_unknown == "accept":
