@@ -80,6 +80,7 @@ class Receipt:
 
 
 ACCEPTED = Receipt(Outcome.ACCEPTED)
+ANSWER_LOST = Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ class Checkpoint:
     """Progress of a load, small and durable: everything in ``settled`` has its outcome, accepted unless listed.
 
     :param settled: sequence numbers with a final outcome.
+    :param after: the load's rows are those above this number.
     :param dispatched: nothing above this number was ever sent; rows up to it that are not settled may have been.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
     :param reasons: distinct (code, message) pairs.
@@ -172,6 +174,7 @@ class Checkpoint:
     uncertain: set[int] = field(default_factory=set)
     requests: int = 0
     seconds: float = 0.0
+    after: int = 0
     _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
 
     def fail(self, seq: int, receipt: Receipt) -> None:
@@ -190,6 +193,15 @@ class Checkpoint:
         if outcome is Outcome.ACCEPTED:
             return len(self.settled) - len(self.failed) - uncertain
         return listed + uncertain if outcome is Outcome.UNKNOWN else listed
+
+    def unanswered(self) -> list[range]:
+        """Sequence numbers of rows that may have been sent, and have no outcome."""
+        found, after = [], max(self.after, self.settled.low)
+        for first, last in (*self.settled.above(), (self.dispatched + 1, self.dispatched)):
+            if after + 1 < (until := min(first, self.dispatched + 1)):
+                found.append(range(after + 1, until))
+            after = max(after, last)
+        return found
 
     @classmethod
     def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
@@ -232,6 +244,7 @@ class Checkpoint:
             "uncertain": sorted(self.uncertain),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
+            "after": self.after,
         }
 
     @classmethod
@@ -245,6 +258,7 @@ class Checkpoint:
             uncertain=set(data["uncertain"]),
             requests=data["requests"],
             seconds=data["seconds"],
+            after=data["after"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )
 

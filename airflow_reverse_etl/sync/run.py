@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError
+from airflow_reverse_etl.sync.batches import OPERATIONS
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
 from airflow_reverse_etl.sync.lease import held
 from airflow_reverse_etl.sync.load import Loader, Share
@@ -30,7 +32,7 @@ from airflow_reverse_etl.sync.ports import (
     StateStore,
     Warehouse,
 )
-from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
+from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.spec import Sync
 
 
@@ -182,7 +184,9 @@ class Run:
         """
         checkpoint = await self._progress(plan)
         checkpoint.seconds = max(checkpoint.seconds, seconds)
-        report = _report(plan, checkpoint)
+        return await self._commit(plan, checkpoint, _report(plan, checkpoint))
+
+    async def _commit(self, plan: Plan, checkpoint: Checkpoint, report: Report) -> Report:
         assert self._still_held is not None, "a commit is made inside a lease"
         await self._still_held()
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
@@ -197,13 +201,44 @@ class Run:
                 return plan
             if self._sync.mode == "append" and resumable:
                 await self.load(plan, destination)
+                await self.commit(plan)
             else:
-                self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id)
-            await self.commit(plan)
+                await self._fold(plan, destination)
         return None
+
+    async def _fold(self, plan: Plan, destination: Destination) -> None:
+        """Commit a run that nobody goes on with. Its rows in doubt are what the sync's ``on_unknown`` says of them."""
+        parts = await asyncio.to_thread(self._store.checkpoints, plan)
+        checkpoint, policy, again = Checkpoint.merged(parts), self._sync.failure.on_unknown, 0
+        for rows in _unsafe(plan, self._sync, destination, [rows for part in parts for rows in part.unanswered()]):
+            if policy == "resend":  # by the next plan, as it is not in the snapshot
+                again += len(rows)
+                continue
+            for seq in rows:
+                checkpoint.settled.add(seq, seq)
+                if policy == "fail":
+                    checkpoint.uncertain.discard(seq)
+                    checkpoint.fail(seq, ANSWER_LOST)
+                else:
+                    checkpoint.uncertain.add(seq)
+        report = _report(plan, checkpoint)
+        report = replace(report, unknown=report.unknown + again, retryable=report.retryable - again)
+        self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id, unknown=report.unknown)
+        await self._commit(plan, checkpoint, report)
 
     async def _progress(self, plan: Plan) -> Checkpoint:
         return Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
+
+
+def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Iterable[range]) -> Iterator[range]:
+    """Of rows that may have been sent, those for which sending twice is not safe."""
+    sent, after = list(sent), 0
+    for change in ("added", "changed", "removed"):
+        until = after + getattr(plan.planned, change)
+        if OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
+            shared = (range(max(rows.start, after + 1), min(rows.stop, until + 1)) for rows in sent)
+            yield from filter(None, shared)
+        after = until
 
 
 def _report(plan: Plan, checkpoint: Checkpoint) -> Report:

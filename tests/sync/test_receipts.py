@@ -115,3 +115,16 @@ def test_partitions_add_up_to_the_whole() -> None:
     assert (whole.dispatched, whole.requests, whole.seconds) == (20, 5, 4.0)
     assert second.settled.end_of(11) == 20, "where the partition that starts at 11 goes on"
     assert Checkpoint().settled.end_of(11) == 10
+
+
+def test_rows_without_an_answer_are_those_of_the_load_that_may_have_been_sent() -> None:
+    made = Checkpoint(dispatched=20, after=10)
+    assert made.unanswered() == [range(11, 21)]
+    made.settled.add(13, 15)
+    assert made.unanswered() == [range(11, 13), range(16, 21)]
+    made.settled.add(11, 12)
+    made.settled.add(20, 20)
+    assert made.unanswered() == [range(16, 20)]
+    made.settled.add(16, 19)
+    assert made.unanswered() == []
+    assert Checkpoint().unanswered() == []
