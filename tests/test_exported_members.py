@@ -20,7 +20,7 @@ PUBLIC = {
         "ReverseEtlOperator",
         "ReverseEtlPlanOperator",
     ],
-    "airflow_reverse_etl.sensors": ["DbtCloudJobSensor"],
+    "airflow_reverse_etl.sensors": ["DbtCloudJobSensor", "GitCommitSensor"],
     "airflow_reverse_etl.testing": [
         "CountingLimiter",
         "CrashError",
@@ -35,7 +35,7 @@ PUBLIC = {
         "Remote",
         "StateStoreConformance",
     ],
-    "airflow_reverse_etl.triggers": ["DbtCloudJobTrigger", "dbt_cloud_job"],
+    "airflow_reverse_etl.triggers": ["DbtCloudJobTrigger", "GitCommitTrigger", "dbt_cloud_job", "git_commit"],
 }
 
 pytestmark = pytest.mark.airflow

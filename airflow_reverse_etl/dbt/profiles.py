@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import ConnectionInfo
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SECRET = "DBT_ENV_SECRET_"  # noqa: S105 - dbt's own prefix: it keeps such variables out of its logs and artifacts
 
 UNKNOWN_DATABASE = "reverse_etl_unknown"
+_DATABASES = ("database", "dbname", "project", "catalog")
 _USUAL_SCHEMA = {"duckdb": "main", "databricks": "default"}
 
 
@@ -75,16 +76,55 @@ def from_connection(connection: ConnectionInfo, *, schema: str | None = None) ->
     return Profile(output, vault.secrets)
 
 
-def stand_in(adapter: str, *, schema: str | None = None) -> Profile:
-    """A profile that is good for ``dbt parse`` when nobody says where the models are.
+def stand_in(adapter: str, *, schema: str | None = None, database: str = UNKNOWN_DATABASE) -> Profile:
+    """A profile that is good for ``dbt parse``: when nobody says where the models are, or when the warehouse's own
+    adapter is not installed.
 
-    The schema is the adapter's usual one unless given, the database is ``UNKNOWN_DATABASE``: leave it out of relations.
+    :param schema: default: the adapter's usual one.
+    :param database: default: ``UNKNOWN_DATABASE``, to be left out of relations.
     """
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
-    extra = dict.fromkeys(("account", "database", "project", "catalog", "http_path"), UNKNOWN_DATABASE)
-    connection = ConnectionInfo("", adapter, "localhost", None, UNKNOWN_DATABASE, "none", "none", extra)
+    extra = dict.fromkeys(("account", "database", "project", "catalog", "http_path"), database)
+    if adapter == "duckdb":  # whose database is named after its file, which parsing does not open
+        extra["database"] = f"{database}.duckdb"
+    connection = ConnectionInfo("", adapter, "localhost", None, database, "none", "none", extra)
     return from_connection(connection, schema=schema or _USUAL_SCHEMA.get(adapter, "public")).without_secrets()
+
+
+def place(output: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Database and schema that an output of profiles.yml names, whichever adapter it is for."""
+    found = (next((output[k] for k in keys if output.get(k)), None) for keys in (_DATABASES, ("schema", "dataset")))
+    database, schema = (None if value is None else str(value) for value in found)
+    return database, schema
+
+
+def project_output(folder: Path, *, profile: str, target: str | None, env: Mapping[str, str]) -> dict[str, Any]:
+    """One output of a project's own profiles.yml, with ``env_var`` answered from ``env``.
+
+    :raises ProjectError: there is no such profile or target.
+    """
+    import yaml
+    from jinja2.sandbox import SandboxedEnvironment
+
+    def rendered(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: rendered(inner) for name, inner in value.items()}
+        return template.from_string(value).render() if isinstance(value, str) else value
+
+    template = SandboxedEnvironment()
+    template.globals["env_var"] = lambda name, default="none": env.get(name, default)
+    try:
+        known = yaml.safe_load((folder / "profiles.yml").read_text())[profile]
+        output: dict[str, Any] = rendered(known["outputs"][target or rendered(known.get("target")) or "default"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ProjectError(
+            "the project's profiles.yml has no such profile or target",
+            todo="give profile_conn_id, or check the profile's and the target's name",
+            profile=profile,
+            target=target,
+        ) from error
+    return output
 
 
 class _Vault:

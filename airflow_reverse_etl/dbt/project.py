@@ -151,16 +151,19 @@ class DbtProject:
         nodes = tuple(node for path, _ in written for node in self._results(path))
         return Outcome(words, exit_code, time.monotonic() - started, tuple(said), nodes)
 
-    def parse(self, *, timeout: float | None = None) -> dict[str, Any]:
+    def parse(self, *, target_path: Path | None = None, timeout: float | None = None) -> dict[str, Any]:
         """The manifest, without connecting to anything, hence without secrets.
 
         Environment variables that a profiles.yml of the project asks for, and that are not given, get a placeholder.
 
+        :param target_path: folder where ``partial_parse.msgpack`` of an earlier parse may be, which makes this one
+            quicker, and will be.
         :raises ProjectError: with dbt's words and what to do.
         """
-        with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
-            self.run(["parse"], target_path=Path(folder), timeout=timeout).raise_for_failure(path=self.path)
-            manifest: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_bytes())
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as temporary:
+            folder = target_path or Path(temporary)
+            self.run(["parse"], target_path=folder, timeout=timeout).raise_for_failure(path=self.path)
+            manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
         return manifest
 
     def install_packages(self) -> None:
@@ -238,6 +241,11 @@ class DbtProject:
             **extra,
         }
 
+    @property
+    def hides_values(self) -> bool:
+        """Whether ``env`` has values that nothing may show."""
+        return any(_SECRET_NAME.search(name) for name in self.env)
+
     def _hidden(self) -> tuple[str, ...]:
         """Values that no message may show, longest first. Very short ones would riddle every text."""
         values = {value for name, value in self.env.items() if _SECRET_NAME.search(name)}
@@ -292,14 +300,29 @@ def installed_adapter(executable: str) -> str:
     return min(found - {"postgres", "spark"}, default=min(found, default="duckdb"))
 
 
+def engine_version(executable: str) -> str:
+    """What tells one installed dbt from another: dbt-core's version, or the time and size of Fusion's program."""
+    program = Path(find_executable(executable)).resolve()
+    core = sorted(found.name for found in program.parent.parent.glob("lib/python*/site-packages/dbt_core-*.dist-info"))
+    status = program.stat()
+    return core[0] if core else f"{status.st_size}-{status.st_mtime_ns}"
+
+
 def profile_name(project: Path) -> str:
     """The profile that dbt_project.yml asks for."""
+    settings = project_settings(project)
+    return str(settings.get("profile") or settings["name"])
+
+
+def project_settings(project: Path) -> dict[str, Any]:
+    """dbt_project.yml. Raises ProjectError when it is none."""
     import yaml
 
     try:
-        settings = yaml.safe_load((project / "dbt_project.yml").read_text()) or {}
-        return str(settings.get("profile") or settings["name"])
-    except (OSError, yaml.YAMLError, KeyError, AttributeError) as error:
+        settings = yaml.safe_load((project / "dbt_project.yml").read_text())
+        settings["name"]
+        return dict(settings)
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ProjectError(
             "dbt_project.yml is missing or cannot be read",
             todo="check the project path, and run dbt debug",

@@ -26,6 +26,8 @@ PROTOCOLS = ("https", "ssh")
 PROJECT_FILE = "dbt_project.yml"
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+# Servers that speak protocol 0 hand out what refs point at, and nothing by its id.
+_BY_REF_ONLY = re.compile(r"unadvertised object|not our ref")
 _KEEP_SECONDS = 7 * 24 * 3600
 # All that git needs from the worker's own environment; the rest (Airflow's secrets, GIT_DIR, GIT_TRACE) stays away.
 _PASSED_ON = re.compile(
@@ -77,6 +79,23 @@ class Repository:
                 return found[name]
         raise self._no_such_ref(ref)
 
+    def content_id(self, commit: str, *, path: str = ".", ref: str | None = None) -> str | None:
+        """A hash of everything under a path at a commit; None when there is nothing. Fetches no file's content."""
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-git-") as name, self.commands(Path(name)) as git:
+            git("init", "--quiet", "--template=", f"--object-format={'sha1' if len(commit) == 40 else 'sha256'}")
+            git("config", "remote.origin.url", self.url)
+            try:
+                git("fetch", "--quiet", "--no-tags", "--depth=1", "--filter=blob:none", "origin", commit)
+            except ReverseEtlError as error:
+                if not ref or not _BY_REF_ONLY.search(error.what):
+                    raise
+                git("fetch", "--quiet", "--no-tags", "--filter=blob:none", "origin", ref)
+            folder = project_folder(path)
+            if folder == ".":
+                return git("rev-parse", f"{commit}^{{tree}}")
+            found = git("ls-tree", "-d", "--object-only", commit, "--", folder)
+        return found or None
+
     def checkout(
         self,
         commit: str,
@@ -127,8 +146,7 @@ class Repository:
                 commit, temporary / "slim", ["--depth=1", *lazily, "origin", commit], folder=folder, ref=ref
             )
         except ReverseEtlError as error:
-            # Servers that speak protocol 0 hand out what refs point at, and nothing by its id.
-            if not re.search(r"unadvertised object|not our ref", error.what):
+            if not _BY_REF_ONLY.search(error.what):
                 raise
         named = ref if ref and not COMMIT.fullmatch(ref) else "HEAD"
         return self._export(commit, temporary / "whole", ["origin", named], folder=folder, ref=ref)

@@ -2,127 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl._airflow import (
     AirflowException,
-    AirflowFailException,
     AssetAlias,
-    BaseOperator,
     Context,
-    checkout_folder,
-    connection_info,
+    airflow_errors,
     state_files,
 )
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
+from airflow_reverse_etl.operators._dbt import DbtTask
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.profiles import Profile
-    from airflow_reverse_etl.dbt.project import DbtProject, Outcome
-    from airflow_reverse_etl.dbt.repository import Repository
+    from airflow_reverse_etl.dbt.project import Outcome
+    from airflow_reverse_etl.stores.files import StateFiles
 
 _LISTED_FAILURES = 50
 
 
-class _DbtOperator(BaseOperator):
-    """What both operators share: where dbt is, what it is told, and that it dies with its task."""
-
-    def __init__(
-        self,
-        *,
-        dbt_executable: str = "dbt",
-        profile_conn_id: str | None = None,
-        schema: str | None = None,
-        target: str | None = None,
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 - dbt's own word
-        env: Mapping[str, str] | None = None,
-        deps: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.dbt_executable = dbt_executable
-        self.profile_conn_id = profile_conn_id
-        self.schema = schema
-        self.target = target
-        self.vars = vars
-        self.env = env
-        self.deps = deps
-        self._dbt: DbtProject | None = None
-        self._killed = False
-
-    def on_kill(self) -> None:
-        """Stop dbt and everything it started."""
-        self._killed = True
-        if self._dbt:
-            self._dbt.stop()
-
-    def _project(self, path: Path, context: Context, **settings: Any) -> DbtProject:
-        """dbt in a folder, within reach of on_kill."""
-        from airflow_reverse_etl.dbt.project import DbtProject
-
-        # Rendered here and not as a template field: Airflow would store and show the values.
-        env = self.render_template(dict(self.env or {}), context)
-        self._dbt = DbtProject(
-            path, self.dbt_executable, target=self.target, variables=self.vars or {}, env=env, **settings
-        )
-        if self._killed:
-            self._dbt.stop()
-        return self._dbt
-
-    def _profile(self) -> Profile | None:
-        from airflow_reverse_etl.dbt.profiles import from_connection
-
-        if not self.profile_conn_id:
-            return None
-        return from_connection(connection_info(self.profile_conn_id), schema=self.schema)
-
-    def _checkout(self, repository: Repository, context: Context, *, commit: str, path: str, ref: str) -> Path:
-        def install(project: Path) -> None:
-            self.log.info("Installing the packages of %s", path)
-            self._project(project, context).install_packages()
-
-        return repository.checkout(
-            commit, path=path, ref=ref, under=checkout_folder(), prepare=("deps", install) if self.deps else None
-        )
-
-
-    def _manifest(self, folder: Path, context: Context, *, profile: Profile | None) -> dict[str, Any]:
-        """dbt parse, with whatever profile there is: it connects to nothing."""
-        from airflow_reverse_etl.dbt.profiles import stand_in
-        from airflow_reverse_etl.dbt.project import installed_adapter
-
-        if profile is None and not (folder / "profiles.yml").is_file():
-            adapter = installed_adapter(self.dbt_executable)
-            profile = stand_in(adapter, schema=self.schema)
-            self.log.warning(
-                "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
-                adapter,
-                profile.output.get("schema") or profile.output.get("dataset"),
-            )
-        return self._project(folder, context, profile=profile and profile.without_secrets()).parse()
-
-
-class DbtModelSyncOperator(_DbtOperator):
+class DbtModelSyncOperator(DbtTask):
     """Read the models of a dbt project in a Git repository into a catalog that syncs can use.
 
     Resolves ``ref`` to a commit; when that commit's catalog is stored already, that one ``git ls-remote`` was all.
     Otherwise fetches the commit, runs ``dbt parse`` in a process of its own, without a warehouse and without secrets,
-    and stores the catalog under ``[reverse_etl] state_url``.
+    and stores the catalog under ``[reverse_etl] state_url``. When the warehouse's adapter is not installed beside dbt,
+    another one stands in, and relations are written in the warehouse's own dialect.
 
     Returns ``project``, ``commit``, ``ref``, ``git_conn_id``, ``repository``, ``project_path``, ``catalog`` (a path
-    under the state URL) and ``models`` (their number): small, for ``ReverseEtlOperator(catalog=…)`` and
-    ``DbtOperator(project=…)``, which then work on the very same commit.
+    under the state URL), ``models`` (their number) and ``previous`` (the commit before, if any): small, for
+    ``ReverseEtlOperator(catalog=…)`` and ``DbtOperator(project=…)``, which then work on the very same commit. The
+    catalog of each commit is kept: ``ref`` can be pinned to an earlier one, without asking the Git host.
 
     What it does not do: build the models.
 
@@ -130,6 +53,12 @@ class DbtModelSyncOperator(_DbtOperator):
         :class:`~airflow_reverse_etl.hooks.git.GitRepositoryHook`.
     :param ref: branch, tag, full commit id or ``HEAD``.
     :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
+    :param source: path or URL (http, s3, gs, az …) of a ``manifest.json`` to read instead: no Git, and no dbt. The
+        output has no ``git_conn_id`` then, and ``commit`` is the manifest's SHA-256, shortened.
+    :param source_conn_id: connection with the credentials for ``source``: ``reverse_etl_http`` or ``http`` for http,
+        ``aws``, ``google_cloud_platform`` or ``wasb`` for an object storage.
+    :param select: models to keep, as names, ``tag:crm``, ``path:models/marts``, ``package:shop`` or
+        ``meta.reverse_etl``; a list means any of these, a comma both. Default: all.
     :param profile_conn_id: connection of the warehouse, which says where the models are: adapter, database, schema.
         Default: the ``profiles.yml`` beside ``dbt_project.yml``; without one, relations carry no database, and the
         adapter installed beside dbt and its usual schema are assumed.
@@ -150,67 +79,111 @@ class DbtModelSyncOperator(_DbtOperator):
         "schema",
         "target",
         "vars",
+        "source",
+        "select",
     )
     ui_color = "#f6e4dc"
 
     def __init__(
-        self, *, git_conn_id: str = "git_default", ref: str = "main", project_path: str = ".", **kwargs: Any
+        self,
+        *,
+        git_conn_id: str = "git_default",
+        ref: str = "main",
+        project_path: str = ".",
+        source: str | None = None,
+        source_conn_id: str | None = None,
+        select: str | Sequence[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.git_conn_id = git_conn_id
         self.ref = ref
         self.project_path = project_path
+        self.source = source
+        self.source_conn_id = source_conn_id
+        self.select = select
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Sync the models; see the class."""
-        with _airflow_errors():
-            return self._sync(context)
+        with airflow_errors():
+            return self._from_source(self.source) if self.source else self._from_git(context)
 
-    def _sync(self, context: Context) -> dict[str, Any]:
-        from airflow_reverse_etl.dbt.catalog import Catalog
+    def _from_git(self, context: Context) -> dict[str, Any]:
+        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
+        from airflow_reverse_etl.dbt.project import engine_version
         from airflow_reverse_etl.dbt.repository import project_folder
 
         repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
         commit = repository.head(self.ref)
         profile = self._profile()
-        files, place = state_files(), f"catalogs/{self._key(repository.url, path, profile)}/{commit}.json"
+        key = self._key(repository.url, path, profile)
+
+        def parse() -> Catalog:
+            from airflow_reverse_etl.dbt.catalog import Catalog
+
+            folder = self._checkout(repository, context, commit=commit, path=path, ref=self.ref)
+            cache = f"parse_cache/{key}/{engine_version(self.dbt_executable)}"
+            manifest = self._manifest(folder, context, profile=profile, cache=cache)
+            return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
+
+        found = self._stored(state_files(), key, commit=commit, parse=parse)
+        place = {"git_conn_id": self.git_conn_id, "repository": repository.url, "project_path": path}
+        return {**found, "ref": self.ref, **place}
+
+    def _from_source(self, source: str) -> dict[str, Any]:
+        from airflow_reverse_etl.operators._source import fetch, without_query
+
+        data = fetch(source, self.source_conn_id)
+        digest = hashlib.sha256(data).hexdigest()[:40]
+
+        def parse() -> Catalog:
+            from airflow_reverse_etl.dbt.catalog import Catalog
+            from airflow_reverse_etl.dbt.manifest import load
+
+            return Catalog.from_manifest(load(data, file=without_query(source)), commit=digest)
+
+        place = without_query(source)
+        return {**self._stored(state_files(), self._key(place, "", None), commit=digest, parse=parse), "source": place}
+
+    def _stored(self, files: StateFiles, key: str, *, commit: str, parse: Callable[[], Catalog]) -> dict[str, Any]:
+        """The catalog of a commit: the one that is stored, or a new one."""
+        from airflow_reverse_etl.dbt.catalog import Catalog
+        from airflow_reverse_etl.dbt.history import record
+        from airflow_reverse_etl.dbt.selection import select
+
+        place = f"catalogs/{key}/{commit}.json"
         stored = files.read(place)
         if stored is not None:
-            self.log.info("%s is still at %s: its catalog is there already", self.ref, commit)
+            self.log.info("The catalog of %s is there already", commit)
             catalog = Catalog.from_json(stored)
         else:
-            folder = self._checkout(repository, context, commit=commit, path=path, ref=self.ref)
-            catalog = self._parse(folder, context, commit=commit, profile=profile)
+            catalog = parse()
+            if self.select:
+                selectors = [self.select] if isinstance(self.select, str) else self.select
+                catalog = replace(catalog, models=select(catalog.models, selectors))
             files.write(place, catalog.to_json())
-            self.log.info("%s is at %s: %s models", self.ref, commit, len(catalog.models))
+            self.log.info("Read the models of %s: %s", commit, len(catalog.models))
+        if not catalog.models:
+            self.log.warning("The catalog is empty%s", f": nothing matches {self.select!r}" if self.select else "")
         return {
             "project": catalog.project,
             "commit": commit,
-            "ref": self.ref,
-            "git_conn_id": self.git_conn_id,
-            "repository": repository.url,
-            "project_path": path,
+            "previous": record(files, f"catalogs/{key}", commit=commit, at=datetime.now(UTC)),
             "catalog": place,
             "models": len(catalog.models),
         }
-
-    def _parse(self, folder: Path, context: Context, *, commit: str, profile: Profile | None) -> Catalog:
-        from airflow_reverse_etl.dbt.catalog import Catalog
-        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
-
-        manifest = self._manifest(folder, context, profile=profile)
-        return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
 
     def _key(self, url: str, path: str, profile: Profile | None) -> str:
         """One for each project, and for each set of settings that its relations may depend on."""
         from airflow_reverse_etl.dbt.catalog import FORMAT
 
         env = {name: "" if name.startswith("DBT_ENV_SECRET") else value for name, value in (self.env or {}).items()}
-        settings = [FORMAT, url, path, profile and dict(profile.output), self.schema, self.target, self.vars, env]
+        output = profile and dict(profile.output)
+        settings = [FORMAT, url, path, output, self.schema, self.target, self.vars, env, self.select]
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-class DbtOperator(_DbtOperator):
+class DbtOperator(DbtTask):
     """Run a dbt command on the worker, in a process of its own.
 
     The task's log shows dbt's progress node by node. Returns, also when dbt failed: ``command``, ``target``,
@@ -279,7 +252,7 @@ class DbtOperator(_DbtOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the command; see the class."""
-        with _airflow_errors(), tempfile.TemporaryDirectory(prefix="reverse_etl-target-") as temporary:
+        with airflow_errors(), tempfile.TemporaryDirectory(prefix="reverse_etl-target-") as temporary:
             target_path = Path(self.target_path or temporary).absolute()
             outcome = self._run(target_path, context)
             summary = self._summary(outcome)
@@ -308,6 +281,11 @@ class DbtOperator(_DbtOperator):
 
     def _folder(self, context: Context) -> Path:
         if isinstance(self.project, Mapping):
+            if "git_conn_id" not in self.project:
+                raise ConfigurationError(
+                    "the model sync's output has no repository",
+                    todo="read the models from Git where dbt is to run, or give the project's folder",
+                )
             repository = GitRepositoryHook(self.project["git_conn_id"]).get_conn()
             of = self.project
             return self._checkout(repository, context, commit=of["commit"], path=of["project_path"], ref=of["ref"])
@@ -356,14 +334,3 @@ class DbtOperator(_DbtOperator):
             names += [f"{model.name}.v{model.version}"] if model.version else []
             for name in names if model.unique_id in built else ():
                 events.add(model_asset(name, self.profile_conn_id), extra=extra)
-
-
-@contextlib.contextmanager
-def _airflow_errors() -> Iterator[None]:
-    """Our errors as Airflow's: those that no retry would help fail the task at once."""
-    try:
-        yield
-    except ConfigurationError as error:
-        raise AirflowFailException(str(error)) from None
-    except ReverseEtlError as error:
-        raise AirflowException(str(error)) from None

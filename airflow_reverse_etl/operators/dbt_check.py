@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_reverse_etl._airflow import AirflowFailException, Context
+from airflow_reverse_etl._airflow import AirflowFailException, Context, airflow_errors
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators.dbt import _airflow_errors, _DbtOperator
+from airflow_reverse_etl.operators._dbt import DbtTask
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.usage import SyncSource
 
 
-class DbtModelCheckOperator(_DbtOperator):
+class DbtModelCheckOperator(DbtTask):
     """Compare two commits of a dbt project for what syncs use, and fail when the change would break one.
 
     Fetches both commits, runs ``dbt parse`` on each, without a warehouse and without secrets, and applies the rules of
@@ -96,7 +96,7 @@ class DbtModelCheckOperator(_DbtOperator):
         from airflow_reverse_etl.dbt.check import check
         from airflow_reverse_etl.dbt.formats import text
 
-        with _airflow_errors():
+        with airflow_errors():
             repository = GitRepositoryHook(self.git_conn_id).get_conn()
             base, head = (self._side(repository, ref, context) for ref in (self.base, self.head))
             report = check(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
@@ -144,7 +144,7 @@ class DbtModelCheckOperator(_DbtOperator):
             reporter = for_repository(
                 self.report,
                 repository.url,
-                token=repository.credentials.token,
+                token=repository.credentials.for_url(repository.url).token,
                 commit=repository.head(self.head),
                 pull_request=int(self.pull_request) if self.pull_request else None,
             )

@@ -8,12 +8,14 @@ from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sensors.dbt_cloud import DbtCloudJobSensor
+    from airflow_reverse_etl.sensors.git import GitCommitSensor
 
-__all__ = ["DbtCloudJobSensor"]
+__all__ = ["DbtCloudJobSensor", "GitCommitSensor"]
 
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "DbtCloudJobSensor": "airflow_reverse_etl.sensors.dbt_cloud",
+        "GitCommitSensor": "airflow_reverse_etl.sensors.git",
     },
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.catalog import Catalog, infer_primary_key, load_catalog
+from airflow_reverse_etl.dbt.catalog import Catalog, load_catalog
+from airflow_reverse_etl.dbt.manifest import infer_primary_key
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, ProjectError, StateError
 from airflow_reverse_etl.stores.files import StateFiles
 

@@ -18,7 +18,7 @@ from airflow_reverse_etl._airflow import AirflowException, AirflowFailException
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.dbt import project
 from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
-from tests.dbt.servers import Origin
+from tests.dbt.servers import HttpServer, Origin
 
 pytestmark = pytest.mark.airflow
 
@@ -170,6 +170,80 @@ def test_without_a_profile_relations_carry_no_database(connections: Path, checko
     assert isinstance(output, dict), output
     stored = json.loads((state_url / output["catalog"]).read_bytes())
     assert {m["relation"] for m in stored["models"] if m["name"] == "customers"} == {'"main"."customers"'}
+
+
+def test_adapter_that_is_not_installed_and_what_is_kept_between_parses(
+    connections: Path, checkouts: Path, shop: Origin, state_url: Path, add_connection: Callable[..., None]
+) -> None:
+    """dbt-duckdb stands in for dbt-snowflake, relations are Snowflake's; dbt parses on from what it kept."""
+    snow = {"account": "a", "database": "ANALYTICS", "warehouse": "w"}
+    add_connection("snow", conn_type="snowflake", login="u", password="pa55word-of-snow", schema="PROD", extra=snow)
+    settings = {"git_conn_id": "git_dbt", "project_path": "analytics", "profile_conn_id": "snow"}
+    first, _ = execute(DbtModelSyncOperator(task_id="models", **settings))
+    assert isinstance(first, dict), first
+    stored = json.loads((state_url / first["catalog"]).read_bytes())
+    assert stored["adapter"] == "snowflake"
+    assert {m["relation"] for m in stored["models"] if m["name"] == "customers"} == {"ANALYTICS.PROD.customers"}
+    (kept,) = (path for path in (state_url / "parse_cache").rglob("*") if path.is_file())
+    before = kept.read_bytes()
+
+    shop.commit({"analytics/models/marts/vips.sql": "select * from {{ ref('customers') }}"})
+    second, _ = execute(DbtModelSyncOperator(task_id="models", **settings))
+    assert isinstance(second, dict), second
+    assert (second["models"], second["previous"]) == (4, first["commit"])
+    assert kept.read_bytes() != before
+    assert not [p for p in state_url.rglob("*") if p.is_file() and b"pa55word-of-snow" in p.read_bytes()]
+
+    rolled_back, _ = execute(DbtModelSyncOperator(task_id="models", ref=first["commit"], **settings))
+    assert rolled_back == {**first, "ref": first["commit"], "previous": second["commit"]}
+
+
+MANIFEST = Path(__file__).parents[1] / "dbt" / "manifests" / "v12-1.12.6.json"
+
+
+def test_models_from_a_manifest_file(state_url: Path, tmp_path: Path) -> None:
+    """No Git and no dbt; only the models that are asked for; another manifest is another catalog."""
+    file = tmp_path / "manifest.json"
+    file.write_bytes(MANIFEST.read_bytes())
+    operator = DbtModelSyncOperator(task_id="models", source=str(file), select=["customers", "tag:nothing"])
+    first, _ = execute(operator)
+    assert isinstance(first, dict), first
+    stored = json.loads((state_url / first["catalog"]).read_bytes())
+    assert {model["name"] for model in stored["models"]} == {"customers"}
+    assert "git_conn_id" not in first
+    assert execute(operator)[0] == first
+    file.write_text(file.read_text() + "\n")
+    second, _ = execute(operator)
+    assert isinstance(second, dict), second
+    assert second["previous"] == first["commit"] != second["commit"]
+    error, _ = execute(DbtOperator(task_id="b", project=first))
+    assert "has no repository" in str(error)
+    error, _ = execute(DbtModelSyncOperator(task_id="models", source=str(tmp_path / "nope.json")))
+    assert "no such file" in str(error)
+
+
+def test_models_from_a_url(state_url: Path, http: HttpServer, add_connection: Callable[..., None]) -> None:
+    """With the connection's token, which goes to its host only; signatures in the URL are not repeated."""
+    (http.root / "origin.git" / "objects" / "info").mkdir(exist_ok=True)
+    folder = http.root / "origin.git" / "objects" / "info"
+    (folder / "http-alternates").write_bytes(MANIFEST.read_bytes())  # a file that git http-backend hands out as it is
+    url = f"{http.url()}/objects/info/http-alternates"
+    add_connection("artifacts", conn_type="reverse_etl_http", host=http.url(""), login=http.user, password=http.token)
+    output, _ = execute(DbtModelSyncOperator(task_id="m", source=f"{url}?sig=s1gned", source_conn_id="artifacts"))
+    assert isinstance(output, dict), output
+    assert output["source"] == url
+    assert output["models"] > 0
+    refused, _ = execute(DbtModelSyncOperator(task_id="m", source=f"{url}?sig=s1gned"))
+    assert isinstance(refused, AirflowFailException)
+    assert "s1gned" not in str(refused)
+    other, _ = execute(
+        DbtModelSyncOperator(task_id="m", source="https://example.invalid/m", source_conn_id="artifacts")
+    )
+    assert "on another host" in str(other)
+    http.status = 503
+    later, _ = execute(DbtModelSyncOperator(task_id="m", source=url, source_conn_id="artifacts"))
+    assert isinstance(later, AirflowException)
+    assert not isinstance(later, AirflowFailException)
 
 
 def test_wrong_project_path_names_those_that_exist(connections: Path, checkouts: Path) -> None:

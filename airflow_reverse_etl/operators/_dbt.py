@@ -1,0 +1,133 @@
+"""What the dbt operators share."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl._airflow import BaseOperator, Context, checkout_folder, connection_info, state_files
+from airflow_reverse_etl.errors import ProjectError
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.dbt.profiles import Profile
+    from airflow_reverse_etl.dbt.project import DbtProject
+    from airflow_reverse_etl.dbt.repository import Repository
+
+
+class DbtTask(BaseOperator):
+    """Where dbt is, what it is told, and that it dies with its task."""
+
+    def __init__(
+        self,
+        *,
+        dbt_executable: str = "dbt",
+        profile_conn_id: str | None = None,
+        schema: str | None = None,
+        target: str | None = None,
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 - dbt's own word
+        env: Mapping[str, str] | None = None,
+        deps: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dbt_executable = dbt_executable
+        self.profile_conn_id = profile_conn_id
+        self.schema = schema
+        self.target = target
+        self.vars = vars
+        self.env = env
+        self.deps = deps
+        self._dbt: DbtProject | None = None
+        self._killed = False
+
+    def on_kill(self) -> None:
+        """Stop dbt and everything it started."""
+        self._killed = True
+        if self._dbt:
+            self._dbt.stop()
+
+    def _project(self, path: Path, context: Context, **settings: Any) -> DbtProject:
+        """dbt in a folder, within reach of on_kill."""
+        from airflow_reverse_etl.dbt.project import DbtProject
+
+        # Rendered here and not as a template field: Airflow would store and show the values.
+        env = self.render_template(dict(self.env or {}), context)
+        self._dbt = DbtProject(
+            path, self.dbt_executable, target=self.target, variables=self.vars or {}, env=env, **settings
+        )
+        if self._killed:
+            self._dbt.stop()
+        return self._dbt
+
+    def _profile(self) -> Profile | None:
+        from airflow_reverse_etl.dbt.profiles import from_connection
+
+        if not self.profile_conn_id:
+            return None
+        return from_connection(connection_info(self.profile_conn_id), schema=self.schema)
+
+    def _checkout(self, repository: Repository, context: Context, *, commit: str, path: str, ref: str) -> Path:
+        def install(project: Path) -> None:
+            self.log.info("Installing the packages of %s", path)
+            self._project(project, context).install_packages()
+
+        return repository.checkout(
+            commit, path=path, ref=ref, under=checkout_folder(), prepare=("deps", install) if self.deps else None
+        )
+
+    def _manifest(
+        self, folder: Path, context: Context, *, profile: Profile | None, cache: str | None = None
+    ) -> dict[str, Any]:
+        """dbt parse, with whatever profile there is: it connects to nothing.
+
+        :param cache: path under the state URL for what dbt keeps to parse quicker the next time.
+        """
+        from airflow_reverse_etl.dbt.manifest import rebuild_relations
+        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, place, project_output, stand_in
+        from airflow_reverse_etl.dbt.project import installed_adapter, profile_name
+
+        if profile is None and not (folder / "profiles.yml").is_file():
+            adapter = installed_adapter(self.dbt_executable)
+            profile = stand_in(adapter, schema=self.schema)
+            self.log.warning(
+                "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
+                adapter,
+                profile.output.get("schema") or profile.output.get("dataset"),
+            )
+        try:
+            return self._parse_cached(folder, context, profile=profile and profile.without_secrets(), cache=cache)
+        except ProjectError as error:
+            missing = re.search(r"Could not find adapter type (\w+)", error.what)
+            if not missing:
+                raise
+        if profile is None:
+            env = self.render_template(dict(self.env or {}), context)
+            output = project_output(folder, profile=profile_name(folder), target=self.target, env=env)
+        else:
+            output = dict(profile.output)
+        database, schema = place(output)
+        adapter = installed_adapter(self.dbt_executable)
+        self.log.info("dbt-%s is not installed: dbt-%s stands in for it", missing[1], adapter)
+        stand = stand_in(adapter, schema=self.schema or schema, database=database or UNKNOWN_DATABASE)
+        return rebuild_relations(
+            self._parse_cached(folder, context, profile=stand, cache=cache and f"{cache}-{adapter}"), missing[1]
+        )
+
+    def _parse_cached(
+        self, folder: Path, context: Context, *, profile: Profile | None, cache: str | None
+    ) -> dict[str, Any]:
+        project = self._project(folder, context, profile=profile)
+        if not cache or project.hides_values:  # dbt would write the values of environment variables into it
+            return project.parse()
+        files = state_files()
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as name:
+            partial = Path(name) / "partial_parse.msgpack"
+            if known := files.read(cache):
+                partial.write_bytes(known)
+            manifest = project.parse(target_path=Path(name))
+            if partial.is_file() and partial.read_bytes() != known:
+                files.write(cache, partial.read_bytes())
+        return manifest

@@ -1,0 +1,125 @@
+"""Waiting for a commit."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import PokeReturnValue
+
+from airflow_reverse_etl._airflow import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    BaseSensorOperator,
+    airflow_errors,
+    state_files,
+)
+from airflow_reverse_etl.hooks.git import GitRepositoryHook
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl._airflow import Context
+    from airflow_reverse_etl.dbt.watch import Seen
+
+
+class GitCommitSensor(BaseSensorOperator):
+    """Succeeds when a branch has a commit with another content under a path than the one this task found before.
+
+    The first time, the commit that is there counts. What was found is recorded under ``[reverse_etl] state_url``: a
+    retried or cleared task of the same DAG run finds the same commit again. One ``git ls-remote`` per poll while the
+    branch does not move. Meant for DAGs with ``max_active_runs=1``: two runs at once may find the same commit.
+
+    Returns (XCom): ``git_conn_id``, ``ref``, ``path``, ``commit`` and ``previous``; ``commit`` fits
+    ``DbtModelSyncOperator(ref=…)``.
+
+    What it does not do: say which commits lie between.
+
+    :param git_conn_id: Airflow connection of type ``git``.
+    :param ref: branch or tag.
+    :param path: folder, relative to the repository's root: only what is below it counts.
+    :param deferrable: wait in the triggerer, without a worker slot.
+    :param poke_interval: seconds between polls.
+    :raises AirflowException: the Git host does not answer.
+    :raises AirflowFailException: no such branch, or the credentials are refused; no retry would help.
+    """
+
+    template_fields = ("git_conn_id", "ref", "path")
+    ui_color: str = "#f6e4dc"
+
+    def __init__(
+        self,
+        *,
+        git_conn_id: str = "git_default",
+        ref: str = "main",
+        path: str = ".",
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.git_conn_id = git_conn_id
+        self.ref = ref
+        self.path = path
+        self.deferrable = deferrable
+
+    def execute(self, context: Context) -> Any:
+        """Look once; then wait."""
+        if not self.deferrable:
+            return super().execute(context)
+        return self._take_or_defer(context, datetime.now(UTC) + timedelta(seconds=self.timeout))
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """One look."""
+        found, _ = self._take(context)
+        return PokeReturnValue(is_done=found is not None, xcom_value=found)
+
+    def execute_complete(self, context: Context, event: dict[str, Any], *, until: str) -> Any:
+        """Called when the trigger fired. The event only says that it is time to look again."""
+        if "error" in event:
+            raise AirflowFailException(event["error"])
+        return self._take_or_defer(context, datetime.fromisoformat(until))
+
+    def _take_or_defer(self, context: Context, until: datetime) -> dict[str, Any]:
+        found, seen = self._take(context)
+        if found is not None:
+            return found
+        left = until - datetime.now(UTC)
+        if left <= timedelta(0):
+            raise AirflowSensorTimeout(f"No new commit under {self.path!r} in {self.timeout} seconds")
+        from airflow_reverse_etl.triggers.git import GitCommitTrigger
+
+        trigger = GitCommitTrigger(
+            self.git_conn_id, ref=self.ref, path=self.path, poll_interval=self.poke_interval, seen=seen.to_json()
+        )
+        self.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            kwargs={"until": until.isoformat()},
+            timeout=min(left, self.execution_timeout or left),
+        )
+        raise AssertionError("defer raises")
+
+    def _take(self, context: Context) -> tuple[dict[str, Any] | None, Seen]:
+        """What the task returns, if there is news, and what is there."""
+        from airflow_reverse_etl.dbt.watch import Seen, look
+
+        with airflow_errors():
+            ti, files = context["ti"], state_files()
+            task = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
+            place = f"git/{task}/{ti.map_index if ti.map_index is not None else -1}.json"
+            stored = json.loads(files.read(place) or b"{}")
+            asked = {"git_conn_id": self.git_conn_id, "ref": self.ref, "path": self.path}
+            if {name: stored.get(name) for name in asked} != asked:
+                stored = {}
+            before = Seen.from_json(stored.get("seen"))
+            result = {**asked, "commit": before.commit, "previous": stored.get("previous")}
+            if stored.get("run_id") == ti.run_id:
+                return result, before
+            repository = GitRepositoryHook(self.git_conn_id).get_conn()
+            seen, news = look(repository, ref=self.ref, path=self.path, seen=before)
+            if not news:
+                return None, Seen(seen.commit, before.content)  # a commit elsewhere in the repository
+            result |= {"commit": seen.commit, "previous": before.commit or None}
+            record = {**asked, "seen": seen.to_json(), "previous": result["previous"], "run_id": ti.run_id}
+            files.write(place, json.dumps(record).encode())
+            return result, seen

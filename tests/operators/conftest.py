@@ -1,0 +1,3 @@
+from tests.dbt.conftest import http, origin
+
+__all__ = ["http", "origin"]

@@ -1,0 +1,3 @@
+from tests.dbt.conftest import origin
+
+__all__ = ["origin"]
