@@ -50,7 +50,8 @@ def cursor_kind(data_type: str, dialect: str) -> Kind | None:
         kind = exp.DataType.build(data_type, dialect=dialect).this
     except (ParseError, TokenError, ValueError):
         return None
-    if kind in exp.DataType.INTEGER_TYPES or kind in {kinds.DECIMAL, kinds.BIGDECIMAL}:
+    wide = {kinds.INT128, kinds.UINT128, kinds.INT256, kinds.UINT256}
+    if kind in exp.DataType.INTEGER_TYPES - wide or kind in {kinds.DECIMAL, kinds.BIGDECIMAL}:
         return "number"
     if kind in {kinds.DATE, kinds.DATE32}:
         return "date"

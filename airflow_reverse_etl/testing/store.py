@@ -366,6 +366,9 @@ def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection
         approach=how,
     )
     connection.register("extracted", warehouse.read(statement.extract).read_all())
+    if statement.cursor:
+        types = connection.sql(f"DESCRIBE {statement.mapped}").fetchall()
+        statement.cursor_kind({name: kind for name, kind, *_ in types})
     texts = "".join(f", CAST({name} AS VARCHAR) AS text_{name}" for name in statement.keys)
     table = connection.sql(f"SELECT *{texts} FROM ({statement.mapped}) AS mapped").to_arrow_table()  # noqa: S608
     connection.close()

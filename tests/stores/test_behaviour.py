@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
 from airflow_reverse_etl.sync.spec import Sync
@@ -46,12 +46,17 @@ class Bench:
         if values := list(rows):
             self.database.executemany("INSERT INTO m VALUES (?, ?, ?)", values)
 
-    def plan(self) -> Plan:
+    def timed(self, rows: Iterable[tuple[Any, ...]], kind: str = "TIMESTAMP") -> None:
+        """Rows of (id, email, at)."""
+        self.database.execute(f'CREATE OR REPLACE TABLE m (id BIGINT, email VARCHAR, "at" {kind})')
+        if values := list(rows):
+            self.database.executemany("INSERT INTO m VALUES (?, ?, ?)", values)
+
+    def plan(self, **options: bool) -> Plan:
         self.runs += 1
         self.now += timedelta(days=1)
-        return self.store.plan(
-            PlanRequest(self.sync, "SELECT * FROM m", self.primary_key, f"run{self.runs}", self.now), self.warehouse
-        )
+        request = PlanRequest(self.sync, "SELECT * FROM m", self.primary_key, f"run{self.runs}", self.now, **options)
+        return self.store.plan(request, self.warehouse)
 
     def rows(self, plan: Plan, **part: int) -> list[dict[str, Any]]:
         rows = [row for batch in self.store.changes(plan, **part) for row in batch.to_pylist()]
@@ -73,9 +78,9 @@ class Bench:
         self.store.commit(plan, checkpoint, report, self.sync)
         return report
 
-    def run(self, refused: Mapping[str, Receipt] | None = None) -> dict[str, str]:
+    def run(self, refused: Mapping[str, Receipt] | None = None, **options: bool) -> dict[str, str]:
         """A whole run; returns what was planned, key → change."""
-        plan = self.plan()
+        plan = self.plan(**options)
         keys = self.keys(plan)
         self.commit(plan, refused)
         return keys
@@ -372,3 +377,376 @@ class TestRuns:
         b.run()
         b.sync = b.sync.model_copy(update={"name": "t"})
         assert len(b.run()) == 3
+
+
+UNKNOWN = Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost")
+SKIPPED = Receipt(Outcome.SKIPPED, "not_found", "no such row")
+
+
+class TestWithoutRecord:
+    def test_every_valid_row_goes_out_in_every_run(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(track="none", retry={"max_attempts": 1}))
+        b.model([*THREE, (None, "x", 1), (7, "y", 1), (7, "z", 1)])
+        for _ in range(3):
+            plan = b.plan()
+            assert (plan.planned, plan.skipped, plan.snapshot_rows) == (Planned(added=3, invalid=3), 0, 0)
+            b.commit(plan, {"2": REJECTED})
+
+    @pytest.mark.parametrize("mode", ["insert", "update", "delete"])
+    def test_in_every_mode(self, bench: Callable[..., Bench], mode: str) -> None:
+        b = bench(sync_of(mode, track="none"))
+        b.model(THREE)
+        for _ in range(2):
+            assert b.run() == {"1": "added", "2": "added", "3": "added"}
+
+    def test_what_was_recorded_before_is_not_trusted_after(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.sync = sync_of(track="none")
+        b.model([(1, "a", 9), (2, "b", 2)])
+        b.run()
+        b.sync = sync_of("mirror")
+        b.model([(1, "a", 1), (2, "b", 2)])
+        plan = b.plan()
+        assert plan.notes == ("snapshot_stale",)
+        assert b.keys(plan) == {"1": "added", "2": "added"}, "the destination has 9, which no snapshot tells"
+        b.commit(plan, {"2": REJECTED})
+        assert b.run() == {"2": "changed", "3": "removed"}, "what was refused is not taken for delivered"
+        assert b.run() == {}
+
+
+def at(hour: float) -> datetime:
+    return datetime(2026, 1, 1) + timedelta(hours=hour)  # noqa: DTZ001 - a column without a zone
+
+
+AT = {"cursor": "at"}
+
+
+class TestCursor:
+    SYNC = staticmethod(lambda mode="upsert", **more: sync_of(mode, mapping={"email": "email"}, track=AT, **more))
+
+    def test_only_rows_from_the_highest_cursor_on_are_read(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC())
+        b.timed([(1, "a", at(1)), (2, "b", at(2)), (3, "c", at(3))])
+        assert b.run() == {"1": "added", "2": "added", "3": "added"}
+        b.timed([(1, "not seen", at(1)), (2, "b", at(2)), (3, "changed", at(3)), (4, "d", at(4)), (5, "e", None)])
+        plan = b.plan()
+        assert (plan.model_rows, plan.snapshot_rows) == (3, 3), "from the highest on, itself included, and NULL"
+        assert b.keys(plan) == {"3": "changed", "4": "added", "5": "added"}
+        b.commit(plan)
+        assert b.run() == {}, "what is read again is compared as always"
+        b.timed([])
+        assert b.run() == {}, "rows that are not read are not gone"
+        b.timed([(1, "not seen", at(1)), (6, "f", at(5))])
+        assert b.run() == {"6": "added"}
+
+    @pytest.mark.parametrize(
+        ("kind", "values"),
+        [
+            ("BIGINT", (1, 2, 3)),
+            ("DECIMAL(38,4)", ("0.1", "2.25", "1e30")),
+            ("DATE", ("2025-01-01", "2025-01-02", "2025-01-03")),
+            ("TIMESTAMP", ("2026-01-01 00:00:00.1", "2026-01-01 00:00:00.2", "2026-01-01 00:00:07.999999")),
+            ("TIMESTAMPTZ", ("2026-01-01 00:00:00+02", "2026-01-01 00:00:00Z", "2026-01-01 00:00:09.5-03")),
+        ],
+    )
+    def test_of_every_type_that_has_an_order_everywhere(
+        self, bench: Callable[..., Bench], kind: str, values: tuple[Any, ...]
+    ) -> None:
+        b = bench(self.SYNC())
+        b.timed([(at, "x", value) for at, value in enumerate(values)], kind)
+        b.run()
+        plan = b.plan()
+        assert (plan.model_rows, plan.total) == (1, 0)
+
+    @pytest.mark.parametrize("kind", ["VARCHAR", "DOUBLE", "BOOLEAN"])
+    def test_of_other_types_is_refused(self, bench: Callable[..., Bench], kind: str) -> None:
+        b = bench(self.SYNC())
+        b.timed([(1, "a", "1")], kind)
+        with pytest.raises(ConfigurationError, match="cannot be a cursor"):
+            b.plan()
+
+    @pytest.mark.parametrize("receipt", [REJECTED, UNKNOWN])
+    def test_rows_that_failed_are_read_again_and_hold_the_rest_back(
+        self, bench: Callable[..., Bench], receipt: Receipt
+    ) -> None:
+        b = bench(self.SYNC("insert", retry={"max_attempts": 2}))
+        b.timed([(1, "a", at(1)), (2, "b", at(2)), (3, "c", at(3)), (4, "d", at(4))])
+        b.run({"2": receipt})
+        plan = b.plan()
+        assert plan.model_rows == 3, "from the failed row on"
+        assert b.keys(plan) == ({"2": "added"} if receipt is REJECTED else {}), "maybe written: not without a person"
+
+    def test_a_quarantined_row_holds_nothing_back_and_is_not_forgotten(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC(retry={"max_attempts": 2}))
+        b.timed([(1, "a", at(1)), (2, "b", at(2)), (3, "c", at(3))])
+        b.run({"1": REJECTED})
+        b.run({"1": REJECTED})
+        plan = b.plan()
+        assert (plan.model_rows, plan.skipped) == (3, 1)
+        b.commit(plan)
+        assert b.plan().model_rows == 1
+        b.run()
+        b.timed([(1, "a", at(9))])
+        assert b.plan().skipped == 1
+        b.timed([(1, "corrected", at(9))])
+        assert b.run() == {"1": "added"}
+
+    def test_a_row_that_the_destination_lacks_holds_nothing_back(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC("update"))
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.run({"1": SKIPPED})
+        assert b.plan().model_rows == 1
+
+    def test_rows_that_were_not_settled_are_read_again(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC())
+        b.timed([(n, f"u{n}", at(n)) for n in range(1, 6)])
+        plan = b.plan()
+        b.commit(plan, upto=2)
+        assert len(b.run()) == 3
+        assert b.run() == {}
+
+    def test_of_rows_with_one_key_the_one_that_stays_is_seen(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC())
+        b.timed([(1, "old", at(1)), (1, "new", at(2)), (2, "b", at(3))])
+        plan = b.plan()
+        assert plan.planned == Planned(added=1, invalid=2)
+        b.commit(plan)
+        b.timed([(1, "old", at(1)), (2, "b", at(3))])
+        assert b.run() == {"1": "added"}
+
+    def test_a_time_in_the_future_hides_nothing(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC())
+        b.timed([(1, "a", at(1)), (2, "b", datetime(9999, 12, 31))])  # noqa: DTZ001
+        b.run()
+        b.timed([(5, "e", at(2)), (2, "b", datetime(9999, 12, 31))])  # noqa: DTZ001
+        assert b.run() == {"5": "added"}
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"mapping": {"email": "email", "c": {"value": 1}}},
+            {"track": {"cursor": "id"}},
+            {"model": "other"},
+            {"track": "rows"},
+        ],
+    )
+    def test_everything_is_read_when_the_window_may_mean_something_else(
+        self, bench: Callable[..., Bench], change: dict[str, Any]
+    ) -> None:
+        b = bench(self.SYNC())
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.run()
+        b.sync = b.sync.model_copy(
+            update={name: getattr(sync_of(**change), name) for name in change if name != "model"}
+        )
+        if "model" in change:
+            b.sync = b.sync.model_copy(update=change)
+        assert b.plan().model_rows == 2
+
+    def test_guards_that_refuse_a_plan_move_nothing(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC())
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.store.discard(b.plan())
+        assert b.run() == {"1": "added", "2": "added"}
+
+    def test_a_list_of_deletions_keeps_what_it_does_not_read(self, bench: Callable[..., Bench]) -> None:
+        b = bench(self.SYNC("delete"))
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.run()
+        b.run()
+        assert b.plan().snapshot_rows == 2
+
+
+class TestFirstRun:
+    @pytest.mark.parametrize("mode", ["upsert", "insert", "update", "mirror", "delete"])
+    def test_a_baseline_records_every_valid_row_and_sends_none(self, bench: Callable[..., Bench], mode: str) -> None:
+        b = bench(sync_of(mode, initial="baseline"))
+        b.model([*THREE, (None, "x", 1), (7, "y", 1), (7, "z", 1)])
+        plan = b.plan()
+        assert (plan.planned, plan.recorded, plan.notes) == (Planned(invalid=3), 3, ("baseline",))
+        b.commit(plan)
+        b.model([*THREE[:2], (4, "d", 4)])
+        assert b.run() == {"4": "added", **({"3": "removed"} if mode == "mirror" else {})}
+
+    def test_a_removed_row_of_the_baseline_has_what_a_delete_needs(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror", initial="baseline"))
+        b.model(THREE)
+        b.run()
+        b.model(THREE[:2])
+        assert [row["identifiers"] for row in b.rows(b.plan())] == [{"email": "c"}]
+
+    def test_with_a_cursor_the_window_begins_after_it(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(mapping={"email": "email"}, track=AT, initial="baseline"))
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.run()
+        assert b.plan().model_rows == 1
+
+    def test_only_the_first_run_is_one(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run(dict.fromkeys("123", REJECTED))
+        b.sync = sync_of(initial="baseline")
+        assert len(b.run()) == 3, "nothing is in the snapshot, but there was a run"
+
+
+class TestChangedSpec:
+    MORE: ClassVar = {"email": "email", "score": "score", "origin": {"value": "w"}}
+
+    def test_a_changed_mapping_sends_every_row_again(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.sync = sync_of("mirror", mapping=self.MORE)
+        b.model(THREE[:2])
+        plan = b.plan()
+        assert plan.notes == ("mapping_resync",)
+        assert b.keys(plan) == {"1": "changed", "2": "changed", "3": "removed"}
+        b.commit(plan)
+        assert b.plan().notes == ()
+
+    def test_or_records_those_that_were_delivered_and_sends_new_ones(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model([*THREE, (5, "e", 5)])
+        b.run()
+        b.model([*THREE[:2], (5, "e", 6)])
+        b.run({"5": REJECTED, "3": REJECTED})
+        b.sync = sync_of("mirror", mapping=self.MORE, on_mapping_change="keep")
+        b.model([*THREE[:2], (4, "d", 4), (5, "e", 6)])
+        plan = b.plan()
+        assert (plan.recorded, plan.notes) == (2, ("mapping_keep",))
+        expected = {"4": "added", "3": "removed", "5": "changed"}
+        assert b.keys(plan) == expected, "a row that was refused is not delivered, and removals go on"
+        b.commit(plan)
+        assert b.run() == {}
+        b.model([(1, "a", 7), THREE[1], (4, "d", 4), (5, "e", 6)])
+        assert b.run() == {"1": "changed"}
+
+    def test_a_row_in_doubt_is_sent_even_then(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run()
+        b.model([(1, "a", 9), *THREE[1:]])
+        plan = b.plan()
+        b.store.commit(plan, Checkpoint(dispatched=1), Report("r", plan.planned, 0, 0, 1, 0, 0, 1, 0.5, ()), b.sync)
+        b.sync = sync_of(mapping=self.MORE, on_mapping_change="keep")
+        assert b.run() == {"1": "changed"}
+
+    def test_the_order_of_the_mapping_changes_nothing(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(on_mapping_change="keep"))
+        b.model(THREE)
+        b.run()
+        b.sync = sync_of(mapping={"score": "score", "email": "email"}, on_mapping_change="keep")
+        b.model([(1, "a", 9), *THREE[1:]])
+        plan = b.plan()
+        assert (b.keys(plan), plan.notes) == ({"1": "changed"}, ())
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_a_changed_key_never_deletes(self, bench: Callable[..., Bench], keep: bool) -> None:
+        more = {"on_mapping_change": "keep"} if keep else {}
+        b = bench(sync_of("mirror", retry={"max_attempts": 1}, **more))
+        b.model([*THREE, (4, "x", 4)])
+        b.run({"2": REJECTED})
+        b.model(THREE)
+        b.primary_key = ("email", "id")
+        plan = b.plan()
+        assert plan.notes == ("key_keep" if keep else "key_resync",)
+        assert (plan.planned, plan.recorded) == ((Planned(), 3) if keep else (Planned(added=3), 0))
+        b.commit(plan)
+        plan = b.plan()
+        assert (plan.total, plan.snapshot_rows, plan.notes) == (0, 3, ()), "the old key's record is dropped"
+        b.model(THREE[:2])
+        [gone] = b.rows(b.plan())
+        assert (gone["key"], gone["change"], gone["identifiers"]) == ('["c","3"]', "removed", {"email": "c"})
+
+
+class TestLostSnapshot:
+    def test_it_is_told_nothing_is_deleted_and_everything_is_sent_again(
+        self, bench: Callable[..., Bench], lose_snapshot: Callable[[str], None]
+    ) -> None:
+        b = bench(sync_of("mirror", initial="baseline", retry={"max_attempts": 1}))
+        b.model(THREE)
+        b.run()
+        lose_snapshot("s")
+        b.model(THREE[:2])
+        plan = b.plan()
+        assert (plan.notes, plan.snapshot_rows) == (("snapshot_lost",), 0)
+        assert b.keys(plan) == {"1": "added", "2": "added"}
+        b.commit(plan)
+        plan = b.plan()
+        assert (plan.notes, plan.total, plan.snapshot_rows) == ((), 0, 2)
+
+    def test_a_cursor_does_not_hide_rows_then(
+        self, bench: Callable[..., Bench], lose_snapshot: Callable[[str], None]
+    ) -> None:
+        b = bench(sync_of(mapping={"email": "email"}, track=AT))
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.run()
+        lose_snapshot("s")
+        assert b.run() == {"1": "added", "2": "added"}
+
+    def test_a_snapshot_that_is_empty_rightly_is_not_lost(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE[:1])
+        b.run({"1": REJECTED})
+        assert b.plan().notes == ()
+        b.run()
+        b.model([])
+        assert b.run() == {"1": "removed"}
+        assert b.plan().notes == ()
+
+
+class TestRunOptions:
+    @pytest.mark.parametrize("mode", ["upsert", "insert", "mirror", "delete"])
+    def test_reset_takes_the_model_for_delivered(self, bench: Callable[..., Bench], mode: str) -> None:
+        b = bench(sync_of(mode, retry={"max_attempts": 1}))
+        b.model(THREE)
+        b.run({"2": REJECTED})
+        b.model([(1, "a", 9), THREE[1], (4, "d", 4)])
+        plan = b.plan(reset=True)
+        assert (plan.planned, plan.recorded, plan.skipped, plan.notes) == (Planned(), 3, 0, ("reset",))
+        b.commit(plan)
+        assert b.run() == {}
+        b.model([(1, "a", 1), THREE[1], (4, "d", 4)])
+        assert b.run() == ({"1": "changed"} if mode in ("upsert", "mirror") else {})
+
+    def test_full_resync_sends_every_valid_row_and_leaves_removed_ones(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror", retry={"max_attempts": 1}))
+        b.model([*THREE, (4, "d", 4)])
+        b.run({"2": REJECTED})
+        b.model([*THREE, (None, "x", 1)])
+        plan = b.plan(full_resync=True)
+        assert (plan.planned, plan.notes) == (Planned(added=3, invalid=1), ("full_resync",))
+        assert b.keys(plan) == {"1": "added", "2": "added", "3": "added"}
+        b.commit(plan)
+        b.model(THREE)
+        assert b.run() == {"4": "removed"}
+
+    @pytest.mark.parametrize("mode", ["upsert", "insert", "delete"])
+    def test_what_a_full_resync_did_not_deliver_is_sent_by_the_next_run(
+        self, bench: Callable[..., Bench], mode: str
+    ) -> None:
+        b = bench(sync_of(mode))
+        b.model(THREE)
+        b.run()
+        plan = b.plan(full_resync=True)
+        first = b.rows(plan)[0]["key"]
+        b.commit(plan, {first: REJECTED}, upto=2)
+        assert len(b.run()) == 2
+        assert b.run() == {}
+
+    def test_options_that_contradict_are_refused(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        with pytest.raises(ConfigurationError, match="cannot do both"):
+            b.plan(reset=True, full_resync=True)
+        b.sync = sync_of(track="none")
+        with pytest.raises(ConfigurationError, match="keeps no record"):
+            b.plan(reset=True)
+
+    def test_a_full_read_follows_whatever_the_cursor_says(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(mapping={"email": "email"}, track=AT))
+        b.timed([(1, "a", at(1)), (2, "b", at(2))])
+        b.run()
+        assert b.run(full_resync=True) == {"1": "added", "2": "added"}
+        assert b.plan().model_rows == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -84,12 +85,12 @@ def test_a_commit_cut_short_anywhere_is_completed_by_the_next(
     plan = b.plan()
     replace = delta.DeltaFile.replace
 
-    def killed(self: delta.DeltaFile, *arguments: Any) -> None:
+    def killed(self: delta.DeltaFile, *arguments: Any) -> int:
         if self._folder.endswith(table):
             if after:
                 replace(self, *arguments)
             raise KeyboardInterrupt
-        replace(self, *arguments)
+        return replace(self, *arguments)
 
     monkeypatch.setattr(delta.DeltaFile, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -298,3 +299,47 @@ def test_many_rows_in_little_memory(tmp_path: Path) -> None:
     checkpoint.settled.add(250_001, rows)
     b.store.commit(plan, checkpoint, Report("run1", plan.planned, 0, 0, 0, 0, 0, 1, 1.0), b.sync)
     assert b.plan().total == 50_000
+
+
+def test_a_cursor_without_end_hides_nothing(tmp_path: Path) -> None:
+    """Where no bound can be told, the next run reads everything."""
+    b = Bench(lake(tmp_path), sync_of(mapping={"email": "email"}, track={"cursor": "at"}))
+    b.timed([(1, "a", "2026-01-01"), (2, "b", "infinity"), (3, "c", "-infinity"), (4, "d", "0044-03-15 (BC)")])
+    assert len(b.run({"3": REJECTED, "4": REJECTED})) == 4
+    assert b.run() == {"3": "added", "4": "added"}
+    b.timed([(5, "e", "2026-01-01"), (2, "b", "infinity")])
+    plan = b.plan()
+    assert (plan.model_rows, b.keys(plan)) == (2, {"5": "added"})
+
+
+def test_a_snapshot_whose_file_is_gone_is_lost(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of("mirror"))
+    b.model(THREE)
+    b.run()
+    for file in (tmp_path / "syncs/s/snapshot").glob("*.parquet"):
+        file.unlink()
+    b.model(THREE[:1])
+    plan = b.plan()
+    assert (b.keys(plan), plan.notes) == ({"1": "added"}, ("snapshot_lost",))
+    b.commit(plan)
+    assert b.plan().snapshot_rows == 1
+
+
+def test_what_is_remembered_survives_tools_that_tidy_the_history(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of(mapping={"email": "email"}, track={"cursor": "at"}))
+    b.timed([(1, "a", "2026-01-01"), (2, "b", "2026-01-02")])
+    b.run()
+    DeltaTable(tmp_path / "syncs/s/history").alter.set_table_properties(
+        {"delta.logRetentionDuration": "interval 9 days"}
+    )
+    assert b.plan().model_rows == 1
+
+
+def test_a_lost_history_costs_a_comparison_of_everything(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of(mapping={"email": "email"}, track={"cursor": "at"}, initial="baseline"))
+    b.timed([(1, "a", "2026-01-01"), (2, "b", "2026-01-02")])
+    b.run()
+    shutil.rmtree(tmp_path / "syncs/s/history")
+    b.timed([(1, "changed", "2026-01-01"), (2, "b", "2026-01-02")])
+    plan = b.plan()
+    assert (plan.model_rows, b.keys(plan), plan.notes) == (2, {"1": "changed"}, ())
