@@ -102,22 +102,29 @@ class DbtCloudJobSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         if not self.deferrable and self.wait:
             return super().execute(context)
-        until = datetime.now(UTC) + timedelta(seconds=self.timeout)
-        return self._take_or_defer(context, until)
+        return self._take_or_defer(context, self._until())
+
+    def _until(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.timeout)
 
     def poke(self, context: Context) -> PokeReturnValue:
         with airflow_errors():
             result = _Look(self, context).take()
         return PokeReturnValue(is_done=result is not None, xcom_value=result)
 
-    def execute_complete(self, context: Context, event: dict[str, Any] | None = None, *, until: str) -> Any:
-        """Called when the trigger fired. The event only says that it is time to look again."""
+    def execute_complete(
+        self, context: Context, event: dict[str, Any] | None = None, *, until: str | None = None
+    ) -> Any:
+        """Called when the trigger fired. The event only says that it is time to look again.
+
+        ``dag.test()`` passes on nothing but the event.
+        """
         from airflow_reverse_etl.triggers.dbt_cloud import error_from_json
 
         if event and "error" in event:
             with airflow_errors():
                 raise error_from_json(event["error"])
-        return self._take_or_defer(context, datetime.fromisoformat(until))
+        return self._take_or_defer(context, datetime.fromisoformat(until) if until else self._until())
 
     def _take_or_defer(self, context: Context, until: datetime) -> dict[str, Any]:
         with airflow_errors():
@@ -214,7 +221,12 @@ class _Look:
         if after == "data_interval_start":
             start = self.context.get("data_interval_start") or self.context["dag_run"].run_after
             return start + ahead
-        return after if isinstance(after, datetime) else parse_time(after)
+        try:
+            return after if isinstance(after, datetime) else parse_time(after)
+        except ValueError:
+            raise SpecError(
+                f"after: {after!r} is no time", todo="use last_consumed, data_interval_start or an ISO 8601 time"
+            ) from None
 
     def _result(self, claim: Claim) -> dict[str, Any]:
         run = claim.run

@@ -154,6 +154,15 @@ def test_endless_conflicts_end() -> None:
         get(Busy(), [run(1, 0)], "a")
 
 
+def test_a_watcher_emits_a_run_again_that_finished_again() -> None:
+    cursor = Cursor(at(0))
+    fresh, cursor = cursor.advance([run(1, 1, ERROR)])
+    assert [run.status for run in fresh] == [ERROR]
+    fresh, cursor = cursor.advance([run(1, 3, OK)])
+    assert [run.status for run in fresh] == [OK]
+    assert cursor.advance([run(1, 3, OK)])[0] == []
+
+
 # --- any history, any polls ---
 
 

@@ -102,6 +102,21 @@ async def test_nothing_is_missed_over_an_outage(cloud: DbtCloudServer, feed: Acc
         assert [run.id for run in item.runs] == [run]
 
 
+async def test_a_long_outage_loses_nothing_either(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+    """What finished behind the last whole poll is listed, however long ago that was."""
+    job = cloud.add_job()
+    cloud.now = lambda: now() - timedelta(hours=1)
+    async with aclosing(feed.watch(job, since=cloud.now(), interval=POLL)) as news:
+        await anext(news)
+        cloud.fail_next(4, 503)
+        assert (await first(news)).error
+        cloud.now = now
+        run = cloud.add_run(job, finished_at=now() - timedelta(minutes=50))
+        while (item := await first(news)).error:
+            pass
+        assert [run.id for run in item.runs] == [run]
+
+
 async def test_errors_do_not_make_it_spin(cloud: DbtCloudServer, feed: AccountFeed) -> None:
     cloud.fail_next(10_000, 403)
     async with aclosing(feed.watch(1, since=now(), interval=0.2)) as news:

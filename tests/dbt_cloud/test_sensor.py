@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -226,6 +227,11 @@ def test_what_can_never_succeed_fails_at_once(cloud: DbtCloudServer, connect: Ca
         execute(sensor(7))
 
 
+def test_a_time_that_is_none_is_named(cloud: DbtCloudServer) -> None:
+    with pytest.raises(AirflowFailException, match="'last-consumed' is no time"):
+        execute(sensor(cloud.add_job(), after="last-consumed"))
+
+
 def test_arguments_are_checked_together() -> None:
     with pytest.raises(SpecError) as caught:
         DbtCloudJobSensor(task_id="x", consume="all", on_failure="cry", job_name="only")  # type: ignore[arg-type]
@@ -255,7 +261,13 @@ def test_in_a_dag_it_waits_for_the_run_to_finish(
     with DAG(f"waits_{deferrable}", schedule=None) as dag:
         sensor(job, deferrable=deferrable)
     run = cloud.add_run(job, status=RunStatus.RUNNING)
-    threading.Timer(1.0, cloud.finish, (run,)).start()
+
+    def finish_after_the_first_look() -> None:
+        while not any(path.endswith("/runs/") for _, _, path in cloud.requests):
+            time.sleep(0.05)
+        cloud.finish(run)
+
+    threading.Thread(target=finish_after_the_first_look).start()
     dag_run = run_dag(dag)
     assert str(dag_run.state) == "success"
     assert xcom(dag_run, "done")["run_id"] == run
