@@ -12,15 +12,17 @@ def check_guards(sync: Sync, plan: Plan) -> None:
     """Raise :class:`GuardError` with every guard of the sync that the plan does not meet.
 
     A share (``5%``) of removed rows is of the snapshot, of changes of the model. On a sync's first run, with an empty
-    snapshot, there is nothing to take a share of: only absolute limits hold then.
+    snapshot, there is nothing to take a share of: only absolute limits hold then. With a cursor only a part of the
+    model is read, maybe none of it: what the snapshot has counts as the model, too.
     """
     guards, planned = sync.guards, plan.planned
     found = []
-    if plan.model_rows < guards.min_rows:
-        found.append(f"min_rows: the model has {plan.model_rows:,} rows, fewer than {guards.min_rows:,}")
+    rows = max(plan.model_rows, plan.snapshot_rows) if sync.cursor else plan.model_rows
+    if rows < guards.min_rows:
+        found.append(f"min_rows: the model has {rows:,} rows, fewer than {guards.min_rows:,}")
     for name, limit, count, total in (
         ("max_removed", guards.max_removed, planned.removed, plan.snapshot_rows),
-        ("max_changes", guards.max_changes, planned.total, plan.model_rows),
+        ("max_changes", guards.max_changes, planned.total, rows),
     ):
         if limit is None or (isinstance(limit, str) and plan.snapshot_rows == 0):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pyarrow import fs
 from airflow_reverse_etl.stores import files as files_module
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.tables import prefix
 from airflow_reverse_etl.testing.store import MemoryStateStore
 from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
 
@@ -41,3 +42,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         (tmp_path / "bucket").mkdir()
         as_object_storage(store._files, tmp_path / "bucket")
     yield store
+
+
+@pytest.fixture
+def lose_snapshot(store: Any) -> Callable[[str], None]:
+    """Delete what a store knows to be delivered, behind its back."""
+
+    def lose(sync: str) -> None:
+        if isinstance(store, MemoryStateStore):
+            store._state(sync).snapshot.clear()
+        elif isinstance(store, LakeStore):
+            store._files.delete(f"syncs/{sync}/snapshot")
+        else:
+            store._database.run(f"DELETE FROM {store._tables[f'{prefix(sync)}_snapshot']}")
+
+    return lose

@@ -13,7 +13,7 @@ import sqlglot
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.errors import IncompleteLoadError, SpecError
+from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, SpecError
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.receipts import Planned
@@ -51,6 +51,14 @@ async def test_a_cursor_reads_on_from_where_it_was_and_failed_rows_again(world: 
     assert (report.planned, world.sent()) == (Planned(added=2), ["b", "d"])
     assert world.held == {"a": 1, "b": 1, "c": 1, "d": 1}, "a was changed without a new version"
     assert (await world.run()).planned.total == 0
+
+
+async def test_guards_do_not_take_the_part_that_is_read_for_the_model(world: World) -> None:
+    world.values = {**CURSOR, "guards": {"min_rows": 4, "max_changes": "50%"}}
+    await world.run(rows(a=(1, 1), b=(1, 2), c=(1, 3), d=(1, 4)))
+    assert (await world.run(rows(e=(1, 5)))).accepted == 1
+    with pytest.raises(GuardError):
+        await world.run(rows(f=(1, 6), g=(1, 7), h=(1, 8)))
 
 
 async def test_without_a_record_every_row_goes_out_again(world: World) -> None:
