@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import RunConflictError, UnreachableError
@@ -24,11 +25,52 @@ RENEW_SECONDS = 30.0
 WAIT_SECONDS = 5.0
 
 
+class Lease:
+    """A lease that was taken. Made by :func:`held`."""
+
+    def __init__(self, store: StateStore, sync: str, holder: str, clock: Clock, fence: int, until: datetime) -> None:
+        self._store, self._sync, self._holder, self._clock = store, sync, holder, clock
+        self._fence, self._until = fence, until
+        self._renewing = asyncio.Lock()
+        self._last: asyncio.Task[int] | None = None
+
+    async def renew(self) -> None:
+        """Make it last ``LEASE_SECONDS`` from now.
+
+        :raises RunConflictError: another run took it over.
+        """
+        async with self._renewing:
+            now = self._clock.now()
+            self._last = asyncio.create_task(
+                asyncio.to_thread(
+                    self._store.acquire, self._sync, self._holder, now=now, seconds=LEASE_SECONDS, fence=self._fence
+                )
+            )
+            await asyncio.shield(self._last)
+            self._until = now + timedelta(seconds=LEASE_SECONDS)
+
+    async def check(self) -> None:
+        """Make sure that nobody took it over; asks the store only when it may have run out, as in a paused process.
+
+        :raises RunConflictError: another run took it over.
+        """
+        if self._clock.now() >= self._until:
+            await self.renew()
+
+    async def settle(self) -> None:
+        """Wait for a renewal under way: a thread cannot be cancelled, and would renew what is given back."""
+        if self._last:
+            await asyncio.gather(self._last, return_exceptions=True)
+
+    async def release(self) -> None:
+        await asyncio.to_thread(self._store.release, self._sync, fence=self._fence)
+
+
 @contextlib.asynccontextmanager
 async def held(
     store: StateStore, sync: str, *, holder: str, clock: Clock, release: bool = True
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Hold the lease of a sync inside the block, which gets a function that makes sure that it is still held.
+) -> AsyncIterator[Lease]:
+    """Hold the lease of a sync inside the block, which gets it.
 
     The same ``holder`` may take it again at once, as a retried task does, and several times, as parallel tasks of one
     run do; these leave it to each other with ``release=False``.
@@ -38,27 +80,16 @@ async def held(
 
     :raises RunConflictError: another run is at work, or took the lease over meanwhile; the block is then cancelled.
     """
-    fence = await _take(store, sync, holder, clock)
+    lease = await _take(store, sync, holder, clock)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
-    last: list[asyncio.Task[int]] = []
-    renewing = asyncio.Lock()
-
-    async def renew() -> None:
-        async with renewing:
-            last[:] = [
-                asyncio.create_task(
-                    asyncio.to_thread(store.acquire, sync, holder, now=clock.now(), seconds=LEASE_SECONDS, fence=fence)
-                )
-            ]
-            await asyncio.shield(last[0])
 
     async def keep() -> None:
         while True:
             await clock.sleep(RENEW_SECONDS)
             try:
-                await renew()
+                await lease.renew()
             except UnreachableError:
                 continue  # tried again in time; if the storage stays away, the commit will say so
             except RunConflictError as error:
@@ -68,25 +99,28 @@ async def held(
 
     keeper = asyncio.create_task(keep())
     try:
-        yield renew
+        yield lease
     except asyncio.CancelledError:
         if lost:
             raise lost[0] from None
         raise
     finally:
         keeper.cancel()
-        # A thread cannot be cancelled: it would renew what is given back.
-        await asyncio.gather(keeper, *last, return_exceptions=True)
+        await asyncio.gather(keeper, return_exceptions=True)
+        await lease.settle()
         if release and not lost:
-            await asyncio.to_thread(store.release, sync, fence=fence)
+            await lease.release()
 
 
-async def _take(store: StateStore, sync: str, holder: str, clock: Clock) -> int:
+async def _take(store: StateStore, sync: str, holder: str, clock: Clock) -> Lease:
     patience = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
     while True:
+        now = clock.now()
         try:
-            return await asyncio.to_thread(store.acquire, sync, holder, now=clock.now(), seconds=LEASE_SECONDS)
+            fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS)
         except RunConflictError:
             if clock.monotonic() >= patience:
                 raise
+        else:
+            return Lease(store, sync, holder, clock, fence, now + timedelta(seconds=LEASE_SECONDS))
         await clock.sleep(WAIT_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,9 @@ class Loader:
     """Sends one plan, or a share of it. Made for one load.
 
     Guarantees: a row is settled as accepted only after the destination's answer; a checkpoint never claims more than
-    what was answered; no row is sent that a checkpoint has settled. Where an operation may not be sent twice, a
-    checkpoint names the rows before they are sent, so that after a crash each of them is known to be ``unknown``.
+    what was answered; no row is sent that a checkpoint has settled; nothing is sent or saved once the lease of the sync
+    may be another run's. Where an operation may not be sent twice, a checkpoint names the rows before they are sent, so
+    that after a crash each of them is known to be ``unknown``.
 
     Does not decide what the outcome means for the run; :mod:`airflow_reverse_etl.sync.run` does.
     """
@@ -59,6 +60,7 @@ class Loader:
         *,
         store: StateStore,
         destination: Destination,
+        still_held: Callable[[], Awaitable[None]],
         observer: Observer,
         clock: Clock,
         share: Share | None = None,
@@ -68,7 +70,7 @@ class Loader:
         self._sync, self._plan = sync, plan
         self._share = share or Share(0, 0, plan.total)
         self._store, self._destination = store, destination
-        self._observer, self._clock = observer, clock
+        self._observer, self._clock, self._still_held = observer, clock, still_held
         self._backoff = backoff or Backoff()
         self._batcher = Batcher(sync, destination.capabilities, plan.run_id)
         self._pace = Pace(sync.rate.requests_per_second, clock, budget, sync.destination.connection)
@@ -163,6 +165,7 @@ class Loader:
         while True:
             if batch.seqs[-1] > self._announced:
                 await self._announce(batch)
+            await self._still_held()
             receipts = await self._destination.send(batch)
             self._checkpoint.requests += receipts.requests
             if receipts.retry_after is not None:
@@ -287,6 +290,7 @@ class Loader:
             await self._save_now()
 
     async def _save_now(self) -> None:
+        await self._still_held()  # else another run goes on with this plan, or has committed it
         if self._saving:  # cancelled, but a thread goes on: it must not write an older checkpoint over this one
             await asyncio.wait([self._saving])
         checkpoint, partition = self._checkpoint.copy(), self._share.partition

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError
 from airflow_reverse_etl.sync.batches import OPERATIONS
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
-from airflow_reverse_etl.sync.lease import held
+from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load import Loader, Share
 from airflow_reverse_etl.sync.ports import (
     Clock,
@@ -98,7 +98,7 @@ class Run:
         self._budget = budget
         self._sync, self._store, self._run_id = sync, store, run_id
         self._observer, self._clock, self._holder = observer, clock, holder or run_id
-        self._still_held: Callable[[], Awaitable[None]] | None = None
+        self._lease: Lease | None = None
 
     @contextlib.asynccontextmanager
     async def lease(self, *, release: bool = True) -> AsyncIterator[None]:
@@ -108,7 +108,7 @@ class Run:
         """
         async with held(
             self._store, self._sync.name, holder=self._holder, clock=self._clock, release=release
-        ) as self._still_held:
+        ) as self._lease:
             yield
 
     async def plan(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan | Report:
@@ -154,10 +154,12 @@ class Run:
         :raises IncompleteLoadError: rows are left; has the ``report`` of the plan so far.
         """
         share = share or Share.of(plan, 0, 1)
+        assert self._lease is not None, "a load is made inside a lease"
         loader = Loader(
             self._sync,
             plan,
             store=self._store,
+            still_held=self._lease.check,
             destination=destination,
             observer=self._observer,
             clock=self._clock,
@@ -187,8 +189,8 @@ class Run:
         return await self._commit(plan, checkpoint, _report(plan, checkpoint))
 
     async def _commit(self, plan: Plan, checkpoint: Checkpoint, report: Report) -> Report:
-        assert self._still_held is not None, "a commit is made inside a lease"
-        await self._still_held()
+        assert self._lease is not None, "a commit is made inside a lease"
+        await self._lease.renew()
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report

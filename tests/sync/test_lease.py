@@ -124,6 +124,20 @@ async def test_work_stops_when_the_lease_is_lost(store: StateStore) -> None:
 async def test_whoever_lost_the_lease_is_told_before_it_commits(store: StateStore) -> None:
     clock = StillClock()
     with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what fails
-        async with held(store, "s", holder="a", clock=clock) as still_held:
+        async with held(store, "s", holder="a", clock=clock) as lease:
             store.acquire("s", "usurper", now=clock.now() + timedelta(days=1), seconds=60)
-            await still_held()
+            await lease.renew()
+
+
+async def test_a_lease_that_may_have_run_out_is_looked_at(store: StateStore) -> None:
+    """Renewed if nobody took it meanwhile, as after a pause of the machine; else the work stops."""
+    clock = StillClock()
+    with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what fails
+        async with held(store, "s", holder="a", clock=clock) as lease:
+            clock.advance(LEASE_SECONDS + 1)
+            await lease.check()
+            with pytest.raises(RunConflictError):
+                store.acquire("s", "usurper", now=clock.now() + timedelta(seconds=1), seconds=60)
+            clock.advance(LEASE_SECONDS + 1)
+            store.acquire("s", "usurper", now=clock.now(), seconds=60)
+            await lease.check()

@@ -1,0 +1,106 @@
+"""What runs in a process that is made to be killed: one try of a run, in a fork of a server with everything imported.
+
+The server makes no thread and opens no database, so a fork of it is as good as a new process and costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import aiohttp  # noqa: F401 - these load when they are first needed, and would load in every fork
+import deltalake  # noqa: F401
+import duckdb
+import orjson  # noqa: F401
+import pyarrow.compute  # noqa: F401
+import sqlglot.optimizer  # noqa: F401
+
+from airflow_reverse_etl.destinations import json_api  # noqa: F401
+from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.operators._running import SystemClock
+from airflow_reverse_etl.stores import compare, fold  # noqa: F401
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.sync import lease, load
+from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, Warehouse
+from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+from airflow_reverse_etl.sync.run import run
+from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.testing import RecordingObserver
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([__name__])
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One try of a run, and how patient it is.
+
+    :param sync: as ``Sync.load`` takes it.
+    :param state: folder of the state.
+    :param database: DuckDB file with the table ``customers``.
+    :param lease: seconds that its lease lasts.
+    """
+
+    sync: Mapping[str, Any]
+    state: Path
+    database: Path
+    api: ConnectionInfo
+    run_id: str
+    lease: float
+
+
+class Marked(LakeStore):
+    """Tells the parent in which step it is."""
+
+    def __init__(self, state: Path, marks: Connection) -> None:
+        scratch = state.parent / "scratch"
+        scratch.mkdir(exist_ok=True)
+        super().__init__(str(state), memory_limit="200MB", threads=1, scratch=scratch)
+        self._marks = marks
+
+    def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+        self._marks.send(("plan", None))
+        return super().plan(request, warehouse)
+
+    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+        self._marks.send(("load", None))
+        return super().load_checkpoint(plan, partition=partition)
+
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:
+        self._marks.send(("commit", (plan, report)))
+        super().commit(plan, checkpoint, report, sync)
+        self._marks.send(("committed", None))
+
+
+def work(attempt: Try, marks: Connection) -> None:
+    """Make the try; the last mark is ``done`` with its report, or ``failed`` with the error's class and text."""
+    lease.LEASE_SECONDS, lease.RENEW_SECONDS, lease.WAIT_SECONDS = attempt.lease, attempt.lease / 4, 0.02
+    load.CHECKPOINT_SECONDS = 0.01
+    marks.send(("start", os.getpid()))
+    sync = Sync.load(attempt.sync)
+    warehouse = DuckDBWarehouse(duckdb.connect(str(attempt.database), read_only=True, config={"threads": 1}))
+    try:
+        report = asyncio.run(
+            run(
+                sync,
+                query="select * from customers",
+                primary_key=() if sync.mode == "append" else ("id",),
+                warehouse=warehouse,
+                store=Marked(attempt.state, marks),
+                destination=create(sync, connection=attempt.api),
+                run_id=attempt.run_id,
+                observer=RecordingObserver(),
+                clock=SystemClock(),
+            )
+        )
+    except Exception as error:  # noqa: BLE001 - the parent decides which errors are right
+        marks.send(("failed", (type(error).__name__, str(error))))
+    else:
+        marks.send(("done", report))

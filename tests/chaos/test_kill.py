@@ -1,0 +1,111 @@
+"""Real processes, killed anywhere: what is promised holds when their retries, or the next runs, have finished.
+
+``REVERSE_ETL_KILLS`` is how many are killed in all (default 60); ``REVERSE_ETL_SEED`` repeats a run of this test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.life import PATIENCE, REFUSED, Life, life
+
+KILLS = int(os.environ.get("REVERSE_ETL_KILLS", "60"))
+SEED = int(os.environ.get("REVERSE_ETL_SEED", "0"))
+SYNCS = [
+    ("upsert", "resend"),
+    ("mirror", "resend"),
+    ("insert", "resend"),
+    ("insert", "accept"),
+    ("append", "resend"),
+    ("append", "accept"),
+]
+
+
+async def survive(it: Life, wanted: Counter[str]) -> None:
+    """Kill processes until each step was hit as often as wanted, then let the last run finish."""
+    longest: dict[str, float] = {}
+    it.next_run()
+    planned = False
+    for _ in range(20 * wanted.total()):
+        left = list((wanted - it.killed).elements())
+        if not left:
+            break
+        step = it.random.choice([step for step in left if step != "plan" or not planned] or ["start"])
+        hit = await it.kill(step, longest)
+        planned = planned or not (hit and step in ("start", "plan"))
+        if not hit or it.random.random() < 0.25:
+            it.next_run()
+            planned = False
+    await it.finish()
+
+
+@pytest.mark.parametrize(("mode", "on_unknown"), SYNCS)
+async def test_killed_anywhere(tmp_path: Path, mode: str, on_unknown: str) -> None:
+    share = max(KILLS // len(SYNCS), 5)
+    wanted = Counter(plan=share // 5, commit=share // 4)
+    wanted["load"] = share - wanted.total()
+    async with life(tmp_path, mode, on_unknown, seed=SEED) as it:
+        await survive(it, wanted)
+        it.check()
+        assert all(it.killed[step] >= times for step, times in wanted.items())
+
+
+async def test_two_runs_at_once_follow_each_other(tmp_path: Path) -> None:
+    """The second waits for the first, as long as a lease lasts, and then goes on by itself."""
+    async with life(tmp_path, "mirror", seed=SEED) as it:
+        it.next_run()
+        async with it.process(lease=PATIENCE) as first:
+            assert await first.reached("load")
+            it.next_run()
+            async with it.process(lease=PATIENCE) as second:
+                pass
+        assert first.report.accepted
+        assert second.report.accepted
+        assert second.times["plan"] > first.times["committed"]
+        it.check()
+
+
+async def test_a_run_that_cannot_wait_any_longer_names_the_holder(tmp_path: Path) -> None:
+    async with life(tmp_path, "mirror", seed=SEED) as it:
+        it.api.dials.latency = 0.5
+        it.next_run()
+        async with it.process(lease=20.0) as first:
+            assert await first.reached("load")
+            it.next_run()
+            async with it.process(lease=0.1) as second:
+                pass
+            assert second.result[0] == "RunConflictError"
+            assert "another run of this sync is at work: run-1" in second.result[1]
+            it.api.dials.latency = 0.0
+        assert first.report.accepted
+        assert not it.planned("run-2"), "nothing of the second was sent"
+        await it.finish()
+        it.check()
+
+
+async def test_a_run_that_comes_back_from_the_dead_changes_nothing(tmp_path: Path) -> None:
+    """Stopped, as by a paused machine, until its lease ran out and the next run has taken over and finished."""
+    async with life(tmp_path, "mirror", seed=SEED) as it:
+        it.next_run()
+        async with it.process() as zombie:
+            assert await zombie.reached("load")
+            while len(it.api.requests) < 5:  # noqa: ASYNC110 - the fake has no event to wait for
+                await asyncio.sleep(0.001)
+            zombie.signal(signal.SIGSTOP)
+            await asyncio.sleep(0.1)  # what is on its way arrives
+            it.next_run()
+            report = await it.finish()
+            sent = len(it.api.requests)
+            zombie.signal(signal.SIGCONT)
+        assert zombie.result[0] == "RunConflictError"
+        assert "committed" not in zombie.times
+        assert len(it.api.requests) == sent, "it sends nothing any more"
+        assert report.accepted
+        it.check()
+        assert (await it.finish()).planned.total == len(REFUSED & set(it.source)), "the state is right, too"
