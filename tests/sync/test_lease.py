@@ -68,7 +68,7 @@ def test_a_holder_back_from_the_dead_can_neither_renew_nor_release(store: StateS
 
 def test_of_many_that_try_at_once_one_gets_it(tmp_path: Path) -> None:
     winners: list[int] = []
-    start = threading.Barrier(4)
+    start = threading.Barrier(8)
 
     def take(number: int) -> None:
         store = LakeStore(str(tmp_path))
@@ -79,7 +79,7 @@ def test_of_many_that_try_at_once_one_gets_it(tmp_path: Path) -> None:
             return
         winners.append(number)
 
-    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
