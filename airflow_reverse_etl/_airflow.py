@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.stores.lake import LakeStore
+    from airflow_reverse_etl.stores.warehouse import WarehouseStore
     from airflow_reverse_etl.sync.ports import Warehouse
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "state_files",
     "state_store",
     "storage_options",
+    "warehouse_store",
 ]
 
 SECTION = "reverse_etl"
@@ -147,7 +150,42 @@ def state_store() -> LakeStore:
     from airflow_reverse_etl.stores.lake import LakeStore
 
     scratch = setting("scratch_folder")
-    return LakeStore(*_state_place(), memory_limit=setting("memory_limit"), scratch=Path(scratch) if scratch else None)
+    return LakeStore(
+        *_state_place(),
+        memory_limit=setting("memory_limit"),
+        scratch=Path(scratch) if scratch else None,
+        history=_history(),
+    )
+
+
+def warehouse_store(conn_id: str) -> WarehouseStore | None:
+    """The store of state as tables in the warehouse behind a connection; None where that cannot be.
+
+    :raises CredentialsError: there is no such connection.
+    :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
+    """
+    from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
+    from airflow_reverse_etl.stores.warehouse import WarehouseStore
+
+    kind = connection_info(conn_id).conn_type
+    dialect = _DIALECTS.get(kind, kind)
+    if dialect not in STATE_SQL:
+        return None
+    return WarehouseStore(
+        dbapi_connect(conn_id),
+        lambda: open_warehouse(conn_id),
+        dialect=dialect,
+        schema=setting("warehouse_schema"),
+        history=_history(),
+        change_log=setting("change_log").lower() in ("true", "1", "yes"),
+    )
+
+
+def _history() -> timedelta:
+    days = setting("history_days")
+    if not days.isdigit() or not int(days):
+        raise ConfigurationError(f"[{SECTION}] history_days is {days!r}", todo="set a number of days, 1 or more")
+    return timedelta(days=int(days))
 
 
 def checkout_folder() -> Path:

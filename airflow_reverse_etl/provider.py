@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.dbt",
                 "operators.dbt_check",
                 "operators.dbt_cloud",
+                "operators.dbt_pipeline",
                 "operators.distributed",
                 "operators.reverse_etl",
             )
@@ -137,6 +138,33 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "type": "string",
         "example": "dbt_cloud",
         "default": "",
+    },
+    "warehouse_schema": {
+        "description": (
+            "Schema for the state of syncs that are planned in the warehouse, made when it is missing; may be "
+            "database.schema."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "analytics.reverse_etl",
+        "default": "reverse_etl",
+    },
+    "history_days": {
+        "description": "How many days a sync's runs, and its change log, are kept.",
+        "version_added": "0.1.0",
+        "type": "integer",
+        "example": "90",
+        "default": "365",
+    },
+    "change_log": {
+        "description": (
+            "Whether syncs that are planned in the warehouse keep what became of each row that was sent: its key, "
+            "hashes and outcome, no values."
+        ),
+        "version_added": "0.1.0",
+        "type": "boolean",
+        "example": "True",
+        "default": "False",
     },
     "memory_limit": {
         "description": "Most memory that one run's comparison may use; it spills to disk beyond that.",

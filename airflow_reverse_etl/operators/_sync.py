@@ -16,11 +16,11 @@ from airflow_reverse_etl._airflow import (
     connection_info,
     dbapi_connect,
     state_files,
-    state_store,
     storage_options,
 )
 from airflow_reverse_etl.assets import destination_asset, inlets
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
+from airflow_reverse_etl.operators._planner import store_for
 from airflow_reverse_etl.operators._running import LogObserver, SystemClock, resolve_model
 from airflow_reverse_etl.sync.spec import Sync
 
@@ -91,14 +91,14 @@ class SyncOperator(BaseOperator):
         finally:
             self._stop = None
 
-    def _around(self, context: Context) -> dict[str, Any]:
-        """What every run of this task works with, as arguments of the engine."""
+    def _around(self, sync: Sync, context: Context, *, query: str | None = None) -> dict[str, Any]:
+        """What every run of this task works with, as arguments of the engine. ``query``: the model, if it plans."""
         # A late import: the engine is needed by a task, not by whoever parses the DAG.
         from airflow_reverse_etl.stores.budget import FileBudget
 
         ti = context["ti"]
         return {
-            "store": state_store(),
+            "store": store_for(sync, query, say=self.log.info),
             "observer": LogObserver(self.log.info),
             "clock": SystemClock(),
             "holder": f"DAG {ti.dag_id}, run {ti.run_id}",

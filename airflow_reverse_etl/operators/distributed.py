@@ -55,8 +55,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
         index = -1 if ti.map_index is None else ti.map_index
         this = run_id(ti.dag_id, ti.run_id, ti.task_id, index) + ("-preview" if self.preview else "")
         destination = self._destination(sync)
-        around = self._around(context)
         query, primary_key = self._model(sync)
+        around = self._around(sync, context, query=query)
         warehouse = open_warehouse(sync.source)
         try:
             drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
@@ -123,7 +123,7 @@ class ReverseEtlLoadOperator(SyncOperator):
 
     def _work(self, sync: Sync, context: Context) -> dict[str, int]:
         destination = self._destination(sync)
-        return self._await(self._load(sync, self._around(context), destination))
+        return self._await(self._load(sync, self._around(sync, context), destination))
 
     async def _load(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> dict[str, int]:
         from airflow_reverse_etl.sync.load import Share
@@ -159,7 +159,7 @@ class ReverseEtlCommitOperator(SyncOperator):
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.sync.guards import check_failure_policy
 
-        report = self._await(self._commit(sync, self._around(context)))
+        report = self._await(self._commit(sync, self._around(sync, context)))
         check_failure_policy(sync, report)
         return self._tell(sync, report, context)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 from airflow_reverse_etl.errors import RunConflictError
@@ -57,11 +58,13 @@ def fold(
     snapshot: DeltaFile,
     rejections: DeltaFile,
     history: DeltaFile,
+    kept: timedelta,
 ) -> None:
     """Bring the three tables up to date, each unless this plan did so before.
 
     :param folder: of the change set.
     :param stored: plan.json.
+    :param kept: how long runs are kept.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
     approach = Approach.from_json(stored["approach"])
@@ -81,12 +84,13 @@ def fold(
             rows = snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
     if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
         rejections.view(scratch, "rejections", empty=approach.drops_rejections)
-        kept = _REJECTIONS + (_UNREAD if approach.low else _STILL)
-        rejections.replace(scratch, kept.format(now=plan.created_at.isoformat()), plan.plan_id)
+        rows_kept = _REJECTIONS + (_UNREAD if approach.low else _STILL)
+        rejections.replace(scratch, rows_kept.format(now=plan.created_at.isoformat()), plan.plan_id)
     state = approach.state_after(state_of(history), rows=rows, open_rows=_open(scratch) if approach.kind else None)
     history.view(scratch, "history")
     _one_run(scratch, plan, report, stored["mode"])
-    select = "SELECT * FROM history UNION ALL BY NAME SELECT * FROM this_run"
+    oldest = (plan.created_at - kept).isoformat()
+    select = f"SELECT * FROM history WHERE planned_at >= '{oldest}' UNION ALL BY NAME SELECT * FROM this_run"
     history.replace(scratch, select, plan.plan_id, {_STATE: json.dumps(state.to_json())})
 
 

@@ -53,6 +53,7 @@ class LakeStore(StateStore):
     :param memory_limit: of DuckDB; beyond it, it spills to ``scratch``.
     :param threads: of DuckDB; default: one for each core.
     :param scratch: an existing local folder for what is spilled; default: the system's temporary folder.
+    :param history: how long runs are kept.
     """
 
     def __init__(
@@ -63,9 +64,15 @@ class LakeStore(StateStore):
         memory_limit: str = "1GB",
         threads: int | None = None,
         scratch: Path | None = None,
+        history: timedelta = timedelta(days=365),
     ) -> None:
         self._files = StateFiles(url, storage_options)
         self._memory_limit, self._threads, self._scratch_folder = memory_limit, threads, scratch
+        self._kept = history
+
+    def knows(self, sync: str) -> bool:
+        """Whether there is a committed or unfinished run of this sync."""
+        return bool(self._history(sync).rows or self.unfinished(sync))
 
     def unfinished(self, sync: str) -> Sequence[Plan]:
         runs = f"{_folder(sync)}/runs"
@@ -173,6 +180,7 @@ class LakeStore(StateStore):
                     snapshot=self._snapshot(plan.sync),
                     rejections=self._rejections(plan.sync),
                     history=history,
+                    kept=self._kept,
                 )
         self._forget(plan)
 

@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, StateError
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.stores import fold
 from airflow_reverse_etl.stores.database import Database, Session, SqlError
 from airflow_reverse_etl.sync.dialects import literal
@@ -58,7 +58,7 @@ SHARED: Mapping[str, Mapping[str, str]] = {
 OWN: Mapping[str, Mapping[str, str]] = {
     "snapshot": fold.SNAPSHOT,
     "rejections": {**fold.REJECTIONS, "plan_id": "VARCHAR"},
-    "state": {"generation": "VARCHAR"},
+    "state": {"generation": "VARCHAR", "remembered": "VARCHAR"},
 }
 
 #: What ``generation`` is before the first commit.
@@ -130,28 +130,21 @@ class Tables:
         self._shared = True
 
     def make_own(self, sync: str) -> str:
-        """Make the tables of one sync, unless it has them; their prefix.
-
-        :raises StateError: it had them, and they are gone.
-        """
+        """Make the tables of one sync, where they are missing; their prefix."""
         own = prefix(sync)
         if sync in self._syncs:
             return own
         known = self.database.run(f"SELECT 1 FROM {self['syncs']} WHERE sync = {self.text(sync)}")
         try:
-            for name, columns in OWN.items():
-                if known:
-                    self.database.run(f"SELECT 1 FROM {self[f'{own}_{name}']} WHERE 1 = 0")
-                else:
-                    self._tolerantly(self._create(f"{own}_{name}", columns))
+            missing = [name for name in OWN if not (known and self._is_there(f"{own}_{name}"))]
+            for name in missing:
+                self._tolerantly(self._create(f"{own}_{name}", OWN[name]))
         except SqlError as error:
-            if error.kind == "missing":
-                raise self._gone(sync, error) from None
             if error.kind == "denied":
                 raise self.denied(error, has_schema=True) from None
             raise
-        if not known:
-            self._register(sync, own)
+        if missing:
+            self._register(sync, own, known=bool(known))
         self._syncs.add(sync)
         return own
 
@@ -191,21 +184,24 @@ class Tables:
             if error.kind not in ("exists", "conflict"):
                 raise
 
-    def _register(self, sync: str, own: str) -> None:
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
+        except SqlError as error:
+            if error.kind == "missing":
+                return False
+            raise
+        return True
+
+    def _register(self, sync: str, own: str, *, known: bool) -> None:
         with self.database.session() as session, session.transaction():
             session.run(
                 f"INSERT INTO {self[f'{own}_state']} (generation) SELECT {self.text(NOTHING_YET)} AS generation"
                 f" FROM (SELECT COUNT(*) AS n FROM {self[f'{own}_state']}) AS t WHERE n = 0"
             )
+            if known:  # a table was gone: what that means is for the next plan to say
+                return
             session.run(
                 f"INSERT INTO {self['syncs']} (sync, table_prefix, created_at)"
                 f" SELECT {self.text(sync)}, {self.text(own)}, CURRENT_TIMESTAMP"
             )
-
-    def _gone(self, sync: str, error: SqlError) -> StateError:
-        return StateError(
-            f"a table of this sync's state is gone: {error.text}",
-            todo=f"restore the tables {prefix(sync)}_* in {self.schema} from a backup; or delete the sync's row in"
-            f" {self['syncs']} to start from nothing, which sends everything again",
-            sync=sync,
-        )

@@ -27,12 +27,13 @@ from airflow_reverse_etl.stores.database import PIECE, Database, SqlError
 from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
 from airflow_reverse_etl.stores.sql_register import SqlRegister
 from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.stores.warehouse_fold import Fold
-from airflow_reverse_etl.stores.warehouse_plan import PLAN_TABLES, PlanBuilder
-from airflow_reverse_etl.sync.plan import PlanStatement, plan_statement
+from airflow_reverse_etl.stores.warehouse_fold import Fold, remembered
+from airflow_reverse_etl.stores.warehouse_plan import PLAN_TABLES, Built, PlanBuilder
+from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,6 +124,11 @@ class WarehouseStore(StateStore):
         sync, dialect = request.sync, self._database.sql.name
         with self._errors(sync.name):
             self._tables.make()
+            own = self._tables.make_own(sync.name)
+            self._delete_cut_short(sync.name, request.now)
+            with self._database.session() as session:
+                generation, before = remembered(session, self._tables, self._tables[f"{own}_state"], sync.name)
+                [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
         statement = plan_statement(
             sync,
             query=request.query,
@@ -130,15 +136,21 @@ class WarehouseStore(StateStore):
             columns=warehouse.columns(request.query),
             source=dialect,
             planner=dialect,
+            approach=approach(request, before, snapshot_rows=int(rows)),
         )
         with self._errors(sync.name):
-            own = self._tables.make_own(sync.name)
-            self._delete_cut_short(sync.name, request.now)
             run = secrets.token_hex(6)
             plan_id = f"{request.now:%Y%m%dT%H%M%S%f}-{run}"
             self._add_plan(plan_id, request, "begun", "")
             try:
-                return self._build(request, statement, own=own, plan_id=plan_id)
+                builder = PlanBuilder(
+                    self._tables, statement, own=own, run=run, snapshot_rows=int(rows), now=request.now
+                )
+                with self._database.session() as session:
+                    built = builder.build(session)
+                return self._planned(
+                    request, built, plan_id, snapshot_rows=int(rows), generation=generation, values=statement.values
+                )
             except BaseException:
                 with contextlib.suppress(SqlError):  # what is left is deleted by a later plan
                     self._drop(own, plan_id)
@@ -248,10 +260,8 @@ class WarehouseStore(StateStore):
     def _text(self, value: object) -> str:
         return self._tables.text(value)
 
-    def _build(self, request: PlanRequest, statement: PlanStatement, *, own: str, plan_id: str) -> Plan:
-        builder = PlanBuilder(self._tables, statement, own=own, run=plan_id[-12:], now=request.now)
-        with self._database.session() as session:
-            built = builder.build(session)
+    def _planned(self, request: PlanRequest, built: Built, plan_id: str, *, snapshot_rows: int, **kept: Any) -> Plan:
+        """Make it known that the plan can be used. ``kept`` with it: ``generation`` and ``values``."""
         planned = Planned(*(built.counts.get(name, 0) for name in Planned.__slots__))
         plan = Plan(
             plan_id=plan_id,
@@ -260,18 +270,21 @@ class WarehouseStore(StateStore):
             planned=planned,
             total=planned.total,
             model_rows=built.model_rows,
-            snapshot_rows=built.snapshot_rows,
+            snapshot_rows=snapshot_rows,
             skipped=built.counts.get("skipped", 0),
             created_at=request.now,
             spec=request.sync.digest,
+            recorded=built.counts.get("recorded", 0),
+            notes=built.approach.notes,
         )
         content = {
             **asdict(plan),
             "format": _FORMAT,
             "created_at": plan.created_at.isoformat(),
             "mode": request.sync.mode,
-            "generation": built.generation,
-            "values": statement.values,
+            "approach": built.approach.to_json(),
+            "cursor_type": built.cursor_type,
+            **kept,
         }
         self._add_plan(plan_id, request, "ready", json.dumps(content))
         return plan

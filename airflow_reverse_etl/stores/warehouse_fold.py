@@ -16,16 +16,18 @@ from typing import Any
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.database import PIECE, Session
 from airflow_reverse_etl.stores.tables import Tables
+from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
+from airflow_reverse_etl.sync.tracking import Approach, State
 
 
 class Fold:
     """One commit.
 
     :param own: prefix of the sync's tables; ``run``: suffix of the plan's.
-    :param stored: what was kept with the plan: ``mode`` and ``generation``.
+    :param stored: what was kept with the plan: ``mode``, ``generation``, ``approach`` and ``cursor_type``.
     """
 
     def __init__(
@@ -33,10 +35,13 @@ class Fold:
     ) -> None:
         self._tables, self._plan, self._checkpoint = tables, plan, checkpoint
         self._mode, self._expected = stored["mode"], stored["generation"]
+        self._approach, self._cursor_type = Approach.from_json(stored["approach"]), stored["cursor_type"]
         self._snapshot, self._rejections, self._state = (
             tables[f"{own}_{name}"] for name in ("snapshot", "rejections", "state")
         )
-        self._changes, self._failed = (tables[f"{own}_{name}_{run}"] for name in ("changes", "failed"))
+        self._changes, self._failed, self._fates = (
+            tables[f"{own}_{name}_{run}"] for name in ("changes", "failed", "fates")
+        )
         self._id = tables.text(plan.plan_id)
         self._now = f"CAST({tables.text(_utc(plan.created_at))} AS {tables.sql.types['TIMESTAMPTZ']})"
 
@@ -54,12 +59,14 @@ class Fold:
 
         :raises RunConflictError: another plan changed the snapshot since this one was made.
         """
-        if self._mode != "append":
+        if self._approach.tracked:
             self._move_generation(session)
+            self._decide_fates(session)
             self._fold_snapshot(session)
         self._fold_rejections(session)
         if change_log:
             self._log_changes(session)
+        self._remember(session)
         self._add_run(session, report, history)
 
     def _move_generation(self, session: Session) -> None:
@@ -75,39 +82,48 @@ class Fold:
             )
 
     def _fold_snapshot(self, session: Session) -> None:
-        if not self._touches_snapshot(session):
+        if self._approach.anew:
+            session.run(f"DELETE FROM {self._snapshot} WHERE 1 = 1")
+        elif not session.run(f"SELECT 1 FROM {self._fates} LIMIT 1"):
             return
         session.run(
-            f"DELETE FROM {self._snapshot} WHERE EXISTS (SELECT 1 FROM ({self._fates}) AS f"
-            f" WHERE f.fate IS NOT NULL AND f.key_hi = {self._snapshot}.key_hi AND f.key_lo = {self._snapshot}.key_lo)"
+            f"DELETE FROM {self._snapshot} WHERE EXISTS (SELECT 1 FROM {self._fates} AS f"
+            f" WHERE f.key_hi = {self._snapshot}.key_hi AND f.key_lo = {self._snapshot}.key_lo)"
         )
         session.run(
             f"INSERT INTO {self._snapshot} (key_hi, key_lo, fingerprint, row_key, identifiers)"
             f" SELECT key_hi, key_lo, CASE WHEN fate = 'doubtful' THEN {DOUBTFUL} ELSE fingerprint END,"
             " CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers"
-            f" FROM ({self._fates}) AS f WHERE fate IN ('accepted', 'doubtful')"
+            f" FROM {self._fates} AS f WHERE fate IN ('accepted', 'doubtful')"
         )
         if self._tables.sql.analyzed:
             session.run(self._tables.sql.analyzed.format(table=self._snapshot))
 
-    def _touches_snapshot(self, session: Session) -> bool:
-        return bool(session.run(f"SELECT 1 FROM ({self._fates}) AS f WHERE fate IS NOT NULL LIMIT 1"))
+    def _decide_fates(self, session: Session) -> None:
+        """What becomes of rows in the snapshot: ``accepted`` there, ``doubtful`` there, ``gone``; others stay.
 
-    @property
-    def _fates(self) -> str:
-        """What becomes of each row in the snapshot: ``accepted`` there, ``doubtful`` there, ``gone``; NULL: as it was.
-
-        See :data:`airflow_reverse_etl.sync.plan.DOUBTS`.
+        See :data:`airflow_reverse_etl.sync.plan.DOUBTS`. After everything was sent again, a row that was not accepted
+        is not known to be there any more. Where statements are no transaction, the first decision stands.
         """
-        doubts = self._mode in DOUBTS
-        unanswered = f"c.seq <= {self._checkpoint.dispatched} AND NOT {self._settled}"
-        doubtful = f" WHEN {unanswered} OR f.outcome = '{Outcome.UNKNOWN}' THEN 'doubtful'" if doubts else ""
-        return (
-            "SELECT c.key_hi, c.key_lo, c.fingerprint, c.row_key, c.identifiers, CASE"
-            " WHEN c.change = 'forgotten' THEN 'gone'"
+        resent = self._approach.resent and not self._approach.anew
+        known = " OR s.key_hi IS NOT NULL" if resent else ""
+        snapshot = f" LEFT JOIN {self._snapshot} AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo" if resent else ""
+        unanswered = (
+            f"c.seq <= {self._checkpoint.dispatched} AND NOT {self._settled} OR f.outcome = '{Outcome.UNKNOWN}'"
+        )
+        doubtful = f" WHEN {unanswered}{known} THEN 'doubtful'" if self._mode in DOUBTS else ""
+        missed = " ELSE 'gone'" if self._approach.resent else ""
+        if self._tables.sql.begin is not None:
+            session.run(f"DROP TABLE IF EXISTS {self._fates}")
+        session.run(
+            f"CREATE TABLE {'' if self._tables.sql.begin else 'IF NOT EXISTS '}{self._fates} AS SELECT * FROM (SELECT"
+            " c.key_hi, c.key_lo, c.fingerprint, c.row_key, c.identifiers, CASE"
+            " WHEN c.change = 'forgotten' THEN 'gone' WHEN c.change = 'recorded' THEN 'accepted'"
             f" WHEN c.seq > {self._plan.total} THEN NULL"
             f" WHEN f.seq IS NULL AND {self._settled} THEN CASE c.change WHEN 'removed' THEN 'gone' ELSE 'accepted' END"
-            f"{doubtful} END AS fate FROM {self._changes} AS c LEFT JOIN {self._failed} AS f ON c.seq = f.seq"
+            f"{doubtful}{missed} END AS fate"
+            f" FROM {self._changes} AS c LEFT JOIN {self._failed} AS f ON c.seq = f.seq{snapshot}"
+            ") AS decided WHERE fate IS NOT NULL"
         )
 
     @property
@@ -132,11 +148,35 @@ class Fold:
                 f" WHERE f.outcome <> '{Outcome.SKIPPED}'"
                 f" AND NOT EXISTS (SELECT 1 FROM {table} AS done WHERE done.plan_id = {self._id})"
             )
+        if self._approach.drops_rejections:
+            session.run(f"DELETE FROM {table} WHERE plan_id <> {self._id}")
+            return
+        same = f"SELECT 1 FROM {self._changes} AS c WHERE c.key_hi = {table}.key_hi AND c.key_lo = {table}.key_lo AND"
+        sent = f"c.seq <= {self._plan.total}"
+        over = f"NOT EXISTS ({same} (c.change = 'skipped' OR {sent} AND NOT {self._settled}))"
+        if self._approach.low:  # of a part of the model: a row that was not read is still refused
+            over = f"EXISTS ({same} {sent} AND {self._settled})"
+        session.run(f"DELETE FROM {table} WHERE plan_id <> {self._id} AND {over}")
+
+    def _remember(self, session: Session) -> None:
+        """What the next plan has to know, see :mod:`airflow_reverse_etl.sync.tracking`."""
+        [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._snapshot}")
+        before = remembered(session, self._tables, self._state, self._plan.sync)[1]
+        state = self._approach.state_after(before, rows=int(rows), open_rows=self._open_rows(session))
         session.run(
-            f"DELETE FROM {table} WHERE plan_id <> {self._id} AND NOT EXISTS (SELECT 1 FROM {self._changes} AS c"
-            f" WHERE c.key_hi = {table}.key_hi AND c.key_lo = {table}.key_lo"
-            f" AND (c.change = 'skipped' OR (c.seq <= {self._plan.total} AND NOT {self._settled})))"
+            f"UPDATE {self._state} SET remembered = {self._tables.text(json.dumps(state.to_json()))} WHERE 1 = 1"
         )
+
+    def _open_rows(self, session: Session) -> str | None:
+        """The lowest cursor of a row that was sent, or not, and has to be read again."""
+        if not self._approach.kind:
+            return None
+        text = DIALECTS[self._tables.sql.name].text("MIN(c.w)", self._cursor_type)
+        [(lowest,)] = session.run(
+            f"SELECT {text} FROM {self._changes} AS c LEFT JOIN {self._failed} AS f ON c.seq = f.seq"
+            f" WHERE c.seq <= {self._plan.total} AND (NOT {self._settled} OR f.outcome <> '{Outcome.SKIPPED}')"
+        )
+        return str(lowest) if lowest is not None else None
 
     def _log_changes(self, session: Session) -> None:
         text, log = self._tables.text, self._tables["change_log"]
@@ -184,6 +224,18 @@ class Fold:
                 rows, length = [], 0
         if rows:
             yield rows
+
+
+def remembered(session: Session, tables: Tables, state: str, sync: str) -> tuple[str, State | None]:
+    """The generation of the snapshot, and what the last commit left to remember.
+
+    None if there was no commit, an empty state if what it left is lost.
+    """
+    [(generation, text)] = session.run(f"SELECT MAX(generation), MAX(remembered) FROM {state}")
+    if text:
+        return generation, State.from_json(json.loads(text))
+    committed = session.run(f"SELECT 1 FROM {tables['runs']} WHERE sync = {tables.text(sync)} LIMIT 1")
+    return generation, State() if committed else None
 
 
 def _utc(moment: datetime) -> str:

@@ -13,6 +13,7 @@ from airflow_reverse_etl.stores.compare import as_text
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.sync.plan import PlanStatement, surplus
+from airflow_reverse_etl.sync.tracking import Approach
 
 #: Columns of the change set beside the values.
 _HASHES = "key_hi, key_lo, fingerprint"
@@ -22,12 +23,15 @@ _REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """``counts``: rows of the plan by ``change``."""
+    """``counts``: rows of the plan by ``change``. ``approach``: with what the model had.
+
+    :param cursor_type: of the sync's cursor, in the warehouse's words; empty where it has none.
+    """
 
     counts: Mapping[str, int]
     model_rows: int
-    snapshot_rows: int
-    generation: str
+    approach: Approach
+    cursor_type: str
 
 
 class PlanBuilder:
@@ -37,33 +41,42 @@ class PlanBuilder:
     :param run: suffix of the tables of this plan: ``changes_<run>``, and helpers that are dropped at the end.
     """
 
-    def __init__(self, tables: Tables, statement: PlanStatement, *, own: str, run: str, now: datetime) -> None:
+    def __init__(
+        self, tables: Tables, statement: PlanStatement, *, own: str, run: str, snapshot_rows: int, now: datetime
+    ) -> None:
         self._tables, self._statement, self._now = tables, statement, now
-        self._own, self._run = own, run
+        self._own, self._run, self._snapshot_rows = own, run, snapshot_rows
 
     def build(self, session: Session) -> Built:
         """All or nothing where CREATE TABLE can be part of a transaction; elsewhere helpers may be left."""
         types = self._types(session)
-        with_model = self._with_model(types)
         if not self._tables.sql.plan_in_transaction:
-            return self._build(session, with_model)
+            return self._build(session, types)
         with session.transaction(one_moment=True):
-            return self._build(session, with_model)
+            return self._build(session, types)
 
-    def _build(self, session: Session, with_model: str) -> Built:
-        statement, candidates = self._statement, self._table("candidates")
-        [(generation,)] = session.run(f"SELECT MAX(generation) FROM {self._tables[f'{self._own}_state']}")
-        [(snapshot_rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{self._own}_snapshot']}")
+    def _build(self, session: Session, types: Mapping[str, str]) -> Built:
+        statement, candidates, kept = self._statement, self._table("candidates"), self._table("model")
+        with_model = self._with_model(types)
         [(model_rows,)] = session.run(f"SELECT COUNT(*) FROM ({statement.extract}) AS counted")
+        repeated = "candidates"
+        if statement.cursor or not self._compare(session, with_model, int(model_rows)):
+            repeated = kept
+            self._compare_kept(session, with_model)
+        counts = self._classify(session, repeated)
+        approach = self._with_bounds(session, types) if statement.cursor else statement.approach
+        session.run(f"DROP TABLE {candidates}")
+        session.run(f"DROP TABLE IF EXISTS {kept}")
+        return Built(counts, int(model_rows), approach, types[statement.cursor[0]] if statement.cursor else "")
+
+    def _compare(self, session: Session, with_model: str, model_rows: int) -> bool:
+        """Compare in one pass; False if a key that was unique may be there several times now."""
+        statement, candidates = self._statement, self._table("candidates")
         session.run(f"CREATE TABLE {candidates} AS {with_model}, {self._snapshot} {statement.compare}")
+        if not (statement.tracked and statement.approach.compared):
+            return True
         found = _counts(session.run(f"SELECT found, COUNT(*) FROM {candidates} GROUP BY found"))
-        among = candidates
-        if statement.tracked and surplus(model_rows=int(model_rows), snapshot_rows=int(snapshot_rows), found=found):
-            among = self._compare_repeated(session, with_model)
-        counts = self._classify(session, among)
-        for helper in {candidates, among}:
-            session.run(f"DROP TABLE {helper}")
-        return Built(counts, int(model_rows), int(snapshot_rows), str(generation))
+        return not surplus(model_rows=model_rows, snapshot_rows=self._snapshot_rows, found=found)
 
     def _types(self, session: Session) -> dict[str, str]:
         """Types of the columns of ``mapped``, in the warehouse's words."""
@@ -74,14 +87,19 @@ class PlanBuilder:
         )
         types = self._tables.columns(session, name)
         session.run(f"DROP TABLE {self._tables[name]}")
+        if self._tables.sql.name == "duckdb":  # as the local planner has them
+            types = {name: "VARCHAR" if as_text(kind) else kind for name, kind in types.items()}
+        if self._statement.cursor:
+            self._statement.cursor_kind(types)
         return types
 
     def _with_model(self, types: Mapping[str, str]) -> str:
         mapped = self._statement.mapped
-        if self._tables.sql.name == "duckdb":  # as the local planner has them
-            columns = (f"CAST({name} AS VARCHAR) AS {name}" if as_text(types[name]) else name for name in types)
+        if self._tables.sql.name == "duckdb":
+            columns = (
+                f"CAST({name} AS VARCHAR) AS {name}" if kind == "VARCHAR" else name for name, kind in types.items()
+            )
             mapped = f"SELECT {', '.join(columns)} FROM ({mapped}) AS typed"
-            types = {name: "VARCHAR" if as_text(kind) else kind for name, kind in types.items()}
         return (
             f"WITH extracted AS ({self._statement.extract}), mapped AS ({mapped}),"
             f" model AS ({self._statement.model(types)})"
@@ -91,30 +109,35 @@ class PlanBuilder:
     def _snapshot(self) -> str:
         return f"snapshot AS (SELECT {_SNAPSHOT} FROM {self._tables[f'{self._own}_snapshot']})"
 
-    def _compare_repeated(self, session: Session, with_model: str) -> str:
-        """Compare again, now with the keys that the whole model has several times; returns the new candidates.
-
-        Rare: a key that was unique when it was sent is there several times now.
-        """
-        statement, kept = self._statement, self._table("model")
+    def _compare_kept(self, session: Session, with_model: str) -> None:
+        """Store the model, and compare it with a view to keys that it has several times."""
+        statement, kept, candidates = self._statement, self._table("model"), self._table("candidates")
+        session.run(f"DROP TABLE IF EXISTS {candidates}")
         session.run(f"CREATE TABLE {kept} AS {with_model} SELECT * FROM model")
-        candidates = self._table("compared")
         session.run(
             f"CREATE TABLE {candidates} AS WITH model AS (SELECT * FROM {kept}), {self._snapshot},"
             f" repeated AS ({statement.repeated('model')}) {statement.compare_repeated}"
         )
-        session.run(f"DROP TABLE {kept}")
-        return candidates
 
-    def _classify(self, session: Session, candidates: str) -> dict[str, int]:
-        """Make the change set: rows to be sent have the first numbers, in the order of their kinds."""
-        statement, changes = self._statement, self._table("changes")
+    def _with_bounds(self, session: Session, types: Mapping[str, str]) -> Approach:
+        """The approach, with what the cursor's values were."""
+        statement = self._statement
+        [(high,)] = session.run(statement.highest_cursor(self._table("model"), types, self._now))
+        [(floor,)] = session.run(statement.lowest_cursor(self._table("changes"), types, statement.open_unsent))
+        return statement.approach.seen(statement.cursor_kind(types), high, floor)
+
+    def _classify(self, session: Session, repeated: str) -> dict[str, int]:
+        """Make the change set: rows to be sent have the first numbers, in the order of their kinds.
+
+        :param repeated: relation to find repeated keys in.
+        """
+        statement, changes, candidates = self._statement, self._table("changes"), self._table("candidates")
         rejections = self._tables[f"{self._own}_rejections"]
         rank = " ".join(f"WHEN '{kind}' THEN {at}" for at, kind in enumerate(KINDS))
-        names = "".join(f"{name}, " for name in statement.values)
+        names = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
         session.run(
             f"CREATE TABLE {changes} AS WITH candidates AS (SELECT * FROM {candidates}),"
-            f" repeated AS ({statement.repeated('candidates')}),"
+            f" repeated AS ({statement.repeated(repeated)}),"
             f" rejections AS (SELECT {_REJECTIONS} FROM {rejections}),"
             f" quarantined AS ({statement.quarantined(self._now)}), the_plan AS ({statement.classify})"
             f" SELECT ROW_NUMBER() OVER (ORDER BY CASE change {rank} ELSE 9 END) AS seq, change, row_key, {names}"
@@ -129,7 +152,7 @@ class PlanBuilder:
 
 
 #: The tables that a plan may leave when it is cut short.
-PLAN_TABLES = ("changes", "candidates", "compared", "model", "types", "failed")
+PLAN_TABLES = ("changes", "candidates", "model", "types", "failed", "fates")
 
 
 def _counts(rows: list[tuple[str, int]]) -> dict[str, int]:

@@ -9,8 +9,10 @@ text, uuid, enum        as it is
 integer                 decimal digits
 boolean                 ``true`` / ``false``
 decimal                 decimal digits, without trailing zeros: ``1.50``, ``1.5`` and ``1.500`` are equal
-float                   the shortest text that reads back as the same number, as the planner writes it, without a
-                        trailing ``.0``; ``-0`` is ``0``
+float                   the shortest text that reads back as the same number, without a trailing ``.0``, ``-0`` as ``0``;
+                        below 0.0001 and from 1e16 on with an exponent: ``1e-05``, ``1e+16``; ``nan``, ``inf``.
+                        DuckDB and Postgres agree on it, save for some whole numbers beyond the precision of the
+                        type, which Postgres gives a digit more; other warehouses write some floats in their own way
 date, time, timestamp   ISO 8601 with a space between date and time, fraction of a second only if there is one
 timestamp with zone     the same, of the instant in UTC, and ``Z``
 binary                  lower-case hexadecimal
@@ -97,6 +99,11 @@ def quoted(name: str, dialect: str) -> str:
 
 
 _TRIMMED = "RTRIM(RTRIM(CAST({x} AS VARCHAR), '0'), '.')"
+#: Shortest digits, too, but with an exponent in other places.
+_POSTGRES_FLOAT = (
+    "CASE WHEN ABS({x}) >= 1e-4 AND ABS({x}) < 1e16 THEN CAST(TRIM_SCALE(CAST(CAST({x} AS TEXT) AS NUMERIC)) AS TEXT)"
+    " WHEN {x} = 0 THEN '0' ELSE REPLACE(LOWER(CAST({x} AS TEXT)), 'infinity', 'inf') END"
+)
 _NO_FRACTION = "REGEXP_REPLACE(CAST({x} + 0 AS %s), '[.]0$', '')"
 
 
@@ -129,7 +136,7 @@ DIALECTS: Mapping[str, Dialect] = {
             name="postgres",
             string="TEXT",
             decimal="CAST(TRIM_SCALE({x}) AS TEXT)",
-            float="CAST({x} + 0 AS TEXT)",
+            float=_POSTGRES_FLOAT,
             instant="CAST({x} AT TIME ZONE 'UTC' AS TEXT) || 'Z'",
             binary="ENCODE({x}, 'hex')",
             nested="CAST(TO_JSON({x}) AS TEXT)",

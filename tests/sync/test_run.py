@@ -31,9 +31,10 @@ from airflow_reverse_etl.testing import (
     MemoryWarehouse,
     RecordingObserver,
 )
+from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from airflow_reverse_etl.sync.ports import Plan, StateStore
@@ -131,12 +132,18 @@ class World:
         return keys
 
 
-@pytest.fixture(params=["memory", "lake"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+@pytest.fixture(params=["memory", "lake", "tables in duckdb", "tables in postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     world = World()
     if request.param == "lake":
         world.store = LakeStore(str(tmp_path))
-    return world
+    if request.param.startswith("tables"):
+        in_postgres = request.param.endswith("postgres")
+        tables = copying_store(postgres_place(request.getfixturevalue("postgres")) if in_postgres else duckdb_place())
+        world.store = tables
+    yield world
+    if request.param.startswith("tables"):
+        tables.close()
 
 
 async def test_only_what_changed_is_sent(world: World) -> None:
