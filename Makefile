@@ -19,10 +19,10 @@ demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
 	@$(BIN)/python dags_examples/demo/run.py
 
 test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowest Airflow we support
-	$(VENV31)/bin/python -m pytest -m airflow $(ARGS)
+	$(VENV31)/bin/python -m pytest -n auto --dist loadfile -m airflow $(ARGS)
 
 lint: $(VENV)/.ready ## ruff: rules and format
 	$(BIN)/ruff check .
