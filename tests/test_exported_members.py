@@ -15,6 +15,7 @@ PUBLIC = {
         "DbtModelCheckOperator",
         "DbtModelSyncOperator",
         "DbtOperator",
+        "DbtPipeline",
         "ReverseEtlCommitOperator",
         "ReverseEtlLoadOperator",
         "ReverseEtlOperator",

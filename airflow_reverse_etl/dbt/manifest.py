@@ -31,8 +31,8 @@ def read(manifest: Mapping[str, Any], *, commit: str | None, unknown_database: s
         )
     fusion = str(metadata.get("dbt_version", "")).startswith("2.")
     tests = _tests_by_model(manifest)
-    parents = {unique_id: _parents(node) for unique_id, node in manifest["nodes"].items()}
-    data_tests, owners = _data_tests(manifest), _owners(manifest)
+    parents = {unique_id: parents_of(node) for unique_id, node in manifest["nodes"].items()}
+    data_tests, owners = tests_by_model(manifest), _owners(manifest)
     models = []
     for unique_id, node in sorted(manifest["nodes"].items()):
         if node["resource_type"] != "model":
@@ -43,7 +43,7 @@ def read(manifest: Mapping[str, Any], *, commit: str | None, unknown_database: s
         model = replace(
             model,
             owner=owners.get(group) or _person(model.meta.get("owner")),
-            data_tests=tuple(sorted(data_tests.get(unique_id, ()))),
+            data_tests=tuple(sorted(manifest["nodes"][test]["name"] for test in data_tests.get(unique_id, ()))),
             sources=tuple(sorted(above)),
         )
         models.append(_without_database(model, unknown_database))
@@ -102,17 +102,18 @@ def rebuild_relations(
     return {**manifest, "metadata": metadata, "nodes": all_of("nodes"), "sources": all_of("sources")}
 
 
-def _parents(node: Mapping[str, Any]) -> tuple[str, ...]:
+def parents_of(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Ids of what a node refers to."""
     return tuple((node.get("depends_on") or {}).get("nodes") or ())
 
 
-def _data_tests(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Model → names of its tests; one without a model of its own counts for all that it reads."""
+def tests_by_model(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Model's id → ids of its enabled tests; one that is attached to no model counts for all that it reads."""
     found: dict[str, set[str]] = {}
-    for node in manifest["nodes"].values():
+    for unique_id, node in manifest["nodes"].items():
         if node["resource_type"] == "test" and node["config"].get("enabled", True):
-            for model in [node["attached_node"]] if node.get("attached_node") else _parents(node):
-                found.setdefault(model, set()).add(node["name"])
+            for model in [node["attached_node"]] if node.get("attached_node") else parents_of(node):
+                found.setdefault(model, set()).add(unique_id)
     return found
 
 
@@ -215,7 +216,7 @@ def _model(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]], *, fusio
         tags=tags,
         meta=meta,
         path=node["original_file_path"],
-        depends_on=tuple(sorted(_parents(node))),
+        depends_on=tuple(sorted(parents_of(node))),
         checksum=hashlib.sha256(
             (node.get("raw_code") or "").strip().encode()
         ).hexdigest(),  # dbt's own varies by version

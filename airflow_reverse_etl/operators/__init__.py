@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
     from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
     from airflow_reverse_etl.operators.dbt_cloud import DbtCloudModelSyncOperator
+    from airflow_reverse_etl.operators.dbt_pipeline import DbtPipeline
     from airflow_reverse_etl.operators.distributed import (
         ReverseEtlCommitOperator,
         ReverseEtlLoadOperator,
@@ -22,6 +23,7 @@ __all__ = [
     "DbtModelCheckOperator",
     "DbtModelSyncOperator",
     "DbtOperator",
+    "DbtPipeline",
     "ReverseEtlCommitOperator",
     "ReverseEtlLoadOperator",
     "ReverseEtlOperator",
@@ -35,6 +37,7 @@ __getattr__, __dir__ = lazy(
         "DbtModelCheckOperator": "airflow_reverse_etl.operators.dbt_check",
         "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt",
         "DbtOperator": "airflow_reverse_etl.operators.dbt",
+        "DbtPipeline": "airflow_reverse_etl.operators.dbt_pipeline",
         "ReverseEtlCommitOperator": "airflow_reverse_etl.operators.distributed",
         "ReverseEtlLoadOperator": "airflow_reverse_etl.operators.distributed",
         "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.distributed",

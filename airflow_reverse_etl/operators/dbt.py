@@ -22,6 +22,7 @@ from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators._dbt import DbtTask
+from airflow_reverse_etl.operators._dbt_state import LAST_SUCCESSFUL, DbtState, merged
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -192,7 +193,12 @@ class DbtOperator(DbtTask):
     command. With ``profile_conn_id``, each model that was built is an asset event, so that another DAG can be scheduled
     on ``model_asset(model, profile_conn_id)``.
 
-    What it does not do: one Airflow task per model; keep the artifacts, unless ``target_path`` says where.
+    ``gate`` in the output is for ``ReverseEtlOperator(gate=…)``. The manifest of the last ``build`` or ``run`` that
+    succeeded on everything, or on ``state:modified+``, is kept under the state URL for each project and target, and is
+    what ``state="last_successful"`` compares with.
+
+    What it does not do: one Airflow task per model; keep the artifacts, unless ``target_path`` says where or
+    ``push_branch`` puts them into the repository.
 
     :param command: ``build``, ``run``, ``test``, ``seed``, ``snapshot``, ``source freshness``, ``docs generate`` or any
         other, as text or as a list of words. Visible to others on the worker: no secrets.
@@ -209,6 +215,13 @@ class DbtOperator(DbtTask):
     :param env: environment variables for dbt, beside the harmless ones of the worker. Templated, and never shown.
     :param deps: install the packages of a project from Git when they are not in the repository.
     :param target_path: folder on the worker to leave ``manifest.json``, ``run_results.json`` and so on in.
+    :param state: what ``state:modified+`` and deferral compare with: ``last_successful``, ``last_successful:prod`` (of
+        another target), or a folder with a ``manifest.json``. While nothing has succeeded yet, everything is run.
+    :param defer_to_state: take what is not built here from where ``state`` has it: dbt's ``--defer``.
+    :param retry_failed_only: when Airflow retries the task, run ``dbt retry``: what failed, and what was skipped for
+        it. A task that was cleared begins anew.
+    :param push_branch: branch of the project's repository to commit the artifacts to, below ``dbt_artifacts``, after
+        success; made if it is not there.
     :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
     :raises AirflowFailException: fix the configuration. :raises AirflowException: dbt failed.
     """
@@ -224,6 +237,8 @@ class DbtOperator(DbtTask):
         "select",
         "exclude",
         "target_path",
+        "state",
+        "push_branch",
     )
     template_fields_renderers = {"vars": "json"}  # noqa: RUF012 - Airflow's attribute
     ui_color = "#f6d8cb"
@@ -237,6 +252,10 @@ class DbtOperator(DbtTask):
         select: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         target_path: str | None = None,
+        state: str | None = None,
+        defer_to_state: bool = False,
+        retry_failed_only: bool = False,
+        push_branch: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -246,6 +265,10 @@ class DbtOperator(DbtTask):
         self.select = select
         self.exclude = exclude
         self.target_path = target_path
+        self.state = state
+        self.defer_to_state = defer_to_state
+        self.retry_failed_only = retry_failed_only
+        self.push_branch = push_branch
         self._alias = AssetAlias(f"reverse_etl.dbt.{self.task_id}")
         if self.profile_conn_id:
             self.outlets = [*self.outlets, self._alias]
@@ -254,30 +277,79 @@ class DbtOperator(DbtTask):
         """Run the command; see the class."""
         with airflow_errors(), tempfile.TemporaryDirectory(prefix="reverse_etl-target-") as temporary:
             target_path = Path(self.target_path or temporary).absolute()
-            outcome = self._run(target_path, context)
+            state = DbtState(context, project=self._identity(), target=self.target)
+            outcome = self._run(target_path, context, state)
             summary = self._summary(outcome)
+            manifest = target_path / "manifest.json"
+            if outcome.nodes and manifest.is_file():
+                summary["gate"] = state.keep_evidence(json.loads(manifest.read_bytes()), outcome.nodes)
             context["ti"].xcom_push(key="return_value", value=summary)
             try:
                 outcome.raise_for_failure(task=self.task_id)
             except ReverseEtlError as error:
+                if self.retry_failed_only and outcome.failures:
+                    state.keep_failure(target_path)
                 # A lost connection looks like any other failure to dbt: let the task's retries decide.
                 raise AirflowException(str(error)) from None
             if not outcome.nodes and self.select:
                 self.log.warning("dbt found nothing to do: nothing matches %r", self.select)
-            self._emit_assets(outcome, target_path, context)
+            self._after_success(outcome, target_path, context, state)
         return summary
 
-    def _run(self, target_path: Path, context: Context) -> Outcome:
-        from airflow_reverse_etl.dbt.project import split_command
+    def _after_success(self, outcome: Outcome, target_path: Path, context: Context, state: DbtState) -> None:
+        if self.retry_failed_only:
+            state.forget_failure()
+        if (target_path / "manifest.json").is_file():
+            state.keep_manifest(_split(self.command)[0], _listed(self.select), self.exclude, target_path)
+        self._emit_assets(outcome, target_path, context)
+        if self.push_branch:
+            self._push(self.push_branch, target_path)
 
-        options = {"--select": self.select, "--exclude": self.exclude}
-        words = split_command(self.command)
-        for option, value in options.items():
-            if value:
-                words += [option, *([value] if isinstance(value, str) else value)]
+    def _run(self, target_path: Path, context: Context, state: DbtState) -> Outcome:
         profiles_dir = Path(self.profiles_dir) if self.profiles_dir else None
         dbt = self._project(self._folder(context), context, profile=self._profile(), profiles_dir=profiles_dir)
-        return dbt.run(words, target_path=target_path, on_message=self._log_message)
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-state-") as name:
+            kept = Path(name)
+            words = self._words(kept, state)
+            retry = self.retry_failed_only and state.failed_before(kept)
+            if retry:
+                self.log.info("Running only what failed in the try before")
+                words = ["retry", "--state", str(kept)]
+            outcome = dbt.run(words, target_path=target_path, on_message=self._log_message)
+            return replace(outcome, nodes=merged(kept, outcome.nodes)) if retry else outcome
+
+    def _words(self, kept: Path, state: DbtState) -> list[str]:
+        """The command with its options. Without a state to compare with, what depends on one is left out."""
+        words, select, known = _split(self.command), _listed(self.select), None
+        if self.state and self.state.partition(":")[0] == LAST_SUCCESSFUL:
+            known = str(kept) if state.last_successful(self.state, kept) else None
+        elif self.state:
+            known = str(Path(self.state).absolute())
+        if known:
+            words += ["--state", known, *(["--defer"] if self.defer_to_state else [])]
+        elif self.state:
+            self.log.warning("There is no manifest of a successful run yet: everything is run")
+            select = [part for part in select if not part.startswith(("state:", "result:", "source_status:"))]
+        for option, value in {"--select": select, "--exclude": _listed(self.exclude)}.items():
+            words += [option, *value] if value else []
+        return words
+
+    def _identity(self) -> str:
+        of = self.project
+        return f"{of.get('repository')}\n{of.get('project_path')}" if isinstance(of, Mapping) else str(of)
+
+    def _push(self, branch: str, target_path: Path) -> None:
+        from airflow_reverse_etl.dbt.push import push
+
+        if not isinstance(self.project, Mapping) or "git_conn_id" not in self.project:
+            raise ConfigurationError(
+                "there is no repository to push to", todo="give project= from a DbtModelSyncOperator"
+            )
+        names = ("manifest.json", "run_results.json", "catalog.json", "sources.json")
+        files = {f"dbt_artifacts/{name}": target_path / name for name in names if (target_path / name).is_file()}
+        message = f"dbt {_split(self.command)[0]} of {self.project['commit']}"
+        pushed = push(GitRepositoryHook(self.project["git_conn_id"]).get_conn(), files, branch=branch, message=message)
+        self.log.info("Pushed the artifacts to %s: %s", branch, pushed or "nothing new")
 
     def _folder(self, context: Context) -> Path:
         if isinstance(self.project, Mapping):
@@ -334,3 +406,13 @@ class DbtOperator(DbtTask):
             names += [f"{model.name}.v{model.version}"] if model.version else []
             for name in names if model.unique_id in built else ():
                 events.add(model_asset(name, self.profile_conn_id), extra=extra)
+
+
+def _split(command: str | Sequence[str]) -> list[str]:
+    from airflow_reverse_etl.dbt.project import split_command
+
+    return split_command(command)
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return value.split() if isinstance(value, str) else list(value or ())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.dbt.catalog import Catalog
@@ -110,15 +110,16 @@ def test_place_in_the_projects_own_profile(tmp_path: Path) -> None:
         "    dev: {type: snowflake, database: D, schema: s}\n"
         "    prod: {type: bigquery, project: \"{{ env_var('P') }}\", dataset: d, threads: 4}\n"
     )
-    settings: dict[str, Any] = {"profile": "shop", "env": {"P": "my-project"}}
-    assert place(project_output(tmp_path, target=None, **settings)) == ("D", "s")
-    assert place(project_output(tmp_path, target="prod", **settings)) == ("my-project", "d")
+    found: dict[str, Any] = {"profile": "shop", "env": {"P": "my-project"}}
+    assert place(project_output(tmp_path, target=None, **found)) == ("D", "s")
+    assert place(project_output(tmp_path, target="prod", **found)) == ("my-project", "d")
     with pytest.raises(ProjectError, match="profile or target"):
-        project_output(tmp_path, target="staging", **settings)
+        project_output(tmp_path, target="staging", **found)
     assert stand_in("duckdb", schema="s", database="my-db.x").output["path"].endswith("/my-db.x.duckdb")
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
+@settings(max_examples=20, deadline=None)
 def test_history_has_each_change_and_knows_what_was_before(commits: list[str]) -> None:
     """Syncing the same commit again is no change; going back to an older one is."""
     import tempfile

@@ -6,6 +6,7 @@ import json
 import stat
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,12 +68,16 @@ def fake_dbt(folder: Path, script: str) -> str:
     return str(path)
 
 
-def execute(operator: Any) -> tuple[dict[str, Any] | BaseException, dict[str, Any]]:
+def execute(operator: Any, **of_ti: Any) -> tuple[dict[str, Any] | BaseException, dict[str, Any]]:
     """Result or error of a task without Airflow's machinery, and what it pushed."""
     pushed: dict[str, Any] = {}
-    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.__setitem__(key, value))
+    usual = {"dag_id": "d", "task_id": operator.task_id, "run_id": "r", "map_index": -1, "try_number": 1}
+    ti = SimpleNamespace(
+        xcom_push=lambda key, value: pushed.__setitem__(key, value), **{**usual, "max_tries": 1, **of_ti}
+    )
+    events = defaultdict(lambda: SimpleNamespace(add=lambda *_, **__: None))
     try:
-        return operator.execute({"ti": ti}), pushed
+        return operator.execute({"ti": ti, "outlet_events": events}), pushed
     except (AirflowException, AirflowFailException) as error:
         return error, pushed
 

@@ -1,0 +1,129 @@
+"""What ``DbtOperator`` keeps under the state URL: the last successful manifest, and what retries and gates need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow_reverse_etl._airflow import Context, state_files
+from airflow_reverse_etl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.dbt.project import NodeResult
+    from airflow_reverse_etl.stores.files import StateFiles
+
+LAST_SUCCESSFUL = "last_successful"
+_KEEP_RUNS = 50
+#: Commands whose success means that the project's tables are as its manifest says.
+_BUILDING = ("build", "run")
+
+
+class DbtState:
+    """The files of one task instance.
+
+    :param project: what tells the project from others: repository and path, or a folder's name.
+    """
+
+    def __init__(self, context: Context, *, project: str, target: str | None) -> None:
+        ti = context["ti"]
+        self.files: StateFiles = state_files()
+        self.try_number = int(ti.try_number)
+        self.max_tries = int(ti.max_tries)
+        self._project = hashlib.sha256(project.encode()).hexdigest()[:16]
+        self._target = target
+        task = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
+        run = hashlib.sha256(f"{ti.run_id}\n{ti.map_index}".encode()).hexdigest()[:16]
+        self._failed, self._runs, self._run = f"dbt_failed/{task}/{run}", f"dbt_runs/{task}", run
+
+    # -- the last successful manifest ------------------------------------------------------------------------------
+
+    def last_successful(self, state: str, folder: Path) -> bool:
+        """Fetch the manifest that ``last_successful`` or ``last_successful:<target>`` means. False: there is none."""
+        data = self.files.read(self._manifest(state.partition(":")[2] or self._target))
+        if data is not None:
+            (folder / "manifest.json").write_bytes(data)
+        return data is not None
+
+    def keep_manifest(self, command: str, select: Sequence[str], exclude: object, target_path: Path) -> bool:
+        """Keep the manifest for the next run, if everything that changed was built."""
+        whole = not exclude and all(part.startswith("state:modified") and part.endswith("+") for part in select)
+        if command in _BUILDING and whole:
+            self.files.write(self._manifest(self._target), (target_path / "manifest.json").read_bytes())
+        return whole
+
+    def _manifest(self, target: str | None) -> str:
+        return f"dbt_state/{self._project}/{quote(target or 'default', safe='')}/manifest.json"
+
+    # -- a retry of what failed ------------------------------------------------------------------------------------
+
+    def keep_failure(self, target_path: Path) -> None:
+        """Keep the results for the next try."""
+        record = {"try_number": self.try_number, "max_tries": self.max_tries}
+        self.files.write(f"{self._failed}/run_results.json", (target_path / "run_results.json").read_bytes())
+        self.files.write(f"{self._failed}/record.json", json.dumps(record).encode())
+
+    def forget_failure(self) -> None:
+        """The task succeeded."""
+        self.files.delete(self._failed)
+
+    def failed_before(self, folder: Path) -> bool:
+        """Fetch the results of the try before, if this is its retry. A task that was cleared begins anew."""
+        record = json.loads(self.files.read(f"{self._failed}/record.json") or b"{}")
+        if record != {"try_number": self.try_number - 1, "max_tries": self.max_tries}:  # clearing raises max_tries
+            return False
+        data = self.files.read(f"{self._failed}/run_results.json")
+        if data is not None:
+            (folder / "run_results.json").write_bytes(data)
+        return data is not None
+
+    # -- the gate --------------------------------------------------------------------------------------------------
+
+    def keep_evidence(self, manifest: Mapping[str, Any], nodes: Sequence[NodeResult]) -> str:
+        """Keep what judges each model of this run. Returns the path."""
+        from airflow_reverse_etl.dbt.gate import evidence
+
+        place = f"{self._runs}/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%f')}-{self._run}.json"
+        found = evidence(manifest, {node.unique_id: node.status for node in nodes})
+        self.files.write(place, json.dumps(found, separators=(",", ":")).encode())
+        for old in self.files.list(self._runs)[:-_KEEP_RUNS]:
+            self.files.delete(f"{self._runs}/{old}")
+        return place
+
+
+def merged(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult, ...]:
+    """The results of the try before, with those of ``dbt retry`` in place of what it ran again."""
+    from airflow_reverse_etl.dbt.project import NodeResult
+
+    before = json.loads((folder / "run_results.json").read_bytes())["results"]
+    found = {
+        row["unique_id"]: NodeResult(row["unique_id"], row["status"], "", float(row.get("execution_time") or 0))
+        for row in before
+    }
+    return tuple({**found, **{node.unique_id: node for node in nodes}}.values())
+
+
+def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], unique_id: str) -> tuple[str, ...]:
+    """Why the gate is closed for a model, by the outputs of ``DbtOperator`` tasks; empty: it is open.
+
+    :raises ConfigurationError: an output whose evidence is not under the state URL.
+    """
+    from airflow_reverse_etl.dbt.gate import closed, merged
+
+    found = []
+    for output in gate:
+        if not output or not output.get("gate"):
+            return ("a dbt task before has left no result",)
+        data = files.read(output["gate"])
+        if data is None:
+            raise ConfigurationError(
+                "the dbt run's results are not under the state URL (any more)",
+                todo="run dbt again; every worker must have the same [reverse_etl] state_url",
+                file=files.child(output["gate"]),
+            )
+        found.append(json.loads(data))
+    return closed(merged(found), unique_id)

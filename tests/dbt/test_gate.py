@@ -1,0 +1,78 @@
+"""A sync may run only behind a dbt run that built its model, tested it, and found its sources fresh."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_reverse_etl.dbt.gate import closed, evidence, merged
+from tests.dbt.projects import keyed, manifest, model, source
+
+FRESH = {"freshness": {"warn_after": {"count": 1, "period": "day"}, "error_after": None}}
+PROJECT = manifest(
+    source("orders") | FRESH,
+    source("unlimited"),
+    model("stg", parents=["source.shop.raw.orders", "source.shop.raw.unlimited"]),
+    model("customers", parents=["stg"]),
+    model("other"),
+    *keyed("customers"),
+)
+CUSTOMERS = "model.shop.customers"
+GOOD = {
+    CUSTOMERS: "success",
+    "test.shop.unique_customers_id": "pass",
+    "test.shop.not_null_customers_id": "warn",
+    "source.shop.raw.orders": "pass",
+}
+
+
+def reasons(**changed: str) -> tuple[str, ...]:
+    results = {**GOOD, **{next(k for k in GOOD if name in k): status for name, status in changed.items()}}
+    return closed(evidence(PROJECT, results), CUSTOMERS)
+
+
+def test_open_when_all_three_hold() -> None:
+    """A source that says nothing of its age is no obstacle; nor is what happened to other models."""
+    assert reasons() == ()
+    assert closed(evidence(PROJECT, {**GOOD, "model.shop.other": "error"}), CUSTOMERS) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": "error"}, "was not built: error"),
+        ({"model": "skipped"}, "was not built: skipped"),
+        ({"unique": "fail"}, "unique_customers_id: fail"),
+        ({"not_null": "skipped"}, "not_null_customers_id: skipped"),
+        ({"orders": "error"}, "raw.orders: freshness error"),
+        ({"orders": "runtime error"}, "freshness runtime error"),
+    ],
+)
+def test_closed_says_why(changed: dict[str, str], words: str) -> None:
+    (reason,) = reasons(**changed)
+    assert words in reason
+
+
+@given(st.sets(st.sampled_from(sorted(GOOD))))
+def test_what_is_not_known_closes_the_gate(missing: set[str]) -> None:
+    """One reason for each thing that nobody looked at."""
+    known = {name: status for name, status in GOOD.items() if name not in missing}
+    assert len(closed(evidence(PROJECT, known), CUSTOMERS)) == len(missing)
+
+
+@given(st.permutations(sorted(GOOD)), st.integers(1, 3))
+def test_several_commands_of_one_run(order: list[str], at: int) -> None:
+    """However the results are spread over freshness, run and test tasks; stored as JSON in between."""
+    parts: list[Any] = [
+        json.loads(json.dumps(evidence(PROJECT, {name: GOOD[name] for name in some})))
+        for some in (order[:at], order[at:])
+    ]
+    assert closed(merged(parts), CUSTOMERS) == ()
+
+
+def test_unknown_model() -> None:
+    assert "is not in that dbt run" in closed(evidence(PROJECT, GOOD), "model.shop.nope")[0]

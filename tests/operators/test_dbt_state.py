@@ -1,0 +1,134 @@
+"""What dbt tasks keep for the next run, for their retries and for syncs behind them: with real dbt on DuckDB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from airflow_reverse_etl._airflow import AirflowSkipException, state_files
+from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.operators import DbtOperator, DbtPipeline, ReverseEtlOperator
+from airflow_reverse_etl.operators._dbt_state import gate_reasons
+from airflow_reverse_etl.sync.spec import Sync
+from tests.dbt.projects import keyed, manifest, model
+from tests.operators.test_dbt import execute, fake_dbt
+
+pytestmark = pytest.mark.airflow
+
+TABLE = "{{ config(materialized='table') }}"
+
+
+@pytest.fixture
+def project(tmp_path: Path, state_url: Path, add_connection: Callable[..., None]) -> Path:
+    """``a`` (with a test), and ``b`` on it, which needs the table ``raw``."""
+    folder = tmp_path / "project"
+    (folder / "models").mkdir(parents=True)
+    (folder / "dbt_project.yml").write_text("name: shop\nversion: '1.0'\nprofile: shop\n")
+    (folder / "models" / "a.sql").write_text("{{ config(materialized='table') }} select 1 as id")
+    (folder / "models" / "b.sql").write_text(
+        "{{ config(materialized='table') }} select a.id from {{ ref('a') }} a, raw"
+    )
+    (folder / "models" / "m.yml").write_text("models: [{name: a, columns: [{name: id, tests: [unique]}]}]")
+    add_connection("warehouse", conn_type="duckdb", host=str(tmp_path / "w.duckdb"))
+    return folder
+
+
+def sql(project: Path, statement: str) -> None:
+    with duckdb.connect(str(project.parent / "w.duckdb")) as db:
+        db.execute(statement)
+
+
+def build(project: Path, **settings: Any) -> DbtOperator:
+    return DbtOperator(task_id="build", project=str(project), profile_conn_id="warehouse", deps=False, **settings)
+
+
+def test_retry_of_what_failed_only_and_the_gate(project: Path) -> None:
+    """The next try runs ``b`` alone; its output tells of the whole run; a cleared task begins anew."""
+    failed, pushed = execute(build(project, retry_failed_only=True))
+    assert "model.shop.b" in str(failed)
+    first = pushed["return_value"]
+    files = state_files()
+    assert gate_reasons(files, [first], "model.shop.a") == ()
+    assert "was not built: error" in gate_reasons(files, [first], "model.shop.b")[0]
+    sql(project, "create table raw as select 1 as x")
+
+    second, _ = execute(build(project, retry_failed_only=True), try_number=2)
+    assert isinstance(second, dict), second
+    assert second["command"] == "retry"
+    assert second["counts"] == {"pass": 1, "success": 2}
+    assert gate_reasons(files, [second], "model.shop.b") == ()
+    cleared, _ = execute(build(project, retry_failed_only=True), try_number=3, max_tries=3)
+    assert isinstance(cleared, dict), cleared
+    assert cleared["command"] == "build"
+
+
+def test_only_what_changed_since_the_last_success(project: Path) -> None:
+    """Everything while nothing has succeeded; then the modified models, with the rest taken from where it is."""
+    sql(project, "create table raw as select 1 as x")
+    slim = {"select": "state:modified+", "state": "last_successful", "exclude": None}
+    first, _ = execute(build(project, **slim))
+    assert isinstance(first, dict), first
+    assert first["nodes"] == 3
+    nothing, _ = execute(build(project, **slim))
+    assert isinstance(nothing, dict), nothing
+    assert nothing["nodes"] == 0
+
+    (project / "models" / "b.sql").write_text(f"{TABLE} select id from {{{{ ref('a') }}}}")
+    changed, _ = execute(
+        build(project, **{**slim, "state": "last_successful:default"}, defer_to_state=True, schema="ci", target="ci")
+    )
+    assert isinstance(changed, dict), changed
+    assert changed["counts"] == {"success": 1}
+    sql(project, "select id from ci.b")
+
+
+def test_one_model_is_no_state_of_the_project(project: Path, state_url: Path) -> None:
+    execute(build(project, select="a"))
+    assert not list((state_url / "dbt_state").rglob("manifest.json"))
+
+
+def test_pipeline_is_a_group_in_order(project: Path, serialize_dag: Callable[[Any], dict[str, Any]]) -> None:
+    from airflow.sdk import DAG
+
+    with DAG("p", schedule=None) as dag:
+        before, after = DbtOperator(task_id="before", project="x"), DbtOperator(task_id="after", project="x")
+        dbt = DbtPipeline(project="p", select="tag:crm", dbt={"profile_conn_id": "warehouse", "target": "prod"})
+        before >> dbt >> after
+    serialize_dag(dag)
+    order = ["before", "dbt.freshness", "dbt.snapshot", "dbt.run", "dbt.test", "dbt.docs", "after"]
+    assert [task.task_id for task in dag.topological_sort()] == order
+    assert (dbt.steps["freshness"].select, dbt.steps["run"].select) == (None, "tag:crm")
+    assert dbt.steps["docs"].command == "docs generate"
+    assert [output.operator.task_id for output in dbt.outputs] == order[1:-1]
+    with pytest.raises(SpecError, match="is no step"):
+        DbtPipeline("other", project="p", steps=["tests"])
+
+
+def test_gate_of_a_sync(state_url: Path, tmp_path: Path) -> None:
+    """Skipped with the reason; without a dbt result; a gate without a catalog is a mistake."""
+    from airflow_reverse_etl.operators import DbtModelSyncOperator
+
+    parsed = manifest(model("customers"), *keyed("customers"))
+    (tmp_path / "manifest.json").write_text(json.dumps(parsed))
+    catalog, _ = execute(DbtModelSyncOperator(task_id="models", source=str(tmp_path / "manifest.json")))
+    row = {"unique_id": "model.shop.customers", "status": "error", "execution_time": 0, "message": ""}
+    (tmp_path / "run_results.json").write_text(json.dumps({"results": [row]}))
+    dbt = fake_dbt(tmp_path, f'cp {tmp_path}/*.json "$DBT_TARGET_PATH"; exit 1')
+    (tmp_path / "dbt_project.yml").write_text("name: shop")
+    _, pushed = execute(DbtOperator(task_id="b", project=str(tmp_path), dbt_executable=dbt))
+    spec = {
+        "name": "s", "model": "customers", "source": "w", "primary_key": "id",
+        "destination": {"type": "file", "path": "x"}, "mapping": {"id": "id"},
+    }  # fmt: skip
+    sync = Sync.load(spec)
+    for gate, words in ((pushed["return_value"], "was not built: error"), ([None], "has left no result")):
+        operator = ReverseEtlOperator(task_id="s", sync=sync, catalog=catalog, gate=gate)  # type: ignore[arg-type]
+        with pytest.raises(AirflowSkipException, match=words):
+            operator._check_gate(sync)
+    with pytest.raises(ConfigurationError, match="needs a dbt model and its catalog"):
+        ReverseEtlOperator(task_id="s", sync=sync, gate=[])._check_gate(sync)
