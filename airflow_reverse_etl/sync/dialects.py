@@ -9,7 +9,7 @@ text, uuid, enum        as it is
 integer                 decimal digits
 boolean                 ``true`` / ``false``
 decimal                 decimal digits, without trailing zeros: ``1.50``, ``1.5`` and ``1.500`` are equal
-float                   the shortest text that reads back as the same number, without a trailing ``.0``, ``-0`` as ``0``;
+float                   the shortest text that reads back as the same number, without ``.0``, and ``0`` for ``-0``;
                         below 0.0001 and from 1e16 on with an exponent: ``1e-05``, ``1e+16``; ``nan``, ``inf``.
                         DuckDB and Postgres agree on it, save for some whole numbers beyond the precision of the
                         type, which Postgres gives a digit more; other warehouses write some floats in their own way

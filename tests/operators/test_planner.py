@@ -1,0 +1,96 @@
+"""Where a sync is planned: what it asks for, unless its state is elsewhere."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.operators import _planner
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.sync.spec import Sync
+from tests.stores.warehouses import Place, duckdb_place
+
+pytestmark = pytest.mark.airflow
+
+QUERY = "SELECT * FROM m"
+
+
+def sync_of(planner: str) -> Sync:
+    values = {"name": "s", "model": "m", "source": "w", "destination": {"type": "file"}, "mapping": {"a": "id"}}
+    return Sync.load({**values, "planner": planner})
+
+
+class Places:
+    """Both places, and what was said."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place: Place = duckdb_place()
+        self.place.run("CREATE TABLE m AS SELECT * FROM range(10) AS t(id)")
+        self.warehouse: WarehouseStore | None = self.place.store()
+        self.lake = LakeStore(str(folder))
+        self.said: list[str] = []
+        monkeypatch.setattr(_planner, "state_store", lambda: self.lake)
+        monkeypatch.setattr(_planner, "warehouse_store", lambda conn_id: self.warehouse)
+
+    def chosen(self, planner: str, query: str | None = QUERY) -> Any:
+        return _planner.store_for(sync_of(planner), query, say=self.said.append)
+
+    def plan_in(self, store: Any) -> None:
+        warehouse = self.place.open_warehouse()
+        store.plan(PlanRequest(sync_of("auto"), QUERY, ("id",), "r", datetime(2026, 1, 1, tzinfo=UTC)), warehouse)
+        warehouse.close()
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(tmp_path, monkeypatch)
+
+
+def test_a_new_sync_is_planned_where_it_asks(places: Places) -> None:
+    assert places.chosen("local") is places.lake
+    assert places.chosen("warehouse") is places.warehouse
+    assert places.said == []
+
+
+def test_auto_takes_the_warehouse_for_large_models_and_says_why(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert places.chosen("auto") is places.lake
+    monkeypatch.setattr(_planner, "LARGE", 10)
+    assert places.chosen("auto") is places.warehouse
+    assert ["only 10 rows" in places.said[0], "10 rows or more" in places.said[1]] == [True, True]
+
+
+def test_auto_plans_locally_where_it_may_not_write(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: WarehouseStore) -> None:
+        raise CredentialsError("permission denied", todo="GRANT something")
+
+    monkeypatch.setattr(_planner, "LARGE", 10)
+    monkeypatch.setattr(WarehouseStore, "make_tables", denied)
+    assert places.chosen("auto") is places.lake
+    assert "GRANT something" in places.said[0]
+    with pytest.raises(CredentialsError):
+        places.chosen("warehouse")
+
+
+@pytest.mark.parametrize("planner", ["auto", "warehouse", "local"])
+@pytest.mark.parametrize("where", ["lake", "warehouse"])
+def test_a_sync_stays_where_its_state_is(places: Places, planner: str, where: str) -> None:
+    store = getattr(places, where)
+    places.plan_in(store)
+    assert places.chosen(planner) is store
+    assert places.chosen(planner, None) is store, "tasks that load and commit find it, too"
+    assert bool(places.said) == ({"lake": "warehouse", "warehouse": "local"}[where] == planner)
+
+
+def test_a_source_that_cannot_plan_is_planned_locally_or_refused(places: Places) -> None:
+    places.warehouse = None
+    assert places.chosen("auto") is places.lake
+    with pytest.raises(ConfigurationError, match="planner: local"):
+        places.chosen("warehouse")

@@ -1,0 +1,311 @@
+"""State as tables in a warehouse: names, rights, what is left behind, and the SQL of warehouses that are not here."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import sqlglot
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
+from airflow_reverse_etl.stores.database import Database, SqlError
+from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
+from airflow_reverse_etl.stores.tables import NOTHING_YET, OWN, SHARED, Tables, prefix
+from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Receipt, Report
+from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+from tests.stores.warehouses import Place, duckdb_place, postgres_place
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GOLDEN = Path(__file__).parent / "golden"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "reference" / "state-tables.md"
+
+
+def sync_of(mode: str = "mirror", **more: Any) -> Sync:
+    values = {"mapping": {"email": "email"}, "destination": {"type": "file", "match_on": "email"}, **more}
+    return Sync.load({"name": "Of-It.1", "model": "m", "source": "w", "mode": mode, **values})
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def place(request: pytest.FixtureRequest) -> Place:
+    place = duckdb_place() if request.param == "duckdb" else postgres_place(request.getfixturevalue("postgres"))
+    place.run("CREATE TABLE m (id BIGINT, email TEXT)", "INSERT INTO m VALUES (1, 'a@example.com'), (2, 'secret')")
+    return place
+
+
+@contextmanager
+def stored(place: Place, **more: Any) -> Iterator[WarehouseStore]:
+    store = place.store(**more)
+    yield store
+    store.close()
+
+
+def run(place: Place, store: WarehouseStore, *, day: int = 0, reject: str = "", commit: bool = True) -> None:
+    warehouse = place.open_warehouse()
+    request = PlanRequest(sync_of(), "SELECT * FROM m", ("id",), f"run{day}", NOW + timedelta(days=day))
+    plan = store.plan(request, warehouse)
+    warehouse.close()
+    checkpoint = Checkpoint(dispatched=plan.total)
+    if plan.total:
+        checkpoint.settled.add(1, plan.total)
+    for batch in store.changes(plan):
+        for row in batch.to_pylist():
+            if row["key"] == reject:
+                checkpoint.fail(row["seq"], Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
+    if commit:
+        store.commit(plan, checkpoint, Report(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), sync_of())
+
+
+def tables(place: Place) -> set[str]:
+    rows = place.run("SELECT table_name FROM information_schema.tables WHERE table_schema = 'reverse_etl'")
+    return {name for (name,) in rows}
+
+
+def test_what_is_left_of_a_run_are_the_documented_tables_and_no_value(place: Place) -> None:
+    with stored(place, change_log=True) as store:
+        run(place, store, commit=False)
+        assert any("changes" in name for name in tables(place))
+        run(place, store, day=3, reject="2")  # the first plan is in the way of nothing
+        own = prefix("Of-It.1")
+        [unfinished] = store.unfinished("Of-It.1")
+        store.discard(unfinished)
+        assert tables(place) == {*SHARED, *(f"{own}_{name}" for name in OWN)}
+        for name in tables(place) - {f"{own}_snapshot"}:
+            assert "secret" not in str(place.run(f"SELECT * FROM reverse_etl.{name}")), name
+        assert place.run(f"SELECT row_key, code, message, attempts FROM reverse_etl.{own}_rejections") == [
+            ("2", "bad", "it's \\ 100% 'wrong'", 1)
+        ]
+        log = "SELECT change, row_key, outcome, code FROM reverse_etl.change_log ORDER BY row_key"
+        assert place.run(log) == [("added", "1", "accepted", None), ("added", "2", "rejected", "bad")]
+
+
+def test_tables_are_as_documented(place: Place) -> None:
+    """docs/reference/state-tables.md names every column, with its type, of every table that stays."""
+    with stored(place) as store:
+        run(place, store)
+    documented = {
+        name: dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
+        for name, text in re.findall(r"(?ms)^## `(?:<sync>_)?(\w+)`\n(.*?)(?=^## |\Z)", DOCUMENTED.read_text())
+    }
+    types = {
+        "text": "text",
+        "varchar": "text",
+        "bigint": "integer",
+        "double precision": "number",
+        "double": "number",
+        "timestamp with time zone": "instant",
+    }
+    own = prefix("Of-It.1")
+    real: dict[str, dict[str, str]] = {}
+    columns = "SELECT table_name, column_name, data_type FROM information_schema.columns"
+    for table, column, kind in place.run(f"{columns} WHERE table_schema = 'reverse_etl'"):
+        real.setdefault(table.removeprefix(f"{own}_"), {})[column] = types[kind.lower()]
+    assert documented == real
+
+
+def test_runs_are_kept_as_long_as_asked(place: Place) -> None:
+    with stored(place, history=timedelta(days=2)) as store:
+        for day in range(5):
+            run(place, store, day=day)
+        assert [row[0] for row in place.run("SELECT run_id FROM reverse_etl.runs ORDER BY run_id")] == [
+            "run2",
+            "run3",
+            "run4",
+        ]
+
+
+def test_one_of_many_takes_a_lease(place: Place) -> None:
+    """Also when it was never taken before, and whatever the warehouse says of rows that a statement changed."""
+    with stored(place) as store:
+        store.make_tables()
+        for _ in range(3):
+            won: list[int] = []
+
+            def take(holder: str, won: list[int] = won) -> None:
+                with suppress(RunConflictError):
+                    won.append(store.acquire("s", holder, now=NOW, seconds=60))
+
+            threads = [threading.Thread(target=take, args=(f"h{at}",)) for at in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(won) <= 1
+            if won:
+                with pytest.raises(RunConflictError, match="h"):
+                    store.acquire("s", "late", now=NOW, seconds=60)
+                store.release("s", fence=won[0])
+        assert store.acquire("s", "last", now=NOW, seconds=60) > 0
+
+
+def test_a_dropped_snapshot_deletes_nothing(place: Place) -> None:
+    with stored(place) as store:
+        run(place, store)
+    place.run(f"DROP TABLE reverse_etl.{prefix('Of-It.1')}_snapshot", "DELETE FROM m WHERE id = 2")
+    with stored(place) as store:
+        warehouse = place.open_warehouse()
+        request = PlanRequest(sync_of(), "SELECT * FROM m", ("id",), "r", NOW)
+        plan = store.plan(request, warehouse)
+        warehouse.close()
+    assert (plan.planned.added, plan.planned.removed, plan.notes) == (1, 0, ("snapshot_lost",))
+
+
+def test_missing_rights_are_told_with_the_grant(postgres: str) -> None:
+    import psycopg2
+
+    place = postgres_place(postgres)
+    place.run("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN")
+    name = place.run("SELECT current_database()")[0][0]
+    weak = Place("postgres", lambda: psycopg2.connect(postgres, dbname=name, user="reader"), place.open_warehouse)
+    with stored(weak) as store:
+        assert store.knows("s") is False
+        with pytest.raises(CredentialsError) as caught:
+            store.make_tables()
+    assert 'CREATE SCHEMA reverse_etl AUTHORIZATION "reader";' in str(caught.value)
+    assert "planner: local" in str(caught.value)
+    place.run("CREATE SCHEMA reverse_etl")
+    with stored(weak) as store, pytest.raises(CredentialsError, match="GRANT USAGE, CREATE ON SCHEMA reverse_etl TO"):
+        store.make_tables()
+    place.run("DROP SCHEMA reverse_etl", "CREATE SCHEMA reverse_etl AUTHORIZATION reader")
+    with stored(weak) as store:
+        store.make_tables()
+
+
+def test_a_failing_expression_quotes_no_value(place: Place) -> None:
+    sync = sync_of(mapping={"email": {"sql": "CAST(email AS INTEGER)"}}, mode="upsert")
+    warehouse = place.open_warehouse()
+    with stored(place) as store, pytest.raises(ConfigurationError) as caught:
+        store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "r", NOW), warehouse)
+    warehouse.close()
+    assert "example.com" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert not any("changes" in name or "types" in name for name in tables(place)), "nothing is left"
+
+
+def test_names_of_tables_are_safe_short_and_of_one_sync_each() -> None:
+    names = ["a", "A", "a-b", "a_b", "a b", 'x"; DROP TABLE y; --', "größe", "1", "", "x" * 500]
+    found = [prefix(name) for name in names]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9_]{3,33}", name) for name in found)
+
+
+@pytest.mark.parametrize("schema", ['a"b', "a; drop", "a.b.c", "", "1a"])
+def test_a_schema_is_a_name(schema: str) -> None:
+    with pytest.raises(ConfigurationError):
+        WarehouseStore(duckdb.connect, lambda: DuckDBWarehouse(duckdb.connect()), dialect="duckdb", schema=schema)
+
+
+def test_a_warehouse_that_cannot_keep_state_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="planner: local"):
+        WarehouseStore(duckdb.connect, lambda: DuckDBWarehouse(duckdb.connect()), dialect="mysql")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30), st.sampled_from(sorted(STATE_SQL)))
+def test_constants_are_read_back_as_they_are(text: str, dialect: str) -> None:
+    """In every dialect, as its parser reads them; NUL, which Postgres cannot hold, becomes a mark."""
+    text = text.replace("\0", "")
+    constant = Tables(Database(duckdb.connect, STATE_SQL[dialect]), "s").text(text)
+    assert sqlglot.parse_one(constant, read=dialect).name == text
+
+
+# ── the SQL of warehouses that are not here ──────────────────────────────────────────────────────────────────────────
+
+
+class Recorder:
+    """A connection that writes statements down, and answers what a plan and a commit ask."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+        self.autocommit = False
+        self.description: Any = ("answers",)
+        self._rows: list[Any] = []
+
+    def cursor(self) -> Recorder:
+        return self
+
+    def close(self) -> None:
+        return
+
+    def fetchall(self) -> list[Any]:
+        return self._rows
+
+    def execute(self, statement: str) -> None:
+        self.statements.append(statement)
+        plan = re.search(r"SET generation = '([^']*)'", " ".join(self.statements))
+        answers = {
+            "SELECT MAX(generation)": [(NOTHING_YET, None)],
+            "SELECT DISTINCT generation": [(plan[1] if plan else "",)],
+            "SELECT found": [("added", 3)],
+            "SELECT change, COUNT": [("added", 3), ("invalid", 1)],
+            "SELECT COUNT(*)": [(4,)],
+            "SELECT COALESCE(MAX(number)": [(0,)],
+            "SELECT content": [(self._plan(),)] if self._plan() else [],
+            "SELECT column_name": [("k0", "BIGINT"), ("f0", "VARCHAR")],
+            "DESCRIBE": [("k0", "bigint", None), ("f0", "string", None)],
+            "SELECT attname": [("k0", "bigint"), ("f0", "character varying")],
+            "SELECT 1 FROM (": [(1,)],
+        }
+        self._rows = next((rows for start, rows in answers.items() if statement.startswith(start)), [])
+
+    def _plan(self) -> str:
+        found = re.search(r"'ready', '(\{.*?\})', CAST", " ".join(self.statements))
+        return found[1].replace('\\"', '"') if found else ""
+
+
+class Columns(DuckDBWarehouse):
+    def __init__(self) -> None:
+        super().__init__(duckdb.connect())
+        self._connection.execute("CREATE TABLE m (id BIGINT, email VARCHAR)")
+
+
+@pytest.mark.parametrize("dialect", ["bigquery", "databricks", "redshift", "snowflake"])
+def test_statements_are_what_they_were(dialect: str) -> None:
+    """Each parses as its dialect. Changed on purpose? Delete tests/stores/golden/<dialect>.sql, run, and read it."""
+    recorder = Recorder()
+    store = WarehouseStore(lambda: recorder, Columns, dialect=dialect, change_log=True)
+    plan = store.plan(PlanRequest(sync_of(), "SELECT * FROM m", ("id",), "run1", NOW), Columns())
+    checkpoint = Checkpoint(dispatched=3)
+    checkpoint.settled.add(1, 2)
+    checkpoint.fail(2, Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
+    store.save_checkpoint(plan, checkpoint)
+    store.commit(plan, checkpoint, Report("run1", plan.planned, 1, 1, 1, 0, 0, 1, 0.5), sync_of())
+    texts = [statement.replace(plan.plan_id[-12:], "<run>") for statement in recorder.statements]
+    for statement in recorder.statements:
+        if not statement.startswith(("ALTER SESSION", "SET ", "ANALYZE", "SHOW")):
+            assert len(sqlglot.parse(statement.replace("%%", "%"), read=dialect)) == 1, statement
+    text = "".join(f"{statement};\n\n" for statement in texts)
+    golden = GOLDEN / f"{dialect}.sql"
+    if not golden.exists():
+        golden.write_text(text)
+        pytest.fail(f"{golden.name} is written: read it")
+    assert text == golden.read_text()
+
+
+def test_a_session_is_used_again_and_not_after_an_error() -> None:
+    opened: list[Any] = []
+
+    def connect() -> Any:
+        opened.append(duckdb.connect())
+        return opened[-1]
+
+    database = Database(connect, STATE_SQL["duckdb"])
+    database.run("SELECT 1")
+    database.run("SELECT 1")
+    assert len(opened) == 1
+    with pytest.raises(SqlError):
+        database.run("SELECT nothing_like_it")
+    database.run("SELECT 1")
+    assert len(opened) == 2
+    database.close()
