@@ -6,14 +6,18 @@ import asyncio
 import os
 import signal
 import time
+import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import duckdb
+import psycopg2  # type: ignore[import-untyped]
 
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Operation, Report
@@ -71,12 +75,14 @@ class Life:
 
     :param mode: of the sync.
     :param on_unknown: what is done about rows that were sent and not answered.
+    :param postgres: how to connect to the database that has the model and keeps the state instead, if one does.
     """
 
     folder: Path
     mode: str
     api: FakeApi
     on_unknown: str = "resend"
+    postgres: Mapping[str, str] | None = None
     rows: int = 120
     random: Random = field(default_factory=lambda: Random(0))
     runs: int = 0
@@ -106,8 +112,6 @@ class Life:
 
     def next_run(self) -> None:
         """A new run of the DAG, with a model that has changed."""
-        import duckdb
-
         self.runs += 1
         for key in [key for key in self.source if self.random.random() < 0.1]:
             del self.source[key]
@@ -117,10 +121,18 @@ class Life:
         if self.mode == "append":  # what a run sent is told from what another one did by its number
             self.source = dict.fromkeys(self.source, self.runs)
         self.models[self.run_id] = dict(self.source)
-        with duckdb.connect(str(self.database), config={"threads": 1}) as connection:
-            connection.execute("create table customers (id text, n int)")
-            values = ", ".join(f"('{key}', {n})" for key, n in self.source.items())
-            connection.execute(f"insert into customers values {values}")
+        values = ", ".join(f"('{key}', {n})" for key, n in self.source.items())
+        statements = f"create table {self.table} (id text, n int); insert into {self.table} values {values}"
+        if self.postgres:
+            with closing(psycopg2.connect(**self.postgres)) as connection, connection, connection.cursor() as cursor:
+                cursor.execute(statements)
+            return
+        with duckdb.connect(str(self.database), config={"threads": 1}) as database:
+            database.execute(statements)
+
+    @property
+    def table(self) -> str:
+        return f"customers_{self.runs}"
 
     @property
     def database(self) -> Path:
@@ -133,6 +145,8 @@ class Life:
             self.sync(),
             self.folder / "state",
             self.database,
+            self.postgres,
+            self.table,
             self.api.connection(),
             self.run_id,
             lease,
@@ -259,6 +273,17 @@ def _measure(times: dict[str, float], longest: dict[str, float]) -> None:
 
 
 @asynccontextmanager
-async def life(folder: Path, mode: str, on_unknown: str = "resend", *, seed: int, **more: Any) -> AsyncIterator[Life]:
+async def life(
+    folder: Path, mode: str, on_unknown: str = "resend", *, seed: int, postgres: Mapping[str, str] | None = None
+) -> AsyncIterator[Life]:
     async with FakeApi(Dials(latency=0.003, reject=REFUSED)) as api:
-        yield Life(folder, mode, api, on_unknown, random=Random(seed), **more)
+        yield Life(folder, mode, api, on_unknown, postgres, random=Random(seed))
+
+
+def new_database(uri: str) -> dict[str, str]:
+    """How to connect to a new database of a Postgres."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    with closing(psycopg2.connect(uri)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(f"create database {name}")
+    return {"dsn": uri, "dbname": name}

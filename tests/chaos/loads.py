@@ -18,6 +18,7 @@ import aiohttp  # noqa: F401 - these load when they are first needed, and would 
 import deltalake  # noqa: F401
 import duckdb
 import orjson  # noqa: F401
+import psycopg2  # type: ignore[import-untyped]
 import pyarrow.compute  # noqa: F401
 import sqlglot.optimizer  # noqa: F401
 
@@ -26,12 +27,14 @@ from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.operators._running import SystemClock
 from airflow_reverse_etl.stores import compare, fold  # noqa: F401
 from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.warehouse import WarehouseStore
 from airflow_reverse_etl.sync import lease, load
-from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, Warehouse
+from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Report
 from airflow_reverse_etl.sync.run import run
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing import RecordingObserver
+from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -44,39 +47,61 @@ class Try:
 
     :param sync: as ``Sync.load`` takes it.
     :param state: folder of the state.
-    :param database: DuckDB file with the table ``customers``.
+    :param database: DuckDB file with the model.
+    :param postgres: how to connect to the database that has the model and keeps the state instead, if one does.
+    :param table: the model's.
     :param lease: seconds that its lease lasts.
     """
 
     sync: Mapping[str, Any]
     state: Path
     database: Path
+    postgres: Mapping[str, str] | None
+    table: str
     api: ConnectionInfo
     run_id: str
     lease: float
 
 
-class Marked(LakeStore):
-    """Tells the parent in which step it is."""
+class Marked:
+    """A store that tells the parent in which step the run is."""
 
-    def __init__(self, state: Path, marks: Connection) -> None:
-        scratch = state.parent / "scratch"
-        scratch.mkdir(exist_ok=True)
-        super().__init__(str(state), memory_limit="200MB", threads=1, scratch=scratch)
-        self._marks = marks
+    def __init__(self, store: StateStore, marks: Connection) -> None:
+        self._store, self._marks = store, marks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         self._marks.send(("plan", None))
-        return super().plan(request, warehouse)
+        return self._store.plan(request, warehouse)
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         self._marks.send(("load", None))
-        return super().load_checkpoint(plan, partition=partition)
+        return self._store.load_checkpoint(plan, partition=partition)
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:
         self._marks.send(("commit", (plan, report)))
-        super().commit(plan, checkpoint, report, sync)
+        self._store.commit(plan, checkpoint, report, sync)
         self._marks.send(("committed", None))
+
+
+def _parts(attempt: Try) -> tuple[Warehouse, StateStore]:
+    """The warehouse with the model, and the store."""
+    if attempt.postgres:
+
+        def connect() -> Any:
+            return psycopg2.connect(**attempt.postgres)
+
+        def open_warehouse() -> Warehouse:
+            return DbApiWarehouse(connect, dialect="postgres", conn_id="warehouse")
+
+        return open_warehouse(), WarehouseStore(connect, open_warehouse, dialect="postgres")
+    database = duckdb.connect(str(attempt.database), read_only=True, config={"threads": 1})
+    scratch = attempt.state.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    store = LakeStore(str(attempt.state), memory_limit="200MB", threads=1, scratch=scratch)
+    return DuckDBWarehouse(database), store
 
 
 def work(attempt: Try, marks: Connection) -> None:
@@ -85,15 +110,16 @@ def work(attempt: Try, marks: Connection) -> None:
     load.CHECKPOINT_SECONDS = 0.01
     marks.send(("start", os.getpid()))
     sync = Sync.load(attempt.sync)
-    warehouse = DuckDBWarehouse(duckdb.connect(str(attempt.database), read_only=True, config={"threads": 1}))
+    warehouse, store = _parts(attempt)
+    marked: Any = Marked(store, marks)
     try:
         report = asyncio.run(
             run(
                 sync,
-                query="select * from customers",
+                query=f"select * from {attempt.table}",
                 primary_key=() if sync.mode == "append" else ("id",),
                 warehouse=warehouse,
-                store=Marked(attempt.state, marks),
+                store=marked,
                 destination=create(sync, connection=attempt.api),
                 run_id=attempt.run_id,
                 observer=RecordingObserver(),

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.life import PATIENCE, REFUSED, Life, life
+from tests.chaos.life import PATIENCE, REFUSED, Life, life, new_database
 
 KILLS = int(os.environ.get("REVERSE_ETL_KILLS", "60"))
 SEED = int(os.environ.get("REVERSE_ETL_SEED", "0"))
-SYNCS = [
+LAKE = [
     ("upsert", "resend"),
     ("mirror", "resend"),
     ("insert", "resend"),
@@ -25,6 +25,7 @@ SYNCS = [
     ("append", "resend"),
     ("append", "accept"),
 ]
+TABLES = [("mirror", "resend"), ("insert", "accept"), ("append", "resend")]
 
 
 async def survive(it: Life, wanted: Counter[str]) -> None:
@@ -45,15 +46,27 @@ async def survive(it: Life, wanted: Counter[str]) -> None:
     await it.finish()
 
 
-@pytest.mark.parametrize(("mode", "on_unknown"), SYNCS)
-async def test_killed_anywhere(tmp_path: Path, mode: str, on_unknown: str) -> None:
-    share = max(KILLS // len(SYNCS), 5)
+async def killed_anywhere(it: Life) -> None:
+    share = max(KILLS // (len(LAKE) + len(TABLES)), 5)
     wanted = Counter(plan=share // 5, commit=share // 4)
     wanted["load"] = share - wanted.total()
+    await survive(it, wanted)
+    it.check()
+    assert all(it.killed[step] >= times for step, times in wanted.items())
+
+
+@pytest.mark.parametrize(("mode", "on_unknown"), LAKE)
+async def test_killed_anywhere_with_state_in_files(tmp_path: Path, mode: str, on_unknown: str) -> None:
     async with life(tmp_path, mode, on_unknown, seed=SEED) as it:
-        await survive(it, wanted)
-        it.check()
-        assert all(it.killed[step] >= times for step, times in wanted.items())
+        await killed_anywhere(it)
+
+
+@pytest.mark.parametrize(("mode", "on_unknown"), TABLES)
+async def test_killed_anywhere_with_state_in_postgres(
+    tmp_path: Path, postgres: str, mode: str, on_unknown: str
+) -> None:
+    async with life(tmp_path, mode, on_unknown, seed=SEED, postgres=new_database(postgres)) as it:
+        await killed_anywhere(it)
 
 
 async def test_two_runs_at_once_follow_each_other(tmp_path: Path) -> None:
