@@ -114,6 +114,7 @@ def _read_model(
 
 
 def as_text(data_type: str) -> bool:
+    """Whether values of a DuckDB type go into the change set as text."""
     return data_type.startswith(_AS_TEXT) and not data_type.endswith("]")
 
 

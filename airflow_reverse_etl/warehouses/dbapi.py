@@ -109,10 +109,10 @@ class DbApiWarehouse(Warehouse):
         try:
             return action()
         except Exception as error:  # drivers share no base class; what is not theirs is raised as it is
-            explained = _explained(error, self._conn_id)
-            if explained is error:
+            found = explained(error, self._conn_id)
+            if found is error:
                 raise
-            raise explained from None
+            raise found from None
 
 
 def _server_side(connection: Any) -> Any:
@@ -127,7 +127,7 @@ def _server_side(connection: Any) -> Any:
     return connection.cursor()
 
 
-def _explained(error: Exception, conn_id: str) -> Exception:
+def explained(error: Exception, conn_id: str) -> Exception:
     """A driver's error in our words, by SQLSTATE or by PEP 249's class; any other error as it is.
 
     The driver's words are kept where they speak of names, and left out where they may quote a value.
