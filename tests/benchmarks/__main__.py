@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 
 import duckdb
@@ -113,11 +114,14 @@ def main() -> None:
         for record in bench_plan.main(sizes.plan):
             records.append(record)
             print(Result(**record).line(), flush=True)
-    from tests.benchmarks import bench_check, bench_dbt_cloud
+    from tests.benchmarks import bench_check, bench_dbt_cloud, bench_engine, bench_warehouse
 
-    for record in [*bench_check.main(), *([] if args.quick else bench_dbt_cloud.main())]:
-        records.append(record)
-        print(Result(**record).line(), flush=True)
+    for bench in (bench_check.main, partial(bench_engine.main, sizes.plan), bench_warehouse.main, bench_dbt_cloud.main):
+        if args.quick and bench in (bench_warehouse.main, bench_dbt_cloud.main):
+            continue
+        for record in bench():
+            records.append(record)
+            print(Result(**record).line(), flush=True)
     (BUILD.parent / "bench.json").write_text(json.dumps(records, indent=2) + "\n")
 
 

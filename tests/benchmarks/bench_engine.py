@@ -19,7 +19,7 @@ from typing import Any
 
 from airflow_reverse_etl.sync import load as load_module
 from airflow_reverse_etl.sync.load import Share
-from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, PlanRequest
 from airflow_reverse_etl.sync.receipts import Batch, Operation, Receipts
 from airflow_reverse_etl.sync.run import Run, run
 from airflow_reverse_etl.sync.spec import Sync
@@ -27,6 +27,7 @@ from tests.benchmarks.contenders import sink
 
 ROWS = 10_000_000
 ROUNDS = 5
+OFTEN = 0.1  # twenty times as often as usual, so that there are many in a load of seconds
 DELAY = 0.1
 LIMIT_MB = 1024
 _NAMES = ("id", "email", "first_name", "score")
@@ -45,10 +46,10 @@ def main(rows: int = ROWS) -> list[dict[str, Any]]:
             _result(f"sync of no changes, {many}", same["seconds"], "s"),
             _result(f"peak memory of that sync, {many}", same["peak"], "MB", "target, at most", LIMIT_MB),
         ]
+        few = rows // 4
         for mode, what in (("upsert", "safe to send twice"), ("insert", "not safe to send twice")):
-            value, peer = _checkpoints(folder, mode, rows // 20)
-            name = f"load of {rows // 20:,} rows, {what}"
-            results.append(_result(name, value, "CPU s", "one checkpoint", peer))
+            name = f"load of {few:,} rows, {what}, checkpoints every {OFTEN} s"
+            results.append(_result(name, *_checkpoints(folder, mode, few)))
         return [*results, *_shares(folder)]
 
 
@@ -57,15 +58,21 @@ def _result(name: str, value: float, unit: str, peer: str = "", peer_value: floa
     return {"name": name, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
 
 
-def _checkpoints(folder: str, mode: str, rows: int) -> tuple[float, float]:
-    """CPU seconds of a load with the usual checkpoints, and with the last one alone, in turns."""
-    found: dict[float, list[float]] = {load_module.CHECKPOINT_SECONDS: [], 1e9: []}
+def _checkpoints(folder: str, mode: str, rows: int) -> tuple[float, str, str, float]:
+    """CPU seconds of a load with many checkpoints, and with the last one alone, in turns."""
+    state, planned = Path(folder) / "state", Path(folder) / "planned"
+    shutil.rmtree(state, ignore_errors=True)
+    _in_process(folder, "plan", rows, mode=mode)
+    shutil.copytree(state, planned)
+    found: dict[float, list[float]] = {OFTEN: [], 1e9: []}
     for _ in range(ROUNDS):
         for interval, seconds in found.items():
-            shutil.rmtree(Path(folder) / "state", ignore_errors=True)
+            shutil.rmtree(state)
+            shutil.copytree(planned, state)
             seconds.append(_in_process(folder, "load", rows, mode=mode, interval=interval)["cpu"])
-    usual, alone = map(median, found.values())
-    return usual, alone
+    shutil.rmtree(planned)
+    often, once = map(median, found.values())
+    return often, "CPU s", "one checkpoint", once
 
 
 def _shares(folder: str, waves: int = 40, processes: int = 4, concurrency: int = 4) -> list[dict[str, Any]]:
@@ -158,13 +165,15 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
     around: dict[str, Any] = {
-        "store": LakeStore(str(folder / "state")),
+        "store": LakeStore(str(folder / "state"), memory_limit=how.get("memory", "1GB")),
         "run_id": "bench",
         "observer": Silent(),
         "clock": SystemClock(),
     }
     if what == "share":
         return await _share(around, how)
+    if what == "load":
+        return await _load(around, how)
     config: dict[str, Any] = {"memory_limit": "256MB", "threads": "1"}  # of the source: not what is measured
     warehouse = DuckDBWarehouse(duckdb.connect(str(folder / "source.duckdb"), read_only=True, config=config))
     query, started = f"SELECT * FROM customers LIMIT {rows}", time.perf_counter()
@@ -183,16 +192,19 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
             "seconds": round(seconds, 2),
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
-    load_module.CHECKPOINT_SECONDS = how.get("interval", load_module.CHECKPOINT_SECONDS)
-    steps = Run(sync, **around)
     request = PlanRequest(sync, query, ("id",), "bench", around["clock"].now())
+    steps = Run(sync, **around)
     async with steps.lease():
-        plan = await steps.plan(request, warehouse, Accepting())
-        warehouse.close()
-        if what == "plan":
-            return {}
+        await steps.plan(request, warehouse, Accepting())
+    return {}
+
+
+async def _load(around: dict[str, Any], how: dict[str, Any]) -> dict[str, float]:
+    load_module.CHECKPOINT_SECONDS = how["interval"]
+    [plan] = around["store"].unfinished("bench")
+    steps = Run(_sync(how["mode"]), **around)
+    async with steps.lease():
         before = time.process_time()
-        assert isinstance(plan, Plan)
         await steps.load(plan, Accepting())
         return {"cpu": round(time.process_time() - before, 2)}
 
