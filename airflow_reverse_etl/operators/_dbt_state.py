@@ -62,9 +62,12 @@ class DbtState:
     # -- a retry of what failed ------------------------------------------------------------------------------------
 
     def keep_failure(self, target_path: Path) -> None:
-        """Keep the results for the next try."""
+        """Keep the results for the next try, without what may repeat a row's values."""
+        results = json.loads((target_path / "run_results.json").read_bytes())
+        for row in results["results"]:
+            row |= {"message": None, "compiled_code": None, "adapter_response": {}}
         record = {"try_number": self.try_number, "max_tries": self.max_tries}
-        self.files.write(f"{self._failed}/run_results.json", (target_path / "run_results.json").read_bytes())
+        self.files.write(f"{self._failed}/run_results.json", json.dumps(results).encode())
         self.files.write(f"{self._failed}/record.json", json.dumps(record).encode())
 
     def forget_failure(self) -> None:

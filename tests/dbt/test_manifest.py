@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,11 @@ def test_history_has_each_change_and_knows_what_was_before(commits: list[str]) -
             changes += [commit] if changes[-1:] != [commit] else []
             assert previous == next((c for c in reversed(changes) if c != commit), None)
         assert [entry.commit for entry in history(files, "catalogs/k")] == changes[::-1]
+
+
+def test_a_hundred_megabytes() -> None:
+    """A repository can make dbt write as much: what is kept of it is as small as what a sync needs."""
+    big = manifest(model("customers"), *keyed("customers"), macros={f"macro.x.{n}": "x" * 100_000 for n in range(1000)})
+    data = json.dumps(big).encode()
+    assert len(data) > 100_000_000
+    assert len(Catalog.from_manifest(load(data)).to_json()) < 2000

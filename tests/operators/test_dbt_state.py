@@ -16,6 +16,7 @@ from airflow_reverse_etl.operators import DbtOperator, DbtPipeline, ReverseEtlOp
 from airflow_reverse_etl.operators._dbt_state import gate_reasons
 from airflow_reverse_etl.sync.spec import Sync
 from tests.dbt.projects import keyed, manifest, model
+from tests.dbt.servers import Origin, git
 from tests.operators.test_dbt import execute, fake_dbt
 
 pytestmark = pytest.mark.airflow
@@ -47,7 +48,7 @@ def build(project: Path, **settings: Any) -> DbtOperator:
     return DbtOperator(task_id="build", project=str(project), profile_conn_id="warehouse", deps=False, **settings)
 
 
-def test_retry_of_what_failed_only_and_the_gate(project: Path) -> None:
+def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) -> None:
     """The next try runs ``b`` alone; its output tells of the whole run; a cleared task begins anew."""
     failed, pushed = execute(build(project, retry_failed_only=True))
     assert "model.shop.b" in str(failed)
@@ -56,6 +57,8 @@ def test_retry_of_what_failed_only_and_the_gate(project: Path) -> None:
     assert gate_reasons(files, [first], "model.shop.a") == ()
     assert "was not built: error" in gate_reasons(files, [first], "model.shop.b")[0]
     sql(project, "create table raw as select 1 as x")
+    (kept,) = (state_url / "dbt_failed").rglob("run_results.json")
+    assert "does not exist" not in kept.read_text()
 
     second, _ = execute(build(project, retry_failed_only=True), try_number=2)
     assert isinstance(second, dict), second
@@ -90,6 +93,32 @@ def test_only_what_changed_since_the_last_success(project: Path) -> None:
 def test_one_model_is_no_state_of_the_project(project: Path, state_url: Path) -> None:
     execute(build(project, select="a"))
     assert not list((state_url / "dbt_state").rglob("manifest.json"))
+
+
+def test_artifacts_are_pushed_to_a_branch(
+    tmp_path: Path,
+    origin: Origin,
+    state_url: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    add_connection: Callable[..., None],
+) -> None:
+    """After success, with the commit in the message; a project that is not from Git says so."""
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__CHECKOUT_FOLDER", str(tmp_path / "checkouts"))
+    add_connection("git_dbt", conn_type="git", host=str(origin.bare), extra={"allow_protocols": ["file"]})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest(model("a"))))
+    dbt = fake_dbt(tmp_path, f'cp {tmp_path}/manifest.json "$DBT_TARGET_PATH"')
+    commit = git(origin.work, "rev-parse", "HEAD")
+    project = {
+        "project": "analytics", "commit": commit, "ref": "main", "git_conn_id": "git_dbt", "project_path": "analytics",
+    }  # fmt: skip
+    settings: dict[str, Any] = {"command": "run", "dbt_executable": dbt, "deps": False, "push_branch": "artifacts"}
+    done, _ = execute(DbtOperator(task_id="b", project=project, **settings))
+    assert isinstance(done, dict), done
+    assert git(origin.bare, "log", "-1", "--format=%s", "artifacts") == f"dbt run of {commit}"
+    assert json.loads(git(origin.bare, "show", "artifacts:dbt_artifacts/manifest.json"))["nodes"]
+    (tmp_path / "dbt_project.yml").write_text("name: shop")
+    refused, _ = execute(DbtOperator(task_id="b", project=str(tmp_path), **settings))
+    assert "no repository to push to" in str(refused)
 
 
 def test_pipeline_is_a_group_in_order(project: Path, serialize_dag: Callable[[Any], dict[str, Any]]) -> None:
