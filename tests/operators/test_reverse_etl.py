@@ -396,3 +396,16 @@ def test_only_web_addresses_are_linked(fields: dict[str, Any], address: str) -> 
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
     assert _web_address(ConnectionInfo("c", **fields)) == address
+
+
+def test_a_sync_planned_in_the_warehouse_keeps_its_state_there(
+    crm: FakeDestination, customers: Callable[[str], None], state_url: Path
+) -> None:
+    """Also when a later version of the sync says otherwise, and then nothing is sent twice."""
+    first = operator(sync={**SYNC, "planner": "warehouse"}).execute(context())
+    assert first["accepted"] == 3
+    customers("UPDATE customers SET email = 'new@x.org' WHERE id = 2")
+    second = operator(sync={**SYNC, "planner": "local"}).execute(context())
+    assert (second["planned"]["changed"], second["accepted"]) == (1, 1)
+    customers("SELECT run_id, accepted FROM reverse_etl.runs")
+    assert not (state_url / "syncs" / "contacts" / "snapshot").exists()
