@@ -109,9 +109,9 @@ def main() -> None:
     records = [asdict(result) for result in results]
     print("drt and dlt: no plan to measure; drt finds changes for SQL destinations only, dlt forwards every row")
     if not args.no_plan:
-        from tests.benchmarks import bench_plan, bench_warehouse
+        from tests.benchmarks import bench_plan
 
-        for record in [*bench_plan.main(sizes.plan), *bench_warehouse.main(sizes.plan // 10)]:
+        for record in bench_plan.main(sizes.plan):
             records.append(record)
             print(Result(**record).line(), flush=True)
     from tests.benchmarks import bench_check, bench_dbt_cloud, bench_engine, bench_warehouse
