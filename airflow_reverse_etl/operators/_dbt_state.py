@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LAST_SUCCESSFUL = "last_successful"
 _KEEP_RUNS = 50
+_OF_STATE = re.compile(r"@?(\d*\+)?(state|result|source_status):")
 #: Commands whose success means that the project's tables are as its manifest says.
 _BUILDING = ("build", "run")
 
@@ -96,6 +98,12 @@ class DbtState:
         for old in self.files.list(self._runs)[:-_KEEP_RUNS]:
             self.files.delete(f"{self._runs}/{old}")
         return place
+
+
+def without_state(select: Sequence[str]) -> list[str]:
+    """The selectors as they are while there is no state to compare with: all is new. Empty: everything."""
+    kept = [",".join(word for word in part.split(",") if not _OF_STATE.match(word)) for part in select]
+    return kept if all(kept) else []
 
 
 def merged(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult, ...]:

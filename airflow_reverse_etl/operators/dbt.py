@@ -22,7 +22,7 @@ from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators._dbt import DbtTask
-from airflow_reverse_etl.operators._dbt_state import LAST_SUCCESSFUL, DbtState, merged
+from airflow_reverse_etl.operators._dbt_state import LAST_SUCCESSFUL, DbtState, merged, without_state
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -329,7 +329,7 @@ class DbtOperator(DbtTask):
             words += ["--state", known, *(["--defer"] if self.defer_to_state else [])]
         elif self.state:
             self.log.warning("There is no manifest of a successful run yet: everything is run")
-            select = [part for part in select if not part.startswith(("state:", "result:", "source_status:"))]
+            select = without_state(select)
         for option, value in {"--select": select, "--exclude": _listed(self.exclude)}.items():
             words += [option, *value] if value else []
         return words

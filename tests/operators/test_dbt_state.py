@@ -13,7 +13,7 @@ import pytest
 from airflow_reverse_etl._airflow import AirflowSkipException, state_files
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.operators import DbtOperator, DbtPipeline, ReverseEtlOperator
-from airflow_reverse_etl.operators._dbt_state import gate_reasons
+from airflow_reverse_etl.operators._dbt_state import gate_reasons, without_state
 from airflow_reverse_etl.sync.spec import Sync
 from tests.dbt.projects import keyed, manifest, model
 from tests.dbt.servers import Origin, git
@@ -88,6 +88,12 @@ def test_only_what_changed_since_the_last_success(project: Path) -> None:
     assert isinstance(changed, dict), changed
     assert changed["counts"] == {"success": 1}
     sql(project, "select id from ci.b")
+
+
+def test_selection_while_there_is_nothing_to_compare_with() -> None:
+    """All counts as new: only what narrows otherwise stays."""
+    assert without_state(["tag:crm,state:modified+", "a"]) == ["tag:crm", "a"]
+    assert without_state(["1+state:modified", "a"]) == without_state([]) == []
 
 
 def test_one_model_is_no_state_of_the_project(project: Path, state_url: Path) -> None:
