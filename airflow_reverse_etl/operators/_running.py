@@ -44,6 +44,7 @@ class LogObserver:
             "%(sync)s: of %(rows)s rows, %(added)s added, %(changed)s changed, %(removed)s removed, "
             "%(invalid)s invalid, %(skipped)s skipped"
         ),
+        "note": "%(sync)s: %(text)s",
         "progress": "%(sync)s: %(settled)s of %(total)s rows settled, %(rejected)s rejected, %(requests)s requests",
         "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination does not take them",
         "folded": "%(sync)s: what the unfinished run %(run_id)s had delivered is now part of the snapshot",

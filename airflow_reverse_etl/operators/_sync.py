@@ -170,12 +170,25 @@ class SyncOperator(BaseOperator):
 class PlanningOperator(SyncOperator):
     """A task that plans, and so reads the model."""
 
-    template_fields: Sequence[str] = ("sync", "catalog")
+    template_fields: Sequence[str] = ("sync", "catalog", "reset", "full_resync")
     _reads = True
 
-    def __init__(self, *, catalog: Mapping[str, Any] | XComArg | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        catalog: Mapping[str, Any] | XComArg | None = None,
+        reset: bool | str = False,
+        full_resync: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.catalog: Any = catalog
+        self.reset: Any = reset
+        self.full_resync: Any = full_resync
+
+    def _options(self) -> dict[str, bool]:
+        """What this run does differently; a template renders to text."""
+        return {name: str(getattr(self, name)).strip().lower() == "true" for name in ("reset", "full_resync")}
 
     def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
         """The model as a SELECT, and its primary key."""

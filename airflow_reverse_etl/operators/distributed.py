@@ -39,6 +39,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
     :param sync: as :class:`ReverseEtlOperator` takes it. A path is templated.
     :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
+    :param reset: record every valid row as delivered, and send nothing. Templated.
+    :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
     :param partitions: shares to load at the same time, at most one for each batch of the plan.
     :param preview: forget the plan again, and return what is otherwise the XCom ``plan``.
     :param sample: keys of each kind of change to show; 0 for none. Keys are values of your rows.
@@ -91,7 +93,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         from airflow_reverse_etl.sync.run import Run
 
         steps, store = Run(sync, run_id=this, **around), around["store"]
-        request = PlanRequest(sync, query, primary_key, this, around["clock"].now())
+        request = PlanRequest(sync, query, primary_key, this, around["clock"].now(), **self._options())
         async with steps.lease():
             if self.preview:
                 plan: Plan | Report = await steps.preview(request, warehouse)

@@ -55,6 +55,9 @@ class ReverseEtlOperator(PlanningOperator):
     :param sync: a :class:`~airflow_reverse_etl.Sync`, a dict with the same names, or the path of a YAML file, absolute
         or relative to the folder of the DAG file. A path is templated; what is in a sync is not.
     :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
+    :param reset: record every valid row as delivered, and send nothing. Templated, so a DAG's ``params`` can say it:
+        ``"{{ params.reset }}"``.
+    :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
     :param gate: output of a ``DbtOperator``, or several of one dbt run (freshness, run, test): the sync runs only if in
         them its model was built, the model's tests passed and its sources were fresh; otherwise the task is skipped,
         and says why. A dbt task that failed for another model needs ``trigger_rule="all_done"`` here. Templated.
@@ -101,7 +104,7 @@ class ReverseEtlOperator(PlanningOperator):
         destination = self._destination(sync)
         if sync.destination.connection:
             self.destination_url = _web_address(connection_info(sync.destination.connection))
-        ti = context["ti"]
+        ti, options = context["ti"], self._options()
         warehouse = open_warehouse(sync.source)
         try:
             drift = self._look_for_drift(sync, query, warehouse)
@@ -113,6 +116,8 @@ class ReverseEtlOperator(PlanningOperator):
                     warehouse=warehouse,
                     destination=destination,
                     run_id=run_id(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index),
+                    reset=options["reset"],
+                    full_resync=options["full_resync"],
                     **self._around(sync, context, query=query),
                 )
             )

@@ -34,6 +34,7 @@ from airflow_reverse_etl.sync.ports import (
 )
 from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.sync.tracking import NOTES
 
 
 async def run(
@@ -49,15 +50,19 @@ async def run(
     clock: Clock,
     holder: str = "",
     budget: RateBudget | None = None,
+    reset: bool = False,
+    full_resync: bool = False,
 ) -> Report:
     """Bring the destination up to date with the model, once, in this process.
 
     :param query: the model as a SELECT in the warehouse's dialect.
     :param primary_key: column names; may be empty in mode ``append`` only.
-    :param run_id: stable over the retries of one task. A run that is committed is not repeated in mode ``append``;
-        in the other modes a new plan is made, which sends only what is not delivered yet.
+    :param run_id: stable over the retries of one task. A run that is committed is not repeated where nothing is tracked
+        (mode ``append``, ``track: none``); elsewhere a new plan is made, which sends only what is not delivered yet.
     :param holder: who this is, told to a run that finds the sync taken; the same for every try. Default: ``run_id``.
     :param budget: shares the sync's ``requests_per_second`` with all that use the destination's connection.
+    :param reset: record every valid row as delivered, and send nothing.
+    :param full_resync: send every valid row again.
     :raises RunConflictError: another run of the sync is at work, or took over from this one.
     :raises GuardError: nothing was sent.
     :raises IncompleteLoadError: rows are left for a later try with the same ``run_id``; has ``report``.
@@ -66,7 +71,8 @@ async def run(
     started = clock.monotonic()
     steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, holder=holder, budget=budget)
     async with steps.lease():
-        request = PlanRequest(sync, query, primary_key, run_id, clock.now())
+        now = clock.now()
+        request = PlanRequest(sync, query, primary_key, run_id, now, reset=reset, full_resync=full_resync)
         plan = await steps.plan(request, warehouse, destination)
         if isinstance(plan, Report):
             return plan
@@ -114,18 +120,20 @@ class Run:
     async def plan(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan | Report:
         """The plan of this run: the unfinished one, or a new one within the sync's guards.
 
-        Brings earlier runs of the sync to an end first. A run in mode ``append`` that is committed is not planned
-        again: its report is returned.
+        Brings earlier runs of the sync to an end first. Where nothing is tracked, a run that is committed is not
+        planned again: its report is returned.
 
         :raises GuardError: the plan was discarded.
         """
         plan = await self._settle_unfinished(destination)
         if plan is None:
-            if self._sync.mode == "append" and (report := await self.committed()):
+            if not self._sync.tracked and (report := await self.committed()):
                 return report
             plan = await asyncio.to_thread(self._store.plan, request, warehouse)
         facts = dict(plan.planned)
         self._observer.event("planned", sync=self._sync.name, **facts, skipped=plan.skipped, rows=plan.model_rows)
+        for note in plan.notes:
+            self._observer.event("note", sync=self._sync.name, text=NOTES[note])
         checkpoint = await self._progress(plan)
         if not checkpoint.dispatched and not len(checkpoint.settled):
             try:

@@ -129,6 +129,17 @@ def test_a_dag_run_sends_what_changed(
     assert "errors" not in extra
 
 
+def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """Templated, so that whoever triggers the DAG decides."""
+    dag = dag_of(sync=SYNC, reset="{{ dag_run.conf.get('reset') }}", full_resync="{{ dag_run.conf.get('again') }}")
+    assert xcom(run_dag(dag, run_conf={"reset": True}), "contacts")["accepted"] == 0
+    assert xcom(run_dag(dag, run_conf={}), "contacts")["planned"]["added"] == 0
+    assert not crm.batches
+    assert xcom(run_dag(dag, run_conf={"again": True}), "contacts")["accepted"] == 3
+
+
 def outlet_event(dag_run: Any) -> dict[str, Any]:
     """What the run's asset event carries."""
     from airflow.models.asset import AssetEvent
