@@ -165,6 +165,7 @@ class Checkpoint:
     :param reasons: distinct (code, message) pairs.
     :param uncertain: settled rows that count as delivered, although an answer was lost: sent again where that is not
         safe, or taken for delivered, as the sync's ``on_unknown`` says. Reported as ``unknown``.
+    :param closed: this is what is being committed. The plan is not sent any more, only committed, and with this.
     """
 
     settled: SettledSet = field(default_factory=SettledSet)
@@ -175,6 +176,7 @@ class Checkpoint:
     requests: int = 0
     seconds: float = 0.0
     after: int = 0
+    closed: bool = False
     _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
 
     def fail(self, seq: int, receipt: Receipt) -> None:
@@ -245,6 +247,7 @@ class Checkpoint:
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "after": self.after,
+            "closed": self.closed,
         }
 
     @classmethod
@@ -259,6 +262,7 @@ class Checkpoint:
             requests=data["requests"],
             seconds=data["seconds"],
             after=data["after"],
+            closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )
 

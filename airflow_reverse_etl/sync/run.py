@@ -17,7 +17,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 
-from airflow_reverse_etl.errors import GuardError, IncompleteLoadError
+from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.sync.batches import OPERATIONS
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
 from airflow_reverse_etl.sync.lease import Lease, held
@@ -35,6 +35,9 @@ from airflow_reverse_etl.sync.ports import (
 from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import NOTES
+
+#: The partition under which the checkpoint that is being committed is kept.
+CLOSED = -1
 
 
 async def run(
@@ -162,6 +165,12 @@ class Run:
         :raises IncompleteLoadError: rows are left; has the ``report`` of the plan so far.
         """
         share = share or Share.of(plan, 0, 1)
+        if plan.spec != self._sync.digest or (await self._progress(plan)).closed:
+            raise RunConflictError(
+                "the plan of this run is not to be sent any more: the sync was changed, or another run came first",
+                todo="clear the run's tasks to plan again",
+                sync=self._sync.name,
+            )
         assert self._lease is not None, "a load is made inside a lease"
         loader = Loader(
             self._sync,
@@ -199,6 +208,9 @@ class Run:
     async def _commit(self, plan: Plan, checkpoint: Checkpoint, report: Report) -> Report:
         assert self._lease is not None, "a commit is made inside a lease"
         await self._lease.renew()
+        if not checkpoint.closed:
+            checkpoint.closed = True
+            await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
@@ -206,6 +218,9 @@ class Run:
     async def _settle_unfinished(self, destination: Destination) -> Plan | None:
         """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed."""
         for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
+            if (await self._progress(plan)).closed:
+                await self.commit(plan)
+                continue
             resumable = plan.spec == self._sync.digest
             if plan.run_id == self._run_id and resumable:
                 return plan
@@ -237,7 +252,8 @@ class Run:
         await self._commit(plan, checkpoint, report)
 
     async def _progress(self, plan: Plan) -> Checkpoint:
-        return Checkpoint.merged(await asyncio.to_thread(self._store.checkpoints, plan))
+        parts = await asyncio.to_thread(self._store.checkpoints, plan)
+        return next((part for part in parts if part.closed), None) or Checkpoint.merged(parts)
 
 
 def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Iterable[range]) -> Iterator[range]:

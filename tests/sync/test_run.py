@@ -17,6 +17,7 @@ from airflow_reverse_etl.errors import (
     IncompleteLoadError,
     UnreachableError,
 )
+from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.ports import Capabilities
 from airflow_reverse_etl.sync.receipts import Batch, Operation, Planned, Receipts, Report
@@ -294,6 +295,33 @@ async def test_a_row_in_doubt_is_put_right_by_the_next_run_whatever_the_model_sa
     world.destination.dials.crash = ()
     await world.run(rows(a=1))
     assert world.held == {"a": 1}
+
+
+async def test_a_commit_cut_short_is_completed_and_never_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run folds it in and dies half-way: whoever comes next, the run's own retry too, only completes that."""
+    world = World()
+    world.store = LakeStore(str(tmp_path))
+    world.values = {"mode": "insert", "rate": {"batch_size": 1, "concurrency": 1}}
+    world.destination.dials.unsent = range(2, 1000)
+    with pytest.raises(IncompleteLoadError):
+        await world.run(rows(a=1, b=1, c=1), run_id="one")
+    replace, tables = DeltaFile.replace, iter(range(100))
+
+    def dying(self: DeltaFile, *args: Any, **kwargs: Any) -> None:
+        if next(tables) == 1:
+            raise CrashError("after the snapshot, before the history")
+        replace(self, *args, **kwargs)
+
+    monkeypatch.setattr(DeltaFile, "replace", dying)
+    with pytest.raises(CrashError):
+        await world.run(run_id="two")
+    world.destination.dials.unsent = ()
+    for run_id in ("one", "three"):
+        await world.run(run_id=run_id)
+    assert world.held == {"a": 1, "b": 1, "c": 1}
+    assert not list(world.destination.table.repeated())
 
 
 async def test_wrong_credentials_stop_the_load_and_lose_nothing(world: World) -> None:
