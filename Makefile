@@ -10,7 +10,7 @@ export PYTHON ?= python3
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-airflow-3.1 lint format types bench docs schema constraints build clean
+.PHONY: help demo test test-all test-airflow-3.1 lint format types bench docs schema constraints build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -19,10 +19,13 @@ demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
 	@$(BIN)/python dags_examples/demo/run.py
 
 test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.ready ## every test, the slow ones too
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowest Airflow we support
-	$(VENV31)/bin/python -m pytest -n auto --dist loadfile -m airflow $(ARGS)
+	$(VENV31)/bin/python -m pytest -n auto --dist worksteal -m "airflow and not e2e and not slow" $(ARGS)
 
 lint: $(VENV)/.ready ## ruff: rules and format
 	$(BIN)/ruff check .

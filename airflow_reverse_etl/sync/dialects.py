@@ -105,6 +105,8 @@ _POSTGRES_FLOAT = (
     " WHEN {x} = 0 THEN '0' ELSE REPLACE(LOWER(CAST({x} AS TEXT)), 'infinity', 'inf') END"
 )
 _NO_FRACTION = "REGEXP_REPLACE(CAST({x} + 0 AS %s), '[.]0$', '')"
+#: DuckDB shows the sign of a NaN, which no comparison sees.
+_DUCKDB_FLOAT = "CASE WHEN ISNAN({x}) THEN 'nan' ELSE " + _NO_FRACTION % "VARCHAR" + " END"
 
 
 def _reversed(eight: str) -> str:
@@ -121,7 +123,7 @@ DIALECTS: Mapping[str, Dialect] = {
             name="duckdb",
             string="VARCHAR",
             decimal=_TRIMMED,
-            float=_NO_FRACTION % "VARCHAR",
+            float=_DUCKDB_FLOAT,
             instant="CAST({x} AT TIME ZONE 'UTC' AS VARCHAR) || 'Z'",
             binary="LOWER(HEX({x}))",
             nested="CAST(TO_JSON({x}) AS VARCHAR)",

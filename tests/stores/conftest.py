@@ -25,7 +25,15 @@ def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
     return files
 
 
-@pytest.fixture(params=["lake", "lake in object storage", "memory", "tables in duckdb", "tables in postgres"])
+@pytest.fixture(
+    params=[
+        "lake",
+        pytest.param("lake in object storage", marks=pytest.mark.slow),
+        "memory",
+        "tables in duckdb",
+        "tables in postgres",
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "memory":
         yield MemoryStateStore()

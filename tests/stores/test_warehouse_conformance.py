@@ -10,6 +10,8 @@ from airflow_reverse_etl.sync.ports import StateStore
 from airflow_reverse_etl.testing.store_conformance import StateStoreConformance
 from tests.stores.warehouses import CopyingStore, copying_store, duckdb_place, postgres_place
 
+pytestmark = pytest.mark.slow  # what the behaviour file says, once more in the words of the suite for users
+
 
 class _Tables(StateStoreConformance):
     def reopened(self, store: StateStore) -> StateStore:

@@ -78,7 +78,7 @@ SELECT COALESCE(MAX(number), 0) FROM reverse_etl.checkpoints WHERE plan_id = '20
 
 BEGIN;
 
-INSERT INTO reverse_etl.checkpoints (plan_id, sync, part, number, piece, pieces, content) SELECT '20260101T000000000000-<run>', 'Of-It.1', 0, 1, 0, 1, '{"low": 2, "above": [], "dispatched": 3, "failed": [[2, "rejected", 0]], "reasons": [["bad", "it\'s \\\\ 100% \'wrong\'"]], "uncertain": [], "requests": 0, "seconds": 0.0, "after": 0}';
+INSERT INTO reverse_etl.checkpoints (plan_id, sync, part, number, piece, pieces, content) SELECT '20260101T000000000000-<run>', 'Of-It.1', 0, 1, 0, 1, '{"low": 2, "above": [], "dispatched": 3, "failed": [[2, "rejected", 0]], "reasons": [["bad", "it\'s \\\\ 100% \'wrong\'"]], "uncertain": [], "requests": 0, "seconds": 0.0, "after": 0, "closed": false}';
 
 DELETE FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>' AND part = 0 AND number <= 0;
 
