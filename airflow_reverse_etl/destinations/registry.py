@@ -15,9 +15,8 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.sync.batches import OPERATIONS
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
-from airflow_reverse_etl.sync.receipts import Operation
+from airflow_reverse_etl.sync.receipts import OPERATIONS, Operation
 from airflow_reverse_etl.sync.spec import DestinationSpec, Sync, nearest
 
 #: Entry point group of destination classes.

@@ -7,21 +7,11 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.sync.mapping import RecordBuilder, identifiers
 from airflow_reverse_etl.sync.ports import Capabilities
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipt, SettledSet
+from airflow_reverse_etl.sync.receipts import OPERATIONS, Batch, Operation, Outcome, Receipt, SettledSet
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: What each part of the change set asks of the destination.
-OPERATIONS: dict[str, dict[str, Operation]] = {
-    "upsert": {"added": Operation.UPSERT, "changed": Operation.UPSERT},
-    "insert": {"added": Operation.INSERT},
-    "update": {"added": Operation.UPDATE, "changed": Operation.UPDATE},
-    "mirror": {"added": Operation.UPSERT, "changed": Operation.UPSERT, "removed": Operation.DELETE},
-    "append": {"added": Operation.INSERT},
-    "delete": {"added": Operation.DELETE},
-}
 
 #: Rows and Arrow bytes that become Python objects at a time.
 _SLICE_ROWS = 8_192

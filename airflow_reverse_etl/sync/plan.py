@@ -44,18 +44,9 @@ from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.expressions import UsedColumns, expression, single_select
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.receipts import OPERATIONS
 from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, cursor_kind
-
-#: Which found rows a mode sends.
-_SENT = {
-    "upsert": {"added", "changed"},
-    "insert": {"added"},
-    "update": {"added", "changed"},
-    "mirror": {"added", "changed", "removed"},
-    "append": {"added"},
-    "delete": {"added"},
-}
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
 REMOVED, DOUBTFUL = -1, -2
@@ -149,7 +140,7 @@ class PlanStatement:
                 f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN '{gone}'"
                 f" ELSE 'recorded' END AS change FROM candidates AS c{repeated}"
             )
-        sent = _SENT[self.sync.mode]
+        sent = OPERATIONS[self.sync.mode]
         gone = "'ignored'"
         if "removed" in sent:  # without identifiers, from before the sync was a mirror, nothing can be deleted
             gone = "WHEN c.identifiers IS NULL THEN 'forgotten' WHEN q.key_hi IS NULL THEN 'removed' ELSE 'skipped'"

@@ -21,6 +21,17 @@ class Operation(StrEnum):
     DELETE = "delete"
 
 
+#: What each part of the change set asks of the destination.
+OPERATIONS: dict[str, dict[str, Operation]] = {
+    "upsert": {"added": Operation.UPSERT, "changed": Operation.UPSERT},
+    "insert": {"added": Operation.INSERT},
+    "update": {"added": Operation.UPDATE, "changed": Operation.UPDATE},
+    "mirror": {"added": Operation.UPSERT, "changed": Operation.UPSERT, "removed": Operation.DELETE},
+    "append": {"added": Operation.INSERT},
+    "delete": {"added": Operation.DELETE},
+}
+
+
 class Outcome(StrEnum):
     """What became of one row."""
 

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, RunConflictError
-from airflow_reverse_etl.sync.batches import OPERATIONS
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load import Loader, Share
@@ -32,7 +31,7 @@ from airflow_reverse_etl.sync.ports import (
     StateStore,
     Warehouse,
 )
-from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Checkpoint, Outcome, Report
+from airflow_reverse_etl.sync.receipts import ANSWER_LOST, OPERATIONS, Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import NOTES
 
