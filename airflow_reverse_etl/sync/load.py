@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,7 @@ class Loader:
         self._backoff = backoff or Backoff()
         self._batcher = Batcher(sync, destination.capabilities, plan.run_id)
         self._pace = Pace(sync.rate.requests_per_second, clock, budget, sync.destination.connection)
+        self._batches: Iterator[tuple[Batch, dict[int, Receipt]]] = iter(())
         self._ready: deque[Batch] = deque()
         self._refill = asyncio.Lock()
         self._save_lock = asyncio.Lock()
@@ -133,21 +134,26 @@ class Loader:
 
     async def _next(self) -> Batch | None:
         while not self._ready:
-            async with self._refill:
-                if self._ready:
+            for batch, failed in self._batches:
+                for seq, receipt in failed.items():
+                    self._settle_failed(seq, receipt)
+                if len(batch):
+                    self._ready.extend(self._split_unknown(batch))
                     break
-                rows = await asyncio.to_thread(next, self._changes, None)
-                if rows is None:
+            else:
+                if not await self._read(self._batches):
                     return None
-                self._take(rows)
         return self._ready.popleft()
 
-    def _take(self, rows: pa.RecordBatch) -> None:
-        for batch, failed in self._batcher.cut(rows, self._checkpoint.settled):
-            for seq, receipt in failed.items():
-                self._settle_failed(seq, receipt)
-            if len(batch):
-                self._ready.extend(self._split_unknown(batch))
+    async def _read(self, cut: Iterator[tuple[Batch, dict[int, Receipt]]]) -> bool:
+        """Read on, unless another worker did since all of ``cut`` was taken. Whether there was more."""
+        async with self._refill:
+            if self._batches is cut:
+                rows: pa.RecordBatch | None = await asyncio.to_thread(next, self._changes, None)
+                if rows is None:
+                    return False
+                self._batches = self._batcher.cut(rows, self._checkpoint.settled)
+        return True
 
     def _split_unknown(self, batch: Batch) -> Sequence[Batch]:
         """Apart from the rest, rows that may have been sent before a crash and may not be sent twice."""

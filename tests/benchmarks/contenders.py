@@ -49,6 +49,7 @@ class Contender:
 
 OURS = Contender("ours", "ours.py")
 BARE = Contender("bare aiohttp", "bare.py")
+FASTEST = Contender("fastest aiohttp", "fastest.py")
 DRT = Contender("drt", "peers/run_drt.py", ("drt-core==1.2.1", "duckdb==2.0.0"))
 DLT = Contender("dlt", "peers/run_dlt.py", ("dlt==1.31.0", "duckdb==2.0.0", "pyarrow==26.0.1", "requests==2.32.5"))
 

@@ -19,6 +19,7 @@ import deltalake  # noqa: F401
 import duckdb
 import orjson  # noqa: F401
 import pyarrow.compute  # noqa: F401
+import sqlglot.dialects.duckdb
 import sqlglot.optimizer  # noqa: F401
 
 from airflow_reverse_etl.destinations import json_api  # noqa: F401
