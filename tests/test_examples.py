@@ -27,7 +27,7 @@ def load(name: str) -> Any:
         module = import_module("airflow.models.dagbag")
     bag = module.DagBag(dag_folder=str(FOLDER / f"{name}.py"))
     assert not bag.import_errors
-    return bag.dags[name]
+    return bag.dags[Path(name).name]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
