@@ -104,10 +104,15 @@ class Credentials:
         """The same with the App's token for this repository, got from GitHub where there is none that still holds."""
         if not self.app:
             return self
-        with tempfile.TemporaryDirectory(prefix="reverse_etl-ca-") as folder:
-            verify = self._ca_file(Path(folder)) or True
+        with self.verify() as verify:
             token = self.app.token(url, verify=verify, proxy=self.proxy)
         return replace(self, user="x-access-token", token=token, app=None)
+
+    @contextmanager
+    def verify(self) -> Iterator[bool | str]:
+        """What requests is told to trust the host's certificate by; a file behind it is gone when the context ends."""
+        with tempfile.TemporaryDirectory(prefix="reverse_etl-ca-") as folder:
+            yield self._ca_file(Path(folder)) or True
 
     @contextmanager
     def environment(self, url: str) -> Iterator[dict[str, str]]:

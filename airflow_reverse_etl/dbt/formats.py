@@ -14,8 +14,8 @@ from typing import Any
 from airflow_reverse_etl.dbt.findings import RULES, Finding, Level, Report
 from airflow_reverse_etl.dbt.usage import Place
 
-#: Begins our comment on a pull request, so that the next check finds it.
-MARKER = "<!-- reverse-etl check -->"
+#: Begins our comment on a pull request, so that the next check finds it. No HTML: Bitbucket would show it.
+MARKER = "[//]: # (reverse-etl check)"
 
 _GITHUB = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "notice"}
 _SARIF = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "note"}
@@ -76,9 +76,9 @@ def sarif(report: Report) -> str:
             "ruleId": finding.rule,
             "ruleIndex": list(RULES).index(finding.rule),
             "level": _SARIF[finding.level],
-            "message": {"text": f"{finding.message}. {finding.todo}".strip()},
-            "locations": [_location(finding.place)],
-            "relatedLocations": [_location(place) for place in finding.places[1:]],
+            "message": {"text": _sentences(finding)},
+            "locations": [_location(_in_repository(finding))],
+            "relatedLocations": [_location(place) for place in finding.places if place != _in_repository(finding)],
             "partialFingerprints": {
                 "finding/v1": f"{finding.sync}:{finding.rule}:{finding.model}:{finding.column or ''}"
             },
@@ -103,11 +103,11 @@ def github(report: Report) -> str:
     """Workflow commands: GitHub shows them beside the lines of the pull request."""
     lines = []
     for finding in report.findings:
-        line = f",line={finding.place.line}" if finding.place.line else ""
+        place = _in_repository(finding)
+        line = f",line={place.line}" if place.line else ""
         title = _property(f"{finding.sync}: {RULES[finding.rule]}")
         lines.append(
-            f"::{_GITHUB[finding.level]} file={_property(finding.place.file)}{line},title={title}"
-            f"::{_data(f'{finding.message}. {finding.todo}'.strip())}"
+            f"::{_GITHUB[finding.level]} file={_property(place.file)}{line},title={title}::{_data(_sentences(finding))}"
         )
     return "\n".join([*lines, report.summary]) + "\n"
 
@@ -117,37 +117,47 @@ def check_annotations(report: Report) -> list[dict[str, Any]]:
     levels = {Level.BREAKING: "failure", Level.REVIEW: "warning", Level.WARNING: "notice"}
     return [
         {
-            "path": finding.place.file,
-            "start_line": finding.place.line or 1,
-            "end_line": finding.place.line or 1,
+            "path": place.file,
+            "start_line": place.line or 1,
+            "end_line": place.line or 1,
             "annotation_level": levels[finding.level],
             "title": f"{finding.sync}: {RULES[finding.rule]}"[:255],
-            "message": f"{finding.message}. {finding.todo}".strip(),
+            "message": _sentences(finding),
         }
         for finding in report.findings
+        for place in [_in_repository(finding)]
     ]
 
 
 def markdown(report: Report, *, limit: int = 60_000) -> str:
     """For a comment on a pull request, begun by ``MARKER``; cut to ``limit`` characters."""
     icon = {"failed": "❌", "needs review": "🔍", "passed": "✅"}[report.conclusion]
-    lines = [MARKER, f"### {icon} Reverse ETL syncs: {report.summary}", ""]
+    lines = [MARKER, "", f"### {icon} Reverse ETL syncs: {report.summary}", ""]
     for level in Level:
         if found := report.of(level):
             lines += [f"**{level.value.capitalize()}**", "", *(_item(finding) for finding in found), ""]
-    lines.append(f"<sub>policy `{report.policy}`; `{report.base}` → `{report.head}`</sub>")
+    lines.append(f"Policy `{report.policy}`; `{report.base}` → `{report.head}`")
     whole = "\n".join(lines)
     return whole if len(whole) <= limit else f"{whole[:limit]}\n\n… cut; the CI job's log has all of it."
 
 
 def _item(finding: Finding) -> str:
-    todo = f"<br>{_escaped(finding.todo)}" if finding.todo else ""
+    todo = f"\n    - {_escaped(finding.todo)}" if finding.todo else ""  # four spaces: Bitbucket wants them
     return f"- **{_escaped(finding.sync)}** (`{finding.place}`): {_escaped(finding.message)}{todo}"
 
 
 def _escaped(words: str) -> str:
     """Names come from the change under check: they must not become links, mentions or markup."""
     return re.sub(r"([\\`*_\[\]<>@#|])", r"\\\1", words).replace("\\@", "@\u200b").replace("\\<", "&lt;")
+
+
+def _in_repository(finding: Finding) -> Place:
+    """Where the repository's host can show it: syncs may be elsewhere, such as beside a DAG; models never are."""
+    return next((place for place in finding.places if not place.file.startswith(("/", ".."))), finding.place)
+
+
+def _sentences(finding: Finding) -> str:
+    return f"{finding.message}. {finding.todo[:1].upper()}{finding.todo[1:]}".strip()
 
 
 def _where(finding: Finding) -> str:

@@ -98,22 +98,27 @@ class DbtModelCheckOperator(DbtTask):
 
         with airflow_errors():
             repository = GitRepositoryHook(self.git_conn_id).get_conn()
-            base, head = (self._side(repository, ref, context) for ref in (self.base, self.head))
+            # Once, at the start: a branch may move on while dbt parses it.
+            commits = [repository.head(ref) for ref in (self.base, self.head)]
+            base, head = (
+                self._side(repository, context, ref=ref, commit=commit)
+                for ref, commit in zip((self.base, self.head), commits, strict=True)
+            )
             report = check(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
             told = text(report)
             self.log.info("%s", told)
-            self._tell(report, repository)
+            self._tell(report, repository, commits[1])
         found = report.to_dict()
         context["ti"].xcom_push(key="return_value", value=found)
         if report.conclusion == "failed" or (report.conclusion == "needs review" and not self.allow_review):
             raise AirflowFailException(told)
         return found
 
-    def _side(self, repository: Repository, ref: str, context: Context) -> Side:
+    def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> Side:
         from airflow_reverse_etl.dbt.repository import project_folder
         from airflow_reverse_etl.dbt.side import Side
 
-        commit, path = repository.head(ref), project_folder(self.project_path)
+        path = project_folder(self.project_path)
         folder = self._checkout(repository, context, commit=commit, path=path, ref=ref)
         manifest = self._manifest(folder, context, profile=self._profile())
         return Side(manifest, label=f"{ref} ({commit[:8]})", folder=path)
@@ -135,20 +140,24 @@ class DbtModelCheckOperator(DbtTask):
             raise errors[0]
         return sources
 
-    def _tell(self, report: Report, repository: Repository) -> None:
+    def _tell(self, report: Report, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.dbt.reporting import for_repository
 
         if not self.report:
             return
         try:
-            reporter = for_repository(
-                self.report,
-                repository.url,
-                token=repository.credentials.for_url(repository.url).token,
-                commit=repository.head(self.head),
-                pull_request=int(self.pull_request) if self.pull_request else None,
-            )
-            for line in reporter.publish(report, review_blocks=not self.allow_review):
-                self.log.info("%s: %s", self.report, line)
+            credentials = repository.credentials.for_url(repository.url)
+            with credentials.verify() as verify:
+                reporter = for_repository(
+                    self.report,
+                    repository.url,
+                    token=credentials.token,
+                    commit=commit,
+                    pull_request=int(self.pull_request) if self.pull_request else None,
+                    verify=verify,
+                    proxy=credentials.proxy,
+                )
+                for line in reporter.publish(report, review_blocks=not self.allow_review):
+                    self.log.info("%s: %s", self.report, line)
         except ReverseEtlError as error:
             self.log.warning("Could not report to %s: %s", self.report, error)

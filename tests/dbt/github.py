@@ -29,27 +29,35 @@ APP, INSTALLATION, REPOSITORY = "12345", 678, "acme/shop"
 
 @dataclass
 class GitHub:
-    """``life``: seconds that a token is good for. ``fault``: status and message given instead of a token."""
+    """``life``: seconds that a token is good for. ``fault``: status and message given instead of a token. ``clock``:
+    seconds by which its clock is ahead of ours."""
 
     port: int = 0
     life: float = 3600
     fault: tuple[int, str] | None = None
+    clock: float = 0
     tokens: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    expires: dict[str, float] = field(default_factory=dict)
     bodies: list[Any] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/{REPOSITORY}.git"
 
+    def valid(self, token: str) -> bool:
+        """Whether it was handed out and has not expired."""
+        return token in self.tokens and time.time() + self.clock < self.expires[token]
+
     def answer(self, method: str, path: str, headers: Any, body: Any) -> tuple[int, Any]:
         self.asked.append(f"{method} {path}")
         scheme, _, signed = headers["Authorization"].partition(" ")
         try:
-            claims = jwt.decode(signed, KEY.public_key(), algorithms=["RS256"])
+            claims = jwt.decode(signed, KEY.public_key(), algorithms=["RS256"], options={"verify_iat": False})
+            now = time.time() + self.clock
         except jwt.PyJWTError:
             return 401, {"message": "A JSON web token could not be decoded"}
-        if scheme != "Bearer" or claims["iss"] != APP or claims["exp"] > time.time() + 600:
+        if scheme != "Bearer" or claims["iss"] != APP or not 0 < claims["exp"] - now <= 600:
             return 401, {"message": "Integration not found, or 'exp' is too far in the future"}
         if method == "GET" and path.startswith("/api/v3/repos/"):
             found = path == f"/api/v3/repos/{REPOSITORY}/installation"
@@ -62,7 +70,8 @@ class GitHub:
         if any(name != "shop" for name in body.get("repositories", [])):
             return 422, {"message": "There is at least one repository that does not exist or is not accessible"}
         self.tokens.append(f"ghs_s3cret{len(self.tokens)}")
-        until = datetime.now(UTC) + timedelta(seconds=self.life)
+        until = datetime.now(UTC) + timedelta(seconds=self.clock + self.life)
+        self.expires[self.tokens[-1]] = until.timestamp()
         return 201, {"token": self.tokens[-1], "expires_at": until.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 

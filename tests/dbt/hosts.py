@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +24,8 @@ Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 @dataclass
 class Host:
-    """What one API was asked, and what it holds. ``faults``: answers given first, one for each request."""
+    """What one API was asked, and what it holds. ``faults``: answers given first, one for each request. ``lacks``: a
+    GitHub App's permissions that it does not have. ``valid``: judges tokens. ``foreign``: comments of others."""
 
     url: str = ""
     app: bool = True
@@ -33,17 +34,30 @@ class Host:
     runs: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
     faults: list[Answer] = field(default_factory=list)
+    sha: str = SHA
     page_size: int = 2
+    lacks: Collection[str] = ()
+    foreign: Collection[int] = ()
+    valid: Callable[[str], bool] = TOKEN.__eq__
+
+    def may(self, permission: str) -> Answer | None:
+        if permission not in self.lacks:
+            return None
+        accepted = {"X-Accepted-GitHub-Permissions": f"{permission}=write"}
+        return 403, {"message": "Resource not accessible by integration"}, accepted
 
 
 def github(host: Host, method: str, path: str, page: int, body: Any, headers: Any) -> Answer:
-    if headers["Authorization"] != f"Bearer {TOKEN}":
+    if not host.valid(headers["Authorization"].removeprefix("Bearer ")):
         return 401, {"message": "Bad credentials"}
     if path == "/repos/acme/shop/check-runs" and method == "POST":
         if not host.app:
             return 403, {"message": "You must authenticate via a GitHub App."}
-        assert {"name", "head_sha"} <= body.keys()
+        if refused := host.may("checks"):
+            return refused
+        assert (body["name"], body["head_sha"]) == ("reverse-etl check", host.sha)
         assert body["conclusion"] in ("success", "failure", "neutral", "action_required")
+        assert all(_is_annotation(note) for note in body["output"]["annotations"])
         assert len(body["output"]["annotations"]) <= 50
         assert len(body["output"]["summary"]) <= 65_535
         host.runs.append(body)
@@ -52,21 +66,37 @@ def github(host: Host, method: str, path: str, page: int, body: Any, headers: An
         more = body["output"]["annotations"]
         assert method == "PATCH"
         assert len(more) <= 50
+        assert {"title", "summary"} <= body["output"].keys()
         host.runs[int(found[1]) - 1]["output"]["annotations"] += more
         return 200, {"id": int(found[1])}
-    if path == f"/repos/acme/shop/statuses/{SHA}" and method == "POST":
+    if path == f"/repos/acme/shop/statuses/{host.sha}" and method == "POST":
+        if refused := host.may("statuses"):
+            return refused
         assert body["state"] in ("error", "failure", "pending", "success")
         assert len(body["description"]) <= 140
         host.statuses.append(body)
         return 201, {}
     issues = "/repos/acme/shop/issues"
+    if refused := host.may("pull_requests"):
+        return refused
     return _comments(host, method, path, page, body, f"{issues}/7/comments", "PATCH", one=f"{issues}/comments")
+
+
+def _is_annotation(note: dict[str, Any]) -> bool:
+    """Path from the repository's root, lines, level and message."""
+    return (
+        not note["path"].startswith(("/", "."))
+        and 0 < note["start_line"] <= note["end_line"]
+        and note["annotation_level"] in ("notice", "warning", "failure")
+        and 0 < len(note["message"].encode()) <= 65_536
+        and len(note["title"]) <= 255
+    )
 
 
 def gitlab(host: Host, method: str, path: str, page: int, body: Any, headers: Any) -> Answer:
     if headers["PRIVATE-TOKEN"] != TOKEN:
         return 401, {"message": "401 Unauthorized"}
-    if path == f"/projects/acme%2Fshop/statuses/{SHA}" and method == "POST":
+    if path == f"/projects/acme%2Fshop/statuses/{host.sha}" and method == "POST":
         assert body["state"] in ("pending", "running", "success", "failed", "canceled")
         if host.statuses and host.statuses[-1]["state"] == body["state"]:
             return 400, {"message": "Cannot transition status via :enqueue from :success"}
@@ -78,7 +108,7 @@ def gitlab(host: Host, method: str, path: str, page: int, body: Any, headers: An
 def bitbucket(host: Host, method: str, path: str, page: int, body: Any, headers: Any) -> Answer:
     if headers["Authorization"] != f"Bearer {TOKEN}":
         return 401, {"type": "error", "error": {"message": "Token is invalid or not supported for this endpoint."}}
-    if path == f"/repositories/acme/shop/commit/{SHA}/statuses/build" and method == "POST":
+    if path == f"/repositories/acme/shop/commit/{host.sha}/statuses/build" and method == "POST":
         assert body["state"] in ("INPROGRESS", "SUCCESSFUL", "FAILED", "STOPPED")
         assert len(body["key"]) <= 40
         assert body["url"]
@@ -108,31 +138,36 @@ def _comments(
         host.comments[len(host.comments) + 1] = body["body"]
         return 201, {"id": len(host.comments)}
     if (found := re.fullmatch(rf"{re.escape(one or all_of)}/(\d+)", path)) and method == update:
+        if int(found[1]) in host.foreign:
+            return 403, {"message": "403 Forbidden"}
         host.comments[int(found[1])] = body["body"]
         return 200, {}
     return 404, {"message": "Not Found"}
+
+
+def answer(api: Callable[..., Answer], host: Host, method: str, url: str, headers: Any, data: bytes) -> Answer:
+    """One request: a contract that is broken is answered with 422."""
+    parts = urlsplit(url)
+    body = json.loads(data) if data else None
+    host.requests.append((method, parts.path, body))
+    page = re.search(r"(?:^|&)page=(\d+)", parts.query)
+    if host.faults:
+        return host.faults.pop(0)
+    try:
+        return api(host, method, parts.path, int(page[1]) if page else 1, body, headers)
+    except (AssertionError, KeyError) as error:
+        return 422, {"message": f"against the contract: {error!r}"}
 
 
 @contextmanager
 def serve(api: Callable[..., Answer], host: Host) -> Iterator[Host]:
     class Handler(BaseHTTPRequestHandler):
         def _handle(self) -> None:
-            parts = urlsplit(self.path)
             size = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(size)) if size else None
-            host.requests.append((self.command, parts.path, body))
-            page = re.search(r"(?:^|&)page=(\d+)", parts.query)
-            try:
-                answer = (
-                    host.faults.pop(0)
-                    if host.faults
-                    else api(host, self.command, parts.path, int(page[1]) if page else 1, body, self.headers)
-                )
-            except (AssertionError, KeyError) as error:
-                answer = (422, {"message": f"against the contract: {error!r}"})
-            text = json.dumps(answer[1]).encode()
-            self.send_response(answer[0])
-            for name, value in (answer[2] if len(answer) == 3 else {}).items():
+            found = answer(api, host, self.command, self.path, self.headers, self.rfile.read(size) if size else b"")
+            text = json.dumps(found[1]).encode()
+            self.send_response(found[0])
+            for name, value in (found[2] if len(found) == 3 else {}).items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()

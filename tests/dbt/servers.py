@@ -11,9 +11,10 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -66,7 +67,8 @@ class HttpServer:
     """``git http-backend`` behind Basic auth.
 
     ``status``: answer everything with this instead. ``protocol``: 0 hides that the client speaks version 2.
-    ``redirect``: answer with this location. ``tls``: PEM file with key and certificate, for https.
+    ``redirect``: answer with this location. ``tls``: PEM file with key and certificate, for https. ``valid``: judges
+    tokens in place of ``token``. ``api``: answers what begins with ``/api/`` or is for a host ``api.…``.
     """
 
     root: Path
@@ -77,14 +79,27 @@ class HttpServer:
     redirect: str | None = None
     tls: Path | None = None
     protocol: int = 2
+    valid: Callable[[str], bool] | None = None
+    api: Callable[[str, str, Message, bytes], tuple[int, list[tuple[str, str]], bytes]] | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
     def url(self, name: str = "origin.git") -> str:
         return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/{name}"
 
 
+def _is_api(path: str, host: str) -> bool:
+    return path.startswith("/api/") or host.startswith("api.")
+
+
+def _accepted(state: HttpServer, authorization: str | None) -> bool:
+    if not (state.token or state.valid):
+        return True
+    user, _, token = base64.b64decode((authorization or "").removeprefix("Basic ")).decode().partition(":")
+    return user == state.user and (state.valid(token) if state.valid else token == state.token)
+
+
 @contextmanager
-def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:
+def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:  # noqa: C901 - one method for each step
     state = HttpServer(root, **settings)  # type: ignore[arg-type]
 
     class Handler(BaseHTTPRequestHandler):
@@ -94,23 +109,25 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:
             pass
 
         def do_GET(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self._chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.rfile.read(length)
+            body = self._body()
             authorization = self.headers.get("Authorization")
             state.requests.append((self.path, authorization))
-            expected = base64.b64encode(f"{state.user}:{state.token}".encode()).decode()
-            if state.redirect:
+            if state.api and _is_api(self.path, self.headers["Host"]):
+                self._answer(*state.api(self.command, self.path, self.headers, body))
+            elif state.redirect:
                 self._answer(301, [("Location", state.redirect + self.path)])
             elif state.status:
                 self._answer(state.status, [])
-            elif state.token and authorization != f"Basic {expected}":
+            elif not _accepted(state, authorization):
                 self._answer(401, [("WWW-Authenticate", 'Basic realm="git"')])
             else:
                 self._backend(body)
 
-        do_POST = do_GET  # noqa: N815 - http.server's name
+        do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815 - http.server's names
 
-        def _chunks(self) -> bytes:
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = b""
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size)
@@ -158,6 +175,53 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:
         thread.join()
 
 
+@contextmanager
+def connect_proxy(ports: dict[str, int], *, password: str) -> Iterator[str]:
+    """URL of an HTTP proxy for https, as user ``me``, that takes these hosts to ports of 127.0.0.1 and no other."""
+    expected = "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_CONNECT(self) -> None:
+            port = ports.get(self.path.partition(":")[0])
+            right = self.headers.get("Proxy-Authorization") == expected
+            if not (port and right):
+                self.send_response(502 if right else 407)
+                self.send_header("Proxy-Authenticate", 'Basic realm="proxy"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            with socket.create_connection(("127.0.0.1", port)) as other:
+                self.send_response(200)
+                self.end_headers()
+                back = threading.Thread(target=_copy, args=(other, self.connection))
+                back.start()
+                _copy(self.connection, other)
+                back.join()
+            self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://me:{password}@127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
 @dataclass
 class SshServer:
     port: int
@@ -172,6 +236,18 @@ class SshServer:
     @property
     def known_hosts(self) -> str:
         return f"[127.0.0.1]:{self.port} {self.key('host.pub')}"
+
+
+def certificate(path: Path, *names: str) -> Path:
+    """Key and self-signed certificate for 127.0.0.1 and these names, in one file; the certificate alone beside it,
+    as ``.crt``."""
+    alternatives = ",".join(["IP:127.0.0.1", *(f"DNS:{name}" for name in names)])
+    options = ["-subj", "/CN=test", "-addext", f"subjectAltName={alternatives}", "-days", "2", "-nodes"]
+    out = ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    subprocess.run([*new, *options, *out], check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
 
 
 def keygen(folder: Path, name: str, passphrase: str = "") -> None:

@@ -36,7 +36,7 @@ def test_github_commands_escape_what_would_end_them() -> None:
     (line, _) = formats.github(report("50%: one\n::error::two")).splitlines()
     assert line == (
         "::error file=syncs/a b.yaml,line=8,title=contacts%3A A column that a sync uses is gone"
-        "::50%25: one%0A::error::two. keep it"
+        "::50%25: one%0A::error::two. Keep it"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_reverse_etl.dbt.findings import Finding, Level, Report
 from airflow_reverse_etl.dbt.formats import MARKER
-from airflow_reverse_etl.dbt.reporting import HOSTS, Reporter, from_environment
+from airflow_reverse_etl.dbt.reporting import HOSTS, Reporter, api, from_environment
 from airflow_reverse_etl.dbt.usage import Place
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
 from tests.dbt import hosts
@@ -114,6 +114,34 @@ def test_a_busy_server_is_asked_again_and_a_broken_one_is_not(name: str, host: H
     host.faults = [(502, {"message": "no"})]
     with pytest.raises(UnreachableError):
         reporter(name, host, tmp_path).publish(BROKEN)
+
+
+SECONDARY = {"message": "You have exceeded a secondary rate limit"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "waits"),
+    [
+        ((429, {"message": "too many"}, {"Retry-After": "7"}), [7.0]),
+        ((403, SECONDARY, {"Retry-After": "9"}), [9.0]),
+        ((403, SECONDARY), [60.0]),
+        ((403, {"message": "limit"}, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "0"}), [0.0]),
+        ((403, {"message": "API rate limit exceeded"}, {"Retry-After": "3600"}), None),
+    ],
+)
+def test_github_limits_are_waited_for_as_long_as_they_say_but_not_for_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, waits: list[float] | None
+) -> None:
+    """A limit is no missing permission: no status is written in place of the check run."""
+    slept: list[float] = []
+    monkeypatch.setattr(api, "_sleep", slept.append)
+    with serve(hosts.github, Host(faults=[fault])) as host:
+        if waits is None:
+            with pytest.raises(UnreachableError, match=r"try again after 20\d\d-"):
+                reporter("github", host, tmp_path).publish(BROKEN)
+        else:
+            reporter("github", host, tmp_path).publish(BROKEN)
+    assert (slept, len(host.runs), host.statuses) == (waits or [], 1 if waits else 0, [])
 
 
 def test_a_redirect_does_not_take_the_token_elsewhere(name: str, host: Host, tmp_path: Path) -> None:

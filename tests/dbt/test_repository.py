@@ -31,7 +31,7 @@ from airflow_reverse_etl.errors import (
     RepositoryNotFoundError,
     UnreachableError,
 )
-from tests.dbt.servers import HttpServer, Origin, SshServer, git, http_server
+from tests.dbt.servers import HttpServer, Origin, SshServer, certificate, git, http_server
 
 
 def local(origin: Origin) -> Repository:
@@ -458,16 +458,6 @@ def test_host_with_a_certificate_of_its_own_authority(origin: Origin, tmp_path: 
             Repository(server.url()).head()
     with pytest.raises(CredentialsError, match="not on this worker"):
         Repository(server.url(), Credentials(ca_certificates="/no/such.pem")).head()
-
-
-def certificate(path: Path) -> Path:
-    """Key and self-signed certificate for 127.0.0.1, in one file."""
-    options = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes"]
-    out = ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    subprocess.run([*new, *options, *out], check=True, capture_output=True)
-    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
-    return path
 
 
 def test_proxy_of_the_connection(origin: Origin, http: HttpServer) -> None:

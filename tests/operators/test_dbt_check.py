@@ -71,10 +71,10 @@ def test_what_needs_review_fails_unless_it_is_allowed(monkeypatch: pytest.Monkey
     def execute(**more: Any) -> dict[str, Any]:
         task = DbtModelCheckOperator(task_id="check", syncs=[SYNC], base="a", head="b", **more)
         found = iter(sides)
-        monkeypatch.setattr(DbtModelCheckOperator, "_side", lambda *_: next(found))
+        monkeypatch.setattr(DbtModelCheckOperator, "_side", lambda *_, **__: next(found))
         monkeypatch.setattr(
             "airflow_reverse_etl.operators.dbt_check.GitRepositoryHook",
-            lambda _: SimpleNamespace(get_conn=lambda: SimpleNamespace(url="u")),
+            lambda _: SimpleNamespace(get_conn=lambda: SimpleNamespace(url="u", head=str)),
         )
         return task.execute({"ti": SimpleNamespace(xcom_push=lambda **_: None)})  # type: ignore[typeddict-item]
 
@@ -89,6 +89,7 @@ def test_what_needs_review_fails_unless_it_is_allowed(monkeypatch: pytest.Monkey
         ("github", "https://github.com/acme/shop.git", "https://api.github.com", "acme/shop"),
         ("github", "git@github.com:acme/shop.git", "https://api.github.com", "acme/shop"),
         ("github", "https://git.acme.example/acme/shop", "https://git.acme.example/api/v3", "acme/shop"),
+        ("github", "https://acme.ghe.com/acme/shop", "https://api.acme.ghe.com", "acme/shop"),
         ("gitlab", "ssh://git@gitlab.acme.example:2222/a/b/shop.git", "https://gitlab.acme.example/api/v4", "a/b/shop"),
         ("gitlab", "https://gitlab.acme.example:8443/a/shop.git", "https://gitlab.acme.example:8443/api/v4", "a/shop"),
         ("bitbucket", "https://me@bitbucket.org/acme/shop.git", "https://api.bitbucket.org/2.0", "acme/shop"),
@@ -102,3 +103,8 @@ def test_the_api_behind_a_repositorys_url(host: str, url: str, api: str, reposit
 def test_a_deploy_key_cannot_report() -> None:
     with pytest.raises(ConfigurationError, match="token"):
         reporting.for_repository("github", "git@github.com:acme/shop.git", token=None, commit="c")
+
+
+def test_another_servers_token_does_not_go_to_bitbucket_cloud() -> None:
+    with pytest.raises(ConfigurationError, match="only Bitbucket Cloud"):
+        reporting.for_repository("bitbucket", "https://git.acme.example/scm/a/shop.git", token="t", commit="c")

@@ -29,7 +29,8 @@ class Reporter(Protocol):
 def from_environment(host: str, environment: Mapping[str, str]) -> Reporter:
     """The reporter for a CI job, as GitHub Actions, GitLab CI and Bitbucket Pipelines describe it to their jobs.
 
-    The token is in ``GITHUB_TOKEN``, ``GITLAB_TOKEN`` or ``BITBUCKET_TOKEN``.
+    The token is in ``GITHUB_TOKEN``, ``GITLAB_TOKEN`` or ``BITBUCKET_TOKEN``; a GitHub App's id and key may be in
+    ``GITHUB_APP_ID`` and ``GITHUB_APP_PRIVATE_KEY`` instead.
 
     :raises ConfigurationError: a variable is missing.
     """
@@ -48,24 +49,42 @@ def from_environment(host: str, environment: Mapping[str, str]) -> Reporter:
         ) from None
 
 
-def for_repository(host: str, url: str, *, token: str | None, commit: str, pull_request: int | None = None) -> Reporter:
+def for_repository(
+    host: str,
+    url: str,
+    *,
+    token: str | None,
+    commit: str,
+    pull_request: int | None = None,
+    verify: bool | str = True,
+    proxy: str | None = None,
+) -> Reporter:
     """The reporter for a repository's URL, as git uses it.
 
-    :raises ConfigurationError: there is no token (a deploy key is good for git only), or the URL names no repository.
+    :param verify: True, or the path of a file with certificate authorities; it must be there until all is told.
+    :param proxy: URL of an HTTP proxy; default: the worker's own settings.
+    :raises ConfigurationError: there is no token (a deploy key is good for git only), or the URL names no repository
+        of this host.
     """
+    from airflow_reverse_etl.dbt.github_app import api_and_repository
+    from airflow_reverse_etl.dbt.reporting.api import Route
     from airflow_reverse_etl.dbt.reporting.bitbucket import Bitbucket
     from airflow_reverse_etl.dbt.reporting.github import GitHub
     from airflow_reverse_etl.dbt.reporting.gitlab import GitLab
 
     server, repository = _place(url)
+    route = Route(verify, proxy)
     if not token:
         raise ConfigurationError(f"{host} wants a token", todo="put one into the password of the git connection")
     if host == "github":
-        api = "https://api.github.com" if server == "https://github.com" else f"{server}/api/v3"
-        return GitHub.connect(token, repository, commit, url=api, pull_request=pull_request)
+        api, *_ = api_and_repository(f"{server}/{repository}")
+        return GitHub.connect(token, repository, commit, url=api, pull_request=pull_request, route=route)
     if host == "gitlab":
-        return GitLab.connect(token, repository, commit, url=f"{server}/api/v4", merge_request=pull_request)
-    return Bitbucket.connect(token, repository, commit, pull_request=pull_request)
+        api = f"{server}/api/v4"
+        return GitLab.connect(token, repository, commit, url=api, merge_request=pull_request, route=route)
+    if server != "https://bitbucket.org":  # its API is elsewhere, and must not get another server's token
+        raise ConfigurationError("only Bitbucket Cloud can be told", todo="leave report out", repository=url)
+    return Bitbucket.connect(token, repository, commit, pull_request=pull_request, route=route)
 
 
 def _place(url: str) -> tuple[str, str]:
@@ -74,4 +93,4 @@ def _place(url: str) -> tuple[str, str]:
     if not found:
         raise ConfigurationError("the repository's URL has no owner and name", todo="check the git connection's host")
     scheme, name, port, repository = found.groups()
-    return f"{scheme or 'https'}://{name}{port or '' if scheme else ''}", repository
+    return f"{scheme or 'https'}://{name.lower()}{port or '' if scheme else ''}", repository

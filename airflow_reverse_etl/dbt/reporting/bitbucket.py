@@ -11,7 +11,7 @@ from typing import Self
 
 from airflow_reverse_etl.dbt.findings import Report
 from airflow_reverse_etl.dbt.formats import markdown
-from airflow_reverse_etl.dbt.reporting.api import NAME, Api, write_comment
+from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
 
 _COMMENT = 30_000  # characters that a comment may have, with room to spare
 _DESCRIPTION = 255
@@ -37,10 +37,12 @@ class Bitbucket:
         url: str = "https://api.bitbucket.org/2.0",
         pull_request: int | None = None,
         details: str | None = None,
+        route: Route | None = None,
     ) -> Self:
         """:param token: repository access token with the scopes ``repository:write`` and ``pullrequest:write``."""
         shown = details or f"https://bitbucket.org/{repository}/commits/{commit}"
-        return cls(Api(url.rstrip("/"), {"Authorization": f"Bearer {token}"}), repository, commit, shown, pull_request)
+        api = Api(url.rstrip("/"), {"Authorization": f"Bearer {token}"}, route=route or Route())
+        return cls(api, repository, commit, shown, pull_request)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:

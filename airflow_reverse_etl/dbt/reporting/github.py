@@ -13,7 +13,8 @@ from typing import Self
 
 from airflow_reverse_etl.dbt.findings import Report
 from airflow_reverse_etl.dbt.formats import check_annotations, markdown
-from airflow_reverse_etl.dbt.reporting.api import NAME, Api, write_comment
+from airflow_reverse_etl.dbt.github_app import GitHubApp
+from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.errors import CredentialsError, RepositoryNotFoundError
 
 _PER_REQUEST = 50  # annotations
@@ -43,6 +44,7 @@ class GitHub:
         url: str = "https://api.github.com",
         pull_request: int | None = None,
         details: str | None = None,
+        route: Route | None = None,
     ) -> Self:
         """:param url: of the API; of GitHub Enterprise Server: ``https://HOST/api/v3``."""
         headers = {
@@ -50,17 +52,20 @@ class GitHub:
             "Accept": "application/vnd.github+json",
             "X-GitHub-Api-Version": "2022-11-28",
         }
-        return cls(Api(url.rstrip("/"), headers), repository, commit, pull_request, details)
+        return cls(Api(url.rstrip("/"), headers, route=route or Route()), repository, commit, pull_request, details)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
-        """In a pull request ``GITHUB_SHA`` is a merge commit that nobody sees: the event names the branch's own."""
+        """In a pull request ``GITHUB_SHA`` is a merge commit that nobody sees: the event names the branch's own.
+
+        Instead of ``GITHUB_TOKEN``: ``GITHUB_APP_ID`` and ``GITHUB_APP_PRIVATE_KEY``, for CI systems without one.
+        """
         event = json.loads(Path(env["GITHUB_EVENT_PATH"]).read_text()) if env.get("GITHUB_EVENT_PATH") else {}
         request = event.get("pull_request") or {}
         repository, run = env["GITHUB_REPOSITORY"], env.get("GITHUB_RUN_ID")
         server = env.get("GITHUB_SERVER_URL", "https://github.com")
         return cls.connect(
-            env["GITHUB_TOKEN"],
+            env.get("GITHUB_TOKEN") or _app_token(env, f"{server}/{repository}"),
             repository,
             request.get("head", {}).get("sha") or env["GITHUB_SHA"],
             url=env.get("GITHUB_API_URL", "https://api.github.com"),
@@ -72,8 +77,8 @@ class GitHub:
         """See :class:`~airflow_reverse_etl.dbt.reporting.Reporter`."""
         try:
             done = [self._check_run(report, review_blocks=review_blocks)]
-        except (CredentialsError, RepositoryNotFoundError):
-            done = [self._status(report, review_blocks=review_blocks)]  # a person's token has no check runs
+        except (CredentialsError, RepositoryNotFoundError) as error:  # a person's token has no check runs
+            done = [self._status(report, review_blocks=review_blocks), f"in place of a check run: {error}"]
         if self.pull_request:
             done.append(self._comment(report))
         return done
@@ -121,3 +126,10 @@ class GitHub:
             shape=lambda text: {"body": text},
             update=f"PATCH {issues}/comments/{{}}",
         )
+
+
+def _app_token(env: Mapping[str, str], url: str) -> str:
+    """KeyError names what every job should have where there is no App either."""
+    if not env.get("GITHUB_APP_ID"):
+        return env["GITHUB_TOKEN"]
+    return GitHubApp(env["GITHUB_APP_ID"], env["GITHUB_APP_PRIVATE_KEY"]).token(url)

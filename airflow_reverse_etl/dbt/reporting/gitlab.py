@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from airflow_reverse_etl.dbt.findings import Report
 from airflow_reverse_etl.dbt.formats import markdown
-from airflow_reverse_etl.dbt.reporting.api import NAME, Api, write_comment
+from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.errors import ConfigurationError
 
 _DESCRIPTION = 255
@@ -38,9 +38,11 @@ class GitLab:
         url: str = "https://gitlab.com/api/v4",
         merge_request: int | None = None,
         details: str | None = None,
+        route: Route | None = None,
     ) -> Self:
         """:param token: personal, project or group access token with scope ``api``; a job token may do neither."""
-        return cls(Api(url.rstrip("/"), {"PRIVATE-TOKEN": token}), project, commit, merge_request, details)
+        api = Api(url.rstrip("/"), {"PRIVATE-TOKEN": token}, route=route or Route())
+        return cls(api, project, commit, merge_request, details)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
