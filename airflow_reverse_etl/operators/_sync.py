@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from airflow_reverse_etl._airflow import (
     AirflowException,
     AirflowFailException,
+    AirflowSkipException,
     BaseOperator,
     Context,
     connection_info,
@@ -69,8 +70,9 @@ class SyncOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Let the requests in flight be answered, save the progress, stop. A new try continues from there."""
-        if self._stop is not None:
-            self._stop()
+        stop, self._stop = self._stop, None  # once: told again, it would not wait for the answers
+        if stop is not None:
+            stop()
 
     def _work(self, sync: Sync, context: Context) -> Any:
         raise NotImplementedError
@@ -170,7 +172,7 @@ class SyncOperator(BaseOperator):
 class PlanningOperator(SyncOperator):
     """A task that plans, and so reads the model."""
 
-    template_fields: Sequence[str] = ("sync", "catalog", "reset", "full_resync")
+    template_fields: Sequence[str] = ("sync", "catalog", "reset", "full_resync", "gate")
     _reads = True
 
     def __init__(
@@ -179,9 +181,11 @@ class PlanningOperator(SyncOperator):
         catalog: Mapping[str, Any] | XComArg | None = None,
         reset: bool | str = False,
         full_resync: bool | str = False,
+        gate: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.gate: Any = gate
         self.catalog: Any = catalog
         self.reset: Any = reset
         self.full_resync: Any = full_resync
@@ -189,6 +193,23 @@ class PlanningOperator(SyncOperator):
     def _options(self) -> dict[str, bool]:
         """What this run does differently; a template renders to text."""
         return {name: str(getattr(self, name)).strip().lower() == "true" for name in ("reset", "full_resync")}
+
+    def _check_gate(self, sync: Sync) -> None:
+        """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh."""
+        if self.gate is None:
+            return
+        if not isinstance(sync.model, str) or self.catalog is None:
+            raise ConfigurationError(
+                "a gate needs a dbt model and its catalog", todo="give catalog=, or leave gate out", sync=sync.name
+            )
+        from airflow_reverse_etl.dbt.catalog import load_catalog
+        from airflow_reverse_etl.operators._dbt_state import gate_reasons
+
+        files = state_files()
+        model = load_catalog(files, self.catalog).find(sync.model)
+        gate = [self.gate] if isinstance(self.gate, Mapping) else self.gate
+        if reasons := gate_reasons(files, gate, model.unique_id):
+            raise AirflowSkipException("Nothing was sent: " + "; ".join(reasons))
 
     def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
         """The model as a SELECT, and its primary key."""

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_reverse_etl._airflow import (
-    AirflowSkipException,
     BaseOperator,
     BaseOperatorLink,
     Context,
     connection_info,
     open_warehouse,
-    state_files,
 )
-from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators._running import close, run_id
 from airflow_reverse_etl.operators._sync import PlanningOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import XComArg
     from airflow.sdk.types import TaskInstanceKey
 
     from airflow_reverse_etl.sync.ports import ConnectionInfo
@@ -65,37 +60,14 @@ class ReverseEtlOperator(PlanningOperator):
     :raises AirflowException: a retry continues.
     """
 
-    template_fields: Sequence[str] = (*PlanningOperator.template_fields, "gate")
     operator_extra_links = (DestinationLink(),)
     _writes = True
     destination_url = ""
-
-    def __init__(
-        self, *, gate: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.gate: Any = gate
 
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         self._check_gate(sync)
         report, drift = self._run(sync, context)
         return self._tell(sync, report, context, drift=drift)
-
-    def _check_gate(self, sync: Sync) -> None:
-        if self.gate is None:
-            return
-        if not isinstance(sync.model, str) or self.catalog is None:
-            raise ConfigurationError(
-                "a gate needs a dbt model and its catalog", todo="give catalog=, or leave gate out", sync=sync.name
-            )
-        from airflow_reverse_etl.dbt.catalog import load_catalog
-        from airflow_reverse_etl.operators._dbt_state import gate_reasons
-
-        files = state_files()
-        model = load_catalog(files, self.catalog).find(sync.model)
-        gate = [self.gate] if isinstance(self.gate, Mapping) else self.gate
-        if reasons := gate_reasons(files, gate, model.unique_id):
-            raise AirflowSkipException("Nothing was sent: " + "; ".join(reasons))
 
     def _run(self, sync: Sync, context: Context) -> tuple[Report, list[dict[str, str]]]:
         from airflow_reverse_etl.sync.run import run

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds between checkpoints: what a crash makes the next try send again, where that is safe.
 CHECKPOINT_SECONDS = 2.0
-#: Seconds that requests in flight get to be answered when the task is told to stop.
+#: Seconds that requests in flight get to be answered when the task is told to stop. Each answer is saved at once, as
+#: whoever told it may lose patience sooner: Airflow kills a task 5 seconds after it asked it to end.
 GRACE_SECONDS = 10.0
 #: Seconds of a pause that a load waits for. Asked for a longer one, as by a daily limit, it leaves the rest to a retry.
 LONGEST_PAUSE = 600.0
@@ -84,6 +85,7 @@ class Loader:
         self._checkpoint = Checkpoint()
         self._maybe_sent = 0  # rows up to here may have been sent before this load began
         self._announced = 0  # a saved checkpoint says that rows up to here may be sent
+        self._in_doubt = 0  # this load has sent rows up to here, at most, without getting an answer
 
     async def load(self) -> tuple[Checkpoint, int]:
         """Send what is not settled yet; returns the checkpoint, saved, and how many rows are left for a later try.
@@ -105,6 +107,8 @@ class Loader:
             await self._work()
         finally:
             self._checkpoint.seconds = spent + self._clock.monotonic() - started
+            # Not killed, so it is known now what was announced and not sent, or sent and refused.
+            self._checkpoint.dispatched = max(self._maybe_sent, self._in_doubt)
             await self._destination.close()
             await self._save()
         return self._checkpoint, share.until - share.after - len(self._checkpoint.settled)
@@ -117,14 +121,28 @@ class Loader:
         finally:
             self._stopping = True
             saver.cancel()
-            if any(not worker.done() for worker in workers):
-                await asyncio.wait(workers, timeout=GRACE_SECONDS)
-            for task in (*workers, saver):
-                task.cancel()
-            results = await asyncio.gather(*workers, saver, return_exceptions=True)
+            try:
+                await self._await_answers(workers)
+            finally:
+                for task in (*workers, saver):
+                    task.cancel()
+                results = await asyncio.gather(*workers, saver, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    async def _await_answers(self, workers: Sequence[asyncio.Task[None]]) -> None:
+        """Let requests in flight be answered, for ``GRACE_SECONDS``."""
+        time = asyncio.get_running_loop().time
+        until = time() + GRACE_SECONDS
+        while waiting := [worker for worker in workers if not worker.done()]:
+            answered, _ = await asyncio.wait(
+                waiting, timeout=max(0.0, until - time()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not answered:
+                return
+            with contextlib.suppress(UnreachableError):  # the last one, at the end of the load, must get through
+                await self._save()
 
     # -- taking batches ------------------------------------------------------------------------------------------
 
@@ -172,7 +190,7 @@ class Loader:
             if batch.seqs[-1] > self._announced:
                 await self._announce(batch)
             await self._still_held()
-            receipts = await self._destination.send(batch)
+            receipts = await self._send(batch)
             self._checkpoint.requests += receipts.requests
             if receipts.retry_after is not None:
                 self._pause(receipts.retry_after)
@@ -197,6 +215,13 @@ class Loader:
             if receipts.retry_after is None:
                 await self._clock.sleep(self._backoff.wait(attempt))
 
+    async def _send(self, batch: Batch) -> Receipts:
+        try:
+            return await self._destination.send(batch)
+        except BaseException:  # cut off, perhaps after it was sent
+            self._in_doubt = max(self._in_doubt, batch.seqs[-1])
+            raise
+
     def _pause(self, seconds: float) -> None:
         """Wait as long as the destination asks; where that is too long for a worker to sit idle, leave the rest."""
         if seconds <= LONGEST_PAUSE:
@@ -213,6 +238,8 @@ class Loader:
         again, lost = [], []
         for at, (seq, key) in enumerate(zip(batch.seqs, batch.keys, strict=True)):
             receipt = receipts.of(key)
+            if receipt.outcome is Outcome.UNKNOWN:
+                self._in_doubt = max(self._in_doubt, seq)
             match receipt.outcome:
                 case Outcome.ACCEPTED:
                     self._checkpoint.settled.add(seq, seq)

@@ -119,14 +119,22 @@ class Run:
         ) as self._lease:
             yield
 
-    async def plan(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan | Report:
+    async def plan(
+        self, request: PlanRequest, warehouse: Warehouse, destination: Destination, *, approval: bool = False
+    ) -> Plan | Report:
         """The plan of this run: the unfinished one, or a new one within the sync's guards.
 
         Brings earlier runs of the sync to an end first. Where nothing is tracked, a run that is committed is not
         planned again: its report is returned.
 
+        :param approval: plans of this sync are sent after a person has seen them. One of which nothing was sent yet, of
+            this run or another, is then discarded: nobody may have agreed to it.
         :raises GuardError: the plan was discarded.
         """
+        if approval:
+            for unfinished in await asyncio.to_thread(self._store.unfinished, self._sync.name):
+                if _untouched(await self._progress(unfinished)):
+                    await asyncio.to_thread(self._store.discard, unfinished)
         plan = await self._settle_unfinished(destination)
         if plan is None:
             if not self._sync.tracked and (report := await self.committed()):
@@ -136,8 +144,7 @@ class Run:
         self._observer.event("planned", sync=self._sync.name, **facts, skipped=plan.skipped, rows=plan.model_rows)
         for note in plan.notes:
             self._observer.event("note", sync=self._sync.name, text=NOTES[note])
-        checkpoint = await self._progress(plan)
-        if not checkpoint.dispatched and not len(checkpoint.settled):
+        if _untouched(await self._progress(plan)):
             try:
                 check_guards(self._sync, plan)
             except GuardError:
@@ -157,6 +164,16 @@ class Run:
     async def committed(self) -> Report | None:
         """The report of this run, if it is committed."""
         return await asyncio.to_thread(self._store.last_report, self._sync.name, self._run_id)
+
+    async def reject(self, destination: Destination) -> None:
+        """Give up the plan of this run: what is left of it is not sent. The next run plans anew."""
+        plan = await self.unfinished()
+        if plan is None:
+            return
+        if _untouched(await self._progress(plan)):
+            await asyncio.to_thread(self._store.discard, plan)
+        else:
+            await self._fold(plan, destination)
 
     async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Checkpoint:
         """Send a plan, or a share of it.
@@ -253,6 +270,11 @@ class Run:
     async def _progress(self, plan: Plan) -> Checkpoint:
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
         return next((part for part in parts if part.closed), None) or Checkpoint.merged(parts)
+
+
+def _untouched(checkpoint: Checkpoint) -> bool:
+    """Whether nothing of a plan was sent yet."""
+    return not (checkpoint.dispatched or len(checkpoint.settled) or checkpoint.uncertain or checkpoint.closed)
 
 
 def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Iterable[range]) -> Iterator[range]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, GuardError
-from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
+from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, guards_said
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Planned, Report
 from airflow_reverse_etl.sync.spec import Sync
@@ -69,6 +69,18 @@ def test_every_guard_that_is_not_met_is_named() -> None:
     with pytest.raises(GuardError) as error:
         check_guards(sync(guards={"max_removed": 1, "max_changes": 1}), plan(Planned(removed=2), rows=0))
     assert all(name in str(error.value) for name in ("min_rows", "max_removed", "max_changes"))
+
+
+def test_a_guard_that_is_met_says_how_far() -> None:
+    found = guards_said(
+        sync(guards={"min_rows": 10, "max_removed": "5%", "max_changes": 9}),
+        plan(Planned(removed=2), rows=20, snapshot=0),
+    )
+    assert found == [
+        (True, "min_rows: the model has 20 rows, at least 10"),
+        (True, "max_removed: 5% says nothing of a first run"),
+        (True, "max_changes: 2 rows, at most 9"),
+    ]
 
 
 def test_any_rejected_or_invalid_row_fails_the_task_unless_the_sync_allows_it() -> None:
