@@ -120,7 +120,7 @@ def cli() -> str:
         rows = [
             (
                 _code(", ".join(action.option_strings) or action.metavar or action.dest),
-                _plain(action.help or _choices(action)),
+                _plain(command._get_formatter()._expand_help(action) if action.help else _choices(action)),
             )
             for action in options_of(command)
         ]
@@ -128,13 +128,17 @@ def cli() -> str:
     return "\n\n".join(parts)
 
 
-def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
-    """(name, parser, help) of each command."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            for name, command in action.choices.items():
-                yield name, command, texts.get(name, "")
+def commands(
+    parser: argparse.ArgumentParser, name: str = "", text: str = ""
+) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
+    """(name, parser, help) of each command; one that only has commands of its own is not there itself."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield name, parser, text
+    for group in groups:
+        texts = {choice.dest: choice.help or "" for choice in group._choices_actions}
+        for word, command in group.choices.items():
+            yield from commands(command, f"{name} {word}".strip(), texts.get(word, ""))
 
 
 def _choices(action: argparse.Action) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 def free_port() -> int:

@@ -29,7 +29,6 @@ PERMISSIONS = {
         "a token of 'Account Admin', 'Admin' or 'Developer' (Enterprise plans), or 'Account Admin' or 'Member' "
         "(Starter and Team plans)"
     ),
-    "jobs": "a service token with 'Job Admin' on the project",
 }
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

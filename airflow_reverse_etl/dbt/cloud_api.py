@@ -76,14 +76,16 @@ class DbtCloudApi:
 
     async def finished_runs(self, since: datetime, *, job_id: int | None = None) -> list[CloudRun]:
         """Runs that finished at ``since`` or later, oldest first; of one job, or of the whole account."""
-        params: dict[str, Any] = {
-            "finished_at__range": json.dumps([since.astimezone(UTC).isoformat(), _FOREVER]),
-            "order_by": "finished_at",
-        }
+        params = {"finished_at__range": _range(since), "order_by": "finished_at"}
         if job_id is not None:
-            params["job_definition_id"] = job_id
+            params["job_definition_id"] = str(job_id)
         # Ascending: a run that finishes meanwhile lands on a page still to come.
         return [CloudRun.from_api(run) for run in await self._pages("runs/", params)]
+
+    async def pages_of_finished_runs(self, since: datetime) -> int:
+        """How many requests :meth:`finished_runs` would make for the whole account."""
+        reply = await self._call("GET", "runs/", {"finished_at__range": _range(since), "limit": 1})
+        return int(reply["extra"]["pagination"]["total_count"]) // PAGE + 1
 
     async def run(self, run_id: int) -> CloudRun:
         """One run."""
@@ -248,6 +250,10 @@ def client(connection: ConnectionInfo) -> DbtCloudApi:
     url = base_url(connection.host, connection.port)
     proxy = (connection.extra.get("proxies") or {}).get(url.split(":", 1)[0])
     return DbtCloudApi(url, int(login), token=token, conn_id=connection.conn_id, proxy=proxy)
+
+
+def _range(since: datetime) -> str:
+    return json.dumps([since.astimezone(UTC).isoformat(), _FOREVER])
 
 
 def _message(content: bytes) -> str:

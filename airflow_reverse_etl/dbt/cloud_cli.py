@@ -22,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         dest="action", required=True
     )
     create = actions.add_parser("create", help="tell a URL when a job has finished; prints the secret, once")
-    create.add_argument("job_id", type=int)
+    create.add_argument("job_id", type=int, help="the number in the job's URL")
     create.add_argument("url", help="https://<airflow>/reverse-etl/dbt-cloud/<connection id>")
     actions.add_parser("list", help="the account's webhooks")
     for action, text in (("test", "let dbt Cloud send a test delivery"), ("delete", "stop telling")):

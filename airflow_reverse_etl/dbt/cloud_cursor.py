@@ -68,6 +68,21 @@ def claimed(record: Record, claimant: str) -> Claim | None:
     return _read(record)[1].of(claimant)
 
 
+def left(
+    record: Record,
+    finished: Callable[[datetime], Iterable[CloudRun]],
+    *,
+    after: datetime | None,
+    first: datetime,
+    on_failure: OnFailure,
+) -> CloudRun | None:
+    """What the next claimant would get with ``consume="each"``; takes nothing. Parameters as of :func:`take`."""
+    consumed = _read(record)[1]
+    start = after or consumed.since() or first
+    claim = consumed.select(finished(start), "", after=start, consume="each", on_failure=on_failure)
+    return claim.run if claim else None
+
+
 def _read(record: Record) -> tuple[int, Consumed]:
     version, text = record.read()
     return version, Consumed.from_json(text) if text else Consumed()

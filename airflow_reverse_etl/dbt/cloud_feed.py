@@ -30,10 +30,14 @@ log = logging.getLogger(__name__)
 
 #: Waiters that start together, as after a restart of the triggerer, share the first poll.
 _GATHER_SECONDS = 1.0
-#: Who has to catch up on more than this asks for their own job only.
+#: Who has to catch up on more than this asks for their own job only, when that is fewer requests than all jobs' runs.
 _FAR_BACK = timedelta(days=1)
 _JOBS_EVERY_SECONDS = 900.0
 _SHORTEST_SECONDS = 1.0
+#: How much sooner than the interval a poll is made: Airflow stores what a trigger yields with its next heartbeats.
+_STORING_SECONDS = 2.0
+#: Whoever arrives waits no longer for a first poll, however seldom the others want one.
+_ARRIVAL_SECONDS = 10.0
 _BACKOFF = Backoff(first=5.0, longest=300.0)
 
 _feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AccountFeed]] = WeakKeyDictionary()
@@ -44,7 +48,7 @@ class News:
     """What one poll says to one waiter.
 
     :param runs: finished runs of its job, maybe seen before.
-    :param now: dbt Cloud's clock; None when the poll failed.
+    :param now: dbt Cloud's clock; None with an error.
     :param error: why the poll failed, or that the job is gone.
     """
 
@@ -89,7 +93,8 @@ class AccountFeed:
         Never misses a run that finished at ``since`` or later (dbt Cloud's clock); repeats some. Never raises: errors
         are news, and polls go on behind them, further and further apart. Close the iterator to stop.
 
-        :param interval: seconds between polls; the shortest one that anybody asks for counts.
+        :param interval: seconds in which a finished run is news, and Airflow has time left to store its event; polls
+            are a little closer together. The shortest interval that anybody asks for counts.
         """
         waiter = _Waiter(job_id, since, interval)
         self._waiters.add(waiter)
@@ -118,16 +123,20 @@ class AccountFeed:
                 except Exception as error:  # noqa: BLE001  whatever it is, the loop of all watchers must go on
                     failures += 1
                     await self._report(error)
-                await self._pause(polled_at, _BACKOFF.wait(failures) if failures else 0.0)
+                took = asyncio.get_running_loop().time() - polled_at
+                await self._pause(polled_at, took, _BACKOFF.wait(failures) if failures else 0.0)
         finally:
             await self._close()
 
-    async def _pause(self, polled_at: float, extra: float) -> None:
-        """Until the next poll is due; an arrival may bring that forward, but never below its own interval."""
+    async def _pause(self, polled_at: float, took: float, extra: float) -> None:
+        """Until the next poll is due. What finishes now is listed then, and told when that poll has taken its time."""
         loop = asyncio.get_running_loop()
         while True:
             self._joined.clear()
-            interval = max(_SHORTEST_SECONDS, min((waiter.interval for waiter in self._waiters), default=60.0))
+            interval = min((waiter.interval for waiter in self._waiters), default=60.0)
+            interval = max(_SHORTEST_SECONDS, interval - took - _STORING_SECONDS)
+            if not all(waiter.told for waiter in self._waiters):
+                interval = min(interval, _ARRIVAL_SECONDS)
             remaining = polled_at + interval + extra - loop.time()
             if remaining <= 0:
                 return
@@ -144,17 +153,21 @@ class AccountFeed:
             await self._close()
             api = await self._open()
             lists = await self._list(api, waiters)
-        missing = await self._missing(api, waiters)
         for waiter in waiters:
             waiter.told = True
-            error = _deleted(waiter.job_id) if waiter.job_id in missing else None
-            waiter.news.put_nowait(News(tuple(lists[waiter]), self._read_to, error))
+            waiter.news.put_nowait(News(tuple(lists[waiter]), self._read_to))
+        missing = await self._missing(api, waiters)
+        for waiter in waiters:
+            if waiter.job_id in missing:
+                waiter.news.put_nowait(News(error=_deleted(waiter.job_id)))
 
     async def _list(self, api: DbtCloudApi, waiters: list[_Waiter]) -> dict[_Waiter, list[CloudRun]]:
         """What finished lately, for each waiter; and what it asked for when it came."""
         recent = (self._read_to or api.server_time or datetime.now(UTC)) - OVERLAP
         arrivals = [waiter for waiter in waiters if not waiter.told]
         far = {waiter for waiter in arrivals if waiter.since < recent - _FAR_BACK}
+        if far and await api.pages_of_finished_runs(min(waiter.since for waiter in far)) <= len(far):
+            far = set()
         start = min([recent, *(waiter.since for waiter in arrivals if waiter not in far)])
         by_job = defaultdict(list)
         for run in await api.finished_runs(start):

@@ -163,9 +163,9 @@ def emit_asset_event(conn_id: str, delivery: Delivery) -> None:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    from airflow_reverse_etl.triggers.dbt_cloud import asset_name
+    from airflow_reverse_etl.triggers.dbt_cloud import job_asset
 
-    name, run = asset_name(conn_id, delivery.run.job_id), delivery.run
+    name, run = job_asset(conn_id, delivery.run.job_id).name, delivery.run
     callbacks: list[Callable[[], None]] = []
     with _one_at_a_time, create_session() as session:
         asset = session.scalar(select(AssetModel).where(AssetModel.name == name).with_for_update())

@@ -11,11 +11,12 @@ from airflow.sdk import PokeReturnValue
 from airflow_reverse_etl._airflow import (
     AirflowSensorTimeout,
     AirflowSkipException,
+    AssetAlias,
     BaseSensorOperator,
     airflow_errors,
 )
 from airflow_reverse_etl.dbt.cloud import OVERLAP, RunStatus, parse_time
-from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Cursor, OnFailure, claimed, take
+from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Cursor, OnFailure, claimed, left, take
 from airflow_reverse_etl.errors import DbtRunError, SpecError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 FIRST_LOOK_BACK = timedelta(days=1)
 #: Clocks that differ by less are the same: the server's ``Date`` has whole seconds.
 _SKEW = timedelta(seconds=2)
+#: Through it a task reaches its job's asset, whose name it knows only when it runs.
+_REST = AssetAlias("reverse_etl.dbt_cloud.left")
 
 
 class DbtCloudJobSensor(BaseSensorOperator):
@@ -52,9 +55,11 @@ class DbtCloudJobSensor(BaseSensorOperator):
     :param consume: of several runs, ``latest`` takes the newest and passes over the rest; ``each`` the oldest.
     :param on_failure: a failed or cancelled run fails this try and the next one waits for another run (``fail``), skips
         the task (``skip``), or is passed over (``wait``).
-    :param wait: False looks once, and skips the task when there is no run to take: for DAGs that events start.
+    :param wait: False looks once, and skips the task when there is no run to take: for DAGs that events start. Airflow
+        may start one DAG run for several events: with ``consume="each"`` the task then makes an event of its own for
+        what is left, until nothing is. Failed runs have no events, so that needs ``on_failure="wait"``.
     :param deferrable: wait in the triggerer, without a worker slot.
-    :param poke_interval: seconds between polls; one poll serves all that wait for the same connection.
+    :param poke_interval: seconds between polls, at most; one poll serves all that wait for the same connection.
     :raises AirflowException: the run failed or was cancelled (``on_failure="fail"``), or dbt Cloud does not answer.
     :raises AirflowFailException: no such job, or dbt Cloud refuses the token; no retry would help.
     """
@@ -86,6 +91,9 @@ class DbtCloudJobSensor(BaseSensorOperator):
             problems.append(f"consume: {consume!r} is none of {', '.join(get_args(Consume))}")
         if on_failure not in get_args(OnFailure):
             problems.append(f"on_failure: {on_failure!r} is none of {', '.join(get_args(OnFailure))}")
+        self._tells_rest = consume == "each" and not wait
+        if self._tells_rest and on_failure != "wait":
+            problems.append("on_failure: consume='each' with wait=False needs 'wait': failed runs start no DAG run")
         if problems:
             raise SpecError("the sensor is not valid", problems=tuple(problems), task=self.task_id)
         self.dbt_cloud_conn_id = dbt_cloud_conn_id
@@ -98,6 +106,8 @@ class DbtCloudJobSensor(BaseSensorOperator):
         self.on_failure = on_failure
         self.wait = wait
         self.deferrable = deferrable
+        if self._tells_rest:
+            self.outlets = [*self.outlets, _REST]
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable and self.wait:
@@ -130,6 +140,8 @@ class DbtCloudJobSensor(BaseSensorOperator):
         with airflow_errors():
             look = _Look(self, context)
             result = look.take()
+            if result is not None and self._tells_rest:
+                look.tell_rest()
         if result is not None:
             return result
         if not self.wait:
@@ -179,6 +191,7 @@ class _Look:
         self.record = Ledger(files.child(f"dbt_cloud/consumed/{place}/{account}-{self.job_id}"), files.storage_options)
         self.seen: list[CloudRun] = []
         self.now = datetime.now(UTC)
+        self.ahead = timedelta(0)
 
     def take(self) -> dict[str, Any] | None:
         """What the task returns; None when it has to wait. Raises or skips as the sensor's ``on_failure`` says."""
@@ -193,16 +206,28 @@ class _Look:
         local = datetime.now(UTC)
         self.now = self.hook.call(self._server_time) or local
         ahead = self.now - local
+        self.ahead = ahead if abs(ahead) > _SKEW else timedelta(0)
         sensor = self.sensor
         return take(
             self.record,
             self._finished,
             self.claimant,
-            after=self._after(ahead if abs(ahead) > _SKEW else timedelta(0)),
+            after=self._after(),
             first=self.now - FIRST_LOOK_BACK,
             consume=sensor.consume,
             on_failure=sensor.on_failure,
         )
+
+    def tell_rest(self) -> None:
+        """An event of the job's asset when a run is left to take: Airflow merges events, and drops some."""
+        first = self.now - FIRST_LOOK_BACK
+        options: Any = {"after": self._after(), "first": first, "on_failure": self.sensor.on_failure}
+        run = left(self.record, self._finished, **options)
+        if run:
+            from airflow_reverse_etl.triggers.dbt_cloud import job_asset
+
+            asset = job_asset(self.sensor.dbt_cloud_conn_id, self.job_id)
+            self.context["outlet_events"][_REST].add(asset, extra={"payload": run.to_json()})
 
     async def _server_time(self, api: DbtCloudApi) -> datetime | None:
         await api.job(self.job_id)  # a job that is not there would never finish
@@ -213,14 +238,14 @@ class _Look:
         self.seen = self.hook.call(lambda api: api.finished_runs(start, job_id=self.job_id))
         return self.seen
 
-    def _after(self, ahead: timedelta) -> datetime | None:
+    def _after(self) -> datetime | None:
         """The wanted time by dbt Cloud's clock: Airflow's own times are moved by what the clocks differ."""
         after = self.sensor.after
         if after == "last_consumed":
             return None
         if after == "data_interval_start":
             start = self.context.get("data_interval_start") or self.context["dag_run"].run_after
-            return start + ahead
+            return start + self.ahead
         try:
             return after if isinstance(after, datetime) else parse_time(after)
         except ValueError:

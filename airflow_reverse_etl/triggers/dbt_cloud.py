@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 from airflow_reverse_etl._airflow import Asset
 from airflow_reverse_etl.assets import GROUP
+from airflow_reverse_etl.dbt.cloud import OVERLAP
 from airflow_reverse_etl.dbt.cloud_cursor import Cursor
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 #: Airflow fails a deferred task whose trigger fires before the scheduler has noted the deferral (apache/airflow#66374).
 _FIRST_EVENT_SECONDS = 15.0
-#: An event that a watcher yields is stored by the triggerer's next heartbeats, every second or two.
-_STORED_SECONDS = 5.0
+#: What a watcher has announced so long before it stopped, it announces again when it starts. An event is lost when the
+#: triggerer dies before it has stored it, seconds later; and when it comes after its DAG was paused, but before Airflow
+#: parsed the DAG's file again and stopped the watcher, minutes later.
+_REPEATED_SECONDS = 600.0
 
 
 def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float = 60.0) -> Asset:
@@ -37,17 +41,19 @@ def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float =
 
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
     :param job_id: the job.
-    :param poll_interval: seconds between polls, one for all watched jobs of a connection.
+    :param poll_interval: seconds in which a finished run becomes an event, at most, while dbt Cloud and Airflow answer;
+        polls are a little closer together. The shortest one of a connection's watchers and sensors counts for all.
     """
-    name = asset_name(dbt_cloud_conn_id, job_id)
+    asset = job_asset(dbt_cloud_conn_id, job_id)
     trigger = DbtCloudJobTrigger(dbt_cloud_conn_id, job_id, poll_interval)
-    watcher = AssetWatcher(name=f"{name} finished", trigger=trigger)
-    return Asset(name=name, uri=f"reverse-etl://{name}", group=GROUP, watchers=[watcher])
+    asset.watchers = [AssetWatcher(name=f"{asset.name} finished", trigger=trigger)]
+    return asset
 
 
-def asset_name(dbt_cloud_conn_id: str, job_id: int) -> str:
-    """Name of the asset of :func:`dbt_cloud_job`."""
-    return f"dbt_cloud/{quote(dbt_cloud_conn_id, safe='.-_')}/{job_id}"
+def job_asset(dbt_cloud_conn_id: str, job_id: int) -> Asset:
+    """The asset of :func:`dbt_cloud_job`, without its watcher."""
+    name = f"dbt_cloud/{quote(dbt_cloud_conn_id, safe='.-_')}/{job_id}"
+    return Asset(name=name, uri=f"reverse-etl://{name}", group=GROUP)
 
 
 def _news(conn_id: str, job_id: int, *, since: datetime, interval: float) -> AsyncGenerator[News, None]:
@@ -103,12 +109,13 @@ class DbtCloudJobTrigger(BaseEventTrigger):
     """An asset's watcher: an event for each successful run of a job, at least once, in the order they finish.
 
     Where it has read to is kept in the asset's state store (Airflow 3.3), else in a file under ``[reverse_etl]
-    state_url``; the first start begins there and then. Pausing the last consumer DAG stops it; unpausing continues
-    where it stopped. Errors are logged and polled behind, further and further apart.
+    state_url``; the first start begins there and then. Airflow stops it when the last consumer DAG is paused, and drops
+    what it announces until then; unpausing continues ten minutes before it was stopped. Errors are logged and polled
+    behind, further and further apart.
 
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
     :param job_id: the job.
-    :param poll_interval: seconds between polls.
+    :param poll_interval: see :func:`dbt_cloud_job`.
     """
 
     def __init__(self, dbt_cloud_conn_id: str, job_id: int, poll_interval: float = 60.0) -> None:
@@ -121,26 +128,35 @@ class DbtCloudJobTrigger(BaseEventTrigger):
         return _path(self), {name: getattr(self, name) for name in ("dbt_cloud_conn_id", "job_id", "poll_interval")}
 
     async def run(self) -> AsyncGenerator[TriggerEvent, None]:
+        started = asyncio.get_running_loop().time()
         cursor = await self._load()
-        since = cursor.since if cursor else datetime.now(UTC)
+        since = cursor.since if cursor else datetime.now(UTC) - OVERLAP
         news = _news(self.dbt_cloud_conn_id, self.job_id, since=since, interval=self.poll_interval)
+        reached: deque[tuple[float, Cursor]] = deque()
         async with aclosing(news):
             async for item in news:
                 if item.error:
                     self.log.warning("Job %s: %s", self.job_id, item.error)
                 if item.now is None:
                     continue
+                now = asyncio.get_running_loop().time()
                 if cursor is None:
-                    _, cursor = Cursor(item.now).advance(item.runs)
+                    cursor = _beginning(item, item.now - timedelta(seconds=now - started))
                     await self._save(cursor)
-                fresh, ahead = cursor.advance(item.runs)
+                fresh, cursor = cursor.advance(item.runs)
                 for run in fresh:
                     if run.succeeded:
                         yield TriggerEvent(run.to_json())  # type: ignore[no-untyped-call]
                 if fresh:
-                    await asyncio.sleep(_STORED_SECONDS)  # a crash before this repeats events, one after loses none
-                    await self._save(ahead)
-                cursor = ahead
+                    reached.append((now, cursor))
+                await self._save_old(reached, now - _REPEATED_SECONDS)
+
+    async def _save_old(self, reached: deque[tuple[float, Cursor]], before: float) -> None:
+        cursor = None
+        while reached and reached[0][0] <= before:
+            cursor = reached.popleft()[1]
+        if cursor:
+            await self._save(cursor)
 
     @property
     def _place(self) -> str:
@@ -165,6 +181,11 @@ class DbtCloudJobTrigger(BaseEventTrigger):
                 await asyncio.to_thread(lambda: _files().write(self._place, text))
         except Exception as error:  # noqa: BLE001  a restart repeats events then; ending here would repeat them at once
             self.log.warning("Where the watcher of job %s has read to was not stored: %s", self.job_id, error)
+
+
+def _beginning(news: News, begin: datetime) -> Cursor:
+    """A cursor for which everything before a time has been seen."""
+    return Cursor(begin).advance(run for run in news.runs if run.ended and run.order[0] < begin)[1]
 
 
 def _files() -> Any:

@@ -24,6 +24,7 @@ POLL = 0.05
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
     monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.0)
     monkeypatch.setattr(cloud_feed, "_BACKOFF", Backoff(first=0.05, longest=0.05))
 
 
@@ -89,10 +90,53 @@ async def test_whoever_comes_late_gets_what_finished_since(
             assert [run.id for run in (await first(late)).runs] == [run]
 
 
+async def test_many_who_catch_up_after_a_long_time_share_their_requests(
+    cloud: DbtCloudServer, feed: AccountFeed
+) -> None:
+    """As after a restart of the triggerer, with watchers of weekly jobs."""
+    week = timedelta(days=7)
+    ran = {job: cloud.add_run(job, finished_at=now() - week) for job in (cloud.add_job() for _ in range(30))}
+
+    async def catch_up(job: int) -> int:
+        async with aclosing(feed.watch(job, since=now() - week - timedelta(hours=1), interval=60)) as news:
+            return (await first(news)).runs[0].id
+
+    assert await asyncio.gather(*map(catch_up, ran)) == list(ran.values())
+    assert len(cloud.requests) <= 4
+
+
+async def test_whoever_arrives_does_not_wait_for_those_who_poll_seldom(
+    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the watcher of a DAG that is unpaused, beside others that are a webhook's safety net."""
+    monkeypatch.setattr(cloud_feed, "_ARRIVAL_SECONDS", 0.3)
+    job = cloud.add_job()
+    run = cloud.add_run(job)
+    async with aclosing(feed.watch(cloud.add_job(), since=now(), interval=3600)) as seldom:
+        await anext(seldom)
+        async with asyncio.timeout(5), aclosing(feed.watch(job, since=now(), interval=3600)) as arrival:
+            assert [item.id for item in (await anext(arrival)).runs] == [run]
+            await asyncio.sleep(1)
+            assert sum(path.endswith("/runs/") for _, _, path in cloud.requests) == 2
+
+
+async def test_a_finished_run_is_told_in_time_for_airflow_to_store_it(
+    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.4)
+    job = cloud.add_job()
+    async with aclosing(feed.watch(job, since=now(), interval=1.0)) as news:
+        await anext(news), await anext(news)
+        cloud.add_run(job)
+        finished = asyncio.get_running_loop().time()
+        await first(news)
+        assert asyncio.get_running_loop().time() - finished < 0.7
+
+
 async def test_nothing_is_missed_over_an_outage(cloud: DbtCloudServer, feed: AccountFeed) -> None:
     job = cloud.add_job()
     async with aclosing(feed.watch(job, since=now(), interval=POLL)) as news:
-        await anext(news)
+        await anext(news), await anext(news)  # and the list of jobs in between
         cloud.fail_next(9, 503)
         assert isinstance((await first(news)).error, UnreachableError)
         run = cloud.add_run(job)
@@ -107,7 +151,7 @@ async def test_a_long_outage_loses_nothing_either(cloud: DbtCloudServer, feed: A
     job = cloud.add_job()
     cloud.now = lambda: now() - timedelta(hours=1)
     async with aclosing(feed.watch(job, since=cloud.now(), interval=POLL)) as news:
-        await anext(news)
+        await anext(news), await anext(news)  # and the list of jobs in between
         cloud.fail_next(4, 503)
         assert (await first(news)).error
         cloud.now = now

@@ -38,6 +38,7 @@ OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
     monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.0)
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
 
 
@@ -49,9 +50,22 @@ def sensor(job: int, **options: Any) -> DbtCloudJobSensor:
     return DbtCloudJobSensor(task_id="done", dbt_cloud_conn_id="dbt_cloud", job_id=job, poke_interval=0.1, **options)
 
 
-def context(dag_run: str = "r1", *, map_index: int = -1, start: datetime | None = None) -> Any:
+class Events:
+    """What was said about any outlet. Not a dict: asset aliases cannot be hashed before Airflow 3.2."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def __getitem__(self, outlet: Any) -> Any:
+        return SimpleNamespace(add=lambda asset, extra: self.told.append((asset.name, extra["payload"]["run_id"])))
+
+
+def context(
+    dag_run: str = "r1", *, map_index: int = -1, start: datetime | None = None, events: Events | None = None
+) -> Any:
     ti = SimpleNamespace(dag_id="d", task_id="done", run_id=dag_run, map_index=map_index)
-    return {"ti": ti, "data_interval_start": start, "dag_run": SimpleNamespace(run_after=now())}
+    run = SimpleNamespace(run_after=now())
+    return {"ti": ti, "data_interval_start": start, "dag_run": run, "outlet_events": events}
 
 
 def execute(task: DbtCloudJobSensor, dag_run: str = "r1", **about: Any) -> Any:
@@ -199,6 +213,28 @@ def test_without_waiting_a_repeat_is_skipped(cloud: DbtCloudServer) -> None:
     assert execute(sensor(job, wait=False)) == run
     with pytest.raises(AirflowSkipException):
         execute(sensor(job, wait=False), "r2")
+
+
+def test_events_that_airflow_merged_or_dropped_are_made_up_for(cloud: DbtCloudServer) -> None:
+    """Four runs and one DAG run: each task tells of what is left, also when its worker died before it could."""
+    job = cloud.add_job()
+    runs = [cloud.add_run(job), cloud.add_run(job)]
+    cloud.add_run(job, status=ERROR)
+    runs.append(cloud.add_run(job))
+    events = Events()
+    for dag_run in ("r1", "r1", "r2", "r3"):
+        execute(sensor(job, consume="each", on_failure="wait", wait=False), dag_run, events=events)
+    assert events.told == [(f"dbt_cloud/dbt_cloud/{job}", run) for run in (runs[1], runs[1], runs[2])]
+    with pytest.raises(AirflowSkipException):
+        execute(sensor(job, consume="each", on_failure="wait", wait=False), "r4", events=events)
+
+
+def test_failed_runs_start_no_dag_run_to_take_them() -> None:
+    with pytest.raises(SpecError) as caught:
+        sensor(1, consume="each", wait=False)
+    assert caught.value.problems == (
+        "on_failure: consume='each' with wait=False needs 'wait': failed runs start no DAG run",
+    )
 
 
 def test_a_job_is_found_by_its_names(cloud: DbtCloudServer) -> None:

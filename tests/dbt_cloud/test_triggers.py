@@ -27,8 +27,9 @@ pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
     monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.0)
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
-    monkeypatch.setattr(triggers, "_STORED_SECONDS", 0.2)
+    monkeypatch.setattr(triggers, "_REPEATED_SECONDS", 0.2)
 
 
 class FakeStore:
@@ -116,9 +117,11 @@ async def test_outages_pass_and_a_refused_token_does_not(cloud: DbtCloudServer) 
     assert "dbtc_" not in json.dumps(event)
 
 
-async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer) -> None:
+async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when its first poll comes later, as in an outage."""
+    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 1.0)
     job = cloud.add_job()
-    cloud.add_run(job)
+    cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(seconds=3))
     trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
     trigger.asset_state_store = FakeStore()  # type: ignore[assignment]
     events = asyncio.create_task(take(trigger, 1))
@@ -158,9 +161,8 @@ async def test_a_watcher_continues_where_it_stopped(cloud: DbtCloudServer, store
     assert (state_url / "dbt_cloud" / "watchers" / "dbt_cloud" / f"{job}.json").exists() is not store
 
 
-async def test_a_watcher_that_stops_before_its_events_are_stored_repeats_them(
-    cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_watcher_announced_shortly_before_it_stopped_it_repeats(cloud: DbtCloudServer) -> None:
+    """Its DAG may have been paused before the event, or the triggerer may have died before it was stored."""
     job = cloud.add_job()
     trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
     trigger.asset_state_store = FakeStore()  # type: ignore[assignment]
