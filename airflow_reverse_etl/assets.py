@@ -35,6 +35,15 @@ def table_asset(table: str, source: str) -> Asset:
     return _asset("table", source, table)
 
 
+def catalog_asset(git_conn_id: str, project_path: str = ".") -> Asset:
+    """The models of a dbt project, as a model sync reads them: an event for each new commit, with what changed.
+
+    :param git_conn_id: of the ``DbtModelSyncOperator``; where it reads a manifest, its ``source_conn_id`` or ``local``.
+    :param project_path: as well; where it reads a manifest, its path or URL.
+    """
+    return _asset("project", git_conn_id, *([project_path] if project_path not in ("", ".") else []))
+
+
 def destination_asset(sync: Sync) -> Asset:
     """What a sync writes: destination type, connection and object."""
     to = sync.destination

@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.dbt",
                 "operators.dbt_check",
                 "operators.dbt_cloud",
+                "operators.dbt_models",
                 "operators.dbt_pipeline",
                 "operators.distributed",
                 "operators.reverse_etl",

@@ -36,6 +36,14 @@ def test_model_assets(reference: str, name: str) -> None:
     assert (asset.name, asset.uri) == (name, f"reverse-etl://{name}")
 
 
+@pytest.mark.parametrize(("path", "name"), [(".", "project/git_dbt"), ("a/dbt", "project/git_dbt/a%2Fdbt")])
+def test_catalog_assets(path: str, name: str) -> None:
+    """One for each project of a repository."""
+    from airflow_reverse_etl.assets import catalog_asset
+
+    assert catalog_asset("git_dbt", path).uri == f"reverse-etl://{name}"
+
+
 def test_destination_assets() -> None:
     """Type, connection and object; two syncs into one object share the asset."""
     from airflow_reverse_etl.assets import destination_asset

@@ -12,6 +12,7 @@ PUBLIC = {
     "airflow_reverse_etl.hooks": ["DbtCloudApiHook", "GitRepositoryHook", "ReverseEtlHttpHook"],
     "airflow_reverse_etl.operators": [
         "DbtCloudModelSyncOperator",
+        "DbtMetaSyncsOperator",
         "DbtModelCheckOperator",
         "DbtModelSyncOperator",
         "DbtOperator",

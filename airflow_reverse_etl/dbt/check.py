@@ -17,7 +17,7 @@ from airflow_reverse_etl.dbt.findings import Finding, Level, Policy, Report
 from airflow_reverse_etl.dbt.pair import Pair
 from airflow_reverse_etl.dbt.rules import RULES
 from airflow_reverse_etl.dbt.side import Side
-from airflow_reverse_etl.dbt.usage import Place, SyncSource, Usage, parse, usage
+from airflow_reverse_etl.dbt.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.sync.spec import SqlModel, TableModel
 
 
@@ -70,21 +70,8 @@ class _Comparison:
             packages = {m.package for side in (self.base.side, self.head.side) for m in side.catalog.models}
             foreign = "." in model and package not in packages and not self._near(model)
             return f"its model is in another project: {package}" if foreign else []
-        if isinstance(model, TableModel):
-            found = self.base.side.find_relation(model.table)
-            return [found] if found else "its table is not one of this project's models"
-        read = self._tables(model)
-        return read or "its query reads none of this project's models"
-
-    def _tables(self, model: SqlModel) -> list[Model]:
-        from sqlglot import exp
-
-        side = self.base.side
-        query = parse(model.sql, side.dialect)
-        tables = query.find_all(exp.Table) if query else ()
-        names = (".".join(part.sql(side.dialect) for part in table.parts) for table in tables if len(table.parts) > 1)
-        found = {m.unique_id: m for m in (side.find_relation(name) for name in names) if m}
-        return list(found.values())
+        what = "its table is not one" if isinstance(model, TableModel) else "its query reads none"
+        return self.base.side.models_of(model) or f"{what} of this project's models"
 
     def _near(self, model: str) -> list[str]:
         names = [m.name for side in (self.base.side, self.head.side) for m in side.catalog.models]

@@ -1,45 +1,95 @@
-"""What changed under a sync since its last run: the project's catalog, and the warehouse's own columns."""
+"""What changed under a sync: the project's catalog since the last one, and the warehouse's own columns."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
+from typing import Any
 
-from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.catalog import Catalog, Model
 from airflow_reverse_etl.dbt.columns import Knowledge, family
+from airflow_reverse_etl.dbt.exposures import syncs_in_meta
 from airflow_reverse_etl.dbt.findings import Finding, Level
 from airflow_reverse_etl.dbt.pair import Pair
 from airflow_reverse_etl.dbt.rules import contract, key, marks, materialization, relation, version_and_access
 from airflow_reverse_etl.dbt.side import Side
 from airflow_reverse_etl.dbt.usage import Place, SyncSource, usage
 from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.spec import SqlModel, Sync
 
 _RULES = (version_and_access, relation, materialization, key, contract, marks)
 
 
-def catalog_drift(source: SyncSource, before: Catalog, after: Catalog, *, today: date) -> list[Finding]:
-    """What two syncs of the project's models say: moved relation, lost key test, another version, declared columns.
+def catalog_drift(sources: Iterable[SyncSource], before: Catalog, after: Catalog, *, today: date) -> list[Finding]:
+    """What two catalogs of a project say, for the models that syncs name or whose table they read: gone, moved
+    relation, lost key test, another version, declared columns.
 
     A catalog has no SQL: columns are those that the project declares. :func:`column_drift` knows the true ones.
     """
-    if not isinstance(source.sync.model, str):
-        return []
-    base, head = Side({"nodes": {}}, catalog=before), Side({"nodes": {}}, catalog=after)
-    old, new = base.find(source.sync.model), head.find(source.sync.model)
-    if old is None:
-        return []
-    used = usage(source, dialect=base.dialect)
-    if new is None:
-        text = f"model {source.sync.model} is not in the project any more"
-        return [_finding(source, "model-missing", Level.BREAKING, text, source.place("model"))]
-    pair = Pair(used, old, new, Knowledge(base), Knowledge(head), used.columns, today)
+    base, head = _side(before), _side(after)
+    known = Knowledge(base), Knowledge(head)
+    found: list[Finding] = []
+    for source in sources:
+        for old in base.models_of(source.sync.model):
+            new = head.find(source.sync.model) if isinstance(source.sync.model, str) else head.models.get(old.unique_id)
+            if new is None:
+                text = f"model {old.name} is not in the project any more"
+                found.append(_finding(source, "model-missing", Level.BREAKING, text, source.place("model")))
+            elif new != old:
+                found += _model_drift(source, old, new, known, today)
+    return found
+
+
+def project_drift(before: Catalog, after: Catalog, *, today: date) -> list[Finding]:
+    """The same for every model, as a sync that used each of its declared columns would see it. ``sync`` is empty."""
+    unchanged = {model.unique_id: model for model in after.models}
+    changed = [_reader(model) for model in before.models if unchanged.get(model.unique_id) != model]
+    return [replace(finding, sync="") for finding in catalog_drift(changed, before, after, today=today)]
+
+
+def retired_syncs(before: Catalog, after: Catalog) -> list[Finding]:
+    """Syncs that were in a model's ``meta.reverse_etl`` and are not any more: nothing breaks, and nothing is sent."""
+    now = {source.sync.name for source in syncs_in_meta(after)[0]}
+    return [
+        _finding(source, "sync-removed", Level.WARNING, "it is in no model's meta.reverse_etl any more", source.place())
+        for source in syncs_in_meta(before)[0]
+        if source.sync.name not in now and source.sync.drift != "ignore"
+    ]
+
+
+def _side(catalog: Catalog) -> Side:
+    """What a catalog knows of the manifest that it was made from."""
+    nodes = {
+        model.unique_id: {"resource_type": "model", "relation_name": model.relation, "name": model.name}
+        for model in catalog.models
+    }
+    return Side({"nodes": nodes}, catalog=catalog)
+
+
+def _reader(model: Model) -> SyncSource:
+    """A sync that uses everything the model declares."""
+    values: dict[str, Any] = {"name": "any", "source": "any", "destination": {"type": "any"}, "model": model.unique_id}
+    values["mapping"] = {f"c{n}": column.name for n, column in enumerate(model.columns)} or {"none": {"value": None}}
+    sync = Sync.model_validate({**values, "primary_key": model.primary_key or None})
+    return SyncSource(sync, model.path)
+
+
+def _model_drift(
+    source: SyncSource, old: Model, new: Model, known: tuple[Knowledge, Knowledge], today: date
+) -> list[Finding]:
+    used = usage(source, dialect=known[0].side.dialect)
+    columns = used.columns
+    if isinstance(source.sync.model, SqlModel):
+        columns = {**(columns if used.star else {}), **used.mentions}
+    pair = Pair(used, old, new, *known, columns, today)
     found = [finding for rule in _RULES for finding in rule(pair)]
     then, now = ([Column(c.name, c.data_type) for c in model.columns] for model in (old, new))
     declared = {column.name.lower() for column in then}
-    known = {name: place for name, place in used.columns.items() if name.lower() in declared}
+    there = {name: place for name, place in columns.items() if name.lower() in declared}
     lost = Level.BREAKING if old.contract and new.contract else Level.REVIEW
-    return found + list(_compare(source, known, then, now, lost=lost))
+    return found + list(_compare(source, there, then, now, lost=lost))
 
 
 def column_drift(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
 from airflow_reverse_etl.dbt.usage import parse, sqlglot_dialect
+from airflow_reverse_etl.sync.spec import ModelRef, SqlModel
 
 if TYPE_CHECKING:
     import jinja2
@@ -96,6 +97,22 @@ class Side:
         parts = self.relation(table)
         unique_id = self.by_relation.get(parts) or self.by_relation.get(parts[-2:])
         return self.models.get(unique_id or "")
+
+    def models_of(self, model: ModelRef) -> list[Model]:
+        """The models that a sync reads: the one that it names, or those behind its table or its query's tables."""
+        if isinstance(model, SqlModel):
+            found = {known.unique_id: known for name in self._tables(model.sql) if (known := self.find_relation(name))}
+            return list(found.values())
+        known = self.find(model) if isinstance(model, str) else self.find_relation(model.table)
+        return [known] if known else []
+
+    def _tables(self, sql: str) -> Iterator[str]:
+        from sqlglot import exp
+
+        query = parse(sql, self.dialect)
+        for table in query.find_all(exp.Table) if query else ():
+            if len(table.parts) > 1:
+                yield ".".join(part.sql(self.dialect) for part in table.parts)
 
     def relation(self, text: str) -> Relation:
         """The parts of a relation's name, as the warehouse compares them."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
+    from airflow_reverse_etl.operators.dbt import DbtOperator
     from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
     from airflow_reverse_etl.operators.dbt_cloud import DbtCloudModelSyncOperator
+    from airflow_reverse_etl.operators.dbt_models import DbtMetaSyncsOperator, DbtModelSyncOperator
     from airflow_reverse_etl.operators.dbt_pipeline import DbtPipeline
     from airflow_reverse_etl.operators.distributed import (
         ReverseEtlCommitOperator,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DbtCloudModelSyncOperator",
+    "DbtMetaSyncsOperator",
     "DbtModelCheckOperator",
     "DbtModelSyncOperator",
     "DbtOperator",
@@ -35,7 +37,8 @@ __getattr__, __dir__ = lazy(
     {
         "DbtCloudModelSyncOperator": "airflow_reverse_etl.operators.dbt_cloud",
         "DbtModelCheckOperator": "airflow_reverse_etl.operators.dbt_check",
-        "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt",
+        "DbtMetaSyncsOperator": "airflow_reverse_etl.operators.dbt_models",
+        "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt_models",
         "DbtOperator": "airflow_reverse_etl.operators.dbt",
         "DbtPipeline": "airflow_reverse_etl.operators.dbt_pipeline",
         "ReverseEtlCommitOperator": "airflow_reverse_etl.operators.distributed",

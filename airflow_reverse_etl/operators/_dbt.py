@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl._airflow import BaseOperator, Context, checkout_folder, connection_info, state_files
 from airflow_reverse_etl.errors import ProjectError
+from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.project import DbtProject
     from airflow_reverse_etl.dbt.repository import Repository
+    from airflow_reverse_etl.dbt.usage import SyncSource
+    from airflow_reverse_etl.errors import SpecError
+
+#: Syncs as an operator takes them: a folder of YAML files, a file, or several of them and of syncs.
+Syncs = str | Path | Sequence[Sync | Mapping[str, Any] | str | Path]
 
 
 class DbtTask(BaseOperator):
@@ -131,3 +138,27 @@ class DbtTask(BaseOperator):
             if partial.is_file() and partial.read_bytes() != known:
                 files.write(cache, partial.read_bytes())
         return manifest
+
+
+def sources_of(task: BaseOperator, syncs: Syncs, catalog: Catalog) -> tuple[list[SyncSource], list[SpecError]]:
+    """The syncs that a task was given, and those in a catalog's models' meta; and what is wrong with the others.
+
+    :raises ConfigurationError: a folder or file that is not there. Paths are relative to the DAG file.
+    """
+    from airflow_reverse_etl.dbt.exposures import syncs_in_meta
+    from airflow_reverse_etl.dbt.usage import SyncSource, read_syncs
+    from airflow_reverse_etl.errors import SpecError
+
+    sources, errors = syncs_in_meta(catalog)
+    dag = task.get_dag()
+    file = str(dag.fileloc) if dag is not None else ""
+    for sync in [syncs] if isinstance(syncs, str | Path) else syncs:
+        if isinstance(sync, str | Path):
+            found, wrong = read_syncs(Path(file).parent / sync)
+            sources, errors = sources + found, errors + wrong
+        else:
+            try:
+                sources.append(SyncSource(Sync.load(sync), file or task.task_id))
+            except SpecError as error:
+                errors.append(error)
+    return sources, errors

@@ -1,187 +1,30 @@
-"""dbt projects from Git: their models as a catalog, and any dbt command on the worker."""
+"""Any dbt command on the worker; and, by its older address, the model sync."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl._airflow import (
-    AirflowException,
-    AssetAlias,
-    Context,
-    airflow_errors,
-    state_files,
-)
+from airflow_reverse_etl._airflow import AirflowException, AssetAlias, Context, airflow_errors
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators._dbt import DbtTask
 from airflow_reverse_etl.operators._dbt_state import LAST_SUCCESSFUL, DbtState, merged, without_state
+from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl.dbt.catalog import Catalog
-    from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.project import Outcome
-    from airflow_reverse_etl.stores.files import StateFiles
+
+__all__ = ["DbtModelSyncOperator", "DbtOperator"]
 
 _LISTED_FAILURES = 50
-
-
-class DbtModelSyncOperator(DbtTask):
-    """Read the models of a dbt project in a Git repository into a catalog that syncs can use.
-
-    Resolves ``ref`` to a commit; when that commit's catalog is stored already, that one ``git ls-remote`` was all.
-    Otherwise fetches the commit, runs ``dbt parse`` in a process of its own, without a warehouse and without secrets,
-    and stores the catalog under ``[reverse_etl] state_url``. When the warehouse's adapter is not installed beside dbt,
-    another one stands in, and relations are written in the warehouse's own dialect.
-
-    Returns ``project``, ``commit``, ``ref``, ``git_conn_id``, ``repository``, ``project_path``, ``catalog`` (a path
-    under the state URL), ``models`` (their number) and ``previous`` (the commit before, if any): small, for
-    ``ReverseEtlOperator(catalog=…)`` and ``DbtOperator(project=…)``, which then work on the very same commit. The
-    catalog of each commit is kept: ``ref`` can be pinned to an earlier one, without asking the Git host.
-
-    What it does not do: build the models.
-
-    :param git_conn_id: Airflow connection of type ``git``; see
-        :class:`~airflow_reverse_etl.hooks.git.GitRepositoryHook`.
-    :param ref: branch, tag, full commit id or ``HEAD``.
-    :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
-    :param source: path or URL (http, s3, gs, az …) of a ``manifest.json`` to read instead: no Git, and no dbt. The
-        output has no ``git_conn_id`` then, and ``commit`` is the manifest's SHA-256, shortened.
-    :param source_conn_id: connection with the credentials for ``source``: ``reverse_etl_http`` or ``http`` for http,
-        ``aws``, ``google_cloud_platform`` or ``wasb`` for an object storage.
-    :param select: models to keep, as names, ``tag:crm``, ``path:models/marts``, ``package:shop`` or
-        ``meta.reverse_etl``; a list means any of these, a comma both. Default: all.
-    :param profile_conn_id: connection of the warehouse, which says where the models are: adapter, database, schema.
-        Default: the ``profiles.yml`` beside ``dbt_project.yml``; without one, relations carry no database, and the
-        adapter installed beside dbt and its usual schema are assumed.
-    :param schema: schema that dbt builds in, when the connection does not say or says another.
-    :param target: target of the profile; a name, as models may depend on it.
-    :param vars: dbt variables.
-    :param env: environment variables for dbt. Templated, and never shown; parse needs no true secrets.
-    :param deps: install the project's packages when they are not in the repository.
-    :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
-    :raises AirflowFailException: fix the configuration. :raises AirflowException: a retry may help.
-    """
-
-    template_fields: Sequence[str] = (
-        "ref",
-        "project_path",
-        "git_conn_id",
-        "profile_conn_id",
-        "schema",
-        "target",
-        "vars",
-        "source",
-        "select",
-    )
-    ui_color = "#f6e4dc"
-
-    def __init__(
-        self,
-        *,
-        git_conn_id: str = "git_default",
-        ref: str = "main",
-        project_path: str = ".",
-        source: str | None = None,
-        source_conn_id: str | None = None,
-        select: str | Sequence[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.git_conn_id = git_conn_id
-        self.ref = ref
-        self.project_path = project_path
-        self.source = source
-        self.source_conn_id = source_conn_id
-        self.select = select
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Sync the models; see the class."""
-        with airflow_errors():
-            return self._from_source(self.source) if self.source else self._from_git(context)
-
-    def _from_git(self, context: Context) -> dict[str, Any]:
-        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
-        from airflow_reverse_etl.dbt.project import engine_version
-        from airflow_reverse_etl.dbt.repository import project_folder
-
-        repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
-        commit = repository.head(self.ref)
-        profile = self._profile()
-        key = self._key(repository.url, path, profile)
-
-        def parse() -> Catalog:
-            from airflow_reverse_etl.dbt.catalog import Catalog
-
-            folder = self._checkout(repository, context, commit=commit, path=path, ref=self.ref)
-            cache = f"parse_cache/{key}/{engine_version(self.dbt_executable)}"
-            manifest = self._manifest(folder, context, profile=profile, cache=cache)
-            return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
-
-        found = self._stored(state_files(), key, commit=commit, parse=parse)
-        place = {"git_conn_id": self.git_conn_id, "repository": repository.url, "project_path": path}
-        return {**found, "ref": self.ref, **place}
-
-    def _from_source(self, source: str) -> dict[str, Any]:
-        from airflow_reverse_etl.operators._source import fetch, without_query
-
-        data = fetch(source, self.source_conn_id)
-        digest = hashlib.sha256(data).hexdigest()[:40]
-
-        def parse() -> Catalog:
-            from airflow_reverse_etl.dbt.catalog import Catalog
-            from airflow_reverse_etl.dbt.manifest import load
-
-            return Catalog.from_manifest(load(data, file=without_query(source)), commit=digest)
-
-        place = without_query(source)
-        return {**self._stored(state_files(), self._key(place, "", None), commit=digest, parse=parse), "source": place}
-
-    def _stored(self, files: StateFiles, key: str, *, commit: str, parse: Callable[[], Catalog]) -> dict[str, Any]:
-        """The catalog of a commit: the one that is stored, or a new one."""
-        from airflow_reverse_etl.dbt.catalog import Catalog
-        from airflow_reverse_etl.dbt.history import record
-        from airflow_reverse_etl.dbt.selection import select
-
-        place = f"catalogs/{key}/{commit}.json"
-        stored = files.read(place)
-        if stored is not None:
-            self.log.info("The catalog of %s is there already", commit)
-            catalog = Catalog.from_json(stored)
-        else:
-            catalog = parse()
-            if self.select:
-                selectors = [self.select] if isinstance(self.select, str) else self.select
-                catalog = replace(catalog, models=select(catalog.models, selectors))
-            files.write(place, catalog.to_json())
-            self.log.info("Read the models of %s: %s", commit, len(catalog.models))
-        if not catalog.models:
-            self.log.warning("The catalog is empty%s", f": nothing matches {self.select!r}" if self.select else "")
-        return {
-            "project": catalog.project,
-            "commit": commit,
-            "previous": record(files, f"catalogs/{key}", commit=commit, at=datetime.now(UTC)),
-            "catalog": place,
-            "models": len(catalog.models),
-        }
-
-    def _key(self, url: str, path: str, profile: Profile | None) -> str:
-        """One for each project, and for each set of settings that its relations may depend on."""
-        from airflow_reverse_etl.dbt.catalog import FORMAT
-
-        env = {name: "" if name.startswith("DBT_ENV_SECRET") else value for name, value in (self.env or {}).items()}
-        output = profile and dict(profile.output)
-        settings = [FORMAT, url, path, output, self.schema, self.target, self.vars, env, self.select]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class DbtOperator(DbtTask):

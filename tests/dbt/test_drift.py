@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.dbt.drift import catalog_drift, column_drift
+from airflow_reverse_etl.dbt.drift import catalog_drift, column_drift, project_drift, retired_syncs
 from airflow_reverse_etl.dbt.findings import Level
 from airflow_reverse_etl.sync.ports import Column
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, sync
@@ -59,6 +59,7 @@ def catalog(*nodes: Node) -> Catalog:
     return Catalog.from_json(Catalog.from_manifest(manifest(*nodes)).to_json())
 
 
+TODAY = date(2026, 1, 1)
 COLUMNS = {"id": "integer", "email": "varchar"}
 BEFORE = catalog(model("customers", columns=COLUMNS), *keyed("customers"))
 
@@ -77,5 +78,49 @@ BEFORE = catalog(model("customers", columns=COLUMNS), *keyed("customers"))
     ],
 )
 def test_catalogs(after: list[Node], rule: str | None) -> None:
-    found = catalog_drift(sync(), BEFORE, catalog(*after), today=date(2026, 1, 1))
+    found = catalog_drift([sync()], BEFORE, catalog(*after), today=TODAY)
     assert [finding.rule for finding in found] == ([rule] if rule else [])
+
+
+@pytest.mark.parametrize("reads", [{"table": "main.customers"}, {"sql": "select email from main.customers"}])
+def test_a_table_and_a_query_are_told_of_the_model_behind_them(reads: dict[str, str]) -> None:
+    """Only of the model that they read, and of the columns that a query names."""
+    source = sync(model=reads, primary_key="id")
+    moved = catalog(model("customers", columns={"id": "integer"}, schema="marts"), *keyed("customers"))
+    found = catalog_drift([source], BEFORE, moved, today=TODAY)
+    assert [finding.rule for finding in found] == ["relation-moved", "column-missing"]
+    other = sync(model={"table": "main.orders"})
+    assert catalog_drift([other], BEFORE, moved, today=TODAY) == []
+
+
+def test_every_model_of_a_project_where_no_sync_is_known() -> None:
+    """Columns that went, came, were renamed or retyped; a moved table; a lost test; a model that is gone. No other."""
+    before = catalog(
+        model("customers", columns={**COLUMNS, "plan": "text", "age": "integer"}),
+        *keyed("customers"),
+        model("orders"),
+        model("same", columns=COLUMNS),
+    )
+    after = catalog(
+        model("customers", columns={**COLUMNS, "plan_name": "text", "age": "text"}, schema="marts"),
+        data_test("unique", "customers", "id"),
+        model("same", columns=COLUMNS),
+        model("new"),
+    )
+    found = project_drift(before, after, today=TODAY)
+    assert {finding.sync for finding in found} == {""}
+    assert sorted(finding.rule for finding in found) == [
+        "column-added", "column-missing", "column-type", "key-test-removed", "model-missing", "relation-moved",
+    ]  # fmt: skip
+    texts = "; ".join(finding.message for finding in found)
+    assert "column plan is gone; it is probably plan_name now" in texts
+    assert "model orders is not in the project any more" in texts
+
+
+def test_a_sync_that_left_its_models_meta_is_told_and_breaks_nothing() -> None:
+    def tagged(*names: str) -> Catalog:
+        specs = [{**sync().sync.model_dump(exclude={"model"}, exclude_unset=True), "name": name} for name in names]
+        return catalog(model("customers", columns=COLUMNS, meta={"reverse_etl": specs}))
+
+    (found,) = retired_syncs(tagged("a", "b"), tagged("b", "c"))
+    assert (found.rule, found.level, found.sync) == ("sync-removed", Level.WARNING, "a")

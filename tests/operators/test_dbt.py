@@ -67,21 +67,21 @@ def fake_dbt(folder: Path, script: str) -> str:
     return str(path)
 
 
-class _Events:
-    """Takes what is said about any outlet. Not a dict: asset aliases cannot be hashed before Airflow 3.2."""
+class _Events(list[tuple[str, Any]]):
+    """What is said about any outlet. Not a dict: asset aliases cannot be hashed before Airflow 3.2."""
 
     def __getitem__(self, outlet: Any) -> Any:
-        return SimpleNamespace(add=lambda *_, **__: None)
+        return SimpleNamespace(add=lambda asset, extra=None: self.append((asset.uri, extra)))
 
 
 def execute(operator: Any, **of_ti: Any) -> tuple[dict[str, Any] | BaseException, dict[str, Any]]:
-    """Result or error of a task without Airflow's machinery, and what it pushed."""
+    """Result or error of a task without Airflow's machinery, and what it pushed; ``events`` are those of assets."""
     pushed: dict[str, Any] = {}
     usual = {"dag_id": "d", "task_id": operator.task_id, "run_id": "r", "map_index": -1, "try_number": 1}
     ti = SimpleNamespace(
         xcom_push=lambda key, value: pushed.__setitem__(key, value), **{**usual, "max_tries": 1, **of_ti}
     )
-    events = _Events()
+    events = pushed["events"] = _Events()
     try:
         return operator.execute({"ti": ti, "outlet_events": events}), pushed
     except (AirflowException, AirflowFailException) as error:
@@ -206,7 +206,10 @@ def test_adapter_that_is_not_installed_and_what_is_kept_between_parses(
     assert not [p for p in state_url.rglob("*") if p.is_file() and b"pa55word-of-snow" in p.read_bytes()]
 
     rolled_back, _ = execute(DbtModelSyncOperator(task_id="models", ref=first["commit"], **settings))
-    assert rolled_back == {**first, "ref": first["commit"], "previous": second["commit"]}
+    assert isinstance(rolled_back, dict), rolled_back
+    assert [finding["rule"] for finding in rolled_back["drift"]["findings"]] == ["model-missing"]
+    drift = rolled_back["drift"]
+    assert rolled_back == {**first, "ref": first["commit"], "previous": second["commit"], "drift": drift}
 
 
 MANIFEST = Path(__file__).parents[1] / "dbt" / "manifests" / "v12-1.12.6.json"
