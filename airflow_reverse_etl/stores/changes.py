@@ -96,17 +96,17 @@ def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, un
 def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> None:
     """Make the change set, without its values, the relation ``changes``: with ``seq``, ``change`` and ``settled``.
 
-    And with ``w``, the cursor, if there is one.
+    And with ``w``, the cursor, if there is one. ``field_hashes`` is null where the sync keeps none.
     """
     hashes = ", ".join(HASHES)
-    texts = "'' AS change, '' AS row_key, '' AS identifiers"
+    texts = "'' AS change, '' AS row_key, '' AS identifiers, NULL::VARCHAR AS field_hashes"
     parts = [f"SELECT 0::BIGINT AS seq, {texts}, {', '.join(f'0::BIGINT AS {name}' for name in HASHES)} LIMIT 0"]
     for kind, start in starts(planned).items():
         if getattr(planned, kind):
             scratch.view(f"file_{kind}", f"{folder}/{kind}.parquet")
             seq = f"{start + 1} + file_row_number AS seq"
-            cursor = ", w" if "w" in scratch.columns(f"file_{kind}") else ""
-            parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{cursor} FROM file_{kind}")
+            more = "".join(f", {name}" for name in ("field_hashes", "w") if name in scratch.columns(f"file_{kind}"))
+            parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{more} FROM file_{kind}")
     rows = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
     scratch.execute(f"CREATE TEMP VIEW changes AS SELECT *, {settled} AS settled FROM ({rows})")
 

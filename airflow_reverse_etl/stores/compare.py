@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -38,17 +38,18 @@ def compare(
     """Read the model and make ``the_plan`` of it. ``snapshot`` and ``rejections`` must be relations."""
     run = scratch.execute
     if statement.cursor:
-        model_rows, types = _read_model(scratch, statement, warehouse, _KEPT)
-        _compare_kept(scratch, statement)
+        model_rows, types = _read_model(scratch, statement, warehouse, _keep)
+        _compare_kept(scratch, statement, types)
     else:
-        into = f"CREATE TABLE candidates AS {statement.compare}"
-        model_rows, types = _read_model(scratch, statement, warehouse, into)
+        model_rows, types = _read_model(
+            scratch, statement, warehouse, lambda types: f"CREATE TABLE candidates AS {statement.compare(types)}"
+        )
         found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
         compared = statement.tracked and statement.approach.compared
         if compared and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
             run("DROP TABLE candidates")  # rare: a key that was unique when it was sent is there several times now
-            model_rows, types = _read_model(scratch, statement, warehouse, _KEPT)
-            _compare_kept(scratch, statement)
+            model_rows, types = _read_model(scratch, statement, warehouse, _keep)
+            _compare_kept(scratch, statement, types)
         else:
             run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
     run(f"CREATE TABLE quarantined AS {statement.quarantined(now)}")
@@ -58,13 +59,14 @@ def compare(
     return Compared(dict(run("SELECT change, count(*) FROM the_plan GROUP BY change")), model_rows, approach)
 
 
-_KEPT = "CREATE TABLE kept AS SELECT * FROM model"
+def _keep(_: Mapping[str, str]) -> str:
+    return "CREATE TABLE kept AS SELECT * FROM model"
 
 
-def _compare_kept(scratch: Scratch, statement: PlanStatement) -> None:
+def _compare_kept(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str]) -> None:
     scratch.execute("CREATE OR REPLACE TEMP VIEW model AS SELECT * FROM kept")
     scratch.execute(f"CREATE TABLE repeated AS {statement.repeated('model')}")
-    scratch.execute(f"CREATE TABLE candidates AS {statement.compare_repeated}")
+    scratch.execute(f"CREATE TABLE candidates AS {statement.compare_repeated(types)}")
 
 
 def _with_bounds(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str], now: datetime) -> Approach:
@@ -77,17 +79,21 @@ def write(scratch: Scratch, statement: PlanStatement, compared: Compared, folder
     """Write the change set, and the keys of rows that are not sent but that the commit must know of."""
     hashes = ", ".join(HASHES)
     values = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
-    whole = dict.fromkeys(KINDS, f"row_key, {values}identifiers, {hashes}")
+    kept = ", ".join(("identifiers", *statement.hashed, *HASHES))
+    whole = dict.fromkeys(KINDS, f"row_key, {values}{kept}")
     for change in (*KINDS, *LEFT):
         if compared.counts.get(change):
-            columns = {**whole, "recorded": f"row_key, identifiers, {hashes}"}.get(change, hashes)
+            columns = {**whole, "recorded": f"row_key, {kept}"}.get(change, hashes)
             scratch.copy(f"SELECT {columns} FROM the_plan WHERE change = '{change}'", f"{folder}/{change}.parquet")
 
 
 def _read_model(
-    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: str
+    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: Callable[[Mapping[str, str]], str]
 ) -> tuple[int, dict[str, str]]:
-    """Run a statement that reads the relation ``model`` once; returns how many rows it had, and its types."""
+    """Run a statement that reads the relation ``model`` once; returns how many rows it had, and its types.
+
+    :param into: the statement, given these types.
+    """
     import duckdb
 
     stream = _Stream(warehouse.read(statement.extract))
@@ -102,7 +108,7 @@ def _read_model(
         if statement.cursor:
             statement.cursor_kind(types)
         scratch.execute(f"CREATE OR REPLACE TEMP VIEW model AS {statement.model(types)}")
-        scratch.execute(into)
+        scratch.execute(into(types))
     except duckdb.Error as error:
         if stream.error:
             raise stream.error from None

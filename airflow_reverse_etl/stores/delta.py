@@ -72,7 +72,7 @@ class DeltaFile:
     def view(self, scratch: Scratch, name: str, *, empty: bool = False) -> None:
         """Make the table a relation; one without rows where it does not exist yet, or if it shall be ``empty``."""
         if self.generation and not empty:
-            scratch.view(name, f"{self._folder}/{self.generation}")
+            scratch.view(name, f"{self._folder}/{self.generation}", columns=self._columns)
         else:
             scratch.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._nothing}")
 

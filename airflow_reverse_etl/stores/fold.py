@@ -20,7 +20,7 @@ from airflow_reverse_etl.sync.tracking import Approach, State
 
 _HASHES = {"key_hi": "BIGINT", "key_lo": "BIGINT", "fingerprint": "BIGINT"}
 
-SNAPSHOT = {**_HASHES, "row_key": "VARCHAR", "identifiers": "VARCHAR"}
+SNAPSHOT = {**_HASHES, "row_key": "VARCHAR", "identifiers": "VARCHAR", "field_hashes": "VARCHAR"}
 
 REJECTIONS = {
     "row_key": "VARCHAR",
@@ -106,11 +106,13 @@ def state_of(history: DeltaFile) -> State | None:
 _STATE = "state"
 
 _SNAPSHOT = """
-    SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM snapshot ANTI JOIN outdated USING (key_hi, key_lo)
+    SELECT key_hi, key_lo, fingerprint, row_key, identifiers, field_hashes
+    FROM snapshot ANTI JOIN outdated USING (key_hi, key_lo)
     UNION ALL
-    SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers FROM (
+    SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers, field_hashes
+    FROM (
         SELECT * FROM accepted WHERE change <> 'removed' UNION ALL BY NAME SELECT * FROM doubtful
-        UNION ALL BY NAME SELECT key_hi, key_lo, fingerprint, row_key, identifiers FROM recorded
+        UNION ALL BY NAME SELECT * FROM recorded
     )
 """
 
@@ -173,7 +175,8 @@ def _doubts(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool
     missed = f"{resent} AND seq NOT IN (SELECT seq FROM accepted)"
     known = "(key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM snapshot)"
     scratch.execute(
-        f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint) FROM changes"
+        f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint, NULL AS field_hashes)"
+        " FROM changes"
         f" WHERE {mode in DOUBTS} AND ({unanswered} OR {missed} AND {known})"
     )
     sources = [f"{name}" for name in ("accepted", "doubtful", "forgotten", "recorded")]

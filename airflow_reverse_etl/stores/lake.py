@@ -2,7 +2,8 @@
 
 ::
 
-    <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror
+    <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror;
+                                     field_hashes, see sync/fields.py
                        rejections/   Delta: rows that the destination refused and that are still refused
                        history/      Delta: one row for each committed run
                        lease/        who is at work on the sync, see register.py
@@ -29,6 +30,7 @@ from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.stores.scratch import Scratch, scratch
+from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
@@ -148,6 +150,20 @@ class LakeStore(StateStore):
             until=plan.total if until is None else until,
             values=stored["values"],
         )
+
+    def changed_fields(
+        self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
+    ) -> dict[int, tuple[str, ...] | None]:
+        folder, last = f"{_plan_folder(plan.sync, plan.plan_id)}/changes", plan.total if until is None else until
+        with self._scratch() as work:
+            self._snapshot(plan.sync).view(work, "snapshot")
+            changes.view(work, folder, plan.planned, settled="false")
+            rows = work.execute(
+                "SELECT c.seq, s.field_hashes, c.field_hashes FROM snapshot AS s JOIN changes AS c"
+                " USING (key_hi, key_lo) WHERE c.change = 'changed' AND c.seq BETWEEN ? AND ? ORDER BY c.seq",
+                [after + 1, last],
+            )
+        return {seq: fields.changed(sync, before, now) for seq, before, now in rows}
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         data = self._files.read(_checkpoint(plan, partition))

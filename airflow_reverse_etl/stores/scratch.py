@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,17 +33,24 @@ class Scratch:
 
     def columns(self, relation: str) -> dict[str, str]:
         """Names and types."""
-        return {name: kind for name, kind, *_ in self.execute(f"DESCRIBE {relation}")}
+        return {name: kind for name, kind, *_ in self.execute(f"DESCRIBE FROM {relation}")}
 
-    def view(self, name: str, path: str) -> None:
-        """Make a Parquet file under the state URL a relation, with the position of each row as ``file_row_number``."""
+    def view(self, name: str, path: str, *, columns: Mapping[str, str] | None = None) -> None:
+        """Make a Parquet file under the state URL a relation, with the position of each row as ``file_row_number``.
+
+        :param columns: name → type of those that are null where the file, of an earlier version of ours, has none.
+        """
         from pyarrow import fs
 
         source = self.files.root / path if self.files.root else self.folder / f"{name}.parquet"
         if not self.files.root:  # DuckDB reads a local copy much faster than a remote file through Python
             fs.copy_files(path, str(source), self.files.filesystem(), fs.LocalFileSystem())
         rows = f"read_parquet({_quoted(source)}, file_row_number = true)"
-        self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")
+        there = self.columns(rows) if columns else {}
+        missing = "".join(
+            f", CAST(NULL AS {kind}) AS {column}" for column, kind in (columns or {}).items() if column not in there
+        )
+        self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT *{missing} FROM {rows}")
 
     def copy(self, select: str, path: str) -> tuple[int, int]:
         """Write the rows of a SELECT to a Parquet file under the state URL; returns rows and bytes."""

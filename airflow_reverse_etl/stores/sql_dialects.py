@@ -34,6 +34,7 @@ class StateSql:
     :param grant_schema: what an administrator runs where the schema is missing; ``grant_tables`` where it is there.
     :param analyzed: refreshes the statistics of a table after many changes.
     :param indexed: makes ranges of ``seq`` fast to read, and in order.
+    :param add_column: the part of ALTER TABLE that adds one.
     """
 
     name: str
@@ -49,6 +50,7 @@ class StateSql:
     one_moment: str = ""
     analyzed: str = ""
     indexed: str = ""
+    add_column: str = "ADD COLUMN {column}"
 
 
 def _types(text: str, instant: str, *, integer: str = "BIGINT", double: str = "DOUBLE PRECISION") -> dict[str, str]:
@@ -134,6 +136,7 @@ STATE_SQL: Mapping[str, StateSql] = {
             begin=None,
             describe="DESCRIBE TABLE {schema}.{table}",
             identity="SELECT current_user(), current_catalog()",
+            add_column="ADD COLUMNS ({column})",
             has_schema="SHOW SCHEMAS LIKE '{schema}'",
             grant_schema="GRANT CREATE SCHEMA ON CATALOG `{database}` TO `{user}`;",
             grant_tables="GRANT USE SCHEMA, CREATE TABLE, SELECT, MODIFY ON SCHEMA `{database}`.{schema} TO `{user}`;",

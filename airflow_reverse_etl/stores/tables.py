@@ -139,6 +139,8 @@ class Tables:
             missing = [name for name in OWN if not (known and self._is_there(f"{own}_{name}"))]
             for name in missing:
                 self._tolerantly(self._create(f"{own}_{name}", OWN[name]))
+            if "snapshot" not in missing:
+                self._widen(f"{own}_snapshot", OWN["snapshot"])
         except SqlError as error:
             if error.kind == "denied":
                 raise self.denied(error, has_schema=True) from None
@@ -175,6 +177,14 @@ class Tables:
     def _create(self, name: str, columns: Mapping[str, str]) -> str:
         typed = ", ".join(f"{column} {self.sql.types[kind]}" for column, kind in columns.items())
         return f"CREATE TABLE IF NOT EXISTS {self[name]} ({typed})"
+
+    def _widen(self, name: str, columns: Mapping[str, str]) -> None:
+        """Add the columns that an earlier version of ours did not have."""
+        with self.database.session() as session:
+            there = self.columns(session, name)
+        for column in columns.keys() - there.keys():
+            typed = f"{column} {self.sql.types[columns[column]]}"
+            self._tolerantly(f"ALTER TABLE {self[name]} {self.sql.add_column.format(column=typed)}")
 
     def _tolerantly(self, statement: str) -> None:
         """Two workers may make the same at the same moment."""

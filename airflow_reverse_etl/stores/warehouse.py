@@ -29,6 +29,7 @@ from airflow_reverse_etl.stores.sql_register import SqlRegister
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.stores.warehouse_fold import Fold, remembered
 from airflow_reverse_etl.stores.warehouse_plan import PLAN_TABLES, Built, PlanBuilder
+from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
@@ -185,6 +186,22 @@ class WarehouseStore(StateStore):
         finally:
             warehouse.close()  # ends the transaction, which would keep the table from being dropped
 
+    def changed_fields(
+        self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
+    ) -> dict[int, tuple[str, ...] | None]:
+        last = plan.total if until is None else until
+        with self._errors(plan.sync):
+            own, stored = self._tables.make_own(plan.sync), self._stored(plan)
+            if stored is None:
+                raise changes.forgotten()
+            now = "c.field_hashes" if stored.get("field_hashes") else "NULL"
+            rows = self._database.run(
+                f"SELECT c.seq, s.field_hashes, {now} FROM {self._tables[f'{own}_changes_{_run_of(plan)}']} AS c"
+                f" JOIN {self._tables[f'{own}_snapshot']} AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo"
+                f" WHERE c.change = 'changed' AND c.seq > {after} AND c.seq <= {last} ORDER BY c.seq"
+            )
+        return {int(seq): fields.changed(sync, before, now) for seq, before, now in rows}
+
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
@@ -284,6 +301,7 @@ class WarehouseStore(StateStore):
             "mode": request.sync.mode,
             "approach": built.approach.to_json(),
             "cursor_type": built.cursor_type,
+            "field_hashes": request.sync.track_fields,
             **kept,
         }
         self._add_plan(plan_id, request, "ready", json.dumps(content))

@@ -27,7 +27,8 @@ class Fold:
     """One commit.
 
     :param own: prefix of the sync's tables; ``run``: suffix of the plan's.
-    :param stored: what was kept with the plan: ``mode``, ``generation``, ``approach`` and ``cursor_type``.
+    :param stored: what was kept with the plan: ``mode``, ``generation``, ``approach``, ``cursor_type`` and
+        ``field_hashes``.
     """
 
     def __init__(
@@ -41,6 +42,10 @@ class Fold:
         )
         self._changes, self._failed, self._fates = (
             tables[f"{own}_{name}_{run}"] for name in ("changes", "failed", "fates")
+        )
+        kept = bool(stored.get("field_hashes"))
+        self._field_hashes = (
+            "c.field_hashes" if kept else f"CAST(NULL AS {tables.sql.types['VARCHAR']}) AS field_hashes"
         )
         self._id = tables.text(plan.plan_id)
         self._now = f"CAST({tables.text(_utc(plan.created_at))} AS {tables.sql.types['TIMESTAMPTZ']})"
@@ -91,9 +96,10 @@ class Fold:
             f" WHERE f.key_hi = {self._snapshot}.key_hi AND f.key_lo = {self._snapshot}.key_lo)"
         )
         session.run(
-            f"INSERT INTO {self._snapshot} (key_hi, key_lo, fingerprint, row_key, identifiers)"
+            f"INSERT INTO {self._snapshot} (key_hi, key_lo, fingerprint, row_key, identifiers, field_hashes)"
             f" SELECT key_hi, key_lo, CASE WHEN fate = 'doubtful' THEN {DOUBTFUL} ELSE fingerprint END,"
-            " CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers"
+            " CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers,"
+            " CASE WHEN fate = 'accepted' THEN field_hashes END"
             f" FROM {self._fates} AS f WHERE fate IN ('accepted', 'doubtful')"
         )
         if self._tables.sql.analyzed:
@@ -117,7 +123,7 @@ class Fold:
             session.run(f"DROP TABLE IF EXISTS {self._fates}")
         session.run(
             f"CREATE TABLE {'' if self._tables.sql.begin else 'IF NOT EXISTS '}{self._fates} AS SELECT * FROM (SELECT"
-            " c.key_hi, c.key_lo, c.fingerprint, c.row_key, c.identifiers, CASE"
+            f" c.key_hi, c.key_lo, c.fingerprint, c.row_key, c.identifiers, {self._field_hashes}, CASE"
             " WHEN c.change = 'forgotten' THEN 'gone' WHEN c.change = 'recorded' THEN 'accepted'"
             f" WHEN c.seq > {self._plan.total} THEN NULL"
             f" WHEN f.seq IS NULL AND {self._settled} THEN CASE c.change WHEN 'removed' THEN 'gone' ELSE 'accepted' END"

@@ -60,19 +60,19 @@ class PlanBuilder:
         with_model = self._with_model(types)
         [(model_rows,)] = session.run(f"SELECT COUNT(*) FROM ({statement.extract}) AS counted")
         repeated = "candidates"
-        if statement.cursor or not self._compare(session, with_model, int(model_rows)):
+        if statement.cursor or not self._compare(session, with_model, types, int(model_rows)):
             repeated = kept
-            self._compare_kept(session, with_model)
+            self._compare_kept(session, with_model, types)
         counts = self._classify(session, repeated)
         approach = self._with_bounds(session, types) if statement.cursor else statement.approach
         session.run(f"DROP TABLE {candidates}")
         session.run(f"DROP TABLE IF EXISTS {kept}")
         return Built(counts, int(model_rows), approach, types[statement.cursor[0]] if statement.cursor else "")
 
-    def _compare(self, session: Session, with_model: str, model_rows: int) -> bool:
+    def _compare(self, session: Session, with_model: str, types: Mapping[str, str], model_rows: int) -> bool:
         """Compare in one pass; False if a key that was unique may be there several times now."""
         statement, candidates = self._statement, self._table("candidates")
-        session.run(f"CREATE TABLE {candidates} AS {with_model}, {self._snapshot} {statement.compare}")
+        session.run(f"CREATE TABLE {candidates} AS {with_model}, {self._snapshot} {statement.compare(types)}")
         if not (statement.tracked and statement.approach.compared):
             return True
         found = _counts(session.run(f"SELECT found, COUNT(*) FROM {candidates} GROUP BY found"))
@@ -109,14 +109,14 @@ class PlanBuilder:
     def _snapshot(self) -> str:
         return f"snapshot AS (SELECT {_SNAPSHOT} FROM {self._tables[f'{self._own}_snapshot']})"
 
-    def _compare_kept(self, session: Session, with_model: str) -> None:
+    def _compare_kept(self, session: Session, with_model: str, types: Mapping[str, str]) -> None:
         """Store the model, and compare it with a view to keys that it has several times."""
         statement, kept, candidates = self._statement, self._table("model"), self._table("candidates")
         session.run(f"DROP TABLE IF EXISTS {candidates}")
         session.run(f"CREATE TABLE {kept} AS {with_model} SELECT * FROM model")
         session.run(
             f"CREATE TABLE {candidates} AS WITH model AS (SELECT * FROM {kept}), {self._snapshot},"
-            f" repeated AS ({statement.repeated('model')}) {statement.compare_repeated}"
+            f" repeated AS ({statement.repeated('model')}) {statement.compare_repeated(types)}"
         )
 
     def _with_bounds(self, session: Session, types: Mapping[str, str]) -> Approach:
@@ -134,7 +134,7 @@ class PlanBuilder:
         statement, changes, candidates = self._statement, self._table("changes"), self._table("candidates")
         rejections = self._tables[f"{self._own}_rejections"]
         rank = " ".join(f"WHEN '{kind}' THEN {at}" for at, kind in enumerate(KINDS))
-        names = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
+        names = "".join(f"{name}, " for name in (*statement.values, *statement.cursor, *statement.hashed))
         session.run(
             f"CREATE TABLE {changes} AS WITH candidates AS (SELECT * FROM {candidates}),"
             f" repeated AS ({statement.repeated(repeated)}),"

@@ -69,6 +69,10 @@ class Dialect:
             return f"CONCAT({parts})"
         return " || ".join(f"COALESCE(CAST(LENGTH({t}) AS {self.string}) || ':' || {t}, 'n')" for t in texts)
 
+    def hex_digest(self, text: str) -> str:
+        """A digest as hexadecimal text."""
+        return ("MD5({x})" if self.name == "duckdb" else self.digest).format(x=text)
+
     def json_array(self, texts: Iterable[str]) -> str:
         return self.array.format(items=", ".join(texts))
 

@@ -24,17 +24,22 @@ def _environment() -> jinja2.Environment:
 
 
 def template_columns(sync: Sync) -> tuple[str, ...]:
-    """The columns that the sync's templates read, as ``row.name`` or ``row['name']``, sorted.
+    """The columns that the sync's templates read, sorted. Raises SpecError as :func:`template_reads` does."""
+    return tuple(template_reads(sync))
+
+
+def template_reads(sync: Sync) -> dict[str, tuple[str, ...]]:
+    """The columns that templates read, as ``row.name`` or ``row['name']``, sorted → the fields of those templates.
 
     :raises SpecError: for templates that do not parse, or that use ``row`` in a way that does not name a column.
     """
     templates = {name: field for name, field in sync.mapping.items() if isinstance(field, TemplateField)}
     if not templates:
-        return ()
+        return {}
     from jinja2 import TemplateSyntaxError, nodes
 
     environment = _environment()
-    columns: set[str] = set()
+    columns: dict[str, set[str]] = {}
     problems = []
     for name, field in templates.items():
         try:
@@ -49,7 +54,7 @@ def template_columns(sync: Sync) -> tuple[str, ...]:
                     nodes.Getattr(node=nodes.Name(name="row"), attr=str(column))
                     | nodes.Getitem(node=nodes.Name(name="row"), arg=nodes.Const(value=str(column)))
                 ):
-                    columns.add(column)
+                    columns.setdefault(column, set()).add(name)
                     named += 1
         if named != sum(node.name == "row" for node in tree.find_all(nodes.Name)):
             problems.append(f"mapping.{name}.template: use row only as row.column or row['column']")
@@ -57,7 +62,7 @@ def template_columns(sync: Sync) -> tuple[str, ...]:
         raise SpecError(
             "the sync's templates cannot be used", problems=tuple(problems), todo="correct them", sync=sync.name
         )
-    return tuple(sorted(columns))
+    return {column: tuple(sorted(fields)) for column, fields in sorted(columns.items())}
 
 
 class RecordBuilder:

@@ -6,7 +6,7 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     mapped       k0 …, the key; f0 …, the mapped values; r0 …, what templates read; w, the cursor  mapped
     model        values, row_key, identifiers, key_hi, key_lo, fingerprint        model, given the types of mapped
     snapshot     key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
-    candidates   every row that may be a change, and what was ``found``           compare, one pass over the model
+    candidates   every row that may be a change, what was ``found``, field_hashes compare, one pass over the model
     repeated     keys of several candidates                                       repeated
     rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome  rejected rows of earlier runs
     quarantined  those of them that are not tried again                           quarantined
@@ -25,21 +25,20 @@ a cursor the model is only a part, about which counts say nothing: it is always 
 A key's hash and a row's fingerprint are digests of the *text forms* of values, see
 :mod:`airflow_reverse_etl.sync.dialects`. Fingerprints take the mapped values in the order of the destination fields'
 names, and the names, constants and templates themselves: the order of the mapping makes no difference, and a column
-that is not mapped neither.
+that is not mapped neither. Hashes of single fields are a matter of :mod:`airflow_reverse_etl.sync.fields`.
 """
 
 # ruff: noqa: S608 - building SQL is what this module does; names are quoted, constants are literals
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.expressions import UsedColumns, expression, single_select
 from airflow_reverse_etl.sync.mapping import template_columns
@@ -88,7 +87,9 @@ class PlanStatement:
             hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in ("key_hi", "key_lo", "fingerprint"))
             return f"SELECT {columns.format(key='NULL')}, {hashes}, 1 AS present FROM mapped"
         key = [texts[name] for name in self.keys]
-        row = self.dialect.prefix_code([literal(self._shape(), self.dialect.name), *self._mapped(texts)])
+        row = self.dialect.prefix_code(
+            [literal(fields.shape(self.sync), self.dialect.name), *(texts[name] for name in fields.values(self.sync))]
+        )
         high, low = self.dialect.high, self.dialect.low
         hashes = (
             f"{high.format(h='key_digest')} AS key_hi, {low.format(h='key_digest')} AS key_lo,"
@@ -102,14 +103,17 @@ class PlanStatement:
         )
 
     @property
-    def compare(self) -> str:
-        """The candidates, in one pass over ``model``."""
-        return self._compare("")
+    def hashed(self) -> tuple[str, ...]:
+        """The column of the candidates with hashes of single fields; empty where the sync keeps none."""
+        return ("field_hashes",) if self.sync.track_fields else ()
 
-    @property
-    def compare_repeated(self) -> str:
+    def compare(self, types: Mapping[str, str]) -> str:
+        """The candidates, in one pass over ``model``. ``types`` as for ``model``."""
+        return self._compare(types, "")
+
+    def compare_repeated(self, types: Mapping[str, str]) -> str:
         """The candidates and, whatever the snapshot says of them, all rows of the keys in ``repeated``."""
-        return self._compare("repeated")
+        return self._compare(types, "repeated")
 
     @staticmethod
     def repeated(relation: str) -> str:
@@ -192,8 +196,10 @@ class PlanStatement:
         [name] = self.cursor
         return f"SELECT {self.dialect.text(f'MIN({name})', types[name])} FROM {relation} WHERE {where}"
 
-    def _compare(self, repeated: str) -> str:
+    def _compare(self, types: Mapping[str, str], repeated: str) -> str:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
+        if self.hashed:  # of candidates only, as it costs a digest for each field
+            columns += f", {fields.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
         if not self.tracked or not self.approach.compared:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
             return (
@@ -225,17 +231,6 @@ class PlanStatement:
         digest = self.dialect.digest.format(x=self.dialect.prefix_code(texts))
         nulls = " OR ".join(f"{name} IS NULL" for name in self.keys)
         return f"CASE WHEN {nulls} THEN NULL ELSE {digest} END"
-
-    def _mapped(self, texts: Mapping[str, str]) -> list[str]:
-        """Texts of the mapped values by name of the field, then of what templates read."""
-        fields = sorted((name, at) for at, (name, field) in enumerate(self.sync.mapping.items()) if not _fixed(field))
-        read = [texts[name] for name in self.values if name.startswith("r")]
-        return [*(texts[f"f{at}"] for _, at in fields), *read]
-
-    def _shape(self) -> str:
-        """What of the mapping is the same for every row."""
-        shape = {name: _shape_of(field) for name, field in self.sync.mapping.items()}
-        return hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) -> int:
@@ -277,11 +272,11 @@ def plan_statement(
     dialect = DIALECTS[planner]
     used = UsedColumns(columns)
     keys = [used.column(name) for name in primary_key]
-    fields = [_field(name, field, used, source=source, planner=dialect) for name, field in sync.mapping.items()]
+    mapped = [_field(name, field, used, source=source, planner=dialect) for name, field in sync.mapping.items()]
     read = [used.column(name) for name in template_columns(sync)]
     cursor = used.column(sync.cursor) if sync.cursor else ""
     used.check(sync)
-    targets = {f"k{at}": sql for at, sql in enumerate(keys)} | {f"f{at}": sql for at, sql in enumerate(fields)}
+    targets = {f"k{at}": sql for at, sql in enumerate(keys)} | {f"f{at}": sql for at, sql in enumerate(mapped)}
     targets |= {f"r{at}": sql for at, sql in enumerate(read)}
     if cursor:
         targets["w"] = cursor
@@ -294,7 +289,7 @@ def plan_statement(
         mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
         keys=tuple(name for name in targets if name.startswith("k")),
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
-        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), fields)
+        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped)
         if sync.mode == "mirror"
         else None,
         tracked=sync.tracked,
@@ -310,16 +305,6 @@ def _window(used: UsedColumns, cursor: str, source: str, approach: Approach | No
     return f" WHERE {name} >= {Bound.from_text(approach.low).literal(source)} OR {name} IS NULL"
 
 
-def _fixed(field: object) -> bool:
-    return isinstance(field, ValueField | TemplateField)
-
-
-def _shape_of(field: object) -> Any:
-    if isinstance(field, ValueField):
-        return {"value": field.value}
-    return {"template": field.template} if isinstance(field, TemplateField) else None
-
-
 def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: Dialect) -> str:
     """The planner's SQL for a mapped field over ``extracted``; NULL for what is not a column's business."""
     if isinstance(field, str):
@@ -329,7 +314,7 @@ def _field(name: str, field: object, used: UsedColumns, *, source: str, planner:
     return f"CAST(NULL AS {planner.string})"
 
 
-def _identifiers(sync: Sync, keys: Mapping[str, str], fields: Sequence[str]) -> dict[str, Any] | None:
+def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> dict[str, Any] | None:
     """What a delete needs to name a row: the fields in ``match_on``, and those that map a key column.
 
     Nested as records are. Where neither gives any field, the key columns under their own names.
@@ -338,7 +323,7 @@ def _identifiers(sync: Sync, keys: Mapping[str, str], fields: Sequence[str]) -> 
         return None
     record: dict[str, Any] = {}
     for at, (name, field) in enumerate(sync.mapping.items()):
-        if name not in sync.destination.match_on and (fields[at] not in keys.values() or _fixed(field)):
+        if name not in sync.destination.match_on and (mapped[at] not in keys.values() or fields.fixed(field)):
             continue
         if isinstance(field, TemplateField) or (isinstance(field, ValueField) and isinstance(field.value, dict | list)):
             raise SpecError(

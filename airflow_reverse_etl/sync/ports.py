@@ -6,10 +6,10 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from airflow_reverse_etl.sync.receipts import Batch, Checkpoint, Operation, Planned, Receipts, Report
 
@@ -93,6 +93,20 @@ class Plan:
     spec: str = ""
     recorded: int = 0
     notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class FieldTracking(Protocol):
+    """What a state store has that can tell which fields of a changed row changed."""
+
+    def changed_fields(
+        self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
+    ) -> Mapping[int, tuple[str, ...] | None]:
+        """Of changed rows with numbers from ``after`` + 1 to ``until``: number → destination fields, sorted.
+
+        None where it is not known: the sync's ``track`` does not have ``fields: true``, or did not when the row was
+        delivered; the mapping has changed since; or the row is sent for another reason than a value.
+        """
 
 
 class StateStore(Protocol):

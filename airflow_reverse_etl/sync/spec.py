@@ -166,25 +166,41 @@ FieldSource = Annotated[
 ]
 
 
-class CursorTrack(_Strict):
-    """Rows are read from the highest value of a column on that earlier runs have seen."""
+class TrackDetails(_Strict):
+    """Every row that was delivered is remembered, and something more."""
 
     cursor: Annotated[
-        str,
+        str | None,
         Field(
             min_length=1,
             description="column of dates, time stamps or whole numbers that grows with every change of a row; rows "
             "that were not accepted are read again whatever it says, and rows without a value always",
         ),
-    ]
+    ] = None
+    fields: Annotated[
+        bool,
+        Field(
+            description="keep a short hash of each mapped value, so that a plan names the fields of a changed row that "
+            "changed"
+        ),
+    ] = False
+
+    @model_validator(mode="after")
+    def _says_something(self) -> TrackDetails:
+        if not self.cursor and not self.fields:
+            raise ValueError(_TRACK_SHAPE)
+        return self
 
 
+_TRACK_SHAPE = "must be rows, none, {cursor: column}, {fields: true}, or both of these"
 Track = Annotated[
-    Annotated[Literal["rows", "none"], Tag("name")] | Annotated[CursorTrack, Tag("cursor")],
+    Annotated[Literal["rows", "none"], Tag("name")] | Annotated[TrackDetails, Tag("details")],
     Discriminator(
-        _shape("cursor"),
+        lambda value: (
+            "name" if isinstance(value, str) else "details" if isinstance(value, Mapping | TrackDetails) else None
+        ),
         custom_error_type="track_shape",
-        custom_error_message="must be rows, none or {cursor: column}",
+        custom_error_message=_TRACK_SHAPE,
     ),
 ]
 
@@ -274,7 +290,8 @@ class Sync(_Strict):
         Track,
         Field(
             description="what is remembered: `rows`, every row that was delivered; `{cursor: column}`, the same, but "
-            "only rows that changed since are read; `none`, nothing: every row goes out in every run"
+            "only rows that changed since are read; `{fields: true}`, a short hash of each field beside every row, so "
+            "that a plan names the fields that changed; `none`, nothing: every row goes out in every run"
         ),
     ] = "rows"
     initial: Annotated[
@@ -327,13 +344,15 @@ class Sync(_Strict):
 
     @model_validator(mode="after")
     def _track_fits(self) -> Sync:
-        if self.mode == "mirror" and self.track != "rows":
+        if self.mode == "mirror" and (self.cursor or self.track == "none"):
             what = (
                 "a cursor cannot see removed rows" if self.cursor else "without a record nothing is known to be removed"
             )
             raise ValueError(f"mode mirror needs track: rows: {what}")
         if self.mode == "append" and self.cursor:
             raise ValueError("mode append sends every row of the model in every run; it has no use for a cursor")
+        if self.mode == "append" and self.track_fields:
+            raise ValueError("mode append keeps no record, and so no hashes of fields")
         if not self.tracked:
             why = "mode append" if self.mode == "append" else "track: none"
             if self.initial != "send":
@@ -364,7 +383,12 @@ class Sync(_Strict):
     @property
     def cursor(self) -> str | None:
         """The column from whose highest value on the model is read."""
-        return self.track.cursor if isinstance(self.track, CursorTrack) else None
+        return self.track.cursor if isinstance(self.track, TrackDetails) else None
+
+    @property
+    def track_fields(self) -> bool:
+        """Whether hashes of single fields are remembered, see :mod:`airflow_reverse_etl.sync.fields`."""
+        return isinstance(self.track, TrackDetails) and self.track.fields
 
     @classmethod
     def load(cls, source: Sync | Mapping[str, Any] | str | Path, *, check: DestinationCheck | None = None) -> Sync:
@@ -461,7 +485,7 @@ def _problems(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
     found = []
     for item in error.errors(include_url=False):
         where = tuple(str(part) for part in item["loc"])
-        if len(where) > 1 and where[0] in ("model", "track") and where[1] in ("name", "table", "sql", "cursor"):
+        if len(where) > 1 and where[0] in ("model", "track") and where[1] in ("name", "table", "sql", "details"):
             where = (where[0], *where[2:])
         if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
             where = (*where[:2], *where[3:])
@@ -487,7 +511,7 @@ def _known(where: Sequence[str]) -> list[str]:
         "": [Sync],
         "model": [TableModel, SqlModel],
         "mapping": [SqlField, ValueField, TemplateField],
-        "track": [CursorTrack],
+        "track": [TrackDetails],
         "guards": [Guards],
         "failure": [FailurePolicy],
         "retry": [RetryPolicy],

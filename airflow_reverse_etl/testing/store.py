@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.sync.mapping import template_reads
 from airflow_reverse_etl.sync.plan import DOUBTS, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Report
@@ -67,14 +68,15 @@ class _Planned:
     rows: list[tuple[str, _Row]]
     values: pa.Table
     left: dict[str, dict[str, _Row]]
+    fields: bool
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _State:
-    """Everything about one sync. ``snapshot``: key → (fingerprint, identifiers)."""
+    """Everything about one sync. ``snapshot``: key → (fingerprint, identifiers, whether fields are told apart)."""
 
-    snapshot: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    snapshot: dict[str, tuple[str, str | None, bool]] = field(default_factory=dict)
     generation: int = 0
     rejections: dict[str, _Rejection] = field(default_factory=dict)
     plans: dict[str, _Planned] = field(default_factory=dict)
@@ -139,6 +141,7 @@ class MemoryStateStore(StateStore):
             rows=[(kind, row) for wanted in _KINDS for kind, row in kinds if kind == wanted],
             values=values,
             left={name: {str(row.key): row for kind, row in kinds if kind == name} for name in _LEFT},
+            fields=sync.track_fields,
         )
         return plan
 
@@ -160,6 +163,18 @@ class MemoryStateStore(StateStore):
                 ),
             }
             yield pa.RecordBatch.from_pydict(columns)
+
+    def changed_fields(
+        self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
+    ) -> dict[int, tuple[str, ...] | None]:
+        planned, snapshot = self._planned(plan), self._state(plan.sync).snapshot
+        found = {}
+        for seq, (kind, row) in list(enumerate(planned.rows, 1))[after:until]:
+            if kind == "changed":
+                before, _, kept = snapshot[str(row.key)]
+                known = kept and planned.fields and before != _DOUBTFUL
+                found[seq] = _differing(sync, before, row.fingerprint) if known else None
+        return found
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         saved = self._planned(plan).checkpoints.get(partition)
@@ -224,7 +239,7 @@ class MemoryStateStore(StateStore):
             if missed:
                 state.snapshot.pop(key)
             if planned.mode in DOUBTS and (unanswered or missed or outcome is Outcome.UNKNOWN):
-                state.snapshot[key] = _DOUBTFUL, row.identifiers
+                state.snapshot[key] = _DOUBTFUL, row.identifiers, False
             (settled if seq in checkpoint.settled else unsettled).add(key)
             if seq not in checkpoint.settled:
                 continue
@@ -234,11 +249,11 @@ class MemoryStateStore(StateStore):
             elif kind == "removed":
                 state.snapshot.pop(key, None)
             else:
-                state.snapshot[key] = row.fingerprint, row.identifiers
+                state.snapshot[key] = row.fingerprint, row.identifiers, planned.fields
         for key in planned.left["forgotten"]:
             state.snapshot.pop(key, None)
         for key, row in planned.left["recorded"].items():
-            state.snapshot[key] = row.fingerprint, row.identifiers
+            state.snapshot[key] = row.fingerprint, row.identifiers, planned.fields
         state.generation += state.snapshot != before
         still = unsettled | planned.left["skipped"].keys()
         read = settled | planned.left["recorded"].keys()
@@ -262,7 +277,7 @@ class MemoryStateStore(StateStore):
 
 
 def _found(
-    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None]], how: Approach
+    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None, bool]], how: Approach
 ) -> Iterator[tuple[str, _Row]]:
     """What differs between model and snapshot."""
     if not sync.tracked:
@@ -387,6 +402,17 @@ def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection
         fingerprint = "" if null else json.dumps([fields, read, shape], default=str, sort_keys=True)
         rows.append(_Row(None if null or not parts else _key(parts), fingerprint, identifiers, at, record.get("w")))
     return rows, values
+
+
+def _differing(sync: Sync, before: str, now: str) -> tuple[str, ...] | None:
+    """The fields that differ between two fingerprints of one mapping."""
+    (old_fields, old_read, old_shape), (fields, read, shape) = json.loads(before), json.loads(now)
+    if old_shape != shape or [name for name, _ in old_fields] != [name for name, _ in fields]:
+        return None
+    found = {name for (name, value), (_, old) in zip(fields, old_fields, strict=True) if value != old}
+    for names, value, old in zip(template_reads(sync).values(), read, old_read, strict=True):
+        found |= set(names) if value != old else set()
+    return tuple(sorted(found)) or None
 
 
 def _key(parts: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import ModelNotFoundError, RunConflictError
-from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.ports import FieldTracking, Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.fakes import MemoryWarehouse
@@ -227,6 +227,46 @@ class StateStoreConformance:
         self.commit(store, self.plan(store, {}, sync=sync, day=1), sync=sync, rejected=["2"])
         plan = self.plan(store, {}, sync=sync, day=2)
         assert self.planned(store, plan) == {"removed": {"2"}}
+
+    # -- which fields changed ----------------------------------------------------------------------------------------
+
+    def changed_fields(self, store: StateStore, sync: Sync, names: Mapping[Any, Any], day: int) -> dict[str, Any]:
+        """Of the changed rows of a plan, which is left behind: key → fields that changed."""
+        assert isinstance(store, FieldTracking)
+        plan = self.plan(store, names, sync=sync, day=day)
+        keys = {seq: row["key"] for seq, row in self.rows(store, plan).items()}
+        found = {keys[seq]: fields for seq, fields in store.changed_fields(plan, sync).items()}
+        assert {keys[seq] for seq in store.changed_fields(plan, sync, after=plan.planned.added)} == found.keys()
+        assert not store.changed_fields(plan, sync, until=plan.planned.added)
+        return found
+
+    def test_the_fields_that_changed_are_told(self, store: StateStore) -> None:
+        template = {"template": "{{ row.name }}"}
+        mapping = {"id": "id", "z": "name", "b.c": {"sql": "upper(name)"}, "n": {"sql": "length(name)"}, "t": template}
+        sync = self.sync(mapping=mapping, track={"fields": True})
+        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c", "4": ""}, sync=sync), sync=sync)
+        store = self.reopened(store)
+        names = {"0": "new", "1": "A", "2": "bb", "3": "c", "4": None}
+        found = self.changed_fields(store, sync, names, day=1)
+        assert found == {"1": ("t", "z"), "2": ("b.c", "n", "t", "z"), "4": ("b.c", "n", "t", "z")}
+
+    def test_of_rows_recorded_without_hashes_of_fields_nothing_is_told_and_nothing_is_sent(
+        self, store: StateStore
+    ) -> None:
+        plain, tracked = self.sync(), self.sync(track={"fields": True})
+        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=plain), sync=plain)
+        assert self.changed_fields(store, tracked, {"1": "x", "2": "b", "3": "c"}, day=1) == {"1": None}
+        self.commit(store, self.plan(store, {"1": "x", "2": "b", "3": "c"}, sync=tracked, day=2), sync=tracked)
+        found = self.changed_fields(store, tracked, {"1": "y", "2": "y", "3": "c"}, day=3)
+        assert found == {"1": ("properties.name",), "2": None}
+        assert self.changed_fields(store, plain, {"1": "y", "2": "b", "3": "c"}, day=4) == {"1": None}
+
+    def test_a_changed_mapping_and_a_row_in_doubt_are_not_taken_for_changed_fields(self, store: StateStore) -> None:
+        sync = self.sync(track={"fields": True})
+        self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync, unsettled=["2"])
+        assert self.changed_fields(store, sync, {"1": "x", "2": "x"}, day=1) == {"1": ("properties.name",), "2": None}
+        other = self.sync(mapping={"id": "id", "properties.name": "name", "c": {"value": 1}}, track={"fields": True})
+        assert self.changed_fields(store, other, {"1": "x"}, day=2) == {"1": None}
 
     # -- plans and checkpoints ---------------------------------------------------------------------------------------
 

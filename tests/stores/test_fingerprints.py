@@ -11,12 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_reverse_etl.sync import fields
+from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Column
 from airflow_reverse_etl.sync.spec import Sync
 from tests.stores.warehouses import postgres_place
 
-SYNC = Sync(name="s", model="m", source="w", destination={"type": "file"}, mapping={"a": "value", "b": "more"})
+SYNC = Sync(
+    name="s",
+    model="m",
+    source="w",
+    destination={"type": "file"},
+    mapping={"a": "value", "b": "more"},
+    track={"fields": True},
+)
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 years = {"min_value": datetime(1, 1, 2), "max_value": datetime(9999, 12, 30)}  # noqa: DTZ001 - with and without zone
@@ -78,9 +87,10 @@ class Pair:
             planner=dialect,
         )
         types = {"k0": "BIGINT", "k1": kind, "f0": kind, "f1": kind}
+        hashes = fields.hashes(SYNC, DIALECTS[dialect], types, model="model")
         cursor.execute(
             f"WITH extracted AS ({statement.extract}), mapped AS ({statement.mapped}), model AS ("
-            f"{statement.model(types)}) SELECT row_key, key_hi, key_lo, fingerprint FROM model"
+            f"{statement.model(types)}) SELECT row_key, key_hi, key_lo, fingerprint, {hashes} FROM model"
         )
         return sorted(cursor.fetchall(), key=lambda row: (row[3], str(row)))
 
@@ -108,6 +118,7 @@ def test_postgres_and_duckdb_agree(pair: Pair, name: str) -> None:
 def test_null_never_equals_an_empty_text(pair: Pair) -> None:
     for found in pair.hashes(["", None], "TEXT", "VARCHAR"):
         assert len({row[3] for row in found}) == 2
+        assert len({row[4][8:12] for row in found}) == 2
 
 
 def test_times_are_those_of_a_clock(pair: Pair) -> None:

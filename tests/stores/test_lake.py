@@ -73,6 +73,26 @@ def test_the_snapshot_is_not_rewritten_when_nothing_changed(tmp_path: Path) -> N
     assert DeltaTable(tmp_path / "syncs/s/snapshot").version() == before
 
 
+def test_a_snapshot_of_an_earlier_version_is_read_and_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    replace = delta.DeltaFile.replace
+
+    def narrow(self: delta.DeltaFile, *arguments: Any) -> int:
+        self._columns = {name: kind for name, kind in self._columns.items() if name != "field_hashes"}
+        return replace(self, *arguments)
+
+    monkeypatch.setattr(delta.DeltaFile, "replace", narrow)
+    b.run()
+    monkeypatch.undo()
+    b.sync = sync_of(track={"fields": True})
+    assert b.run() == {}
+    b.model([(1, "a", 9), *THREE[1:]])
+    assert b.run() == {"1": "changed"}
+    snapshot = DeltaTable(tmp_path / "syncs/s/snapshot").to_pyarrow_table()
+    assert sorted(len(hashes or "") for hashes in snapshot["field_hashes"].to_pylist()) == [0, 0, 16]
+
+
 @pytest.mark.parametrize("table", ["snapshot", "rejections", "history"])
 @pytest.mark.parametrize("after", [True, False])
 def test_a_commit_cut_short_anywhere_is_completed_by_the_next(

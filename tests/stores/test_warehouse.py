@@ -161,6 +161,27 @@ def test_a_dropped_snapshot_deletes_nothing(place: Place) -> None:
     assert (plan.planned.added, plan.planned.removed, plan.notes) == (1, 0, ("snapshot_lost",))
 
 
+def test_a_snapshot_of_an_earlier_version_is_widened_and_nothing_is_sent(place: Place) -> None:
+    with stored(place) as store:
+        run(place, store)
+    place.run(f"ALTER TABLE reverse_etl.{prefix('Of-It.1')}_snapshot DROP COLUMN field_hashes")
+    with stored(place) as store:
+        warehouse, sync = place.open_warehouse(), sync_of(track={"fields": True})
+        for day, total in enumerate((0, 2)):
+            plan = store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "r", NOW + timedelta(days=day)), warehouse)
+            assert plan.total == total
+            assert set(store.changed_fields(plan, sync).values()) == ({None} if total else set())
+            place.run("UPDATE m SET email = 'new'")
+        warehouse.close()
+
+
+@pytest.mark.parametrize("dialect", sorted(STATE_SQL))
+def test_a_column_can_be_added_everywhere(dialect: str) -> None:
+    sql = STATE_SQL[dialect]
+    statement = f"ALTER TABLE a.b {sql.add_column.format(column='c ' + sql.types['VARCHAR'])}"
+    assert isinstance(sqlglot.parse_one(statement, read=dialect), sqlglot.exp.Alter)
+
+
 def test_missing_rights_are_told_with_the_grant(postgres: str) -> None:
     import psycopg2
 
@@ -273,14 +294,15 @@ class Columns(DuckDBWarehouse):
 @pytest.mark.parametrize("dialect", ["bigquery", "databricks", "redshift", "snowflake"])
 def test_statements_are_what_they_were(dialect: str) -> None:
     """Each parses as its dialect. Changed on purpose? Delete tests/stores/golden/<dialect>.sql, run, and read it."""
-    recorder = Recorder()
+    recorder, sync = Recorder(), sync_of(track={"fields": True})
     store = WarehouseStore(lambda: recorder, Columns, dialect=dialect, change_log=True)
-    plan = store.plan(PlanRequest(sync_of(), "SELECT * FROM m", ("id",), "run1", NOW), Columns())
+    plan = store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "run1", NOW), Columns())
+    store.changed_fields(plan, sync)
     checkpoint = Checkpoint(dispatched=3)
     checkpoint.settled.add(1, 2)
     checkpoint.fail(2, Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
     store.save_checkpoint(plan, checkpoint)
-    store.commit(plan, checkpoint, Report("run1", plan.planned, 1, 1, 1, 0, 0, 1, 0.5), sync_of())
+    store.commit(plan, checkpoint, Report("run1", plan.planned, 1, 1, 1, 0, 0, 1, 0.5), sync)
     texts = [statement.replace(plan.plan_id[-12:], "<run>") for statement in recorder.statements]
     for statement in recorder.statements:
         if not statement.startswith(("ALTER SESSION", "SET ", "ANALYZE", "SHOW")):

@@ -133,8 +133,8 @@ def test_every_part_is_valid_sql_in_every_dialect(dialect: str, mode: str) -> No
     statement = build(sync_of(mapping, mode=mode), primary_key=("id", "email"), source=dialect, planner=dialect)
     types = dict.fromkeys((*statement.keys, *statement.values), "TIMESTAMP")
     now = datetime(2026, 1, 31, tzinfo=UTC)
-    parts = [statement.extract, statement.mapped, statement.model(types), statement.compare, statement.classify]
-    for sql in [*parts, statement.compare_repeated, statement.repeated("model"), statement.quarantined(now)]:
+    parts = [statement.extract, statement.mapped, statement.model(types), statement.compare(types), statement.classify]
+    for sql in [*parts, statement.compare_repeated(types), statement.repeated("model"), statement.quarantined(now)]:
         assert len(sqlglot.parse(sql, read=dialect)) == 1
 
 

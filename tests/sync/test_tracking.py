@@ -134,7 +134,11 @@ def test_whatever_fails_a_cursor_loses_no_change(steps: list[Any]) -> None:
         ({"track": "none", "initial": "baseline"}, "keeps no record"),
         ({"mode": "append", "on_mapping_change": "keep"}, "keeps none"),
         ({"track": "row"}, "'rows' or 'none'"),
-        ({"track": {"column": "v"}}, "must be rows, none or"),
+        ({"track": {"column": "v"}}, "track.column: unknown key; known: cursor, fields"),
+        ({"track": {}}, "must be rows, none, "),
+        ({"track": 1}, "must be rows, none, "),
+        ({"mode": "mirror", "track": {"cursor": "v", "fields": True}}, "cannot see removed rows"),
+        ({"mode": "append", "track": {"fields": True}}, "keeps no record"),
     ],
 )
 def test_what_cannot_work_is_refused(values: dict[str, Any], problem: str) -> None:
