@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_reverse_etl._airflow import AirflowFailException, Context, airflow_errors
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators._dbt import DbtTask
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.operators._dbt import DbtTask, Syncs, sources_of
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.findings import Policy, Report
@@ -69,7 +67,7 @@ class DbtModelCheckOperator(DbtTask):
     def __init__(
         self,
         *,
-        syncs: str | Path | Sequence[Sync | Mapping[str, Any] | str | Path],
+        syncs: Syncs,
         base: str,
         head: str,
         git_conn_id: str = "git_default",
@@ -124,18 +122,7 @@ class DbtModelCheckOperator(DbtTask):
         return Side(manifest, label=f"{ref} ({commit[:8]})", folder=path)
 
     def _sources(self, side: Side) -> list[SyncSource]:
-        from airflow_reverse_etl.dbt.exposures import syncs_in_meta
-        from airflow_reverse_etl.dbt.usage import SyncSource, read_syncs
-
-        sources, errors = syncs_in_meta(side.catalog)
-        dag = self.get_dag()
-        beside = Path(dag.fileloc).parent if dag is not None and dag.fileloc else Path()
-        for sync in [self.syncs] if isinstance(self.syncs, str | Path) else self.syncs:
-            if isinstance(sync, str | Path):
-                found, wrong = read_syncs(beside / sync)
-                sources, errors = sources + found, errors + wrong
-            else:
-                sources.append(SyncSource(Sync.load(sync), str(dag.fileloc if dag is not None else self.task_id)))
+        sources, errors = sources_of(self, self.syncs, side.catalog)
         if errors:
             raise errors[0]
         return sources

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,79 @@ def test_a_dag_runs_the_syncs_in_its_models_meta(
     assert (labels[0], labels[1]) == ("a", "b")
     (written,) = (path for path in (tmp_path / "out" / "a").rglob("*") if path.is_file())
     assert "Dear a@x.org" in written.read_text()
+
+
+@pytest.mark.slow
+def test_projects_of_one_repository_and_of_another_at_the_same_time_on_one_worker(
+    shop: Origin,
+    tmp_path: Path,
+    state_url: Path,
+    add_connection: Callable[..., None],
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+) -> None:
+    """Same names everywhere, and yet: a catalog, a parse cache, a memory and a destination for each."""
+    from airflow.sdk import DAG
+
+    def project(folder: str, place: str) -> dict[str, str]:
+        files = {"dbt_project.yml": PROJECT, "models/people.sql": MODEL.replace("none", f"'{place}'")}
+        return {f"{folder}/{name}": text for name, text in {**files, "models/m.yml": json.dumps(DECLARED)}.items()}
+
+    second = Origin.create(tmp_path / "second")
+    shop.commit(project("other/dbt", "b"))
+    second.commit(project("analytics", "c"))
+    add_connection("git_second", conn_type="git", host=str(second.bare), extra={"allow_protocols": ["file"]})
+    where = {
+        "a": {"git_conn_id": "git_dbt", "project_path": "analytics"},
+        "b": {"git_conn_id": "git_dbt", "project_path": "other/dbt"},
+        "c": {"git_conn_id": "git_second", "project_path": "analytics"},
+    }
+
+    def read_all() -> dict[str, Any]:
+        with ThreadPoolExecutor() as pool:
+            asked = {name: pool.submit(read, deps=True, **place) for name, place in where.items()}
+            return {name: found.result()[0] for name, found in asked.items()}
+
+    def caches() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (state_url / "parse_cache").rglob("*") if path.is_file()}
+
+    found = read_all()
+    relations = {name: _relation(state_url, output) for name, output in found.items()}
+    tables = {"a": "main", "b": "main_b", "c": "main_c"}
+    assert relations == {name: f'"warehouse"."{schema}"."people"' for name, schema in tables.items()}
+    kept = caches()
+    assert len(kept) == 3
+
+    second.commit({"analytics/models/more.sql": "select 1 as one", "analytics/models/m.yml": json.dumps(CHANGED)})
+    again = read_all()
+    assert {name: output["models"] for name, output in again.items()} == {"a": 1, "b": 1, "c": 2}
+    assert {name: bool(output["drift"]["findings"]) for name, output in again.items()} == {
+        "a": False,
+        "b": False,
+        "c": True,
+    }
+    assert sum(kept[path] != now for path, now in caches().items()) == 1
+
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as db:
+        for name, schema in tables.items():
+            db.execute(f"create schema if not exists {schema}")
+            db.execute(f"create table {schema}.people as select 1 as id, '{name}@x.org' as email")
+    with DAG("two_repositories", schedule=None) as dag:
+        for name, place in where.items():
+            models = DbtModelSyncOperator(task_id=f"models_{name}", profile_conn_id="warehouse", **place)
+            to = {"type": "file", "url": str(tmp_path / "out"), "object": name}
+            spec = sync(f"from_{name}", destination=to, primary_key="id")
+            ReverseEtlOperator(task_id=f"sync_{name}", sync=spec, catalog=models.output)
+    run = run_dag(dag)
+    for name in where:
+        assert xcom(run, f"models_{name}")["catalog"] == again[name]["catalog"]
+        (written,) = (path for path in (tmp_path / "out" / name).rglob("*") if path.is_file())
+        assert f"{name}@x.org" in written.read_text()
+
+
+def _relation(state_url: Path, output: Any) -> str:
+    (people,) = json.loads((state_url / output["catalog"]).read_bytes())["models"]
+    return str(people["relation"])
 
 
 def asset_events(run_id: str) -> dict[str, Any]:
