@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import XComArg
 
 from airflow_reverse_etl._airflow import Context, TaskGroup, open_warehouse
 from airflow_reverse_etl.errors import RunConflictError
@@ -15,9 +16,7 @@ from airflow_reverse_etl.operators._sync import PlanningOperator, SyncOperator
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow.sdk import XComArg
-
-    from airflow_reverse_etl.sync.ports import Destination, Plan, StateStore
+    from airflow_reverse_etl.sync.ports import Destination, Plan
     from airflow_reverse_etl.sync.receipts import Report
     from airflow_reverse_etl.sync.run import Run
     from airflow_reverse_etl.sync.spec import Sync
@@ -30,10 +29,15 @@ class ReverseEtlPlanOperator(PlanningOperator):
     """Plan a sync without sending anything: what would go out, and how long it would take.
 
     Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
-    ``{"run_id", "partition", "partitions"}``, never empty. Pushes the XCom ``plan``: ``run_id``, ``planned``,
-    ``skipped``, ``model_rows``, ``requests`` and ``minutes`` (estimates at the sync's rate; ``minutes`` is null without
-    one), ``sample`` (kind of change → keys), ``text``, all of it for a person to read, and ``drift``, where the model
-    changed since the last run.
+    ``{"run_id", "partition", "partitions"}``, empty when there is nothing to send. Pushes the XCom ``plan``:
+    ``run_id``, ``planned``, ``total`` (rows to send), ``skipped``, ``model_rows``, ``requests`` and ``minutes``
+    (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (what each of them said), ``sample``
+    (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the destination fields
+    that changed, null where it is not known), ``drift``, where the model changed since the last run, and ``text``, all
+    of it for a person to read.
+
+    Which fields changed is known of rows that were delivered since the sync has ``track: {fields: true}``, with the
+    mapping that it has now.
 
     Guards are checked here: beyond one of them the plan is discarded and the task fails.
 
@@ -41,18 +45,31 @@ class ReverseEtlPlanOperator(PlanningOperator):
     :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
     :param reset: record every valid row as delivered, and send nothing. Templated.
     :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
+    :param gate: as :class:`ReverseEtlOperator` takes it. Closed, the task is skipped: nothing is planned. Templated.
+    :param approval: a person sees the plan before it is sent. A plan of the sync of which nothing was sent yet, left by
+        an earlier run or by an earlier try of this task, is then discarded, as nobody may have agreed to it.
     :param partitions: shares to load at the same time, at most one for each batch of the plan.
     :param preview: forget the plan again, and return what is otherwise the XCom ``plan``.
     :param sample: keys of each kind of change to show; 0 for none. Keys are values of your rows.
     """
 
-    def __init__(self, *, partitions: int = 1, preview: bool = False, sample: int = _SAMPLE, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        partitions: int = 1,
+        preview: bool = False,
+        sample: int = _SAMPLE,
+        approval: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.approval = approval
         self.partitions = partitions
         self.preview = preview
         self.sample = sample
 
     def _work(self, sync: Sync, context: Context) -> Any:
+        self._check_gate(sync)
         ti = context["ti"]
         index = -1 if ti.map_index is None else ti.map_index
         this = run_id(ti.dag_id, ti.run_id, ti.task_id, index) + ("-preview" if self.preview else "")
@@ -62,19 +79,26 @@ class ReverseEtlPlanOperator(PlanningOperator):
         warehouse = open_warehouse(sync.source)
         try:
             drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
-            summary, total = self._await(
-                self._plan(sync, this, around, destination, warehouse=warehouse, query=query, primary_key=primary_key)
+            summary = self._await(
+                self._plan(
+                    sync,
+                    this,
+                    around,
+                    destination,
+                    warehouse=warehouse,
+                    query=query,
+                    primary_key=primary_key,
+                    drift=drift,
+                )
             )
         finally:
             close(warehouse)
-        if drift:
-            summary["drift"] = drift
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary
         ti.xcom_push(key="plan", value=summary)
         batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
-        shares = max(1, min(self.partitions, math.ceil(total / batch)))
+        shares = min(self.partitions, math.ceil(summary["total"] / batch))
         return [{"run_id": this, "partition": number, "partitions": shares} for number in range(shares)]
 
     async def _plan(
@@ -87,7 +111,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
         warehouse: Any,
         query: str,
         primary_key: tuple[str, ...],
-    ) -> tuple[dict[str, Any], int]:
+        drift: Sequence[Mapping[str, str]],
+    ) -> dict[str, Any]:
+        from airflow_reverse_etl.operators._preview import summary
         from airflow_reverse_etl.sync.ports import PlanRequest
         from airflow_reverse_etl.sync.receipts import Report
         from airflow_reverse_etl.sync.run import Run
@@ -98,11 +124,11 @@ class ReverseEtlPlanOperator(PlanningOperator):
             if self.preview:
                 plan: Plan | Report = await steps.preview(request, warehouse)
             else:
-                plan = await steps.plan(request, warehouse, destination)
+                plan = await steps.plan(request, warehouse, destination, approval=self.approval)
             if isinstance(plan, Report):
-                return {"run_id": this, "text": f"{sync.name}: this run is committed already"}, 0
+                return {"run_id": this, "total": 0, "text": f"{sync.name}: this run is committed already"}
             try:
-                return _summary(sync, plan, store, destination, sample=self.sample), plan.total
+                return summary(sync, plan, store, destination, sample=self.sample, drift=drift)
             finally:
                 if self.preview:
                     store.discard(plan)
@@ -148,15 +174,15 @@ class ReverseEtlCommitOperator(SyncOperator):
     Has the destination object as outlet asset.
 
     :param sync: the sync that was planned. A path is templated.
-    :param shares: what the :class:`ReverseEtlPlanOperator` returned. Templated.
+    :param plan: the XCom ``plan`` of the :class:`ReverseEtlPlanOperator`. Templated.
     """
 
-    template_fields: Sequence[str] = ("sync", "shares")
+    template_fields: Sequence[str] = ("sync", "plan")
     _writes = True
 
-    def __init__(self, *, shares: Sequence[Mapping[str, Any]] | XComArg, **kwargs: Any) -> None:
+    def __init__(self, *, plan: Mapping[str, Any] | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.shares: Any = shares
+        self.plan: Any = plan
 
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.sync.guards import check_failure_policy
@@ -169,7 +195,7 @@ class ReverseEtlCommitOperator(SyncOperator):
         from airflow_reverse_etl.sync.receipts import Report
         from airflow_reverse_etl.sync.run import Run
 
-        steps = Run(sync, run_id=self.shares[0]["run_id"], **around)
+        steps = Run(sync, run_id=self.plan["run_id"], **around)
         async with steps.lease():
             found = await _plan_or_report(sync, steps)
             return found if isinstance(found, Report) else await steps.commit(found)
@@ -179,8 +205,12 @@ def reverse_etl(
     sync: Sync | Mapping[str, Any] | str | Path,
     *,
     catalog: Mapping[str, Any] | XComArg | None = None,
+    gate: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None,
+    reset: bool | str = False,
+    full_resync: bool | str = False,
     partitions: int = 1,
-    approve: bool = False,
+    approve: bool | Mapping[str, Any] = False,
+    trigger_rule: str = "all_success",
     group_id: str = "reverse_etl",
     **task_arguments: Any,
 ) -> TaskGroup:
@@ -189,30 +219,50 @@ def reverse_etl(
     Works with any executor. Nothing but run id and partition numbers, counts and a sample of keys goes through XCom;
     rows go through the state store. The sync's ``requests_per_second`` is one budget for all tasks on the destination's
     connection, those of other DAGs included; ``concurrency`` is of each task. A load that fails leaves the commit
-    undone; what was delivered is kept, and the next run of the sync goes on from there.
+    undone; what was delivered is kept, and the next run of the sync goes on from there. Without anything to send,
+    approval and loads are skipped.
 
     :param sync: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it.
     :param catalog: output of a ``DbtModelSyncOperator``.
+    :param gate: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it. Closed, the group is skipped.
+    :param reset: record every valid row as delivered, and send nothing.
+    :param full_resync: send every valid row again; removed rows are left for the next run.
     :param partitions: load tasks at the same time.
-    :param approve: let a person see the plan and approve it (Airflow's ``ApprovalOperator``). Without approval it
-        is not sent, and the tasks after it are skipped.
-    :param task_arguments: of every task of the group: ``retries``, ``pool``, ``queue`` …
+    :param approve: let a person see the plan and approve it. Rejected, it is discarded, and the tasks after it are
+        skipped; the next run plans anew. A mapping is for Airflow's ``ApprovalOperator``: ``assigned_users``,
+        ``notifiers``, ``response_timeout`` …
+    :param trigger_rule: of the plan, the first task of the group.
+    :param task_arguments: of every task of the group but the approval: ``retries``, ``pool``, ``queue`` …
     """
     with TaskGroup(group_id) as group:
         plan = ReverseEtlPlanOperator(
-            task_id="plan", sync=sync, catalog=catalog, partitions=partitions, **task_arguments
+            task_id="plan",
+            sync=sync,
+            catalog=catalog,
+            gate=gate,
+            reset=reset,
+            full_resync=full_resync,
+            partitions=partitions,
+            approval=bool(approve),
+            trigger_rule=trigger_rule,
+            **task_arguments,
         )
+        seen = XComArg(plan, key="plan")
         load = ReverseEtlLoadOperator.partial(task_id="load", sync=sync, **task_arguments).expand(share=plan.output)
-        commit = ReverseEtlCommitOperator(task_id="commit", sync=sync, shares=plan.output, **task_arguments)
+        # Not one of these is enough: loads are skipped where there is nothing to send, and all tasks by a closed gate.
+        commit = ReverseEtlCommitOperator(
+            task_id="commit",
+            sync=sync,
+            plan=seen,
+            trigger_rule="none_failed_min_one_success",
+            **task_arguments,
+        )
         if approve:
-            from airflow.providers.standard.operators.hitl import ApprovalOperator
+            from airflow_reverse_etl.operators.approval import PlanApprovalOperator
 
-            approval = ApprovalOperator(
-                task_id="approve",
-                subject="May this plan be sent?",
-                body=f"{{{{ ti.xcom_pull(task_ids='{plan.task_id}', key='plan')['text'] }}}}",
-            )
-            plan >> approval >> load
+            more = approve if isinstance(approve, Mapping) else {}
+            approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=seen, **more)
+            approval >> [load, commit]  # both, as rejecting skips the next tasks whatever their trigger rule
         load >> commit
     return group
 
@@ -222,47 +272,8 @@ async def _plan_or_report(sync: Sync, steps: Run) -> Plan | Report:
     found = await steps.unfinished() or await steps.committed()
     if found is None:
         raise RunConflictError(
-            "the plan of this run is gone: another run of the sync came first",
+            "the plan of this run is gone: it was rejected, or another run of the sync came first",
             todo="clear the task group to plan again; set max_active_runs=1 on the DAG",
             sync=sync.name,
         )
-    return found
-
-
-def _summary(sync: Sync, plan: Plan, store: StateStore, destination: Destination, *, sample: int) -> dict[str, Any]:
-    """What a person wants to know of a plan before it is sent."""
-    batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
-    requests = sum(math.ceil(count / batch) for name, count in plan.planned if name != "invalid")
-    rate = sync.rate.requests_per_second
-    counts = {**dict(plan.planned), "skipped": plan.skipped}
-    keys = _sample(plan, store, sample)
-    lines = [
-        f"{sync.name}: of {plan.model_rows:,} rows, "
-        + ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        + f"; about {requests:,} requests"
-        + (f", {requests / rate / 60:,.1f} minutes" if rate else ""),
-        *(f"{kind}: {', '.join(json.dumps(key, ensure_ascii=False) for key in some)}" for kind, some in keys.items()),
-    ]
-    return {
-        "run_id": plan.run_id,
-        "planned": dict(plan.planned),
-        "skipped": plan.skipped,
-        "model_rows": plan.model_rows,
-        "requests": requests,
-        "minutes": round(requests / rate / 60, 2) if rate else None,
-        "sample": keys,
-        "text": "\n\n".join(lines),
-    }
-
-
-def _sample(plan: Plan, store: StateStore, count: int) -> dict[str, list[str]]:
-    """The first keys of each kind of change."""
-    found: dict[str, list[str]] = {}
-    first = 0
-    for kind, rows in plan.planned:
-        if kind == "invalid" or not rows or not count:
-            continue
-        batches = store.changes(plan, after=first, until=first + min(rows, count))
-        found[kind] = [key for batch in batches for key in batch.column("key").to_pylist()]
-        first += rows
     return found

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_reverse_etl._airflow import state_files
+from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.operators._preview import _code
 from airflow_reverse_etl.testing.fakes import Dials
+from tests.dbt.projects import keyed, manifest, model
 from tests.operators.test_reverse_etl import SYNC, crm, customers  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.airflow
 
+MODEL: dict[str, list[str]] = {"tests": [], "sources": []}
 SMALL = {**SYNC, "rate": {"batch_size": 1, "requests_per_second": 100}}
 
 
@@ -57,7 +64,8 @@ def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
     assert len(crm.table.writes) == 4
 
     third = run_dag(dag)
-    assert states(third) == {"plan": ["success"], "load": ["success"], "commit": ["success"]}
+    assert states(third) == {"plan": ["success"], "load": ["skipped"], "commit": ["success"]}
+    assert xcom(third, "reverse_etl.commit")["planned"]["changed"] == 0
     assert len(crm.table.writes) == 4
 
 
@@ -132,12 +140,145 @@ def test_a_preview_sends_and_keeps_nothing(
     assert not crm.batches
 
 
-def test_approval_stands_between_plan_and_load() -> None:
-    dag = group_dag(approve=True)
+def test_a_preview_names_the_fields_that_changed_and_no_value(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+) -> None:
+    from airflow.sdk import DAG
+
+    from airflow_reverse_etl.operators import ReverseEtlPlanOperator
+
+    texts = []
+    for track in ("rows", {"fields": True}):
+        sync = {**SMALL, "name": f"{SMALL['name']}_{len(texts)}", "track": track}
+        run_dag(group_dag(sync=sync))
+        customers(f"UPDATE customers SET name = 'secret{len(texts)}' WHERE id = 2")
+        with DAG("preview_dag", schedule=None) as dag:
+            ReverseEtlPlanOperator(task_id="preview", sync=sync, preview=True)
+        plan = xcom(run_dag(dag), "preview")
+        assert plan["sample"] == {"changed": ["2"]}
+        assert plan["changed_fields"] == ({} if track == "rows" else {"2": ["greeting"]})
+        assert "secret" not in json.dumps(plan)
+        texts.append(plan["text"])
+    assert "`track: {fields: true}`" in texts[0]
+    assert "keys `2` (`greeting`)" in texts[1]
+    assert "track" not in texts[1]
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
+    """``answer(option)``: what a person says from now on, at once; returns the tasks that asked."""
+    from airflow.providers.standard.operators.hitl import HITLOperator
+
+    def say(option: str) -> list[Any]:
+        asked: list[Any] = []
+
+        def execute(self: Any, context: Any) -> Any:
+            asked.append(self)
+            event = {"chosen_options": [option], "params_input": {}, "responded_by_user": None}
+            return self.execute_complete(context, {**event, "responded_at": datetime.now(UTC)})
+
+        monkeypatch.setattr(HITLOperator, "execute", execute)
+        return asked
+
+    return say
+
+
+@pytest.mark.parametrize("mode", ["upsert", "append"])
+def test_what_is_rejected_is_not_sent_and_what_is_approved_is(
+    mode: str,
+    run_dag: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+    answer: Callable[[str], list[Any]],
+    state_url: Path,
+) -> None:
+    """Also where nothing is tracked, and a later run sends what an earlier one has left."""
+    dag = group_dag(approve=True, sync={**SMALL, "mode": mode})
+    answer("Reject")
+    rejected = run_dag(dag)
+    assert states(rejected) == {
+        "plan": ["success"],
+        "approve": ["success"],
+        "load": ["skipped"],
+        "commit": ["skipped"],
+    }
+    assert rejected.state == "success"
+    assert not crm.batches
+    assert not list(state_url.rglob("runs/*")), "no rows are kept"
+    asked = answer("Approve")
+    assert {state for found in states(run_dag(dag)).values() for state in found} == {"success"}
+    assert len(crm.table.writes) == len(crm.rows) == 3
+    assert asked[0].subject == "Send 3 changes of contacts to crm?"
+    assert "**3 added**: keys `1`, `2`, `3`" in asked[0].body
+    assert "min_rows: the model has 3 rows, at least 1" in asked[0].body
+
+
+def test_there_is_nobody_to_ask_when_there_is_nothing_to_send(
+    run_dag: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+    answer: Callable[[str], list[Any]],
+) -> None:
+    asked = answer("Reject")
+    done = run_dag(group_dag(approve=True, reset=True))
+    assert states(done) == {"plan": ["success"], "approve": ["skipped"], "load": ["skipped"], "commit": ["success"]}
+    assert not asked
+
+
+def test_approval_is_of_the_plan_and_its_settings_are_airflows() -> None:
+    waits = timedelta(hours=4)
+    dag = group_dag(approve={"response_timeout": waits, "defaults": "Reject"}, execution_timeout=timedelta(hours=1))
     approve = dag.task_dict["reverse_etl.approve"]
     assert approve.upstream_task_ids == {"reverse_etl.plan"}
-    assert "reverse_etl.approve" in dag.task_dict["reverse_etl.load"].upstream_task_ids
-    assert "key='plan'" in approve.body
+    assert approve.downstream_task_ids == {"reverse_etl.load", "reverse_etl.commit"}
+    assert (approve.response_timeout, approve.execution_timeout) == (waits, None)
+    assert dag.task_dict["reverse_etl.plan"].approval
+
+
+def test_a_closed_gate_skips_the_group(
+    run_dag: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+) -> None:
+    """By the model's own results; the trigger rule that lets them be looked at is the plan's alone."""
+    catalog = Catalog.from_manifest(manifest(model("customers"), *keyed("customers")), commit="c0ffee")
+    output = {"catalog": "catalogs/c0ffee.json"}
+    state_files().write(output["catalog"], catalog.to_json())
+    found = {"results": {"model.shop.customers": "error"}, "models": {"model.shop.customers": MODEL}}
+    state_files().write("dbt_runs/1.json", json.dumps(found).encode())
+    arguments = {"catalog": output, "gate": [{"gate": "dbt_runs/1.json"}], "trigger_rule": "all_done"}
+    dag = group_dag(sync={**SMALL, "model": "customers"}, **arguments)
+    assert states(run_dag(dag)) == {"plan": ["skipped"], "load": ["skipped"], "commit": ["skipped"]}
+    assert [dag.task_dict[f"reverse_etl.{name}"].trigger_rule for name in ("plan", "load", "commit")] == [
+        "all_done",
+        "all_success",
+        "none_failed_min_one_success",
+    ]
+
+
+def test_a_model_that_changed_is_told_to_the_person_or_stops_the_plan(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+) -> None:
+    run_dag(group_dag())
+    customers("ALTER TABLE customers ALTER email TYPE BLOB USING email::BLOB")
+    stopped = run_dag(group_dag(sync={**SMALL, "drift": "fail"}))
+    assert states(stopped) == {"plan": ["failed"], "load": ["upstream_failed"], "commit": ["upstream_failed"]}
+    told = xcom(run_dag(group_dag(sync={**SMALL, "drift": "warn"})), "reverse_etl.plan", key="plan")
+    assert "email changed from VARCHAR to BLOB" in told["text"]
+    assert [finding["rule"] for finding in told["drift"]] == ["column-type"]
+
+
+def test_a_key_is_shown_as_it_is() -> None:
+    """It is a row's value: no Markdown, no line of its own, not longer than a person reads."""
+    assert _code("a*b*") == "`a*b*`"
+    assert _code("a`b\n<c>") == "`` a`b\\n<c> ``"
+    assert len(_code("x" * 1000)) < 110
 
 
 def test_the_assets_belong_to_the_first_and_last_task() -> None:

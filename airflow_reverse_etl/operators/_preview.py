@@ -1,0 +1,130 @@
+"""What a person wants to know of a plan before it is sent: as data, and as Markdown that also reads well in a log."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.sync.guards import guards_said
+from airflow_reverse_etl.sync.tracking import NOTES
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.sync.ports import Destination, Plan, StateStore
+    from airflow_reverse_etl.sync.spec import Sync
+
+_HOW_TO_KNOW = (
+    "Which fields of a changed row changed is not recorded; with `track: {fields: true}` in the sync it is, of rows "
+    "that are delivered from then on."
+)
+#: Characters of a key that are shown.
+_LONGEST = 100
+
+
+def summary(
+    sync: Sync,
+    plan: Plan,
+    store: StateStore,
+    destination: Destination,
+    *,
+    sample: int,
+    drift: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """The XCom ``plan``. Values of rows are not in it; keys are, ``sample`` of each kind of change.
+
+    :param drift: what changed under the sync since its last run.
+    """
+    batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
+    requests = sum(math.ceil(count / batch) for name, count in plan.planned if name != "invalid")
+    rate = sync.rate.requests_per_second
+    keys, changed_fields = _sample(sync, plan, store, sample)
+    found = {
+        "run_id": plan.run_id,
+        "planned": dict(plan.planned),
+        "total": plan.total,
+        "skipped": plan.skipped,
+        "model_rows": plan.model_rows,
+        "requests": requests,
+        "minutes": round(requests / rate / 60, 2) if rate else None,
+        "guards": [text for _, text in guards_said(sync, plan)],
+        "sample": keys,
+        "changed_fields": changed_fields,
+        **({"drift": list(drift)} if drift else {}),
+    }
+    return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found))}
+
+
+def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any]) -> Iterator[str]:
+    rate, to = sync.rate.requests_per_second, sync.destination
+    where = " at ".join(_code(name) for name in (to.object, to.connection) if name) or f"a {to.type}"
+    long = f", {found['requests'] / rate / 60:,.1f} minutes at {rate:g} a second" if rate else ""
+    yield (
+        f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {found['requests']:,}"
+        f" requests{long}. The model has {plan.model_rows:,} rows; {plan.snapshot_rows:,} are on record as delivered."
+    )
+    yield "\n".join(_counts(plan, found["sample"], found["changed_fields"]))
+    if "changed" in found["sample"] and not found["changed_fields"]:
+        yield _HOW_TO_KNOW
+    if plan.notes:
+        yield "\n".join(f"- {NOTES[note]}" for note in plan.notes)
+    yield "**Guards**, all met:\n\n" + "\n".join(f"- {text}" for text in found["guards"])
+    if found.get("drift"):
+        changes = "\n".join(f"- {one['message']}" for one in found["drift"])
+        yield f"**The model changed** since the last run:\n\n{changes}"
+
+
+def _counts(
+    plan: Plan, sample: Mapping[str, Sequence[str]], changed_fields: Mapping[str, Sequence[str] | None]
+) -> Iterator[str]:
+    """A line for each kind of change."""
+    for kind, count in plan.planned:
+        if kind == "invalid":
+            continue
+        shown = ", ".join(_shown(key, kind, changed_fields) for key in sample.get(kind, ()))
+        more = ", …" if shown and count > len(sample[kind]) else ""
+        yield f"- **{count:,} {kind}**{': keys ' if shown else ''}{shown}{more}"
+    if plan.planned.invalid:
+        yield f"- {plan.planned.invalid:,} invalid, never sent: the key is null, or there more than once"
+    if plan.skipped:
+        yield f"- {plan.skipped:,} skipped: rejected too often or for too long, and unchanged since"
+
+
+def _shown(key: str, kind: str, changed_fields: Mapping[str, Sequence[str] | None]) -> str:
+    """A key, and of a changed row the fields."""
+    if kind != "changed" or key not in changed_fields:
+        return _code(key)
+    names = changed_fields[key]
+    return f"{_code(key)} ({', '.join(map(_code, names)) if names else 'fields not known'})"
+
+
+def _code(text: str) -> str:
+    """Whatever it says, as it is: no Markdown, no line of its own."""
+    text = json.dumps(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…", ensure_ascii=False)[1:-1]
+    ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if len(ticks) > 1 else ""
+    return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def _sample(
+    sync: Sync, plan: Plan, store: StateStore, count: int
+) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
+    """The first keys of each kind of change; and of the changed ones, if the sync keeps track, what changed."""
+    from airflow_reverse_etl.sync.ports import FieldTracking
+
+    found: dict[str, list[str]] = {}
+    changed_fields: dict[str, list[str] | None] = {}
+    first = 0
+    for kind, rows in plan.planned:
+        if kind == "invalid" or not rows or not count:
+            continue
+        part = {"after": first, "until": first + min(rows, count)}
+        found[kind] = [key for batch in store.changes(plan, **part) for key in batch.column("key").to_pylist()]
+        if kind == "changed" and sync.track_fields and isinstance(store, FieldTracking):
+            names = store.changed_fields(plan, sync, **part)
+            for seq, key in enumerate(found[kind], first + 1):
+                changed = names.get(seq)
+                changed_fields[key] = list(changed) if changed else None
+        first += rows
+    return found, changed_fields
