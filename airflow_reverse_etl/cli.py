@@ -6,9 +6,11 @@ Exit codes: 0 passed, 1 the change would break a sync, 2 the check itself could 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,13 +91,25 @@ def _check(options: argparse.Namespace) -> int:
 
     outputs = [_output(text) for text in options.output or ["text"]]
     versions = _versions(options)
-    base, head = versions.side(options.base, built=True), versions.side(options.head)
-    report = check(_syncs(options, base), base, head, today=datetime.now(UTC).date(), policy=options.policy)
+    with _little_garbage():
+        base, head = versions.side(options.base, built=True), versions.side(options.head)
+        report = check(_syncs(options, base), base, head, today=datetime.now(UTC).date(), policy=options.policy)
     _write(report, outputs)
     if options.report:
         _tell(report, options)
     codes = {"failed": FAILED, "needs review": 0 if options.allow_review else REVIEW, "passed": 0}
     return codes[report.conclusion]
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """Manifests are millions of objects that all stay: looking for garbage among them took a third of the time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def _exposures(options: argparse.Namespace) -> str:

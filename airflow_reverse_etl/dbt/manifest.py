@@ -257,13 +257,15 @@ def _column(column: Mapping[str, Any], model_tags: tuple[str, ...], model_meta: 
         name=column["name"],
         data_type=column.get("data_type") or "",
         description=(column.get("description") or "").strip(),
-        tags=tuple(tag for tag in tags if tag not in model_tags),
-        meta={key: value for key, value in meta.items() if key not in model_meta or model_meta[key] != value},
+        tags=tuple(tag for tag in tags if tag not in model_tags) if model_tags else tags,
+        meta={k: v for k, v in meta.items() if k not in model_meta or model_meta[k] != v} if model_meta else meta,
     )
 
 
 def _tags_and_meta(node: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     config = node.get("config") or {}
-    both = (node.get("tags") or (), config.get("tags") or ())
+    both = [some for some in (node.get("tags"), config.get("tags")) if some]
+    if not both and not node.get("meta") and not config.get("meta"):
+        return (), {}  # most columns; there are many
     tags = {tag for some in both for tag in ([some] if isinstance(some, str) else some)}
     return tuple(sorted(tags)), {**(node.get("meta") or {}), **(config.get("meta") or {})}

@@ -1,79 +1,167 @@
-"""How long ``reverse-etl check`` takes on a large project: 2,000 models, 300 syncs, Python's start included."""
+"""Git, the catalog and ``reverse-etl check`` on a project of 2,000 models and 300 syncs. ``python -m
+tests.benchmarks.bench_check``.
+
+Each is a process of its own, whose bytecode is cached as it is on a worker; seconds are beyond Python's own start,
+except those of the check, which include it. The git server is ``git http-backend`` on this machine.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from tests.benchmarks.contenders import ROOT
 from tests.dbt.projects import keyed, manifest, model, source
+from tests.dbt.servers import HttpServer, Origin, git, http_server
 
 MODELS, SYNCS, SOURCES = 2_000, 300, 400
 _COLUMNS = 20
+_OTHER_FILES, _OTHER_BYTES = 60, 1_000_000
+
+_NO_CHANGE = """
+import sys
+from pathlib import Path
+from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.repository import Repository
+commit = Repository(sys.argv[1], allow_protocols=("http",)).head("main")
+catalog = Catalog.from_json((Path(sys.argv[2]) / f"{commit}.json").read_bytes())
+"""
+_CATALOG = """
+import sys
+from pathlib import Path
+from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.manifest import load
+Path(sys.argv[2]).write_bytes(Catalog.from_manifest(load(Path(sys.argv[1]).read_bytes())).to_json())
+"""
+_CLONE = """
+import sys
+from pathlib import Path
+from airflow_reverse_etl.dbt.repository import Repository
+repository = Repository(sys.argv[1], allow_protocols=("http",))
+repository.checkout(repository.head(), path=sys.argv[2], under=Path(sys.argv[3]))
+"""
 
 
 def main() -> list[dict[str, Any]]:
-    """Seconds for a change of nothing, of one model, and of one in a hundred."""
+    """Seconds of each, beside its target or what it is compared with."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _syncs(folder / "syncs")
+        start = _python(folder, "-c", "pass")
         base = _project(folder / "base.json")
-        changes: dict[str, Collection[int]] = {
-            "no change": (),
-            "1 model changed": (MODELS - 1,),
-            "1% of models changed": range(0, MODELS, 100),
-        }
-        results = []
-        for what, changed in changes.items():
-            head = _project(folder / "head.json", changed)
-            seconds = median(_run(base, head, folder / "syncs") for _ in range(3))
-            results.append(_result(f"check, 2,000 models, 300 syncs, {what}", seconds))
+        catalog = _python(folder, "-c", _CATALOG, str(base), str(folder / "stored.json")) - start
+        return [
+            _result("2,000-model manifest to stored catalog", catalog, "target", 1.0),
+            *_repository(folder, start),
+            *_checks(folder, base),
+        ]
+
+
+def _repository(folder: Path, start: float) -> list[dict[str, Any]]:
+    origin = Origin.create(folder / "git")
+    files = {f"other/{at}.bin": os.urandom(_OTHER_BYTES // 2).hex() for at in range(_OTHER_FILES)}
+    models = {f"dbt/models/m{at}.sql": f"select {at} as id" for at in range(MODELS)}
+    commit = origin.commit({"dbt/dbt_project.yml": "name: shop", **models, **files})
+    (folder / "stored.json").rename(folder / f"{commit}.json")
+    with http_server(folder / "git") as server:
+        same = _python(folder, "-c", _NO_CHANGE, server.url(), str(folder)) - start
+        clone = [
+            _python(folder, "-c", _CLONE, server.url(), "dbt", str(folder / f"c{at}"), n=1) - start for at in "123"
+        ]
+        sent = _sent(server, folder)
+        started = time.perf_counter()
+        git(folder, "clone", "--quiet", "--depth=1", server.url(), "whole")
+        whole = time.perf_counter() - started
+    return [
+        _result("no-change sync of 2,000 models", same, "target", 0.2),
+        _result("clone of the project's path, 2,000 files", min(clone), "whole, depth 1", whole),
+        {**_result("the same, sent by the server", sent / 1e6, "whole, depth 1", _size(origin) / 1e6), "unit": "MB"},
+    ]
+
+
+def _sent(server: HttpServer, folder: Path) -> int:
+    server.sent = 0
+    _python(folder, "-c", _CLONE, server.url(), "dbt", str(folder / "measured"), n=1)
+    return server.sent
+
+
+def _size(origin: Origin) -> int:
+    return sum(path.stat().st_size for path in (origin.bare / "objects").rglob("*") if path.is_file())
+
+
+def _checks(folder: Path, base: Path) -> list[dict[str, Any]]:
+    """Of nothing, of one model, of one in a hundred; and of one, where dbt compiled both sides."""
+    _syncs(folder / "syncs")
+    changes: dict[str, tuple[Collection[int], bool]] = {
+        "no change": ((), False),
+        "1 model changed": ((MODELS - 1,), False),
+        "1% of models changed": (range(0, MODELS, 100), False),
+        "1% changed, compiled SQL": (range(0, MODELS, 100), True),
+    }
+    results = []
+    for what, (changed, compiled) in changes.items():
+        before = _project(folder / "before.json", compiled=True) if compiled else base
+        head = _project(folder / "head.json", changed, compiled=compiled)
+        sides = ["--base", str(before), "--head", str(head), "--syncs", str(folder / "syncs")]
+        seconds = _python(folder, "-m", "airflow_reverse_etl.cli", "check", *sides, codes=(0, 3))
+        results.append(_result(f"check of 300 syncs, {what}", seconds, "target", 3.0))
     return results
 
 
-def _result(name: str, seconds: float) -> dict[str, Any]:
-    return {"name": name, "value": seconds, "unit": "s", "peer": "", "peer_value": None, "ratio": None}
+def _result(name: str, seconds: float, peer: str, peer_value: float) -> dict[str, Any]:
+    ratio = peer_value / seconds
+    return {"name": name, "value": seconds, "unit": "s", "peer": peer, "peer_value": peer_value, "ratio": ratio}
 
 
-def _run(base: Path, head: Path, syncs: Path) -> float:
-    command = [sys.executable, "-m", "airflow_reverse_etl.cli", "check"]
-    started = time.perf_counter()
-    done = subprocess.run(
-        [*command, "--base", str(base), "--head", str(head), "--syncs", str(syncs)], capture_output=True, check=False
-    )
-    assert done.returncode in (0, 3), done.stderr.decode()
-    return time.perf_counter() - started
+def _python(folder: Path, *arguments: str, codes: Collection[int] = (0,), n: int = 3) -> float:
+    """Seconds that a Python process takes: the least disturbed of some, after one that fills the bytecode cache."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONPATH": path}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    seconds = []
+    for _ in range(n + (n > 1)):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False, env=environment)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode in codes, done.stderr.decode()
+    return min(seconds[-n:])
 
 
-def _project(path: Path, changed: Collection[int] = ()) -> Path:
+def _project(path: Path, changed: Collection[int] = (), *, compiled: bool = False) -> Path:
     """Staging models over sources, and models that each join two others."""
     nodes = [source(f"s{at}") for at in range(SOURCES)]
     for at in range(MODELS):
-        nodes += [_model(at, changed=at in changed), *keyed(f"m{at}")]
+        nodes += [_model(at, changed=at in changed, compiled=compiled), *keyed(f"m{at}")]
     path.write_text(json.dumps(manifest(*nodes)))
     return path
 
 
-def _model(at: int, *, changed: bool) -> dict[str, Any]:
+def _model(at: int, *, changed: bool, compiled: bool) -> dict[str, Any]:
     names = [f"c{n}" for n in range(_COLUMNS)]
-    columns = {"id": "integer", "email": "varchar"}
+    columns = {"id": "integer", "email": "varchar", **dict.fromkeys(names, "")}
     more = " where id > 5" if changed else ""
     if at < SOURCES:
         sql = f"select id, email, {', '.join(names)} from {{{{ source('raw', 's{at}') }}}}{more}"
-        return model(f"m{at}", sql, parents=[f"source.shop.raw.s{at}"], columns=columns)
+        built = sql.replace(f"{{{{ source('raw', 's{at}') }}}}", f'"db"."raw"."s{at}"') if compiled else None
+        return model(f"m{at}", sql, parents=[f"source.shop.raw.s{at}"], columns=columns, compiled=built)
     left, right = f"m{at - SOURCES}", f"m{at * 7 % SOURCES}"
     merged = ", ".join(f"coalesce(a.{name}, b.{name}) as {name}" for name in names)
     sql = (
         f"with a as (select * from {{{{ ref('{left}') }}}}{more}), b as (select * from {{{{ ref('{right}') }}}})\n"
         f"select a.id, a.email, {merged} from a left join b on a.id = b.id"
     )
-    return model(f"m{at}", sql, parents=[left, right], columns=columns)
+    built = None
+    if compiled:
+        built = sql
+        for name in (left, right):
+            built = built.replace(f"{{{{ ref('{name}') }}}}", f'"db"."main"."{name}"')
+    return model(f"m{at}", sql, parents=[left, right], columns=columns, compiled=built)
 
 
 def _syncs(folder: Path) -> None:
@@ -91,4 +179,5 @@ def _syncs(folder: Path) -> None:
 
 if __name__ == "__main__":
     for result in main():
-        print(f"{result['name']:<55}{result['value']:>6.2f} {result['unit']}")
+        peer = f"{result['peer']:>16}{result['peer_value']:>9.2f}"
+        print(f"{result['name']:<50}{result['value']:>8.2f} {result['unit']:<3}{peer}")

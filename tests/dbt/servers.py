@@ -68,7 +68,8 @@ class HttpServer:
 
     ``status``: answer everything with this instead. ``protocol``: 0 hides that the client speaks version 2.
     ``redirect``: answer with this location. ``tls``: PEM file with key and certificate, for https. ``valid``: judges
-    tokens in place of ``token``. ``api``: answers what begins with ``/api/`` or is for a host ``api.…``.
+    tokens in place of ``token``. ``api``: answers what begins with ``/api/`` or is for a host ``api.…``. ``sent``: bytes
+    of answers' content.
     """
 
     root: Path
@@ -82,6 +83,7 @@ class HttpServer:
     valid: Callable[[str], bool] | None = None
     api: Callable[[str, str, Message, bytes], tuple[int, list[tuple[str, str]], bytes]] | None = None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    sent: int = 0
 
     def url(self, name: str = "origin.git") -> str:
         return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/{name}"
@@ -153,6 +155,7 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:  # noqa
             self._answer(status, [(n, v) for n, v in headers if n != "Status"], content)
 
         def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes = b"") -> None:
+            state.sent += len(content)
             self.send_response(status)
             for name, value in [*headers, ("Content-Length", str(len(content)))]:
                 self.send_header(name, value)
