@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.dbt.cloud import OVERLAP, CloudRun, RunStatus
-from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Consumed, Cursor, OnFailure, take
+from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Consumed, Cursor, OnFailure, left, take
 from airflow_reverse_etl.errors import RunConflictError, StateError
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -191,7 +191,7 @@ def world_of(history: list[tuple[float, RunStatus, float]]) -> World:
     return World(runs)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     HISTORY,
     st.lists(
@@ -241,7 +241,7 @@ def test_sensors_consume_every_success_exactly_once(
     assert sorted(every) == [run.id for run, _ in world.runs if run.succeeded]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(HISTORY, st.lists(st.tuples(st.floats(0, 4000), st.integers(0, 5)), max_size=20))
 def test_latest_never_repeats_and_never_goes_back(
     history: list[tuple[float, RunStatus, float]], looks: list[tuple[float, int]]
@@ -262,7 +262,7 @@ def test_latest_never_repeats_and_never_goes_back(
     assert (orders[-1] if orders else None) == newest
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(HISTORY, st.lists(st.tuples(st.floats(0, 4000), st.booleans(), st.booleans()), max_size=30))
 def test_watchers_emit_every_run_at_least_once_and_repeat_only_after_a_crash(
     history: list[tuple[float, RunStatus, float]], polls: list[tuple[float, bool, bool]]
@@ -281,3 +281,86 @@ def test_watchers_emit_every_run_at_least_once_and_repeat_only_after_a_crash(
     assert set(emitted) == {run.id for run, _ in world.runs}
     if not crashes:
         assert len(emitted) == len(set(emitted))
+
+
+@dataclass
+class Watched:
+    """A DAG on a job's asset: what Airflow does with events, and the watcher that remembers ten minutes late."""
+
+    world: World
+    cursor: Cursor = field(default_factory=lambda: Cursor(START - timedelta(minutes=1)))
+    reached: list[tuple[float, Cursor]] = field(default_factory=list)
+    stored: Cursor = field(default_factory=lambda: Cursor(START - timedelta(minutes=1)))
+    watching: bool = True
+    paused: bool = False
+    queued: bool = False
+    record: FakeRecord = field(default_factory=FakeRecord)
+    taken: list[int] = field(default_factory=list)
+
+    def poll(self, second: float, *, dies: bool = False) -> None:
+        if not self.watching:
+            return
+        fresh, self.cursor = self.cursor.advance(
+            self.world.listed(START + timedelta(seconds=second), self.cursor.since)
+        )
+        if dies:  # before Airflow has stored the events
+            self.begin(second)
+            return
+        self.queued |= any(run.succeeded for run in fresh) and not self.paused  # merged, or dropped
+        self.reached.append((second, self.cursor))
+        self.settle(second)
+
+    def settle(self, second: float) -> None:
+        while self.reached and self.reached[0][0] <= second - 600:
+            self.stored = Cursor.from_json(self.reached.pop(0)[1].to_json())
+
+    def begin(self, second: float) -> None:
+        self.cursor, self.reached, self.watching = self.stored, [], True
+
+    def run(self, second: float) -> None:
+        """A DAG run, if an event asks for one: its first task."""
+        if not self.queued or self.paused:
+            return
+        self.queued = False
+
+        def listed(since: datetime) -> list[CloudRun]:
+            return self.world.listed(START + timedelta(seconds=second), since)
+
+        name = f"d{second}-{len(self.taken)}"
+        claim = take(self.record, listed, name, after=None, first=FIRST, consume="each", on_failure="wait")
+        if claim:
+            self.taken.append(claim.run.id)
+            self.queued = left(self.record, listed, after=None, first=FIRST, on_failure="wait") is not None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    HISTORY,
+    st.lists(st.tuples(st.floats(0, 4000), st.sampled_from(["poll", "poll", "poll", "dies", "run"])), max_size=40),
+    st.none() | st.tuples(st.floats(0, 4000), st.floats(0, 599), st.floats(1, 2000)),
+)
+def test_each_run_has_its_dag_run_though_airflow_merges_and_drops_events(
+    history: list[tuple[float, RunStatus, float]],
+    steps: list[tuple[float, str]],
+    pause: tuple[float, float, float] | None,
+) -> None:
+    """Also when the DAG is paused for a while, and watched for up to ten minutes of it."""
+    watched = Watched(world_of(history))
+    timeline = list(steps)
+    if pause:
+        stop = pause[0] + pause[1]
+        timeline += [(pause[0], "pause"), (stop, "stop"), (stop + pause[2], "resume")]
+    for second, step in [*sorted(timeline), (8000, "poll")]:
+        if step in ("poll", "dies"):
+            watched.poll(second, dies=step == "dies")
+        elif step == "run":
+            watched.run(second)
+        elif step == "resume":
+            watched.paused = False
+            watched.begin(second)
+        else:
+            watched.paused = True
+            watched.watching = step == "pause"
+    while watched.queued:
+        watched.run(8000)
+    assert sorted(watched.taken) == [run.id for run, _ in watched.world.runs if run.succeeded]

@@ -155,7 +155,8 @@ def test_nothing_is_lost_while_the_consumers_are_paused(server: DbtCloudServer, 
     heard = len(events(airflow, WATCHER))
     ran = {"watcher": [server.add_run(WATCHER)]}
     airflow.until("an event for a paused DAG", lambda: len(events(airflow, WATCHER)) > heard)
-    stopped = airflow.until("the watchers are stopped", lambda: not airflow.query("select 1 from asset_watcher"))
+    watchers = "select 1 from \"trigger\" where classpath like '%.DbtCloudJobTrigger'"
+    stopped = airflow.until("the watchers are stopped", lambda: not airflow.query(watchers))
     ran["webhook"] = [server.add_run(WEBHOOK), server.add_run(WEBHOOK)]
     assert [sent["status"] for sent in server.deliveries[-2:]] == [200, 200]
     server.add_run(WEBHOOK, status=RunStatus.ERROR)
