@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
@@ -16,24 +17,30 @@ from airflow_reverse_etl.sync.spec import Sync
 def exposures(sources: Iterable[SyncSource], side: Side, *, owner: str) -> str:
     """YAML for dbt: an exposure for each sync that models of this project feed. Put it into a models folder.
 
+    dbt lets no exposure refer to a private model: a comment says which syncs read those.
+
     :param owner: dbt wants one: a name, or an e-mail address.
     """
     import yaml
 
-    found = [
-        _exposure(source, models, side, owner)
-        for source in sorted(sources, key=lambda source: source.sync.name)
-        if (models := side.models_of(source.sync.model))
-    ]
-    head = "# Written by: reverse-etl exposures. Do not edit; run it again.\n"
-    return head + yaml.safe_dump({"version": 2, "exposures": found}, sort_keys=False, allow_unicode=True)
+    found: dict[str, dict[str, Any]] = {}
+    text = "# Written by: reverse-etl exposures. Do not edit; run it again.\n"
+    for source in sorted(sources, key=lambda source: source.sync.name):
+        read = side.models_of(source.sync.model)
+        models = [model for model in read if model.access != "private"]
+        text += "".join(f"# {source.sync.name} reads {m.name}, which is private.\n" for m in read if m not in models)
+        if models:
+            name = re.sub(r"\W", "_", source.sync.name)
+            if name in found:  # a.b and a-b
+                name += "_" + sha256(source.sync.name.encode()).hexdigest()[:6]
+            found[name] = {"name": name, **_exposure(source, models, side, owner)}
+    return text + yaml.safe_dump({"version": 2, "exposures": list(found.values())}, sort_keys=False, allow_unicode=True)
 
 
 def _exposure(source: SyncSource, models: Sequence[Model], side: Side, owner: str) -> dict[str, Any]:
     sync = source.sync
     to = sync.destination
     return {
-        "name": re.sub(r"\W", "_", sync.name),
         "label": sync.name,
         "type": "application",
         "description": f"Reverse ETL: {sync.mode} to {to.type}" + (f", {to.object}" if to.object else ""),

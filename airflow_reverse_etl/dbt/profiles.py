@@ -23,6 +23,7 @@ _SECRET = "DBT_ENV_SECRET_"  # noqa: S105 - dbt's own prefix: it keeps such vari
 
 UNKNOWN_DATABASE = "reverse_etl_unknown"
 _DATABASES = ("database", "dbname", "project", "catalog")
+_DATABASE_OF = {"postgres": "dbname", "redshift": "dbname", "bigquery": "project", "databricks": "catalog"}
 _USUAL_SCHEMA = {"duckdb": "main", "databricks": "default"}
 
 
@@ -48,10 +49,11 @@ class Profile:
         return folder
 
 
-def from_connection(connection: ConnectionInfo, *, schema: str | None = None) -> Profile:
+def from_connection(connection: ConnectionInfo, *, schema: str | None = None, database: str | None = None) -> Profile:
     """The profile for a warehouse connection.
 
     :param schema: where dbt builds; default: the connection's own, or the adapter's usual one.
+    :param database: the same; BigQuery's project, Databricks' catalog. Not for DuckDB, whose database is its file.
     :raises ConfigurationError: no adapter is known for the connection's type, or something is missing in it.
     """
     adapter = _ADAPTERS.get(connection.conn_type)
@@ -66,6 +68,12 @@ def from_connection(connection: ConnectionInfo, *, schema: str | None = None) ->
     output = {name: value for name, value in output.items() if value is not None}
     if schema:
         output["dataset" if output["type"] == "bigquery" else "schema"] = schema
+    if database and output["type"] == "duckdb":
+        raise ConfigurationError(
+            "the database of DuckDB is its file", todo="leave database out", connection=connection.conn_id
+        )
+    if database:
+        output[_DATABASE_OF.get(output["type"], "database")] = database
     for name in ("schema", "dataset"):
         if output.get(name) == "":
             raise ConfigurationError(

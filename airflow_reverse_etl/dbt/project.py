@@ -244,11 +244,11 @@ class DbtProject:
     @property
     def hides_values(self) -> bool:
         """Whether ``env`` has values that nothing may show."""
-        return any(_SECRET_NAME.search(name) for name in self.env)
+        return any(sounds_secret(name) for name in self.env)
 
     def _hidden(self) -> tuple[str, ...]:
         """Values that no message may show, longest first. Very short ones would riddle every text."""
-        values = {value for name, value in self.env.items() if _SECRET_NAME.search(name)}
+        values = {value for name, value in self.env.items() if sounds_secret(name)}
         values.update(self.profile.secrets.values() if self.profile else ())
         return tuple(sorted((value for value in values if len(value) > 3), key=len, reverse=True))
 
@@ -273,6 +273,11 @@ def _result_files(target_path: Path) -> dict[Path, int]:
     """When each was written: what an earlier command left behind is not this one's result."""
     paths = (target_path / name for name in ("run_results.json", "sources.json"))
     return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
+
+
+def sounds_secret(variable: str) -> bool:
+    """Whether the value of an environment variable is to be hidden, by its name."""
+    return bool(_SECRET_NAME.search(variable))
 
 
 def find_executable(name: str) -> str:

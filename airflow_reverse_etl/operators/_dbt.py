@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl._airflow import BaseOperator, Context, checkout_folder, connection_info, state_files
-from airflow_reverse_etl.errors import ProjectError
+from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ class DbtTask(BaseOperator):
         dbt_executable: str = "dbt",
         profile_conn_id: str | None = None,
         schema: str | None = None,
+        database: str | None = None,
         target: str | None = None,
         vars: Mapping[str, Any] | None = None,  # noqa: A002 - dbt's own word
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | Sequence[str] | None = None,
         deps: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -43,6 +45,7 @@ class DbtTask(BaseOperator):
         self.dbt_executable = dbt_executable
         self.profile_conn_id = profile_conn_id
         self.schema = schema
+        self.database = database
         self.target = target
         self.vars = vars
         self.env = env
@@ -60,21 +63,30 @@ class DbtTask(BaseOperator):
         """dbt in a folder, within reach of on_kill."""
         from airflow_reverse_etl.dbt.project import DbtProject
 
-        # Rendered here and not as a template field: Airflow would store and show the values.
-        env = self.render_template(dict(self.env or {}), context)
-        self._dbt = DbtProject(
-            path, self.dbt_executable, target=self.target, variables=self.vars or {}, env=env, **settings
-        )
+        env, variables = self._environment(context), self.vars or {}
+        self._dbt = DbtProject(path, self.dbt_executable, target=self.target, variables=variables, env=env, **settings)
         if self._killed:
             self._dbt.stop()
         return self._dbt
+
+    def _environment(self, context: Context) -> dict[str, str]:
+        """``env``, rendered here and not as a template field: Airflow would store and show the values."""
+        if self.env is None or isinstance(self.env, Mapping):
+            return dict(self.render_template(dict(self.env or {}), context))
+        names = [self.env] if isinstance(self.env, str) else self.env
+        if missing := [name for name in names if name not in os.environ]:
+            raise ConfigurationError(
+                f"environment variables that dbt is to have are not set here: {', '.join(missing)}",
+                todo="set them on every worker, or give env= as a mapping",
+            )
+        return {name: os.environ[name] for name in names}
 
     def _profile(self) -> Profile | None:
         from airflow_reverse_etl.dbt.profiles import from_connection
 
         if not self.profile_conn_id:
             return None
-        return from_connection(connection_info(self.profile_conn_id), schema=self.schema)
+        return from_connection(connection_info(self.profile_conn_id), schema=self.schema, database=self.database)
 
     def _checkout(self, repository: Repository, context: Context, *, commit: str, path: str, ref: str) -> Path:
         def install(project: Path) -> None:
@@ -94,15 +106,19 @@ class DbtTask(BaseOperator):
         """
         from airflow_reverse_etl.dbt.manifest import rebuild_relations
         from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, place, project_output, stand_in
-        from airflow_reverse_etl.dbt.project import installed_adapter, profile_name
+        from airflow_reverse_etl.dbt.project import installed_adapter, profile_name, project_settings
 
         if profile is None and not (folder / "profiles.yml").is_file():
             adapter = installed_adapter(self.dbt_executable)
-            profile = stand_in(adapter, schema=self.schema)
+            profile = stand_in(adapter, schema=self.schema, database=self.database or UNKNOWN_DATABASE)
             self.log.warning(
                 "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
                 adapter,
                 profile.output.get("schema") or profile.output.get("dataset"),
+            )
+        elif profile is None and (self.schema or self.database):
+            self.log.warning(
+                "schema and database are left out: the project's own profiles.yml says where the models are"
             )
         try:
             return self._parse_cached(folder, context, profile=profile and profile.without_secrets(), cache=cache)
@@ -111,17 +127,17 @@ class DbtTask(BaseOperator):
             if not missing:
                 raise
         if profile is None:
-            env = self.render_template(dict(self.env or {}), context)
-            output = project_output(folder, profile=profile_name(folder), target=self.target, env=env)
+            output = project_output(
+                folder, profile=profile_name(folder), target=self.target, env=self._environment(context)
+            )
         else:
             output = dict(profile.output)
         database, schema = place(output)
         adapter = installed_adapter(self.dbt_executable)
         self.log.info("dbt-%s is not installed: dbt-%s stands in for it", missing[1], adapter)
-        stand = stand_in(adapter, schema=self.schema or schema, database=database or UNKNOWN_DATABASE)
-        return rebuild_relations(
-            self._parse_cached(folder, context, profile=stand, cache=cache and f"{cache}-{adapter}"), missing[1]
-        )
+        stand = stand_in(adapter, schema=self.schema or schema, database=self.database or database or UNKNOWN_DATABASE)
+        manifest = self._parse_cached(folder, context, profile=stand, cache=cache and f"{cache}-{adapter}")
+        return rebuild_relations(manifest, missing[1], quoting=project_settings(folder).get("quoting"))
 
     def _parse_cached(
         self, folder: Path, context: Context, *, profile: Profile | None, cache: str | None

@@ -51,11 +51,13 @@ class DbtOperator(DbtTask):
         environment of its process. Types: duckdb, postgres, redshift, snowflake, google_cloud_platform, databricks.
     :param profiles_dir: folder of a ``profiles.yml`` on the worker. Default: the project's own folder.
     :param schema: schema to build in, when the connection does not say or says another.
+    :param database: database to build in (BigQuery: project, Databricks: catalog), likewise.
     :param target: target of the profile.
     :param vars: dbt variables. Visible to others on the worker.
     :param select: what to run; a list means any of these.
     :param exclude: what to leave out.
-    :param env: environment variables for dbt, beside the harmless ones of the worker. Templated, and never shown.
+    :param env: environment variables for dbt, beside the harmless ones of the worker: a mapping, templated and never
+        shown; or names, to pass on the worker's own values.
     :param deps: install the packages of a project from Git when they are not in the repository.
     :param target_path: folder on the worker to leave ``manifest.json``, ``run_results.json`` and so on in.
     :param state: what ``state:modified+`` and deferral compare with: ``last_successful``, ``last_successful:prod`` (of
@@ -75,6 +77,7 @@ class DbtOperator(DbtTask):
         "profile_conn_id",
         "profiles_dir",
         "schema",
+        "database",
         "target",
         "vars",
         "select",

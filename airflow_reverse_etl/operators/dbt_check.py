@@ -42,9 +42,11 @@ class DbtModelCheckOperator(DbtTask):
     :param pull_request: its number, for a comment.
     :param profile_conn_id: connection of the warehouse, which says where the models are.
     :param schema: schema that dbt builds in, when the connection does not say or says another.
+    :param database: database that it builds in (BigQuery: project, Databricks: catalog), likewise.
     :param target: target of the profile.
     :param vars: dbt variables.
-    :param env: environment variables for dbt. Templated, and never shown.
+    :param env: environment variables for dbt: a mapping, templated and never shown; or names, to pass on the worker's
+        own values.
     :param deps: install the project's packages when they are not in the repository.
     :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion.
     :raises AirflowFailException: the change would break a sync, or the check cannot be done as configured.
@@ -59,6 +61,7 @@ class DbtModelCheckOperator(DbtTask):
         "pull_request",
         "profile_conn_id",
         "schema",
+        "database",
         "target",
         "vars",
     )

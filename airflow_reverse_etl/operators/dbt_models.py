@@ -72,9 +72,11 @@ class DbtModelSyncOperator(DbtTask):
         Default: the ``profiles.yml`` beside ``dbt_project.yml``; without one, relations carry no database, and the
         adapter installed beside dbt and its usual schema are assumed.
     :param schema: schema that dbt builds in, when the connection does not say or says another.
+    :param database: database that it builds in (BigQuery: project, Databricks: catalog), likewise.
     :param target: target of the profile; a name, as models may depend on it.
     :param vars: dbt variables.
-    :param env: environment variables for dbt. Templated, and never shown; parse needs no true secrets.
+    :param env: environment variables for dbt: a mapping, templated and never shown; or names, to pass on the worker's
+        own values. Parse needs no true secrets.
     :param deps: install the project's packages when they are not in the repository.
     :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
     :raises AirflowFailException: fix the configuration. :raises AirflowException: a retry may help.
@@ -86,6 +88,7 @@ class DbtModelSyncOperator(DbtTask):
         "git_conn_id",
         "profile_conn_id",
         "schema",
+        "database",
         "target",
         "vars",
         "source",
@@ -129,7 +132,7 @@ class DbtModelSyncOperator(DbtTask):
         repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
         commit = repository.head(self.ref)
         profile = self._profile()
-        key = self._key(repository.url, path, profile)
+        key = self._key(repository.url, path, profile, env=self._environment(context))
 
         def parse() -> Catalog:
             from airflow_reverse_etl.dbt.catalog import Catalog
@@ -157,7 +160,7 @@ class DbtModelSyncOperator(DbtTask):
 
         place = without_query(source)
         asset = catalog_asset(self.source_conn_id or "local", place)
-        key = self._key(place, "", None)
+        key = self._key(place, "", None, env={})
         return self._synced(key, context, asset, commit=digest, parse=parse, about={"source": place})
 
     def _synced(
@@ -229,13 +232,14 @@ class DbtModelSyncOperator(DbtTask):
             context["ti"].xcom_push(key="drift", value=drift.to_dict())
             raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
 
-    def _key(self, url: str, path: str, profile: Profile | None) -> str:
+    def _key(self, url: str, path: str, profile: Profile | None, *, env: Mapping[str, str]) -> str:
         """One for each project, and for each set of settings that its relations may depend on."""
         from airflow_reverse_etl.dbt.catalog import FORMAT
+        from airflow_reverse_etl.dbt.project import sounds_secret
 
-        env = {name: "" if name.startswith("DBT_ENV_SECRET") else value for name, value in (self.env or {}).items()}
-        output = profile and dict(profile.output)
-        settings = [FORMAT, url, path, output, self.schema, self.target, self.vars, env, self.select]
+        shown = {name: "" if sounds_secret(name) else value for name, value in env.items()}
+        where = [profile and dict(profile.output), self.schema, self.database, self.target]
+        settings = [FORMAT, url, path, where, self.vars, shown, self.select]
         return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

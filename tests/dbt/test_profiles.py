@@ -96,6 +96,22 @@ def test_schema_of_the_task_and_settings_of_the_connection_win() -> None:
     assert (output["dataset"], output["threads"], output["priority"]) == ("dev_ada", 16, "batch")
 
 
+@pytest.mark.parametrize(
+    ("conn", "key"),
+    [
+        (connection("snowflake", schema="s", extra=SNOWFLAKE), "database"),
+        (connection("postgres", host="h", schema="db"), "dbname"),
+        (connection("google_cloud_platform", schema="d", extra={"project": "p"}), "project"),
+        (connection("databricks", host="h", extra={"catalog": "main"}), "catalog"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.conn_type,
+)
+def test_the_tasks_database_wins_over_the_connections(conn: ConnectionInfo, key: str) -> None:
+    assert from_connection(conn, database="CI").output[key] == "CI"
+    with pytest.raises(ConfigurationError, match="its file"):
+        from_connection(connection("duckdb", host="shop.duckdb"), database="CI")
+
+
 def test_relative_duckdb_file_is_the_one_that_airflow_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert from_connection(connection("duckdb", host="shop.duckdb")).output["path"] == str(tmp_path / "shop.duckdb")

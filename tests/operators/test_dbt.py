@@ -175,6 +175,33 @@ def test_other_settings_are_another_catalog(connections: Path, checkouts: Path, 
     assert len(places) == 2
 
 
+def test_variables_by_name_and_the_database_without_a_profile(
+    connections: Path, checkouts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own values are passed on; another value is another catalog, unless it is a secret's."""
+    manifest = (Path(__file__).parents[1] / "dbt" / "manifests" / "v11-1.7.20.json").absolute()
+    script = f'echo $REGION $API_TOKEN >> {tmp_path}/seen; cp "$DBT_PROFILES_DIR"/profiles.yml {tmp_path}'
+    dbt = fake_dbt(tmp_path, f'{script}; cp {manifest} "$DBT_TARGET_PATH/manifest.json"')
+
+    def read(region: str, token: str) -> Any:
+        monkeypatch.setenv("REGION", region)
+        monkeypatch.setenv("API_TOKEN", token)
+        settings: dict[str, Any] = {"git_conn_id": "git_dbt", "project_path": "analytics", "database": "LAKE"}
+        names = ["REGION", "API_TOKEN"]
+        return execute(DbtModelSyncOperator(task_id="models", dbt_executable=dbt, env=names, **settings))[0]
+
+    first = read("eu", "one")
+    assert isinstance(first, dict), first
+    assert read("us", "one")["catalog"] != first["catalog"]
+    assert read("eu", "two")["catalog"] == first["catalog"]
+    assert (tmp_path / "seen").read_text() == "eu one\nus one\n"
+    assert "LAKE.duckdb" in (tmp_path / "profiles.yml").read_text()
+    monkeypatch.delenv("REGION")
+    error, _ = execute(DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", env=["REGION"]))
+    assert isinstance(error, AirflowFailException)
+    assert "not set here: REGION" in str(error)
+
+
 def test_without_a_profile_relations_carry_no_database(connections: Path, checkouts: Path, state_url: Path) -> None:
     """Nobody says where the models are: the reader's connection decides on the database."""
     output, _ = execute(DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", project_path="analytics"))
@@ -198,16 +225,21 @@ def test_adapter_that_is_not_installed_and_what_is_kept_between_parses(
     (kept,) = (path for path in (state_url / "parse_cache").rglob("*") if path.is_file())
     before = kept.read_bytes()
 
-    shop.commit({"analytics/models/marts/vips.sql": "select * from {{ ref('customers') }}"})
+    settled = (PROJECT / "dbt_project.yml").read_text() + "\nquoting: {identifier: true}\n"
+    vips = {"analytics/models/marts/vips.sql": "select * from {{ ref('customers') }}"}
+    shop.commit({**vips, "analytics/dbt_project.yml": settled})
     second, _ = execute(DbtModelSyncOperator(task_id="models", **settings))
     assert isinstance(second, dict), second
     assert (second["models"], second["previous"]) == (4, first["commit"])
     assert kept.read_bytes() != before
+    stored = json.loads((state_url / second["catalog"]).read_bytes())
+    assert {m["relation"] for m in stored["models"] if m["name"] == "customers"} == {'ANALYTICS.PROD."customers"'}
     assert not [p for p in state_url.rglob("*") if p.is_file() and b"pa55word-of-snow" in p.read_bytes()]
 
     rolled_back, _ = execute(DbtModelSyncOperator(task_id="models", ref=first["commit"], **settings))
     assert isinstance(rolled_back, dict), rolled_back
-    assert [finding["rule"] for finding in rolled_back["drift"]["findings"]] == ["model-missing"]
+    rules = {finding["rule"] for finding in rolled_back["drift"]["findings"]}
+    assert rules == {"relation-moved", "model-missing"}
     drift = rolled_back["drift"]
     assert rolled_back == {**first, "ref": first["commit"], "previous": second["commit"], "drift": drift}
 
