@@ -155,6 +155,7 @@ def state_store() -> LakeStore:
         memory_limit=setting("memory_limit"),
         scratch=Path(scratch) if scratch else None,
         history=_history(),
+        change_log=_change_log(),
     )
 
 
@@ -177,8 +178,12 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
         dialect=dialect,
         schema=setting("warehouse_schema"),
         history=_history(),
-        change_log=setting("change_log").lower() in ("true", "1", "yes"),
+        change_log=_change_log(),
     )
+
+
+def _change_log() -> bool:
+    return setting("change_log").lower() in ("true", "1", "yes")
 
 
 def _history() -> timedelta:

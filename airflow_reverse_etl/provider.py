@@ -159,8 +159,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "change_log": {
         "description": (
-            "Whether syncs that are planned in the warehouse keep what became of each row that was sent: its key, "
-            "hashes and outcome, no values."
+            "Whether to keep what became of each row that was sent, in the table change_log: its key, hashes and "
+            "outcome, no values."
         ),
         "version_added": "0.1.0",
         "type": "boolean",

@@ -1,4 +1,4 @@
-"""A Delta Lake table that is one Parquet file, replaced as a whole by the commit of a plan.
+"""Delta Lake tables that a plan's commit writes one Parquet file to: as the whole of it, or beside the others.
 
 DuckDB writes the file, in parallel and with bounded memory; Delta Lake's log makes the change atomic, refuses it when
 someone else was faster, and remembers which plan made it. Any reader of Delta Lake can read the table.
@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from airflow_reverse_etl.errors import RunConflictError, StateError, UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles
@@ -26,24 +26,22 @@ _REMEMBERED = 50
 _PLAN = "plan_id"
 
 
-class DeltaFile:
-    """One table.
+class _Table:
+    """A table in a folder.
 
     :param columns: name → DuckDB type, all of them nullable.
     :raises UnreachableError: the storage did not answer.
     :raises StateError: what is there is not a table that we can read.
     """
 
+    #: Columns whose value is the same throughout a file, and is kept with its name instead of in it.
+    _of_files: tuple[str, ...] = ()
+
     def __init__(self, files: StateFiles, folder: str, columns: Mapping[str, str]) -> None:
         self._files = files
         self._folder = folder
         self._columns = columns
         self._table = self._load()
-        uris = self._table.file_uris() if self._table else []
-        if uris and uris[0].rsplit("/", 1)[-1] not in files.list(folder):  # deleted behind our back
-            uris = []
-        #: Name of the current file: changes with every commit. None without one.
-        self.generation = uris[0].rsplit("/", 1)[-1] if uris else None
 
     def _load(self) -> DeltaTable | None:
         from deltalake import DeltaTable
@@ -54,6 +52,76 @@ class DeltaFile:
                 return DeltaTable(self._files.child(self._folder), storage_options=self._files.storage_options)
         except TableNotFoundError:
             return None
+
+    def _names(self) -> list[str]:
+        """The files that make up the table."""
+        return [uri.rsplit("/", 1)[-1] for uri in self._table.file_uris()] if self._table else []
+
+    def _add(
+        self,
+        scratch: Scratch,
+        select: str,
+        plan_id: str,
+        *,
+        mode: Literal["append", "overwrite"],
+        of_file: Mapping[str, str] | None = None,
+        keep: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write the rows of a SELECT as a file named after the plan; returns how many there are.
+
+        :param of_file: values of the columns that are not in the file.
+        """
+        from deltalake import CommitProperties, Schema
+        from deltalake.transaction import AddAction, create_table_with_add_actions
+
+        name, held = f"{plan_id}.parquet", [name for name in self._columns if name not in self._of_files]
+        rows, size = scratch.copy(
+            f"SELECT {', '.join(f'CAST({column} AS {self._columns[column]}) AS {column}' for column in held)}"
+            f" FROM ({select})",
+            f"{self._folder}/{name}",
+        )
+        add = AddAction(
+            path=name,
+            size=size,
+            partition_values=dict(of_file or {}),
+            modification_time=int(time.time() * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": rows}),
+        )
+        schema = Schema.from_arrow(scratch.connection.sql(self._nothing).to_arrow_table().schema)
+        properties = CommitProperties(custom_metadata={_PLAN: plan_id, **(keep or {})}, max_commit_retries=0)
+        partitions = list(self._of_files) or None
+        with _storage(self._files.url, writing=True):
+            if self._table:
+                self._table.create_write_transaction(
+                    [add], mode, schema, partition_by=partitions, commit_properties=properties
+                )
+            else:
+                create_table_with_add_actions(
+                    self._files.child(self._folder),
+                    schema,
+                    [add],
+                    partition_by=partitions,
+                    storage_options=self._files.storage_options,
+                    commit_properties=properties,
+                )
+        return rows
+
+    @property
+    def _nothing(self) -> str:
+        return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in self._columns.items())} LIMIT 0"
+
+
+class DeltaFile(_Table):
+    """A table that is one file, replaced as a whole."""
+
+    def __init__(self, files: StateFiles, folder: str, columns: Mapping[str, str]) -> None:
+        super().__init__(files, folder, columns)
+        names = self._names()
+        if names and names[0] not in files.list(folder):  # deleted behind our back
+            names = []
+        #: Name of the current file: changes with every commit. None without one.
+        self.generation = names[0] if names else None
 
     @property
     def rows(self) -> int:
@@ -82,44 +150,32 @@ class DeltaFile:
         :param keep: values for :meth:`kept`.
         :raises RunConflictError: the table was changed since it was loaded.
         """
-        from deltalake import CommitProperties, Schema
-        from deltalake.transaction import AddAction, create_table_with_add_actions
-
-        name = f"{plan_id}.parquet"
-        rows, size = scratch.copy(
-            f"SELECT {', '.join(f'CAST({column} AS {kind}) AS {column}' for column, kind in self._columns.items())}"
-            f" FROM ({select})",
-            f"{self._folder}/{name}",
-        )
-        add = AddAction(
-            path=name,
-            size=size,
-            partition_values={},
-            modification_time=int(time.time() * 1000),
-            data_change=True,
-            stats=json.dumps({"numRecords": rows}),
-        )
-        schema = Schema.from_arrow(scratch.connection.sql(self._nothing).to_arrow_table().schema)
-        properties = CommitProperties(custom_metadata={_PLAN: plan_id, **(keep or {})}, max_commit_retries=0)
-        with _storage(self._files.url, writing=True):
-            if self._table:
-                self._table.create_write_transaction([add], "overwrite", schema, commit_properties=properties)
-            else:
-                create_table_with_add_actions(
-                    self._files.child(self._folder),
-                    schema,
-                    [add],
-                    storage_options=self._files.storage_options,
-                    commit_properties=properties,
-                )
+        rows = self._add(scratch, select, plan_id, mode="overwrite", keep=keep)
         for old in self._files.list(self._folder):
-            if old.endswith(".parquet") and old != name:
+            if old.endswith(".parquet") and old != f"{plan_id}.parquet":
                 self._files.delete(f"{self._folder}/{old}")
         return rows
 
-    @property
-    def _nothing(self) -> str:
-        return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in self._columns.items())} LIMIT 0"
+
+class DeltaLog(_Table):
+    """A table that grows by a file with each plan, whose id is a column. Of ids, earlier ones sort first."""
+
+    _of_files = (_PLAN,)
+
+    def append(self, scratch: Scratch, select: str, plan_id: str) -> None:
+        """Add the rows of a SELECT, unless this plan did so before."""
+        if f"{plan_id}.parquet" not in self._names():
+            self._add(scratch, select, plan_id, mode="append", of_file={_PLAN: plan_id})
+
+    def forget(self, before: str) -> None:
+        """Delete the rows of plans whose id sorts before this text."""
+        old = [name for name in self._files.list(self._folder) if name.endswith(".parquet") and name < before]
+        if not old or not self._table:
+            return
+        with _storage(self._files.url, writing=True):
+            self._table.delete(f"{_PLAN} < '{before}'")
+        for name in old:
+            self._files.delete(f"{self._folder}/{name}")
 
 
 @contextlib.contextmanager

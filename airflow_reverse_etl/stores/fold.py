@@ -10,12 +10,12 @@ from typing import Any
 
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores import changes
-from airflow_reverse_etl.stores.delta import DeltaFile
+from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.scratch import Scratch
-from airflow_reverse_etl.sync.dialects import DIALECTS
+from airflow_reverse_etl.sync.dialects import DIALECTS, literal
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.tracking import Approach, State
 
 _HASHES = {"key_hi": "BIGINT", "key_lo": "BIGINT", "fingerprint": "BIGINT"}
@@ -46,6 +46,13 @@ HISTORY = {
     "report": "VARCHAR",
 }
 
+CHANGE_LOG = {
+    **dict.fromkeys(("sync", "run_id", "plan_id", "change", "row_key"), "VARCHAR"),
+    **dict.fromkeys(("key_hi", "key_lo", "fingerprint"), "BIGINT"),
+    **dict.fromkeys(("outcome", "code"), "VARCHAR"),
+    "committed_at": "TIMESTAMPTZ",
+}
+
 
 def fold(
     scratch: Scratch,
@@ -58,12 +65,14 @@ def fold(
     snapshot: DeltaFile,
     rejections: DeltaFile,
     history: DeltaFile,
+    change_log: DeltaLog | None,
     kept: timedelta,
 ) -> None:
-    """Bring the three tables up to date, each unless this plan did so before.
+    """Bring the tables up to date, each unless this plan did so before.
 
     :param folder: of the change set.
     :param stored: plan.json.
+    :param change_log: None where none is wanted.
     :param kept: how long runs are kept.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
@@ -86,6 +95,8 @@ def fold(
         rejections.view(scratch, "rejections", empty=approach.drops_rejections)
         rows_kept = _REJECTIONS + (_UNREAD if approach.low else _STILL)
         rejections.replace(scratch, rows_kept.format(now=plan.created_at.isoformat()), plan.plan_id)
+    if change_log and plan.total:
+        change_log.append(scratch, _log(plan, checkpoint), plan.plan_id)
     state = approach.state_after(state_of(history), rows=rows, open_rows=_open(scratch) if approach.kind else None)
     history.view(scratch, "history")
     _one_run(scratch, plan, report, stored["mode"])
@@ -137,6 +148,29 @@ _STILL = """
 _UNREAD = """
     ANTI JOIN (SELECT key_hi, key_lo FROM changes WHERE settled) USING (key_hi, key_lo)
 """
+
+
+def _log(plan: Plan, checkpoint: Checkpoint) -> str:
+    """What became of each row that was to be sent."""
+    sync, run = literal(plan.sync, "duckdb"), literal(plan.run_id, "duckdb")
+    return (
+        f"SELECT {sync} AS sync, {run} AS run_id, c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
+        f" {logged_outcome(checkpoint, settled='c.settled')} AS outcome, f.code, now() AS committed_at"
+        " FROM changes AS c LEFT JOIN failed AS f ON c.seq = f.seq"
+    )
+
+
+def logged_outcome(checkpoint: Checkpoint, *, settled: str) -> str:
+    """SQL for what the change log says of a row: of ``c``, the change set, and ``f``, what was not accepted.
+
+    :param settled: SQL for whether the row is.
+    """
+    doubts = ", ".join(map(str, sorted(checkpoint.uncertain)))
+    uncertain = f" WHEN c.seq IN ({doubts}) THEN '{Outcome.UNKNOWN}'" if doubts else ""
+    return (
+        f"CASE WHEN f.seq IS NOT NULL THEN f.outcome{uncertain} WHEN {settled} THEN '{Outcome.ACCEPTED}'"
+        f" WHEN c.seq <= {checkpoint.dispatched} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END"
+    )
 
 
 def _any(scratch: Scratch, relation: str) -> bool:

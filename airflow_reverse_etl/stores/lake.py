@@ -6,6 +6,7 @@
                                      field_hashes, see sync/fields.py
                        rejections/   Delta: rows that the destination refused and that are still refused
                        history/      Delta: one row for each committed run
+                       change_log/   Delta: what became of each row that was to be sent, if wanted
                        lease/        who is at work on the sync, see register.py
                        runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until it is committed
 
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.stores import changes, fold, leases
 from airflow_reverse_etl.stores.compare import compare, write
-from airflow_reverse_etl.stores.delta import DeltaFile
+from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.stores.scratch import Scratch, scratch
@@ -55,7 +56,8 @@ class LakeStore(StateStore):
     :param memory_limit: of DuckDB; beyond it, it spills to ``scratch``.
     :param threads: of DuckDB; default: one for each core.
     :param scratch: an existing local folder for what is spilled; default: the system's temporary folder.
-    :param history: how long runs are kept.
+    :param history: how long runs, and the change log, are kept.
+    :param change_log: whether to keep what became of each row that was sent: hashes, keys and outcomes, no values.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class LakeStore(StateStore):
         threads: int | None = None,
         scratch: Path | None = None,
         history: timedelta = timedelta(days=365),
+        change_log: bool = False,
     ) -> None:
         self._files = StateFiles(url, storage_options)
         self._memory_limit, self._threads, self._scratch_folder = memory_limit, threads, scratch
-        self._kept = history
+        self._kept, self._logs_changes = history, change_log
 
     def knows(self, sync: str) -> bool:
         """Whether there is a committed or unfinished run of this sync."""
@@ -196,8 +199,10 @@ class LakeStore(StateStore):
                     snapshot=self._snapshot(plan.sync),
                     rejections=self._rejections(plan.sync),
                     history=history,
+                    change_log=self._change_log(plan.sync) if self._logs_changes else None,
                     kept=self._kept,
                 )
+            self._shorten_log(plan)
         self._forget(plan)
 
     def discard(self, plan: Plan) -> None:
@@ -221,6 +226,14 @@ class LakeStore(StateStore):
 
     def _rejections(self, sync: str) -> DeltaFile:
         return DeltaFile(self._files, f"{_folder(sync)}/rejections", fold.REJECTIONS)
+
+    def _change_log(self, sync: str) -> DeltaLog:
+        return DeltaLog(self._files, f"{_folder(sync)}/change_log", fold.CHANGE_LOG)
+
+    def _shorten_log(self, plan: Plan) -> None:
+        """Also when no log is wanted any more."""
+        if self._files.list(f"{_folder(plan.sync)}/change_log"):
+            self._change_log(plan.sync).forget((plan.created_at - self._kept).strftime(_PLAN_ID_TIME))
 
     def _store(self, plan: Plan, **how: Any) -> None:
         """Write plan.json: the plan exists from here on."""

@@ -47,12 +47,7 @@ SHARED: Mapping[str, Mapping[str, str]] = {
         "content": "VARCHAR",
     },
     "runs": {"sync": "VARCHAR", **fold.HISTORY},
-    "change_log": {
-        **dict.fromkeys(("sync", "run_id", "plan_id", "change", "row_key"), "VARCHAR"),
-        **dict.fromkeys(("key_hi", "key_lo", "fingerprint"), "BIGINT"),
-        **dict.fromkeys(("outcome", "code"), "VARCHAR"),
-        "committed_at": "TIMESTAMPTZ",
-    },
+    "change_log": fold.CHANGE_LOG,
 }
 
 OWN: Mapping[str, Mapping[str, str]] = {

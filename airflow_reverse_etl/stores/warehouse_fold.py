@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.database import PIECE, Session
+from airflow_reverse_etl.stores.fold import logged_outcome
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
@@ -190,8 +191,7 @@ class Fold:
             f"INSERT INTO {log} (sync, run_id, plan_id, change, row_key, key_hi, key_lo, fingerprint, outcome, code,"
             f" committed_at) SELECT {text(self._plan.sync)}, {text(self._plan.run_id)}, {self._id}, c.change,"
             " c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
-            f" CASE WHEN f.seq IS NOT NULL THEN f.outcome WHEN {self._settled} THEN '{Outcome.ACCEPTED}'"
-            f" WHEN c.seq <= {self._checkpoint.dispatched} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END,"
+            f" {logged_outcome(self._checkpoint, settled=self._settled)},"
             f" f.code, CURRENT_TIMESTAMP FROM {self._changes} AS c LEFT JOIN {self._failed} AS f ON c.seq = f.seq"
             f" WHERE c.seq <= {self._plan.total}"
             f" AND NOT EXISTS (SELECT 1 FROM {log} AS done WHERE done.plan_id = {self._id})"

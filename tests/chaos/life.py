@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 import psycopg2  # type: ignore[import-untyped]
+from deltalake import DeltaTable
 
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Operation, Report
@@ -233,7 +234,32 @@ class Life:
         for plan, report in self.reports.values():
             outcomes = report.accepted + report.rejected + report.unknown + report.skipped - plan.skipped
             assert outcomes + report.retryable == plan.total == report.planned.total
+        self._check_log()
         {"insert": self._check_insert, "append": self._check_append}.get(self.mode, self._check_state)()
+
+    def _check_log(self) -> None:
+        """The change log says of every run what its report says, and each row once."""
+        logged: dict[str, Counter[str]] = {}
+        for plan_id, outcome, _ in self.log():
+            logged.setdefault(plan_id, Counter())[outcome] += 1
+        sent = {plan_id: (plan, report) for plan_id, (plan, report) in self.reports.items() if plan.total}
+        assert set(logged) == set(sent)
+        for plan_id, (plan, report) in sent.items():
+            counts = logged[plan_id]
+            assert (counts["accepted"], counts["rejected"]) == (report.accepted, report.rejected)
+            assert counts["unknown"] + counts["not sent"] == report.unknown + report.retryable
+            assert counts["skipped"] == report.skipped - plan.skipped
+            assert counts.total() == plan.total
+
+    def log(self) -> list[tuple[str, str, str]]:
+        """The change log: plan, outcome and change of each row."""
+        sql = "select plan_id, outcome, change from "
+        if self.postgres:
+            with closing(psycopg2.connect(**self.postgres)) as connection, connection.cursor() as cursor:
+                cursor.execute(f"{sql} reverse_etl.change_log")
+                return cursor.fetchall()
+        log = DeltaTable(self.folder / "state/syncs/contacts/change_log").to_pyarrow_dataset()
+        return duckdb.from_arrow(log).query("log", f"{sql} log").fetchall()
 
     def _check_state(self) -> None:
         held = {key: record["n"] for key, record in self.api.table.rows.items()}

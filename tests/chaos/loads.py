@@ -96,11 +96,11 @@ def _parts(attempt: Try) -> tuple[Warehouse, StateStore]:
         def open_warehouse() -> Warehouse:
             return DbApiWarehouse(connect, dialect="postgres", conn_id="warehouse")
 
-        return open_warehouse(), WarehouseStore(connect, open_warehouse, dialect="postgres")
+        return open_warehouse(), WarehouseStore(connect, open_warehouse, dialect="postgres", change_log=True)
     database = duckdb.connect(str(attempt.database), read_only=True, config={"threads": 1})
     scratch = attempt.state.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    store = LakeStore(str(attempt.state), memory_limit="200MB", threads=1, scratch=scratch)
+    store = LakeStore(str(attempt.state), memory_limit="200MB", threads=1, scratch=scratch, change_log=True)
     return DuckDBWarehouse(database), store
 
 

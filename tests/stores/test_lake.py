@@ -6,10 +6,11 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -19,14 +20,17 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError, UnreachableError
 from airflow_reverse_etl.stores import delta
 from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.tables import SHARED
 from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
-from airflow_reverse_etl.sync.receipts import Checkpoint, Report
+from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Receipt, Report
 from airflow_reverse_etl.testing import StateStoreConformance
+from tests.stores.conftest import as_object_storage
 from tests.stores.test_behaviour import REJECTED, THREE, Bench, sync_of
+from tests.stores.warehouses import copying_store, duckdb_place
 
 
-def lake(folder: Path) -> LakeStore:
-    return LakeStore(str(folder), memory_limit="500MB", threads=2)
+def lake(folder: Path, **more: Any) -> LakeStore:
+    return LakeStore(str(folder), memory_limit="500MB", threads=2, **more)
 
 
 class TestConformance(StateStoreConformance):
@@ -93,26 +97,26 @@ def test_a_snapshot_of_an_earlier_version_is_read_and_widened(tmp_path: Path, mo
     assert sorted(len(hashes or "") for hashes in snapshot["field_hashes"].to_pylist()) == [0, 0, 16]
 
 
-@pytest.mark.parametrize("table", ["snapshot", "rejections", "history"])
+@pytest.mark.parametrize("table", ["snapshot", "rejections", "change_log", "history"])
 @pytest.mark.parametrize("after", [True, False])
 def test_a_commit_cut_short_anywhere_is_completed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, *, after: bool
 ) -> None:
-    b = Bench(lake(tmp_path), sync_of("mirror", retry={"max_attempts": 2}))
+    b = Bench(lake(tmp_path, change_log=True), sync_of("mirror", retry={"max_attempts": 2}))
     b.model(THREE)
     b.run({"1": REJECTED})
     b.model([(1, "a", 1), (2, "b", 9), (4, "d", 4)])
     plan = b.plan()
-    replace = delta.DeltaFile.replace
+    add = delta._Table._add
 
-    def killed(self: delta.DeltaFile, *arguments: Any) -> int:
+    def killed(self: delta._Table, *arguments: Any, **more: Any) -> int:
         if self._folder.endswith(table):
             if after:
-                replace(self, *arguments)
+                add(self, *arguments, **more)
             raise KeyboardInterrupt
-        return replace(self, *arguments)
+        return add(self, *arguments, **more)
 
-    monkeypatch.setattr(delta.DeltaFile, "replace", killed)
+    monkeypatch.setattr(delta._Table, "_add", killed)
     with pytest.raises(KeyboardInterrupt):
         b.commit(plan, {"1": REJECTED})
     monkeypatch.undo()
@@ -121,6 +125,62 @@ def test_a_commit_cut_short_anywhere_is_completed_by_the_next(
     assert b.store.unfinished("s") == []
     again = b.plan()
     assert (again.total, again.skipped) == (0, 1), "two attempts were counted, and all else was accepted"
+    assert sorted(row[:3] for row in logged(tmp_path)) == [
+        *(("run1", "added", key) for key in "123"),
+        ("run2", "added", "1"), ("run2", "added", "4"), ("run2", "changed", "2"), ("run2", "removed", "3"),
+    ]  # fmt: skip
+
+
+def logged(folder: Path) -> list[tuple[str, ...]]:
+    """The change log, as any SQL tool reads it."""
+    log = DeltaTable(folder / "syncs/s/change_log").to_pyarrow_dataset()
+    assert set(log.schema.names) == set(SHARED["change_log"])
+    return duckdb.execute(
+        "SELECT run_id, change, row_key, sync, key_hi, key_lo, fingerprint, outcome, code FROM log"
+        " WHERE committed_at <= now() ORDER BY ALL"
+    ).fetchall()
+
+
+def test_the_change_log_says_what_the_one_in_a_warehouse_says(tmp_path: Path) -> None:
+    place = duckdb_place()
+    stores = {"lake": lake(tmp_path, change_log=True), "tables": copying_store(place, change_log=True)}
+    for store in stores.values():
+        b = Bench(store, sync_of("mirror"))
+        b.model(THREE)
+        b.run({"2": REJECTED, "3": Receipt(Outcome.UNKNOWN, "LOST", "no answer")})
+        b.model([(1, "a", 1), (2, "b", 9), (4, None, 4)])
+        b.commit(b.plan(), upto=2)
+        b.run()
+        b.run()
+    stores["tables"].close()
+    assert logged(tmp_path) == place.run(
+        "SELECT run_id, change, row_key, sync, key_hi, key_lo, fingerprint, outcome, code FROM reverse_etl.change_log"
+        " ORDER BY ALL"
+    )
+    assert {row[7] for row in logged(tmp_path)} == {"accepted", "rejected", "unknown", "not sent"}
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_change_log_is_kept_as_long_as_runs_are(tmp_path: Path, *, remote: bool) -> None:
+    def opened(**more: Any) -> LakeStore:
+        store = lake(tmp_path, history=timedelta(days=2), **more)
+        if remote:
+            as_object_storage(store._files, tmp_path)
+        return store
+
+    b = Bench(opened(change_log=True), sync_of())
+    for score in range(5):
+        b.model([(1, "secret", score)])
+        b.run()
+        b.run()  # a run without changes adds nothing
+    folder = tmp_path / "syncs/s/change_log"
+    assert [row[0] for row in logged(tmp_path)] == ["run9"]
+    assert len(list(folder.glob("*.parquet"))) == 1
+    assert all(b"secret" not in file.read_bytes() for file in folder.rglob("*") if file.is_file())
+    b.store = opened()
+    for _ in range(3):
+        b.run()
+    assert logged(tmp_path) == [], "also when none is wanted any more"
 
 
 def test_a_commit_loses_a_race_instead_of_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
