@@ -10,7 +10,7 @@ export PYTHON ?= python3
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-airflow-3.1 lint format types bench docs schema constraints build clean
+.PHONY: help demo test test-all test-airflow-3.1 test-dbt-versions lint format types bench docs schema constraints build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ test-all: $(VENV)/.ready ## every test, the slow ones too
 
 test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowest Airflow we support
 	$(VENV31)/bin/python -m pytest -n auto --dist worksteal -m "airflow and not e2e and not slow" $(ARGS)
+
+test-dbt-versions: $(VENV)/.ready ## one catalog from dbt 1.7 to 1.11, each installed into build/dbt-matrix
+	$(BIN)/python scripts/dbt-matrix
 
 lint: $(VENV)/.ready ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from airflow_reverse_etl.dbt.manifest import ancestors, parents_of, tests_by_mod
 
 BUILT = frozenset({"success", "no-op", "reused"})  # the last two: dbt found the table to be as it should be
 PASSED = frozenset({"pass", "warn", "success"})
+#: Commands whose results are about tables. Others have results, too: docs generate, of what it compiled.
+TELLING = frozenset({"build", "run", "test", "seed", "snapshot", "source"})
 
 
 def evidence(manifest: Mapping[str, Any], results: Mapping[str, str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ LAST_SUCCESSFUL = "last_successful"
 _KEEP_RUNS = 50
 _OF_STATE = re.compile(r"@?(\d*\+)?(state|result|source_status):")
 #: Commands whose success means that the project's tables are as its manifest says.
-_BUILDING = ("build", "run")
+BUILDING = ("build", "run")
 
 
 class DbtState:
@@ -38,6 +38,7 @@ class DbtState:
         self.max_tries = int(ti.max_tries)
         self._project = hashlib.sha256(project.encode()).hexdigest()[:16]
         self._target = target
+        self._before: dict[str, Any] | None = None
         task = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
         run = hashlib.sha256(f"{ti.run_id}\n{ti.map_index}".encode()).hexdigest()[:16]
         self._failed, self._runs, self._run = f"dbt_failed/{task}/{run}", f"dbt_runs/{task}", run
@@ -51,12 +52,11 @@ class DbtState:
             (folder / "manifest.json").write_bytes(data)
         return data is not None
 
-    def keep_manifest(self, command: str, select: Sequence[str], exclude: object, target_path: Path) -> bool:
-        """Keep the manifest for the next run, if everything that changed was built."""
+    def keep_manifest(self, select: Sequence[str], exclude: object, target_path: Path) -> None:
+        """Keep the manifest of a success for the next run, if that was of everything that changed."""
         whole = not exclude and all(part.startswith("state:modified") and part.endswith("+") for part in select)
-        if command in _BUILDING and whole:
+        if whole and (target_path / "manifest.json").is_file():
             self.files.write(self._manifest(self._target), (target_path / "manifest.json").read_bytes())
-        return whole
 
     def _manifest(self, target: str | None) -> str:
         return f"dbt_state/{self._project}/{quote(target or 'default', safe='')}/manifest.json"
@@ -65,7 +65,12 @@ class DbtState:
 
     def keep_failure(self, target_path: Path) -> None:
         """Keep the results for the next try, without what may repeat a row's values."""
+        if not (target_path / "run_results.json").is_file():
+            return  # of source freshness, which is asked for as a whole again
         results = json.loads((target_path / "run_results.json").read_bytes())
+        if self._before:  # this was a retry: its results in place of those before, whose command is the one to repeat
+            again = {row["unique_id"]: row for row in results["results"]}
+            results = {**self._before, "results": [again.get(row["unique_id"], row) for row in self._before["results"]]}
         for row in results["results"]:
             row |= {"message": None, "compiled_code": None, "adapter_response": {}}
         record = {"try_number": self.try_number, "max_tries": self.max_tries}
@@ -82,16 +87,23 @@ class DbtState:
         if record != {"try_number": self.try_number - 1, "max_tries": self.max_tries}:  # clearing raises max_tries
             return False
         data = self.files.read(f"{self._failed}/run_results.json")
-        if data is not None:
-            (folder / "run_results.json").write_bytes(data)
-        return data is not None
+        if data is None:
+            return False
+        self._before = json.loads(data)
+        if (folder / "manifest.json").is_file():  # dbt looks where the try before had the state to compare with
+            self._before["args"]["state"] = str(folder)
+        (folder / "run_results.json").write_text(json.dumps(self._before))
+        return True
 
     # -- the gate --------------------------------------------------------------------------------------------------
 
-    def keep_evidence(self, manifest: Mapping[str, Any], nodes: Sequence[NodeResult]) -> str:
-        """Keep what judges each model of this run. Returns the path."""
-        from airflow_reverse_etl.dbt.gate import evidence
+    def keep_evidence(self, command: str, target_path: Path, nodes: Sequence[NodeResult]) -> str | None:
+        """Keep what judges each model of this run. Returns the path; None: the command says nothing of tables."""
+        from airflow_reverse_etl.dbt.gate import TELLING, evidence
 
+        if command not in TELLING or not nodes or not (target_path / "manifest.json").is_file():
+            return None
+        manifest = json.loads((target_path / "manifest.json").read_bytes())
         place = f"{self._runs}/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%f')}-{self._run}.json"
         found = evidence(manifest, {node.unique_id: node.status for node in nodes})
         self.files.write(place, json.dumps(found, separators=(",", ":")).encode())
@@ -128,7 +140,7 @@ def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], un
     found = []
     for output in gate:
         if not output or not output.get("gate"):
-            return ("a dbt task before has left no result",)
+            continue  # did not run, or had nothing to do: what it would have told is not known, which is a reason
         data = files.read(output["gate"])
         if data is None:
             raise ConfigurationError(
@@ -137,4 +149,7 @@ def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], un
                 file=files.child(output["gate"]),
             )
         found.append(json.loads(data))
-    return closed(merged(found), unique_id)
+    missing = () if all(gate) else ("a dbt task before has left no result",)
+    if not found:
+        return missing or ("dbt has built and tested nothing",)
+    return (*closed(merged(found), unique_id), *missing)

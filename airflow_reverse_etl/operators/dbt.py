@@ -14,7 +14,7 @@ from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators._dbt import DbtTask
-from airflow_reverse_etl.operators._dbt_state import LAST_SUCCESSFUL, DbtState, merged, without_state
+from airflow_reverse_etl.operators._dbt_state import BUILDING, LAST_SUCCESSFUL, DbtState, merged, without_state
 from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class DbtOperator(DbtTask):
         self.defer_to_state = defer_to_state
         self.retry_failed_only = retry_failed_only
         self.push_branch = push_branch
+        self._completed_by: Sequence[str] = BUILDING  # whose success makes the manifest the last successful one
         self._alias = AssetAlias(f"reverse_etl.dbt.{self.task_id}")
         if self.profile_conn_id:
             self.outlets = [*self.outlets, self._alias]
@@ -126,9 +127,8 @@ class DbtOperator(DbtTask):
             state = DbtState(context, project=self._identity(), target=self.target)
             outcome = self._run(target_path, context, state)
             summary = self._summary(outcome)
-            manifest = target_path / "manifest.json"
-            if outcome.nodes and manifest.is_file():
-                summary["gate"] = state.keep_evidence(json.loads(manifest.read_bytes()), outcome.nodes)
+            if evidence := state.keep_evidence(_split(self.command)[0], target_path, outcome.nodes):
+                summary["gate"] = evidence
             context["ti"].xcom_push(key="return_value", value=summary)
             try:
                 outcome.raise_for_failure(task=self.task_id)
@@ -145,8 +145,8 @@ class DbtOperator(DbtTask):
     def _after_success(self, outcome: Outcome, target_path: Path, context: Context, state: DbtState) -> None:
         if self.retry_failed_only:
             state.forget_failure()
-        if (target_path / "manifest.json").is_file():
-            state.keep_manifest(_split(self.command)[0], _listed(self.select), self.exclude, target_path)
+        if _split(self.command)[0] in self._completed_by:
+            state.keep_manifest(_listed(self.select), self.exclude, target_path)
         self._emit_assets(outcome, target_path, context)
         if self.push_branch:
             self._push(self.push_branch, target_path)
@@ -162,7 +162,8 @@ class DbtOperator(DbtTask):
                 self.log.info("Running only what failed in the try before")
                 words = ["retry", "--state", str(kept)]
             outcome = dbt.run(words, target_path=target_path, on_message=self._log_message)
-            return replace(outcome, nodes=merged(kept, outcome.nodes)) if retry else outcome
+            went_on = retry and (outcome.nodes or outcome.exit_code == 0)
+            return replace(outcome, nodes=merged(kept, outcome.nodes)) if went_on else outcome
 
     def _words(self, kept: Path, state: DbtState) -> list[str]:
         """The command with its options. Without a state to compare with, what depends on one is left out."""
@@ -241,7 +242,7 @@ class DbtOperator(DbtTask):
     def _emit_assets(self, outcome: Outcome, target_path: Path, context: Context) -> None:
         """An event for each model that was built; a versioned one under its version, the latest also without."""
         built = {node.unique_id for node in outcome.nodes if node.status == "success"}
-        if not self.profile_conn_id or not built:
+        if not self.profile_conn_id or not built or _split(self.command)[0] not in BUILDING:
             return
         from airflow_reverse_etl.dbt.catalog import Catalog
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import TaskGroup, chain
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.operators._dbt_state import BUILDING
 from airflow_reverse_etl.operators.dbt import DbtOperator
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class DbtPipeline(TaskGroup):
     """freshness, snapshot, run, test, docs: a task group of :class:`~airflow_reverse_etl.operators.dbt.DbtOperator`.
 
     ``outputs`` has the output of each step, for ``ReverseEtlOperator(gate=dbt.outputs)``. A step runs when the one
-    before it succeeded.
+    before it succeeded; with ``dbt={"trigger_rule": "all_done"}`` always, and each sync's gate decides. What
+    ``state="last_successful"`` means is kept when ``test`` has succeeded; without that step, ``run``.
 
     What it does not do: one Airflow task per model; ``command="build"`` in one ``DbtOperator`` is quicker where sources
     have no freshness.
@@ -66,6 +68,8 @@ class DbtPipeline(TaskGroup):
             )
             for step, command in chosen.items()
         }
+        for step in self.steps.values():  # what was built and then fails its tests is no success to compare with
+            step._completed_by = ("test",) if "test" in chosen else BUILDING
         if len(self.steps) > 1:
             chain(*self.steps.values())
 

@@ -49,31 +49,39 @@ def build(project: Path, **settings: Any) -> DbtOperator:
 
 
 def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) -> None:
-    """The next try runs ``b`` alone; its output tells of the whole run; a cleared task begins anew."""
+    """The next tries run ``b`` alone; their outputs tell of the whole run; a cleared task begins anew."""
     failed, pushed = execute(build(project, retry_failed_only=True))
     assert "model.shop.b" in str(failed)
     first = pushed["return_value"]
     files = state_files()
     assert gate_reasons(files, [first], "model.shop.a") == ()
     assert "was not built: error" in gate_reasons(files, [first], "model.shop.b")[0]
-    sql(project, "create table raw as select 1 as x")
+    compiled, _ = execute(build(project, command="docs generate", select="a"))
+    assert isinstance(compiled, dict), compiled
+    assert compiled["counts"]["success"] > 0  # dbt says so of what it compiled: it opens no gate, and closes none
+    assert gate_reasons(files, [compiled], "model.shop.a") == ("dbt has built and tested nothing",)
+    assert gate_reasons(files, [first, compiled], "model.shop.a") == ()
     (kept,) = (state_url / "dbt_failed").rglob("run_results.json")
     assert "does not exist" not in kept.read_text()
 
-    second, _ = execute(build(project, retry_failed_only=True), try_number=2)
-    assert isinstance(second, dict), second
-    assert second["command"] == "retry"
-    assert second["counts"] == {"pass": 1, "success": 2}
-    assert gate_reasons(files, [second], "model.shop.b") == ()
+    failed, pushed = execute(build(project, retry_failed_only=True), try_number=2)
+    assert "Table with name raw does not exist" in str(failed)
+    assert pushed["return_value"]["counts"] == {"error": 1, "pass": 1, "success": 1}
+    sql(project, "create table raw as select 1 as x")
+    third, _ = execute(build(project, retry_failed_only=True), try_number=3)
+    assert isinstance(third, dict), third
+    assert third["command"] == "retry"
+    assert third["counts"] == {"pass": 1, "success": 2}
+    assert gate_reasons(files, [third], "model.shop.b") == ()
     cleared, _ = execute(build(project, retry_failed_only=True), try_number=3, max_tries=3)
     assert isinstance(cleared, dict), cleared
     assert cleared["command"] == "build"
 
 
 def test_only_what_changed_since_the_last_success(project: Path) -> None:
-    """Everything while nothing has succeeded; then the modified models, with the rest taken from where it is."""
+    """Everything while nothing has succeeded; then the modified models, the rest from where it is; in a retry, too."""
     sql(project, "create table raw as select 1 as x")
-    slim = {"select": "state:modified+", "state": "last_successful", "exclude": None}
+    slim: dict[str, Any] = {"select": "state:modified+", "state": "last_successful", "exclude": None}
     first, _ = execute(build(project, **slim))
     assert isinstance(first, dict), first
     assert first["nodes"] == 3
@@ -81,12 +89,14 @@ def test_only_what_changed_since_the_last_success(project: Path) -> None:
     assert isinstance(nothing, dict), nothing
     assert nothing["nodes"] == 0
 
-    (project / "models" / "b.sql").write_text(f"{TABLE} select id from {{{{ ref('a') }}}}")
-    changed, _ = execute(
-        build(project, **{**slim, "state": "last_successful:default"}, defer_to_state=True, schema="ci", target="ci")
-    )
+    (project / "models" / "b.sql").write_text(f"{TABLE} select a.id from {{{{ ref('a') }}}} a, later")
+    slim |= {"state": "last_successful:default", "schema": "ci", "target": "ci"}
+    failed, _ = execute(build(project, **slim, defer_to_state=True, retry_failed_only=True))
+    assert "Table with name later does not exist" in str(failed)
+    sql(project, "create table later as select 1 as x")
+    changed, _ = execute(build(project, **slim, defer_to_state=True, retry_failed_only=True), try_number=2)
     assert isinstance(changed, dict), changed
-    assert changed["counts"] == {"success": 1}
+    assert (changed["command"], changed["counts"]) == ("retry", {"success": 1})
     sql(project, "select id from ci.b")
 
 
@@ -96,8 +106,12 @@ def test_selection_while_there_is_nothing_to_compare_with() -> None:
     assert without_state(["1+state:modified", "a"]) == without_state([]) == []
 
 
-def test_one_model_is_no_state_of_the_project(project: Path, state_url: Path) -> None:
-    execute(build(project, select="a"))
+def test_one_model_is_no_state_of_the_project(tmp_path: Path, state_url: Path) -> None:
+    (tmp_path / "dbt_project.yml").write_text("name: shop")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest(model("a"))))
+    dbt = fake_dbt(tmp_path, f'cp {tmp_path}/manifest.json "$DBT_TARGET_PATH"')
+    done, _ = execute(DbtOperator(task_id="b", project=str(tmp_path), dbt_executable=dbt, select="a"))
+    assert isinstance(done, dict), done
     assert not list((state_url / "dbt_state").rglob("manifest.json"))
 
 
@@ -142,6 +156,24 @@ def test_pipeline_is_a_group_in_order(project: Path, serialize_dag: Callable[[An
     assert [output.operator.task_id for output in dbt.outputs] == order[1:-1]
     with pytest.raises(SpecError, match="is no step"):
         DbtPipeline("other", project="p", steps=["tests"])
+
+
+def test_pipeline_completes_with_its_tests(tmp_path: Path, state_url: Path) -> None:
+    """What the next ``state:modified+`` compares with is not moved on by a run whose tests were not seen to pass."""
+    from airflow.sdk import DAG
+
+    (tmp_path / "dbt_project.yml").write_text("name: shop")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest(model("a"))))
+    dbt = fake_dbt(tmp_path, f'cp {tmp_path}/manifest.json "$DBT_TARGET_PATH"')
+    kept = []
+    for steps in (("run", "test"), ("run",)):
+        with DAG("p", schedule=None):
+            dbt_of = {"dbt_executable": dbt, "target": steps[-1]}
+            pipeline = DbtPipeline("dbt", project=str(tmp_path), steps=steps, dbt=dbt_of)
+        for step in pipeline.steps.values():
+            assert isinstance(execute(step)[0], dict)
+            kept.append(len(list((state_url / "dbt_state").rglob("manifest.json"))))
+    assert kept == [0, 1, 2]
 
 
 def test_gate_of_a_sync(state_url: Path, tmp_path: Path) -> None:
