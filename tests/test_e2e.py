@@ -20,7 +20,7 @@ from tests.standalone import Airflow
 pytestmark = [pytest.mark.airflow, pytest.mark.e2e, pytest.mark.slow]
 
 EXAMPLES = Path(__file__).parents[1] / "dags_examples"
-COMMIT = "{{ (triggering_asset_events.values() | first | first).extra['payload']['commit'] }}"
+COMMIT = "{{ (triggering_asset_events.values() | first | last).extra['payload']['commit'] }}"
 ON_COMMIT = f"""
 from airflow.sdk import DAG
 from airflow_reverse_etl.operators import DbtModelSyncOperator
