@@ -124,7 +124,8 @@ def _owners(manifest: Mapping[str, Any]) -> dict[str, str]:
 def _person(owner: object) -> str:
     if not isinstance(owner, Mapping):
         return str(owner or "")
-    name, email = (str(owner.get(key) or "") for key in ("name", "email"))
+    values = (owner.get(key) or "" for key in ("name", "email"))
+    name, email = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
     return f"{name} <{email}>" if name and email else name or email
 
 

@@ -34,7 +34,9 @@ def catalog() -> Catalog:
         model("old", meta={"reverse_etl": False}),
         *keyed("customers"),
     )
-    found["groups"] = {"group.shop.crm": {"name": "crm", "owner": {"name": "Ada", "email": "ada@example.com"}}}
+    found["groups"] = {
+        "group.shop.crm": {"name": "crm", "owner": {"name": "Ada", "email": ["ada@example.com", "b@example.com"]}}
+    }
     return Catalog.from_json(Catalog.from_manifest(found).to_json())
 
 
@@ -42,7 +44,11 @@ def test_owners_tests_and_lineage() -> None:
     """Of the group, or of the meta; sources are those of all models above."""
     found = catalog()
     customers, scores = found.find("customers"), found.find("scores")
-    assert (customers.owner, scores.owner, found.find("old").owner) == ("Ada <ada@example.com>", "Bob", "")
+    assert (customers.owner, scores.owner, found.find("old").owner) == (
+        "Ada <ada@example.com, b@example.com>",
+        "Bob",
+        "",
+    )
     assert customers.data_tests == ("not_null_customers_id", "unique_customers_id")
     assert customers.depends_on == ("model.shop.stg",)
     assert scores.sources == customers.sources == ("source.shop.raw.orders",)
