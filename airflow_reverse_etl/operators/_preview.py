@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.sync.guards import guards_said
@@ -30,20 +31,24 @@ def summary(
     destination: Destination,
     *,
     sample: int,
+    partitions: int = 1,
     drift: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """The XCom ``plan``. Values of rows are not in it; keys are, ``sample`` of each kind of change.
 
+    :param partitions: shares that the plan is loaded in, if it has as many batches.
     :param drift: what changed under the sync since its last run.
     """
     batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
-    requests = sum(math.ceil(count / batch) for name, count in plan.planned if name != "invalid")
+    shares = min(partitions, math.ceil(plan.total / batch))
+    requests = _requests(plan, batch, shares)
     rate = sync.rate.requests_per_second
     keys, changed_fields = _sample(sync, plan, store, sample)
     found = {
         "run_id": plan.run_id,
         "planned": dict(plan.planned),
         "total": plan.total,
+        "shares": shares,
         "skipped": plan.skipped,
         "model_rows": plan.model_rows,
         "requests": requests,
@@ -56,23 +61,42 @@ def summary(
     return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found))}
 
 
+def _requests(plan: Plan, batch: float, shares: int) -> int:
+    """A batch is of one kind of change, and of one share."""
+    edges, last = {plan.total * share // shares for share in range(shares + 1)} if shares else {0}, 0
+    for kind, count in plan.planned:
+        if kind != "invalid":
+            last += count
+            edges.add(last)
+    return sum(math.ceil((until - after) / batch) for after, until in pairwise(sorted(edges)))
+
+
 def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any]) -> Iterator[str]:
     rate, to = sync.rate.requests_per_second, sync.destination
     where = " at ".join(_code(name) for name in (to.object, to.connection) if name) or f"a {to.type}"
-    long = f", {found['requests'] / rate / 60:,.1f} minutes at {rate:g} a second" if rate else ""
+    long = f": {_duration(found['requests'] / rate)} at {rate:g} a second" if rate else ""
+    record = f"{plan.snapshot_rows:,} are" if plan.snapshot_rows else "none is"
     yield (
         f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {found['requests']:,}"
-        f" requests{long}. The model has {plan.model_rows:,} rows; {plan.snapshot_rows:,} are on record as delivered."
+        f" requests{long}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
     )
     yield "\n".join(_counts(plan, found["sample"], found["changed_fields"]))
     if "changed" in found["sample"] and not found["changed_fields"]:
         yield _HOW_TO_KNOW
     if plan.notes:
         yield "\n".join(f"- {NOTES[note]}" for note in plan.notes)
-    yield "**Guards**, all met:\n\n" + "\n".join(f"- {text}" for text in found["guards"])
+    guards = guards_said(sync, plan)
+    said = "all met" if all(met for met, _ in guards) else "not all met, so a run would send nothing"
+    yield f"**Guards**, {said}:\n\n" + "\n".join(f"- {text if met else f'**{text}**'}" for met, text in guards)
     if found.get("drift"):
         changes = "\n".join(f"- {one['message']}" for one in found["drift"])
         yield f"**The model changed** since the last run:\n\n{changes}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
 def _counts(

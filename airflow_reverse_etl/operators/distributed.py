@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +29,11 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
     Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
     ``{"run_id", "partition", "partitions"}``, empty when there is nothing to send. Pushes the XCom ``plan``:
-    ``run_id``, ``planned``, ``total`` (rows to send), ``skipped``, ``model_rows``, ``requests`` and ``minutes``
-    (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (what each of them said), ``sample``
-    (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the destination fields
-    that changed, null where it is not known), ``drift``, where the model changed since the last run, and ``text``, all
-    of it for a person to read.
+    ``run_id``, ``planned``, ``total`` (rows to send), ``shares``, ``skipped``, ``model_rows``, ``requests`` and
+    ``minutes`` (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (what each of them said),
+    ``sample`` (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the
+    destination fields that changed, null where it is not known), ``drift``, where the model changed since the last run,
+    and ``text``, all of it for a person to read.
 
     Which fields changed is known of rows that were delivered since the sync has ``track: {fields: true}``, with the
     mapping that it has now.
@@ -97,8 +96,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         if self.preview:
             return summary
         ti.xcom_push(key="plan", value=summary)
-        batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
-        shares = min(self.partitions, math.ceil(summary["total"] / batch))
+        shares = summary["shares"]
         return [{"run_id": this, "partition": number, "partitions": shares} for number in range(shares)]
 
     async def _plan(
@@ -126,9 +124,11 @@ class ReverseEtlPlanOperator(PlanningOperator):
             else:
                 plan = await steps.plan(request, warehouse, destination, approval=self.approval)
             if isinstance(plan, Report):
-                return {"run_id": this, "total": 0, "text": f"{sync.name}: this run is committed already"}
+                return {"run_id": this, "total": 0, "shares": 0, "text": f"{sync.name}: this run is committed already"}
             try:
-                return summary(sync, plan, store, destination, sample=self.sample, drift=drift)
+                return summary(
+                    sync, plan, store, destination, sample=self.sample, partitions=self.partitions, drift=drift
+                )
             finally:
                 if self.preview:
                     store.discard(plan)

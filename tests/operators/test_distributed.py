@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import pytest
 
 from airflow_reverse_etl._airflow import state_files
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.operators._preview import _code
+from airflow_reverse_etl.operators._preview import _code, _duration, _requests
+from airflow_reverse_etl.sync.ports import Plan
+from airflow_reverse_etl.sync.receipts import Planned
 from airflow_reverse_etl.testing.fakes import Dials
 from tests.dbt.projects import keyed, manifest, model
 from tests.operators.test_reverse_etl import SYNC, crm, customers  # noqa: F401 - fixtures
@@ -131,12 +134,15 @@ def test_a_preview_sends_and_keeps_nothing(
     from airflow_reverse_etl.operators import ReverseEtlPlanOperator
 
     with DAG("preview_dag", schedule=None) as dag:
-        ReverseEtlPlanOperator(task_id="preview", sync=SMALL, preview=True, sample=2)
+        sync = {**SMALL, "guards": {"max_changes": 2}}
+        ReverseEtlPlanOperator(task_id="preview", sync=sync, preview=True, sample=2)
     for _ in range(2):
         plan = xcom(run_dag(dag), "preview")
         assert plan["planned"]["added"] == 3
         assert plan["sample"] == {"added": ["1", "2"]}
         assert "3 added" in plan["text"]
+        assert "not all met, so a run would send nothing" in plan["text"]
+        assert "- **max_changes: 3 rows, more than 2**" in plan["text"]
     assert not crm.batches
 
 
@@ -272,6 +278,13 @@ def test_a_model_that_changed_is_told_to_the_person_or_stops_the_plan(
     told = xcom(run_dag(group_dag(sync={**SMALL, "drift": "warn"})), "reverse_etl.plan", key="plan")
     assert "email changed from VARCHAR to BLOB" in told["text"]
     assert [finding["rule"] for finding in told["drift"]] == ["column-type"]
+
+
+def test_requests_are_of_one_kind_of_change_and_one_share() -> None:
+    plan = Plan("p", "r", "s", Planned(added=250, changed=10, removed=40), 300, 300, 300, 0, datetime.now(UTC))
+    assert [_requests(plan, 100, shares) for shares in (1, 2, 4)] == [5, 5, 6]
+    assert _requests(replace(plan, planned=Planned(), total=0), 100, 0) == 0
+    assert [_duration(seconds) for seconds in (0.2, 90, 600, 9000)] == ["1 s", "90 s", "10 minutes", "2.5 hours"]
 
 
 def test_a_key_is_shown_as_it_is() -> None:

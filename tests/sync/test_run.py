@@ -19,9 +19,9 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.ports import Capabilities, PlanRequest
 from airflow_reverse_etl.sync.receipts import Batch, Operation, Planned, Receipts, Report
-from airflow_reverse_etl.sync.run import run
+from airflow_reverse_etl.sync.run import Run, run
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing import (
     CrashError,
@@ -507,6 +507,39 @@ async def test_each_answer_is_saved_while_a_load_waits_for_the_others() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_plan_that_is_rejected_when_a_part_of_it_was_sent_keeps_what_was_delivered(world: World) -> None:
+    """A person may be asked again, as when the task is cleared. What was not sent is planned anew."""
+    world.values = {"rate": {"batch_size": 1, "concurrency": 1}}
+    world.destination.dials.unsent = {2, 3, 4, 5, 6, 7, 8}
+    with pytest.raises(IncompleteLoadError):
+        await world.run(rows(a=1, b=1), run_id="r")
+    steps = Run(world.sync(), store=world.store, run_id="r", observer=world.observer, clock=world.clock)
+    async with steps.lease():
+        await steps.reject(world.destination)
+        await steps.reject(world.destination)
+    assert not world.store.unfinished("contacts")
+    world.destination.dials.unsent = ()
+    world.sent()
+    await world.run(run_id="next")
+    assert world.sent() == ["b"]
+
+
+@pytest.mark.parametrize("approval", [True, False])
+async def test_in_mode_append_a_plan_that_nobody_may_have_seen_is_not_sent_by_the_next_run(approval: bool) -> None:
+    world = World(FakeDestination(capabilities=NOT_IDEMPOTENT), values={"mode": "append"})
+    world.destination.dials.crash = {1}
+    with pytest.raises(CrashError):
+        await world.run(rows(a=1), run_id="begun")  # as far as a person can tell, it was approved
+    world.destination.dials.crash = ()
+    world.sent()
+    for run_id, seen in (("waits", ["a#1"]), ("next", [] if approval else ["a#1"])):
+        steps = Run(world.sync(), store=world.store, run_id=run_id, observer=world.observer, clock=world.clock)
+        request = PlanRequest(world.sync(), "select * from customers", ("id",), run_id, world.clock.now())
+        async with steps.lease():
+            await steps.plan(request, world.warehouse, world.destination, approval=approval)
+        assert world.sent() == seen
 
 
 async def test_concurrency_and_rate_are_kept() -> None:
