@@ -14,11 +14,20 @@ run is unfinished ``changes_<run>``, the only table with row values.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.errors import (
+    ConfigurationError,
+    CredentialsError,
+    ReverseEtlError,
+    RunConflictError,
+    StateError,
+    UnreachableError,
+)
 from airflow_reverse_etl.stores import fold
 from airflow_reverse_etl.stores.database import Database, Session, SqlError
 from airflow_reverse_etl.sync.dialects import literal
@@ -160,6 +169,45 @@ class Tables:
             todo=f"have an administrator run: {grant.format(schema=self.schema, user=user, database=database)} "
             "Or set `planner: local` in the sync, which only reads from the warehouse",
             schema=self.schema,
+        )
+
+    @contextlib.contextmanager
+    def errors(self, sync: str | None = None) -> Iterator[None]:
+        """What the warehouse says against a statement, in our words.
+
+        :raises ReverseEtlError: of the class that says what to do about it.
+        """
+        try:
+            yield
+        except SqlError as error:
+            raise self._explained(error, sync) from None
+
+    def _explained(self, error: SqlError, sync: str | None) -> ReverseEtlError:
+        where: Mapping[str, Any] = {"sync": sync, "schema": self.schema}
+        if error.kind == "denied":
+            return self.denied(error, has_schema=True)
+        if error.kind == "unreachable":
+            return UnreachableError(error.text, todo="check that the warehouse is up and reachable", **where)
+        if error.kind in ("conflict", "exists"):
+            return RunConflictError(
+                f"another run of this sync was faster: {error.text}",
+                todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+                **where,
+            )
+        if error.kind == "missing":
+            return StateError(
+                error.text, todo="restore the state's tables, or drop the schema to send everything again", **where
+            )
+        if error.kind == "wrong":
+            return ConfigurationError(
+                f"the plan cannot be run in the warehouse: {error.text}",
+                todo="correct the sync's expressions; c0, c1 ... are the model's columns in the order of their use",
+                **where,
+            )
+        return ConfigurationError(
+            f"an expression of the mapping fails for a row of the model ({error.text})",
+            todo="make the expression safe for every row, with CASE, or leave the row out of the model",
+            **where,
         )
 
     def _identity(self) -> tuple[str, str]:
