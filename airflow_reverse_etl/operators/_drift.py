@@ -127,7 +127,8 @@ class CatalogMemory:
         policies = {source.sync.name: source.sync.drift for source in same}
         looked_at = [source for source in same if source.sync.drift != "ignore"]
         found = catalog_drift(looked_at, before, catalog, today=today)
-        found += retired_syncs(before, catalog)
+        names = {source.sync.name for source in sources}  # one that moved into a file is not gone
+        found += [finding for finding in retired_syncs(before, catalog) if finding.sync not in names]
         if not sources:
             found += project_drift(before, catalog, today=today)
         found.sort(key=lambda finding: finding.level.rank)

@@ -124,6 +124,34 @@ def test_without_syncs_every_model_is_compared_and_nothing_fails(state_url: Path
     assert asset == catalog_asset("local", str(file)).uri
 
 
+def test_in_a_dag_nothing_runs_behind_a_model_sync_that_drift_stops(
+    state_url: Path,
+    tmp_path: Path,
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    task_states: Callable[[Any], dict[str, str]],
+) -> None:
+    """What was found is in XCom, the output is not; no event says that there is another catalog."""
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import DAG
+
+    file = tmp_path / "manifest.json"
+    with DAG("stopped", schedule=None) as dag:
+        models = DbtModelSyncOperator(
+            task_id="models", source=str(file), syncs=[sync("strict", drift="fail", primary_key="id")], retries=3
+        )
+        models >> EmptyOperator(task_id="behind")
+    file.write_text(json.dumps(manifest(model("people"))))
+    assert task_states(run_dag(dag)) == {"models": "success", "behind": "success"}
+    file.write_text(json.dumps(manifest(model("others"))))
+    run = run_dag(dag)
+    assert task_states(run) == {"models": "failed", "behind": "upstream_failed"}
+    assert xcom(run, "models") is None
+    [finding] = xcom(run, "models", key="drift")["findings"]
+    assert (finding["sync"], finding["rule"]) == ("strict", "model-missing")
+    assert asset_events(run.run_id) == {}
+
+
 def test_a_sync_that_cannot_be_read_does_not_hold_up_the_models(
     state_url: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from airflow_reverse_etl._airflow import AirflowFailException
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.errors import GuardError
-from airflow_reverse_etl.operators._drift import look_for_drift
+from airflow_reverse_etl.operators._drift import CatalogMemory, look_for_drift
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.sync.ports import Column
 from tests.dbt.projects import keyed, manifest, model, sync
@@ -79,6 +79,21 @@ def test_a_damaged_memory_is_none(tmp_path: Path) -> None:
     for junk in (b"{", b"[]", b'{"sync": 1}'):
         StateFiles(str(tmp_path)).write("drift/customers_to_crm.json", junk)
         assert look(tmp_path, [*THERE, Column("plan")]) == []
+
+
+def test_a_sync_that_moves_from_its_models_meta_into_a_file_is_not_gone(tmp_path: Path) -> None:
+    files, source = StateFiles(str(tmp_path)), sync()
+    spec = source.sync.model_dump(mode="json", exclude_unset=True)
+    before, after = (
+        Catalog.from_manifest(manifest(model("customers", meta=meta)), commit=commit)
+        for commit, meta in (("a", {"reverse_etl": spec}), ("b", {}))
+    )
+    files.write("a.json", before.to_json())
+    CatalogMemory(files, context(), "key").keep("a.json", [source])
+    memory = CatalogMemory(files, context(), "key")
+    assert {found.rule for found in memory.compare(after, "b.json", []).findings} == {"sync-removed"}
+    told = memory.compare(after, "b.json", [source]).findings
+    assert [found.message for found in told if "no model's meta" in found.message] == []
 
 
 def test_a_task_returns_drift_and_is_red_where_the_sync_says_so(crm: Any, customers: Any) -> None:  # noqa: F811
