@@ -140,7 +140,8 @@ class Catalog:
                 raise StateError(
                     "the stored catalog has another format", todo="use the version of this package that wrote it"
                 )
-            models = tuple(Model(**_restored(model)) for model in stored.pop("models"))
+            alike: dict[tuple[str, str, str], CatalogColumn] = {}
+            models = tuple(Model(**_restored(model, alike)) for model in stored.pop("models"))
             sources = tuple(Source(**source) for source in stored.pop("sources"))
             return cls(**stored, models=models, sources=sources)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -188,10 +189,15 @@ def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def _restored(model: dict[str, Any]) -> dict[str, Any]:
-    columns = tuple(
-        CatalogColumn(c["name"], c["data_type"], c["description"], tuple(c["tags"]), c["meta"])
-        for c in model.pop("columns")
-    )
+def _restored(model: dict[str, Any], alike: dict[tuple[str, str, str], CatalogColumn]) -> dict[str, Any]:
+    columns = tuple(_restored_column(column, alike) for column in model.pop("columns"))
     tuples = {name: tuple(value) for name, value in model.items() if isinstance(value, list)}
     return {**model, **tuples, "columns": columns}
+
+
+def _restored_column(column: dict[str, Any], alike: dict[tuple[str, str, str], CatalogColumn]) -> CatalogColumn:
+    """One object for all columns of the same name, type and description: a project has many."""
+    key = column["name"], column["data_type"], column["description"]
+    if column["tags"] or column["meta"]:
+        return CatalogColumn(*key, tuple(column["tags"]), column["meta"])
+    return alike.get(key) or alike.setdefault(key, CatalogColumn(*key))

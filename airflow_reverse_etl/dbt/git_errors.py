@@ -97,6 +97,12 @@ _KNOWN = (
         "give it read access to the repository's contents; a fine-grained token must also list the repository",
     ),
     _Known(
+        r"(CONNECT.*response|HTTP code) 407",
+        CredentialsError,
+        "the proxy wants a valid user name and password",
+        "write them into the proxy's URL in the connection's extra: http://user:password@host:port",
+    ),
+    _Known(
         r"Authentication failed|could not read (Username|Password)|returned error: 401|HTTP Basic: Access denied",
         CredentialsError,
         "the host wants a valid token",
@@ -121,6 +127,12 @@ _KNOWN = (
         ConfigurationError,
         "the repository's URL uses a protocol that is not allowed",
         "use https or ssh, or list the protocol in allow_protocols in the connection's extra",
+    ),
+    _Known(
+        r"invalid value for 'submodule\.|ignoring suspicious submodule|disallowed submodule",
+        ConfigurationError,
+        "git refuses what .gitmodules says",
+        "correct it in the repository; until then, leave submodules out of the connection's extra",
     ),
     _Known(
         r"returned error: 30\d|unable to update url base from redirection",

@@ -175,7 +175,7 @@ class DbtProject:
             return
         with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
             self.run(["deps"], target_path=Path(folder)).raise_for_failure(path=self.path)
-        for link in [entry for entry in (self.path / "dbt_packages").iterdir() if entry.is_symlink()]:
+        for link in [entry for entry in packages_folder(self.path).iterdir() if entry.is_symlink()]:
             source = link.resolve()  # dbt links to local packages by their absolute path
             link.unlink()
             shutil.copytree(source, link, symlinks=True)
@@ -341,7 +341,23 @@ def needs_packages(project: Path) -> bool:
         (project / name).is_file() and re.search(r"^packages\s*:", (project / name).read_text(), re.MULTILINE)
         for name in ("packages.yml", "dependencies.yml")
     )
-    return declared and not (project / "dbt_packages").is_dir()
+    return declared and not packages_folder(project).is_dir()
+
+
+def packages_folder(project: Path) -> Path:
+    """Where ``dbt deps`` puts packages, after it has removed whatever is there.
+
+    :raises ProjectError: a folder that is not inside the project, or cannot be known to be.
+    """
+    said = str(project_settings(project).get("packages-install-path") or "dbt_packages")
+    if said.startswith(("/", "~")) or {"..", "."} & set(said.split("/")) or re.search(r"[{$\\\x00]", said):
+        raise ProjectError(
+            "the project puts its packages outside its own folder",
+            todo="write packages-install-path in dbt_project.yml as a folder's name, such as dbt_packages",
+            path=project,
+            value=said,
+        )
+    return project / said
 
 
 def split_command(command: str | Sequence[str]) -> list[str]:

@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
+from airflow_reverse_etl.dbt.rendering import render
 from airflow_reverse_etl.dbt.usage import parse, sqlglot_dialect
 from airflow_reverse_etl.sync.spec import ModelRef, SqlModel
 
 if TYPE_CHECKING:
-    import jinja2
     from sqlglot import exp
 
 Relation = tuple[str, ...]
@@ -241,21 +241,15 @@ class Side:
             table.set("alias", exp.TableAlias(this=exp.to_identifier(alias)))
 
     def _render(self, node: Mapping[str, Any]) -> str | None:
-        """The SQL of a model that was only parsed. Templates are other people's code: a sandbox runs them."""
-        from jinja2 import StrictUndefined, TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        environment: jinja2.Environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-        try:
-            return environment.from_string(node.get("raw_code") or "").render(
-                ref=lambda *words, **version: table_name(self._ref(node, words, version)),
-                source=lambda *words: table_name(self._parent(node, f".{'.'.join(words)}")),
-                config=lambda *_, **__: "",
-                this=table_name(node["unique_id"]),
-                is_incremental=lambda: False,
-            )
-        except (TemplateError, LookupError, TypeError, ValueError, OverflowError, ArithmeticError, RecursionError):
-            return None
+        """The SQL of a model that was only parsed."""
+        return render(
+            node.get("raw_code") or "",
+            ref=lambda *words, **version: table_name(self._ref(node, words, version)),
+            source=lambda *words: table_name(self._parent(node, f".{'.'.join(words)}")),
+            config=lambda *_, **__: "",
+            this=table_name(node["unique_id"]),
+            is_incremental=lambda: False,
+        )
 
     def _ref(self, node: Mapping[str, Any], words: tuple[str, ...], version: Mapping[str, Any]) -> str:
         pinned = version.get("v", version.get("version"))

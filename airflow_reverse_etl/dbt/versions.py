@@ -16,6 +16,7 @@ from typing import Any
 from airflow_reverse_etl.dbt.side import Side
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 
+_LARGEST = 1 << 30  # of manifests that exist, the largest have a few hundred megabytes
 _SOURCES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
 _NOT_SOURCES = ("target", "dbt_packages", "logs", "node_modules", "venv", "__pycache__")
 
@@ -129,8 +130,10 @@ def _variables(project: Path) -> object:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ConfigurationError("the file is larger than 1 GiB", todo="give a manifest.json of dbt", file=path)
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         todo = "write it again with dbt"
         raise ConfigurationError(f"cannot read {path.name}: {error}", todo=todo, file=path) from None
     if not isinstance(found, dict) or not ("nodes" in found and "metadata" in found):

@@ -25,8 +25,13 @@ IDENTITY = {
 }  # fmt: skip
 
 
+def _own_environment() -> dict[str, str]:
+    """Servers do not know the secrets of the test's Airflow."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
+
+
 def git(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, **IDENTITY}
+    environment = {**_own_environment(), **IDENTITY}
     done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -68,8 +73,8 @@ class HttpServer:
 
     ``status``: answer everything with this instead. ``protocol``: 0 hides that the client speaks version 2.
     ``redirect``: answer with this location. ``tls``: PEM file with key and certificate, for https. ``valid``: judges
-    tokens in place of ``token``. ``api``: answers what begins with ``/api/`` or is for a host ``api.…``. ``sent``: bytes
-    of answers' content.
+    tokens in place of ``token``. ``api``: answers what begins with ``/api/`` or is for a host ``api.…``.
+    ``sent``: bytes of content.
     """
 
     root: Path
@@ -140,7 +145,8 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:  # noqa
         def _backend(self, body: bytes) -> None:
             parts = urlsplit(self.path)
             environment = {
-                **os.environ, "GIT_PROJECT_ROOT": str(state.root), "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": parts.path,
+                **_own_environment(), "GIT_PROJECT_ROOT": str(state.root), "GIT_HTTP_EXPORT_ALL": "1",
+                "PATH_INFO": parts.path,
                 "QUERY_STRING": parts.query, "REQUEST_METHOD": self.command,
                 "CONTENT_TYPE": self.headers.get("Content-Type", ""), "CONTENT_LENGTH": str(len(body)),
                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
@@ -274,7 +280,9 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    process = subprocess.Popen([str(sshd), "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(sshd), "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.DEVNULL, env=_own_environment()
+    )
     try:
         for _ in range(100):
             with socket.socket() as probe:

@@ -420,7 +420,7 @@ def watched_command_lines(origin: Origin, http: HttpServer) -> Iterator[set[str]
     done = threading.Event()
 
     def watch() -> None:
-        while not done.is_set():
+        while not done.wait(0.003):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")

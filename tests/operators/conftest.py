@@ -1,3 +1,3 @@
-from tests.dbt.conftest import http, origin
+from tests.dbt.conftest import http, origin, sshd
 
-__all__ = ["http", "origin"]
+__all__ = ["http", "origin", "sshd"]
