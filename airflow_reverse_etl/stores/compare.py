@@ -35,7 +35,7 @@ class Compared:
 def compare(
     scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, *, snapshot_rows: int, now: datetime
 ) -> Compared:
-    """Read the model and make ``the_plan`` of it. ``snapshot`` and ``rejections`` must be relations."""
+    """Read the model and make ``the_plan`` of it. ``delivered`` and ``rejections`` must be relations."""
     run = scratch.execute
     if statement.cursor:
         model_rows, types = _read_model(scratch, statement, warehouse, _keep)

@@ -13,19 +13,22 @@ from airflow_reverse_etl.stores.sql_dialects import StateSql
 #: A session that was not used for so long may have been closed by the server.
 _IDLE_SECONDS = 60.0
 
-#: Characters in one statement's text constants: warehouses take a megabyte of SQL.
-PIECE = 200_000
-
 _KINDS = {
     "denied": (
         ("42501", "25006", "28"),
-        ("permission denied", "access denied", "insufficient priv", "not authorized", "forbidden", "read-only mode"),
+        (
+            *("permission denied", "permission_denied", "access denied", "insufficient priv", "not authorized"),
+            *("forbidden", "read-only mode"),
+        ),
     ),
-    "missing": (("42P01", "3F000", "42S02", "02000"), ("does not exist", "not found", "table_or_view_not_found")),
+    "missing": (("42P01", "3F000", "42S02", "02000"), ("does not exist", "not found", "_not_found")),
     "exists": (("42P07", "42P06", "23505"), ("already exists",)),
     "conflict": (
         ("40001", "40P01", "55P03"),
-        ("conflict", "serializable isolation", "concurrent update", "concurrentmodification", "concurrentappend"),
+        (
+            *("conflict", "serializable isolation", "concurrent update", "concurrentmodification", "concurrentappend"),
+            *("delta_concurrent", "has locked table", "waiters for this lock"),
+        ),
     ),
     "unreachable": (("08", "57P", "53"), ("connection", "timed out")),
     "wrong": (("42",), ()),
@@ -41,6 +44,9 @@ _CLASSES = {
     "OperationalError": "unreachable",
     "InterfaceError": "unreachable",
 }
+
+#: States that say less than the words: Redshift's of a serialization failure, Snowflake's of a lock that it waits for.
+_VAGUE = ("XX000", "57014")
 
 #: Errors whose text may quote a value.
 _QUOTING = {"DataError", "InvalidInputException", "IntegrityError"}
@@ -65,6 +71,8 @@ class Session:
         self.sql = sql
         self.used = 0.0
         self._connection = connection
+        # Google's driver makes one % of two; the one that is part of Airflow's hook takes a statement as it is
+        self._doubles = type(connection).__module__.startswith("google.cloud.bigquery.dbapi")
         with _sql_errors():
             if sql.name in ("postgres", "redshift"):  # the driver would begin transactions of its own
                 connection.autocommit = True
@@ -74,7 +82,7 @@ class Session:
 
     def run(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement; its rows, if it has any. Constants are in its text: drivers agree on nothing else."""
-        if self.sql.name == "bigquery":  # its driver makes one % of two
+        if self._doubles:
             statement = statement.replace("%", "%%")
         with _sql_errors():
             self._cursor.execute(statement)
@@ -162,9 +170,14 @@ def _sql_errors() -> Iterator[None]:
         classes = [cls.__name__ for cls in type(error).__mro__]
         if not {"Error", "DatabaseError", "GoogleAPIError"} & set(classes):
             raise
-        text = next(iter(str(error).splitlines()), "") or classes[0]
+        text = next(iter(_words(error).splitlines()), "") or classes[0]
         kind = _kind(_state(error), text.lower(), classes)
         raise SqlError(kind, classes[0] if kind == "data" else text) from None
+
+
+def _words(error: Exception) -> str:
+    first = error.args[0] if error.args else None
+    return str(first["M"]) if isinstance(first, dict) and "M" in first else str(error)  # redshift_connector's
 
 
 def _state(error: Exception) -> str:
@@ -176,6 +189,8 @@ def _state(error: Exception) -> str:
 
 
 def _kind(state: str, text: str, classes: list[str]) -> str:
+    if state in _VAGUE and any(word in text for word in _KINDS["conflict"][1]):
+        return "conflict"
     for kind, (states, words) in _KINDS.items():
         if state.startswith(states) if state else any(word in text for word in words):
             return "data" if _QUOTING & set(classes) and kind != "denied" else kind

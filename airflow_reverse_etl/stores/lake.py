@@ -111,7 +111,7 @@ class LakeStore(StateStore):
         )
         plan_id = f"{request.now.strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
         with self._scratch() as work:
-            snapshot.view(work, "snapshot")
+            snapshot.view(work, "delivered")
             rejections.view(work, "rejections")
             compared = compare(work, statement, warehouse, snapshot_rows=snapshot.rows, now=request.now)
             write(work, statement, compared, f"{_plan_folder(sync.name, plan_id)}/changes")

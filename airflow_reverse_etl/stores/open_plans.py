@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_reverse_etl.errors import StateError
-from airflow_reverse_etl.stores.database import PIECE, SqlError
+from airflow_reverse_etl.stores.database import SqlError
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.stores.warehouse_plan import PLAN_TABLES, Built
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
@@ -85,7 +85,8 @@ class OpenPlans:
         """In pieces, as a statement's length has limits; the old one goes when the new one is complete."""
         table, plan_id = self._tables["checkpoints"], self._tables.text(plan.plan_id)
         content = json.dumps(checkpoint.to_json())
-        pieces = [content[at : at + PIECE] for at in range(0, len(content), PIECE)]
+        length = self._tables.sql.piece
+        pieces = [content[at : at + length] for at in range(0, len(content), length)]
         where = f"plan_id = {plan_id} AND part = {partition}"
         with self._database.session() as session:
             [(last,)] = session.run(f"SELECT COALESCE(MAX(number), 0) FROM {table} WHERE {where}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: Text that is the same whatever the user's or the server's settings are. Rolled into every session of ours.
 _POSTGRES_SESSION = (
@@ -15,7 +16,8 @@ _POSTGRES_SESSION = (
 )
 _SNOWFLAKE_SESSION = (
     "ALTER SESSION SET TIMEZONE = 'UTC', TIMESTAMP_NTZ_OUTPUT_FORMAT = 'YYYY-MM-DD HH24:MI:SS.FF9',"
-    " DATE_OUTPUT_FORMAT = 'YYYY-MM-DD', TIME_OUTPUT_FORMAT = 'HH24:MI:SS.FF9', BINARY_OUTPUT_FORMAT = 'HEX'"
+    " DATE_OUTPUT_FORMAT = 'YYYY-MM-DD', TIME_OUTPUT_FORMAT = 'HH24:MI:SS.FF9', BINARY_OUTPUT_FORMAT = 'HEX',"
+    " LOCK_TIMEOUT = 60"  # seconds; twelve hours are usual
 )
 
 
@@ -26,7 +28,7 @@ class StateSql:
     :param types: our word for a type, as in :mod:`airflow_reverse_etl.stores.fold` → the warehouse's.
     :param session: statements at the start of each session.
     :param begin: starts a transaction; None where several statements cannot be one.
-    :param plan_in_transaction: whether CREATE TABLE can be part of one.
+    :param plan_in_transaction: whether CREATE TABLE can be part of one. In Snowflake it ends the one that is open.
     :param one_moment: makes a transaction just begun see the data of one moment.
     :param describe: gives name and type of each column of a table, in order.
     :param identity: gives the user (or role) and the database that the session works with.
@@ -35,6 +37,7 @@ class StateSql:
     :param analyzed: refreshes the statistics of a table after many changes.
     :param indexed: makes ranges of ``seq`` fast to read, and in order.
     :param add_column: the part of ALTER TABLE that adds one.
+    :param piece: characters in one statement's text constants: warehouses take a megabyte of SQL.
     """
 
     name: str
@@ -51,6 +54,7 @@ class StateSql:
     analyzed: str = ""
     indexed: str = ""
     add_column: str = "ADD COLUMN {column}"
+    piece: int = 200_000
 
 
 def _types(text: str, instant: str, *, integer: str = "BIGINT", double: str = "DOUBLE PRECISION") -> dict[str, str]:
@@ -62,16 +66,18 @@ _COLUMNS = (
     " AND LOWER(table_name) = '{table}' ORDER BY ordinal_position"
 )
 _SCHEMA = "SELECT 1 FROM information_schema.schemata WHERE LOWER(schema_name) = LOWER('{schema}')"
-_POSTGRES = {
-    "describe": (
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
-        " WHERE attrelid = CAST('{schema}.{table}' AS regclass) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-    ),
+_POSTGRES: Mapping[str, Any] = {
     "identity": "SELECT current_user, current_database()",
     "has_schema": "SELECT 1 FROM pg_namespace WHERE nspname = LOWER('{schema}')",
     "grant_schema": 'CREATE SCHEMA {schema} AUTHORIZATION "{user}";',
     "grant_tables": 'GRANT USAGE, CREATE ON SCHEMA {schema} TO "{user}";',
 }
+#: Redshift's catalog as its own tools read it: https://github.com/awslabs/amazon-redshift-utils, v_generate_tbl_ddl.
+_REDSHIFT_COLUMNS = (
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a JOIN pg_class AS c"
+    " ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = LOWER('{schema}')"
+    " AND c.relname = '{table}' AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+)
 _READ_ONLY_FILE = "-- DuckDB has no grants: open the file without read_only"
 
 STATE_SQL: Mapping[str, StateSql] = {
@@ -96,21 +102,29 @@ STATE_SQL: Mapping[str, StateSql] = {
             one_moment="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
             analyzed="ANALYZE {table}",
             indexed="CREATE INDEX ON {table} (seq)",
+            describe=(
+                "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+                " WHERE attrelid = CAST('{schema}.{table}' AS regclass) AND attnum > 0 AND NOT attisdropped"
+                " ORDER BY attnum"
+            ),
             **_POSTGRES,
         ),
         StateSql(
             name="redshift",
             types=_types("VARCHAR(MAX)", "TIMESTAMPTZ"),
-            session=("SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'"),
+            # 15 digits of a float are usual, which hides changes
+            session=("SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'", "SET extra_float_digits = 2"),
             plan_in_transaction=True,
             analyzed="ANALYZE {table}",
+            piece=60_000,  # VARCHAR(MAX) holds 65535 bytes
+            describe=_REDSHIFT_COLUMNS,
             **_POSTGRES,
         ),
         StateSql(
             name="snowflake",
             types=_types("VARCHAR", "TIMESTAMP_TZ"),
             session=(_SNOWFLAKE_SESSION,),
-            describe=_COLUMNS,
+            describe="DESCRIBE TABLE {schema}.{table}",  # the information schema does not say NUMBER's scale with it
             identity="SELECT CURRENT_ROLE(), CURRENT_DATABASE()",
             has_schema=_SCHEMA,
             grant_schema='GRANT CREATE SCHEMA ON DATABASE "{database}" TO ROLE "{user}";',
@@ -124,10 +138,13 @@ STATE_SQL: Mapping[str, StateSql] = {
                 "SELECT column_name, data_type FROM {schema}.INFORMATION_SCHEMA.COLUMNS"
                 " WHERE table_name = '{table}' ORDER BY ordinal_position"
             ),
-            identity="SELECT SESSION_USER(), @@project_id",
+            identity=(
+                "SELECT CASE WHEN SESSION_USER() LIKE '%.gserviceaccount.com' THEN 'serviceAccount:' ELSE 'user:' END"
+                " || SESSION_USER(), @@project_id"
+            ),
             has_schema="SELECT 1 FROM INFORMATION_SCHEMA.SCHEMATA WHERE schema_name = '{schema}'",
-            grant_schema='GRANT `roles/bigquery.user` ON PROJECT `{database}` TO "user:{user}";',
-            grant_tables='GRANT `roles/bigquery.dataEditor` ON SCHEMA `{database}`.{schema} TO "user:{user}";',
+            grant_schema='GRANT `roles/bigquery.user` ON PROJECT `{database}` TO "{user}";',
+            grant_tables='GRANT `roles/bigquery.dataEditor` ON SCHEMA `{database}`.{schema} TO "{user}";',
         ),
         StateSql(
             name="databricks",

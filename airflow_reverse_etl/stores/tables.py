@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from airflow_reverse_etl.errors import (
@@ -125,6 +126,7 @@ class Tables:
             has_schema = bool(self.database.run(self.sql.has_schema.format(schema=self.schema.rpartition(".")[2])))
             if not has_schema:
                 self._tolerantly(f"CREATE SCHEMA {self.schema}")
+                self.database.close()  # in Snowflake it became the session's own: a model's bare names would be its
             for name, columns in SHARED.items():
                 self._tolerantly(self._create(name, columns))
         except SqlError as error:
@@ -156,13 +158,15 @@ class Tables:
 
     def columns(self, session: Session, name: str) -> dict[str, str]:
         """The columns of a table, with the warehouse's words for their types."""
-        schema = self.schema if self.sql.name not in ("duckdb", "snowflake") else self.schema.rpartition(".")[2]
+        schema = self.schema if self.sql.name not in ("duckdb", "redshift") else self.schema.rpartition(".")[2]
         rows = session.run(self.sql.describe.format(schema=schema, table=name))
-        return {str(row[0]).lower(): str(row[1]) for row in rows}
+        named = takewhile(lambda row: row[0] and not row[0].startswith("#"), rows)  # Databricks adds how it is stored
+        return {str(row[0]).lower(): str(row[1]) for row in named}
 
     def denied(self, error: SqlError, *, has_schema: bool) -> CredentialsError:
         """The error for a right that is missing, with the statement that grants it."""
-        user, database = self._identity()
+        user, current = self._identity()
+        database = self.schema.rpartition(".")[0] or current
         grant = self.sql.grant_tables if has_schema else self.sql.grant_schema
         return CredentialsError(
             f"the state cannot be kept in the warehouse: {error.text}",

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.stores.database import PIECE, Session
+from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.fold import logged_outcome
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.sync.dialects import DIALECTS
@@ -52,13 +52,19 @@ class Fold:
         self._now = f"CAST({tables.text(_utc(plan.created_at))} AS {tables.sql.types['TIMESTAMPTZ']})"
 
     def prepare(self, session: Session) -> None:
-        """Bring what was not accepted into the warehouse: the table ``failed``."""
+        """Make the tables ``failed``, of what was not accepted, and ``fates``.
+
+        Both before the transaction: in Snowflake it ends with a CREATE TABLE. What they say is used only if nothing
+        changed the snapshot since the plan was made.
+        """
         session.run(f"DROP TABLE IF EXISTS {self._failed}")
         types = self._tables.sql.types
         text, number = types["VARCHAR"], types["BIGINT"]
         session.run(f"CREATE TABLE {self._failed} (seq {number}, outcome {text}, code {text}, message {text})")
         for rows in self._failed_rows():
             session.run(f"INSERT INTO {self._failed} (seq, outcome, code, message) VALUES {', '.join(rows)}")
+        if self._approach.tracked:
+            self._decide_fates(session)
 
     def run(self, session: Session, report: Report, *, history: timedelta, change_log: bool) -> None:
         """Everything that must happen together.
@@ -67,7 +73,6 @@ class Fold:
         """
         if self._approach.tracked:
             self._move_generation(session)
-            self._decide_fates(session)
             self._fold_snapshot(session)
         self._fold_rejections(session)
         if change_log:
@@ -88,13 +93,14 @@ class Fold:
             )
 
     def _fold_snapshot(self, session: Session) -> None:
+        snapshot = _alias(self._snapshot)
         if self._approach.anew:
             session.run(f"DELETE FROM {self._snapshot} WHERE 1 = 1")
         elif not session.run(f"SELECT 1 FROM {self._fates} LIMIT 1"):
             return
         session.run(
             f"DELETE FROM {self._snapshot} WHERE EXISTS (SELECT 1 FROM {self._fates} AS f"
-            f" WHERE f.key_hi = {self._snapshot}.key_hi AND f.key_lo = {self._snapshot}.key_lo)"
+            f" WHERE f.key_hi = {snapshot}.key_hi AND f.key_lo = {snapshot}.key_lo)"
         )
         session.run(
             f"INSERT INTO {self._snapshot} (key_hi, key_lo, fingerprint, row_key, identifiers, field_hashes)"
@@ -158,7 +164,8 @@ class Fold:
         if self._approach.drops_rejections:
             session.run(f"DELETE FROM {table} WHERE plan_id <> {self._id}")
             return
-        same = f"SELECT 1 FROM {self._changes} AS c WHERE c.key_hi = {table}.key_hi AND c.key_lo = {table}.key_lo AND"
+        own = _alias(table)
+        same = f"SELECT 1 FROM {self._changes} AS c WHERE c.key_hi = {own}.key_hi AND c.key_lo = {own}.key_lo AND"
         sent = f"c.seq <= {self._plan.total}"
         over = f"NOT EXISTS ({same} (c.change = 'skipped' OR {sent} AND NOT {self._settled}))"
         if self._approach.low:  # of a part of the model: a row that was not read is still refused
@@ -225,7 +232,7 @@ class Fold:
         for seq, (outcome, at) in self._checkpoint.failed.items():
             rows.append(f"({seq}, '{outcome}', {reasons[at]})")
             length += len(rows[-1])
-            if length > PIECE:
+            if length > self._tables.sql.piece:
                 yield rows
                 rows, length = [], 0
         if rows:
@@ -242,6 +249,11 @@ def remembered(session: Session, tables: Tables, state: str, sync: str) -> tuple
         return generation, State.from_json(json.loads(text))
     committed = session.run(f"SELECT 1 FROM {tables['runs']} WHERE sync = {tables.text(sync)} LIMIT 1")
     return generation, State() if committed else None
+
+
+def _alias(table: str) -> str:
+    """What a table's columns are qualified with: BigQuery knows it by the last part of its name only."""
+    return table.rpartition(".")[2]
 
 
 def _utc(moment: datetime) -> str:

@@ -107,7 +107,7 @@ class PlanBuilder:
 
     @property
     def _snapshot(self) -> str:
-        return f"snapshot AS (SELECT {_SNAPSHOT} FROM {self._tables[f'{self._own}_snapshot']})"
+        return f"delivered AS (SELECT {_SNAPSHOT} FROM {self._tables[f'{self._own}_snapshot']})"
 
     def _compare_kept(self, session: Session, with_model: str, types: Mapping[str, str]) -> None:
         """Store the model, and compare it with a view to keys that it has several times."""

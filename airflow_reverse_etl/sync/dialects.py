@@ -11,9 +11,11 @@ boolean                 ``true`` / ``false``
 decimal                 decimal digits, without trailing zeros: ``1.50``, ``1.5`` and ``1.500`` are equal
 float                   the shortest text that reads back as the same number, without ``.0``, and ``0`` for ``-0``;
                         below 0.0001 and from 1e16 on with an exponent: ``1e-05``, ``1e+16``; ``nan``, ``inf``.
-                        DuckDB and Postgres agree on it, save for some whole numbers beyond the precision of the
-                        type, which Postgres gives a digit more; other warehouses write some floats in their own way
-date, time, timestamp   ISO 8601 with a space between date and time, fraction of a second only if there is one
+                        DuckDB, Postgres and Databricks agree on it, save for some whole numbers beyond the precision
+                        of the type, which Postgres gives a digit more, and for texts of 17 digits where 16 would do,
+                        which an old Java writes; BigQuery, Redshift and Snowflake have their own way with exponents
+date, time, timestamp   ISO 8601 with a space between date and time, fraction of a second only if there is one, to the
+                        nanosecond in Snowflake
 timestamp with zone     the same, of the instant in UTC, and ``Z``
 binary                  lower-case hexadecimal
 JSON, nested            the planner's JSON text; a JSON column is the text that the warehouse gives
@@ -34,6 +36,9 @@ from functools import lru_cache
 class Dialect:
     """Templates; ``{x}`` is an expression, ``{h}`` a digest, ``{items}`` a list.
 
+    :param timestamp: without a zone; empty, as for other types, where a cast gives the text form.
+    :param clocks_as_text: dates and times go into a JSON record as text forms: Redshift's OBJECT takes none, and
+        Databricks' TO_JSON cuts microseconds off.
     :param digest: of a text, in the form that ``high`` and ``low`` split.
     :param array: JSON array of texts, as text.
     :param record: JSON object of ``'name', value`` pairs; ``record_text`` makes text of it.
@@ -52,11 +57,17 @@ class Dialect:
     array: str
     record: str
     record_text: str
+    boolean: str = ""
+    time: str = ""
+    timestamp: str = ""
+    date: str = ""
+    clocks_as_text: bool = False
 
     def text(self, expression: str, data_type: str) -> str:
         """The text form of a value of this type (the dialect's own type text; unknown ones are cast)."""
         form = _form(data_type, self.name)
-        return str(getattr(self, form)).format(x=expression) if form else f"CAST({expression} AS {self.string})"
+        template = str(getattr(self, form)) if form else ""
+        return (template or f"CAST({{x}} AS {self.string})").format(x=expression)
 
     def prefix_code(self, texts: Sequence[str]) -> str:
         """One text of several, such that no two lists of texts give the same, NULL and '' included.
@@ -76,16 +87,20 @@ class Dialect:
     def json_array(self, texts: Iterable[str]) -> str:
         return self.array.format(items=", ".join(texts))
 
-    def json_record(self, record: Mapping[str, object]) -> str:
-        """JSON text of nested records whose leaves are SQL expressions."""
-        return self.record_text.format(x=self._record(record))
+    def json_record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
+        """JSON text of nested records whose leaves are columns with these types, and constants."""
+        return self.record_text.format(x=self._record(record, types))
 
-    def _record(self, record: Mapping[str, object]) -> str:
-        items = (
-            f"{literal(name, self.name)}, {self._record(item) if isinstance(item, Mapping) else item}"
-            for name, item in record.items()
-        )
+    def _record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
+        items = (f"{literal(name, self.name)}, {self._item(item, types)}" for name, item in record.items())
         return self.record.format(items=", ".join(items))
+
+    def _item(self, item: object, types: Mapping[str, str]) -> str:
+        if isinstance(item, Mapping):
+            return self._record(item, types)
+        data_type = types.get(str(item))
+        as_text = self.clocks_as_text and data_type and _form(data_type, self.name) in _CLOCKS
+        return self.text(str(item), str(data_type)) if as_text else str(item)
 
 
 def literal(value: object, dialect: str) -> str:
@@ -109,6 +124,18 @@ _POSTGRES_FLOAT = (
     " WHEN {x} = 0 THEN '0' ELSE REPLACE(LOWER(CAST({x} AS TEXT)), 'infinity', 'inf') END"
 )
 _NO_FRACTION = "REGEXP_REPLACE(CAST({x} + 0 AS %s), '[.]0$', '')"
+_PLAIN_FLOAT = "REPLACE(LOWER(" + _NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')"
+#: The characters to be trimmed are the *first* argument of RTRIM, says the page of the function in Databricks' manual.
+_SPARK_TRIMMED = "TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM CAST({x} AS STRING)))"
+#: Java's text of a number: 1.0E16, 1.5E-5. A decimal of 38 digits holds every one that is written without exponent.
+_SPARK_FLOAT = (
+    "CASE WHEN {x} = 0 THEN '0' WHEN ABS({x}) >= 1e-4 AND ABS({x}) < 1e16 THEN "
+    + _SPARK_TRIMMED.format(x="CAST(CAST({x} AS STRING) AS DECIMAL(38, 21))")
+    + " ELSE REGEXP_REPLACE(REGEXP_REPLACE(REPLACE(REPLACE(LOWER(CAST({x} AS STRING)), '.0e', 'e'), 'infinity', 'inf'),"
+    " 'e([0-9])', 'e+$1'), 'e([+-])([0-9])$', 'e$10$2') END"
+)
+#: With nine digits of a second, so that there is always a point to trim zeros up to.
+_SNOWFLAKE_CLOCK = "RTRIM(RTRIM(TO_VARCHAR({x}, '%sHH24:MI:SS.FF9'), '0'), '.')"
 #: DuckDB shows the sign of a NaN, which no comparison sees.
 _DUCKDB_FLOAT = "CASE WHEN ISNAN({x}) THEN 'nan' ELSE " + _NO_FRACTION % "VARCHAR" + " END"
 
@@ -157,7 +184,7 @@ DIALECTS: Mapping[str, Dialect] = {
             name="redshift",
             string="VARCHAR(MAX)",
             decimal=_TRIMMED,
-            float=_NO_FRACTION % "VARCHAR",
+            float=_PLAIN_FLOAT,
             instant="CAST({x} AT TIME ZONE 'UTC' AS VARCHAR) || 'Z'",
             binary="LOWER(TO_HEX({x}))",
             nested="JSON_SERIALIZE({x})",
@@ -167,13 +194,15 @@ DIALECTS: Mapping[str, Dialect] = {
             array="JSON_SERIALIZE(ARRAY({items}))",
             record="OBJECT({items})",
             record_text="JSON_SERIALIZE({x})",
+            boolean="CASE WHEN {x} THEN 'true' WHEN NOT {x} THEN 'false' END",  # it has no cast to text
+            clocks_as_text=True,
         ),
         Dialect(
             name="snowflake",
             string="VARCHAR",
             decimal=_TRIMMED,
-            float=_NO_FRACTION % "VARCHAR",
-            instant="TO_VARCHAR(CONVERT_TIMEZONE('UTC', {x}), 'YYYY-MM-DD HH24:MI:SS.FF6') || 'Z'",
+            float=_PLAIN_FLOAT,
+            instant=_SNOWFLAKE_CLOCK.replace("{x}", "CONVERT_TIMEZONE('UTC', {x})") % "YYYY-MM-DD " + " || 'Z'",
             binary="LOWER(HEX_ENCODE({x}))",
             nested="TO_JSON(TO_VARIANT({x}))",
             digest="MD5({x})",
@@ -182,6 +211,8 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON(ARRAY_CONSTRUCT({items}))",
             record="OBJECT_CONSTRUCT_KEEP_NULL({items})",
             record_text="TO_JSON({x})",
+            time=_SNOWFLAKE_CLOCK % "",
+            timestamp=_SNOWFLAKE_CLOCK % "YYYY-MM-DD ",
         ),
         Dialect(
             name="bigquery",
@@ -197,24 +228,30 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON_STRING([{items}])",
             record="JSON_OBJECT({items})",
             record_text="TO_JSON_STRING({x})",
+            time="FORMAT_TIME('%H:%M:%E*S', {x})",  # a cast writes fractions in threes
+            timestamp="FORMAT_DATETIME('%F %H:%M:%E*S', {x})",
         ),
         Dialect(
             name="databricks",
             string="STRING",
-            decimal=_TRIMMED.replace("VARCHAR", "STRING"),
-            float=_NO_FRACTION % "STRING",
+            decimal=_SPARK_TRIMMED,
+            float=_SPARK_FLOAT,
             instant="CAST(TO_UTC_TIMESTAMP({x}, CURRENT_TIMEZONE()) AS STRING) || 'Z'",
             binary="LOWER(HEX({x}))",
-            nested="TO_JSON({x})",
+            nested="TO_JSON({x}, MAP('ignoreNullFields', 'false'))",
             digest="MD5({x})",
             high="CAST(CONV(SUBSTR({h}, 1, 15), 16, 10) AS BIGINT)",
             low="CAST(CONV(SUBSTR({h}, 17, 15), 16, 10) AS BIGINT)",
             array="TO_JSON(ARRAY({items}))",
             record="NAMED_STRUCT({items})",
-            record_text="TO_JSON({x})",
+            record_text="TO_JSON({x}, MAP('ignoreNullFields', 'false'))",
+            clocks_as_text=True,
         ),
     )
 }
+
+
+_CLOCKS = frozenset({"date", "time", "timestamp", "instant"})
 
 
 @lru_cache(maxsize=1024)
@@ -234,8 +271,17 @@ def _form(data_type: str, dialect: str) -> str | None:
         return "instant"
     if kind in {kinds.BINARY, kinds.VARBINARY, kinds.BLOB}:
         return "binary"
-    if kind in {*exp.DataType.STRUCT_TYPES, *exp.DataType.ARRAY_TYPES, kinds.MAP, kinds.VARIANT}:
+    nested = {*exp.DataType.STRUCT_TYPES, *exp.DataType.ARRAY_TYPES, kinds.MAP, kinds.VARIANT, kinds.SUPER}
+    if kind in nested or (kind == kinds.JSON and dialect == "bigquery"):  # which has no cast of it to text
         return "nested"
+    if kind == kinds.BOOLEAN:
+        return "boolean"
+    if kind == kinds.TIME:
+        return "time"
+    if kind == kinds.DATE:
+        return "date"
+    if kind in {kinds.TIMESTAMP, kinds.TIMESTAMPNTZ, kinds.DATETIME}:
+        return "timestamp"
     if kind in {kinds.DECIMAL, kinds.BIGDECIMAL}:
         return None if _scale(parsed, dialect) == 0 else "decimal"
     return None

@@ -5,12 +5,14 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     extracted    the columns that the sync uses, as c0 … cn                       extract, in the source's dialect
     mapped       k0 …, the key; f0 …, the mapped values; r0 …, what templates read; w, the cursor  mapped
     model        values, row_key, identifiers, key_hi, key_lo, fingerprint        model, given the types of mapped
-    snapshot     key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
+    delivered    key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
     candidates   every row that may be a change, what was ``found``, field_hashes compare, one pass over the model
     repeated     keys of several candidates                                       repeated
     rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome  rejected rows of earlier runs
     quarantined  those of them that are not tried again                           quarantined
     the plan     candidates, and the ``change`` that each of them is              classify
+
+No name is a reserved word of any of the dialects: ``snapshot`` is one of Redshift's.
 
 ``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (null or repeated key), ``skipped`` (quarantined),
 ``forgotten`` (leaves the snapshot without the destination being asked), ``recorded`` (enters it, or has its fingerprint
@@ -81,7 +83,7 @@ class PlanStatement:
         texts = {name: self.dialect.text(name, data_type) for name, data_type in types.items()}
         string = self.dialect.string
         names = ", ".join((*self.values, *self.cursor))
-        identifiers = self.dialect.json_record(self._identifiers) if self._identifiers else "NULL"
+        identifiers = self.dialect.json_record(self._identifiers, types) if self._identifiers else "NULL"
         columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
         if not self.keys:
             hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in ("key_hi", "key_lo", "fingerprint"))
@@ -211,7 +213,7 @@ class PlanStatement:
             differs.append("s.identifiers IS NULL")
         # of a part of the model nothing can be said to be gone
         join = "LEFT" if self.approach.low else "FULL"
-        join += " JOIN snapshot AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
+        join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
         if repeated:
             join += f" LEFT JOIN {repeated} AS d ON m.key_hi = d.key_hi AND m.key_lo = d.key_lo"
             differs.append("d.key_hi IS NOT NULL")

@@ -14,7 +14,7 @@ from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.tables import prefix
 from airflow_reverse_etl.testing.store import MemoryStateStore
-from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
+from tests.stores.warehouses import PLACES, copying_store
 
 
 def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
@@ -32,6 +32,7 @@ def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
         "memory",
         "tables in duckdb",
         "tables in postgres",
+        pytest.param("tables in snowflake", marks=pytest.mark.slow),
     ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
@@ -39,9 +40,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         yield MemoryStateStore()
         return
     if request.param.startswith("tables"):
-        in_postgres = request.param.endswith("postgres")
-        place = postgres_place(request.getfixturevalue("postgres")) if in_postgres else duckdb_place()
-        tables = copying_store(place)
+        tables = copying_store(PLACES[request.param.split()[-1]](request))
         yield tables
         tables.close()
         return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import duckdb
@@ -18,6 +19,9 @@ from airflow_reverse_etl.stores.warehouse import WarehouseStore
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+
+if TYPE_CHECKING:
+    import pytest
 
 
 @contextmanager
@@ -78,6 +82,42 @@ def postgres_place(uri: str) -> Place:
     return Place("postgres", connect, lambda: DbApiWarehouse(connect, dialect="postgres", conn_id="pg"))
 
 
+#: Format of a conversion function → the same in DuckDB.
+_SNOWFLAKE_FORMATS = {
+    "X{15}": r"CAST('0x' || \1 AS BIGINT)",
+    "YYYY-MM-DD HH24:MI:SS[.]FF9": r"STRFTIME(\1, '%Y-%m-%d %H:%M:%S.%n')",
+    "HH24:MI:SS[.]FF9": r"STRFTIME(CAST('2000-01-01' AS DATE) + \1, '%H:%M:%S.%n')",
+}
+_NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))+?"
+
+
+def snowflake_place() -> Place:
+    """A Snowflake account of our own, played by fakesnow on DuckDB.
+
+    It does not play session parameters, nor the formats of TO_NUMBER and TO_VARCHAR: DuckDB's do their work.
+    Its own cast inside TRIM loses the characters to be trimmed, so it is taken out.
+    """
+    from fakesnow import transforms
+    from fakesnow.cursor import FakeSnowflakeCursor
+    from fakesnow.instance import FakeSnow
+
+    transforms.trim_cast_varchar = lambda expression: expression
+    account = FakeSnow(nop_regexes=["^ALTER SESSION"])
+
+    class Cursor(FakeSnowflakeCursor):
+        def execute(self, command: str, *args: Any, **options: Any) -> Any:
+            for format_, ours in _SNOWFLAKE_FORMATS.items():
+                command = re.sub(rf"TO_(?:NUMBER|VARCHAR)\(({_NESTED}), '{format_}'\)", ours, command)
+            return super().execute(command, *args, **options)
+
+    def connect() -> Any:
+        connection = account.connect(database="ANALYTICS", schema="PUBLIC")
+        connection.cursor = lambda: Cursor(conn=connection, duck_conn=connection._duck_conn, use_dict_result=False)
+        return connection
+
+    return Place("snowflake", connect, lambda: DbApiWarehouse(connect, dialect="snowflake", conn_id="snow"))
+
+
 class CopyingStore(WarehouseStore):
     """Brings the model of another warehouse into its own before it plans, so that tests need not know where it is."""
 
@@ -89,10 +129,13 @@ class CopyingStore(WarehouseStore):
         columns = ", ".join(f'"{field.name}" {_type_of(field.type, self.place.dialect)}' for field in table.schema)
         connection = self.place.connect()
         cursor = connection.cursor()
-        cursor.execute(f"DROP TABLE IF EXISTS copied_model; CREATE TABLE copied_model ({columns})")
+        cursor.execute("DROP TABLE IF EXISTS copied_model")
+        cursor.execute(f"CREATE TABLE copied_model ({columns})")
         mark = "?" if self.place.dialect == "duckdb" else "%s"
-        if rows := [tuple(row.values()) for row in table.to_pylist()]:
-            cursor.executemany(f"INSERT INTO copied_model VALUES ({', '.join([mark] * table.num_columns)})", rows)
+        for row in table.to_pylist():
+            cursor.execute(
+                f"INSERT INTO copied_model VALUES ({', '.join([mark] * table.num_columns)})", [*row.values()]
+            )
         if self.place.dialect == "postgres":
             connection.commit()
         connection.close()
@@ -124,3 +167,11 @@ def copying_store(place: Place, **more: Any) -> CopyingStore:
     store = CopyingStore(place.connect, place.open_warehouse, dialect=place.dialect, **more)
     store.place = place
     return store
+
+
+#: How a test's fixture gets a warehouse of a dialect.
+PLACES: Mapping[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "duckdb": lambda request: duckdb_place(),
+    "postgres": lambda request: postgres_place(request.getfixturevalue("postgres")),
+    "snowflake": lambda request: snowflake_place(),
+}
