@@ -30,6 +30,8 @@ ROUNDS = 5
 OFTEN = 0.1  # twenty times as often as usual, so that there are many in a load of seconds
 DELAY = 0.1
 LIMIT_MB = 1024
+#: Of a sync to the sink that takes its time.
+_SLOW = {"destination": {"type": "http", "connection": "sink", "path": "/v1/contacts", "rows": "single"}}
 _NAMES = ("id", "email", "first_name", "score")
 
 
@@ -80,7 +82,7 @@ def _shares(folder: str, waves: int = 40, processes: int = 4, concurrency: int =
     rows, speeds = waves * processes * concurrency, {}
     for parts in (1, processes):
         shutil.rmtree(Path(folder) / "state", ignore_errors=True)
-        _in_process(folder, "plan", rows)
+        _in_process(folder, "plan", rows, **_SLOW)
         with sink(DELAY) as url:
             loads = [
                 _start(folder, "share", rows, part=part, parts=parts, url=url, concurrency=concurrency)
@@ -177,7 +179,7 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
     config: dict[str, Any] = {"memory_limit": "256MB", "threads": "1"}  # of the source: not what is measured
     warehouse = DuckDBWarehouse(duckdb.connect(str(folder / "source.duckdb"), read_only=True, config=config))
     query, started = f"SELECT * FROM customers LIMIT {rows}", time.perf_counter()
-    sync = _sync(how.get("mode", "upsert"))
+    sync = _sync(how.get("mode", "upsert"), **{name: how[name] for name in _SLOW if name in how})
     if what == "whole":
         await run(
             sync,
@@ -212,8 +214,7 @@ async def _load(around: dict[str, Any], how: dict[str, Any]) -> dict[str, float]
 async def _share(around: dict[str, Any], how: dict[str, Any]) -> dict[str, float]:
     from airflow_reverse_etl.destinations.registry import create
 
-    options = {"type": "http", "connection": "sink", "path": "/v1/contacts", "rows": "single"}
-    sync = _sync(destination=options, rate={"concurrency": how["concurrency"]})
+    sync = _sync(**_SLOW, rate={"concurrency": how["concurrency"]})
     [plan] = around["store"].unfinished("bench")
     destination = create(sync, connection=ConnectionInfo("sink", host=how["url"]))
     steps = Run(sync, **around)
