@@ -57,6 +57,7 @@ def main(waiters: int = 1_000) -> list[dict[str, Any]]:
         _result("airflow triggerer: finish to event stored, slowest", whole, "slowest", *interval),
         _result("airflow triggerer: event yielded to stored, slowest", whole, "storing", "s", "", None),
         _result("airflow triggerer: event yielded to stored, median", whole, "storing_median", "s", "", None),
+        _result(f"airflow triggerer: until all {waiters:,} watch, the first time", whole, "start", "s", "", None),
         _result("airflow triggerer: events missed or repeated", whole, "wrong", "events", "", None),
         _result("airflow triggerer: requests, polling once a minute", whole, "at_60", "1/min", tenth, few["at_60"]),
         _result("airflow triggerer: CPU", whole, "cpu", "%", "", None),
@@ -141,9 +142,11 @@ def _triggerer(waiters: int) -> dict[str, float]:
         airflow("dag-processor", "--num-runs", "1").wait(120)
         process = airflow("triggerer")
         try:
-            while sum(path.endswith("/runs/") for _, _, path in cloud.requests) < 3:
+            started = time.monotonic()
+            while _watching(Path(folder)) < waiters:
                 time.sleep(0.5)
-            time.sleep(WARM_UP)
+            start = time.monotonic() - started
+            time.sleep(POLL)
             before, cpu = len(cloud.requests), _processes(process.pid)[0]
             finished = _finish_some(cloud, random.Random(7).sample(jobs, FINISHED), {})
             requests, (used, memory) = len(cloud.requests) - before, _processes(process.pid)
@@ -153,6 +156,7 @@ def _triggerer(waiters: int) -> dict[str, float]:
         yielded, stored = _yielded_events(log), _stored_events(Path(folder))
         storing = sorted(at - dict(yielded)[job] for job, at in stored)
         return _judge(finished, stored) | {
+            "start": round(start, 1),
             "yielded": _judge(finished, yielded)["slowest"],
             "storing": round(storing[-1], 2),
             "storing_median": round(storing[len(storing) // 2], 2),
@@ -161,6 +165,12 @@ def _triggerer(waiters: int) -> dict[str, float]:
             "memory": round(memory, 1),
             "empty": round(empty, 1),
         }
+
+
+def _watching(home: Path) -> int:
+    """How many watchers have begun: each has stored where."""
+    with closing(sqlite3.connect(home / "airflow.db", timeout=30)) as database:
+        return int(database.execute("select count(*) from asset_state_store").fetchone()[0])
 
 
 def _yielded_events(log: Path) -> list[tuple[int, float]]:
