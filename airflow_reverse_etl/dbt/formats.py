@@ -49,7 +49,7 @@ def junit(report: Report) -> str:
     failures = 0
     for sync in report.syncs:
         found = [finding for finding in report.findings if finding.sync == sync]
-        case = Xml.SubElement(suite, "testcase", classname="reverse-etl", name=sync)
+        case = Xml.SubElement(suite, "testcase", classname="reverse-etl", name=sync, time="0")
         bad = [finding for finding in found if finding.level is not Level.WARNING]
         if sync in report.unrelated:
             Xml.SubElement(case, "skipped", message=_xml(report.unrelated[sync]))
@@ -60,17 +60,26 @@ def junit(report: Report) -> str:
             failure.text = _xml("\n".join(_line(finding) for finding in bad))
         if warnings := [finding for finding in found if finding.level is Level.WARNING]:
             Xml.SubElement(case, "system-out").text = _xml("\n".join(_line(finding) for finding in warnings))
-    suite.set("failures", str(failures))
+    for name, number in {"failures": failures, "errors": 0, "skipped": len(report.unrelated), "time": 0}.items():
+        suite.set(name, str(number))
     root = Xml.Element("testsuites")
     root.append(suite)
     return Xml.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def sarif(report: Report) -> str:
-    """For code scanning, version 2.1.0."""
+    """For code scanning, version 2.1.0, with what GitHub wants beyond the standard: help texts, and lines."""
     from airflow_reverse_etl import __version__
 
-    rules = [{"id": rule, "shortDescription": {"text": title}} for rule, title in RULES.items()]
+    rules = [
+        {
+            "id": rule,
+            "shortDescription": {"text": title},
+            "fullDescription": {"text": f"{title}."},
+            "help": {"text": f"{title}. Each result says what to do; all rules are in the reference of the check."},
+        }
+        for rule, title in RULES.items()
+    ]
     results = [
         {
             "ruleId": finding.rule,
@@ -78,7 +87,11 @@ def sarif(report: Report) -> str:
             "level": _SARIF[finding.level],
             "message": {"text": _sentences(finding)},
             "locations": [_location(_in_repository(finding))],
-            "relatedLocations": [_location(place) for place in finding.places if place != _in_repository(finding)],
+            "relatedLocations": [
+                {**_location(place), "message": {"text": str(place)}}
+                for place in finding.places
+                if place != _in_repository(finding)
+            ],
             "partialFingerprints": {
                 "finding/v1": f"{finding.sync}:{finding.rule}:{finding.model}:{finding.column or ''}"
             },
@@ -93,10 +106,12 @@ def sarif(report: Report) -> str:
 def _location(place: Place) -> Mapping[str, Any]:
     from urllib.parse import quote
 
-    where: dict[str, Any] = {"artifactLocation": {"uri": quote(place.file)}}
-    if place.line:
-        where["region"] = {"startLine": place.line}
-    return {"physicalLocation": where}
+    return {
+        "physicalLocation": {
+            "artifactLocation": {"uri": quote(place.file)},
+            "region": {"startLine": place.line or 1},
+        }
+    }
 
 
 def github(report: Report) -> str:
@@ -165,7 +180,8 @@ def _where(finding: Finding) -> str:
 
 
 def _line(finding: Finding) -> str:
-    return f"{finding.place}: {finding.level}: {finding.message}"
+    todo = f"\n    What to do: {finding.todo}" if finding.todo else ""
+    return f"{finding.place}: {finding.level}: {finding.message}{todo}"
 
 
 def _xml(words: str) -> str:

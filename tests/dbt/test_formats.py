@@ -43,7 +43,10 @@ def test_github_commands_escape_what_would_end_them() -> None:
 @pytest.mark.parametrize(("level", "failures"), [(Level.BREAKING, 1), (Level.REVIEW, 1), (Level.WARNING, 0)])
 def test_junit_has_a_case_for_each_sync(level: Level, failures: int) -> None:
     suite = Xml.fromstring(formats.junit(report(level=level)))[0]
-    assert (suite.get("tests"), suite.get("failures")) == ("3", str(failures))
+    counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
+    assert counts == ["3", str(failures), "0", "1"]
+    if failures:
+        assert (suite[0][0].text or "").endswith("What to do: keep it")
     assert [(case.get("name"), [child.tag for child in case]) for case in suite] == [
         ("contacts", ["failure" if failures else "system-out"]),
         ("orders", []),
@@ -61,7 +64,16 @@ def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
     assert result["level"] in ("error", "warning", "note")
     where = result["locations"][0]["physicalLocation"]
     assert where["artifactLocation"] == {"uri": "syncs/a%20b.yaml"}
-    assert where.get("region") == ({"startLine": 8} if line else None)
+    assert where["region"] == {"startLine": line or 1}
+    (model,) = result["relatedLocations"]
+    assert model["physicalLocation"]["artifactLocation"]["uri"] == "models/customers.sql"
+
+
+def test_sarif_has_what_github_wants_of_every_rule() -> None:
+    """Source: GitHub's page "SARIF support for code scanning", reportingDescriptor object."""
+    rules = json.loads(formats.sarif(report()))["runs"][0]["tool"]["driver"]["rules"]
+    assert [rule["id"] for rule in rules] == list(RULES)
+    assert all(rule[key]["text"] for rule in rules for key in ("shortDescription", "fullDescription", "help"))
 
 
 def test_markdown_makes_no_markup_of_names() -> None:
@@ -71,6 +83,7 @@ def test_markdown_makes_no_markup_of_names() -> None:
     assert "<img" not in text
     assert "@everyone" not in text
     assert len(formats.markdown(report("x" * 100_000), limit=1000)) < 1100
+    assert "<" not in text  # Bitbucket shows HTML as it is written
 
 
 @given(st.text())
