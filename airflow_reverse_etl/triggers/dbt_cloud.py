@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import deque
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from airflow_reverse_etl.assets import GROUP
 from airflow_reverse_etl.dbt.cloud import OVERLAP
 from airflow_reverse_etl.dbt.cloud_cursor import Cursor
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+from airflow_reverse_etl.sync.pacing import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -30,6 +32,7 @@ _FIRST_EVENT_SECONDS = 15.0
 #: triggerer dies before it has stored it, seconds later; and when it comes after its DAG was paused, but before Airflow
 #: parsed the DAG's file again and stopped the watcher, minutes later.
 _REPEATED_SECONDS = 600.0
+_BACKOFF = Backoff(first=5.0, longest=300.0)
 
 
 def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float = 60.0) -> Asset:
@@ -163,6 +166,16 @@ class DbtCloudJobTrigger(BaseEventTrigger):
         return f"dbt_cloud/watchers/{quote(self.dbt_cloud_conn_id, safe='')}/{self.job_id}.json"
 
     async def _load(self) -> Cursor | None:
+        """Where it has read to; waits while that cannot be read. Airflow restarts what raises at once, and forever."""
+        for failures in itertools.count(1):
+            try:
+                return await self._read()
+            except Exception as error:  # noqa: BLE001  whatever it is, it must pass before anything is announced
+                self.log.warning("Where the watcher of job %s has read to cannot be read: %s", self.job_id, error)
+                await asyncio.sleep(_BACKOFF.wait(failures))
+        raise AssertionError("counts forever")
+
+    async def _read(self) -> Cursor | None:
         store = getattr(self, "asset_state_store", None)
         if store is not None:
             data = await store.aget("dbt_cloud_cursor", None)

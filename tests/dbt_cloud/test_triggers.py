@@ -15,6 +15,7 @@ from airflow.sdk import DAG
 from airflow_reverse_etl.dbt import cloud_feed
 from airflow_reverse_etl.dbt.cloud import RunStatus
 from airflow_reverse_etl.dbt.cloud_cursor import Cursor
+from airflow_reverse_etl.sync.pacing import Backoff
 from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
@@ -184,9 +185,29 @@ async def test_an_event_says_what_a_sync_needs(cloud: DbtCloudServer) -> None:
     assert json.loads(json.dumps(payload)) == payload
 
 
-async def test_a_watcher_outlives_errors_and_storage_that_fails(
+async def test_a_watcher_waits_until_it_can_read_where_it_stopped(
     cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Down(FakeStore):
+        failures = 2
+
+        async def aget(self, key: str, default: Any = None) -> Any:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise OSError("no database")
+            return await super().aget(key, default)
+
+    monkeypatch.setattr(triggers, "_BACKOFF", Backoff(first=0.2, longest=0.2))
+    job = cloud.add_job()
+    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
+    trigger.asset_state_store = Down()  # type: ignore[assignment]
+    cursor = Cursor(datetime.now(UTC) - timedelta(hours=2))
+    trigger.asset_state_store.values["dbt_cloud_cursor"] = cursor.to_json()  # type: ignore[union-attr]
+    run = cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(hours=1))
+    assert await take(trigger, 1) == [run]
+
+
+async def test_a_watcher_outlives_errors_and_storage_that_fails(cloud: DbtCloudServer) -> None:
     class Broken(FakeStore):
         async def aset(self, key: str, value: Any) -> None:
             raise OSError("no database")
