@@ -45,6 +45,8 @@ def block(name: str) -> str:
         "config": config,
         "connections": connections,
         "errors": error_table,
+        "git-errors": git_error_table,
+        "dbt-errors": dbt_error_table,
         "sync": sync_tables,
         "destination": destination_tables,
         "face": face,
@@ -105,6 +107,27 @@ def error_table() -> str:
         if inspect.isclass(cls) and issubclass(cls, errors.ReverseEtlError)
     ]
     return table(("error", "is a", "meaning"), rows)
+
+
+def git_error_table() -> str:
+    """What git and ssh can say is wrong, and what to do about it."""
+    from airflow_reverse_etl.dbt.git_errors import _KNOWN
+
+    rows = [(known.what, known.todo, _code(known.error.__name__)) for known in _KNOWN]
+    return table(("what happened", "what to do", "error"), rows)
+
+
+def dbt_error_table() -> str:
+    """What dbt can say is wrong before it runs anything, and what to do about it."""
+    from airflow_reverse_etl.dbt.dbt_errors import _ADVICE
+
+    rows = []
+    for pattern, todo in _ADVICE:
+        words = re.split(r"(?<!\\)\|", pattern)[0]
+        said = re.sub(r"\(\[?[^)]*\)|\\[wd]\+|\.\*", "…", words).replace('\\"?', '"').replace("\\", "").replace("?", "")
+        said = re.sub(r"\[\w(\w)\]", r"\1", said) + '"' * (said.count('"') % 2)
+        rows.append((_code(said), todo.replace("{0}", "…")))
+    return table(("dbt says", "what to do"), rows)
 
 
 def _first(cls: type) -> str:

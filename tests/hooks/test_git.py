@@ -13,7 +13,7 @@ from airflow_reverse_etl.dbt.github_app import GitHubApp
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from tests.dbt.github import APP, PEM, github
-from tests.dbt.servers import HttpServer, Origin, SshServer, git
+from tests.dbt.servers import HttpServer, Origin, SshServer, certificate, connect_proxy, git, http_server
 
 pytestmark = pytest.mark.airflow
 
@@ -122,7 +122,7 @@ def tried(add_connection: Callable[..., None]) -> Callable[..., tuple[bool, str]
     """Test a connection over http with these fields; ``ref`` may be given."""
 
     def run(ref: str = "HEAD", **fields: Any) -> tuple[bool, str]:
-        extra = {"allow_protocols": ["http", "ssh"], **fields.pop("extra", {})}
+        extra = {"allow_protocols": ["http", "ssh", "https"], **fields.pop("extra", {})}
         add_connection("git_test", conn_type="reverse_etl_git", extra=extra, **fields)
         return GitRepositoryHook("git_test").test_connection(ref)
 
@@ -149,13 +149,52 @@ def test_connection_over_http(origin: Origin, http: HttpServer, tried: Callable[
     assert "may not do this" in tried(**good)[1]
 
 
+def test_connection_to_a_host_of_ones_own_authority_behind_a_proxy(
+    origin: Origin, tried: Callable[..., tuple[bool, str]], tmp_path: Path
+) -> None:
+    """With the right certificate and the proxy's password it goes through; each of them wrong is told by name."""
+    pem = certificate(tmp_path / "own.pem", "git.acme.example")
+    ours, others = pem.with_suffix(".crt").read_text(), certificate(tmp_path / "x.pem").with_suffix(".crt").read_text()
+    with (
+        http_server(origin.bare.parent, tls=pem, token="t0ken") as server,
+        connect_proxy({"git.acme.example": server.port}, password="pa55word") as proxy,
+    ):
+        fields: dict[str, Any] = {"host": "https://git.acme.example/origin.git", "password": "t0ken"}
+        good, said = tried(**fields, extra={"ca_certificates": ours, "proxy": proxy})
+        assert good, said
+        for words, extra in {
+            "certificate is not trusted": {"ca_certificates": others, "proxy": proxy},
+            "the proxy wants a valid user name and password": {"proxy": proxy.replace("pa55word", "wrong")},
+            "did not answer": {"proxy": "http://127.0.0.1:9"},
+        }.items():
+            good, said = tried(**fields, extra={"ca_certificates": ours, **extra})
+            assert not good
+            assert words in said
+            assert "pa55word" not in said
+
+
 def test_connection_over_ssh(origin: Origin, sshd: SshServer, tried: Callable[..., tuple[bool, str]]) -> None:
-    """Unknown host key, refused key."""
+    """Unknown and changed host keys, refused key, passphrase, key file, repository, branch, rights, host."""
     host = sshd.url(origin.bare)
     known = {"known_hosts": sshd.known_hosts}
     assert tried(host=host, extra={**known, "private_key": sshd.key("user")})[0]
     assert "host key is not known" in tried(host=host, extra={"private_key": sshd.key("user"), "known_hosts": "#"})[1]
     assert "refused the SSH key" in tried(host=host, extra={**known, "private_key": sshd.key("stranger")})[1]
+    locked = {**known, "private_key": sshd.key("locked")}
+    assert tried(host=host, extra={**locked, "private_key_passphrase": "open sesame"})[0]
+    assert "may read and push" in tried(host=host, extra={**known, "key_file": str(sshd.folder / "user")})[1]
+    forged = sshd.known_hosts.replace(sshd.key("host.pub"), sshd.key("stranger.pub"))
+    right = {**known, "private_key": sshd.key("user")}
+    for words, answer in {
+        "the passphrase does not open": tried(host=host, extra={**locked, "private_key_passphrase": "wrong"}),
+        "host key is not the known one": tried(host=host, extra={**right, "known_hosts": forged}),
+        "key file is not on this worker": tried(host=host, extra={**known, "key_file": "/no/key"}),
+        "no such repository": tried(host=host + "-not", extra=right),
+        "no branch or tag 'nope'": tried("nope", host=host, extra=right),
+        "did not answer": tried(host="ssh://git@127.0.0.1:9/x.git", extra=right),
+    }.items():
+        assert not answer[0]
+        assert words in answer[1]
 
 
 def test_connection_of_a_github_app(tried: Callable[..., tuple[bool, str]]) -> None:
