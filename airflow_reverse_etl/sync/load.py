@@ -14,7 +14,7 @@ from airflow_reverse_etl.sync.batches import Batcher
 from airflow_reverse_etl.sync.pace import Pace
 from airflow_reverse_etl.sync.pacing import Backoff
 from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
-from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Batch, Checkpoint, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Batch, Checkpoint, Outcome, Receipt, Receipts, SettledSet
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
@@ -42,6 +42,15 @@ class Share:
         """One of ``partitions`` shares of nearly equal size, which together are the whole plan."""
         return cls(partition, plan.total * partition // partitions, plan.total * (partition + 1) // partitions)
 
+    def meets(self, rows: range) -> bool:
+        """Whether any of these sequence numbers is one of its rows."""
+        return rows.start <= self.until and rows.stop - 1 > self.after
+
+    def count(self, settled: SettledSet) -> int:
+        """How many of its rows are settled."""
+        ranges = [(1, settled.low), *settled.above()]
+        return sum(max(0, min(last, self.until) - max(first, self.after + 1) + 1) for first, last in ranges)
+
 
 class Loader:
     """Sends one plan, or a share of it. Made for one load.
@@ -65,11 +74,13 @@ class Loader:
         observer: Observer,
         clock: Clock,
         share: Share | None = None,
+        progress: Sequence[Checkpoint] = (),
         budget: RateBudget | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         self._sync, self._plan = sync, plan
         self._share = share or Share(0, 0, plan.total)
+        self._progress = progress
         self._store, self._destination = store, destination
         self._observer, self._clock, self._still_held = observer, clock, still_held
         self._backoff = backoff or Backoff()
@@ -83,6 +94,7 @@ class Loader:
         self._stopping = False
         self._exhausted_in_row = 0
         self._checkpoint = Checkpoint()
+        self._done = SettledSet()  # what was settled before this load
         self._maybe_sent = 0  # rows up to here may have been sent before this load began
         self._announced = 0  # a saved checkpoint says that rows up to here may be sent
         self._in_doubt = 0  # this load has sent rows up to here, at most, without getting an answer
@@ -95,10 +107,15 @@ class Loader:
         :raises ConfigurationError: as the destination raised it; what was settled until then is saved.
         """
         share = self._share
-        self._checkpoint = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
-        self._checkpoint.after = share.after
-        self._maybe_sent = self._announced = self._checkpoint.dispatched
-        after = self._checkpoint.settled.end_of(share.after + 1)
+        own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
+        # Usually all that is known of these rows. Other partitions may have sent some of them, cut otherwise.
+        self._done = Checkpoint.merged(self._progress or [own]).settled
+        doubts = [rows.stop - 1 for part in self._progress for rows in part.unanswered() if share.meets(rows)]
+        begun = own.dispatched or len(own.settled)
+        own.after = min(own.after, share.after) if begun else share.after
+        self._checkpoint, before = own, len(own.settled)
+        self._maybe_sent = self._announced = max(own.dispatched, *doubts, 0)
+        after = self._done.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
         started = self._clock.monotonic()
         spent = self._checkpoint.seconds
@@ -111,7 +128,7 @@ class Loader:
             self._checkpoint.dispatched = max(self._maybe_sent, self._in_doubt)
             await self._destination.close()
             await self._save()
-        return self._checkpoint, share.until - share.after - len(self._checkpoint.settled)
+        return own, share.until - share.after - share.count(self._done) - (len(own.settled) - before)
 
     async def _work(self) -> None:
         workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
@@ -170,7 +187,7 @@ class Loader:
                 rows: pa.RecordBatch | None = await asyncio.to_thread(next, self._changes, None)
                 if rows is None:
                     return False
-                self._batches = self._batcher.cut(rows, self._checkpoint.settled)
+                self._batches = self._batcher.cut(rows, self._done)
         return True
 
     def _split_unknown(self, batch: Batch) -> Sequence[Batch]:

@@ -181,7 +181,8 @@ class Run:
         :raises IncompleteLoadError: rows are left; has the ``report`` of the plan so far.
         """
         share = share or Share.of(plan, 0, 1)
-        if plan.spec != self._sync.digest or (await self._progress(plan)).closed:
+        progress = await asyncio.to_thread(self._store.checkpoints, plan)
+        if plan.spec != self._sync.digest or any(part.closed for part in progress):
             raise RunConflictError(
                 "the plan of this run is not to be sent any more: the sync was changed, or another run came first",
                 todo="clear the run's tasks to plan again",
@@ -197,6 +198,7 @@ class Run:
             observer=self._observer,
             clock=self._clock,
             share=share,
+            progress=progress,
             budget=self._budget,
         )
         checkpoint, left = await loader.load()
@@ -256,6 +258,8 @@ class Run:
                 again += len(rows)
                 continue
             for seq in rows:
+                if seq in checkpoint.settled:  # by another partition
+                    continue
                 checkpoint.settled.add(seq, seq)
                 if policy == "fail":
                     checkpoint.uncertain.discard(seq)

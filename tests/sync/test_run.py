@@ -19,7 +19,8 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.sync.ports import Capabilities, PlanRequest
+from airflow_reverse_etl.sync.load import Share
+from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
 from airflow_reverse_etl.sync.receipts import Batch, Operation, Planned, Receipts, Report
 from airflow_reverse_etl.sync.run import Run, run
 from airflow_reverse_etl.sync.spec import Sync
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from airflow_reverse_etl.sync.ports import Plan, StateStore
+    from airflow_reverse_etl.sync.ports import StateStore
     from airflow_reverse_etl.sync.receipts import Checkpoint
 
 #: An API without any operation that may be sent twice.
@@ -540,6 +541,26 @@ async def test_in_mode_append_a_plan_that_nobody_may_have_seen_is_not_sent_by_th
         async with steps.lease():
             await steps.plan(request, world.warehouse, world.destination, approval=approval)
         assert world.sent() == seen
+
+
+@pytest.mark.parametrize(("mode", "run_id"), [("append", "next"), ("insert", "mapped")])
+async def test_what_mapped_loads_have_sent_is_not_sent_again_by_a_load_of_other_rows(mode: str, run_id: str) -> None:
+    """As where nothing is tracked and the next run sends the rest, or where the number of partitions was changed."""
+    world = World(FakeDestination(capabilities=NOT_IDEMPOTENT), values={"mode": mode, "rate": {"batch_size": 1}})
+    await world.run(rows(a=1), run_id="first")
+    world.model = rows(a=1, b=1, c=1, d=1, e=1, f=1, g=1)
+    world.warehouse.set("customers", world.model)
+    world.sent()
+    steps = Run(world.sync(), store=world.store, run_id="mapped", observer=world.observer, clock=world.clock)
+    request = PlanRequest(world.sync(), "select * from customers", ("id",), "mapped", world.clock.now())
+    async with steps.lease():
+        plan = await steps.plan(request, world.warehouse, world.destination)
+        assert isinstance(plan, Plan)
+        await steps.load(plan, world.destination, Share.of(plan, 1, 3))
+    report = await world.run(world.model, run_id=run_id)
+    assert (report.retryable, report.unknown) == (0, 0)
+    runs = 2 if mode == "append" else 1  # each run appends the whole model
+    assert len(world.destination.table.writes) == 1 + runs * plan.total
 
 
 async def test_concurrency_and_rate_are_kept() -> None:
