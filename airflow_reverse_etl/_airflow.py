@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,8 @@ _DIALECTS = {
     "google_cloud_platform": "bigquery",
     "mssql": "tsql",
 }
+#: What a connection of type adbc calls its database → sqlglot dialect.
+_ADBC_DIALECTS = {"postgresql": "postgres", "sqlite3": "sqlite"}
 
 
 def setting(option: str) -> str:
@@ -299,19 +302,56 @@ def dbapi_connect(conn_id: str) -> Callable[[], Any]:
 def open_warehouse(conn_id: str) -> Warehouse:
     """The warehouse behind a connection, with Arrow batches where its driver has them.
 
+    DuckDB natively; Postgres with the ADBC driver, if it is installed; connections of type ``adbc`` with theirs; the
+    Arrow of BigQuery's, Databricks' and Snowflake's own drivers, which know all ways to log in that the hooks know;
+    any other through a cursor of the hook's DB-API driver.
+
     :raises CredentialsError: there is no such connection.
     :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
     """
     info = connection_info(conn_id)
     hook = _sql_hook(info)
-    if info.conn_type == "duckdb":
+    dialect = _DIALECTS.get(info.conn_type, info.conn_type)
+    if dialect == "duckdb":
         from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
-        return DuckDBWarehouse(hook.get_conn())
+        return DuckDBWarehouse(hook.get_conn(), conn_id)
+    from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
     from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 
-    dialect = _DIALECTS.get(info.conn_type, info.conn_type)
-    return DbApiWarehouse(hook.get_conn, dialect=dialect, conn_id=conn_id)
+    if dialect == "adbc":
+        spoken = _ADBC_DIALECTS.get(hook.dialect_name, hook.dialect_name)
+        if spoken == "default":
+            raise ConfigurationError(
+                "the connection does not say which database it is", todo="set its extra `dialect`", connection=conn_id
+            )
+        return AdbcWarehouse(hook.get_conn, dialect=spoken, conn_id=conn_id)
+    connect = partial(_bigquery, hook) if dialect == "bigquery" else hook.get_conn
+    plain = DbApiWarehouse(connect, dialect=dialect, conn_id=conn_id)
+    if dialect == "postgres" and find_spec("adbc_driver_postgresql"):
+        return AdbcWarehouse(partial(_postgres_adbc, hook), dialect=dialect, conn_id=conn_id, other=plain)
+    return plain
+
+
+def _postgres_adbc(hook: Any) -> Any:
+    """An ADBC connection with the parameters that the hook finds out, tokens that it fetches included."""
+    from adbc_driver_postgresql.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
+
+    from airflow_reverse_etl.warehouses.postgres import conninfo
+
+    with closing(hook.get_conn()) as connection:
+        return connect(conninfo(connection))
+
+
+def _bigquery(hook: Any) -> Any:
+    from airflow_reverse_etl.warehouses.bigquery import BigQueryConnection
+
+    storage = None
+    if find_spec("google.cloud.bigquery_storage"):
+        from google.cloud.bigquery_storage import BigQueryReadClient
+
+        storage = BigQueryReadClient(credentials=hook.get_credentials())
+    return BigQueryConnection(hook.get_client(), storage)
 
 
 def _sql_hook(info: ConnectionInfo) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """An option that is not set, or empty, has the default that the provider information declares."""
     from airflow_reverse_etl._airflow import setting
 
-    assert setting("memory_limit") == "1GB"
+    assert setting("memory_limit") == "512MB"
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "3GB")
     assert setting("memory_limit") == "3GB"
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "")
-    assert setting("memory_limit") == "1GB"
+    assert setting("memory_limit") == "512MB"
     with pytest.raises(errors.ConfigurationError, match="memory_limt"):
         setting("memory_limt")
 
@@ -88,6 +89,50 @@ def test_duckdb_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Pa
     assert warehouse.dialect == "duckdb"
     assert warehouse.read("SELECT * FROM t").read_all().to_pylist() == [{"id": 1}]
     warehouse.close()
+
+
+@pytest.mark.parametrize("driver", ["adbc_driver_postgresql", ""])
+def test_postgres_is_a_warehouse(
+    add_connection: Callable[..., None], postgres: str, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    """Through the official provider's hook: with its ADBC driver, and without."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    from airflow_reverse_etl import _airflow
+    from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
+
+    monkeypatch.setattr(_airflow, "find_spec", lambda name: name == driver)
+    where = conninfo_to_dict(postgres)
+    add_connection("pg", conn_type="postgres", login="postgres", schema="postgres", extra={"host": where["host"]})
+    warehouse = _airflow.open_warehouse("pg")
+    assert isinstance(warehouse, AdbcWarehouse) is bool(driver)
+    assert warehouse.dialect == "postgres"
+    assert [column.name for column in warehouse.columns("SELECT 1 AS id")] == ["id"]
+    table = warehouse.read("SELECT 1::SMALLINT AS id, ARRAY[1] AS list").read_all()
+    assert table.to_pylist() == [{"id": 1, "list": "[1]"}]
+    with pytest.raises(errors.ModelNotFoundError, match="nothing"):
+        warehouse.read("SELECT * FROM nothing")
+    warehouse.close()
+
+
+def test_a_connection_of_type_adbc_is_a_warehouse(add_connection: Callable[..., None], postgres: str) -> None:
+    """With the driver that it names. Its password is in no error."""
+    from airflow_reverse_etl._airflow import open_warehouse
+
+    extra = {"dialect": "postgresql", "db_kwargs": {"uri": postgres}}
+    add_connection("any", conn_type="adbc", host="h", extra=extra)
+    warehouse = open_warehouse("any")
+    assert warehouse.dialect == "postgres"
+    assert warehouse.read("SELECT 1.5::NUMERIC(5, 2) AS n").read_all().to_pylist() == [{"n": Decimal("1.50")}]
+    warehouse.close()
+    add_connection("odd", conn_type="adbc", host="h")
+    with pytest.raises(errors.ConfigurationError, match="dialect"):
+        open_warehouse("odd")
+    broken = "postgresql://u:hid%den@127.0.0.1:1/d"
+    add_connection("broken", conn_type="adbc", host="h", extra={**extra, "db_kwargs": {"uri": broken}})
+    with pytest.raises(errors.ReverseEtlError) as caught:
+        open_warehouse("broken").read("SELECT 1")
+    assert "hid" not in str(caught.value)
 
 
 def test_sqlite_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Path) -> None:

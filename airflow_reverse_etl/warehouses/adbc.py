@@ -1,14 +1,17 @@
-"""A database with an ADBC driver as a warehouse: Arrow from the wire on, where its types are Arrow's own."""
+"""A database with an ADBC driver as a warehouse: Arrow from the wire on."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_reverse_etl.sync.ports import Column, Warehouse
-from airflow_reverse_etl.warehouses.dbapi import explained
+from airflow_reverse_etl.warehouses import postgres
+from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, cast, column_for, settled
+from airflow_reverse_etl.warehouses.connection import Connected, failed, unreachable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,91 +20,101 @@ T = TypeVar("T")
 
 
 class AdbcWarehouse(Warehouse):
-    """Reads through an ADBC connection, made when it is first needed.
+    """Reads through an ADBC connection with the interface of DB-API.
 
-    A query with a column that Arrow has no type for (numeric, JSON, UUID, intervals, arrays) or that Python has none
-    for (single precision) is read by ``other``, so that its values are the same whatever drivers a worker has.
+    Columns have the types and values that the cursor of a DB-API driver gives, so that it makes no difference which
+    drivers a worker has.
 
-    :param connect: makes an ADBC connection with the interface of DB-API.
-    :param other: the same database through its DB-API driver; is closed with this.
+    :param connect: makes a connection.
+    :param dialect: sqlglot's name of the database's SQL.
+    :param conn_id: names the connection in errors.
+    :param other: the same database through its DB-API driver. What ADBC refuses, it may do, or can say why.
     """
 
-    def __init__(self, connect: Callable[[], Any], *, other: Warehouse, conn_id: str) -> None:
-        self.dialect = other.dialect
-        self._connect, self._other, self._conn_id = connect, other, conn_id
-        self._connection: Any = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse")
+    def __init__(
+        self, connect: Callable[[], Any], *, dialect: str, conn_id: str, other: Warehouse | None = None
+    ) -> None:
+        self.dialect, self._conn_id, self._other = dialect, conn_id, other
+        self._connected = Connected(connect, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
-        return self._other.columns(query)
+        def describe(connection: Any) -> list[Column]:
+            with contextlib.closing(connection.cursor()) as cursor:
+                return [Column(field.name) for field in cursor.adbc_execute_schema(query)]
+
+        return self._tried(describe) or self._instead.columns(query)
 
     def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
+        """Batches have the driver's own size, a few megabytes; ``batch_rows`` is for where it cannot read."""
         import pyarrow as pa
 
-        if not self._call(lambda: self._suits(query)):
-            return self._other.read(query, batch_rows=batch_rows)
-        cursor, reader = self._call(lambda: self._start(query))
-        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(cursor, reader))
+        started = self._tried(lambda connection: self._start(connection, query))
+        if started is None:
+            return self._instead.read(query, batch_rows=batch_rows)
+        cursor, schema, first, following = started
+        return pa.RecordBatchReader.from_batches(schema, self._connected.ahead(cursor, first, following))
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._call(self._connection.close)
-        self._thread.shutdown()
-        self._other.close()
+        self._connected.close()
+        if self._other:
+            self._other.close()
 
-    def _suits(self, query: str) -> bool:
-        """Whether the driver gives these columns exactly. What it refuses, the other driver may do, or can say why."""
+    def _tried(self, action: Callable[[Any], T]) -> T | None:
+        """What ``action`` makes of the connection; None where the other driver is to do it instead."""
         try:
-            with contextlib.closing(self._open().cursor()) as cursor:
-                schema = cursor.adbc_execute_schema(query)
-        except Exception:  # noqa: BLE001 - of whatever class: it is not lost, the other driver meets it next
-            if self._connection is not None:
-                self._connection.rollback()
-            return False
-        return all(_is_exact(field.type) for field in schema)
-
-    def _start(self, query: str) -> tuple[Any, pa.RecordBatchReader]:
-        cursor = self._open().cursor()
-        cursor.execute(query)
-        return cursor, cursor.fetch_record_batch()
-
-    def _batches(self, cursor: Any, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        def following() -> pa.RecordBatch | None:
-            return next(reader, None)
-
-        try:
-            batch = self._call(following)
-            while batch is not None:
-                ahead = self._thread.submit(following)
-                yield batch
-                batch = self._explained(ahead.result)
-        finally:
-            with contextlib.suppress(RuntimeError):  # the connection is closed already, and the cursor with it
-                self._thread.submit(cursor.close)
-
-    def _open(self) -> Any:
-        if self._connection is None:
-            self._connection = self._connect()
-        return self._connection
-
-    def _call(self, action: Callable[[], T]) -> T:
-        return self._explained(lambda: self._thread.submit(action).result())
-
-    def _explained(self, action: Callable[[], T]) -> T:
-        try:
-            return action()
-        except Exception as error:  # drivers raise their own classes; what is not theirs is raised as it is
-            found = explained(error, self._conn_id)
-            if found is error:
+            return self._connected.call(action)
+        except Exception:  # of whatever class: the other driver meets its cause next
+            if self._other is None:
                 raise
-            raise found from None
+            return None
+
+    @property
+    def _instead(self) -> Warehouse:
+        assert self._other is not None
+        return self._other
+
+    def _start(self, connection: Any, query: str) -> Started:
+        cursor = connection.cursor()
+        columns: list[postgres.PostgresColumn] = []
+        if self.dialect == "postgres":
+            columns = [postgres.PostgresColumn.of_field(field) for field in cursor.adbc_execute_schema(query)]
+            query = postgres.as_read(query, columns)
+        cursor.execute(query)
+        reader = cursor.fetch_record_batch()
+        batches = self._batches(reader)
+        first, second = next(batches, None), next(batches, None)
+        kinds = [column.data_type for column in columns] or [settled(field.type) for field in reader.schema]
+        schema = _schema(reader.schema, kinds, first, whole=second is None)
+
+        def settle(batch: pa.RecordBatch | None) -> pa.RecordBatch | None:
+            return batch if batch is None else cast(batch, schema, conn_id=self._conn_id)
+
+        ahead = itertools.chain(() if second is None else (second,), batches)
+        return cursor, schema, settle(first), lambda: settle(next(ahead, None))
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        try:
+            yield from reader
+        except (pa.ArrowException, OSError) as error:  # ADBC's own have become Arrow's here, without their SQLSTATE
+            if "ERROR:" in str(error):  # the server's word, which may quote a value
+                raise failed(type(error).__name__, self._conn_id) from None
+            raise unreachable("the connection was lost while rows were read", self._conn_id) from None
 
 
-def _is_exact(kind: pa.DataType) -> bool:
+def _schema(
+    given: pa.Schema, kinds: Sequence[pa.DataType | None], first: pa.RecordBatch | None, *, whole: bool
+) -> pa.Schema:
+    """The types of columns; of a numeric that has no declared scale, by its first values, which come as text."""
     import pyarrow as pa
 
-    plain = {
-        pa.bool_(), pa.int16(), pa.int32(), pa.int64(), pa.float64(), pa.string(), pa.binary(), pa.date32(),
-        pa.timestamp("us"), pa.timestamp("us", "UTC"),
-    }  # fmt: skip
-    return kind in plain
+    fields = []
+    for at, (name, kind) in enumerate(zip(given.names, kinds, strict=True)):
+        if kind is None:
+            texts = first.column(at).storage.to_pylist() if first else []
+            values = [None if text is None else Decimal(text) for text in texts]
+            found = column_for((name, *[None] * 6), values, whole=whole) or ArrowColumn.text(name)
+            kind = found.data_type
+        fields.append((name, kind))
+    return pa.schema(fields)

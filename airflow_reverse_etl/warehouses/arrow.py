@@ -1,4 +1,8 @@
-"""Rows of Python values → Arrow columns, typed by the cursor where it says, else by the first values."""
+"""What drivers give → Arrow columns of few types.
+
+Rows of Python values are typed by the cursor where it says, else by the first values. Arrow that a driver gives keeps
+its types, save that widths and units become the same whichever driver it was.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,17 @@ from airflow_reverse_etl.errors import ConfigurationError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: A query under way: its cursor, the schema, the first batch, and what gives the next until there is none.
+Started = tuple[Any, "pa.Schema", "pa.RecordBatch | None", Callable[[], "pa.RecordBatch | None"]]
+
 #: Most digits of a decimal in Arrow's 128 bits and in DuckDB.
 _DIGITS = 38
 #: Digits after the point that an undeclared decimal may have in later rows.
 _ROOM = 9
 _INT64 = range(-(2**63), 2**63)
+_DAY = 86_400_000_000  # microseconds
+_FIRST_DAY = (date.min - date(1970, 1, 1)).days
+_LAST_DAY = (date.max - date(1970, 1, 1)).days
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +40,19 @@ class ArrowColumn:
     convert: Callable[[Any], Any] | None = None
 
     @classmethod
-    def text(cls, name: str) -> ArrowColumn:
+    def of(cls, name: str, data_type: pa.DataType) -> ArrowColumn:
+        """A column of a known type."""
         import pyarrow as pa
 
-        return cls(name, pa.string(), _text)
+        converts: dict[pa.DataType, Callable[[Any], Any]] = {pa.string(): _text, pa.binary(): bytes}
+        return cls(name, data_type, converts.get(data_type))
+
+    @classmethod
+    def text(cls, name: str) -> ArrowColumn:
+        """A column whose values become text, whatever they are."""
+        import pyarrow as pa
+
+        return cls.of(name, pa.string())
 
 
 def column_for(description: Sequence[Any], values: Sequence[Any], *, whole: bool) -> ArrowColumn | None:
@@ -59,7 +78,7 @@ def column_for(description: Sequence[Any], values: Sequence[Any], *, whole: bool
         zone = "UTC" if aware == {True} else None
         return ArrowColumn(name, pa.timestamp("us", tz=zone)) if len(aware) == 1 else ArrowColumn.text(name)
     if kinds <= {bytes, bytearray, memoryview}:
-        return ArrowColumn(name, pa.binary(), bytes)
+        return ArrowColumn.of(name, pa.binary())
     plain = {bool: pa.bool_(), str: pa.string(), date: pa.date32(), time: pa.time64("us")}
     kind = kinds.pop() if len(kinds) == 1 else None
     return ArrowColumn(name, plain[kind]) if kind in plain else ArrowColumn.text(name)
@@ -77,13 +96,22 @@ def _decimal(description: Sequence[Any], values: Sequence[Any], *, whole: bool) 
     return ArrowColumn(description[0], pa.decimal128(_DIGITS, scale))
 
 
-def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch:
-    """An Arrow batch of rows.
+def schema_of(columns: Sequence[ArrowColumn]) -> pa.Schema:
+    """The Arrow schema of columns."""
+    import pyarrow as pa
+
+    return pa.schema([(column.name, column.data_type) for column in columns])
+
+
+def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch | None:
+    """An Arrow batch of rows; None of none.
 
     :raises ConfigurationError: naming the column, when a value does not have the type of those before it.
     """
     import pyarrow as pa
 
+    if not rows:
+        return None
     arrays = []
     for column, values in zip(columns, zip(*rows, strict=True), strict=True):
         convert = column.convert
@@ -91,12 +119,104 @@ def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, c
             items = values if convert is None else [None if value is None else convert(value) for value in values]
             arrays.append(pa.array(items, column.data_type))
         except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
-            raise ConfigurationError(
-                f"column {column.name!r} was {column.data_type} in its first rows and is something else further down",
-                todo="cast the column to one type in the model",
-                connection=conn_id,
-            ) from None
+            raise _unfit(column.name, column.data_type, conn_id) from None
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+
+
+def _unfit(name: str, data_type: pa.DataType, conn_id: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"column {name!r} is read as {data_type}, and a row has something there that this cannot hold:"
+        " a value of another type, NaN, or too many digits",
+        todo="cast the column to one type in the model",
+        connection=conn_id,
+    )
+
+
+def settled(kind: pa.DataType) -> pa.DataType:
+    """The type in which a driver's Arrow column is handed on."""
+    import pyarrow as pa
+
+    is_ = pa.types
+    if is_.is_integer(kind):
+        return pa.int64()
+    if is_.is_floating(kind):
+        return pa.float64()
+    if is_.is_decimal(kind):
+        return pa.decimal128(_DIGITS, kind.scale) if 0 <= kind.scale <= _DIGITS >= kind.precision else pa.string()
+    if is_.is_timestamp(kind):
+        return pa.timestamp("us", "UTC" if kind.tz else None)
+    if is_.is_date(kind):
+        return pa.date32()
+    if is_.is_time(kind):
+        return pa.time64("us")
+    if is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_fixed_size_binary(kind) or is_.is_binary_view(kind):
+        return pa.binary()
+    return kind if is_.is_nested(kind) or is_.is_boolean(kind) else pa.string()
+
+
+def cast(batch: pa.RecordBatch, schema: pa.Schema, *, conn_id: str) -> pa.RecordBatch:
+    """A driver's batch, in the types of a schema.
+
+    :raises ConfigurationError: a value does not fit, or is a date that only Arrow has.
+    """
+    import pyarrow as pa
+
+    arrays = []
+    for array, field in zip(batch.columns, schema, strict=True):
+        try:
+            arrays.append(_cast(array, field.type))
+        except pa.ArrowException:
+            raise _unfit(field.name, field.type, conn_id) from None
+        if not _has_dates_of_calendars(arrays[-1]):
+            raise no_date(column=field.name, connection=conn_id)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_float32(array.type) and pa.types.is_float64(kind):  # the number that is shown, not its neighbour
+        array = array.cast(pa.string())
+    if array.type == kind:
+        return array
+    if pa.types.is_decimal(kind) and pa.types.is_string(array.type):
+        longest = pc.max(pc.binary_length(array)).as_py() or 0
+        if longest > 2 * _DIGITS:
+            raise pa.ArrowInvalid("too many digits")
+        if longest > _DIGITS:  # Arrow takes more digits than there is room for, and makes another number of them
+            array = array.cast(pa.decimal256(2 * _DIGITS, kind.scale))
+    return array.cast(kind, safe=not pa.types.is_timestamp(kind))  # nanoseconds are cut off
+
+
+def _has_dates_of_calendars(array: pa.Array) -> bool:
+    """Whether all dates are in the years 1 to 9999, and all times before 24:00. Drivers give others as they come."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if not pa.types.is_temporal(kind):
+        return True
+    if pa.types.is_date(kind):
+        lowest, highest = _FIRST_DAY, _LAST_DAY
+    elif pa.types.is_time(kind):
+        lowest, highest = 0, _DAY - 1
+    else:
+        lowest, highest = _FIRST_DAY * _DAY, (_LAST_DAY + 1) * _DAY - 1
+    numbers = array.view(pa.int32() if pa.types.is_date(kind) else pa.int64())
+    found = pc.min_max(numbers).as_py()
+    return found["min"] is None or (lowest <= found["min"] and found["max"] <= highest)
+
+
+def no_date(**where: str) -> ConfigurationError:
+    """A date that some databases have, but neither Python nor destinations."""
+    return ConfigurationError(
+        "the model has a date or time stamp that is infinite, or not in the years 1 to 9999, or a time of 24:00",
+        todo="give another value, such as NULL, in the model",
+        **where,
+    )
 
 
 def _text(value: Any) -> str:

@@ -7,32 +7,21 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import (
-    ConfigurationError,
-    CredentialsError,
-    ModelNotFoundError,
-    ReverseEtlError,
-    UnreachableError,
-)
 from airflow_reverse_etl.sync.dialects import quoted
 from airflow_reverse_etl.sync.ports import Column, Warehouse
-from airflow_reverse_etl.warehouses.arrow import ArrowColumn, batch_of, column_for
+from airflow_reverse_etl.warehouses import postgres
+from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, batch_of, cast, column_for, schema_of, settled
+from airflow_reverse_etl.warehouses.connection import Connected
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-T = TypeVar("T")
-
 
 class DbApiWarehouse(Warehouse):
-    """Reads through a DB-API 2.0 connection, made when it is first needed.
-
-    The connection lives in one thread of its own: some drivers insist on it, and the next rows are fetched while the
-    last ones are worked on.
+    """Reads through a DB-API 2.0 connection: Arrow where the driver has it, else rows from a cursor on the server.
 
     :param connect: makes a connection.
     :param dialect: sqlglot's name of the database's SQL.
@@ -41,78 +30,91 @@ class DbApiWarehouse(Warehouse):
 
     def __init__(self, connect: Callable[[], Any], *, dialect: str, conn_id: str) -> None:
         self.dialect = dialect
-        self._connect = connect
-        self._conn_id = conn_id
-        self._connection: Any = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse")
+        self._connect, self._conn_id = connect, conn_id
+        self._connected = Connected(self._opened, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
-        def describe() -> list[Column]:
-            with contextlib.closing(self._open().cursor()) as cursor:
-                cursor.execute(f"SELECT * FROM (\n{query}\n) AS model WHERE 1 = 0")
-                return [Column(column[0]) for column in cursor.description]
-
-        return self._call(describe)
+        described = self._connected.call(lambda connection: _described(connection, query))
+        return [Column(column[0]) for column in described]
 
     def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
         import pyarrow as pa
 
-        cursor, columns, rows = self._call(lambda: self._start(query, batch_rows))
-        schema = pa.schema([(column.name, column.data_type) for column in columns])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(cursor, columns, rows, batch_rows))
+        cursor, schema, first, following = self._connected.call(
+            lambda connection: self._start(connection, query, batch_rows)
+        )
+        return pa.RecordBatchReader.from_batches(schema, self._connected.ahead(cursor, first, following))
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._call(self._connection.close)
-        self._thread.shutdown()
+        self._connected.close()
 
-    def _batches(
-        self, cursor: Any, columns: list[ArrowColumn], rows: list[Any], batch_rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        try:
-            while rows:
-                ahead = self._thread.submit(cursor.fetchmany, batch_rows)
-                yield batch_of(columns, rows, conn_id=self._conn_id)
-                rows = self._explained(ahead.result)
-        finally:
-            with contextlib.suppress(RuntimeError):  # the connection is closed already, and the cursor with it
-                self._thread.submit(cursor.close)
+    def _opened(self) -> Any:
+        connection = self._connect()
+        return postgres.strict(connection) if self.dialect == "postgres" else connection
 
-    def _start(self, query: str, batch_rows: int) -> tuple[Any, list[ArrowColumn], list[Any]]:
-        connection = self._open()
+    def _start(self, connection: Any, query: str, batch_rows: int) -> Started:
+        kinds: list[pa.DataType | None] = []
+        if self.dialect == "postgres":
+            columns = [postgres.PostgresColumn.described(column) for column in _described(connection, query)]
+            query, kinds = postgres.as_read(query, columns), [column.data_type for column in columns]
         cursor = _server_side(connection)
-        cursor.execute(query)
-        rows = cursor.fetchmany(batch_rows)
-        described = cursor.description  # a named cursor has none before the first fetch
-        values = list(zip(*rows, strict=True)) or [()] * len(described)
-        columns = []
-        for description, column in zip(described, values, strict=True):
-            whole = len(rows) < batch_rows
-            found = column_for(description, column, whole=whole)
-            if found is None and not whole:  # nothing but nulls so far: one value further down tells
-                with contextlib.closing(_server_side(connection)) as probe:
-                    name = quoted(description[0], self.dialect)
-                    probe.execute(f"SELECT {name} FROM (\n{query}\n) AS model WHERE {name} IS NOT NULL")
-                    found = column_for(description, [row[0] for row in probe.fetchmany(1)], whole=False)
-            columns.append(found or ArrowColumn.text(description[0]))
-        return cursor, columns, rows
-
-    def _open(self) -> Any:
-        if self._connection is None:
-            self._connection = self._connect()
-        return self._connection
-
-    def _call(self, action: Callable[[], T]) -> T:
-        return self._explained(lambda: self._thread.submit(action).result())
-
-    def _explained(self, action: Callable[[], T]) -> T:
         try:
-            return action()
-        except Exception as error:  # drivers share no base class; what is not theirs is raised as it is
-            found = explained(error, self._conn_id)
-            if found is error:
-                raise
-            raise found from None
+            cursor.execute(query)
+            batches = _arrow_batches(cursor, batch_rows)
+            return self._rows(cursor, query, batch_rows, kinds) if batches is None else self._arrow(cursor, batches)
+        except Exception:
+            with contextlib.suppress(Exception):
+                cursor.close()
+            raise
+
+    def _rows(self, cursor: Any, query: str, batch_rows: int, kinds: list[pa.DataType | None]) -> Started:
+        rows = cursor.fetchmany(batch_rows)
+        columns = self._columns(query, cursor.description, rows, kinds, whole=len(rows) < batch_rows)
+
+        def batch(rows: Sequence[Any]) -> pa.RecordBatch | None:
+            return batch_of(columns, rows, conn_id=self._conn_id)
+
+        return cursor, schema_of(columns), batch(rows), lambda: batch(cursor.fetchmany(batch_rows))
+
+    def _columns(
+        self, query: str, described: Sequence[Any], rows: Sequence[Any], kinds: list[pa.DataType | None], *, whole: bool
+    ) -> list[ArrowColumn]:
+        columns = []
+        values = list(zip(*rows, strict=True)) or [()] * len(described)
+        for description, column, kind in zip(described, values, kinds or [None] * len(described), strict=True):
+            found = ArrowColumn.of(description[0], kind) if kind else column_for(description, column, whole=whole)
+            if found is None and not whole:
+                found = column_for(description, self._probe(query, description[0]), whole=False)
+            columns.append(found or ArrowColumn.text(description[0]))
+        return columns
+
+    def _probe(self, query: str, column: str) -> list[Any]:
+        """A value from further down, of a column that has had nothing but nulls so far."""
+        name = quoted(column, self.dialect)
+        # another connection: some have room for one cursor only
+        with contextlib.closing(self._opened()) as connection, contextlib.closing(_server_side(connection)) as cursor:
+            cursor.execute(f"SELECT {name} FROM (\n{query}\n) AS model WHERE {name} IS NOT NULL")
+            return [row[0] for row in cursor.fetchmany(1)]
+
+    def _arrow(self, cursor: Any, batches: Iterator[pa.RecordBatch]) -> Started:
+        import pyarrow as pa
+
+        first = next(batches, None)
+        if first is None:
+            return cursor, pa.schema([(column[0], pa.string()) for column in cursor.description]), None, lambda: None
+        schema = pa.schema([(field.name, settled(field.type)) for field in first.schema])
+
+        def following() -> pa.RecordBatch | None:
+            batch = next(batches, None)
+            return batch if batch is None else cast(batch, schema, conn_id=self._conn_id)
+
+        return cursor, schema, cast(first, schema, conn_id=self._conn_id), following
+
+
+def _described(connection: Any, query: str) -> Sequence[Any]:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(f"SELECT * FROM (\n{query}\n) AS model WHERE 1 = 0")
+        return list(cursor.description)
 
 
 def _server_side(connection: Any) -> Any:
@@ -124,32 +126,23 @@ def _server_side(connection: Any) -> Any:
         return connection.cursor(import_module("pymysql.cursors").SSCursor)
     if "MySQLdb" in modules:
         return connection.cursor(import_module("MySQLdb.cursors").SSCursor)
+    if hasattr(type(connection), "arrow_number_to_decimal_setter"):  # Snowflake's: else decimals come as floats
+        connection.arrow_number_to_decimal_setter = True
     return connection.cursor()
 
 
-def explained(error: Exception, conn_id: str) -> Exception:
-    """A driver's error in our words, by SQLSTATE or by PEP 249's class; any other error as it is.
+def _arrow_batches(cursor: Any, batch_rows: int) -> Iterator[pa.RecordBatch] | None:
+    """The rows of an executed query as the driver's own Arrow; None if it has none.
 
-    The driver's words are kept where they speak of names, and left out where they may quote a value.
+    Sources: ``SnowflakeCursor`` of snowflake-connector-python, ``Cursor`` of databricks-sql-connector.
     """
-    classes = {cls.__name__ for cls in type(error).__mro__}
-    if isinstance(error, ReverseEtlError) or not classes & {"Error", "DatabaseError", "InterfaceError"}:
-        return error
-    state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    if state.startswith("28") or state == "42501" or any(word in text.lower() for word in _REFUSED):
-        return CredentialsError(
-            text, todo="correct the connection, or grant it SELECT on the model", connection=conn_id
-        )
-    if "ProgrammingError" in classes or state.startswith("42") or "no such" in text:
-        return ModelNotFoundError(text, todo="build the model, or correct its name or query", connection=conn_id)
-    if classes & {"OperationalError", "InterfaceError"}:
-        return UnreachableError(text, todo="check that the warehouse is up and reachable", connection=conn_id)
-    return ConfigurationError(
-        f"the model's query fails while it is read ({type(error).__name__})",
-        todo="run the query in the warehouse to see why",
-        connection=conn_id,
-    )
+    if hasattr(cursor, "fetch_arrow_batches"):
+        return (batch for table in cursor.fetch_arrow_batches() for batch in table.to_batches())
+    if hasattr(cursor, "fetchmany_arrow"):
+        return _until_empty(lambda: cursor.fetchmany_arrow(batch_rows))
+    return None
 
 
-_REFUSED = ("authentication failed", "access denied", "permission denied", "not authorized")
+def _until_empty(following: Callable[[], pa.Table]) -> Iterator[pa.RecordBatch]:
+    while (table := following()).num_rows:
+        yield from table.to_batches()

@@ -167,7 +167,7 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
     around: dict[str, Any] = {
-        "store": LakeStore(str(folder / "state"), memory_limit=how.get("memory", "1GB")),
+        "store": LakeStore(str(folder / "state")),  # as it is by default
         "run_id": "bench",
         "observer": Silent(),
         "clock": SystemClock(),

@@ -1,21 +1,21 @@
-"""Rows through an ADBC driver: Arrow as the driver gives it, or the other reader where its types are not exact."""
+"""Rows through an ADBC driver, DuckDB's own; Postgres's is in test_postgres.py."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
+from adbc_driver_manager import dbapi as manager
 
-from airflow_reverse_etl.errors import ModelNotFoundError
+from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
 from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-manager = pytest.importorskip("adbc_driver_manager.dbapi")
 
 
 class Other(DuckDBWarehouse):
@@ -34,33 +34,58 @@ def other() -> Other:
 
 
 @pytest.fixture
-def warehouse(other: Other) -> Any:
-    """DuckDB's own ADBC driver."""
+def warehouse(other: Other) -> Iterator[AdbcWarehouse]:
     library = str(next(Path(duckdb.__file__).parent.parent.glob("_duckdb*.so")))
     opened = AdbcWarehouse(
-        lambda: manager.connect(driver=library, entrypoint="duckdb_adbc_init"), other=other, conn_id="wh"
+        lambda: manager.connect(driver=library, entrypoint="duckdb_adbc_init"),
+        dialect="duckdb",
+        conn_id="wh",
+        other=other,
     )
     yield opened
     opened.close()
 
 
-def test_exact_types_come_as_arrow_from_the_driver(warehouse: AdbcWarehouse, other: Other) -> None:
+def test_rows_come_as_arrow_from_the_driver(warehouse: AdbcWarehouse, other: Other) -> None:
     query = "SELECT i AS id, 'u' || i AS name, TRUE AS flag, CAST(i AS DOUBLE) AS n FROM range(200000) AS t(i)"
     table = warehouse.read(query).read_all()
     assert (table.num_rows, other.asked) == (200_000, 0)
     assert table.slice(1, 1).to_pylist() == [{"id": 1, "name": "u1", "flag": True, "n": 1.0}]
+    assert [column.name for column in warehouse.columns(query)] == table.column_names
 
 
-@pytest.mark.parametrize("value", ["1.5::DECIMAL(38, 2)", "0.1::FLOAT", "[1]", "INTERVAL 1 DAY"])
-def test_other_types_are_read_as_without_the_driver(warehouse: AdbcWarehouse, other: Other, value: str) -> None:
-    warehouse.read(f"SELECT {value} AS x").read_all()
-    assert other.asked == 1
+@pytest.mark.parametrize(
+    ("value", "data_type", "expected"),
+    [
+        ("1::TINYINT", pa.int64(), 1),
+        ("1::UINTEGER", pa.int64(), 1),
+        ("0.1::FLOAT", pa.float64(), 0.1),
+        ("1.5::DECIMAL(9, 2)", pa.decimal128(38, 2), Decimal("1.50")),
+        ("TIMESTAMP_NS '2026-01-31 12:00:00.123456789'", pa.timestamp("us"), datetime(2026, 1, 31, 12, 0, 0, 123456)),  # noqa: DTZ001
+        ("DATE '2026-01-31'", pa.date32(), date(2026, 1, 31)),
+        ("'x'::ENUM ('x', 'y')", pa.string(), "x"),
+        ("'\\x00'::BLOB", pa.binary(), b"\0"),
+        ("NULL::INTEGER", pa.int64(), None),
+    ],
+)  # fmt: skip
+def test_widths_and_units_are_the_same_whatever_the_driver(
+    warehouse: AdbcWarehouse, other: Other, value: str, data_type: pa.DataType, expected: Any
+) -> None:
+    table = warehouse.read(f"SELECT {value} AS x").read_all()
+    assert (table.schema.field("x").type, table.to_pylist(), other.asked) == (data_type, [{"x": expected}], 0)
+
+
+@pytest.mark.parametrize("value", ["18446744073709551615::UBIGINT", "'infinity'::DATE"])
+def test_what_has_no_value_in_these_types_is_refused(warehouse: AdbcWarehouse, value: str) -> None:
+    rows = warehouse.read(f"SELECT CASE WHEN i > 150000 THEN {value} END AS x FROM range(200000) AS t(i)")
+    with pytest.raises(ConfigurationError, match="'x'"):
+        rows.read_all()
 
 
 def test_a_reader_that_is_left_early_holds_nothing(warehouse: AdbcWarehouse) -> None:
     reader = warehouse.read("SELECT i FROM range(1000000) AS t(i)")
     assert next(iter(reader)).num_rows
-    reader.close()
+    del reader
     assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
 
 

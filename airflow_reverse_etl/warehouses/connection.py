@@ -1,0 +1,161 @@
+"""A warehouse's connection: opened when first needed, used in one thread of its own, its errors in our words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+from airflow_reverse_etl.errors import (
+    ConfigurationError,
+    CredentialsError,
+    ModelNotFoundError,
+    ReverseEtlError,
+    UnreachableError,
+)
+from airflow_reverse_etl.warehouses.arrow import no_date
+
+T = TypeVar("T")
+
+_CANCELS, _CANCEL_SECONDS = 50, 0.2
+
+
+class Connected:
+    """A connection in a thread of its own.
+
+    Some drivers insist on one thread, and the next rows are fetched while the last ones are worked on. Whoever stops
+    waiting for the thread, because of a signal or because no more rows are wanted, has the query cancelled. The
+    connection is then made anew when it is needed, as nobody knows what is still on its way in the old one.
+
+    :param connect: makes a connection.
+    :param conn_id: names the connection in errors.
+    """
+
+    def __init__(self, connect: Callable[[], Any], conn_id: str) -> None:
+        self._connect, self._conn_id = connect, conn_id
+        self._connection: Any = None
+        self._cursor: Any = None  # the last one read
+        self._coming: Future[Any] | None = None  # what is fetched ahead of it
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse")
+
+    def call(self, action: Callable[[Any], T]) -> T:
+        """What ``action`` makes of the connection. After an error, the connection is made anew, too."""
+        return self._wait(self._thread.submit(self._run, action))
+
+    def ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
+        """``first``, and what ``following`` returns until that is None. Closes the cursor at the end, or when left."""
+        self._cursor, self._coming = cursor, None
+        return self._ahead(cursor, first, following)
+
+    def close(self) -> None:
+        """Close the connection; what is still being read from it is cancelled."""
+        if self._coming:
+            self._stop(self._cursor, self._coming)
+        with contextlib.suppress(RuntimeError):  # closed already
+            self._thread.submit(self._drop, self._cursor)
+        self._thread.shutdown()
+
+    def _ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
+        item, coming = first, None
+        try:
+            while item is not None:
+                self._coming = coming = self._thread.submit(following)
+                yield item
+                item = self._wait(coming)
+        finally:
+            with contextlib.suppress(RuntimeError):  # all is closed already
+                if item is not None and coming:
+                    self._stop(cursor, coming)
+                    self._thread.submit(self._drop, cursor)
+                else:
+                    self._thread.submit(cursor.close)
+            if self._cursor is cursor:
+                self._cursor = self._coming = None
+
+    def _run(self, action: Callable[[Any], T]) -> T:
+        if self._connection is None:
+            self._connection = self._connect()
+        try:
+            return action(self._connection)
+        except Exception:
+            self._drop()
+            raise
+
+    def _drop(self, cursor: Any = None) -> None:
+        connection, self._connection = self._connection, None
+        for left in (cursor, connection):
+            if left is not None:
+                with contextlib.suppress(Exception):  # some refuse to after an error
+                    left.close()
+
+    def _wait(self, future: Future[T]) -> T:
+        try:
+            return future.result()
+        except Exception as error:  # drivers share no base class; what is not theirs is raised as it is
+            found = explained(error, self._conn_id)
+            if found is error:
+                raise
+            raise found from None
+        finally:
+            if not future.done():  # a signal, or the end of the process
+                self._cancel()
+
+    def _stop(self, cursor: Any, coming: Future[Any]) -> None:
+        """Cancel what is fetched ahead."""
+        self._cancel(cursor)
+        for _ in range(_CANCELS):  # the first may come before the server has the query
+            if wait([coming], timeout=_CANCEL_SECONDS).done:
+                return
+            self._cancel(cursor)
+
+    def _cancel(self, cursor: Any = None) -> None:
+        """Have the server stop, if the driver can from another thread: ADBC's, Databricks', psycopg."""
+        for owner in (cursor, self._connection):
+            for name in ("adbc_cancel", "cancel_safe", "cancel"):
+                if hasattr(owner, name):
+                    with contextlib.suppress(Exception):
+                        getattr(owner, name)()
+                    return
+
+
+def explained(error: Exception, conn_id: str) -> Exception:
+    """A driver's error in our words, by SQLSTATE or by PEP 249's class; any other error as it is.
+
+    The driver's words are kept where they speak of names, and left out where they may quote a value.
+    """
+    classes = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, ReverseEtlError) or not classes & {"Error", "DatabaseError", "InterfaceError"}:
+        return error
+    state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    if state.startswith("28") or state == "42501" or any(word in text.lower() for word in _REFUSED):
+        return CredentialsError(
+            text, todo="correct the connection, or grant it SELECT on the model", connection=conn_id
+        )
+    if "ProgrammingError" in classes or state.startswith("42") or "no such" in text:
+        return ModelNotFoundError(text, todo="build the model, or correct its name or query", connection=conn_id)
+    if classes & {"OperationalError", "InterfaceError"} or state.startswith(_GONE):
+        return unreachable(text, conn_id)
+    if "DataError" in classes and not state:  # of psycopg, not of its server
+        return no_date(connection=conn_id)
+    return failed(type(error).__name__, conn_id)
+
+
+def unreachable(text: str, conn_id: str) -> UnreachableError:
+    """The warehouse is gone, in its driver's words."""
+    return UnreachableError(text, todo="check that the warehouse is up and reachable", connection=conn_id)
+
+
+def failed(error: str, conn_id: str) -> ConfigurationError:
+    """The model's query fails for some row. The warehouse's words are left out: they may quote a value."""
+    return ConfigurationError(
+        f"the model's query fails while it is read ({error})",
+        todo="run the query in the warehouse to see why",
+        connection=conn_id,
+    )
+
+
+_REFUSED = ("authentication failed", "access denied", "permission denied", "not authorized")
+#: Classes of SQLSTATE: connection lost, resources spent, an administrator stepped in.
+_GONE = ("08", "53", "57P")
