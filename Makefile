@@ -3,6 +3,7 @@
 
 VENV := .venv
 VENV31 := .venv-airflow-3.1
+SPARK := .venv-spark
 BIN := $(VENV)/bin
 NEEDS := pyproject.toml scripts/setup
 
@@ -29,6 +30,9 @@ test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowe
 
 test-dbt-versions: $(VENV)/.ready ## one catalog from dbt 1.7 to 1.11, each installed into build/dbt-matrix
 	$(BIN)/python scripts/dbt-matrix
+
+test-databricks: $(SPARK)/.ready ## Databricks' SQL on a local Spark, which needs Java 17; a few minutes
+	$(SPARK)/bin/python -m pytest -k "databricks or spark" tests/stores/test_life.py tests/stores/test_text_forms.py $(ARGS)
 
 lint: $(VENV)/.ready ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -58,7 +62,7 @@ build: $(VENV)/.ready ## wheel and source distribution, into dist
 	$(BIN)/uv build --quiet
 
 clean: ## remove environments, builds and caches
-	rm -rf .venv .venv-airflow-3.1 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-airflow-3.1 .venv-spark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/.ready: constraints.txt $(NEEDS)
 	@scripts/setup $(VENV) constraints.txt dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -169,9 +170,22 @@ def copying_store(place: Place, **more: Any) -> CopyingStore:
     return store
 
 
+def _spark_place() -> Place:
+    """See `make test-databricks`."""
+    import pytest
+
+    pytest.importorskip("pyspark", reason="needs pyspark and Java: make test-databricks")
+    if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
+        pytest.skip("needs Java")
+    from tests.stores.spark import spark_place
+
+    return spark_place()
+
+
 #: How a test's fixture gets a warehouse of a dialect.
 PLACES: Mapping[str, Callable[[pytest.FixtureRequest], Place]] = {
     "duckdb": lambda request: duckdb_place(),
     "postgres": lambda request: postgres_place(request.getfixturevalue("postgres")),
     "snowflake": lambda request: snowflake_place(),
+    "databricks": lambda request: _spark_place(),
 }

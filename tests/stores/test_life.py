@@ -1,8 +1,10 @@
-"""State in Snowflake, played by fakesnow: the life of a sync. The other stores' tests follow with the slow ones."""
+"""The life of a sync in Snowflake, played by fakesnow, and in Databricks, played by Spark: `make test-databricks`."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +12,11 @@ from airflow_reverse_etl.errors import CredentialsError, RunConflictError
 from airflow_reverse_etl.stores.database import SqlError
 from airflow_reverse_etl.stores.tables import prefix
 from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
 from airflow_reverse_etl.sync.spec import Sync
-from tests.stores.warehouses import Place, snowflake_place
+from tests.stores.warehouses import PLACES, Place, snowflake_place
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SPEC = {
@@ -32,10 +35,11 @@ class Life:
     def __init__(self, place: Place) -> None:
         self.place, self.days = place, 0
         self.store = place.store(change_log=True)
-        place.run("CREATE TABLE m (id BIGINT, email VARCHAR, since TIMESTAMP_NTZ)")
+        place.run(f"CREATE TABLE m (id BIGINT, email {DIALECTS[place.dialect].string}, since TIMESTAMP_NTZ)")
 
     def model(self, *rows: str) -> None:
-        self.place.run("DELETE FROM m", f"INSERT INTO m VALUES {', '.join(rows)}")
+        values = ", ".join(re.sub(r"'(\d{4}-[^']*)'", r"CAST('\1' AS TIMESTAMP_NTZ)", row) for row in rows)
+        self.place.run("DELETE FROM m", f"INSERT INTO m VALUES {values}")
 
     def plan(self, sync: Sync = SYNC) -> Plan:
         self.days += 1
@@ -61,8 +65,13 @@ class Life:
         self.store.commit(plan, found, Report(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), SYNC)
 
 
-def test_the_life_of_a_sync() -> None:
-    life = Life(snowflake_place())
+@pytest.fixture(params=["snowflake", "databricks"])
+def place(request: pytest.FixtureRequest) -> Place:
+    return PLACES[request.param](request)
+
+
+def test_the_life_of_a_sync(place: Place) -> None:
+    life = Life(place)
     life.model("(1, 'a', '2026-01-01')", "(2, NULL, '9999-12-31 23:59:59.5')", "(3, 'c', NULL)", "(NULL, 'd', NULL)")
     plan = life.plan()
     assert plan.planned == Planned(added=3, invalid=1)
@@ -94,8 +103,8 @@ def rejections(life: Life) -> list[tuple[str, str]]:
     return life.place.run(f"SELECT row_key, message FROM reverse_etl.{prefix('s')}_rejections")
 
 
-def test_a_cursor_reads_on() -> None:
-    life = Life(snowflake_place())
+def test_a_cursor_reads_on(place: Place) -> None:
+    life = Life(place)
     sync = Sync.load({**SPEC, "mode": "upsert", "track": {"cursor": "since"}})
     life.model("(1, 'a', '2026-01-01 10:00:00')", "(2, 'b', '2026-01-01 10:00:00.5')")
     life.finish(life.plan(sync))
@@ -104,8 +113,7 @@ def test_a_cursor_reads_on() -> None:
     assert (plan.planned.added, plan.planned.removed) == (2, 0)
 
 
-def test_one_holder_at_a_time() -> None:
-    place = snowflake_place()
+def test_one_holder_at_a_time(place: Place) -> None:
     one, other = place.store(), place.store()
     fence = one.acquire("s", "one", now=NOW, seconds=60)
     with pytest.raises(RunConflictError, match="one"):
@@ -125,3 +133,16 @@ def test_a_missing_right_is_told_with_the_grant() -> None:
     assert "GRANT USAGE, CREATE TABLE ON SCHEMA other.reverse_etl TO ROLE" in str(error)
     error = store._tables.denied(SqlError("denied", "Insufficient privileges"), has_schema=False)
     assert 'GRANT CREATE SCHEMA ON DATABASE "other" TO ROLE' in str(error)
+
+
+def test_spark_reads_every_statement(request: pytest.FixtureRequest) -> None:
+    """The golden ones, UPDATE and DELETE included."""
+    PLACES["databricks"](request)
+    from tests.stores.spark import spark
+
+    parser = spark()._jsparkSession.sessionState().sqlParser()
+    statements = (
+        (Path(__file__).parent / "golden" / "databricks.sql").read_text().replace("<run>", "abc").split(";\n\n")
+    )
+    for statement in filter(None, statements):
+        parser.parsePlan(statement)
