@@ -11,7 +11,7 @@ export PYTHON ?= python3
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-airflow-3.1 test-dbt-versions lint format types bench docs schema constraints build clean
+.PHONY: help demo test test-all test-airflow-3.1 test-databricks test-dbt-versions lint format types bench docs schema constraints build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,8 @@ test-dbt-versions: $(VENV)/.ready ## one catalog from dbt 1.7 to 1.11, each inst
 	$(BIN)/python scripts/dbt-matrix
 
 test-databricks: $(SPARK)/.ready ## Databricks' SQL on a local Spark, which needs Java 17; a few minutes
-	$(SPARK)/bin/python -m pytest -k "databricks or spark" tests/stores/test_life.py tests/stores/test_text_forms.py $(ARGS)
+	$(SPARK)/bin/python -m pytest -W ignore::ResourceWarning -k "databricks or spark" \
+		tests/stores/test_life.py tests/stores/test_text_forms.py $(ARGS)
 
 lint: $(VENV)/.ready ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -74,4 +75,8 @@ $(VENV)/.docs: $(VENV)/.ready
 
 $(VENV31)/.ready: constraints-airflow-3.1.txt $(NEEDS)
 	@scripts/setup $(VENV31) constraints-airflow-3.1.txt dev
+	@touch $@
+
+$(SPARK)/.ready: constraints.txt $(NEEDS)
+	@scripts/setup $(SPARK) constraints.txt dev spark
 	@touch $@
