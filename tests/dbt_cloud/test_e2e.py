@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -102,7 +103,17 @@ def set_paused(airflow: Airflow, port: int, dag_id: str, *, paused: bool) -> Non
     ).items()
     token = _send("POST", f"http://localhost:{port}/auth/token", {"username": user, "password": password})
     about = {"Authorization": f"Bearer {token['access_token']}"}
-    _send("PATCH", f"http://localhost:{port}/api/v2/dags/{dag_id}", {"is_paused": paused}, about)
+
+    def switched() -> bool:
+        try:
+            _send("PATCH", f"http://localhost:{port}/api/v2/dags/{dag_id}", {"is_paused": paused}, about)
+        except urllib.error.HTTPError as error:
+            if error.code != 500:  # SQLite is locked now and then
+                raise
+            return False
+        return True
+
+    airflow.until("the switch is taken", switched)
 
 
 def _send(method: str, url: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
