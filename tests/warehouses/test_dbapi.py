@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ModelNotFoundError, UnreachableError
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.warehouses.bigquery import BigQueryConnection
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from tests.stores.test_behaviour import NOW, sync_of
 
@@ -178,6 +179,79 @@ def test_mysql_rows_stay_on_the_server(name: str, monkeypatch: pytest.MonkeyPatc
     warehouse = DbApiWarehouse(lambda: connection, dialect="mysql", conn_id="my")
     assert warehouse.read("SELECT 1", batch_rows=2).read_all().num_rows == 3
     assert connection.cursors[0].how == {"class": object}
+    warehouse.close()
+
+
+class ArrowCursor(FakeCursor):
+    """Has Arrow of its own, in the widths that the rows at hand need."""
+
+    tables = (pa.table({"v": pa.array([1, 2], pa.int8())}), pa.table({"v": pa.array([2**40], pa.int64())}))
+
+    def __init__(self, connection: FakeConnection, how: dict[str, Any]) -> None:
+        super().__init__(connection, how)
+        self.left = iter((*self.tables, self.tables[0].slice(0, 0)))
+
+
+class SnowflakeCursor(ArrowCursor):
+    def fetch_arrow_batches(self) -> Iterator[pa.Table]:
+        assert self.connection.arrow_number_to_decimal_setter is True
+        return self.left
+
+
+class DatabricksCursor(ArrowCursor):
+    def fetchmany_arrow(self, size: int) -> pa.Table:
+        return next(self.left)
+
+
+@pytest.mark.parametrize("kind", [SnowflakeCursor, DatabricksCursor])
+def test_arrow_that_a_driver_has_is_taken(kind: type[ArrowCursor]) -> None:
+    """Snowflake's widths differ from chunk to chunk; ours do not."""
+    connection = driver("vendor", arrow_number_to_decimal_setter=False, cursor=lambda self: kind(self, {}))()
+    warehouse = DbApiWarehouse(lambda: connection, dialect="snowflake", conn_id="w")
+    reader = warehouse.read("SELECT v FROM m")
+    assert reader.schema == pa.schema([("v", pa.int64())])
+    assert reader.read_all().column("v").to_pylist() == [1, 2, 2**40]
+    warehouse.close()
+
+
+class BigQueryClient:
+    """As much of google.cloud.bigquery's as is used; it is client, job and rows at once."""
+
+    schema = (types.SimpleNamespace(name="v", field_type="INTEGER"),)
+    error: Exception | None = None
+    asked: dict[str, Any]
+
+    def query(self, sql: str) -> BigQueryClient:
+        return self
+
+    def result(self) -> BigQueryClient:
+        if self.error:
+            raise self.error
+        return self
+
+    def to_arrow_iterable(self, storage: Any, **limits: int) -> Iterator[pa.RecordBatch]:
+        self.asked = {"storage": storage, **limits}
+        return iter(pa.table({"v": [1, 2]}).to_batches())
+
+    def close(self) -> None: ...
+
+
+class GoogleError(Exception):
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+def test_bigquery_is_read_with_its_client_in_bounded_memory() -> None:
+    client = BigQueryClient()
+    warehouse = DbApiWarehouse(lambda: BigQueryConnection(client, "storage"), dialect="bigquery", conn_id="bq")
+    assert [column.name for column in warehouse.columns("SELECT v")] == ["v"]
+    assert warehouse.read("SELECT v").read_all().to_pylist() == [{"v": 1}, {"v": 2}]
+    assert client.asked == {"storage": "storage", "max_queue_size": 2, "max_stream_count": 1}
+    for code, expected in ((404, ModelNotFoundError), (403, CredentialsError), (503, UnreachableError)):
+        client.error = GoogleError(code, "Table t: no")
+        with pytest.raises(expected, match="Table t"):
+            warehouse.read("SELECT v")
     warehouse.close()
 
 
