@@ -28,12 +28,13 @@ class ReverseEtlPlanOperator(PlanningOperator):
     """Plan a sync without sending anything: what would go out, and how long it would take.
 
     Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
-    ``{"run_id", "partition", "partitions"}``, empty when there is nothing to send. Pushes the XCom ``plan``:
-    ``run_id``, ``planned``, ``total`` (rows to send), ``shares``, ``skipped``, ``model_rows``, ``requests`` and
-    ``minutes`` (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (what each of them said),
-    ``sample`` (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the
-    destination fields that changed, null where it is not known), ``drift``, where the model changed since the last run,
-    and ``text``, all of it for a person to read.
+    ``{"run_id", "partition", "partitions"}``, empty when there is nothing to send; a try after the first has
+    ``partitions`` of them, maybe of no rows. Pushes the XCom ``plan``: ``run_id``, ``planned``, ``total`` (rows to
+    send), ``shares``, ``skipped``, ``model_rows``, ``requests`` and ``minutes`` (estimates at the sync's rate;
+    ``minutes`` is null without one), ``guards`` (what each of them said), ``sample`` (kind of change → keys),
+    ``changed_fields`` (key of a changed row in the sample → names of the destination fields that changed, null where
+    it is not known), ``drift``, where the model changed since the last run, and ``text``, all of it for a person to
+    read.
 
     Which fields changed is known of rows that were delivered since the sync has ``track: {fields: true}``, with the
     mapping that it has now.
@@ -95,6 +96,10 @@ class ReverseEtlPlanOperator(PlanningOperator):
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary
+        if ti.try_number > 1:
+            # Before the group was cleared there may have been as many loads. To Airflow 3.1, a mapped task of which
+            # fewer are left is a deadlock.
+            summary["shares"] = self.partitions
         ti.xcom_push(key="plan", value=summary)
         shares = summary["shares"]
         return [{"run_id": this, "partition": number, "partitions": shares} for number in range(shares)]
