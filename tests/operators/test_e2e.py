@@ -1,6 +1,6 @@
 """In a whole Airflow: a person approves a plan or rejects it; a load is killed, and another try goes on.
 
-One Airflow for both, and about two minutes on two cores; ``pytest -m e2e``.
+One Airflow for both, and about two minutes on two cores; ``make test-all``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from airflow_reverse_etl import reverse_etl
 SYNC = {
     "name": "slow",
     "model": {"table": "marts.slow"},
-    "source": "warehouse",
+    "source": "other_warehouse",
     "primary_key": "id",
     "destination": {
         "type": "http", "connection": "slow", "object": "rows", "match_on": "id", "path": "/rows", "rows": "single",
@@ -153,8 +153,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with duckdb.connect(str(home / "warehouse.duckdb")) as db:
         db.execute(
             "create schema marts; create table marts.audience as select i as customer_id,"
-            " 'a' || i || '@example.com' as email, 'vip' as segment from range(1, 1201) numbers(i);"
-            f" create table marts.slow as select i::int as id from range(1, {2 * SHARE + 1}) numbers(i)"
+            " 'a' || i || '@example.com' as email, 'vip' as segment from range(1, 1201) numbers(i)"
+        )
+    with duckdb.connect(str(home / "other.duckdb")) as db:  # a file has one writer at a time
+        db.execute(
+            "create schema marts; create table marts.slow as"
+            f" select i::int as id from range(1, {2 * SHARE + 1}) numbers(i)"
         )
     return home
 
@@ -176,6 +180,7 @@ def person(home: Path, crm: Crm, slow: Slow) -> Iterator[Person]:
     port = free_port()
     connections = {
         "warehouse": {"conn_type": "duckdb", "host": str(home / "warehouse.duckdb")},
+        "other_warehouse": {"conn_type": "duckdb", "host": str(home / "other.duckdb")},
         "crm": {"conn_type": "reverse_etl_http", "host": crm.url, "password": crm.token},
         "slow": {"conn_type": "reverse_etl_http", "host": f"http://127.0.0.1:{slow.server_port}"},
     }
