@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,11 @@ _DIALECTS = {
     "gcpbigquery": "bigquery",
     "google_cloud_platform": "bigquery",
     "mssql": "tsql",
+}
+#: Connection types whose own hook runs no SQL → module, class and argument of the hook of their provider that does.
+_SQL_HOOKS = {
+    "databricks": ("databricks.hooks.databricks_sql", "DatabricksSqlHook", "databricks_conn_id"),
+    "google_cloud_platform": ("google.cloud.hooks.bigquery", "BigQueryHook", "gcp_conn_id"),
 }
 #: What a connection of type adbc calls its database → sqlglot dialect.
 _ADBC_DIALECTS = {"postgresql": "postgres", "sqlite3": "sqlite"}
@@ -296,7 +302,10 @@ def dbapi_connect(conn_id: str) -> Callable[[], Any]:
     :raises CredentialsError: there is no such connection.
     :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
     """
-    return _sql_hook(connection_info(conn_id)).get_conn  # type: ignore[no-any-return]
+    info = connection_info(conn_id)
+    _sql_hook(info)
+    # a hook for each: Databricks' hands out one connection again and again
+    return lambda: _connect(_sql_hook(info), info)
 
 
 def open_warehouse(conn_id: str) -> Warehouse:
@@ -343,6 +352,15 @@ def _postgres_adbc(hook: Any) -> Any:
         return connect(conninfo(connection))
 
 
+def _connect(hook: Any, info: ConnectionInfo) -> Any:
+    """Google's own driver for BigQuery: the one in Airflow's hook speaks legacy SQL unless the connection says no."""
+    if _DIALECTS.get(info.conn_type) != "bigquery":
+        return hook.get_conn()
+    from google.cloud.bigquery.dbapi import connect
+
+    return connect(_bigquery_client(hook), prefer_bqstorage_client=False)
+
+
 def _bigquery(hook: Any) -> Any:
     from airflow_reverse_etl.warehouses.bigquery import BigQueryConnection
 
@@ -351,13 +369,21 @@ def _bigquery(hook: Any) -> Any:
         from google.cloud.bigquery_storage import BigQueryReadClient
 
         storage = BigQueryReadClient(credentials=hook.get_credentials())
-    return BigQueryConnection(hook.get_client(), storage)
+    return BigQueryConnection(_bigquery_client(hook), storage)
+
+
+def _bigquery_client(hook: Any) -> Any:
+    """In the project and place that the connection names; by itself the hook takes the worker's project."""
+    return hook.get_client(project_id=hook.project_id, location=hook.location)
 
 
 def _sql_hook(info: ConnectionInfo) -> Any:
     try:
+        if info.conn_type in _SQL_HOOKS:
+            module, name, argument = _SQL_HOOKS[info.conn_type]
+            return getattr(import_module(f"airflow.providers.{module}"), name)(**{argument: info.conn_id})
         hook = BaseHook.get_hook(info.conn_id)
-    except AirflowException as error:
+    except (AirflowException, ImportError) as error:
         raise ConfigurationError(
             f"no hook for connections of type {info.conn_type!r}: {error}",
             todo="install the Airflow provider of that database, or correct the connection's type",

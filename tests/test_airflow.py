@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -151,6 +154,56 @@ def test_sqlite_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Pa
     assert warehouse.dialect == "sqlite"
     assert warehouse.read("SELECT * FROM t").read_all().to_pylist() == [{"id": 1}]
     warehouse.close()
+
+
+@pytest.mark.parametrize(
+    ("conn_type", "module", "name", "argument"),
+    [
+        ("databricks", "airflow.providers.databricks.hooks.databricks_sql", "DatabricksSqlHook", "databricks_conn_id"),
+        ("google_cloud_platform", "airflow.providers.google.cloud.hooks.bigquery", "BigQueryHook", "gcp_conn_id"),
+    ],
+)
+def test_where_a_connections_own_hook_runs_no_sql_that_of_its_provider_does(
+    conn_type: str,
+    module: str,
+    name: str,
+    argument: str,
+    add_connection: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names and arguments as in the Databricks provider 7.23 and the Google provider 22.8.
+
+    Each session has a hook of its own, as Databricks' hands out the same connection again. BigQuery is spoken to by
+    Google's driver, in the project and place of the connection.
+    """
+    from airflow_reverse_etl._airflow import dbapi_connect, open_warehouse
+
+    hook, driver = Mock(spec_set=["get_records", "get_conn", "get_client", "project_id", "location"]), Mock()
+    hooks = Mock(return_value=hook)
+    for parent in (module.rpartition(".")[0], module, "google.cloud.bigquery", "google.cloud.bigquery.dbapi"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setattr(sys.modules[module], name, hooks, raising=False)
+    monkeypatch.setattr(sys.modules["google.cloud.bigquery.dbapi"], "connect", driver, raising=False)
+    add_connection("vendor", conn_type=conn_type, host="h")
+    connect = dbapi_connect("vendor")
+    hooks.reset_mock()
+    sessions = [connect(), connect()]
+    assert hooks.call_args_list == [call(**{argument: "vendor"})] * 2
+    if conn_type == "databricks":
+        assert sessions == [hook.get_conn()] * 2
+        assert open_warehouse("vendor").dialect == "databricks"
+    else:
+        hook.get_client.assert_called_with(project_id=hook.project_id, location=hook.location)
+        assert sessions == [driver.return_value] * 2
+        assert open_warehouse("vendor").dialect == "bigquery"
+
+
+def test_a_connection_whose_provider_is_missing_says_so(add_connection: Callable[..., None]) -> None:
+    from airflow_reverse_etl._airflow import dbapi_connect
+
+    add_connection("vendor", conn_type="databricks", host="h")
+    with pytest.raises(errors.ConfigurationError, match="install the Airflow provider"):
+        dbapi_connect("vendor")
 
 
 @pytest.mark.parametrize(
