@@ -14,14 +14,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_reverse_etl._airflow import AirflowFailException, state_files
 from airflow_reverse_etl.errors import GuardError, StateError
+from airflow_reverse_etl.operators._dbt import sources_of
 from airflow_reverse_etl.sync.ports import Column
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl._airflow import Context
+    from airflow_reverse_etl._airflow import BaseOperator, Context
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.findings import Finding
     from airflow_reverse_etl.dbt.usage import SyncSource
+    from airflow_reverse_etl.operators._dbt import Syncs
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
     from airflow_reverse_etl.sync.spec import Sync
@@ -95,11 +98,33 @@ class CatalogDrift:
         return {"since": self.since, **levels, "findings": listed}
 
 
-class CatalogMemory:
-    """What a task saw of a project when it last succeeded: the catalog, and the syncs that used it as they were then.
+@contextlib.contextmanager
+def looked_at_for_drift(
+    task: BaseOperator, context: Context, *, catalog: Catalog, key: str, place: str, syncs: Syncs
+) -> Iterator[CatalogDrift]:
+    """What changed in a project since this task last read it, told to the log. Remembered if the block succeeds.
 
     :param key: of the project and the settings that its catalog depends on.
+    :param place: the catalog's path under the state URL.
+    :raises AirflowFailException: a sync whose ``drift`` is ``fail`` uses what is not as it was. The XCom ``drift`` has
+        the findings then.
     """
+    sources, errors = sources_of(task, syncs, catalog)
+    for error in errors:  # its own task says so as well, and fails: no reason to hold up the others
+        task.log.warning("Not looked at for drift: %s", error)
+    memory = _CatalogMemory(state_files(), context, key)
+    drift = memory.compare(catalog, place, sources)
+    for line in drift.lines():
+        task.log.warning("Since %s: %s", drift.since, line)
+    if drift.stops:
+        context["ti"].xcom_push(key="drift", value=drift.to_dict())
+        raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
+    yield drift
+    memory.keep(place, sources)
+
+
+class _CatalogMemory:
+    """What a task saw of a project when it last succeeded: the catalog, and the syncs that used it, as they were."""
 
     def __init__(self, files: StateFiles, context: Context, key: str) -> None:
         task = "/".join(quote(part, safe="") for part in (context["ti"].dag_id, context["ti"].task_id))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.cloud import CloudRun
     from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+    from airflow_reverse_etl.operators._dbt import Syncs
 
 _BUILT = ("success", "no-op", "reused")  # the last two: dbt found nothing to do, the table is as it should be
 
@@ -24,7 +25,8 @@ class DbtCloudModelSyncOperator(BaseOperator):
 
     The catalog comes from the run's ``manifest.json``, so its relations are the ones that were built, at the run's
     commit. Returns the same as :class:`~airflow_reverse_etl.operators.dbt.DbtModelSyncOperator`, for
-    ``ReverseEtlOperator(catalog=…)``, with ``run_id`` instead of a repository. Reads only.
+    ``ReverseEtlOperator(catalog=…)``, with ``run_id`` instead of a repository, ``previous`` left out; and compares the
+    catalog with the one that this task saw before in the same way. Reads only.
 
     It is also the gate behind a run: the run must have succeeded; or, with ``require``, these models must have been
     built in it, whatever happened to others. Behind the official ``DbtCloudRunJobOperator``, which fails with its run,
@@ -33,9 +35,12 @@ class DbtCloudModelSyncOperator(BaseOperator):
     :param run: what :class:`~airflow_reverse_etl.sensors.dbt_cloud.DbtCloudJobSensor` returns, or a run's id.
         Templated.
     :param require: names of models, as syncs write them. Their results are looked for in all steps of the run.
+    :param syncs: what to look at for drift: a folder of YAML files, a file, or syncs; paths are absolute or relative to
+        the DAG file. Syncs in models' ``meta.reverse_etl`` are looked at as well.
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
     :raises AirflowException: the run, or a required model, did not succeed; or dbt Cloud does not answer.
-    :raises AirflowFailException: the run has no manifest, or dbt Cloud refuses the token.
+    :raises AirflowFailException: the run has no manifest, dbt Cloud refuses the token, or a sync whose ``drift`` is
+        ``fail`` uses what is not as it was.
     """
 
     template_fields: Sequence[str] = ("run", "require", "dbt_cloud_conn_id")
@@ -46,22 +51,29 @@ class DbtCloudModelSyncOperator(BaseOperator):
         *,
         run: Mapping[str, Any] | XComArg | int | str,
         require: Sequence[str] = (),
+        syncs: Syncs = (),
         dbt_cloud_conn_id: str = "dbt_cloud_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.run: Any = run
         self.require = require
+        self.syncs = syncs
         self.dbt_cloud_conn_id = dbt_cloud_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002  Airflow's signature
+    def execute(self, context: Context) -> dict[str, Any]:
         """Sync the models; see the class."""
         from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
+        from airflow_reverse_etl.operators._drift import looked_at_for_drift
 
         with airflow_errors():
-            return DbtCloudApiHook(self.dbt_cloud_conn_id).call(self._sync)
+            catalog, found = DbtCloudApiHook(self.dbt_cloud_conn_id).call(self._sync)
+            place: str = found["catalog"]
+            key = place.split("/")[1]  # of the job: its runs follow one another
+            with looked_at_for_drift(self, context, catalog=catalog, key=key, place=place, syncs=self.syncs) as drift:
+                return {**found, "drift": drift.to_dict()}
 
-    async def _sync(self, api: DbtCloudApi) -> dict[str, Any]:
+    async def _sync(self, api: DbtCloudApi) -> tuple[Catalog, dict[str, Any]]:
         from airflow_reverse_etl.dbt.catalog import Catalog
 
         run = await api.run(int(self.run["run_id"] if isinstance(self.run, Mapping) else self.run))
@@ -82,7 +94,7 @@ class DbtCloudModelSyncOperator(BaseOperator):
         place = f"catalogs/dbt_cloud-{api.account_id}-{run.job_id}/{run.id}.json"
         state_files().write(place, catalog.to_json())
         self.log.info("dbt Cloud run %s at %s: %s models", run.id, run.git_sha, len(catalog.models))
-        return {
+        return catalog, {
             "project": catalog.project,
             "commit": run.git_sha,
             "ref": run.git_branch,

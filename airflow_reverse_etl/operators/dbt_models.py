@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl._airflow import (
-    AirflowFailException,
     Asset,
     AssetAlias,
     BaseOperator,
@@ -22,15 +21,13 @@ from airflow_reverse_etl._airflow import (
 from airflow_reverse_etl.assets import catalog_asset
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators._dbt import DbtTask, Syncs, sources_of
+from airflow_reverse_etl.operators._dbt import DbtTask, Syncs
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.profiles import Profile
-    from airflow_reverse_etl.dbt.usage import SyncSource
-    from airflow_reverse_etl.operators._drift import CatalogDrift
 
 
 class DbtModelSyncOperator(DbtTask):
@@ -175,16 +172,12 @@ class DbtModelSyncOperator(DbtTask):
     ) -> dict[str, Any]:
         """Store a commit's catalog, say what changed, and only then note it as the project's present one."""
         from airflow_reverse_etl.dbt.history import record
-        from airflow_reverse_etl.operators._drift import CatalogMemory
+        from airflow_reverse_etl.operators._drift import looked_at_for_drift
 
-        files, place = state_files(), f"catalogs/{key}/{commit}.json"
+        place = f"catalogs/{key}/{commit}.json"
         catalog = self._stored(place, commit=commit, parse=parse)
-        sources = self._sources(catalog)
-        memory = CatalogMemory(files, context, key)
-        drift = memory.compare(catalog, place, sources)
-        self._tell(drift, context)
-        previous = record(files, f"catalogs/{key}", commit=commit, at=datetime.now(UTC))
-        memory.keep(place, sources)
+        with looked_at_for_drift(self, context, catalog=catalog, key=key, place=place, syncs=self.syncs) as drift:
+            previous = record(state_files(), f"catalogs/{key}", commit=commit, at=datetime.now(UTC))
         found: dict[str, Any] = {
             "project": catalog.project,
             "commit": commit,
@@ -218,19 +211,6 @@ class DbtModelSyncOperator(DbtTask):
         if not catalog.models:
             self.log.warning("The catalog is empty%s", f": nothing matches {self.select!r}" if self.select else "")
         return catalog
-
-    def _sources(self, catalog: Catalog) -> list[SyncSource]:
-        sources, errors = sources_of(self, self.syncs, catalog)
-        for error in errors:  # its own task says so as well, and fails: no reason to hold up the others
-            self.log.warning("Not looked at for drift: %s", error)
-        return sources
-
-    def _tell(self, drift: CatalogDrift, context: Context) -> None:
-        for line in drift.lines():
-            self.log.warning("Since %s: %s", drift.since, line)
-        if drift.stops:
-            context["ti"].xcom_push(key="drift", value=drift.to_dict())
-            raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
 
     def _key(self, url: str, path: str, profile: Profile | None, *, env: Mapping[str, str]) -> str:
         """One for each project, and for each set of settings that its relations may depend on."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -27,26 +29,35 @@ def results(**statuses: str) -> dict[str, Any]:
     return {"results": rows}
 
 
-def build(cloud: DbtCloudServer, status: RunStatus = RunStatus.SUCCESS, **statuses: str) -> int:
+def build(
+    cloud: DbtCloudServer,
+    status: RunStatus = RunStatus.SUCCESS,
+    *,
+    job: int | None = None,
+    manifest: dict[str, Any] = MANIFEST,
+    **statuses: str,
+) -> int:
     steps = [
         {},
-        {"manifest.json": MANIFEST, "run_results.json": results(**statuses)},
+        {"manifest.json": manifest, "run_results.json": results(**statuses)},
         {"run_results.json": {"results": [{"unique_id": "test.jaffle.t", "status": "fail"}]}},
     ]
-    return cloud.add_run(cloud.add_job(), status=status, steps=steps)
+    return cloud.add_run(job or cloud.add_job(), status=status, steps=steps)
 
 
 def sync(run: Any, **options: Any) -> dict[str, Any]:
     operator = DbtCloudModelSyncOperator(task_id="models", dbt_cloud_conn_id="dbt_cloud", run=run, **options)
-    return operator.execute({})  # type: ignore[typeddict-item]
+    context: Any = {"ti": Mock(dag_id="d", task_id="models")}
+    return operator.execute(context)
 
 
 def test_the_catalog_is_the_runs_own(cloud: DbtCloudServer) -> None:
     """From whichever step wrote it, at the commit that was built; given the sensor's result, an id, or its text."""
     run = build(cloud)
     output = sync({"run_id": run})
-    assert {**output, "catalog": ""} == {
+    assert {**output, "catalog": "", "drift": {}} == {
         "project": "jaffle", "commit": cloud.sha(run), "ref": "main", "run_id": run, "catalog": "", "models": 5,
+        "drift": {},
     }  # fmt: skip
     catalog = load_catalog(state_files(), output)
     assert catalog.commit == cloud.sha(run)
@@ -66,6 +77,28 @@ def test_required_models_decide_whatever_became_of_others(cloud: DbtCloudServer)
         AirflowException, match=r"customers \(error\), stg_orders \(skipped\), stg_customers \(not run\)"
     ):
         sync(run, require=["orders", "customers", "stg_orders", "stg_customers"])
+
+
+def test_what_a_run_changed_for_the_syncs_is_told_and_stops_where_they_say_so(cloud: DbtCloudServer) -> None:
+    """Against the job's run that this task saw before; as a sync of models from Git does."""
+    spec = {
+        "name": "crm",
+        "model": "orders",
+        "source": "w",
+        "primary_key": "order_id",
+        "destination": {"type": "http", "connection": "c", "path": "/"},
+        "mapping": {"id": "order_id"},
+    }
+    job, changed = cloud.add_job(), copy.deepcopy(MANIFEST)
+    del changed["nodes"]["model.jaffle.orders"]
+    first = build(cloud, job=job)
+    assert sync(first, syncs=[spec])["drift"]["findings"] == []
+    drift = sync(build(cloud, job=job, manifest=changed), syncs=[spec])["drift"]
+    assert (drift["since"], drift["findings"][0]["sync"]) == (cloud.sha(first), "crm")
+    strict = {**spec, "drift": "fail"}
+    sync(build(cloud, job=job), syncs=[strict])
+    with pytest.raises(AirflowFailException, match="crm"):
+        sync(build(cloud, job=job, manifest=changed), syncs=[strict])
 
 
 def test_a_run_without_manifest_says_so(cloud: DbtCloudServer) -> None:
