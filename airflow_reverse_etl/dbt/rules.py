@@ -12,7 +12,7 @@ from airflow_reverse_etl.dbt.column_rules import columns
 from airflow_reverse_etl.dbt.columns import family
 from airflow_reverse_etl.dbt.findings import Finding, Level
 from airflow_reverse_etl.dbt.pair import Pair
-from airflow_reverse_etl.sync.spec import SqlModel
+from airflow_reverse_etl.sync.spec import SqlModel, TableModel
 
 _TABLES = ("table", "incremental")
 
@@ -76,8 +76,8 @@ def version_and_access(pair: Pair) -> Iterator[Finding]:
 def key(pair: Pair) -> Iterator[Finding]:
     """The primary key that dbt knows, and what keeps it one."""
     sync = pair.usage.source.sync
-    if isinstance(sync.model, SqlModel):
-        return
+    if isinstance(sync.model, SqlModel) or (isinstance(sync.model, TableModel) and not sync.primary_key):
+        return  # such a sync takes no key from dbt
     before, after = pair.before.primary_key, pair.after.primary_key
     if sync.primary_key is None and [n.lower() for n in before] != [n.lower() for n in after]:
         yield pair.finding(

@@ -282,6 +282,8 @@ def test_a_key_that_dbt_knew_and_its_tests() -> None:
     assert (lost.rule, lost.level) == ("key-test-removed", Level.BREAKING)
     assert "id is never null" in lost.message
     assert run(project(), project(), explicit).findings == ()
+    table = sync(model={"table": "shop.customers"}, primary_key=None, mode="append")  # takes no key from dbt
+    assert run(project(), project(tests=[]), table).findings == ()
 
 
 def test_a_contract_weakened() -> None:
