@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,7 @@ class WarehouseStore(StateStore):
                     self._open.drop(own, plan_id)
                 raise
 
-    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
+    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         with self._tables.errors(plan.sync):
             own, stored = self._tables.make_own(plan.sync), self._open.stored(plan)
         if stored is None:

@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.sync.batches import Batcher
@@ -89,6 +89,7 @@ class Loader:
         self._batches: Iterator[tuple[Batch, dict[int, Receipt]]] = iter(())
         self._ready: deque[Batch] = deque()
         self._refill = asyncio.Lock()
+        self._reading: asyncio.Task[Any] | None = None
         self._save_lock = asyncio.Lock()
         self._saving: asyncio.Task[None] | None = None
         self._stopping = False
@@ -127,7 +128,10 @@ class Loader:
             # Not killed, so it is known now what was announced and not sent, or sent and refused.
             self._checkpoint.dispatched = max(self._maybe_sent, self._in_doubt)
             await self._destination.close()
-            await self._save()
+            try:
+                await self._save()
+            finally:
+                await self._end_reading()
         return own, share.until - share.after - share.count(self._done) - (len(own.settled) - before)
 
     async def _work(self) -> None:
@@ -184,11 +188,19 @@ class Loader:
         """Read on, unless another worker did since all of ``cut`` was taken. Whether there was more."""
         async with self._refill:
             if self._batches is cut:
-                rows: pa.RecordBatch | None = await asyncio.to_thread(next, self._changes, None)
+                self._reading = asyncio.create_task(asyncio.to_thread(next, self._changes, None))
+                rows: pa.RecordBatch | None = await asyncio.shield(self._reading)
                 if rows is None:
                     return False
                 self._batches = self._batcher.cut(rows, self._done)
         return True
+
+    async def _end_reading(self) -> None:
+        """Close what the rows are read from. A read that does not end is left to itself."""
+        if self._reading:
+            await asyncio.wait([self._reading], timeout=GRACE_SECONDS)
+        if not self._reading or self._reading.done():
+            await asyncio.to_thread(self._changes.close)
 
     def _split_unknown(self, batch: Batch) -> Sequence[Batch]:
         """Apart from the rest, rows that may have been sent before a crash and may not be sent twice."""

@@ -6,7 +6,7 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -124,13 +124,14 @@ class StateStore(Protocol):
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         """Compare the model with the snapshot and store the change set. All or nothing."""
 
-    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
+    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         """The change set in ascending order of sequence number, from ``after`` + 1 to ``until`` (default: the end).
 
         Columns: ``seq`` int64; ``change`` string, ``added | changed | removed``, each a contiguous range in that
         order; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for constants and
         templates); ``r0 … rm``, the columns that templates read, in the order of ``mapping.template_columns``; and
-        ``identifiers`` string, the JSON record of a removed row's identifiers (null for others).
+        ``identifiers`` string, the JSON record of a removed row's identifiers (null for others). Whoever does not read
+        it to its end closes it.
         """
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
@@ -145,7 +145,7 @@ class MemoryStateStore(StateStore):
         )
         return plan
 
-    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Iterator[pa.RecordBatch]:
+    def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         import pyarrow as pa
 
         planned = self._planned(plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A cursor and the stream from it. Drivers crash when one is closed while another thread lets go of the other."""
+
+    cursor: Any
+    reader: pa.RecordBatchReader | None = None
+
+    def adbc_cancel(self) -> None:
+        self.cursor.adbc_cancel()
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+        self.cursor.close()
 
 
 class AdbcWarehouse(Warehouse):
@@ -74,13 +91,21 @@ class AdbcWarehouse(Warehouse):
         return self._other
 
     def _start(self, connection: Any, query: str) -> Started:
-        cursor = connection.cursor()
+        reading = _Reading(connection.cursor())
+        try:
+            return self._started(reading, query)
+        except BaseException:
+            reading.close()
+            raise
+
+    def _started(self, reading: _Reading, query: str) -> Started:
+        cursor = reading.cursor
         columns: list[postgres.PostgresColumn] = []
         if self.dialect == "postgres":
             columns = [postgres.PostgresColumn.of_field(field) for field in cursor.adbc_execute_schema(query)]
             query = postgres.as_read(query, columns)
         cursor.execute(query)
-        reader = cursor.fetch_record_batch()
+        reading.reader = reader = cursor.fetch_record_batch()
         batches = self._batches(reader)
         first, second = next(batches, None), next(batches, None)
         kinds = [column.data_type for column in columns] or [settled(field.type) for field in reader.schema]
@@ -90,7 +115,7 @@ class AdbcWarehouse(Warehouse):
             return batch if batch is None else cast(batch, schema, conn_id=self._conn_id)
 
         ahead = itertools.chain(() if second is None else (second,), batches)
-        return cursor, schema, settle(first), lambda: settle(next(ahead, None))
+        return reading, schema, settle(first), lambda: settle(next(ahead, None))
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa

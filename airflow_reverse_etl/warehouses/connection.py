@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from airflow_reverse_etl.errors import (
@@ -37,11 +41,11 @@ class Connected:
         self._connection: Any = None
         self._cursor: Any = None  # the last one read
         self._coming: Future[Any] | None = None  # what is fetched ahead of it
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse")
+        self._thread = _Worker()
 
     def call(self, action: Callable[[Any], T]) -> T:
         """What ``action`` makes of the connection. After an error, the connection is made anew, too."""
-        return self._wait(self._thread.submit(self._run, action))
+        return self._wait(self._thread.submit(lambda: self._run(action)))
 
     def ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
         """``first``, and what ``following`` returns until that is None. Closes the cursor at the end, or when left."""
@@ -53,7 +57,7 @@ class Connected:
         if self._coming:
             self._stop(self._cursor, self._coming)
         with contextlib.suppress(RuntimeError):  # closed already
-            self._thread.submit(self._drop, self._cursor)
+            self._thread.submit(partial(self._drop, self._cursor))
         self._thread.shutdown()
 
     def _ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
@@ -67,7 +71,7 @@ class Connected:
             with contextlib.suppress(RuntimeError):  # all is closed already
                 if item is not None and coming:
                     self._stop(cursor, coming)
-                    self._thread.submit(self._drop, cursor)
+                    self._thread.submit(partial(self._drop, cursor))
                 else:
                     self._thread.submit(cursor.close)
             if self._cursor is cursor:
@@ -103,11 +107,11 @@ class Connected:
 
     def _stop(self, cursor: Any, coming: Future[Any]) -> None:
         """Cancel what is fetched ahead."""
-        self._cancel(cursor)
         for _ in range(_CANCELS):  # the first may come before the server has the query
-            if wait([coming], timeout=_CANCEL_SECONDS).done:
+            if coming.done():
                 return
             self._cancel(cursor)
+            wait([coming], timeout=_CANCEL_SECONDS)
 
     def _cancel(self, cursor: Any = None) -> None:
         """Have the server stop, if the driver can from another thread: ADBC's, Databricks', psycopg."""
@@ -117,6 +121,45 @@ class Connected:
                     with contextlib.suppress(Exception):
                         getattr(owner, name)()
                     return
+
+
+class _Worker:
+    """A thread that does one thing after another, until it is closed or forgotten.
+
+    Not a ThreadPoolExecutor: its locks are not reentrant, and a reader that is left behind is closed by the garbage
+    collector, which may run in a thread that holds them. ``SimpleQueue.put`` may be called from there.
+    """
+
+    def __init__(self) -> None:
+        self._todo: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=_work, args=(self._todo,), name="warehouse", daemon=True)
+        self._closed = False
+        self._thread.start()
+        weakref.finalize(self, self._todo.put, None)
+
+    def submit(self, action: Callable[[], T]) -> Future[T]:
+        """:raises RuntimeError: it is closed."""
+        if self._closed:
+            raise RuntimeError("closed")
+        future: Future[T] = Future()
+        self._todo.put((future, action))
+        return future
+
+    def shutdown(self) -> None:
+        """Wait until all is done."""
+        self._closed = True
+        self._todo.put(None)
+        self._thread.join()
+
+
+def _work(todo: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+    while task := todo.get():
+        future, action = task
+        try:
+            future.set_result(action())
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            future.set_exception(error)
+        del task, future, action  # the thread idles on: it must not keep what it was given alive
 
 
 def explained(error: Exception, conn_id: str) -> Exception:

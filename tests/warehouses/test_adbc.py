@@ -82,13 +82,6 @@ def test_what_has_no_value_in_these_types_is_refused(warehouse: AdbcWarehouse, v
         rows.read_all()
 
 
-def test_a_reader_that_is_left_early_holds_nothing(warehouse: AdbcWarehouse) -> None:
-    reader = warehouse.read("SELECT i FROM range(1000000) AS t(i)")
-    assert next(iter(reader)).num_rows
-    del reader
-    assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
-
-
 def test_what_the_driver_refuses_is_told_in_the_other_ones_words(warehouse: AdbcWarehouse) -> None:
     with pytest.raises(ModelNotFoundError, match="nothing"):
         warehouse.read("SELECT * FROM nothing").read_all()

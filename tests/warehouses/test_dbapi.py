@@ -8,6 +8,7 @@ import threading
 import types
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures.thread import _global_shutdown_lock
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -48,6 +49,25 @@ def test_a_connection_stays_in_one_thread_while_a_plan_reads_it_from_others(
     store = LakeStore(str(tmp_path / "state"), threads=2)
     plan = store.plan(PlanRequest(sync_of(), "SELECT * FROM m", ("id",), "run1", NOW), sqlite)
     assert plan.planned.added == 1000
+    sqlite.close()
+
+
+def test_a_reader_left_behind_is_closed_whatever_locks_the_garbage_collector_runs_under(
+    sqlite: DbApiWarehouse,
+) -> None:
+    """It may run in a thread that is just handing work to an executor of the standard library."""
+    reader = sqlite.read("SELECT * FROM m", batch_rows=10)
+    reader.read_next_batch()
+
+    def collect() -> None:
+        nonlocal reader
+        with _global_shutdown_lock:
+            del reader
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(10)
+    assert not collecting.is_alive()
     sqlite.close()
 
 
