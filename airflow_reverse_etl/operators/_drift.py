@@ -112,7 +112,7 @@ def looked_at_for_drift(
     sources, errors = sources_of(task, syncs, catalog)
     for error in errors:  # its own task says so as well, and fails: no reason to hold up the others
         task.log.warning("Not looked at for drift: %s", error)
-    memory = _CatalogMemory(state_files(), context, key)
+    memory = CatalogMemory(state_files(), context, key)
     drift = memory.compare(catalog, place, sources)
     for line in drift.lines():
         task.log.warning("Since %s: %s", drift.since, line)
@@ -123,7 +123,7 @@ def looked_at_for_drift(
     memory.keep(place, sources)
 
 
-class _CatalogMemory:
+class CatalogMemory:
     """What a task saw of a project when it last succeeded: the catalog, and the syncs that used it, as they were."""
 
     def __init__(self, files: StateFiles, context: Context, key: str) -> None:

@@ -263,7 +263,7 @@ def reverse_etl(
             **task_arguments,
         )
         if approve:
-            from airflow_reverse_etl.operators.approval import PlanApprovalOperator
+            from airflow_reverse_etl.operators._approval import PlanApprovalOperator
 
             more = approve if isinstance(approve, Mapping) else {}
             approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=seen, **more)

@@ -35,18 +35,19 @@ TOKEN, PASSWORD, PASSPHRASE = f"t0ken/{uuid4().hex}:signs", f"pr0xy {uuid4().hex
 
 
 class Seen:
-    """Command lines, and environments by program, that processes of this machine had while the block ran.
+    """Command lines, and environments by program, of the processes that were started while the block ran.
 
-    Apart from this process, and from what it becomes in the moment before another program is started.
+    Apart from what this process becomes in the moment before another program is started.
     """
 
     def __init__(self) -> None:
         self.own = Path("/proc/self/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        self.before = set(Path("/proc").glob("[0-9]*"))
         self.command_lines: set[str] = set()
         self.environments: dict[str, set[str]] = {}
 
     def look(self) -> None:
-        for process in Path("/proc").glob("[0-9]*"):
+        for process in set(Path("/proc").glob("[0-9]*")) - self.before:
             try:
                 words = (process / "cmdline").read_bytes()
                 environment = (process / "environ").read_bytes().decode(errors="replace")
