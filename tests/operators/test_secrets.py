@@ -134,9 +134,10 @@ def test_no_secret_is_anywhere(
     assert {"git", "ssh"} <= set(seen.environments)
     places = {
         "command lines": "\n".join(seen.command_lines),
-        "environments": "\n".join(
-            text for name, texts in seen.environments.items() for text in texts if name not in GIT or FOREIGN in text
-        ),
+        **{
+            f"environment of {name}": "\n".join(text for text in texts if name not in GIT or FOREIGN in text)
+            for name, texts in seen.environments.items()
+        },
         "files": files(tmp_path / "checkouts", tmp_path / "temporary", Path(os.environ["AIRFLOW_HOME"]) / "logs"),
         "what dbt saw": (tmp_path / "dbt.log").read_text(),
         "log": log,
