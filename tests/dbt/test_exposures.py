@@ -33,6 +33,7 @@ models:
 QUERY = "select c.id, email from main.customers_v1 c join main.theirs t on c.id = t.id"
 
 
+@pytest.mark.slow
 def test_dbt_takes_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
     """A versioned model, a private one, another package's, a query over two; and names that dbt cannot tell apart."""
     for name, text in FILES.items():

@@ -55,6 +55,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_refs_are_parsed_by_dbt_and_compared(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And dbt reads our exposures: the head, which is the folder, has them among its models."""
     project = ["--project-path", "analytics", "--syncs", "syncs"]

@@ -19,7 +19,7 @@ from airflow_reverse_etl.dbt.cloud import RunStatus
 from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
 from tests.standalone import Airflow, free_port
 
-pytestmark = [pytest.mark.airflow, pytest.mark.e2e]
+pytestmark = [pytest.mark.airflow, pytest.mark.e2e, pytest.mark.slow]
 
 SENSOR, WATCHER, WEBHOOK = 101, 102, 103
 

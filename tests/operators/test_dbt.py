@@ -210,6 +210,7 @@ def test_without_a_profile_relations_carry_no_database(connections: Path, checko
     assert {m["relation"] for m in stored["models"] if m["name"] == "customers"} == {'"main"."customers"'}
 
 
+@pytest.mark.slow
 def test_adapter_that_is_not_installed_and_what_is_kept_between_parses(
     connections: Path, checkouts: Path, shop: Origin, state_url: Path, add_connection: Callable[..., None]
 ) -> None:

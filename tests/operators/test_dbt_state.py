@@ -78,6 +78,7 @@ def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) 
     assert cleared["command"] == "build"
 
 
+@pytest.mark.slow
 def test_only_what_changed_since_the_last_success(project: Path) -> None:
     """Everything while nothing has succeeded; then the modified models, the rest from where it is; in a retry, too."""
     sql(project, "create table raw as select 1 as x")

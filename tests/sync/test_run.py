@@ -428,7 +428,7 @@ async def test_what_a_run_that_nobody_goes_on_with_left_in_doubt_is_reported(on_
     """It was sent, or announced, and its process died; the next run folds it."""
     world = World(FakeDestination(capabilities=NOT_IDEMPOTENT))
     world.values = {"mode": "insert", "failure": {"max_rejected": "100%", "on_unknown": on_unknown}}
-    world.destination.dials.crash = {2}
+    world.destination.dials.crash = {1}
     with pytest.raises(CrashError):
         await world.run(rows(a=1, b=1, c=1), run_id="killed")
     world.destination.dials.crash = ()
