@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from airflow_reverse_etl.dbt.catalog import Catalog
