@@ -136,9 +136,9 @@ def airflow_errors() -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        raise AirflowFailException(str(error)) from None
+        raise AirflowFailException(error.told()) from None
     except ReverseEtlError as error:
-        raise AirflowException(str(error)) from None
+        raise AirflowException(error.told()) from None
 
 
 def state_files() -> StateFiles:

@@ -48,6 +48,10 @@ class ReverseEtlError(Exception):
         text = f"{self.what} ({place})" if place else self.what
         return f"{text}\nWhat to do: {self.todo}" if self.todo else text
 
+    def told(self) -> str:
+        """``str()``, and the word to look it up by: Airflow's own exceptions do not show which error it was."""
+        return f"{self}\nMore: {type(self).__name__}, in 'Errors and what to do'"
+
 
 class ConfigurationError(ReverseEtlError):
     """Fix the configuration; trying again unchanged gives the same error."""

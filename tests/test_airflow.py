@@ -12,9 +12,12 @@ from unittest.mock import Mock, call
 import pytest
 
 from airflow_reverse_etl import errors
+from airflow_reverse_etl._airflow import AirflowException, AirflowFailException, airflow_errors
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 pytestmark = pytest.mark.airflow
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +31,25 @@ def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert setting("memory_limit") == "512MB"
     with pytest.raises(errors.ConfigurationError, match="memory_limt"):
         setting("memory_limt")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(errors.ModelNotFoundError, AirflowFailException), (errors.UnreachableError, AirflowException)],
+)
+def test_an_error_is_told_with_the_name_to_look_it_up_by(
+    error: type[errors.ReverseEtlError], expected: type[Exception]
+) -> None:
+    with pytest.raises(expected) as caught, airflow_errors():
+        raise error("it is not there", todo="put it there", model="m")
+    assert type(caught.value) is expected
+    lines = [
+        "it is not there (model 'm')",
+        "What to do: put it there",
+        f"More: {error.__name__}, in 'Errors and what to do'",
+    ]
+    assert str(caught.value).splitlines() == lines
+    assert f"| `{error.__name__}` |" in (ROOT / "docs" / "reference" / "errors.md").read_text()
 
 
 def test_state_is_under_airflow_home_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ class SyncOperator(BaseOperator):
         except (ConfigurationError, AttentionError) as error:
             self._push_report(context, error)
             # Not chained: what a driver said may repeat a row's values. str(error) says all that is needed.
-            raise AirflowFailException(str(error)) from None
+            raise AirflowFailException(error.told()) from None
         except TryLaterError as error:
             self._push_report(context, error)
-            raise AirflowException(str(error)) from None
+            raise AirflowException(error.told()) from None
         except asyncio.CancelledError:
             raise AirflowException(
                 "The task was told to stop. What was delivered is kept; a new try continues."
