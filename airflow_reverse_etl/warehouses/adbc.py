@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Reading:
-    """A cursor and the stream from it. Drivers crash when one is closed while another thread lets go of the other."""
+    """A cursor and the stream from it, which one thread closes together."""
 
     cursor: Any
     reader: pa.RecordBatchReader | None = None
@@ -121,7 +121,8 @@ class AdbcWarehouse(Warehouse):
         import pyarrow as pa
 
         try:
-            yield from reader
+            for batch in reader:  # noqa: UP028 - `yield from` would close it, in whatever thread lets go of this
+                yield batch
         except (pa.ArrowException, OSError) as error:  # ADBC's own have become Arrow's here, without their SQLSTATE
             if "ERROR:" in str(error):  # the server's word, which may quote a value
                 raise failed(type(error).__name__, self._conn_id) from None

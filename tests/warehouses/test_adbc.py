@@ -82,6 +82,15 @@ def test_what_has_no_value_in_these_types_is_refused(warehouse: AdbcWarehouse, v
         rows.read_all()
 
 
+def test_readers_that_are_left_early_hold_nothing(warehouse: AdbcWarehouse) -> None:
+    """Streams are closed in the connection's thread: a driver crashes when two threads close one."""
+    for _ in range(10):
+        reader = warehouse.read("SELECT i FROM range(1000000) AS t(i)")
+        assert next(iter(reader)).num_rows
+        del reader
+        assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
+
+
 def test_what_the_driver_refuses_is_told_in_the_other_ones_words(warehouse: AdbcWarehouse) -> None:
     with pytest.raises(ModelNotFoundError, match="nothing"):
         warehouse.read("SELECT * FROM nothing").read_all()
