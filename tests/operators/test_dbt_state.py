@@ -48,6 +48,7 @@ def build(project: Path, **settings: Any) -> DbtOperator:
     return DbtOperator(task_id="build", project=str(project), profile_conn_id="warehouse", deps=False, **settings)
 
 
+@pytest.mark.slow
 def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) -> None:
     """The next tries run ``b`` alone; their outputs tell of the whole run; a cleared task begins anew."""
     failed, pushed = execute(build(project, retry_failed_only=True))
