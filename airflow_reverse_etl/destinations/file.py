@@ -102,7 +102,7 @@ class FileDestination:
     def _failed(self, message: str) -> Receipts:
         """The file did not appear, or it did and the answer was lost: sending again replaces it, so both may be."""
         where = {"url": self._options.url, "connection": self._options.connection, "sync": self._sync.name}
-        if re.search(r"\b40[13]\b|AccessDenied|PermissionDenied", message):
+        if re.search(r"\b(401 Unauthorized|403 Forbidden)\b|AccessDenied|PermissionDenied", message):
             raise CredentialsError(f"the storage refused the file: {message}", todo="check the credentials", **where)
         if "NoSuchBucket" in message:
             raise ConfigurationError(f"there is no such bucket: {message}", todo="correct the URL", **where)

@@ -154,8 +154,10 @@ async def test_json_lines_leave_out_a_row_without_json_form(tmp_path: Path) -> N
 
 
 async def test_a_full_disk_leaves_the_rows_retryable(tmp_path: Path) -> None:
-    (tmp_path / "rows").write_text("in the way of the folder")
-    receipts = await send(file(tmp_path), batch({"id": "1", "name": "Ada"}))
+    folder = tmp_path / "401"  # a number in a path is no status
+    folder.mkdir()
+    (folder / "rows").write_text("in the way of the folder")
+    receipts = await send(file(folder), batch({"id": "1", "name": "Ada"}))
     assert receipts.of("0").outcome is Outcome.RETRYABLE
 
 
