@@ -177,8 +177,7 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
     from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
     from airflow_reverse_etl.stores.warehouse import WarehouseStore
 
-    kind = connection_info(conn_id).conn_type
-    dialect = _DIALECTS.get(kind, kind)
+    dialect = _dialect(connection_info(conn_id))
     if dialect not in STATE_SQL:
         return None
     return WarehouseStore(
@@ -320,7 +319,7 @@ def open_warehouse(conn_id: str) -> Warehouse:
     """
     info = connection_info(conn_id)
     hook = _sql_hook(info)
-    dialect = _DIALECTS.get(info.conn_type, info.conn_type)
+    dialect = _dialect(info)
     if dialect == "duckdb":
         from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
@@ -342,6 +341,11 @@ def open_warehouse(conn_id: str) -> Warehouse:
     return plain
 
 
+def _dialect(info: ConnectionInfo) -> str:
+    """sqlglot's name of the SQL behind a connection."""
+    return _DIALECTS.get(info.conn_type, info.conn_type)
+
+
 def _postgres_adbc(hook: Any) -> Any:
     """An ADBC connection with the parameters that the hook finds out, tokens that it fetches included."""
     from adbc_driver_postgresql.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
@@ -354,7 +358,7 @@ def _postgres_adbc(hook: Any) -> Any:
 
 def _connect(hook: Any, info: ConnectionInfo) -> Any:
     """Google's own driver for BigQuery: the one in Airflow's hook speaks legacy SQL unless the connection says no."""
-    if _DIALECTS.get(info.conn_type) != "bigquery":
+    if _dialect(info) != "bigquery":
         return hook.get_conn()
     from google.cloud.bigquery.dbapi import connect
 

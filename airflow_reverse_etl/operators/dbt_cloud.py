@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
     from airflow_reverse_etl.operators._dbt import Syncs
 
-_BUILT = ("success", "no-op", "reused")  # the last two: dbt found nothing to do, the table is as it should be
-
 
 class DbtCloudModelSyncOperator(BaseOperator):
     """Read the models of a dbt Cloud run into a catalog that syncs can use: no Git, and no dbt on the worker.
@@ -105,12 +103,13 @@ class DbtCloudModelSyncOperator(BaseOperator):
 
     async def _require(self, api: DbtCloudApi, run: CloudRun, catalog: Catalog) -> None:
         from airflow_reverse_etl.dbt.cloud import model_results
+        from airflow_reverse_etl.dbt.gate import BUILT
 
         if not self.require:
             return
         results = model_results(await api.step_results(run.id))
         bad = {name: results.get(catalog.find(name).unique_id, "not run") for name in self.require}
-        bad = {name: status for name, status in bad.items() if status not in _BUILT}
+        bad = {name: status for name, status in bad.items() if status not in BUILT}
         if bad:
             text = ", ".join(f"{name} ({status})" for name, status in bad.items())
             raise DbtRunError(

@@ -105,7 +105,8 @@ def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> No
         if getattr(planned, kind):
             scratch.view(f"file_{kind}", f"{folder}/{kind}.parquet")
             seq = f"{start + 1} + file_row_number AS seq"
-            more = "".join(f", {name}" for name in ("field_hashes", "w") if name in scratch.columns(f"file_{kind}"))
+            there = scratch.columns(f"file_{kind}")
+            more = "".join(f", {name}" for name in ("field_hashes", "w") if name in there)
             parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{more} FROM file_{kind}")
     rows = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
     scratch.execute(f"CREATE TEMP VIEW changes AS SELECT *, {settled} AS settled FROM ({rows})")

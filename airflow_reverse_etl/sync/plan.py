@@ -291,9 +291,7 @@ def plan_statement(
         mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
         keys=tuple(name for name in targets if name.startswith("k")),
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
-        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped)
-        if sync.mode == "mirror"
-        else None,
+        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped),
         tracked=sync.tracked,
         cursor=("w",) if cursor else (),
         approach=approach or Approach(),

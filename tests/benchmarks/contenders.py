@@ -25,11 +25,13 @@ class Contender:
     """A script that takes a task as JSON, sends its rows, and prints ``{"seconds": …}`` without its imports.
 
     :param packages: pinned; empty for what runs in this environment.
+    :param options: arguments of the script behind the task.
     """
 
     name: str
     script: str
     packages: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     def python(self) -> str:
         """The interpreter of this contender's environment, which is made when it is not there."""
@@ -49,7 +51,7 @@ class Contender:
 
 OURS = Contender("ours", "ours.py")
 BARE = Contender("bare aiohttp", "bare.py")
-FASTEST = Contender("fastest aiohttp", "fastest.py")
+FASTEST = Contender("fastest aiohttp", "bare.py", options=("fastest",))
 DRT = Contender("drt", "peers/run_drt.py", ("drt-core==1.2.1", "duckdb==2.0.0"))
 DLT = Contender("dlt", "peers/run_dlt.py", ("dlt==1.31.0", "duckdb==2.0.0", "pyarrow==26.0.1", "requests==2.32.5"))
 
@@ -86,7 +88,7 @@ def measure(contender: Contender, task: Task, *, delay: float = 0.0) -> float:
     """
     with sink(delay) as url:
         argument = json.dumps({**asdict(task), "url": f"{url}/v1/contacts"})
-        command = [contender.python(), str(HERE / contender.script), argument]
+        command = [contender.python(), str(HERE / contender.script), argument, *contender.options]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         if done.returncode:
             raise ContenderError(f"{contender.name} failed:\n{done.stdout}\n{done.stderr}")
