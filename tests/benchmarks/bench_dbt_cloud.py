@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -101,6 +100,7 @@ def _measure(kind: str, waiters: int) -> dict[str, float]:
 DAG = """
 from airflow.sdk import DAG
 from airflow_reverse_etl.triggers import dbt_cloud_job
+from tests.peak import peak
 with DAG("watching", schedule=[dbt_cloud_job("dbt_cloud", job, poll_interval={poll}) for job in range(1, {jobs} + 1)]):
     pass
 """
@@ -288,7 +288,7 @@ async def _run(triggers: dict[int, Any], place: Path) -> dict[str, Any]:
         async for _ in trigger.run():
             events.append((job, time.time()))  # noqa: PERF401  each with its own time
 
-    before = _memory()
+    before = peak()
     tasks = [asyncio.create_task(follow(job, trigger)) for job, trigger in triggers.items()]
     await asyncio.sleep(0)
     (place / "ready").touch()
@@ -299,11 +299,7 @@ async def _run(triggers: dict[int, Any], place: Path) -> dict[str, Any]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return {"events": events, "cpu": used, "memory": _memory() - before}
-
-
-def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"events": events, "cpu": used, "memory": (peak() - before) / 2**20}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from airflow_reverse_etl.sync.receipts import Batch, Operation, Receipts
 from airflow_reverse_etl.sync.run import Run, run
 from airflow_reverse_etl.sync.spec import Sync
 from tests.benchmarks.contenders import sink
+from tests.peak import peak
 
 ROWS = 10_000_000
 ROUNDS = 5
@@ -158,8 +159,6 @@ def _sync(mode: str = "upsert", **more: Any) -> Sync:
 
 
 async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[str, float]:
-    import resource
-
     import duckdb
 
     from airflow_reverse_etl.operators._running import SystemClock
@@ -192,7 +191,7 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
         seconds = time.perf_counter() - started
         return {
             "seconds": round(seconds, 2),
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak": peak() // 2**20,
         }
     request = PlanRequest(sync, query, ("id",), "bench", around["clock"].now())
     steps = Run(sync, **around)

@@ -20,6 +20,7 @@ from typing import Any
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.receipts import Checkpoint, Report
 from airflow_reverse_etl.sync.spec import Sync
+from tests.peak import peak
 
 ROWS = 10_000_000
 QUERY = "SELECT * FROM customers"
@@ -82,10 +83,8 @@ def _in_process(folder: str, what: str, rows: int) -> None:
 
 
 def _one(folder: Path, what: str, rows: int) -> None:
-    import resource
-
     found = {"first": _first, "same": _same, "one_percent": _one_percent, "bare": _bare}[what](folder, rows)
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found["peak"] = peak() // 2**20
     (folder / f"{what}.json").write_text(json.dumps(found))
 
 

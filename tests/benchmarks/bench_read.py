@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tests.peak import peak
 from tests.stores.warehouses import postgres_place, postgres_server
 
 ROWS = 1_000_000
@@ -117,19 +118,14 @@ WAYS: dict[str, Callable[[str], Iterator[int]]] = {
 
 
 def _one(way: str, dsn: str) -> dict[str, float]:
-    import resource
-
     import adbc_driver_postgresql.dbapi  # noqa: F401
     import psycopg  # noqa: F401
     import sqlglot  # noqa: F401
 
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
     # the imports above are not what is measured
     before, started = peak(), time.perf_counter()
     rows = sum(WAYS[way](dsn))
-    return {"rows": rows, "speed": round(rows / (time.perf_counter() - started)), "added": peak() - before}
+    return {"rows": rows, "speed": round(rows / (time.perf_counter() - started)), "added": (peak() - before) // 2**20}
 
 
 if __name__ == "__main__":
