@@ -175,7 +175,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "version_added": "0.1.0",
         "type": "string",
         "example": "4GB",
-        "default": "512MB",
+        "default": "900MB",
     },
     "scratch_folder": {
         "description": "Folder on the worker for what does not fit into memory. Empty: the system's temporary folder.",

@@ -37,18 +37,22 @@ def compare(
 ) -> Compared:
     """Read the model and make ``the_plan`` of it. ``delivered`` and ``rejections`` must be relations."""
     run = scratch.execute
+
+    def keep(_: Mapping[str, str]) -> None:
+        run("CREATE TABLE kept AS SELECT * FROM model")
+
     if statement.cursor:
-        model_rows, types = _read_model(scratch, statement, warehouse, _keep)
+        model_rows, types = _read_model(scratch, statement, warehouse, keep)
         _compare_kept(scratch, statement, types)
     else:
         model_rows, types = _read_model(
-            scratch, statement, warehouse, lambda types: f"CREATE TABLE candidates AS {statement.compare(types)}"
+            scratch, statement, warehouse, lambda types: scratch.store("candidates", statement.compare(types))
         )
         found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
         compared = statement.tracked and statement.approach.compared
         if compared and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
-            run("DROP TABLE candidates")  # rare: a key that was unique when it was sent is there several times now
-            model_rows, types = _read_model(scratch, statement, warehouse, _keep)
+            # rare: a key that was unique when it was sent is there several times now
+            model_rows, types = _read_model(scratch, statement, warehouse, keep)
             _compare_kept(scratch, statement, types)
         else:
             run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
@@ -59,14 +63,10 @@ def compare(
     return Compared(dict(run("SELECT change, count(*) FROM the_plan GROUP BY change")), model_rows, approach)
 
 
-def _keep(_: Mapping[str, str]) -> str:
-    return "CREATE TABLE kept AS SELECT * FROM model"
-
-
 def _compare_kept(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str]) -> None:
     scratch.execute("CREATE OR REPLACE TEMP VIEW model AS SELECT * FROM kept")
     scratch.execute(f"CREATE TABLE repeated AS {statement.repeated('model')}")
-    scratch.execute(f"CREATE TABLE candidates AS {statement.compare_repeated(types)}")
+    scratch.store("candidates", statement.compare_repeated(types))
 
 
 def _with_bounds(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str], now: datetime) -> Approach:
@@ -88,11 +88,11 @@ def write(scratch: Scratch, statement: PlanStatement, compared: Compared, folder
 
 
 def _read_model(
-    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: Callable[[Mapping[str, str]], str]
+    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, into: Callable[[Mapping[str, str]], None]
 ) -> tuple[int, dict[str, str]]:
-    """Run a statement that reads the relation ``model`` once; returns how many rows it had, and its types.
+    """Do what reads the relation ``model`` once; returns how many rows it had, and its types.
 
-    :param into: the statement, given these types.
+    :param into: does it, given these types.
     """
     import duckdb
 
@@ -108,7 +108,7 @@ def _read_model(
         if statement.cursor:
             statement.cursor_kind(types)
         scratch.execute(f"CREATE OR REPLACE TEMP VIEW model AS {statement.model(types)}")
-        scratch.execute(into(types))
+        into(types)
     except duckdb.Error as error:
         if stream.error:
             raise stream.error from None

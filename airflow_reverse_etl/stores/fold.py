@@ -206,16 +206,17 @@ def _doubts(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool
     unanswered = (
         f"NOT settled AND seq <= {checkpoint.dispatched} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
     )
-    missed = f"{resent} AND seq NOT IN (SELECT seq FROM accepted)"
+    missed = "seq NOT IN (SELECT seq FROM accepted)"
     known = "(key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM snapshot)"
+    doubted = f"{unanswered} OR {missed} AND {known}" if resent else unanswered
     scratch.execute(
         f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint, NULL AS field_hashes)"
-        " FROM changes"
-        f" WHERE {mode in DOUBTS} AND ({unanswered} OR {missed} AND {known})"
+        f" FROM changes WHERE {mode in DOUBTS} AND ({doubted})"
     )
-    sources = [f"{name}" for name in ("accepted", "doubtful", "forgotten", "recorded")]
+    sources = ("accepted", "doubtful", "forgotten", "recorded")
     keys = [f"SELECT key_hi, key_lo FROM {name}" for name in sources]
-    keys.append(f"SELECT key_hi, key_lo FROM changes WHERE {missed}")
+    if resent:
+        keys.append(f"SELECT key_hi, key_lo FROM changes WHERE {missed}")
     scratch.execute(f"CREATE TEMP VIEW outdated AS {' UNION ALL '.join(keys)}")
 
 

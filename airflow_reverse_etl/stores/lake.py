@@ -65,7 +65,7 @@ class LakeStore(StateStore):
         url: str,
         storage_options: Mapping[str, str] | None = None,
         *,
-        memory_limit: str = "512MB",
+        memory_limit: str = "900MB",
         threads: int | None = None,
         scratch: Path | None = None,
         history: timedelta = timedelta(days=365),

@@ -52,6 +52,12 @@ class Scratch:
         )
         self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT *{missing} FROM {rows}")
 
+    def store(self, name: str, select: str) -> None:
+        """Make the rows of a SELECT a relation, in a file: a table takes all the memory there is before it spills."""
+        file = _quoted(self.folder / f"{name}.parquet")
+        self.execute(f"COPY ({select}) TO {file} ({_COPY})")
+        self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM {file}")
+
     def copy(self, select: str, path: str) -> tuple[int, int]:
         """Write the rows of a SELECT to a Parquet file under the state URL; returns rows and bytes."""
         from pyarrow import fs

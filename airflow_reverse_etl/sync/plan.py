@@ -209,8 +209,10 @@ class PlanStatement:
                 f" {found} AS found FROM model AS m"
             )
         differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
-        if self._identifiers:  # what was recorded before the sync was a mirror
-            differs.append("s.identifiers IS NULL")
+        names = "m.row_key, m.identifiers"
+        if self._identifiers:  # else not asked for, as a join keeps in memory what it may return
+            names = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in ("row_key", "identifiers"))
+            differs.append("s.identifiers IS NULL")  # what was recorded before the sync was a mirror
         # of a part of the model nothing can be said to be gone
         join = "LEFT" if self.approach.low else "FULL"
         join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
@@ -219,8 +221,7 @@ class PlanStatement:
             differs.append("d.key_hi IS NOT NULL")
         known = f" WHEN s.fingerprint <> {DOUBTFUL} THEN 'known'" if self.approach.recorded == "known" else ""
         return (
-            f"SELECT {columns}, COALESCE(m.row_key, s.row_key) AS row_key,"
-            " COALESCE(m.identifiers, s.identifiers) AS identifiers,"
+            f"SELECT {columns}, {names},"
             " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"
             f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present,"
             " CASE WHEN m.present IS NULL THEN 'gone' WHEN m.key_hi IS NULL THEN 'null'"
