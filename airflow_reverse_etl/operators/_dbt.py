@@ -14,7 +14,6 @@ from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.project import DbtProject
     from airflow_reverse_etl.dbt.repository import Repository
@@ -156,16 +155,16 @@ class DbtTask(BaseOperator):
         return manifest
 
 
-def sources_of(task: BaseOperator, syncs: Syncs, catalog: Catalog) -> tuple[list[SyncSource], list[SpecError]]:
-    """The syncs that a task was given, and those in a catalog's models' meta; and what is wrong with the others.
+def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], list[SpecError]]:
+    """The syncs that a task was given, and what is wrong with the others.
 
     :raises ConfigurationError: a folder or file that is not there. Paths are relative to the DAG file.
     """
-    from airflow_reverse_etl.dbt.exposures import syncs_in_meta
     from airflow_reverse_etl.dbt.usage import SyncSource, read_syncs
     from airflow_reverse_etl.errors import SpecError
 
-    sources, errors = syncs_in_meta(catalog)
+    sources: list[SyncSource] = []
+    errors: list[SpecError] = []
     dag = task.get_dag()
     file = str(dag.fileloc) if dag is not None else ""
     for sync in [syncs] if isinstance(syncs, str | Path) else syncs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from airflow_reverse_etl._airflow import AirflowFailException, state_files
 from airflow_reverse_etl.errors import GuardError, StateError
-from airflow_reverse_etl.operators._dbt import sources_of
+from airflow_reverse_etl.operators._dbt import given_syncs
 from airflow_reverse_etl.sync.ports import Column
 
 if TYPE_CHECKING:
@@ -71,12 +71,16 @@ def look_for_drift(
 class CatalogDrift:
     """What changed in a project since a task last read it.
 
+    :param project: its name.
+    :param models: how many its catalog has now.
     :param other_catalog: this is not the catalog that the task saw last.
     :param since: the commit that it saw; None, if it was none or is not stored any more.
     :param findings: worst first.
     :param stops: why the task must not succeed.
     """
 
+    project: str
+    models: int
     other_catalog: bool
     since: str | None = None
     findings: tuple[Finding, ...] = ()
@@ -100,27 +104,36 @@ class CatalogDrift:
 
 @contextlib.contextmanager
 def looked_at_for_drift(
-    task: BaseOperator, context: Context, *, catalog: Catalog, key: str, place: str, syncs: Syncs
+    task: BaseOperator, context: Context, *, read: Callable[[], Catalog], key: str, place: str, syncs: Syncs
 ) -> Iterator[CatalogDrift]:
     """What changed in a project since this task last read it, told to the log. Remembered if the block succeeds.
 
+    :param read: the catalog, which is not asked for where the task knows it, and was given the same syncs.
     :param key: of the project and the settings that its catalog depends on.
     :param place: the catalog's path under the state URL.
     :raises AirflowFailException: a sync whose ``drift`` is ``fail`` uses what is not as it was. The XCom ``drift`` has
         the findings then.
     """
-    sources, errors = sources_of(task, syncs, catalog)
-    for error in errors:  # its own task says so as well, and fails: no reason to hold up the others
-        task.log.warning("Not looked at for drift: %s", error)
+    given, errors = given_syncs(task, syncs)
     memory = CatalogMemory(state_files(), context, key)
-    drift = memory.compare(catalog, place, sources)
+    if not errors and (unchanged := memory.unchanged(place, given)):
+        task.log.info("Neither the models nor the syncs have changed since this task last succeeded")
+        yield unchanged
+        return
+    from airflow_reverse_etl.dbt.exposures import syncs_in_meta
+
+    catalog = read()
+    beside, wrong = syncs_in_meta(catalog)
+    for error in wrong + errors:  # its own task says so as well, and fails: no reason to hold up the others
+        task.log.warning("Not looked at for drift: %s", error)
+    drift = memory.compare(catalog, place, beside + given)
     for line in drift.lines():
         task.log.warning("Since %s: %s", drift.since, line)
     if drift.stops:
         context["ti"].xcom_push(key="drift", value=drift.to_dict())
         raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
     yield drift
-    memory.keep(place, sources)
+    memory.keep(catalog, place, given=given, beside=beside)
 
 
 class CatalogMemory:
@@ -133,18 +146,24 @@ class CatalogMemory:
         with contextlib.suppress(ValueError, TypeError):
             self._known = dict(json.loads(files.read(self._place) or b"{}"))
 
+    def unchanged(self, place: str, given: Sequence[SyncSource]) -> CatalogDrift | None:
+        """No drift, where the task saw this catalog, which is still there, and was given these syncs."""
+        with contextlib.suppress(KeyError, TypeError):
+            if (place, _digests(given)) == (self._known["catalog"], self._known["given"]) and self._files.exists(place):
+                return CatalogDrift(self._known["project"], self._known["models"], other_catalog=False)
+        return None
+
     def compare(self, catalog: Catalog, place: str, sources: Sequence[SyncSource]) -> CatalogDrift:
         """What changed for the syncs; without any, for every model. A sync that is new or was changed takes things as
         they are now.
 
         :param place: the catalog's path under the state URL.
         """
+        facts = catalog.project, len(catalog.models)
         last = self._known.get("catalog")
-        if last == place:
-            return CatalogDrift(other_catalog=False)
-        before = _catalog(self._files, last)
+        before = _catalog(self._files, last) if last != place else None
         if before is None:
-            return CatalogDrift(other_catalog=True)
+            return CatalogDrift(*facts, other_catalog=last != place)
         from airflow_reverse_etl.dbt.drift import catalog_drift, project_drift, retired_syncs
 
         today, syncs = datetime.now(UTC).date(), self._known.get("syncs", {})
@@ -157,20 +176,33 @@ class CatalogMemory:
         if not sources:
             found += project_drift(before, catalog, today=today)
         found.sort(key=lambda finding: finding.level.rank)
-        stops = (
+        found_stops = (
             _stop(name, [finding for finding in found if finding.sync == name])
             for name, policy in policies.items()
             if policy == "fail"
         )
-        return CatalogDrift(
-            other_catalog=True, since=before.commit, findings=tuple(found), stops=tuple(stop for stop in stops if stop)
-        )
+        stops = tuple(stop for stop in found_stops if stop)
+        return CatalogDrift(*facts, other_catalog=True, since=before.commit, findings=tuple(found), stops=stops)
 
-    def keep(self, place: str, sources: Sequence[SyncSource]) -> None:
-        """The task succeeds: what it compares with the next time."""
-        known = {"catalog": place, "syncs": {source.sync.name: source.sync.digest for source in sources}}
+    def keep(self, catalog: Catalog, place: str, *, given: Sequence[SyncSource], beside: Sequence[SyncSource]) -> None:
+        """The task succeeds: what it compares with the next time.
+
+        :param given: the syncs that the task was given.
+        :param beside: those written beside the models.
+        """
+        known = {
+            "catalog": place,
+            "project": catalog.project,
+            "models": len(catalog.models),
+            "given": _digests(given),
+            "syncs": _digests([*beside, *given]),
+        }
         if known != self._known:
             self._files.write(self._place, json.dumps(known).encode())
+
+
+def _digests(sources: Sequence[SyncSource]) -> dict[str, str]:
+    return {source.sync.name: source.sync.digest for source in sources}
 
 
 def _stop(sync: str, findings: Sequence[Finding]) -> GuardError | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow_reverse_etl._airflow import AirflowFailException, Context, airflow_errors
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators._dbt import DbtTask, Syncs, sources_of
+from airflow_reverse_etl.operators._dbt import DbtTask, Syncs, given_syncs
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.findings import Policy, Report
@@ -125,10 +125,13 @@ class DbtModelCheckOperator(DbtTask):
         return Side(manifest, label=f"{ref} ({commit[:8]})", folder=path)
 
     def _sources(self, side: Side) -> list[SyncSource]:
-        sources, errors = sources_of(self, self.syncs, side.catalog)
-        if errors:
-            raise errors[0]
-        return sources
+        from airflow_reverse_etl.dbt.exposures import syncs_in_meta
+
+        beside, wrong = syncs_in_meta(side.catalog)
+        given, errors = given_syncs(self, self.syncs)
+        if wrong or errors:
+            raise (wrong + errors)[0]
+        return beside + given
 
     def _tell(self, report: Report, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.dbt.reporting import for_repository

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl._airflow import (
-    Asset,
     AssetAlias,
     BaseOperator,
     Context,
@@ -140,7 +139,7 @@ class DbtModelSyncOperator(DbtTask):
             return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
 
         place = {"git_conn_id": self.git_conn_id, "repository": repository.url, "project_path": path}
-        asset = catalog_asset(self.git_conn_id, path)
+        asset = self.git_conn_id, path
         return self._synced(key, context, asset, commit=commit, parse=parse, about={"ref": self.ref, **place})
 
     def _from_source(self, source: str, context: Context) -> dict[str, Any]:
@@ -156,7 +155,7 @@ class DbtModelSyncOperator(DbtTask):
             return Catalog.from_manifest(load(data, file=without_query(source)), commit=digest)
 
         place = without_query(source)
-        asset = catalog_asset(self.source_conn_id or "local", place)
+        asset = self.source_conn_id or "local", place
         key = self._key(place, "", None, env={})
         return self._synced(key, context, asset, commit=digest, parse=parse, about={"source": place})
 
@@ -164,7 +163,7 @@ class DbtModelSyncOperator(DbtTask):
         self,
         key: str,
         context: Context,
-        asset: Asset,
+        asset: tuple[str, str],
         *,
         commit: str,
         parse: Callable[[], Catalog],
@@ -175,20 +174,25 @@ class DbtModelSyncOperator(DbtTask):
         from airflow_reverse_etl.operators._drift import looked_at_for_drift
 
         place = f"catalogs/{key}/{commit}.json"
-        catalog = self._stored(place, commit=commit, parse=parse)
-        with looked_at_for_drift(self, context, catalog=catalog, key=key, place=place, syncs=self.syncs) as drift:
+
+        def read() -> Catalog:
+            return self._stored(place, commit=commit, parse=parse)
+
+        with looked_at_for_drift(self, context, read=read, key=key, place=place, syncs=self.syncs) as drift:
             previous = record(state_files(), f"catalogs/{key}", commit=commit, at=datetime.now(UTC))
+        if not drift.models:
+            self.log.warning("The catalog is empty%s", f": nothing matches {self.select!r}" if self.select else "")
         found: dict[str, Any] = {
-            "project": catalog.project,
+            "project": drift.project,
             "commit": commit,
             "previous": previous,
             "catalog": place,
-            "models": len(catalog.models),
+            "models": drift.models,
             "drift": drift.to_dict(),
             **about,
         }
         if drift.other_catalog:
-            context["outlet_events"][self._alias].add(asset, extra=found)
+            context["outlet_events"][self._alias].add(catalog_asset(*asset), extra=found)
         return found
 
     def _stored(self, place: str, *, commit: str, parse: Callable[[], Catalog]) -> Catalog:
@@ -208,8 +212,6 @@ class DbtModelSyncOperator(DbtTask):
                 catalog = replace(catalog, models=select(catalog.models, selectors))
             files.write(place, catalog.to_json())
             self.log.info("Read the models of %s: %s", commit, len(catalog.models))
-        if not catalog.models:
-            self.log.warning("The catalog is empty%s", f": nothing matches {self.select!r}" if self.select else "")
         return catalog
 
     def _key(self, url: str, path: str, profile: Profile | None, *, env: Mapping[str, str]) -> str:

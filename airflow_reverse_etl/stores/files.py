@@ -66,6 +66,15 @@ class StateFiles:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        with _reachable(self.url):
+            if self._root:
+                return (self._root / path).is_file()
+            from pyarrow import fs
+
+            return bool(self.filesystem().get_file_info(path).type == fs.FileType.File)
+
     def write(self, path: str, data: bytes) -> None:
         """Durable when it returns, and atomic: readers and crashes see the old content or the new one."""
         with _reachable(self.url):
@@ -77,13 +86,13 @@ class StateFiles:
 
     def list(self, folder: str) -> list[str]:
         """Names directly in the folder, sorted; empty when there is no such folder."""
-        from pyarrow import fs
-
         with _reachable(self.url):
             if self._root:
                 place = self._root / folder
                 names = [path.name for path in place.iterdir()] if place.is_dir() else []
                 return sorted(name for name in names if not name.startswith(_TEMPORARY))
+            from pyarrow import fs
+
             selector = fs.FileSelector(folder, allow_not_found=True)
             return sorted(
                 {info.path.rstrip("/").rsplit("/", 1)[-1] for info in self.filesystem().get_file_info(selector)}
