@@ -28,6 +28,7 @@ from typing import Any
 
 from airflow_reverse_etl.dbt.cloud import RunStatus
 from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.peak import peak
 
 POLL = 10.0
 WARM_UP = 20.0
@@ -100,7 +101,6 @@ def _measure(kind: str, waiters: int) -> dict[str, float]:
 DAG = """
 from airflow.sdk import DAG
 from airflow_reverse_etl.triggers import dbt_cloud_job
-from tests.peak import peak
 with DAG("watching", schedule=[dbt_cloud_job("dbt_cloud", job, poll_interval={poll}) for job in range(1, {jobs} + 1)]):
     pass
 """
