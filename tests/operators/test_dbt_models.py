@@ -124,6 +124,29 @@ def test_without_syncs_every_model_is_compared_and_nothing_fails(state_url: Path
     assert asset == catalog_asset("local", str(file)).uri
 
 
+def test_without_a_change_the_catalog_is_only_asked_whether_it_is_there(state_url: Path, tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(manifest(model("people"), *keyed("people"))))
+
+    def run(*syncs: dict[str, Any]) -> dict[str, Any]:
+        found, _ = execute(DbtModelSyncOperator(task_id="models", source=str(file), syncs=syncs))
+        assert isinstance(found, dict), found
+        return found
+
+    first = run()
+    stored = state_url / first["catalog"]
+    catalog = stored.read_bytes()
+    stored.write_bytes(b"not read")
+    assert run() == first
+    stored.unlink()
+    assert run() == first
+    assert stored.read_bytes() == catalog
+
+    run(sync("late"))  # a sync that comes later is remembered
+    file.write_text(json.dumps(manifest(model("people", schema="marts"), *keyed("people"))))
+    assert {found["sync"] for found in run(sync("late"))["drift"]["findings"]} == {"late"}
+
+
 def test_in_a_dag_nothing_runs_behind_a_model_sync_that_drift_stops(
     state_url: Path,
     tmp_path: Path,
