@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -72,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser("schema", help="the JSON Schema of a sync file, for editors")
     schema.set_defaults(run=_schema)
+
+    errors = commands.add_parser("errors", help="what can go wrong, and what to do about it")
+    errors.add_argument("name", nargs="?", default="", help="only what is about this error, such as CredentialsError")
+    errors.set_defaults(run=_errors)
     cloud_cli.add_commands(commands)
     return parser
 
@@ -125,6 +130,17 @@ def _schema(_: argparse.Namespace) -> str:
     from airflow_reverse_etl.sync.spec import Sync
 
     return json.dumps(Sync.json_schema(), indent=2)
+
+
+def _errors(options: argparse.Namespace) -> str:
+    """The page of the documentation, of which the package has a copy."""
+    from airflow_reverse_etl.errors import ConfigurationError
+
+    page = Path(__file__).with_name("errors.md").read_text(encoding="utf-8")
+    sections = [section for section in re.split(r"(?m)^(?=## )", page) if f"`{options.name}" in section]
+    if not sections:
+        raise ConfigurationError(f"there is no error {options.name!r}", todo="leave the name out to see them all")
+    return "".join(sections).rstrip()
 
 
 def _versions(options: argparse.Namespace) -> Versions:

@@ -49,8 +49,8 @@ class ReverseEtlError(Exception):
         return f"{text}\nWhat to do: {self.todo}" if self.todo else text
 
     def told(self) -> str:
-        """``str()``, and the word to look it up by: Airflow's own exceptions do not show which error it was."""
-        return f"{self}\nMore: {type(self).__name__}, in 'Errors and what to do'"
+        """``str()``, and the command that tells more: Airflow's own exceptions do not show which error it was."""
+        return f"{self}\nMore: reverse-etl errors {type(self).__name__}"
 
 
 class ConfigurationError(ReverseEtlError):

@@ -1,4 +1,4 @@
-"""Everything that is generated from code and committed: the JSON Schema, and tables of the reference pages.
+"""Everything that is generated and committed: the JSON Schema, tables of reference pages, the package's copy of one.
 
 A page has ``<!-- generated: name -->`` and ``<!-- end -->`` around each table. ``make schema`` writes them again; a
 test fails when one is not up to date.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 SCHEMA = ROOT / "airflow_reverse_etl" / "schemas" / "sync.schema.json"
+ERRORS = ROOT / "airflow_reverse_etl" / "errors.md"
 FACE = ("operators", "sensors", "triggers", "hooks")
 
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -35,7 +36,10 @@ def generated() -> Iterator[tuple[Path, str]]:
 
     yield SCHEMA, json.dumps(Sync.json_schema(), indent=2, ensure_ascii=False) + "\n"
     for page in sorted(REFERENCE.glob("*.md")):
-        yield page, _BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], page.read_text(encoding="utf-8"))
+        text = _BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], page.read_text(encoding="utf-8"))
+        yield page, text
+        if page.name == ERRORS.name:
+            yield ERRORS, re.sub(r"<!-- .* -->\n+", "", text)
 
 
 def block(name: str) -> str:

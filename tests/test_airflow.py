@@ -46,7 +46,7 @@ def test_an_error_is_told_with_the_name_to_look_it_up_by(
     lines = [
         "it is not there (model 'm')",
         "What to do: put it there",
-        f"More: {error.__name__}, in 'Errors and what to do'",
+        f"More: reverse-etl errors {error.__name__}",
     ]
     assert str(caught.value).splitlines() == lines
     assert f"| `{error.__name__}` |" in (ROOT / "docs" / "reference" / "errors.md").read_text()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from airflow_reverse_etl import errors
 from airflow_reverse_etl.cli import main
 from tests.dbt.projects import keyed, manifest, model
 
@@ -131,6 +132,26 @@ def test_schema_is_the_sync_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mapping" in json.loads(capsys.readouterr().out)["required"]
 
 
+@pytest.mark.parametrize("error", [errors.SpecError, errors.CredentialsError, errors.ProjectError, errors.GuardError])
+def test_an_errors_last_line_is_a_command_that_says_more(
+    error: type[errors.ReverseEtlError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *arguments = error("it is not there").told().splitlines()[-1].removeprefix("More: ").split()
+    assert program == "reverse-etl"
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert f"\n| `{error.__name__}` |" in told
+    assert ("\n## dbt\n" in told) == (error is errors.ProjectError)
+    assert ("passphrase does not open the SSH key" in told) == (error is errors.CredentialsError)
+
+
+def test_all_errors_are_explained_and_others_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["errors"]) == 0
+    assert "\n## dbt\n" in capsys.readouterr().out
+    assert main(["errors", "Nonsense"]) == 2
+    assert "'Nonsense'" in capsys.readouterr().err
+
+
 def test_check_runs_with_airflow_blocked_and_starts_within_a_second(here: Path) -> None:
     """Processor time, so that a busy machine does not decide; the interpreter's own start is not ours."""
     code = f"""
@@ -140,6 +161,7 @@ class Block:
     def find_spec(self, name, *_):
         assert name.split('.')[0] not in ('airflow', 'duckdb', 'pyarrow', 'dbt', 'deltalake', 'aiohttp', 'git'), name
 sys.meta_path.insert(0, Block())
+from airflow_reverse_etl import errors
 from airflow_reverse_etl.cli import main
 code = main({["check", "--base", "base", "--head", "gone", "--syncs", "syncs"]!r})
 print(time.process_time() - started)
