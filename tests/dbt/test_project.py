@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 import time
@@ -229,6 +230,8 @@ def test_timeout_ends_dbt_and_its_children(project: Path, script: str) -> None:
 
 def test_dbt_is_asked_first_so_that_it_can_cancel_its_queries(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_GRACE", 60)  # a busy machine is no reason to be made to stop
+    # As Airflow does for its tasks: in the background of a shell, SIGINT is ignored, and then by dbt as well.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     marker = project.parent / "asked"
     run = dbt(project, f"trap 'touch {marker}; exit 1' INT; echo ready; while :; do :; done")
     stopper = threading.Thread(target=run.stop)
@@ -236,8 +239,11 @@ def test_dbt_is_asked_first_so_that_it_can_cancel_its_queries(project: Path, mon
     def start_stopper(_level: str, _text: str) -> None:
         stopper.start()
 
-    with pytest.raises(DbtRunError, match="cancelled"):
-        run.run(["build"], target_path=target(project), on_message=start_stopper)
+    try:
+        with pytest.raises(DbtRunError, match="cancelled"):
+            run.run(["build"], target_path=target(project), on_message=start_stopper)
+    finally:
+        signal.signal(signal.SIGINT, before)
     stopper.join()
     assert marker.exists()
 
