@@ -310,9 +310,9 @@ def dbapi_connect(conn_id: str) -> Callable[[], Any]:
 def open_warehouse(conn_id: str) -> Warehouse:
     """The warehouse behind a connection, with Arrow batches where its driver has them.
 
-    DuckDB natively; Postgres with the ADBC driver, if it is installed; connections of type ``adbc`` with theirs; the
-    Arrow of BigQuery's, Databricks' and Snowflake's own drivers, which know all ways to log in that the hooks know;
-    any other through a cursor of the hook's DB-API driver.
+    DuckDB natively; Postgres and Snowflake with the ADBC driver, if it is installed; connections of type ``adbc`` with
+    theirs; the Arrow of BigQuery's, Databricks' and Snowflake's own drivers, which know all ways to log in that the
+    hooks know; any other through a cursor of the hook's DB-API driver.
 
     :raises CredentialsError: there is no such connection.
     :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
@@ -338,6 +338,11 @@ def open_warehouse(conn_id: str) -> Warehouse:
     plain = DbApiWarehouse(connect, dialect=dialect, conn_id=conn_id)
     if dialect == "postgres" and find_spec("adbc_driver_postgresql"):
         return AdbcWarehouse(partial(_postgres_adbc, hook), dialect=dialect, conn_id=conn_id, other=plain)
+    if dialect == "snowflake" and find_spec("adbc_driver_snowflake"):
+        from airflow_reverse_etl.warehouses.snowflake import STATEMENT
+
+        connect = partial(_snowflake_adbc, hook)
+        return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, other=plain, options=STATEMENT)
     return plain
 
 
@@ -354,6 +359,16 @@ def _postgres_adbc(hook: Any) -> Any:
 
     with closing(hook.get_conn()) as connection:
         return connect(conninfo(connection))
+
+
+def _snowflake_adbc(hook: Any) -> Any:
+    """An ADBC connection with the parameters that the hook has for its own driver, tokens that it fetches included."""
+    from adbc_driver_snowflake.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
+
+    from airflow_reverse_etl.warehouses.snowflake import database_options
+
+    parameters = hook._get_conn_params  # nothing public has them; a property in older providers
+    return connect(db_kwargs=database_options(parameters() if callable(parameters) else parameters))
 
 
 def _connect(hook: Any, info: ConnectionInfo) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_reverse_etl.sync.ports import Column, Warehouse
-from airflow_reverse_etl.warehouses import postgres
+from airflow_reverse_etl.warehouses import postgres, snowflake
 from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, cast, column_for, settled
 from airflow_reverse_etl.warehouses.connection import Connected, failed, unreachable
 
@@ -46,12 +46,19 @@ class AdbcWarehouse(Warehouse):
     :param dialect: sqlglot's name of the database's SQL.
     :param conn_id: names the connection in errors.
     :param other: the same database through its DB-API driver. What ADBC refuses, it may do, or can say why.
+    :param options: of each statement, in the driver's own words.
     """
 
     def __init__(
-        self, connect: Callable[[], Any], *, dialect: str, conn_id: str, other: Warehouse | None = None
+        self,
+        connect: Callable[[], Any],
+        *,
+        dialect: str,
+        conn_id: str,
+        other: Warehouse | None = None,
+        options: Mapping[str, str] | None = None,
     ) -> None:
-        self.dialect, self._conn_id, self._other = dialect, conn_id, other
+        self.dialect, self._conn_id, self._other, self._options = dialect, conn_id, other, options
         self._connected = Connected(connect, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
@@ -104,11 +111,15 @@ class AdbcWarehouse(Warehouse):
         if self.dialect == "postgres":
             columns = [postgres.PostgresColumn.of_field(field) for field in cursor.adbc_execute_schema(query)]
             query = postgres.as_read(query, columns)
+        if self._options:
+            cursor.adbc_statement.set_options(**self._options)
         cursor.execute(query)
         reading.reader = reader = cursor.fetch_record_batch()
         batches = self._batches(reader)
         first, second = next(batches, None), next(batches, None)
         kinds = [column.data_type for column in columns] or [settled(field.type) for field in reader.schema]
+        if self.dialect == "snowflake":
+            kinds = [snowflake.whole(kind, at, first) for at, kind in enumerate(kinds)]
         schema = _schema(reader.schema, kinds, first, whole=second is None)
 
         def settle(batch: pa.RecordBatch | None) -> pa.RecordBatch | None:
