@@ -26,7 +26,13 @@ _KINDS = {
     "conflict": (
         ("40001", "40P01", "55P03"),
         (
-            *("conflict", "serializable isolation", "concurrent update", "concurrentmodification", "concurrentappend"),
+            *(
+                "conflict on",
+                "serializable isolation",
+                "concurrent update",
+                "concurrentmodification",
+                "concurrentappend",
+            ),
             *("delta_concurrent", "has locked table", "waiters for this lock"),
         ),
     ),

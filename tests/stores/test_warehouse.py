@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -362,3 +364,15 @@ def test_a_session_is_used_again_and_not_after_an_error() -> None:
     database.run("SELECT 1")
     assert len(opened) == 2
     database.close()
+
+
+def test_a_database_file_that_another_process_holds_is_out_of_reach(tmp_path: Path) -> None:
+    file = tmp_path / "held.duckdb"
+    script = f"import duckdb; held = duckdb.connect({str(file)!r}); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        with pytest.raises(SqlError) as caught:
+            Database(lambda: duckdb.connect(str(file)), STATE_SQL["duckdb"]).run("SELECT 1")
+        process.communicate(b"\n")
+    assert caught.value.kind == "unreachable"
