@@ -53,7 +53,7 @@ class LakeStore(StateStore):
 
     :param url: folder, ``file://`` or object storage URL.
     :param storage_options: credentials and settings of the object storage, as deltalake takes them.
-    :param memory_limit: of DuckDB; beyond it, it spills to ``scratch``. The process needs some 400 MB besides.
+    :param memory_limit: of DuckDB; beyond it, it spills to ``scratch``. The process needs up to 600 MB besides.
     :param threads: of DuckDB; default: one for each core.
     :param scratch: an existing local folder for what is spilled; default: the system's temporary folder.
     :param history: how long runs, and the change log, are kept.
