@@ -137,9 +137,10 @@ def _errors(options: argparse.Namespace) -> str:
     from airflow_reverse_etl.errors import ConfigurationError
 
     page = Path(__file__).with_name("errors.md").read_text(encoding="utf-8")
-    sections = [section for section in re.split(r"(?m)^(?=## )", page) if f"`{options.name}" in section]
+    name = options.name
+    sections = [section for section in re.split(r"(?m)^(?=## )", page) if not name or f"`{name}`" in section]
     if not sections:
-        raise ConfigurationError(f"there is no error {options.name!r}", todo="leave the name out to see them all")
+        raise ConfigurationError(f"there is no error {name!r}", todo="leave the name out to see them all")
     return "".join(sections).rstrip()
 
 

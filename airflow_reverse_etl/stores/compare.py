@@ -38,6 +38,9 @@ def compare(
     """Read the model and make ``the_plan`` of it. ``delivered`` and ``rejections`` must be relations."""
     run = scratch.execute
 
+    # Only what a sync has recorded as a mirror; a join keeps in memory what it may return.
+    identified = bool(run("SELECT 1 FROM delivered WHERE identifiers IS NOT NULL LIMIT 1"))
+
     def keep(_: Mapping[str, str]) -> None:
         run("CREATE TABLE kept AS SELECT * FROM model")
 
@@ -46,7 +49,10 @@ def compare(
         _compare_kept(scratch, statement, types)
     else:
         model_rows, types = _read_model(
-            scratch, statement, warehouse, lambda types: scratch.store("candidates", statement.compare(types))
+            scratch,
+            statement,
+            warehouse,
+            lambda types: scratch.store("candidates", statement.compare(types, identified=identified)),
         )
         found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
         compared = statement.tracked and statement.approach.compared
@@ -135,7 +141,7 @@ def _explained(error: Exception, statement: PlanStatement) -> Exception:
             todo="correct the expression; c0, c1 ... are the model's columns in the order of their use in the sync",
             sync=sync,
         )
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
         return AttentionError(
             "the plan does not fit into the memory and disk it may use",
             todo="give the worker a larger temporary folder, or raise the memory limit of the state store",

@@ -26,14 +26,9 @@ _KINDS = {
     "conflict": (
         ("40001", "40P01", "55P03"),
         (
-            *(
-                "conflict on",
-                "serializable isolation",
-                "concurrent update",
-                "concurrentmodification",
-                "concurrentappend",
-            ),
-            *("delta_concurrent", "has locked table", "waiters for this lock"),
+            *("conflict on", "transaction conflict", "serializable isolation", "concurrent update"),
+            *("concurrentmodification", "concurrentappend", "delta_concurrent"),
+            *("has locked table", "waiters for this lock"),
         ),
     ),
     "unreachable": (("08", "57P", "53"), ("connection", "timed out")),

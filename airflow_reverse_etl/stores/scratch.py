@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Bytes of a row group before it is closed, so that wide rows do not need much memory to read.
 _COPY = "FORMAT parquet, COMPRESSION snappy, ROW_GROUP_SIZE_BYTES '64MB'"
 
+#: A folder above may be called ``name=value``, which is no column.
+_AS_IT_IS = "hive_partitioning = false"
+
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
@@ -45,7 +48,7 @@ class Scratch:
         source = self.files.root / path if self.files.root else self.folder / f"{name}.parquet"
         if not self.files.root:  # DuckDB reads a local copy much faster than a remote file through Python
             fs.copy_files(path, str(source), self.files.filesystem(), fs.LocalFileSystem())
-        rows = f"read_parquet({_quoted(source)}, file_row_number = true)"
+        rows = f"read_parquet({_quoted(source)}, file_row_number = true, {_AS_IT_IS})"
         there = self.columns(rows) if columns else {}
         missing = "".join(
             f", CAST(NULL AS {kind}) AS {column}" for column, kind in (columns or {}).items() if column not in there
@@ -56,7 +59,7 @@ class Scratch:
         """Make the rows of a SELECT a relation, in a file: a table takes all the memory there is before it spills."""
         file = _quoted(self.folder / f"{name}.parquet")
         self.execute(f"COPY ({select}) TO {file} ({_COPY})")
-        self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM {file}")
+        self.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS FROM read_parquet({file}, {_AS_IT_IS})")
 
     def copy(self, select: str, path: str) -> tuple[int, int]:
         """Write the rows of a SELECT to a Parquet file under the state URL; returns rows and bytes."""

@@ -109,13 +109,17 @@ class PlanStatement:
         """The column of the candidates with hashes of single fields; empty where the sync keeps none."""
         return ("field_hashes",) if self.sync.track_fields else ()
 
-    def compare(self, types: Mapping[str, str]) -> str:
-        """The candidates, in one pass over ``model``. ``types`` as for ``model``."""
-        return self._compare(types, "")
+    def compare(self, types: Mapping[str, str], *, identified: bool = True) -> str:
+        """The candidates, in one pass over ``model``.
+
+        :param types: as for ``model``.
+        :param identified: whether ``delivered`` may have identifiers, kept for when the sync is a mirror again.
+        """
+        return self._compare(types, "", identified=identified)
 
     def compare_repeated(self, types: Mapping[str, str]) -> str:
         """The candidates and, whatever the snapshot says of them, all rows of the keys in ``repeated``."""
-        return self._compare(types, "repeated")
+        return self._compare(types, "repeated", identified=True)
 
     @staticmethod
     def repeated(relation: str) -> str:
@@ -198,7 +202,7 @@ class PlanStatement:
         [name] = self.cursor
         return f"SELECT {self.dialect.text(f'MIN({name})', types[name])} FROM {relation} WHERE {where}"
 
-    def _compare(self, types: Mapping[str, str], repeated: str) -> str:
+    def _compare(self, types: Mapping[str, str], repeated: str, *, identified: bool) -> str:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
         if self.hashed:  # of candidates only, as it costs a digest for each field
             columns += f", {fields.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
@@ -210,9 +214,10 @@ class PlanStatement:
             )
         differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
         names = "m.row_key, m.identifiers"
-        if self._identifiers:  # else not asked for, as a join keeps in memory what it may return
+        if identified or self._identifiers:
             names = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in ("row_key", "identifiers"))
-            differs.append("s.identifiers IS NULL")  # what was recorded before the sync was a mirror
+        if self._identifiers:  # what was recorded before the sync was a mirror
+            differs.append("s.identifiers IS NULL")
         # of a part of the model nothing can be said to be gone
         join = "LEFT" if self.approach.low else "FULL"
         join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -285,6 +285,8 @@ def _found(
         return
     for row in rows:
         known = snapshot.get(row.key) if row.key is not None else None
+        if known and row.identifiers is None:  # kept, for when the sync is a mirror again
+            row = replace(row, identifiers=known[1])
         if row.key is None:
             yield "null", row
         elif known is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class AdbcWarehouse(Warehouse):
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.dialect, self._conn_id, self._other, self._options = dialect, conn_id, other, options
+        self._refused = False
         self._connected = Connected(connect, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
@@ -85,11 +88,17 @@ class AdbcWarehouse(Warehouse):
 
     def _tried(self, action: Callable[[Any], T]) -> T | None:
         """What ``action`` makes of the connection; None where the other driver is to do it instead."""
+        if self._refused:
+            return None
         try:
             return self._connected.call(action)
-        except Exception:  # of whatever class: the other driver meets its cause next
+        except Exception as error:  # of whatever class: the other driver meets its cause next
             if self._other is None:
                 raise
+            self._refused = True  # a login may take long to fail, and lock an account
+            _log.info(
+                "Read without ADBC, whose driver ended with %s (connection %r)", type(error).__name__, self._conn_id
+            )
             return None
 
     @property

@@ -41,6 +41,10 @@ _LOGINS = {
 #: By which the hook fetches a token; the login itself is done with that.
 _TOKEN = ("azure_conn_id", "token_endpoint", "scope", "client_id", "client_secret", "grant_type", "refresh_token")
 
+#: Nanoseconds, the driver's default, reach from the year 1677 to 2262: of others it makes wrong dates. And it would
+#: wait minutes for a host that does not answer, where the connector, which is asked next, says so at once.
+_ALWAYS = {f"{_CLIENT}max_timestamp_precision": "microseconds", f"{_CLIENT}login_timeout": "30s"}
+
 #: What is fetched ahead is held in memory: two chunks, each of a few ten megabytes, in place of two hundred.
 STATEMENT = {"adbc.rpc.result_queue_size": "2", "adbc.snowflake.rpc.prefetch_concurrency": "2"}
 
@@ -61,7 +65,7 @@ def database_options(parameters: Mapping[str, Any]) -> dict[str, str]:
             f"authenticator {authenticator!r}" if not login else f"parameters {', '.join(sorted(more))}",
             todo="read with snowflake-connector-python",
         )
-    options = {_OPTIONS[name]: str(value) for name, value in given.items()}
+    options = {**_ALWAYS, **{_OPTIONS[name]: str(value) for name, value in given.items()}}
     if "private_key" in login:
         text = base64.encodebytes(login["private_key"]).decode()
         key = f"-----BEGIN PRIVATE KEY-----\n{text}-----END PRIVATE KEY-----\n"

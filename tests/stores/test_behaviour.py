@@ -160,6 +160,22 @@ class TestChanges:
         assert b.run() == {"1": "removed", "2": "removed", "3": "removed"}
         assert b.plan().snapshot_rows == 0
 
+    def test_a_mirror_that_was_something_else_for_a_while_still_deletes(self, bench: Callable[..., Bench]) -> None:
+        """What a delete needs is kept, also of a row that was sent, or recorded, in between."""
+        b = bench(sync_of("mirror"))
+        b.model([(1, "a", 1), (2, "b", 1), (3, "c", 1)])
+        b.commit(b.plan())
+        b.sync = sync_of("upsert")
+        b.model([(1, "a", 2), (2, "b", 1), (3, "c", 1)])
+        b.commit(b.plan())
+        b.commit(b.plan(reset=True))
+        b.model([(3, "c", 1)])
+        b.commit(b.plan())
+        b.sync = sync_of("mirror")
+        rows = {row["key"]: (row["change"], row["identifiers"]) for row in b.rows(b.plan())}
+        assert rows["1"] == ("removed", {"email": "a"})
+        assert rows["2"] == ("removed", {"email": "b"})
+
     def test_a_sync_that_becomes_a_mirror_sends_everything_once(self, bench: Callable[..., Bench]) -> None:
         b = bench(sync_of())
         b.model(THREE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,13 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError, UnreachableError
+from airflow_reverse_etl.errors import (
+    AttentionError,
+    ConfigurationError,
+    RunConflictError,
+    StateError,
+    UnreachableError,
+)
 from airflow_reverse_etl.stores import delta
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.tables import SHARED
@@ -220,6 +227,31 @@ def test_nothing_is_left_in_the_scratch_folder(tmp_path: Path) -> None:
     b.model(THREE)
     b.run()
     assert list(scratch.iterdir()) == []
+
+
+def test_folders_may_be_called_as_columns_are(tmp_path: Path) -> None:
+    """``name=value`` is how other tools write that a folder holds one value of a column."""
+    scratch = tmp_path / "found=1" / "change=7"
+    scratch.mkdir(parents=True)
+    b = Bench(LakeStore(str(tmp_path / "key_hi=1" / "state"), scratch=scratch), sync_of())
+    b.model(THREE)
+    assert b.run() == {"1": "added", "2": "added", "3": "added"}
+    b.model([(1, "other@example.com", 1), *THREE[1:]])
+    assert b.run() == {"1": "changed"}
+
+
+def test_a_full_disk_is_no_fault_of_the_mapping(tmp_path: Path) -> None:
+    b = Bench(LakeStore(str(tmp_path / "state")), sync_of())
+    b.database.execute(
+        "CREATE OR REPLACE TABLE m AS SELECT i AS id, md5(i::VARCHAR) AS email, 1 AS score FROM range(20000) t(i)"
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(AttentionError, match="memory and disk"):
+            b.plan()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_plan_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -95,3 +95,17 @@ def test_what_the_driver_refuses_is_told_in_the_other_ones_words(warehouse: Adbc
     with pytest.raises(ModelNotFoundError, match="nothing"):
         warehouse.read("SELECT * FROM nothing").read_all()
     assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
+
+
+def test_a_login_that_fails_is_not_tried_again_and_again(other: Other) -> None:
+    tried: list[int] = []
+
+    def refuse() -> Any:
+        tried.append(1)
+        raise OSError
+
+    warehouse = AdbcWarehouse(refuse, dialect="duckdb", conn_id="wh", other=other)
+    assert [column.name for column in warehouse.columns("SELECT 1 AS x")] == ["x"]
+    assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
+    assert (tried, other.asked) == ([1], 1)
+    warehouse.close()

@@ -86,7 +86,12 @@ def open_warehouse(
 
 @pytest.mark.parametrize(
     "query",
-    [MODEL, "SELECT '12:34:56.5'::TIME AS T, '2026-01-31'::TIMESTAMP_LTZ AS L", "SELECT 1 AS X, 'x' AS Y WHERE 1 = 0"],
+    [
+        MODEL,
+        "SELECT '12:34:56.5'::TIME AS T, '2026-01-31'::TIMESTAMP_LTZ AS L",
+        "SELECT '9999-12-31 23:59:59'::TIMESTAMP_NTZ AS F, '0001-01-01'::TIMESTAMP_TZ AS G, '9999-12-31'::DATE AS H",
+        "SELECT 1 AS X, 'x' AS Y WHERE 1 = 0",
+    ],
 )
 def test_the_driver_reads_what_the_connector_reads(open_warehouse: Callable[..., Warehouse], query: str) -> None:
     """So that it makes no difference which of them a worker has."""
