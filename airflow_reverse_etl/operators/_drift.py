@@ -176,13 +176,14 @@ class CatalogMemory:
         if not sources:
             found += project_drift(before, catalog, today=today)
         found.sort(key=lambda finding: finding.level.rank)
-        found_stops = (
+        stops = (
             _stop(name, [finding for finding in found if finding.sync == name])
             for name, policy in policies.items()
             if policy == "fail"
         )
-        stops = tuple(stop for stop in found_stops if stop)
-        return CatalogDrift(*facts, other_catalog=True, since=before.commit, findings=tuple(found), stops=stops)
+        return CatalogDrift(
+            *facts, other_catalog=True, since=before.commit, findings=tuple(found), stops=tuple(filter(None, stops))
+        )
 
     def keep(self, catalog: Catalog, place: str, *, given: Sequence[SyncSource], beside: Sequence[SyncSource]) -> None:
         """The task succeeds: what it compares with the next time.

@@ -68,8 +68,8 @@ class DbtCloudModelSyncOperator(BaseOperator):
             catalog, found = DbtCloudApiHook(self.dbt_cloud_conn_id).call(self._sync)
             place: str = found["catalog"]
             key = place.split("/")[1]  # of the job: its runs follow one another
-            syncs = self.syncs
-            with looked_at_for_drift(self, context, read=lambda: catalog, key=key, place=place, syncs=syncs) as drift:
+            look = looked_at_for_drift(self, context, read=lambda: catalog, key=key, place=place, syncs=self.syncs)
+            with look as drift:
                 return {**found, "drift": drift.to_dict()}
 
     async def _sync(self, api: DbtCloudApi) -> tuple[Catalog, dict[str, Any]]:

@@ -10,13 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl._airflow import (
-    AssetAlias,
-    BaseOperator,
-    Context,
-    airflow_errors,
-    state_files,
-)
+from airflow_reverse_etl._airflow import AssetAlias, BaseOperator, Context, airflow_errors, state_files
 from airflow_reverse_etl.assets import catalog_asset
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook

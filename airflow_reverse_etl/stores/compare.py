@@ -38,9 +38,6 @@ def compare(
     """Read the model and make ``the_plan`` of it. ``delivered`` and ``rejections`` must be relations."""
     run = scratch.execute
 
-    # Only what a sync has recorded as a mirror; a join keeps in memory what it may return.
-    identified = bool(run("SELECT 1 FROM delivered WHERE identifiers IS NOT NULL LIMIT 1"))
-
     def keep(_: Mapping[str, str]) -> None:
         run("CREATE TABLE kept AS SELECT * FROM model")
 
@@ -48,6 +45,8 @@ def compare(
         model_rows, types = _read_model(scratch, statement, warehouse, keep)
         _compare_kept(scratch, statement, types)
     else:
+        # Only what a sync has recorded as a mirror; a join keeps in memory what it may return.
+        identified = bool(run("SELECT 1 FROM delivered WHERE identifiers IS NOT NULL LIMIT 1"))
         model_rows, types = _read_model(
             scratch,
             statement,

@@ -119,7 +119,7 @@ class PlanStatement:
 
     def compare_repeated(self, types: Mapping[str, str]) -> str:
         """The candidates and, whatever the snapshot says of them, all rows of the keys in ``repeated``."""
-        return self._compare(types, "repeated", identified=True)
+        return self._compare(types, "repeated")
 
     @staticmethod
     def repeated(relation: str) -> str:
@@ -202,7 +202,7 @@ class PlanStatement:
         [name] = self.cursor
         return f"SELECT {self.dialect.text(f'MIN({name})', types[name])} FROM {relation} WHERE {where}"
 
-    def _compare(self, types: Mapping[str, str], repeated: str, *, identified: bool) -> str:
+    def _compare(self, types: Mapping[str, str], repeated: str, *, identified: bool = True) -> str:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
         if self.hashed:  # of candidates only, as it costs a digest for each field
             columns += f", {fields.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"

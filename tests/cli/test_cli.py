@@ -161,7 +161,6 @@ class Block:
     def find_spec(self, name, *_):
         assert name.split('.')[0] not in ('airflow', 'duckdb', 'pyarrow', 'dbt', 'deltalake', 'aiohttp', 'git'), name
 sys.meta_path.insert(0, Block())
-from airflow_reverse_etl import errors
 from airflow_reverse_etl.cli import main
 code = main({["check", "--base", "base", "--head", "gone", "--syncs", "syncs"]!r})
 print(time.process_time() - started)
