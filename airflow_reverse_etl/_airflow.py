@@ -310,9 +310,9 @@ def dbapi_connect(conn_id: str) -> Callable[[], Any]:
 def open_warehouse(conn_id: str) -> Warehouse:
     """The warehouse behind a connection, with Arrow batches where its driver has them.
 
-    DuckDB natively; Postgres and Snowflake with the ADBC driver, if it is installed; connections of type ``adbc`` with
-    theirs; the Arrow of BigQuery's, Databricks' and Snowflake's own drivers, which know all ways to log in that the
-    hooks know; any other through a cursor of the hook's DB-API driver.
+    DuckDB natively; Postgres, Snowflake and BigQuery with the ADBC driver, if it is installed; connections of type
+    ``adbc`` with theirs; the Arrow of BigQuery's, Databricks' and Snowflake's own drivers, which know all ways to log
+    in that the hooks know; any other through a cursor of the hook's DB-API driver.
 
     :raises CredentialsError: there is no such connection.
     :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
@@ -343,6 +343,11 @@ def open_warehouse(conn_id: str) -> Warehouse:
 
         connect = partial(_snowflake_adbc, hook)
         return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, other=plain, options=STATEMENT)
+    if dialect == "bigquery" and find_spec("adbc_driver_bigquery"):
+        from airflow_reverse_etl.warehouses import bigquery
+
+        connect = partial(_bigquery_adbc, hook, info)
+        return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, other=plain, options=bigquery.STATEMENT)
     return plain
 
 
@@ -369,6 +374,16 @@ def _snowflake_adbc(hook: Any) -> Any:
 
     parameters = hook._get_conn_params  # nothing public has them; a property in older providers
     return connect(db_kwargs=database_options(parameters() if callable(parameters) else parameters))
+
+
+def _bigquery_adbc(hook: Any, info: ConnectionInfo) -> Any:
+    """An ADBC connection with the credentials, project and place that the connection names."""
+    from adbc_driver_bigquery.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
+
+    from airflow_reverse_etl.warehouses.bigquery import database_options
+
+    options = database_options(info.extra, project=hook.project_id, location=hook.location)
+    return connect(options, autocommit=True)
 
 
 def _connect(hook: Any, info: ConnectionInfo) -> Any:

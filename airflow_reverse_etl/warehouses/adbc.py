@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.sync.ports import Column, Warehouse
 from airflow_reverse_etl.warehouses import postgres, snowflake
 from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, cast, column_for, settled
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+class _NoColumnsError(Exception):
+    """The driver tells them only with rows, as BigQuery's (1.11)."""
 
 
 @dataclass(slots=True)
@@ -58,16 +63,21 @@ class AdbcWarehouse(Warehouse):
         dialect: str,
         conn_id: str,
         other: Warehouse | None = None,
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, str | int] | None = None,
     ) -> None:
         self.dialect, self._conn_id, self._other, self._options = dialect, conn_id, other, options
         self._refused = False
         self._connected = Connected(connect, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
+        from adbc_driver_manager import NotSupportedError
+
         def describe(connection: Any) -> list[Column]:
             with contextlib.closing(connection.cursor()) as cursor:
-                return [Column(field.name) for field in cursor.adbc_execute_schema(query)]
+                try:
+                    return [Column(field.name) for field in cursor.adbc_execute_schema(query)]
+                except NotSupportedError:
+                    raise _NoColumnsError from None
 
         return self._tried(describe) or self._instead.columns(query)
 
@@ -92,6 +102,14 @@ class AdbcWarehouse(Warehouse):
             return None
         try:
             return self._connected.call(action)
+        except _NoColumnsError:
+            if self._other is None:
+                raise ConfigurationError(
+                    "the ADBC driver does not tell the columns of a query that has no rows",
+                    todo="use the connection type of the database itself, which has another driver as well",
+                    connection=self._conn_id,
+                ) from None
+            return None
         except Exception as error:  # of whatever class: the other driver meets its cause next
             if self._other is None:
                 raise
@@ -124,7 +142,9 @@ class AdbcWarehouse(Warehouse):
             cursor.adbc_statement.set_options(**self._options)
         cursor.execute(query)
         reading.reader = reader = cursor.fetch_record_batch()
-        batches = self._batches(reader)
+        if not reader.schema.names:
+            raise _NoColumnsError
+        batches = self._batches(reader, cursor.rowcount)
         first, second = next(batches, None), next(batches, None)
         kinds = [column.data_type for column in columns] or [settled(field.type) for field in reader.schema]
         if self.dialect == "snowflake":
@@ -137,16 +157,20 @@ class AdbcWarehouse(Warehouse):
         ahead = itertools.chain(() if second is None else (second,), batches)
         return reading, schema, settle(first), lambda: settle(next(ahead, None))
 
-    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    def _batches(self, reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
+        """:param rows: how many there are, if the driver knows; else below 0."""
         import pyarrow as pa
 
         try:
-            for batch in reader:  # noqa: UP028 - `yield from` would close it, in whatever thread lets go of this
+            for batch in reader:
+                rows -= batch.num_rows
                 yield batch
         except (pa.ArrowException, OSError) as error:  # ADBC's own have become Arrow's here, without their SQLSTATE
             if "ERROR:" in str(error):  # the server's word, which may quote a value
                 raise failed(type(error).__name__, self._conn_id) from None
             raise unreachable("the connection was lost while rows were read", self._conn_id) from None
+        if rows > 0:  # BigQuery's driver (1.11) ends a stream that broke off as it ends one that is complete
+            raise unreachable(f"{rows} rows fewer came than the query has", self._conn_id)
 
 
 def _schema(

@@ -1,19 +1,56 @@
-"""BigQuery as Arrow: its own client behind the part of DB-API that :class:`DbApiWarehouse` needs.
+"""BigQuery as Arrow: options of its ADBC driver, and its client behind the part of DB-API that is needed of it.
 
-The cursor of Airflow's hook gives rows of JSON values; the client reads Arrow, page by page.
+The cursor of Airflow's hook gives rows of JSON values; driver and client read the Arrow of the Storage API.
 
-Sources: google-cloud-bigquery's ``Client.query``, ``RowIterator.to_arrow_iterable``; google-api-core's
-``GoogleAPICallError.code``.
+Sources: ``adbc_driver_bigquery.DatabaseOptions`` and ``StatementOptions`` (1.11); ``GoogleBaseHook`` and
+``BigQueryHook`` of apache-airflow-providers-google 22.8; google-cloud-bigquery's ``Client.query``,
+``RowIterator.to_arrow_iterable``; google-api-core's ``GoogleAPICallError.code``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_SQL = "adbc.bigquery.sql."
+_PREFIX = "extra__google_cloud_platform__"  # of fields, in connections that are older
+
+#: Fields of the connection that say nothing of who logs in; where it reads is given beside them.
+_BESIDE = {"api_resource_configs", "labels", "location", "num_retries", "priority", "project", "use_legacy_sql"}
+
+#: Batches that are fetched ahead are held in memory: two, in place of two hundred. The driver would name a default
+#: dataset of the project without its ``datasetId``, which the REST interface requires.
+STATEMENT: dict[str, str | int] = {f"{_SQL}query.result_buffer_size": 2, f"{_SQL}query.default_project_id": ""}
+
+
+def database_options(extra: Mapping[str, Any], *, project: str | None, location: str | None) -> dict[str, str]:
+    """Options of the ADBC driver for a connection: a service account's key, or the worker's own credentials.
+
+    :param extra: the connection's extra fields. The options hold the key that is among them.
+    :raises ConfigurationError: fields that the driver may not have, or has in another way: the client can read as well.
+    """
+    given = {name.removeprefix(_PREFIX): value for name, value in extra.items() if value not in (None, "", False)}
+    path, key = given.pop("key_path", ""), given.pop("keyfile_dict", "")
+    if more := given.keys() - _BESIDE:
+        raise ConfigurationError(f"fields {', '.join(sorted(more))}", todo="read with google-cloud-bigquery")
+    options = {f"{_SQL}project_id": project, f"{_SQL}location": location}
+    if path:
+        way, options[f"{_SQL}auth_credentials"] = "json_credential_file", path
+    elif key:
+        way = "json_credential_string"
+        options[f"{_SQL}auth_credentials"] = key if isinstance(key, str) else json.dumps(key)
+    else:
+        way = "auth_bigquery"
+    options[f"{_SQL}auth_type"] = f"{_SQL}auth_type.{way}"
+    return {name: value for name, value in options.items() if value}
 
 
 class Error(Exception):
@@ -65,7 +102,7 @@ class BigQueryCursor:
     def fetch_arrow_batches(self) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        with _errors():  # one stream and a short queue: what is read ahead is held in memory
+        with _errors(reading=True):  # one stream and a short queue: what is read ahead is held in memory
             for batch in self._rows.to_arrow_iterable(self._storage, max_queue_size=2, max_stream_count=1):
                 yield pa.Table.from_batches([batch])
 
@@ -78,7 +115,8 @@ class BigQueryCursor:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def _errors(*, reading: bool = False) -> Iterator[None]:
+    """:param reading: the query has run: what is not found now is the stream, such as one whose time is up."""
     try:
         yield
     except Exception as error:
@@ -86,6 +124,6 @@ def _errors() -> Iterator[None]:
         if not isinstance(code, int):
             raise
         text = (str(getattr(error, "message", "")).splitlines() or [""])[0]
-        if code in (400, 404):
+        if code in (400, 404) and not reading:
             raise ProgrammingError(text) from None
         raise OperationalError("permission denied: " + text if code in (401, 403) else text) from None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import pyarrow as pa
 import pytest
+from adbc_driver_manager import NotSupportedError
 from adbc_driver_manager import dbapi as manager
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
@@ -109,3 +112,12 @@ def test_a_login_that_fails_is_not_tried_again_and_again(other: Other) -> None:
     assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
     assert (tried, other.asked) == ([1], 1)
     warehouse.close()
+
+
+def test_a_driver_that_does_not_tell_columns_is_named_as_the_cause() -> None:
+    """As BigQuery's, behind a connection of type ``adbc``, which has no other driver."""
+    connection = Mock()
+    connection.cursor().adbc_execute_schema.side_effect = NotSupportedError("")
+    warehouse = AdbcWarehouse(lambda: connection, dialect="bigquery", conn_id="wh")
+    with closing(warehouse), pytest.raises(ConfigurationError, match="does not tell the columns"):
+        warehouse.columns("SELECT 1 AS x")

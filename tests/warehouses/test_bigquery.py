@@ -1,0 +1,173 @@
+"""BigQuery over the wire: a server in place of the service, read by its ADBC driver and by its client."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from multiprocessing import get_context
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.warehouses.bigquery import database_options
+from tests.bigquery import PROJECT, BigQuery
+
+#: The driver has no such option: whoever gives one has the client read.
+BY_CLIENT = {"quota_project_id": "another-project"}
+#: Five batches.
+MODEL = """
+    SELECT id, CONCAT('Zoë ', CAST(id AS STRING)) AS name, CAST('1.25' AS NUMERIC) AS amount, id / 7 AS share,
+        CAST(id AS BIGNUMERIC) AS large, MOD(id, 2) = 0 AS active, DATE '2026-01-31' AS day,
+        DATETIME '2026-01-31 12:00:00.123456' AS at, TIMESTAMP '2026-01-31 12:00:00.123456+00' AS moment,
+        TIME '12:34:56.5' AS time, CAST(NULL AS STRING) AS nothing, FROM_HEX('00ff') AS bytes
+    FROM UNNEST(GENERATE_ARRAY(1, 4500)) AS id
+"""
+
+
+class Hook:
+    """As much of BigQueryHook as is used, as it makes them (apache-airflow-providers-google 22.8)."""
+
+    project_id, location = PROJECT, "EU"
+
+    def get_credentials(self) -> Any:
+        from google.oauth2.service_account import Credentials
+
+        return Credentials.from_service_account_file(
+            os.environ["GOOGLE_APPLICATION_CREDENTIALS"], scopes=["https://www.googleapis.com/auth/cloud-platform"]
+        )
+
+    def get_client(self, project_id: str, location: str | None) -> Any:
+        from google.cloud.bigquery import Client
+
+        return Client(project=project_id, location=location, credentials=self.get_credentials())
+
+
+def read(query: str, extra: Mapping[str, Any], columns: list[str] | None) -> Any:
+    """Rows, or the error: in a process of its own, as drivers see only what it was started with.
+
+    :param columns: asked for and compared first.
+    """
+    from airflow_reverse_etl import _airflow
+
+    info = SimpleNamespace(conn_type="google_cloud_platform", conn_id="bq", extra=extra)
+    given = {"connection_info": lambda conn_id: info, "_sql_hook": lambda info: Hook()}
+    with patch.multiple(_airflow, **given), closing(_airflow.open_warehouse("bq")) as warehouse:
+        try:
+            assert columns is None or [column.name for column in warehouse.columns(query)] == columns
+            return warehouse.read(query).read_all()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            return f"{type(error).__name__}: {error}"
+
+
+@pytest.fixture(scope="module")
+def service() -> BigQuery:
+    return BigQuery()
+
+
+@pytest.fixture(scope="module")
+def environment(service: BigQuery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with service.running(tmp_path_factory.mktemp("bigquery")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def process(environment: dict[str, str]) -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with patch.dict(os.environ, environment):
+            pool.submit(os.getpid).result()
+        yield pool
+
+
+@pytest.fixture
+def ask(process: ProcessPoolExecutor, service: BigQuery) -> Callable[..., Any]:
+    def asked(query: str, extra: Mapping[str, Any] | None = None, *, columns: list[str] | None = None) -> Any:
+        service.asked.clear()
+        return process.submit(read, query, extra or {}, columns).result(timeout=60)
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        MODEL,
+        "SELECT TIMESTAMP '9999-12-31 23:59:59+00' AS f, DATE '0001-01-01' AS g, DATETIME '0001-01-01 00:00:00' AS h",
+        "SELECT [1, 2] AS ids, STRUCT(1 AS a, 'x' AS b) AS pair, [STRUCT('k' AS `key`)] AS pairs",
+    ],
+)
+def test_the_driver_reads_what_the_client_reads(ask: Callable[..., Any], service: BigQuery, query: str) -> None:
+    """So that it makes no difference which of them a worker has."""
+    found = ask(query)
+    assert service.asked == ["go"]
+    expected = ask(query, BY_CLIENT)
+    assert service.asked == ["python"]
+    assert found.schema == expected.schema
+    order = [(name, "ascending") for name in ("id",) if name in found.column_names]  # it reads streams side by side
+    assert (found.sort_by(order) if order else found).to_pylist() == expected.to_pylist()
+
+
+@pytest.mark.parametrize("way", ["default", "path", "text", "object"])
+def test_it_logs_in_as_the_hook_does(
+    ask: Callable[..., Any], service: BigQuery, environment: dict[str, str], way: str
+) -> None:
+    path = environment["GOOGLE_APPLICATION_CREDENTIALS"]
+    with open(path) as file:  # noqa: PTH123 - a string
+        text = file.read()
+    prefixed = "extra__google_cloud_platform__keyfile_dict"
+    extra = {
+        "default": {"project": PROJECT, "scope": ""},
+        "path": {"key_path": path},
+        "text": {prefixed: text, "num_retries": 5},
+        "object": {"keyfile_dict": json.loads(text)},
+    }[way]
+    assert ask("SELECT 1 AS x", extra).to_pylist() == [{"x": 1}]
+    assert service.asked == ["go"]
+
+
+def test_the_client_tells_columns_where_there_are_no_rows(ask: Callable[..., Any], service: BigQuery) -> None:
+    assert ask("SELECT 1 AS x, 'x' AS y FROM UNNEST([1]) WHERE FALSE").column_names == ["x", "y"]
+    assert service.asked == ["go", "python"]
+    assert ask("SELECT 1 AS x, 'x' AS y", columns=["x", "y"]).to_pylist() == [{"x": 1, "y": "x"}]
+    assert service.asked == ["python", "go"]
+
+
+@pytest.mark.parametrize("extra", [{}, BY_CLIENT], ids=["driver", "client"])
+@pytest.mark.parametrize("rows", [0, 2000])
+def test_a_stream_that_breaks_off_is_not_the_end_of_the_rows(
+    ask: Callable[..., Any], service: BigQuery, monkeypatch: pytest.MonkeyPatch, extra: dict[str, str], rows: int
+) -> None:
+    """The rest would count as removed."""
+    monkeypatch.setattr(service, "breaks_after", rows)
+    error = ask(MODEL, extra)
+    assert isinstance(error, str)
+    assert error.startswith("UnreachableError")
+
+
+def test_the_client_says_what_is_wrong_with_a_query(ask: Callable[..., Any], service: BigQuery) -> None:
+    error = ask("SELECT nope FROM (SELECT 1 AS x)")
+    assert error.startswith("ModelNotFoundError")
+    assert "nope" in error
+    assert service.asked == ["go", "python"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({"impersonation_chain": "a@b", "scope": "c"}, "impersonation_chain, scope"),
+        ({"is_anonymous": True}, "is_anonymous"),
+        ({"extra__google_cloud_platform__key_secret_name": "secret", "keyfile_dict": "{}"}, "key_secret_name"),
+    ],
+)
+def test_what_the_driver_may_not_have_is_left_to_the_client(extra: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        database_options(extra, project=PROJECT, location=None)
+
+
+def test_without_a_project_or_place_the_driver_finds_its_own() -> None:
+    assert list(database_options({}, project=None, location=None)) == ["adbc.bigquery.sql.auth_type"]
