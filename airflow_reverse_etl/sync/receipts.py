@@ -174,8 +174,8 @@ class Checkpoint:
     :param dispatched: nothing above this number was ever sent; rows up to it that are not settled may have been.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
     :param reasons: distinct (code, message) pairs.
-    :param uncertain: settled rows that count as delivered, although an answer was lost: sent again where that is not
-        safe, or taken for delivered, as the sync's ``on_unknown`` says. Reported as ``unknown``.
+    :param uncertain: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
+        delivered, as the sync's ``on_unknown`` says. Reported as ``unknown`` when they are settled or all is closed.
     :param closed: this is what is being committed. The plan is not sent any more, only committed, and with this.
     """
 

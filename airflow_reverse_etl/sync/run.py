@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import replace
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
@@ -221,14 +220,15 @@ class Run:
         """
         checkpoint = await self._progress(plan)
         checkpoint.seconds = max(checkpoint.seconds, seconds)
-        return await self._commit(plan, checkpoint, _report(plan, checkpoint))
+        return await self._commit(plan, checkpoint)
 
-    async def _commit(self, plan: Plan, checkpoint: Checkpoint, report: Report) -> Report:
+    async def _commit(self, plan: Plan, checkpoint: Checkpoint) -> Report:
         assert self._lease is not None, "a commit is made inside a lease"
         await self._lease.renew()
         if not checkpoint.closed:
             checkpoint.closed = True
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
+        report = _report(plan, checkpoint)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
@@ -252,24 +252,20 @@ class Run:
     async def _fold(self, plan: Plan, destination: Destination) -> None:
         """Commit a run that nobody goes on with. Its rows in doubt are what the sync's ``on_unknown`` says of them."""
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
-        checkpoint, policy, again = Checkpoint.merged(parts), self._sync.failure.on_unknown, 0
+        checkpoint, policy = Checkpoint.merged(parts), self._sync.failure.on_unknown
         for rows in _unsafe(plan, self._sync, destination, [rows for part in parts for rows in part.unanswered()]):
-            if policy == "resend":  # by the next plan, as it is not in the snapshot
-                again += len(rows)
-                continue
             for seq in rows:
                 if seq in checkpoint.settled:  # by another partition
                     continue
-                checkpoint.settled.add(seq, seq)
                 if policy == "fail":
                     checkpoint.uncertain.discard(seq)
                     checkpoint.fail(seq, ANSWER_LOST)
                 else:
                     checkpoint.uncertain.add(seq)
-        report = _report(plan, checkpoint)
-        report = replace(report, unknown=report.unknown + again, retryable=report.retryable - again)
+                if policy != "resend":  # by the next plan, as it is not in the snapshot
+                    checkpoint.settled.add(seq, seq)
+        report = await self._commit(plan, checkpoint)
         self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id, unknown=report.unknown)
-        await self._commit(plan, checkpoint, report)
 
     async def _progress(self, plan: Plan) -> Checkpoint:
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
@@ -293,13 +289,15 @@ def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Iterable[ran
 
 
 def _report(plan: Plan, checkpoint: Checkpoint) -> Report:
+    # What is closed is not sent any more by this run, though perhaps by the next.
+    doubts = sum(1 for seq in checkpoint.uncertain if seq not in checkpoint.settled) if checkpoint.closed else 0
     return Report(
         run_id=plan.run_id,
         planned=plan.planned,
         accepted=checkpoint.count(Outcome.ACCEPTED),
         rejected=checkpoint.count(Outcome.REJECTED),
-        retryable=plan.total - len(checkpoint.settled),
-        unknown=checkpoint.count(Outcome.UNKNOWN),
+        retryable=plan.total - len(checkpoint.settled) - doubts,
+        unknown=checkpoint.count(Outcome.UNKNOWN) + doubts,
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,
         seconds=checkpoint.seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -423,9 +424,12 @@ async def test_a_lost_answer_where_sending_twice_is_not_safe(
     assert len(world.sent()) == again, "it is not sent again by itself"
 
 
+@pytest.mark.parametrize("cut_short", [False, True], ids=["at once", "by the run after that"])
 @pytest.mark.parametrize(("on_unknown", "again"), [("resend", ["a", "b", "c"]), ("accept", []), ("fail", [])])
-async def test_what_a_run_that_nobody_goes_on_with_left_in_doubt_is_reported(on_unknown: str, again: list[str]) -> None:
-    """It was sent, or announced, and its process died; the next run folds it."""
+async def test_what_a_run_that_nobody_goes_on_with_left_in_doubt_is_reported(
+    on_unknown: str, again: list[str], cut_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sent, or announced, and its process died; the next run folds it, or dies of that as well."""
     world = World(FakeDestination(capabilities=NOT_IDEMPOTENT))
     world.values = {"mode": "insert", "failure": {"max_rejected": "100%", "on_unknown": on_unknown}}
     world.destination.dials.crash = {1}
@@ -433,7 +437,12 @@ async def test_what_a_run_that_nobody_goes_on_with_left_in_doubt_is_reported(on_
         await world.run(rows(a=1, b=1, c=1), run_id="killed")
     world.destination.dials.crash = ()
     world.sent()
-    await world.run(run_id="next")
+    if cut_short:
+        with monkeypatch.context() as patch:
+            patch.setattr(world.store, "commit", Mock(side_effect=CrashError("killed")))
+            with pytest.raises(CrashError):
+                await world.run(run_id="next")
+    await world.run(run_id="last")
     assert world.sent() == again
     report = world.store.last_report("contacts", "killed")
     assert report is not None
