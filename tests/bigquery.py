@@ -88,8 +88,10 @@ class BigQuery:
 
     # -- REST --------------------------------------------------------------------------------------------------------
 
-    def insert_job(self, job: dict[str, Any], client: str) -> tuple[int, dict[str, Any]]:
+    def insert_job(self, path: str, job: dict[str, Any], client: str) -> tuple[int, dict[str, Any]]:
         query = job["configuration"]["query"]
+        if f"/projects/{PROJECT}/jobs" not in path or job["jobReference"].get("location") != "EU":
+            return _refusal(403, "accessDenied", "Access Denied: another project, or place")
         if "datasetId" not in query.get("defaultDataset", {"datasetId": ""}):
             return _refusal(400, "required", "Required parameter is missing: datasetId")
         self.asked.append(re.findall(r"gl-(\w+)/", client)[0])
@@ -97,8 +99,10 @@ class BigQuery:
             with duckdb.connect() as database:
                 database.execute("SET TimeZone = 'UTC'")
                 table = database.sql(sqlglot.transpile(query["query"], "bigquery", "duckdb")[0]).to_arrow_table()
+        except duckdb.ConversionException as error:
+            return _refusal(400, "invalidQuery", "Bad int64 value: " + re.findall("'(.*?)'", str(error))[0])
         except duckdb.Error as error:
-            return _refusal(400, "invalidQuery", str(error).splitlines()[0])
+            return _refusal(400, "invalidQuery", f"{str(error).splitlines()[0]} at [1:8]")
         table = table.cast(pa.schema([(field.name, _arrow_type(field.type)) for field in table.schema]))
         reference = {"projectId": PROJECT, "jobId": uuid.uuid4().hex, "location": "EU", **job["jobReference"]}
         name = f"anon{uuid.uuid4().hex}"
@@ -183,7 +187,7 @@ class _Rest(BaseHTTPRequestHandler):
         if self.headers["Host"] == _LOGIN:
             self._answer(200, {"access_token": "t", "token_type": "Bearer", "expires_in": 3600})
         else:
-            self._answer(*self.service.insert_job(json.loads(body), self.headers["X-Goog-Api-Client"]))
+            self._answer(*self.service.insert_job(self.path, json.loads(body), self.headers["X-Goog-Api-Client"]))
 
     def do_GET(self) -> None:
         self._answer(*self.service.get(self.path.partition("?")[0]))
@@ -243,7 +247,7 @@ def _proxy(listener: socket.socket, ports: dict[str, int]) -> None:
 
 def _tunnel(client: socket.socket, ports: dict[str, int]) -> None:
     head = b""
-    with client:
+    with contextlib.suppress(OSError), client:  # it may go at any time
         while not head.endswith(b"\r\n\r\n"):
             head += client.recv(4096) or b"\r\n\r\n"
         host = re.match(rb"CONNECT ([\w.]+):443 ", head)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.sync.ports import Column, Warehouse
 from airflow_reverse_etl.warehouses import postgres, snowflake
 from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, cast, column_for, settled
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-class _NoColumnsError(Exception):
-    """The driver tells them only with rows, as BigQuery's (1.11)."""
 
 
 @dataclass(slots=True)
@@ -72,12 +68,12 @@ class AdbcWarehouse(Warehouse):
     def columns(self, query: str) -> Sequence[Column]:
         from adbc_driver_manager import NotSupportedError
 
-        def describe(connection: Any) -> list[Column]:
+        def describe(connection: Any) -> list[Column] | None:
             with contextlib.closing(connection.cursor()) as cursor:
                 try:
                     return [Column(field.name) for field in cursor.adbc_execute_schema(query)]
-                except NotSupportedError:
-                    raise _NoColumnsError from None
+                except NotSupportedError:  # BigQuery's driver (1.11) tells columns only with rows
+                    return None
 
         return self._tried(describe) or self._instead.columns(query)
 
@@ -96,43 +92,43 @@ class AdbcWarehouse(Warehouse):
         if self._other:
             self._other.close()
 
-    def _tried(self, action: Callable[[Any], T]) -> T | None:
+    def _tried(self, action: Callable[[Any], T | None]) -> T | None:
         """What ``action`` makes of the connection; None where the other driver is to do it instead."""
         if self._refused:
             return None
         try:
-            return self._connected.call(action)
-        except _NoColumnsError:
-            if self._other is None:
-                raise ConfigurationError(
-                    "the ADBC driver does not tell the columns of a query that has no rows",
-                    todo="use the connection type of the database itself, which has another driver as well",
-                    connection=self._conn_id,
-                ) from None
-            return None
+            found = self._connected.call(action)
         except Exception as error:  # of whatever class: the other driver meets its cause next
             if self._other is None:
                 raise
             self._refused = True  # a login may take long to fail, and lock an account
-            _log.info(
-                "Read without ADBC, whose driver ended with %s (connection %r)", type(error).__name__, self._conn_id
-            )
+            why = error.what if isinstance(error, ReverseEtlError) else type(error).__name__
+            _log.info("Read without ADBC, because of: %s (connection %r)", why, self._conn_id)
             return None
+        if found is None and self._other is None:
+            raise ConfigurationError(
+                "the ADBC driver does not tell the columns of the query",
+                todo="use the connection type of the database itself, which has another driver as well",
+                connection=self._conn_id,
+            )
+        return found
 
     @property
     def _instead(self) -> Warehouse:
         assert self._other is not None
         return self._other
 
-    def _start(self, connection: Any, query: str) -> Started:
-        reading = _Reading(connection.cursor())
+    def _start(self, connection: Any, query: str) -> Started | None:
+        reading, started = _Reading(connection.cursor()), None
+        self._connected.runs(reading)
         try:
-            return self._started(reading, query)
-        except BaseException:
-            reading.close()
-            raise
+            started = self._started(reading, query)
+        finally:
+            if started is None:
+                reading.close()
+        return started
 
-    def _started(self, reading: _Reading, query: str) -> Started:
+    def _started(self, reading: _Reading, query: str) -> Started | None:
         cursor = reading.cursor
         columns: list[postgres.PostgresColumn] = []
         if self.dialect == "postgres":
@@ -143,7 +139,7 @@ class AdbcWarehouse(Warehouse):
         cursor.execute(query)
         reading.reader = reader = cursor.fetch_record_batch()
         if not reader.schema.names:
-            raise _NoColumnsError
+            return None
         batches = self._batches(reader, cursor.rowcount)
         first, second = next(batches, None), next(batches, None)
         kinds = [column.data_type for column in columns] or [settled(field.type) for field in reader.schema]

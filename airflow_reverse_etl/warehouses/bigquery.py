@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +25,16 @@ if TYPE_CHECKING:
 _SQL = "adbc.bigquery.sql."
 _PREFIX = "extra__google_cloud_platform__"  # of fields, in connections that are older
 
-#: Fields of the connection that say nothing of who logs in; where it reads is given beside them.
+#: In the service's words on a query that it cannot run; what it says of a row's value has none.
+_POSITION = re.compile(r" at \[\d+:\d+\]")
+
+#: Fields of the connection that say nothing of who logs in; where it reads is given beside them. Like the client, the
+#: driver has none of the hook's settings of its own jobs.
 _BESIDE = {"api_resource_configs", "labels", "location", "num_retries", "priority", "project", "use_legacy_sql"}
 
-#: Batches that are fetched ahead are held in memory: two, in place of two hundred. The driver would name a default
-#: dataset of the project without its ``datasetId``, which the REST interface requires.
+#: Batches that are fetched ahead are held in memory: two, in place of two hundred, and what the driver has on its way,
+#: up to four for each processor. It would name a default dataset of the project without its ``datasetId``, which the
+#: REST interface requires.
 STATEMENT: dict[str, str | int] = {f"{_SQL}query.result_buffer_size": 2, f"{_SQL}query.default_project_id": ""}
 
 
@@ -37,10 +44,16 @@ def database_options(extra: Mapping[str, Any], *, project: str | None, location:
     :param extra: the connection's extra fields. The options hold the key that is among them.
     :raises ConfigurationError: fields that the driver may not have, or has in another way: the client can read as well.
     """
-    given = {name.removeprefix(_PREFIX): value for name, value in extra.items() if value not in (None, "", False)}
+    given = {name.removeprefix(_PREFIX): value for name, value in extra.items() if name.startswith(_PREFIX)}
+    given |= {name: value for name, value in extra.items() if not name.startswith(_PREFIX)}
+    given = {name: value for name, value in given.items() if value not in (None, "", False)}
     path, key = given.pop("key_path", ""), given.pop("keyfile_dict", "")
+    if not path and not key:  # the driver does not see what was set after it was loaded
+        path = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+        if not path and os.environ.get("CLOUDSDK_CONFIG"):  # it does not look there
+            given["CLOUDSDK_CONFIG"] = True
     if more := given.keys() - _BESIDE:
-        raise ConfigurationError(f"fields {', '.join(sorted(more))}", todo="read with google-cloud-bigquery")
+        raise ConfigurationError(f"a login with {', '.join(sorted(more))}", todo="read with google-cloud-bigquery")
     options = {f"{_SQL}project_id": project, f"{_SQL}location": location}
     if path:
         way, options[f"{_SQL}auth_credentials"] = "json_credential_file", path
@@ -59,6 +72,10 @@ class Error(Exception):
 
 class ProgrammingError(Error):
     """The query is wrong: syntax, or a name."""
+
+
+class DatabaseError(Error):
+    """The query fails for some row, which the service's words may quote."""
 
 
 class OperationalError(Error):
@@ -125,5 +142,5 @@ def _errors(*, reading: bool = False) -> Iterator[None]:
             raise
         text = (str(getattr(error, "message", "")).splitlines() or [""])[0]
         if code in (400, 404) and not reading:
-            raise ProgrammingError(text) from None
+            raise (ProgrammingError if code == 404 or _POSITION.search(text) else DatabaseError)(text) from None
         raise OperationalError("permission denied: " + text if code in (401, 403) else text) from None

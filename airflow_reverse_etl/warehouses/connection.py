@@ -39,13 +39,17 @@ class Connected:
     def __init__(self, connect: Callable[[], Any], conn_id: str) -> None:
         self._connect, self._conn_id = connect, conn_id
         self._connection: Any = None
-        self._cursor: Any = None  # the last one read
+        self._cursor: Any = None  # the last one that runs a query, or is read
         self._coming: Future[Any] | None = None  # what is fetched ahead of it
         self._thread = _Worker()
 
     def call(self, action: Callable[[Any], T]) -> T:
         """What ``action`` makes of the connection. After an error, the connection is made anew, too."""
         return self._wait(self._thread.submit(lambda: self._run(action)))
+
+    def runs(self, cursor: Any) -> None:
+        """Note what a query is about to run in, for whoever cancels it: some drivers cannot by the connection."""
+        self._cursor = cursor
 
     def ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
         """``first``, and what ``following`` returns until that is None. Closes the cursor at the end, or when left."""
@@ -103,7 +107,7 @@ class Connected:
             raise found from None
         finally:
             if not future.done():  # a signal, or the end of the process
-                self._cancel()
+                self._cancel(self._cursor)
 
     def _stop(self, cursor: Any, coming: Future[Any]) -> None:
         """Cancel what is fetched ahead."""

@@ -58,6 +58,7 @@ class DbApiWarehouse(Warehouse):
             columns = [postgres.PostgresColumn.described(column) for column in _described(connection, query)]
             query, kinds = postgres.as_read(query, columns), [column.data_type for column in columns]
         cursor = _server_side(connection)
+        self._connected.runs(cursor)
         try:
             cursor.execute(query)
             batches = _arrow_batches(cursor, batch_rows)

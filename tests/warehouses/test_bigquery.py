@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
 from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 from airflow_reverse_etl.warehouses.bigquery import database_options
 from tests.bigquery import PROJECT, BigQuery
 
@@ -81,14 +83,18 @@ def process(environment: dict[str, str]) -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         with patch.dict(os.environ, environment):
             pool.submit(os.getpid).result()
-        yield pool
+        try:
+            yield pool
+        finally:  # one that hangs would be waited for
+            for child in list(pool._processes.values()):
+                child.kill()
 
 
 @pytest.fixture
 def ask(process: ProcessPoolExecutor, service: BigQuery) -> Callable[..., Any]:
     def asked(query: str, extra: Mapping[str, Any] | None = None, *, columns: list[str] | None = None) -> Any:
         service.asked.clear()
-        return process.submit(read, query, extra or {}, columns).result(timeout=60)
+        return process.submit(read, query, extra or {}, columns).result(timeout=120)
 
     return asked
 
@@ -123,8 +129,8 @@ def test_it_logs_in_as_the_hook_does(
     extra = {
         "default": {"project": PROJECT, "scope": ""},
         "path": {"key_path": path},
-        "text": {prefixed: text, "num_retries": 5},
-        "object": {"keyfile_dict": json.loads(text)},
+        "text": {prefixed: text, "num_retries": 5, "priority": "BATCH", "use_legacy_sql": False},
+        "object": {"keyfile_dict": json.loads(text), prefixed: "an old one"},
     }[way]
     assert ask("SELECT 1 AS x", extra).to_pylist() == [{"x": 1}]
     assert service.asked == ["go"]
@@ -169,5 +175,47 @@ def test_what_the_driver_may_not_have_is_left_to_the_client(extra: dict[str, Any
         database_options(extra, project=PROJECT, location=None)
 
 
-def test_without_a_project_or_place_the_driver_finds_its_own() -> None:
-    assert list(database_options({}, project=None, location=None)) == ["adbc.bigquery.sql.auth_type"]
+def test_what_is_not_known_is_not_given() -> None:
+    assert list(database_options({"key_path": "key.json"}, project=None, location=None)) == [
+        "adbc.bigquery.sql.auth_credentials",
+        "adbc.bigquery.sql.auth_type",
+    ]
+
+
+def test_where_the_driver_does_not_look_the_client_logs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", "folder")
+    with pytest.raises(ConfigurationError, match="CLOUDSDK_CONFIG"):
+        database_options({"key_path": ""}, project=PROJECT, location=None)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "key.json")
+    assert "key.json" in database_options({}, project=PROJECT, location=None).values()
+
+
+def test_a_value_that_the_service_quotes_is_not_told(ask: Callable[..., Any]) -> None:
+    error = ask("SELECT CAST(name AS INT64) AS n FROM (SELECT 'secret' AS name)")
+    assert error.startswith("ConfigurationError: the model's query fails")
+    assert "secret" not in error
+
+
+def test_a_query_that_takes_long_is_cancelled_where_it_runs() -> None:
+    """The driver cannot by its connection."""
+    runs = threading.Event()
+
+    class Cursor(Mock):
+        def execute(self, query: str) -> None:
+            runs.set()
+            assert self.cancelled.wait(20)
+            raise OSError
+
+    cursor = Cursor(cancelled=threading.Event())
+    cursor.adbc_cancel.side_effect = cursor.cancelled.set
+    warehouse = AdbcWarehouse(lambda: Mock(cursor=lambda: cursor), dialect="bigquery", conn_id="bq")
+
+    def interrupted(future: Future[Any]) -> None:
+        assert runs.wait(20)
+        raise KeyboardInterrupt
+
+    with patch.object(Future, "result", interrupted), pytest.raises(KeyboardInterrupt):
+        warehouse.read("SELECT 1 AS x")
+    assert cursor.cancelled.is_set()
+    warehouse.close()
