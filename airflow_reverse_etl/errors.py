@@ -99,7 +99,12 @@ class IncompleteLoadError(TryLaterError):
 
 
 class RunConflictError(TryLaterError):
-    """Another run of the same sync holds the lease, or moved the state meanwhile."""
+    """Another run of the same sync holds the lease, or moved the state meanwhile.
+
+    :ivar outdated: the snapshot is not the one that the plan was made for.
+    """
+
+    outdated = False
 
 
 class AttentionError(ReverseEtlError):

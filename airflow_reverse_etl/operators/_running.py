@@ -48,6 +48,7 @@ class LogObserver:
         "progress": "%(sync)s: %(settled)s of %(total)s rows settled, %(rejected)s rejected, %(requests)s requests",
         "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination does not take them",
         "folded": "%(sync)s: what the unfinished run %(run_id)s had delivered is now part of the snapshot",
+        "given_up": "%(sync)s: the unfinished run %(run_id)s was made for a snapshot that is lost, and is given up",
         "asked_to_wait": "%(sync)s: the destination asks to wait %(seconds)s seconds; the rest is left to a retry",
         "committed": "%(sync)s: run %(run_id)s is committed",
     }

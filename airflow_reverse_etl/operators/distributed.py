@@ -192,18 +192,21 @@ class ReverseEtlCommitOperator(SyncOperator):
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.sync.guards import check_failure_policy
 
-        report = self._await(self._commit(sync, self._around(sync, context)))
+        report = self._await(self._commit(sync, self._around(sync, context), self._destination(sync)))
         check_failure_policy(sync, report)
         return self._tell(sync, report, context)
 
-    async def _commit(self, sync: Sync, around: Mapping[str, Any]) -> Report:
+    async def _commit(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> Report:
         from airflow_reverse_etl.sync.receipts import Report
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.plan["run_id"], **around)
         async with steps.lease():
             found = await _plan_or_report(sync, steps)
-            return found if isinstance(found, Report) else await steps.commit(found)
+            if isinstance(found, Report):
+                steps.check_whole(found)
+                return found
+            return await steps.commit(found, destination)
 
 
 def reverse_etl(

@@ -8,7 +8,6 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores import changes
 from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.scratch import Scratch
@@ -16,7 +15,7 @@ from airflow_reverse_etl.sync.dialects import DIALECTS, literal
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
-from airflow_reverse_etl.sync.tracking import Approach, State
+from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 
 _HASHES = {"key_hi": "BIGINT", "key_lo": "BIGINT", "fingerprint": "BIGINT"}
 
@@ -82,12 +81,7 @@ def fold(
     rows = snapshot.rows
     if approach.tracked and not snapshot.made_by(plan.plan_id):
         if snapshot.generation != stored["generation"]:
-            raise RunConflictError(
-                "another run changed the snapshot since this one was planned",
-                todo="discard this run and let the next one plan again; let only one run of a sync be active at a time",
-                sync=plan.sync,
-                run=plan.run_id,
-            )
+            raise outdated(plan)
         _doubts(scratch, checkpoint, mode=stored["mode"], resent=approach.resent)
         if approach.anew or _any(scratch, "accepted") or _any(scratch, "outdated"):  # the first is quick to find
             rows = snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
@@ -169,8 +163,14 @@ def logged_outcome(checkpoint: Checkpoint, *, settled: str) -> str:
     uncertain = f" WHEN c.seq IN ({doubts}) THEN '{Outcome.UNKNOWN}'" if doubts else ""
     return (
         f"CASE WHEN f.seq IS NOT NULL THEN f.outcome{uncertain} WHEN {settled} THEN '{Outcome.ACCEPTED}'"
-        f" WHEN c.seq <= {checkpoint.dispatched} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END"
+        f" WHEN {unanswered(checkpoint)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END"
     )
+
+
+def unanswered(checkpoint: Checkpoint) -> str:
+    """SQL for whether a row of ``c``, the change set, may have been sent and has no outcome."""
+    ranges = (f"c.seq BETWEEN {rows.start} AND {rows.stop - 1}" for rows in checkpoint.unanswered())
+    return f"({' OR '.join(ranges) or '1 = 0'})"
 
 
 def _any(scratch: Scratch, relation: str) -> bool:
@@ -203,15 +203,13 @@ def _doubts(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool
 
     After everything was sent again, a row that was not accepted is not known to be there any more.
     """
-    unanswered = (
-        f"NOT settled AND seq <= {checkpoint.dispatched} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
-    )
+    lost = f"{unanswered(checkpoint)} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
     missed = "seq NOT IN (SELECT seq FROM accepted)"
     known = "(key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM snapshot)"
-    doubted = f"{unanswered} OR {missed} AND {known}" if resent else unanswered
+    doubted = f"{lost} OR {missed} AND {known}" if resent else lost
     scratch.execute(
         f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint, NULL AS field_hashes)"
-        f" FROM changes WHERE {mode in DOUBTS} AND ({doubted})"
+        f" FROM changes AS c WHERE {mode in DOUBTS} AND ({doubted})"
     )
     sources = ("accepted", "doubtful", "forgotten", "recorded")
     keys = [f"SELECT key_hi, key_lo FROM {name}" for name in sources]

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.database import Session
-from airflow_reverse_etl.stores.fold import logged_outcome
+from airflow_reverse_etl.stores.fold import logged_outcome, unanswered
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
-from airflow_reverse_etl.sync.tracking import Approach, State
+from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 
 
 class Fold:
@@ -85,12 +84,7 @@ class Fold:
             f"UPDATE {self._state} SET generation = {self._id} WHERE generation = {self._tables.text(self._expected)}"
         )
         if session.run(f"SELECT DISTINCT generation FROM {self._state}") != [(self._plan.plan_id,)]:
-            raise RunConflictError(
-                "another run changed the snapshot since this one was planned",
-                todo="discard this run and let the next one plan again; let only one run of a sync be active at a time",
-                sync=self._plan.sync,
-                run=self._plan.run_id,
-            )
+            raise outdated(self._plan)
 
     def _fold_snapshot(self, session: Session) -> None:
         snapshot = _alias(self._snapshot)
@@ -121,10 +115,8 @@ class Fold:
         resent = self._approach.resent and not self._approach.anew
         known = " OR s.key_hi IS NOT NULL" if resent else ""
         snapshot = f" LEFT JOIN {self._snapshot} AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo" if resent else ""
-        unanswered = (
-            f"c.seq <= {self._checkpoint.dispatched} AND NOT {self._settled} OR f.outcome = '{Outcome.UNKNOWN}'"
-        )
-        doubtful = f" WHEN {unanswered}{known} THEN 'doubtful'" if self._mode in DOUBTS else ""
+        lost = f"{unanswered(self._checkpoint)} OR f.outcome = '{Outcome.UNKNOWN}'"
+        doubtful = f" WHEN {lost}{known} THEN 'doubtful'" if self._mode in DOUBTS else ""
         missed = " ELSE 'gone'" if self._approach.resent else ""
         if self._tables.sql.begin is not None:
             session.run(f"DROP TABLE IF EXISTS {self._fates}")

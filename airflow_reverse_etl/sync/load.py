@@ -14,7 +14,16 @@ from airflow_reverse_etl.sync.batches import Batcher
 from airflow_reverse_etl.sync.pace import Pace
 from airflow_reverse_etl.sync.pacing import Backoff
 from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
-from airflow_reverse_etl.sync.receipts import ANSWER_LOST, Batch, Checkpoint, Outcome, Receipt, Receipts, SettledSet
+from airflow_reverse_etl.sync.receipts import (
+    ANSWER_LOST,
+    OPERATIONS,
+    Batch,
+    Checkpoint,
+    Outcome,
+    Receipt,
+    Receipts,
+    SettledSet,
+)
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
@@ -50,6 +59,10 @@ class Share:
         """How many of its rows are settled."""
         ranges = [(1, settled.low), *settled.above()]
         return sum(max(0, min(last, self.until) - max(first, self.after + 1) + 1) for first, last in ranges)
+
+
+def _pairs(rows: Sequence[range]) -> list[list[int]]:
+    return [[part.start, part.stop - 1] for part in rows]
 
 
 class Loader:
@@ -96,9 +109,9 @@ class Loader:
         self._exhausted_in_row = 0
         self._checkpoint = Checkpoint()
         self._done = SettledSet()  # what was settled before this load
-        self._maybe_sent = 0  # rows up to here may have been sent before this load began
+        self._doubts: list[range] = []  # what may have been sent before this load began
         self._announced = 0  # a saved checkpoint says that rows up to here may be sent
-        self._in_doubt = 0  # this load has sent rows up to here, at most, without getting an answer
+        self._in_doubt: set[int] = set()  # what this load has sent without getting an answer
 
     async def load(self) -> tuple[Checkpoint, int]:
         """Send what is not settled yet; returns the checkpoint, saved, and how many rows are left for a later try.
@@ -110,12 +123,11 @@ class Loader:
         share = self._share
         own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
         # Usually all that is known of these rows. Other partitions may have sent some of them, cut otherwise.
-        self._done = Checkpoint.merged(self._progress or [own]).settled
-        doubts = [rows.stop - 1 for part in self._progress for rows in part.unanswered() if share.meets(rows)]
-        begun = own.dispatched or len(own.settled)
-        own.after = min(own.after, share.after) if begun else share.after
-        self._checkpoint, before = own, len(own.settled)
-        self._maybe_sent = self._announced = max(own.dispatched, *doubts, 0)
+        known = Checkpoint.merged(self._progress or [own])
+        self._done, self._doubts = known.settled, [rows for rows in known.unanswered() if share.meets(rows)]
+        own.doubts = _pairs(own.unanswered())
+        own.after, own.dispatched, before = share.after, 0, len(own.settled)
+        self._checkpoint, self._announced = own, share.after
         after = self._done.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
         started = self._clock.monotonic()
@@ -126,7 +138,9 @@ class Loader:
         finally:
             self._checkpoint.seconds = spent + self._clock.monotonic() - started
             # Not killed, so it is known now what was announced and not sent, or sent and refused.
-            self._checkpoint.dispatched = max(self._maybe_sent, self._in_doubt)
+            own.dispatched = 0
+            own.doubts += [[seq, seq] for seq in self._in_doubt]
+            own.doubts = _pairs(own.unanswered())
             await self._destination.close()
             try:
                 await self._save()
@@ -204,11 +218,13 @@ class Loader:
 
     def _split_unknown(self, batch: Batch) -> Sequence[Batch]:
         """Apart from the rest, rows that may have been sent before a crash and may not be sent twice."""
-        if batch.seqs[0] > self._maybe_sent or self._may_resend(batch):
+        unknown: list[int] = []
+        if self._doubts and batch.seqs[0] <= self._doubts[-1][-1] and not self._may_resend(batch):
+            unknown = [at for at, seq in enumerate(batch.seqs) if any(seq in rows for rows in self._doubts)]
+        if not unknown:
             return [batch]
-        unknown = [at for at, seq in enumerate(batch.seqs) if seq <= self._maybe_sent]
         again = self._answer_lost(batch.only(unknown))
-        rest = batch.only(range(len(unknown), len(batch)))
+        rest = batch.only(sorted(set(range(len(batch))) - set(unknown)))
         return [part for part in (again, rest) if part is not None and len(part)]
 
     # -- delivering ----------------------------------------------------------------------------------------------
@@ -248,7 +264,7 @@ class Loader:
         try:
             return await self._destination.send(batch)
         except BaseException:  # cut off, perhaps after it was sent
-            self._in_doubt = max(self._in_doubt, batch.seqs[-1])
+            self._in_doubt.update(batch.seqs)
             raise
 
     def _pause(self, seconds: float) -> None:
@@ -267,8 +283,6 @@ class Loader:
         again, lost = [], []
         for at, (seq, key) in enumerate(zip(batch.seqs, batch.keys, strict=True)):
             receipt = receipts.of(key)
-            if receipt.outcome is Outcome.UNKNOWN:
-                self._in_doubt = max(self._in_doubt, seq)
             match receipt.outcome:
                 case Outcome.ACCEPTED:
                     self._checkpoint.settled.add(seq, seq)
@@ -278,9 +292,12 @@ class Loader:
                     lost.append(at)
                 case _:
                     again.append(at)
+                    if receipt.outcome is Outcome.UNKNOWN:
+                        self._in_doubt.add(seq)
         resend = self._answer_lost(batch.only(lost)) if lost else None
         if resend is not None:
             again.extend(lost)
+            self._in_doubt.update(resend.seqs)
         return batch.only(sorted(again)) if again else None
 
     def _settled(self, batch: Batch) -> None:
@@ -323,15 +340,28 @@ class Loader:
     async def _announce(self, batch: Batch) -> None:
         """Say in a checkpoint which rows may be sent from now on, before any of them is.
 
-        All of them where sending twice is safe. Elsewhere a few batches ahead: one save for many requests, and after a
-        crash few rows that are ``unknown`` without having been sent.
+        All that follow of those that may be sent twice. Elsewhere a few batches ahead: one save for many requests, and
+        after a crash few rows that are ``unknown`` without having been sent.
         """
-        ahead = self._plan.total if self._may_resend(batch) else 4 * self._sync.rate.concurrency * len(batch)
+        last = batch.seqs[-1]
+        until = (
+            self._safe_until(last) if self._may_resend(batch) else last + 4 * self._sync.rate.concurrency * len(batch)
+        )
         async with self._save_lock:
-            if batch.seqs[-1] > self._announced:
-                self._checkpoint.dispatched = min(self._share.until, batch.seqs[-1] + ahead)
+            if last > self._announced:
+                self._checkpoint.dispatched = min(self._share.until, until)
                 await self._save_now()
                 self._announced = self._checkpoint.dispatched
+
+    def _safe_until(self, seq: int) -> int:
+        """The last row before the first one that may not be sent twice, of those that follow."""
+        last = 0
+        for change, rows in self._plan.planned:
+            first, last = last + 1, last + rows
+            operation = OPERATIONS[self._sync.mode].get(change)
+            if rows and first > seq and operation not in self._destination.capabilities.idempotent:
+                return first - 1
+        return self._plan.total
 
     async def _save_regularly(self) -> None:
         while True:

@@ -171,7 +171,9 @@ class Checkpoint:
 
     :param settled: sequence numbers with a final outcome.
     :param after: the load's rows are those above this number.
-    :param dispatched: nothing above this number was ever sent; rows up to it that are not settled may have been.
+    :param dispatched: the load at work sends nothing above this number; its rows up to it may have been sent. 0 when
+        no load is at work that could not say what it sent.
+    :param doubts: ranges, first and last number: what earlier loads may have sent. Some may be settled since.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
     :param reasons: distinct (code, message) pairs.
     :param uncertain: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
@@ -187,6 +189,7 @@ class Checkpoint:
     requests: int = 0
     seconds: float = 0.0
     after: int = 0
+    doubts: list[list[int]] = field(default_factory=list)
     closed: bool = False
     _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
 
@@ -208,13 +211,23 @@ class Checkpoint:
         return listed + uncertain if outcome is Outcome.UNKNOWN else listed
 
     def unanswered(self) -> list[range]:
-        """Sequence numbers of rows that may have been sent, and have no outcome."""
-        found, after = [], max(self.after, self.settled.low)
-        for first, last in (*self.settled.above(), (self.dispatched + 1, self.dispatched)):
-            if after + 1 < (until := min(first, self.dispatched + 1)):
-                found.append(range(after + 1, until))
-            after = max(after, last)
-        return found
+        """Sequence numbers of rows that may have been sent, and have no outcome, ascending."""
+        sent = [(self.after + 1, self.dispatched), *((first, last) for first, last in self.doubts)]
+        settled, found, seen = [(1, self.settled.low), *self.settled.above()], [], 0
+        for start, end in sorted(sent):
+            at = max(start, seen + 1)
+            for first, last in settled:
+                if at < first:
+                    found.append(range(at, min(first, end + 1)))
+                at = max(at, last + 1)
+            found.append(range(at, end + 1))
+            seen = max(seen, end)
+        joined: list[range] = []
+        for rows in filter(None, found):
+            if joined and joined[-1].stop == rows.start:
+                rows = range(joined.pop().start, rows.stop)
+            joined.append(rows)
+        return joined
 
     @classmethod
     def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
@@ -226,10 +239,11 @@ class Checkpoint:
                     whole.settled.add(first, last)
             for seq, (outcome, at) in part.failed.items():
                 whole.fail(seq, Receipt(outcome, *part.reasons[at]))
-            whole.dispatched = max(whole.dispatched, part.dispatched)
+            whole.doubts += [[rows.start, rows.stop - 1] for rows in part.unanswered()]
             whole.uncertain |= part.uncertain
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
+        whole.uncertain -= whole.failed.keys()
         return whole
 
     def copy(self) -> Checkpoint:
@@ -258,6 +272,7 @@ class Checkpoint:
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "after": self.after,
+            "doubts": self.doubts,
             "closed": self.closed,
         }
 
@@ -273,6 +288,7 @@ class Checkpoint:
             requests=data["requests"],
             seconds=data["seconds"],
             after=data["after"],
+            doubts=data["doubts"],
             closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )

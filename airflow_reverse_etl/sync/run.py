@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
@@ -36,6 +37,9 @@ from airflow_reverse_etl.sync.tracking import NOTES
 
 #: The partition under which the checkpoint that is being committed is kept.
 CLOSED = -1
+
+#: What the run of a preview's plan begins with, so that one whose process died is told from a plan to be sent.
+_PREVIEW = "preview of "
 
 
 async def run(
@@ -74,14 +78,13 @@ async def run(
     async with steps.lease():
         now = clock.now()
         request = PlanRequest(sync, query, primary_key, run_id, now, reset=reset, full_resync=full_resync)
-        plan = await steps.plan(request, warehouse, destination)
-        if isinstance(plan, Report):
-            return plan
-        if plan.total:
-            await steps.load(plan, destination)
-        report = await steps.commit(plan, seconds=clock.monotonic() - started)
-    check_failure_policy(sync, report)
-    return report
+        found = await steps.plan(request, warehouse, destination)
+        if isinstance(found, Plan):
+            if found.total:
+                await steps.load(found, destination)
+            found = await steps.commit(found, destination, seconds=clock.monotonic() - started)
+    check_failure_policy(sync, found)
+    return found
 
 
 class Run:
@@ -123,21 +126,27 @@ class Run:
     ) -> Plan | Report:
         """The plan of this run: the unfinished one, or a new one within the sync's guards.
 
-        Brings earlier runs of the sync to an end first. Where nothing is tracked, a run that is committed is not
-        planned again: its report is returned.
+        Brings earlier runs of the sync to an end first. A run whose commit was cut short is only committed, and where
+        nothing is tracked, one that is committed is not planned again: its report is returned.
 
         :param approval: plans of this sync are sent after a person has seen them. One of which nothing was sent yet, of
             this run or another, is then discarded: nobody may have agreed to it.
         :raises GuardError: the plan was discarded.
+        :raises RunConflictError: this run was brought to an end with rows left that no other run sends.
         """
         if approval:
             for unfinished in await asyncio.to_thread(self._store.unfinished, self._sync.name):
                 if _untouched(await self._progress(unfinished)):
                     await asyncio.to_thread(self._store.discard, unfinished)
         plan = await self._settle_unfinished(destination)
+        if isinstance(plan, Report):
+            return plan
         if plan is None:
             if not self._sync.tracked and (report := await self.committed()):
+                self.check_whole(report)
                 return report
+            if request.full_resync and not self._repeatable(destination) and await self.committed():
+                request = replace(request, full_resync=False)
             plan = await asyncio.to_thread(self._store.plan, request, warehouse)
         facts = dict(plan.planned)
         self._observer.event("planned", sync=self._sync.name, **facts, skipped=plan.skipped, rows=plan.model_rows)
@@ -153,7 +162,8 @@ class Run:
 
     async def preview(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         """A plan of its own, for looking at: no guards, and earlier runs are left as they are. To be discarded."""
-        return await asyncio.to_thread(self._store.plan, request, warehouse)
+        marked = replace(request, run_id=_PREVIEW + request.run_id)
+        return replace(await asyncio.to_thread(self._store.plan, marked, warehouse), run_id=request.run_id)
 
     async def unfinished(self) -> Plan | None:
         """The plan of this run, if it is not committed."""
@@ -173,6 +183,16 @@ class Run:
             await asyncio.to_thread(self._store.discard, plan)
         else:
             await self._fold(plan, destination)
+
+    def check_whole(self, report: Report) -> None:
+        """:raises RunConflictError: a run that is committed has rows left, and this is the last that is heard of it."""
+        if report.retryable:
+            raise RunConflictError(
+                f"{report.retryable:,} rows of this run were not sent: its sync was changed, or another run came first",
+                todo="nothing, if a later run has the model's rows; else trigger one",
+                sync=self._sync.name,
+                run=self._run_id,
+            )
 
     async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Checkpoint:
         """Send a plan, or a share of it.
@@ -213,19 +233,19 @@ class Run:
             raise error
         return checkpoint
 
-    async def commit(self, plan: Plan, *, seconds: float = 0.0) -> Report:
+    async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> Report:
         """Fold what was settled into the snapshot. Raises nothing for rejected rows: see ``check_failure_policy``.
+
+        Rows in doubt that no try has settled are what the sync's ``on_unknown`` says of them.
 
         :param seconds: that the run took so far; the longest load is taken if that is more.
         """
+        assert self._lease is not None, "a commit is made inside a lease"
         checkpoint = await self._progress(plan)
         checkpoint.seconds = max(checkpoint.seconds, seconds)
-        return await self._commit(plan, checkpoint)
-
-    async def _commit(self, plan: Plan, checkpoint: Checkpoint) -> Report:
-        assert self._lease is not None, "a commit is made inside a lease"
         await self._lease.renew()
         if not checkpoint.closed:
+            self._decide_doubts(plan, checkpoint, destination)
             checkpoint.closed = True
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
         report = _report(plan, checkpoint)
@@ -233,30 +253,10 @@ class Run:
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
 
-    async def _settle_unfinished(self, destination: Destination) -> Plan | None:
-        """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed."""
-        for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
-            if (await self._progress(plan)).closed:
-                await self.commit(plan)
-                continue
-            resumable = plan.spec == self._sync.digest
-            if plan.run_id == self._run_id and resumable:
-                return plan
-            if self._sync.mode == "append" and resumable:
-                await self.load(plan, destination)
-                await self.commit(plan)
-            else:
-                await self._fold(plan, destination)
-        return None
-
-    async def _fold(self, plan: Plan, destination: Destination) -> None:
-        """Commit a run that nobody goes on with. Its rows in doubt are what the sync's ``on_unknown`` says of them."""
-        parts = await asyncio.to_thread(self._store.checkpoints, plan)
-        checkpoint, policy = Checkpoint.merged(parts), self._sync.failure.on_unknown
-        for rows in _unsafe(plan, self._sync, destination, [rows for part in parts for rows in part.unanswered()]):
+    def _decide_doubts(self, plan: Plan, checkpoint: Checkpoint, destination: Destination) -> None:
+        policy = self._sync.failure.on_unknown
+        for rows in _unsafe(plan, self._sync, destination, checkpoint.unanswered()):
             for seq in rows:
-                if seq in checkpoint.settled:  # by another partition
-                    continue
                 if policy == "fail":
                     checkpoint.uncertain.discard(seq)
                     checkpoint.fail(seq, ANSWER_LOST)
@@ -264,8 +264,57 @@ class Run:
                     checkpoint.uncertain.add(seq)
                 if policy != "resend":  # by the next plan, as it is not in the snapshot
                     checkpoint.settled.add(seq, seq)
-        report = await self._commit(plan, checkpoint)
+
+    async def _settle_unfinished(self, destination: Destination) -> Plan | Report | None:
+        """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed.
+
+        Of this run's own commit that was cut short, the report, if nothing is left of the run.
+        """
+        for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
+            progress, own = await self._progress(plan), plan.run_id == self._run_id
+            if plan.run_id.startswith(_PREVIEW):
+                await asyncio.to_thread(self._store.discard, plan)
+                continue
+            if progress.closed:
+                report = await self._fold(plan, destination)
+                if own and report and not report.retryable:
+                    return report
+                continue
+            resumable = plan.spec == self._sync.digest
+            if own and resumable:
+                return plan
+            if _untouched(progress):
+                try:
+                    check_guards(self._sync, plan)
+                except GuardError:
+                    await asyncio.to_thread(self._store.discard, plan)
+                    continue
+            if self._sync.mode == "append" and resumable:
+                await self.load(plan, destination)
+                await self.commit(plan, destination)
+            else:
+                await self._fold(plan, destination)
+        return None
+
+    async def _fold(self, plan: Plan, destination: Destination) -> Report | None:
+        """Commit a run that nobody goes on with. None: it fits no snapshot any more, and was discarded."""
+        assert self._lease is not None, "a commit is made inside a lease"
+        try:
+            report = await self.commit(plan, destination)
+        except RunConflictError as error:
+            if not error.outdated:
+                raise
+            await self._lease.renew()  # else it is another run's to commit
+            # The snapshot that it was made for is lost. The next plan finds that out, and sends all rows.
+            await asyncio.to_thread(self._store.discard, plan)
+            self._observer.event("given_up", sync=self._sync.name, run_id=plan.run_id)
+            return None
         self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id, unknown=report.unknown)
+        return report
+
+    def _repeatable(self, destination: Destination) -> bool:
+        """Whether everything that this sync sends may be sent twice."""
+        return destination.capabilities.idempotent.issuperset(OPERATIONS[self._sync.mode].values())
 
     async def _progress(self, plan: Plan) -> Checkpoint:
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
@@ -274,12 +323,12 @@ class Run:
 
 def _untouched(checkpoint: Checkpoint) -> bool:
     """Whether nothing of a plan was sent yet."""
-    return not (checkpoint.dispatched or len(checkpoint.settled) or checkpoint.uncertain or checkpoint.closed)
+    return not (checkpoint.unanswered() or len(checkpoint.settled) or checkpoint.closed)
 
 
-def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Iterable[range]) -> Iterator[range]:
+def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Sequence[range]) -> Iterator[range]:
     """Of rows that may have been sent, those for which sending twice is not safe."""
-    sent, after = list(sent), 0
+    after = 0
     for change in ("added", "changed", "removed"):
         until = after + getattr(plan.planned, change)
         if OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:

@@ -16,8 +16,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal, cast
 
-from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 
 #: What a plan may have to say beside its counts.
 NOTES: Mapping[str, str] = {
@@ -261,3 +261,15 @@ def _check(request: PlanRequest) -> None:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def outdated(plan: Plan) -> RunConflictError:
+    """The error for a plan that was made for another snapshot than there is."""
+    error = RunConflictError(
+        "another run changed the snapshot since this one was planned",
+        todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+        sync=plan.sync,
+        run=plan.run_id,
+    )
+    error.outdated = True
+    return error

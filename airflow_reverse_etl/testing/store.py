@@ -19,7 +19,7 @@ from airflow_reverse_etl.sync.plan import DOUBTS, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Report
 from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
-from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, State, approach
+from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, State, approach, outdated
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -219,26 +219,21 @@ class MemoryStateStore(StateStore):
 
     def _fold(self, state: _State, planned: _Planned, checkpoint: Checkpoint) -> None:
         if state.generation != planned.generation:
-            raise RunConflictError(
-                "another run changed the snapshot since this one was planned",
-                todo="discard this run and let the next one plan again",
-                sync=planned.plan.sync,
-                run=planned.plan.run_id,
-            )
+            raise outdated(planned.plan)
         how = planned.approach
         before, state.snapshot = state.snapshot, {} if how.anew else dict(state.snapshot)
         state.rejections = {} if how.drops_rejections else state.rejections
         rejections: dict[str, _Rejection] = {}
         unsettled: set[str] = set()
         settled: set[str] = set()
+        doubts = {seq for rows in checkpoint.unanswered() for seq in rows}
         for seq, (kind, row) in enumerate(planned.rows, 1):
             key = str(row.key)
             outcome = checkpoint.failed[seq][0] if seq in checkpoint.failed else None
-            unanswered = seq not in checkpoint.settled and seq <= checkpoint.dispatched
             missed = how.resent and key in state.snapshot and (seq not in checkpoint.settled or outcome is not None)
             if missed:
                 state.snapshot.pop(key)
-            if planned.mode in DOUBTS and (unanswered or missed or outcome is Outcome.UNKNOWN):
+            if planned.mode in DOUBTS and (seq in doubts or missed or outcome is Outcome.UNKNOWN):
                 state.snapshot[key] = _DOUBTFUL, row.identifiers, False
             (settled if seq in checkpoint.settled else unsettled).add(key)
             if seq not in checkpoint.settled:

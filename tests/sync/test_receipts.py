@@ -112,7 +112,8 @@ def test_partitions_add_up_to_the_whole() -> None:
     assert len(whole.settled) == len(first.settled) + 10
     assert {o: whole.count(o) for o in Outcome} == {o: first.count(o) + second.count(o) for o in Outcome}
     assert whole.reasons[whole.failed[12][1]] == ("TOO_LONG", "name")
-    assert (whole.dispatched, whole.requests, whole.seconds) == (20, 5, 4.0)
+    assert whole.unanswered() == [range(7, 8), range(10, 11)]
+    assert (whole.requests, whole.seconds) == (5, 4.0)
     assert second.settled.end_of(11) == 20, "where the partition that starts at 11 goes on"
     assert Checkpoint().settled.end_of(11) == 10
 
@@ -128,3 +129,20 @@ def test_rows_without_an_answer_are_those_of_the_load_that_may_have_been_sent() 
     made.settled.add(16, 19)
     assert made.unanswered() == []
     assert Checkpoint().unanswered() == []
+
+
+def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None:
+    made = Checkpoint(dispatched=6, after=4, doubts=[[2, 3], [3, 4], [9, 9]])
+    assert made.unanswered() == [range(2, 7), range(9, 10)]
+    made.settled.add(3, 5)
+    assert made.unanswered() == [range(2, 3), range(6, 7), range(9, 10)]
+    assert Checkpoint.from_json(made.to_json()).unanswered() == made.unanswered()
+
+
+def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more() -> None:
+    first, second = Checkpoint(doubts=[[1, 2]], uncertain={1, 2}), Checkpoint()
+    second.settled.add(1, 2)
+    second.fail(1, Receipt(Outcome.REJECTED))
+    whole = Checkpoint.merged([first, second])
+    assert (whole.count(Outcome.REJECTED), whole.count(Outcome.UNKNOWN), whole.count(Outcome.ACCEPTED)) == (1, 1, 0)
+    assert whole.unanswered() == []

@@ -1,0 +1,342 @@
+"""What is cut short anywhere, and repeated: nothing is lost, taken for sent, or sent twice without being reported."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pyarrow as pa
+import pytest
+
+from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
+from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.sync import run as module
+from airflow_reverse_etl.sync.load import Share
+from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
+from airflow_reverse_etl.sync.receipts import Operation, Report
+from airflow_reverse_etl.sync.run import Run, run
+from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination
+from tests.stores.warehouses import Place, copying_store, duckdb_place
+from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
+
+ONE = {"batch_size": 1, "concurrency": 1}
+
+
+class Broken(World):
+    """A world whose processes die, with real stores.
+
+    :ivar lose_snapshot: makes it as if a person had deleted it.
+    """
+
+    lose_snapshot: Callable[[], None]
+
+    def steps(self, run_id: str) -> Run:
+        return Run(self.sync(), store=self.store, run_id=run_id, observer=self.observer, clock=self.clock)
+
+    def request(self, model: list[dict[str, Any]], run_id: str, **options: bool) -> PlanRequest:
+        self.model = model
+        schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
+        self.warehouse.set("customers", pa.Table.from_pylist(model, schema))
+        return PlanRequest(self.sync(), "select * from customers", ("id",), run_id, self.clock.now(), **options)
+
+    async def planned(self, model: list[dict[str, Any]], run_id: str) -> Plan:
+        steps, request = self.steps(run_id), self.request(model, run_id)
+        async with steps.lease():
+            plan = await steps.plan(request, self.warehouse, self.destination)
+        assert isinstance(plan, Plan)
+        return plan
+
+    async def loaded(self, plan: Plan, partition: int, partitions: int) -> None:
+        steps = self.steps(plan.run_id)
+        async with steps.lease():
+            await steps.load(plan, self.destination, Share.of(plan, partition, partitions))
+
+    async def resync(self, run_id: str) -> Report:
+        return await run(
+            self.sync(),
+            query="select * from customers",
+            primary_key=("id",),
+            warehouse=self.warehouse,
+            store=self.store,
+            destination=self.destination,
+            run_id=run_id,
+            observer=self.observer,
+            clock=self.clock,
+            full_resync=True,
+        )
+
+    async def killed_in_commit(self, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Awaitable[Any]]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(self.store, "commit", Mock(side_effect=CrashError("killed")))
+            with pytest.raises(CrashError):
+                await call()
+
+    def revived(self) -> list[str]:
+        """Nothing fails any more. Returns the keys that were sent until now."""
+        self.destination.dials = Dials()
+        return self.sent()
+
+    def report(self, run_id: str) -> Report:
+        report = self.store.last_report("contacts", run_id)
+        assert report is not None
+        return report
+
+
+@pytest.fixture(params=["files", "tables"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broken]:
+    world = Broken(FakeDestination(capabilities=NOT_IDEMPOTENT))
+    world.values = {"rate": ONE}
+
+    def dying(store: Any) -> Any:
+        save = store.save_checkpoint
+
+        def save_checkpoint(*args: Any, **kwargs: Any) -> None:
+            if world.killed():
+                raise CrashError("killed")
+            save(*args, **kwargs)
+
+        store.save_checkpoint = save_checkpoint
+        return store
+
+    if request.param == "files":
+        world.store = dying(LakeStore(str(tmp_path)))
+        world.lose_snapshot = lambda: shutil.rmtree(tmp_path / "syncs" / "contacts" / "snapshot")
+        yield world
+        return
+    place = duckdb_place()
+    world.store = dying(copying_store(place))
+
+    def drop() -> None:
+        for (name,) in place.run("select table_name from information_schema.tables"):
+            if name.endswith(("_snapshot", "_state")):
+                place.run(f"drop table reverse_etl.{name}")
+        world.store = reopened(world, place)
+
+    world.lose_snapshot = drop
+    yield world
+    world.store.close()
+
+
+def reopened(world: World, place: Place) -> Any:
+    world.store.close()
+    return copying_store(place)
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [{"id": f"k{at:02}", "n": 1} for at in range(1, count + 1)]
+
+
+# -- what may have been sent -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run_id", ["r", "next"], ids=["the next try", "the next run"])
+@pytest.mark.parametrize("on_unknown", ["accept", "fail"])
+async def test_a_row_that_was_refused_is_not_in_doubt_because_a_later_answer_was_lost(
+    world: Broken, on_unknown: str, run_id: str
+) -> None:
+    world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
+    world.destination.dials = Dials(unsent=range(1, 6), lose_answer={6})  # no connection for a; then b's answer
+    with pytest.raises(IncompleteLoadError) as caught:
+        await world.run(rows(a=1, b=1), run_id="r")
+    assert caught.value.report is not None
+    assert (caught.value.report.retryable, caught.value.report.unknown) == (1, 1)
+    world.revived()
+    if on_unknown == "fail" and run_id == "r":
+        with pytest.raises(FailurePolicyError):
+            await world.run(run_id=run_id)
+    else:
+        await world.run(run_id=run_id)
+    assert "a" in world.sent()
+
+
+@pytest.mark.parametrize("on_unknown", ["accept", "fail", "resend"])
+async def test_rows_of_a_share_that_never_began_are_not_in_doubt_because_of_another_share(
+    world: Broken, on_unknown: str
+) -> None:
+    world.values |= {"mode": "append", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
+    plan = await world.planned(many(10), "A")
+    world.destination.dials.crash = {1}
+    with pytest.raises(CrashError):
+        await world.loaded(plan, 1, 2)
+    world.revived()
+    await world.run(rows(z=1), run_id="B")
+    assert {f"k{at:02}#{at}" for at in range(1, 6)} <= set(world.held)
+    assert world.report("A").unknown == 5
+
+
+@pytest.mark.parametrize("on_unknown", ["accept", "fail"])
+async def test_a_plan_that_is_cut_otherwise_by_the_next_try_has_the_same_rows_in_doubt(
+    world: Broken, on_unknown: str
+) -> None:
+    world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
+    plan = await world.planned(many(10), "A")
+    world.destination.dials.crash = {1}
+    with pytest.raises(CrashError):
+        await world.loaded(plan, 1, 2)
+    world.revived()
+    await world.loaded(plan, 0, 1)
+    assert world.sent() == [f"k{at:02}" for at in range(1, 6)]
+
+
+async def test_rows_below_those_that_another_share_announced_are_announced_as_well(world: Broken) -> None:
+    world.values |= {"mode": "insert"}
+    plan = await world.planned(many(10), "A")
+    for partition, partitions, request in ((1, 2, 1), (0, 1, 3)):
+        world.destination.dials.crash = {request}
+        with pytest.raises(CrashError):
+            await world.loaded(plan, partition, partitions)
+        world.revived()
+    await world.run(run_id="next")
+    twice = {key for _, key in world.destination.table.repeated()}
+    assert {"k01", "k02"} <= twice
+    assert len(twice) <= world.report("A").unknown
+
+
+@pytest.mark.parametrize("on_unknown", ["accept", "fail"])
+async def test_deletes_that_may_not_be_repeated_are_not_announced_with_upserts_that_may(
+    world: Broken, on_unknown: str
+) -> None:
+    upserts = Capabilities(operations=frozenset(Operation), idempotent=frozenset({Operation.UPSERT}), max_batch_rows=9)
+    world.destination = FakeDestination(capabilities=upserts)
+    world.values |= {"mode": "mirror", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
+    await world.run(many(30))
+    world.revived()
+    world.destination.dials.crash = {1}
+    with pytest.raises(CrashError):
+        await world.run([{"id": "k01", "n": 2}], run_id="r")
+    world.revived()
+    assert (await world.run(run_id="r")).unknown == 0
+    assert list(world.held) == ["k01"]
+
+
+@pytest.mark.parametrize("on_unknown", ["accept", "fail", "resend"])
+async def test_a_load_that_was_killed_and_is_marked_as_success_has_its_doubts_reported(
+    world: Broken, on_unknown: str
+) -> None:
+    world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
+    plan = await world.planned(rows(a=1), "A")
+    world.destination.dials.crash = {1}
+    with pytest.raises(CrashError):
+        await world.loaded(plan, 0, 1)
+    world.revived()
+    steps = world.steps("A")
+    async with steps.lease():
+        report = await steps.commit(plan, world.destination)
+    assert (report.unknown, report.retryable) == (1, 0)
+    await world.run(run_id="next")
+    assert len(world.sent()) == (on_unknown == "resend")
+
+
+# -- what is repeated ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mode": "append", "failure": {"max_rejected": 0}},
+        {"mode": "insert", "failure": {"max_rejected": "100%", "on_unknown": "fail"}},
+        {"mode": "insert", "failure": {"max_rejected": 0}, "retry": {"max_attempts": 1}},
+    ],
+    ids=["append", "answer lost", "rejected"],
+)
+async def test_a_commit_that_is_repeated_has_the_same_end(
+    world: Broken, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.values |= values
+    if "on_unknown" in values["failure"]:
+        world.destination.dials.lose_answer = {1}
+    else:
+        world.destination.dials.reject = {"a#1", "a"}
+    await world.killed_in_commit(monkeypatch, lambda: world.run(rows(a=1, b=1), run_id="r"))
+    world.revived()
+    with pytest.raises(FailurePolicyError) as caught:
+        await world.run(run_id="r")
+    assert caught.value.report is not None
+    assert (caught.value.report.accepted, world.sent()) == (1, [])
+
+
+@pytest.mark.parametrize("values", [{"mode": "append"}, {"track": "none"}], ids=["append", "nothing tracked"])
+async def test_rows_that_are_left_where_nothing_is_tracked_leave_the_task_red(
+    world: Broken, values: dict[str, Any]
+) -> None:
+    """The sync is changed between two tries: nobody sends what is left of the first."""
+    world.values |= values
+    world.destination.dials.unsent = range(2, 100)
+    with pytest.raises(IncompleteLoadError):
+        await world.run(rows(a=1, b=1, c=1), run_id="r")
+    world.revived()
+    with pytest.raises(RunConflictError, match="2 rows of this run were not sent"):
+        await world.run(run_id="r", mapping={"id": "id", "n": "n", "m": {"value": 1}})
+
+
+@pytest.mark.parametrize("cut_short", [True, False], ids=["during its commit", "after it"])
+async def test_a_full_resync_is_not_repeated_where_that_is_not_safe(
+    world: Broken, cut_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.values |= {"mode": "insert"}
+    await world.run(rows(a=1, b=1))
+    world.sent()
+    if cut_short:
+        await world.killed_in_commit(monkeypatch, lambda: world.resync("r"))
+    else:
+        await world.resync("r")
+    assert world.sent() == ["a", "b"]
+    await world.resync("r")
+    assert world.sent() == []
+
+
+async def test_a_plan_that_is_rejected_after_its_commit_was_cut_short_is_committed(
+    world: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.destination.dials.reject = {"c"}
+    await world.killed_in_commit(monkeypatch, lambda: world.run(rows(a=1, b=1, c=1), run_id="r"))
+    steps = world.steps("r")
+    async with steps.lease():
+        await steps.reject(world.destination)
+    report = world.report("r")
+    assert (report.accepted, report.rejected, report.retryable) == (2, 1, 0)
+
+
+# -- plans that nobody goes on with ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["reset", "full_resync"])
+async def test_a_preview_that_was_killed_is_forgotten(world: Broken, option: str) -> None:
+    world.values |= {"mode": "insert"}
+    await world.run(rows(a=1))
+    world.sent()
+    steps, request = world.steps("look"), world.request(rows(a=1, b=1), "look", **{option: True})
+    async with steps.lease():
+        assert (await steps.preview(request, world.warehouse)).run_id == "look"
+    world.clock.advance(1)
+    await world.run(run_id="next")
+    assert world.sent() == ["b"]
+    assert world.store.last_report("contacts", "look") is None
+
+
+async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: Broken) -> None:
+    await world.run(rows(a=1), run_id="first")
+    world.destination.dials.unsent = range(3, 100)
+    with pytest.raises(IncompleteLoadError):
+        await world.run(rows(a=1, b=1, c=1), run_id="second")
+    world.revived()
+    world.lose_snapshot()
+    world.clock.advance(86400)
+    await world.run(run_id="third")
+    assert world.sent() == ["a", "b", "c"]
+    assert world.observer.named("given_up")
+
+
+async def test_a_plan_that_no_guard_has_seen_is_seen_by_those_of_the_next_run(
+    world: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.values |= {"initial": "baseline", "guards": {"min_rows": 5}}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "check_guards", Mock(side_effect=CrashError("killed")))
+        with pytest.raises(CrashError):
+            await world.run(many(1), run_id="half a model")
+    await world.run(many(10), run_id="next")
+    assert world.sent() == []
