@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.stores.files import StateFiles
 
 if TYPE_CHECKING:
@@ -42,14 +43,23 @@ class Scratch:
         """Make a Parquet file under the state URL a relation, with the position of each row as ``file_row_number``.
 
         :param columns: name → type of those that are null where the file, of an earlier version of ours, has none.
+        :raises StateError: it is no Parquet file, or not all of one.
         """
+        import duckdb
         from pyarrow import fs
 
         source = self.files.root / path if self.files.root else self.folder / f"{name}.parquet"
         if not self.files.root:  # DuckDB reads a local copy much faster than a remote file through Python
             fs.copy_files(path, str(source), self.files.filesystem(), fs.LocalFileSystem())
         rows = f"read_parquet({_quoted(source)}, file_row_number = true, {_AS_IT_IS})"
-        there = self.columns(rows) if columns else {}
+        try:
+            there = self.columns(rows)
+        except duckdb.InvalidInputException:
+            raise StateError(
+                "a file of the state is damaged",
+                todo="restore it from a backup, or delete it: what it held then counts as lost",
+                file=path,
+            ) from None
         missing = "".join(
             f", CAST(NULL AS {kind}) AS {column}" for column, kind in (columns or {}).items() if column not in there
         )

@@ -273,6 +273,18 @@ def test_damaged_state_is_named(tmp_path: Path) -> None:
         b.plan()
 
 
+def test_a_damaged_file_is_named_and_lost_when_it_is_deleted(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    b.run()
+    [file] = (tmp_path / "syncs/s/snapshot").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StateError, match=file.name):
+        b.plan()
+    file.unlink()
+    assert b.plan().notes == ("snapshot_lost",)
+
+
 class Broken:
     """A warehouse that dies while it is read."""
 
