@@ -85,7 +85,7 @@ class Broken(World):
         return report
 
 
-@pytest.fixture(params=["files", "tables"])
+@pytest.fixture(params=["files", pytest.param("tables", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broken]:
     world = Broken(FakeDestination(capabilities=NOT_IDEMPOTENT))
     world.values = {"rate": ONE}
