@@ -7,6 +7,9 @@ SPARK := .venv-spark
 BIN := $(VENV)/bin
 NEEDS := pyproject.toml scripts/setup
 
+# One more than there are cores: many tests wait for processes that they start.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+
 export PYTHON ?= python3
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
@@ -20,13 +23,13 @@ demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
 	@$(BIN)/python dags_examples/demo/run.py
 
 test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.ready ## every test, the slow ones too
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowest Airflow we support
-	$(VENV31)/bin/python -m pytest -n auto --dist worksteal -m "airflow and not e2e and not slow" $(ARGS)
+	$(VENV31)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "airflow and not e2e and not slow" $(ARGS)
 
 test-dbt-versions: $(VENV)/.ready ## one catalog from dbt 1.7 to 1.11, each installed into build/dbt-matrix
 	$(BIN)/python scripts/dbt-matrix
