@@ -61,8 +61,14 @@ class Share:
         return sum(max(0, min(last, self.until) - max(first, self.after + 1) + 1) for first, last in ranges)
 
 
-def _pairs(rows: Sequence[range]) -> list[list[int]]:
-    return [[part.start, part.stop - 1] for part in rows]
+def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> Iterator[range]:
+    """The rows of a plan for which sending twice is not safe, ascending: one range for each kind of change."""
+    after = 0
+    for change in ("added", "changed", "removed"):
+        until = after + getattr(plan.planned, change)
+        if until > after and OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
+            yield range(after + 1, until + 1)
+        after = until
 
 
 class Loader:
@@ -125,7 +131,7 @@ class Loader:
         # Usually all that is known of these rows. Other partitions may have sent some of them, cut otherwise.
         known = Checkpoint.merged(self._progress or [own])
         self._done, self._doubts = known.settled, [rows for rows in known.unanswered() if share.meets(rows)]
-        own.doubts = _pairs(own.unanswered())
+        own.doubts = own.unanswered()
         own.after, own.dispatched, before = share.after, 0, len(own.settled)
         self._checkpoint, self._announced = own, share.after
         after = self._done.end_of(share.after + 1)
@@ -139,8 +145,8 @@ class Loader:
             self._checkpoint.seconds = spent + self._clock.monotonic() - started
             # Not killed, so it is known now what was announced and not sent, or sent and refused.
             own.dispatched = 0
-            own.doubts += [[seq, seq] for seq in self._in_doubt]
-            own.doubts = _pairs(own.unanswered())
+            own.doubts += [range(seq, seq + 1) for seq in self._in_doubt]
+            own.doubts = own.unanswered()
             await self._destination.close()
             try:
                 await self._save()
@@ -344,24 +350,15 @@ class Loader:
         after a crash few rows that are ``unknown`` without having been sent.
         """
         last = batch.seqs[-1]
-        until = (
-            self._safe_until(last) if self._may_resend(batch) else last + 4 * self._sync.rate.concurrency * len(batch)
-        )
+        until = last + 4 * self._sync.rate.concurrency * len(batch)
+        if self._may_resend(batch):
+            unsafe = unrepeatable(self._plan, self._sync, self._destination)
+            until = next((rows.start - 1 for rows in unsafe if rows.start > last), self._plan.total)
         async with self._save_lock:
             if last > self._announced:
                 self._checkpoint.dispatched = min(self._share.until, until)
                 await self._save_now()
                 self._announced = self._checkpoint.dispatched
-
-    def _safe_until(self, seq: int) -> int:
-        """The last row before the first one that may not be sent twice, of those that follow."""
-        last = 0
-        for change, rows in self._plan.planned:
-            first, last = last + 1, last + rows
-            operation = OPERATIONS[self._sync.mode].get(change)
-            if rows and first > seq and operation not in self._destination.capabilities.idempotent:
-                return first - 1
-        return self._plan.total
 
     async def _save_regularly(self) -> None:
         while True:

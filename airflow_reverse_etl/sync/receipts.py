@@ -173,7 +173,7 @@ class Checkpoint:
     :param after: the load's rows are those above this number.
     :param dispatched: the load at work sends nothing above this number; its rows up to it may have been sent. 0 when
         no load is at work that could not say what it sent.
-    :param doubts: ranges, first and last number: what earlier loads may have sent. Some may be settled since.
+    :param doubts: sequence numbers of rows that earlier loads may have sent. Some may be settled since.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
     :param reasons: distinct (code, message) pairs.
     :param uncertain: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
@@ -189,7 +189,7 @@ class Checkpoint:
     requests: int = 0
     seconds: float = 0.0
     after: int = 0
-    doubts: list[list[int]] = field(default_factory=list)
+    doubts: list[range] = field(default_factory=list)
     closed: bool = False
     _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
 
@@ -212,16 +212,16 @@ class Checkpoint:
 
     def unanswered(self) -> list[range]:
         """Sequence numbers of rows that may have been sent, and have no outcome, ascending."""
-        sent = [(self.after + 1, self.dispatched), *((first, last) for first, last in self.doubts)]
+        sent = [range(self.after + 1, self.dispatched + 1), *self.doubts]
         settled, found, seen = [(1, self.settled.low), *self.settled.above()], [], 0
-        for start, end in sorted(sent):
-            at = max(start, seen + 1)
+        for part in sorted(sent, key=lambda part: part.start):
+            at = max(part.start, seen)
             for first, last in settled:
                 if at < first:
-                    found.append(range(at, min(first, end + 1)))
+                    found.append(range(at, min(first, part.stop)))
                 at = max(at, last + 1)
-            found.append(range(at, end + 1))
-            seen = max(seen, end)
+            found.append(range(at, part.stop))
+            seen = max(seen, part.stop)
         joined: list[range] = []
         for rows in filter(None, found):
             if joined and joined[-1].stop == rows.start:
@@ -239,7 +239,7 @@ class Checkpoint:
                     whole.settled.add(first, last)
             for seq, (outcome, at) in part.failed.items():
                 whole.fail(seq, Receipt(outcome, *part.reasons[at]))
-            whole.doubts += [[rows.start, rows.stop - 1] for rows in part.unanswered()]
+            whole.doubts += part.unanswered()
             whole.uncertain |= part.uncertain
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
@@ -272,7 +272,7 @@ class Checkpoint:
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "after": self.after,
-            "doubts": self.doubts,
+            "doubts": [[rows.start, rows.stop - 1] for rows in self.doubts],
             "closed": self.closed,
         }
 
@@ -288,7 +288,7 @@ class Checkpoint:
             requests=data["requests"],
             seconds=data["seconds"],
             after=data["after"],
-            doubts=data["doubts"],
+            doubts=[range(first, last + 1) for first, last in data["doubts"]],
             closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )

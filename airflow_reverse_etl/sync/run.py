@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import product
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
 from airflow_reverse_etl.sync.lease import Lease, held
-from airflow_reverse_etl.sync.load import Loader, Share
+from airflow_reverse_etl.sync.load import Loader, Share, unrepeatable
 from airflow_reverse_etl.sync.ports import (
     Clock,
     Destination,
@@ -255,8 +256,9 @@ class Run:
 
     def _decide_doubts(self, plan: Plan, checkpoint: Checkpoint, destination: Destination) -> None:
         policy = self._sync.failure.on_unknown
-        for rows in _unsafe(plan, self._sync, destination, checkpoint.unanswered()):
-            for seq in rows:
+        unsafe = unrepeatable(plan, self._sync, destination)
+        for kind, rows in product(unsafe, checkpoint.unanswered()):
+            for seq in range(max(kind.start, rows.start), min(kind.stop, rows.stop)):
                 if policy == "fail":
                     checkpoint.uncertain.discard(seq)
                     checkpoint.fail(seq, ANSWER_LOST)
@@ -271,10 +273,10 @@ class Run:
         Of this run's own commit that was cut short, the report, if nothing is left of the run.
         """
         for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
-            progress, own = await self._progress(plan), plan.run_id == self._run_id
             if plan.run_id.startswith(_PREVIEW):
                 await asyncio.to_thread(self._store.discard, plan)
                 continue
+            progress, own = await self._progress(plan), plan.run_id == self._run_id
             if progress.closed:
                 report = await self._fold(plan, destination)
                 if own and report and not report.retryable:
@@ -324,17 +326,6 @@ class Run:
 def _untouched(checkpoint: Checkpoint) -> bool:
     """Whether nothing of a plan was sent yet."""
     return not (checkpoint.unanswered() or len(checkpoint.settled) or checkpoint.closed)
-
-
-def _unsafe(plan: Plan, sync: Sync, destination: Destination, sent: Sequence[range]) -> Iterator[range]:
-    """Of rows that may have been sent, those for which sending twice is not safe."""
-    after = 0
-    for change in ("added", "changed", "removed"):
-        until = after + getattr(plan.planned, change)
-        if OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
-            shared = (range(max(rows.start, after + 1), min(rows.stop, until + 1)) for rows in sent)
-            yield from filter(None, shared)
-        after = until
 
 
 def _report(plan: Plan, checkpoint: Checkpoint) -> Report:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import pyarrow as pa
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
@@ -17,9 +16,9 @@ from airflow_reverse_etl.sync import run as module
 from airflow_reverse_etl.sync.load import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
 from airflow_reverse_etl.sync.receipts import Operation, Report
-from airflow_reverse_etl.sync.run import Run, run
+from airflow_reverse_etl.sync.run import Run
 from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination
-from tests.stores.warehouses import Place, copying_store, duckdb_place
+from tests.stores.warehouses import copying_store, duckdb_place
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
 
 ONE = {"batch_size": 1, "concurrency": 1}
@@ -37,9 +36,7 @@ class Broken(World):
         return Run(self.sync(), store=self.store, run_id=run_id, observer=self.observer, clock=self.clock)
 
     def request(self, model: list[dict[str, Any]], run_id: str, **options: bool) -> PlanRequest:
-        self.model = model
-        schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
-        self.warehouse.set("customers", pa.Table.from_pylist(model, schema))
+        self.build(model)
         return PlanRequest(self.sync(), "select * from customers", ("id",), run_id, self.clock.now(), **options)
 
     async def planned(self, model: list[dict[str, Any]], run_id: str) -> Plan:
@@ -53,20 +50,6 @@ class Broken(World):
         steps = self.steps(plan.run_id)
         async with steps.lease():
             await steps.load(plan, self.destination, Share.of(plan, partition, partitions))
-
-    async def resync(self, run_id: str) -> Report:
-        return await run(
-            self.sync(),
-            query="select * from customers",
-            primary_key=("id",),
-            warehouse=self.warehouse,
-            store=self.store,
-            destination=self.destination,
-            run_id=run_id,
-            observer=self.observer,
-            clock=self.clock,
-            full_resync=True,
-        )
 
     async def killed_in_commit(self, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Awaitable[Any]]) -> None:
         with monkeypatch.context() as patch:
@@ -113,16 +96,12 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broken]:
         for (name,) in place.run("select table_name from information_schema.tables"):
             if name.endswith(("_snapshot", "_state")):
                 place.run(f"drop table reverse_etl.{name}")
-        world.store = reopened(world, place)
+        world.store.close()
+        world.store = copying_store(place)
 
     world.lose_snapshot = drop
     yield world
     world.store.close()
-
-
-def reopened(world: World, place: Place) -> Any:
-    world.store.close()
-    return copying_store(place)
 
 
 def many(count: int) -> list[dict[str, Any]]:
@@ -280,11 +259,11 @@ async def test_a_full_resync_is_not_repeated_where_that_is_not_safe(
     await world.run(rows(a=1, b=1))
     world.sent()
     if cut_short:
-        await world.killed_in_commit(monkeypatch, lambda: world.resync("r"))
+        await world.killed_in_commit(monkeypatch, lambda: world.run(run_id="r", full_resync=True))
     else:
-        await world.resync("r")
+        await world.run(run_id="r", full_resync=True)
     assert world.sent() == ["a", "b"]
-    await world.resync("r")
+    await world.run(run_id="r", full_resync=True)
     assert world.sent() == []
 
 

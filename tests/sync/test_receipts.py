@@ -132,7 +132,7 @@ def test_rows_without_an_answer_are_those_of_the_load_that_may_have_been_sent() 
 
 
 def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None:
-    made = Checkpoint(dispatched=6, after=4, doubts=[[2, 3], [3, 4], [9, 9]])
+    made = Checkpoint(dispatched=6, after=4, doubts=[range(2, 4), range(3, 5), range(9, 10)])
     assert made.unanswered() == [range(2, 7), range(9, 10)]
     made.settled.add(3, 5)
     assert made.unanswered() == [range(2, 3), range(6, 7), range(9, 10)]
@@ -140,7 +140,7 @@ def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None
 
 
 def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more() -> None:
-    first, second = Checkpoint(doubts=[[1, 2]], uncertain={1, 2}), Checkpoint()
+    first, second = Checkpoint(doubts=[range(1, 3)], uncertain={1, 2}), Checkpoint()
     second.settled.add(1, 2)
     second.fail(1, Receipt(Outcome.REJECTED))
     whole = Checkpoint.merged([first, second])

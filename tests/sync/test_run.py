@@ -102,16 +102,27 @@ class World:
             }
         )
 
-    async def run(self, model: list[dict[str, Any]] | None = None, *, run_id: str | None = None, **more: Any) -> Report:
+    def build(self, model: list[dict[str, Any]] | None) -> None:
+        """The model's rows; None: as before."""
         import pyarrow as pa
 
         if model is not None:
             self.model = model
+        schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
+        self.warehouse.set("customers", pa.Table.from_pylist(self.model, schema))
+
+    async def run(
+        self,
+        model: list[dict[str, Any]] | None = None,
+        *,
+        run_id: str | None = None,
+        full_resync: bool = False,
+        **more: Any,
+    ) -> Report:
+        self.build(model)
         if run_id is None:
             self.runs += 1
             run_id = f"run-{self.runs}"
-        schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
-        self.warehouse.set("customers", pa.Table.from_pylist(self.model, schema))
         return await run(
             self.sync(**more),
             query="select * from customers",
@@ -122,6 +133,7 @@ class World:
             run_id=run_id,
             observer=self.observer,
             clock=self.clock,
+            full_resync=full_resync,
         )
 
     @property
