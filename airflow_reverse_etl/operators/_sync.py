@@ -155,11 +155,11 @@ class SyncOperator(BaseOperator):
         """Say what became of a run: in the log, and on the event of the destination's asset."""
         counts = {**report.to_json(), **({"drift": list(drift)} if drift else {})}
         self.log.info("%s: %s", sync.name, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
-        for reason in counts["errors"]:
+        for reason in counts["reasons"]:
             self.log.warning("%s: %s rows: %s", sync.name, reason["count"], reason["code"])
         asset = destination_asset(sync)
         if asset in self.outlets:
-            told = {name: value for name, value in counts.items() if name != "errors"}
+            told = {name: value for name, value in counts.items() if name != "reasons"}
             context["outlet_events"][asset].extra = {"sync": sync.name, **told}
         return counts
 

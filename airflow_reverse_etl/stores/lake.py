@@ -19,7 +19,6 @@ import contextlib
 import json
 import secrets
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +92,7 @@ class LakeStore(StateStore):
             found = work.execute(
                 "SELECT report FROM history WHERE run_id = ? ORDER BY committed_at DESC, plan_id DESC LIMIT 1", [run_id]
             )
-        return _report_from(json.loads(found[0][0])) if found else None
+        return Report.from_json(json.loads(found[0][0])) if found else None
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
@@ -295,7 +294,3 @@ def _plan_from(data: Mapping[str, Any]) -> Plan:
         planned=Planned(**data["planned"]),
         created_at=datetime.fromisoformat(data["created_at"]),
     )
-
-
-def _report_from(data: Mapping[str, Any]) -> Report:
-    return replace(Report(**data), planned=Planned(**data["planned"]), errors=tuple(data["errors"]))

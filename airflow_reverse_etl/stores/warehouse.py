@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +108,7 @@ class WarehouseStore(StateStore):
                 f"SELECT report FROM {self._tables['runs']} WHERE sync = {self._text(sync)}"
                 f" AND run_id = {self._text(run_id)} ORDER BY committed_at DESC, plan_id DESC LIMIT 1"
             )
-        return _report_from(json.loads(found[0][0])) if found else None
+        return Report.from_json(json.loads(found[0][0])) if found else None
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync, dialect = request.sync, self._database.sql.name
@@ -274,7 +273,3 @@ def _typed(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(
         {name: column.cast(promised[name]) if name in promised else column for name, column in columns}
     )
-
-
-def _report_from(data: Mapping[str, Any]) -> Report:
-    return replace(Report(**data), planned=Planned(**data["planned"]), errors=tuple(data["errors"]))

@@ -58,7 +58,7 @@ def check_failure_policy(sync: Sync, report: Report) -> None:
         found.append(f"the answer to {report.unknown:,} rows was lost; they may or may not have been written")
     if not found:
         return
-    reasons = "; ".join(f"{error['code']} ({error['count']:,}): {error['message']}" for error in report.errors[:3])
+    reasons = "; ".join(f"{reason['code']} ({reason['count']:,}): {reason['message']}" for reason in report.reasons[:3])
     error = FailurePolicyError(
         "; ".join(found) + (f". Most frequent: {reasons}" if reasons else ""),
         todo="correct the rows or the mapping; accepted rows are delivered and will not be sent again",

@@ -250,7 +250,7 @@ class Checkpoint:
         """A checkpoint that later changes to this one leave alone."""
         return Checkpoint.from_json(self.to_json())
 
-    def errors(self) -> list[dict[str, Any]]:
+    def counted_reasons(self) -> list[dict[str, Any]]:
         """Codes with their counts, most frequent first, with one message as an example."""
         counts: dict[str, dict[str, Any]] = {}
         for outcome, at in self.failed.values():
@@ -325,7 +325,7 @@ class Report:
     skipped: int
     requests: int
     seconds: float
-    errors: Sequence[Mapping[str, Any]] = ()
+    reasons: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -338,5 +338,13 @@ class Report:
             "skipped": self.skipped,
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
-            "errors": [dict(error) for error in self.errors],
+            "reasons": [dict(reason) for reason in self.reasons],
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """Read a stored report. Before the first release, ``reasons`` was called ``errors``."""
+        values = {name: data[name] for name in cls.__slots__ if name in data}
+        values["planned"] = Planned(**data["planned"])
+        values["reasons"] = tuple(data["reasons"] if "reasons" in data else data["errors"])
+        return cls(**values)

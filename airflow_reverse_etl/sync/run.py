@@ -341,5 +341,5 @@ def _report(plan: Plan, checkpoint: Checkpoint) -> Report:
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,
         seconds=checkpoint.seconds,
-        errors=tuple(checkpoint.errors()),
+        reasons=tuple(checkpoint.counted_reasons()),
     )

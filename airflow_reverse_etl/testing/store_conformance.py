@@ -100,7 +100,7 @@ class StateStoreConformance:
             skipped=checkpoint.count(Outcome.SKIPPED),
             requests=1,
             seconds=1.5,
-            errors=tuple(checkpoint.errors()),
+            reasons=tuple(checkpoint.counted_reasons()),
         )
 
     @staticmethod

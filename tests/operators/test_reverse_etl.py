@@ -115,7 +115,7 @@ def test_a_dag_run_sends_what_changed(
     assert str(first.state) == "success"
     report = xcom(first, "contacts")
     assert report["planned"] == {"added": 3, "changed": 0, "removed": 0, "invalid": 0}
-    assert (report["accepted"], report["rejected"], report["errors"]) == (3, 0, [])
+    assert (report["accepted"], report["rejected"], report["reasons"]) == (3, 0, [])
     assert {row["greeting"] for row in crm.rows.values()} == {"Dear Ada", "Dear Bo", "Dear Cy"}
 
     customers("UPDATE customers SET email = 'new@x.org' WHERE id = 2")
@@ -126,7 +126,7 @@ def test_a_dag_run_sends_what_changed(
     extra = outlet_event(second)
     assert extra["sync"] == "contacts"
     assert (extra["accepted"], extra["planned"]["changed"]) == (1, 1)
-    assert "errors" not in extra
+    assert "reasons" not in extra
 
 
 def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(
@@ -168,7 +168,7 @@ def test_rejections_fail_the_task_with_its_report(
     assert (str(done.state), str(ti.state), ti.try_number) == ("failed", "failed", 1)
     report = xcom(done, "contacts")
     assert (report["accepted"], report["rejected"]) == (2, 1)
-    assert report["errors"][0]["code"] == "rejected"
+    assert report["reasons"][0]["code"] == "rejected"
     assert len(crm.rows) == 2
 
 

@@ -100,6 +100,6 @@ def test_lost_answers_fail_the_task_where_the_sync_says_so() -> None:
 
 
 def test_the_error_says_why_rows_were_rejected() -> None:
-    errors = [{"code": "INVALID_EMAIL", "count": 4, "message": "not an address"}]
+    reasons = [{"code": "INVALID_EMAIL", "count": 4, "message": "not an address"}]
     with pytest.raises(FailurePolicyError, match=r"INVALID_EMAIL \(4\): not an address"):
-        check_failure_policy(sync(), report(rejected=4, errors=errors))
+        check_failure_policy(sync(), report(rejected=4, reasons=reasons))

@@ -7,7 +7,16 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.sync.receipts import Batch, Checkpoint, Operation, Outcome, Receipt, Receipts, SettledSet
+from airflow_reverse_etl.sync.receipts import (
+    Batch,
+    Checkpoint,
+    Operation,
+    Outcome,
+    Receipt,
+    Receipts,
+    Report,
+    SettledSet,
+)
 
 
 @st.composite
@@ -84,7 +93,7 @@ def test_a_copy_is_left_alone_by_later_changes() -> None:
 
 
 def test_errors_are_grouped_by_code_most_frequent_first_without_skipped_rows() -> None:
-    assert checkpoint().errors() == [
+    assert checkpoint().counted_reasons() == [
         {"code": "INVALID_EMAIL", "count": 2, "message": "not an address"},
         {"code": "answer_lost", "count": 1, "message": "sent"},
     ]
@@ -146,3 +155,11 @@ def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more(
     whole = Checkpoint.merged([first, second])
     assert (whole.count(Outcome.REJECTED), whole.count(Outcome.UNKNOWN), whole.count(Outcome.ACCEPTED)) == (1, 1, 0)
     assert whole.unanswered() == []
+
+
+def test_a_report_stored_before_reasons_had_their_name_is_read() -> None:
+    counts = dict.fromkeys(("accepted", "rejected", "retryable", "unknown", "skipped", "requests"), 0)
+    stored = {"run_id": "r", "planned": {"added": 1}, **counts, "seconds": 0.5, "errors": [{"code": "X", "count": 1}]}
+    report = Report.from_json(stored)
+    assert report.reasons == ({"code": "X", "count": 1},)
+    assert Report.from_json(report.to_json()) == report

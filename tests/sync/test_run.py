@@ -211,7 +211,7 @@ async def test_a_rejected_row_is_retried_by_the_next_run_with_its_newest_value(w
     world.destination.dials.reject = {"b"}
     report = await world.run(rows(a=2, b=2))
     assert (report.accepted, report.rejected) == (1, 1)
-    assert report.errors == ({"code": "rejected", "count": 1, "message": "the row is not acceptable"},)
+    assert report.reasons == ({"code": "rejected", "count": 1, "message": "the row is not acceptable"},)
     world.sent()
     world.destination.dials.reject = ()
     report = await world.run(rows(a=2, b=3))
