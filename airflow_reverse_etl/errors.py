@@ -35,6 +35,7 @@ class ReverseEtlError(Exception):
     :param todo: what the reader should do.
     :param where: names of the place: ``connection``, ``sync``, ``model``, ``file`` (``path:line``) ...
         ``None`` values are left out. Never a secret, never a row's values.
+    :ivar report: the counts of the run so far, where something was sent before the error.
     """
 
     def __init__(self, what: str, *, todo: str = "", **where: object) -> None:
@@ -42,6 +43,7 @@ class ReverseEtlError(Exception):
         self.what = what
         self.todo = todo
         self.where = {name: str(value) for name, value in where.items() if value is not None}
+        self.report: Report | None = None
 
     def __str__(self) -> str:
         place = ", ".join(f"{name} {value!r}" for name, value in self.where.items())
@@ -95,8 +97,6 @@ class UnreachableError(TryLaterError):
 class IncompleteLoadError(TryLaterError):
     """Rows are left that the destination asked to send again later; their run is not committed yet."""
 
-    report: Report | None = None
-
 
 class RunConflictError(TryLaterError):
     """Another run of the same sync holds the lease, or moved the state meanwhile.
@@ -117,8 +117,6 @@ class GuardError(AttentionError):
 
 class FailurePolicyError(AttentionError):
     """More rows were rejected, or left unknown, than the sync's failure policy allows."""
-
-    report: Report | None = None
 
 
 class DbtRunError(AttentionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import ssl
 
     from yarl import URL
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Endpoint:
         * ``extra.headers``: more headers. ``extra.verify``: false, or the path of a CA bundle.
 
         :raises CredentialsError: there is no host.
-        :raises ConfigurationError: the URL is not one of http or https.
+        :raises ConfigurationError: no request can be made with it: the URL is not one of http or https, the port does
+            not exist, or a header has a line break.
         """
         if not connection.host:
             raise CredentialsError(
@@ -56,6 +61,13 @@ class Endpoint:
             **_authentication(connection),
             **own,
         }
+        broken = [repr(name) for name, value in headers.items() if _CONTROL.search(name + value)]
+        if broken:
+            raise ConfigurationError(
+                f"line breaks or other control characters in the connection's headers {', '.join(broken)}",
+                todo="enter login, password and headers again; a copied token often ends with a line break",
+                connection=connection.conn_id,
+            )
         secrets = (connection.password or "", *own.values())
         return cls(_url(connection), headers, secrets, extra.get("verify", True))
 
@@ -118,16 +130,26 @@ class Endpoint:
 def _url(connection: ConnectionInfo) -> str:
     host = str(connection.host)
     url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+    try:
+        parts = urlsplit(url)
+        if connection.port and parts.port is None:
+            parts = urlsplit(parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl())
+        _ = parts.port  # raises ValueError for one out of range
+        (parts.hostname or "").encode("idna")  # likewise, for what cannot be looked up
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the connection's host or port is not valid: {error}",
+            todo="enter a host name or a URL, and a port from 1 to 65535",
+            connection=connection.conn_id,
+        ) from None
+    odd = parts.username or parts.query or _CONTROL.search(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or odd:
         raise ConfigurationError(
             "the connection's host is not a URL of http or https",
             todo="enter a host name or a URL without user name and query; credentials have fields of their own",
             connection=connection.conn_id,
         )
-    if connection.port and parts.port is None:
-        url = parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl()
-    return url.rstrip("/")
+    return parts.geturl().rstrip("/")
 
 
 def _authentication(connection: ConnectionInfo) -> dict[str, str]:

@@ -114,11 +114,16 @@ class HttpDestination:
         action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
             return ALL_ACCEPTED
-        code, message = self.words(batch, reply)
-        message = self.clean(message, batch)
+        code, message = (self.clean(text, batch) for text in self.words(batch, reply))
         if action in (Action.CREDENTIALS, Action.CONFIGURATION):
             self._stop(action, reply, message)
-        receipt = Receipt(_OUTCOMES[action], code or str(reply.status), message or f"HTTP status {reply.status}")
+        receipt = Receipt(
+            _OUTCOMES[action],
+            code or str(reply.status),
+            message or f"HTTP status {reply.status}",
+            self.endpoint.host,
+            reply.status,
+        )
         return Receipts(
             receipt,
             refused_whole=action is Action.REFUSE and len(batch) > 1,
@@ -209,7 +214,7 @@ class HttpDestination:
                 allow_redirects=False,
             ) as response:
                 return Reply(response.status, await self._read(response), response.headers)
-        except (self._aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        except (self._aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             raise self._not_answered(error) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -220,27 +225,34 @@ class HttpDestination:
         async for chunk in response.content.iter_any():
             data += chunk
             if len(data) > MAX_REPLY_BYTES:
-                raise NotAnsweredError(Outcome.UNKNOWN, "reply_too_large", "the reply is too large to be read")
+                raise NotAnsweredError(
+                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large to be read", host=self.endpoint.host
+                )
         return bytes(data)
 
     def _not_answered(self, error: Exception) -> Exception:
-        """What a failure of the transport says about the request; see :class:`NotAnsweredError` for why."""
-        aiohttp, name = self._aiohttp, type(error).__name__
+        """Return what a failure of the transport says of the request; see :class:`NotAnsweredError` for why."""
+        aiohttp = self._aiohttp
+        host = self.endpoint.host
+        cause = getattr(error, "strerror", None) or type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             return ConfigurationError(
                 f"no secure connection to the destination: {error}",
                 todo="check the host, its certificate, and the connection's 'verify'",
                 connection=self.options.connection,
             )
-        if isinstance(error, aiohttp.InvalidURL):
+        if isinstance(error, ValueError):  # aiohttp's InvalidURL, or a header that it refuses; nothing was sent
             return ConfigurationError(
-                "the destination's URL is not valid",
-                todo="correct the connection's host or the path",
+                "the URL or a header of the request is not valid",
+                todo="correct the connection's host and headers, and the destination's path and headers",
                 connection=self.options.connection,
+                host=host,
             )
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return NotAnsweredError(Outcome.RETRYABLE, "unknown_host", f"host not found ({cause})", host=host)
         if isinstance(
             error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
         ):
-            return NotAnsweredError(Outcome.RETRYABLE, "not_connected", f"no connection to the destination ({name})")
+            return NotAnsweredError(Outcome.RETRYABLE, "not_connected", f"no connection ({cause})", host=host)
         code = "timeout" if isinstance(error, TimeoutError) else "disconnected"
-        return NotAnsweredError(Outcome.UNKNOWN, code, f"the destination's answer was lost ({name})")
+        return NotAnsweredError(Outcome.UNKNOWN, code, f"the answer was lost ({cause})", host=host)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.destinations.http import ALL_ACCEPTED, Flow, HttpDestination, HttpOptions
-from airflow_reverse_etl.destinations.json_options import EndpointOptions, JsonApiOptions, wrapping
+from airflow_reverse_etl.destinations.json_options import EndpointOptions, JsonApiOptions, Success, wrapping
 from airflow_reverse_etl.destinations.messages import ACTIONS, Action, NotAnsweredError, Reply, Request, action_of, at
 from airflow_reverse_etl.destinations.registry import Setup
+from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_failure
 from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.sync.ports import Capabilities
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.receipts import REPLY_NOT_READ, Batch, Operation, Outcome, Receipt, Receipts, digest
 
 _DEFAULT_BATCH = 100
 #: A row that is not there, where the path names the row.
@@ -64,7 +66,7 @@ class JsonApi(HttpDestination):
             if request.body and len(request.body) > (self.options.max_batch_bytes or len(request.body)):
                 return _with(rejected, _too_large(batch))
             receipts, named = endpoint.read((yield request), batch)
-            if not named or len(named) == len(batch):
+            if receipts.stop or not named or len(named) == len(batch):
                 return _with(rejected, receipts)
             rejected |= named
             batch = batch.only(position for position, key in enumerate(batch.keys) if key not in named)
@@ -94,6 +96,11 @@ class JsonApi(HttpDestination):
             except NotAnsweredError as lost:
                 exceptions[key] = lost.receipt
                 continue
+            if receipts.stop:
+                exceptions[key] = receipts.default
+                for left in batch.keys[position + 1 :]:
+                    exceptions[left] = Receipt(Outcome.RETRYABLE, "not_sent", "the load was stopped before this row")
+                return Receipts(exceptions=exceptions, stop=receipts.stop)
             wait = receipts.retry_after
             if (receipt := named.get(key) or receipts.of(key)).outcome is not Outcome.ACCEPTED:
                 exceptions[key] = receipt
@@ -110,6 +117,7 @@ class _Endpoint:
         self._actions = {**options.statuses}
         self._values = {"object": destination.options.object, "operation": operation.value}
         self.error = options.error
+        self._host = destination.endpoint.host
         self._path = Template(options.path or "", path_value)
         self._headers = {name: Template(text, header_value) for name, text in options.headers.items()}
         names = self._path.names.union(*(template.names for template in self._headers.values()))
@@ -136,8 +144,20 @@ class _Endpoint:
             return None, rejected
         if self._idempotency_header:
             sent = batch.only(n for n in range(len(batch)) if n not in problems) if problems else batch
-            headers = {**(headers or {}), self._idempotency_header: sent.idempotency_key}
+            headers = {**(headers or {}), self._idempotency_header: self._idempotency_key(sent, path, body or b"")}
         return Request(self._options.method, path, body, headers), rejected
+
+    def _idempotency_key(self, batch: Batch, path: str, content: bytes) -> str:
+        """Return the key under which the API may recognise this request.
+
+        An insert that is remembered goes out once for each record, in whichever run, so its key is the same in all of
+        them. Everything else may rightly be sent again with the same content by a later plan.
+        """
+        sync = self._destination.sync
+        if sync.mode != "insert" or not sync.tracked:
+            return batch.idempotency_key(content)
+        record = () if sync.destination.match_on else batch.keys  # the content has the fields of match_on
+        return digest(self._destination.endpoint.url, path, *record, content)
 
     def _address(self, batch: Batch) -> tuple[str, dict[str, str] | None]:
         if self._prepared is None or self._per_row or self._prepared[0] != batch.run_id:
@@ -173,23 +193,119 @@ class _Endpoint:
         return None, {}
 
     def read(self, reply: Reply, batch: Batch) -> tuple[Receipts, dict[str, Receipt]]:
-        """The receipts; and, of a batch that was refused, those of the rows that the API named: no row was written."""
-        by_status = self._destination.answer
+        """Return the receipts; and, of a batch of which nothing was written, those of the rows that the API named.
+
+        A 2xx reply is believed only as far as the sync's options say how to read it: see :meth:`_accepted`.
+        """
         action = action_of(reply.status, self._actions, self._destination.actions, ACTIONS)
-        if self._results is None or action not in (Action.ACCEPT, Action.REFUSE):
-            return by_status(batch, reply, self._actions), {}
-        exceptions, lost = self._results.read(reply.json(), batch)
-        if action is Action.REFUSE:
-            named = {key: receipt for key, receipt in exceptions.items() if receipt is not NO_RESULT}
-            return (Receipts(exceptions=named), named) if named else (by_status(batch, reply, self._actions), {})
+        if action is Action.ACCEPT:
+            return self._accepted(reply, batch), {}
+        by_status = self._destination.answer(batch, reply, self._actions)
+        if self._results is None or action is not Action.REFUSE:
+            return by_status, {}
+        entries = self._results.entries(reply.json()) or ()
+        exceptions, _ = self._results.read(entries, batch, host=self._host, status=reply.status)
+        named = {key: receipt for key, receipt in exceptions.items() if receipt is not NO_RESULT}
+        return (Receipts(exceptions=named), named) if named else (by_status, {})
+
+    def _accepted(self, reply: Reply, batch: Batch) -> Receipts:
+        """Return the receipts of a reply whose status says that it was written.
+
+        Stops the load where the body says otherwise, or cannot be read: else a failure would pass for success.
+        """
+        if self._options.reply == "text":
+            return ALL_ACCEPTED
+        if self._results is None and self._options.success is None and reply.status in self._options.statuses:
+            return ALL_ACCEPTED  # the author's own word
+        answer = reply.json()
+        if answer is None and reply.body.strip() not in (b"", b"null"):
+            return self._no_json(reply, batch)
+        if self._options.success is not None and reply.body:
+            refused = self._verdict(self._options.success, answer, reply, batch)
+            if refused is not None:
+                return refused
+        if self._results is not None:
+            return self._by_row(self._results, answer, reply, batch)
+        if reply.status == 207 or signs_of_failure(answer):
+            return self._unread(reply, batch, answer)
+        return ALL_ACCEPTED
+
+    def _no_json(self, reply: Reply, batch: Batch) -> Receipts:
+        kind = reply.headers.get("Content-Type", "").partition(";")[0].strip()
+        problem = f"the reply is not JSON{f' but {kind}' if kind else ''}"
+        todo = "set `reply: text` in the destination if this API answers so; else the API, or a proxy, is in trouble"
+        if batch.operation in self._destination.capabilities.idempotent:
+            receipt = Receipt(Outcome.UNKNOWN, "reply_not_json", f"{problem}; {todo}", self._host, reply.status)
+            return Receipts(receipt)
+        return self._stop(reply, batch, problem, todo=todo)
+
+    def _verdict(self, success: Success, answer: Any, reply: Reply, batch: Batch) -> Receipts | None:
+        """Return None if the reply as a whole says that the rows were written."""
+        found = at(answer, success.path.split("."))
+        if found is None:
+            problem = f"the reply has nothing at {success.path!r}, where `success` is read"
+            return self._stop(reply, batch, problem, todo="correct `success.path` in the destination")
+        if found in (success.value if isinstance(success.value, list) else [success.value]):
+            return None
+        return self._destination.answer(batch, reply, {reply.status: Action.REFUSE})
+
+    def _by_row(self, results: ResultReader, answer: Any, reply: Reply, batch: Batch) -> Receipts:
+        entries = results.entries(answer)
+        if entries is None:
+            # An API that lists failed rows may leave the list out where there are none, but not where it reports some.
+            optional = not results.everything and (answer is None or isinstance(answer, Mapping))
+            if optional and reply.status != 207 and not signs_of_failure(answer):
+                return ALL_ACCEPTED
+            problem = f"the reply has no list at {results.path or '(the reply)'!r}, where `results` is read"
+            todo = "correct `results.list`, or set `results: null` for an operation whose replies have no such list"
+            return self._stop(reply, batch, problem + self._lists(answer), todo=todo)
+        exceptions, lost = results.read(entries, batch, host=self._host, status=reply.status)
+        if not exceptions and not lost and not results.everything:
+            elsewhere = [path for path in signs_of_failure(answer) if path != results.path]
+            if elsewhere:
+                return self._unread(reply, batch, answer)
+        unnamed = entries and not lost and len(exceptions) == len(batch)
+        if unnamed and all(receipt is NO_RESULT for receipt in exceptions.values()):
+            problem = (
+                f"none of the {len(entries)} entries of {results.path or 'the reply'!r} can be told to be of a row"
+            )
+            todo = "set `results.key` or `results.index` to what names a row in an entry"
+            return self._stop(reply, batch, problem, todo=todo)
         if not lost:
-            return (Receipts(exceptions=exceptions) if exceptions else ALL_ACCEPTED), {}
+            return Receipts(exceptions=exceptions) if exceptions else ALL_ACCEPTED
         # Some row failed, and the API did not say which.
         if len(batch) == 1:
-            return Receipts(lost[0]), {}
+            return Receipts(lost[0])
         if batch.operation in self._destination.capabilities.idempotent:
-            return Receipts(lost[0], refused_whole=True), {}  # those written already may be sent again: split
-        return Receipts(Receipt(Outcome.UNKNOWN, lost[0].code, lost[0].message), exceptions), {}
+            return Receipts(lost[0], refused_whole=True)  # those written already may be sent again: split
+        return Receipts(replace(lost[0], outcome=Outcome.UNKNOWN), exceptions)
+
+    def _unread(self, reply: Reply, batch: Batch, answer: Any) -> Receipts:
+        """Stop at a reply that reports failures which the sync does not read."""
+        signs = signs_of_failure(answer)
+        where = f" at {', '.join(signs)}" if signs else ""
+        problem = f"the reply reports per-row results{where}, which the sync does not read"
+        todo = (
+            "set `results` in the destination, or `success` where the reply has one verdict for all rows; "
+            f"`statuses: {{{reply.status}: accept}}` takes every such reply for success"
+        )
+        return self._stop(reply, batch, problem + self._lists(answer), todo=todo)
+
+    def _lists(self, answer: Any) -> str:
+        found = lists_of(answer)
+        return f"; it has the lists {', '.join(found)}" if found else "; it has no list"
+
+    def _stop(self, reply: Reply, batch: Batch, problem: str, *, todo: str) -> Receipts:
+        """Leave the rows in doubt and end the load: the next batch would fare no better."""
+        problem = self._destination.clean(problem, batch)
+        error = ConfigurationError(
+            f"the destination answered {reply.status}, but {problem}",
+            todo=todo,
+            sync=self._destination.sync.name,
+            connection=self._destination.options.connection,
+            host=self._host,
+        )
+        return Receipts(Receipt(Outcome.UNKNOWN, REPLY_NOT_READ, problem, self._host, reply.status), stop=error)
 
 
 def _with(rejected: Mapping[str, Receipt], receipts: Receipts) -> Receipts:

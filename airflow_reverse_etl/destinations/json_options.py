@@ -22,6 +22,15 @@ class ErrorWords(Strict):
     message: Annotated[str | None, Field(description="dotted path of the error's message")] = None
 
 
+class Success(Strict):
+    """What the reply as a whole says of all rows of its request."""
+
+    path: Annotated[str, Field(min_length=1, description="dotted path in the reply")]
+    value: Annotated[
+        Any, Field(description="value, or list of values, that says the rows were written; any other refuses them")
+    ]
+
+
 class EndpointOptions(Strict):
     """One endpoint. Under ``operations:`` each key replaces the one of the same name above it."""
 
@@ -43,6 +52,14 @@ class EndpointOptions(Strict):
         dict[str, Any], Field(default_factory=dict, description="what else the body has, beside the records")
     ]
     results: Annotated[Results | None, Field(description="where the reply says what became of each row")] = None
+    success: Annotated[
+        Success | None,
+        Field(description="where the reply says what became of the request as a whole, beside its status"),
+    ] = None
+    reply: Annotated[
+        Literal["json", "text"],
+        Field(description="text: a reply's status alone decides, whatever its body is; json: its body counts as well"),
+    ] = "json"
     error: Annotated[ErrorWords, Field(description="where an error reply has its code and message")] = ErrorWords()
     statuses: Annotated[
         dict[int, Action], Field(default_factory=dict, description="status: what it means, where not the usual")
@@ -106,6 +123,8 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
                 raise ValueError(f"{operation}: 'row' can be used in path and headers only with rows: single")
             if endpoint.records and endpoint.body == "ndjson":
                 raise ValueError(f"{operation}: ndjson has no field for the records")
+            if endpoint.reply == "text" and (endpoint.results or endpoint.success):
+                raise ValueError(f"{operation}: results and success are read from JSON, not with reply: text")
             if endpoint.envelope and not endpoint.records:
                 raise ValueError(f"{operation}: with an envelope, 'records' must name the field for the records")
             wrapping(endpoint.records, endpoint.envelope)

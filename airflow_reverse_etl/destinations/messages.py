@@ -96,9 +96,9 @@ class NotAnsweredError(Exception):
     Everything else is ``UNKNOWN``, as the remote may have carried the request out before its answer was lost.
     """
 
-    def __init__(self, outcome: Outcome, code: str, message: str) -> None:
+    def __init__(self, outcome: Outcome, code: str, message: str, *, host: str = "") -> None:
         super().__init__(message)
-        self.receipt = Receipt(outcome, code, message)
+        self.receipt = Receipt(outcome, code, message, host)
 
 
 def action_of(status: int, *tables: Mapping[int, Action]) -> Action:

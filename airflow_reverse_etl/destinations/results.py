@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -67,6 +68,8 @@ class ResultReader:
     """Reads the entries of one endpoint's replies. Made once."""
 
     def __init__(self, results: Results, clean: Callable[[str, Batch], str]) -> None:
+        self.path = results.list
+        self.everything = results.rows == "all"
         self._results = results
         self._clean = clean
         self._list = _path(results.list)
@@ -79,29 +82,36 @@ class ResultReader:
     def entries(self, answer: Any) -> Sequence[Any] | None:
         """The list of entries, or None where the reply has none."""
         found = at(answer, self._list)
-        if found is None and self._results.rows == "failed" and isinstance(answer, Mapping):
-            return ()
         return found if isinstance(found, list) else None
 
-    def read(self, answer: Any, batch: Batch) -> tuple[dict[str, Receipt], list[Receipt]]:
-        """Receipts of the rows that were not written, by key, and those of entries that name no row of the batch."""
-        entries = self.entries(answer)
-        if entries is None:
-            return dict.fromkeys(batch.keys, NO_RESULT), []
-        everything = self._results.rows == "all"
+    def read(
+        self, entries: Sequence[Any], batch: Batch, *, host: str = "", status: int | None = None
+    ) -> tuple[dict[str, Receipt], list[Receipt]]:
+        """Return the receipts of rows that were not written, by key, and those of failed entries that name no row.
+
+        With ``rows: all`` a row is written when an entry names it and says so. Where rows are named by their place
+        alone, a list of another length than the batch names none of them.
+
+        :param host: that answered, for the receipts; likewise ``status``.
+        """
         failed = [(place, entry) for place, entry in enumerate(entries) if not self._written(entry)]
-        if not failed and (not everything or len(entries) == len(batch)):
+        if not failed and not self.everything:
+            return {}, []
+        by_place = self._index is None and self._key is None
+        if self.everything and by_place and len(entries) != len(batch):
+            return dict.fromkeys(batch.keys, NO_RESULT), []
+        if not failed and by_place:
             return {}, []
         receipts: dict[str, Receipt] = {}
         lost: list[Receipt] = []
         find = self._finder(batch)
-        if everything:
+        if self.everything:
             receipts = dict.fromkeys(batch.keys, NO_RESULT)
             for place, entry in enumerate(entries):
                 for position in find(place, entry):
                     receipts.pop(batch.keys[position], None)
         for place, entry in failed:
-            receipt = self._receipt(entry, batch)
+            receipt = replace(self._receipt(entry, batch), host=host, status=status)
             positions = list(find(place, entry))
             if not positions:
                 lost.append(receipt)
@@ -123,9 +133,13 @@ class ResultReader:
         if isinstance(entry, str):  # some APIs list bare messages
             return Receipt(Outcome.REJECTED, "rejected", self._clean(entry, batch))
         code, message = at(entry, self._code), at(entry, self._message)
-        code = str(code) if isinstance(code, str | int) else "rejected"
+        code = str(code) if isinstance(code, str | int) else ""
         outcome = _OUTCOMES[self._results.codes.get(code, "reject")]
-        return Receipt(outcome, code, self._clean(message, batch) if isinstance(message, str) else "")
+        return Receipt(
+            outcome,
+            self._clean(code, batch) or "rejected",  # some APIs put a sentence there, with the row's values
+            self._clean(message, batch) if isinstance(message, str) else "",
+        )
 
     def _finder(self, batch: Batch) -> Callable[[int, Any], Iterator[int]]:
         """Which positions of the batch an entry is about."""

@@ -152,21 +152,28 @@ class SyncOperator(BaseOperator):
     def _tell(
         self, sync: Sync, report: Report, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, Any]:
-        """Say what became of a run: in the log, and on the event of the destination's asset."""
+        """Report what became of a run: in the log, and on the event of the destination's asset."""
         counts = {**report.to_json(), **({"drift": list(drift)} if drift else {})}
-        self.log.info("%s: %s", sync.name, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
-        for reason in counts["reasons"]:
-            self.log.warning("%s: %s rows: %s", sync.name, reason["count"], reason["code"])
+        self._log_report(report, sync.name)
         asset = destination_asset(sync)
         if asset in self.outlets:
             told = {name: value for name, value in counts.items() if name != "reasons"}
             context["outlet_events"][asset].extra = {"sync": sync.name, **told}
         return counts
 
+    def _log_report(self, report: Report, sync: str) -> None:
+        """Log the counts, and why rows were not accepted."""
+        from airflow_reverse_etl.sync.receipts import reason_text
+
+        counts = report.to_json()
+        self.log.info("%s: %s", sync, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
+        for reason in report.reasons:
+            self.log.warning("%s: %s", sync, reason_text(reason))
+
     def _push_report(self, context: Context, error: ReverseEtlError) -> None:
-        report: Report | None = getattr(error, "report", None)
-        if report is not None:
-            context["ti"].xcom_push(key="return_value", value=report.to_json())
+        if error.report is not None:
+            self._log_report(error.report, error.where.get("sync", ""))
+            context["ti"].xcom_push(key="return_value", value=error.report.to_json())
 
 
 class PlanningOperator(SyncOperator):

@@ -183,7 +183,10 @@ def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str
 
     settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
     changes.view(scratch, folder, plan.planned, settled=" OR ".join(f"seq BETWEEN {a} AND {b}" for a, b in settled))
-    rows = [(seq, outcome.value, *checkpoint.reasons[at]) for seq, (outcome, at) in checkpoint.failed.items()]
+    rows = []
+    for seq, (outcome, at) in checkpoint.failed.items():
+        reason = checkpoint.reasons[at]
+        rows.append((seq, outcome.value, reason.code, reason.message))
     names = ("seq", "outcome", "code", "message")
     kinds = (pa.int64(), pa.string(), pa.string(), pa.string())
     columns = [pa.array([row[at] for row in rows], kind) for at, kind in enumerate(kinds)]

@@ -218,7 +218,8 @@ class Fold:
 
     def _failed_rows(self) -> Iterator[list[str]]:
         """As SQL, in statements that are not too long."""
-        reasons = [", ".join(self._tables.text(part) for part in reason) for reason in self._checkpoint.reasons]
+        text = self._tables.text
+        reasons = [f"{text(reason.code)}, {text(reason.message)}" for reason in self._checkpoint.reasons]
         rows: list[str] = []
         length = 0
         for seq, (outcome, at) in self._checkpoint.failed.items():

@@ -18,7 +18,7 @@ from airflow_reverse_etl.sync.tracking import Approach
 #: Columns of the change set beside the values.
 _HASHES = "key_hi, key_lo, fingerprint"
 _SNAPSHOT = f"{_HASHES}, row_key, identifiers"
-_REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome"
+_REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome, code"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ _SLICE_BYTES = 8 * 1024 * 1024
 class Batcher:
     """Cuts the change set of one sync into batches."""
 
-    def __init__(self, sync: Sync, capabilities: Capabilities, run_id: str) -> None:
+    def __init__(self, sync: Sync, capabilities: Capabilities, *, run_id: str, plan_id: str) -> None:
         self._operations = OPERATIONS[sync.mode]
         self._rows = min(sync.rate.batch_size or capabilities.max_batch_rows, capabilities.max_batch_rows)
         self._bytes = capabilities.max_batch_bytes
         self._builder = RecordBuilder(sync)
         self._run_id = run_id
+        self._plan_id = plan_id
         self._keys_repeat = sync.mode == "append"
 
     def cut(self, changes: pa.RecordBatch, settled: SettledSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
@@ -58,7 +59,9 @@ class Batcher:
                 keys = [f"{key}#{seq}" for key, seq in zip(keys, seqs, strict=True)]
             for first in range(0, len(keys), size):
                 last = first + size
-                batch = Batch(operation, seqs[first:last], keys[first:last], records[first:last], self._run_id)
+                batch = Batch(
+                    operation, seqs[first:last], keys[first:last], records[first:last], self._run_id, self._plan_id
+                )
                 failed = {at - first: failures[at] for at in failures if first <= at < last} if failures else {}
                 if not failed:
                     yield batch, {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_reverse_etl.errors import FailurePolicyError, GuardError
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.receipts import Report
+from airflow_reverse_etl.sync.receipts import Report, reason_text
 from airflow_reverse_etl.sync.spec import Limit, Sync, rows_of
 
 
@@ -58,7 +58,7 @@ def check_failure_policy(sync: Sync, report: Report) -> None:
         found.append(f"the answer to {report.unknown:,} rows was lost; they may or may not have been written")
     if not found:
         return
-    reasons = "; ".join(f"{reason['code']} ({reason['count']:,}): {reason['message']}" for reason in report.reasons[:3])
+    reasons = "; ".join(map(reason_text, report.reasons[:3]))
     error = FailurePolicyError(
         "; ".join(found) + (f". Most frequent: {reasons}" if reasons else ""),
         todo="correct the rows or the mapping; accepted rows are delivered and will not be sent again",

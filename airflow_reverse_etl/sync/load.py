@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from airflow_reverse_etl.sync.receipts import (
     OPERATIONS,
     Batch,
     Checkpoint,
+    Operation,
     Outcome,
     Receipt,
     Receipts,
@@ -36,6 +37,7 @@ CHECKPOINT_SECONDS = 2.0
 GRACE_SECONDS = 10.0
 #: Seconds of a pause that a load waits for. Asked for a longer one, as by a daily limit, it leaves the rest to a retry.
 LONGEST_PAUSE = 600.0
+_ANSWERS_LOST = Receipts(ANSWER_LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Loader:
         self._store, self._destination = store, destination
         self._observer, self._clock, self._still_held = observer, clock, still_held
         self._backoff = backoff or Backoff()
-        self._batcher = Batcher(sync, destination.capabilities, plan.run_id)
+        self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
         self._pace = Pace(sync.rate.requests_per_second, clock, budget, sync.destination.connection)
         self._batches: Iterator[tuple[Batch, dict[int, Receipt]]] = iter(())
         self._ready: deque[Batch] = deque()
@@ -112,6 +114,8 @@ class Loader:
         self._save_lock = asyncio.Lock()
         self._saving: asyncio.Task[None] | None = None
         self._stopping = False
+        self._first = asyncio.Lock()
+        self._tried: set[Operation] = set()  # those of which a batch was answered, or given up
         self._exhausted_in_row = 0
         self._checkpoint = Checkpoint()
         self._done = SettledSet()  # what was settled before this load
@@ -124,7 +128,7 @@ class Loader:
 
         On cancellation no further batch is taken, those in flight get ``GRACE_SECONDS``, the checkpoint is saved.
 
-        :raises ConfigurationError: as the destination raised it; what was settled until then is saved.
+        :raises ConfigurationError: from the destination; what was settled until then is saved.
         """
         share = self._share
         own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
@@ -132,6 +136,7 @@ class Loader:
         known = Checkpoint.merged(self._progress or [own])
         self._done, self._doubts = known.settled, [rows for rows in known.unanswered() if share.meets(rows)]
         own.doubts = own.unanswered()
+        own.left = {}
         own.after, own.dispatched, before = share.after, 0, len(own.settled)
         self._checkpoint, self._announced = own, share.after
         after = self._done.end_of(share.after + 1)
@@ -188,7 +193,23 @@ class Loader:
     # -- taking batches ------------------------------------------------------------------------------------------
 
     async def _worker(self) -> None:
-        while not self._stopping and (batch := await self._next()) is not None:
+        try:
+            while not self._stopping and (batch := await self._next()) is not None:
+                if batch.operation in self._tried:
+                    await self._deliver(batch)
+                else:
+                    await self._deliver_alone(batch)
+        except BaseException:
+            self._stopping = True  # before another worker takes a batch
+            raise
+
+    async def _deliver_alone(self, batch: Batch) -> None:
+        """Send the first batch of an operation, so that a reply that the sync reads wrongly costs one batch."""
+        async with self._first:
+            if batch.operation not in self._tried and not self._stopping:
+                await self._deliver(batch)
+                return
+        if not self._stopping:
             await self._deliver(batch)
 
     async def _next(self) -> Batch | None:
@@ -229,7 +250,7 @@ class Loader:
             unknown = [at for at, seq in enumerate(batch.seqs) if any(seq in rows for rows in self._doubts)]
         if not unknown:
             return [batch]
-        again = self._answer_lost(batch.only(unknown))
+        again = self._answer_lost(batch.only(unknown), self._sync.failure.on_unknown)
         rest = batch.only(sorted(set(range(len(batch))) - set(unknown)))
         return [part for part in (again, rest) if part is not None and len(part)]
 
@@ -250,18 +271,22 @@ class Loader:
                 self._ready.extendleft([batch.only(range(middle, len(batch))), batch.only(range(middle))])
                 return
             left = self._settle(batch, receipts)
+            if receipts.stop is not None:
+                if left is not None:
+                    self._leave(left, receipts)
+                raise receipts.stop
+            if left is None or len(left) < len(batch):
+                self._exhausted_in_row = 0
+                self._tried.add(batch.operation)
             if left is None:
-                self._exhausted_in_row = 0
                 return
-            if len(left) < len(batch):
-                self._exhausted_in_row = 0
             batch = left
             if receipts.retry_after is not None:
                 throttled += 1
             else:
                 attempt += 1
             if self._stopping or attempt >= self._backoff.attempts or throttled >= self._backoff.throttles:
-                self._give_up(batch)
+                self._give_up(batch, receipts)
                 return
             if receipts.retry_after is None:
                 await self._clock.sleep(self._backoff.wait(attempt))
@@ -282,7 +307,11 @@ class Loader:
         self._observer.event("asked_to_wait", sync=self._sync.name, seconds=round(seconds))
 
     def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
-        """Record the answer; returns the rows to send again, if any."""
+        """Record the answer; returns the rows to send again, if any.
+
+        Where the destination stopped the load, its ``unknown`` rows are not sent twice whatever the sync says.
+        """
+        policy = "fail" if receipts.stop else self._sync.failure.on_unknown
         if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
             self._settled(batch)
             return None
@@ -300,7 +329,7 @@ class Loader:
                     again.append(at)
                     if receipt.outcome is Outcome.UNKNOWN:
                         self._in_doubt.add(seq)
-        resend = self._answer_lost(batch.only(lost)) if lost else None
+        resend = self._answer_lost(batch.only(lost), policy, receipts) if lost else None
         if resend is not None:
             again.extend(lost)
             self._in_doubt.update(resend.seqs)
@@ -322,20 +351,27 @@ class Loader:
     def _may_resend(self, batch: Batch) -> bool:
         return batch.operation in self._destination.capabilities.idempotent
 
-    def _answer_lost(self, batch: Batch) -> Batch | None:
-        """What the sync's ``on_unknown`` says of rows that may not be sent twice; returns those to send again."""
-        if self._sync.failure.on_unknown == "fail":
-            for seq in batch.seqs:
-                self._settle_failed(seq, ANSWER_LOST)
+    def _answer_lost(self, batch: Batch, policy: str, receipts: Receipts = _ANSWERS_LOST) -> Batch | None:
+        """Do as ``policy``, an ``on_unknown``, says of rows that may not be sent twice; returns those to send again."""
+        if policy == "fail":
+            for seq, key in zip(batch.seqs, batch.keys, strict=True):
+                self._settle_failed(seq, receipts.of(key) if receipts.stop else ANSWER_LOST)
             return None
         self._checkpoint.uncertain.update(batch.seqs)
-        if self._sync.failure.on_unknown == "accept":
+        if policy == "accept":
             self._settled(batch)
             return None
         return batch
 
-    def _give_up(self, batch: Batch) -> None:
+    def _leave(self, batch: Batch, receipts: Receipts) -> None:
+        """Record why these rows are left."""
+        for reason, rows in Counter(receipts.of(key).reason for key in batch.keys).items():
+            self._checkpoint.leave(reason, rows)
+
+    def _give_up(self, batch: Batch, receipts: Receipts) -> None:
         """Leave the rows for a later try. When nothing gets through any more, stop: the destination is down."""
+        self._leave(batch, receipts)
+        self._tried.add(batch.operation)
         self._exhausted_in_row += 1
         self._observer.event("batch_left", rows=len(batch), sync=self._sync.name)
         if self._exhausted_in_row >= max(self._sync.rate.concurrency, 3):

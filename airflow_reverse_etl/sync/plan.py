@@ -8,7 +8,7 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     delivered    key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
     candidates   every row that may be a change, what was ``found``, field_hashes compare, one pass over the model
     repeated     keys of several candidates                                       repeated
-    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome  rejected rows of earlier runs
+    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  rejected rows of earlier runs
     quarantined  those of them that are not tried again                           quarantined
     the plan     candidates, and the ``change`` that each of them is              classify
 
@@ -45,7 +45,7 @@ from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.expressions import UsedColumns, expression, single_select
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.ports import Column
-from airflow_reverse_etl.sync.receipts import OPERATIONS
+from airflow_reverse_etl.sync.receipts import OPERATIONS, REPLY_NOT_READ
 from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, cursor_kind
 
@@ -134,9 +134,10 @@ class PlanStatement:
         if not self.tracked or self.approach.forgiven:
             return "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
+        unread = f"code <> '{REPLY_NOT_READ}' AND " if self.approach.reread else ""
         return (
-            "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE outcome = 'unknown'"
-            f" OR attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP)"
+            f"SELECT key_hi, key_lo, fingerprint FROM rejections WHERE {unread}(outcome = 'unknown'"
+            f" OR attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP))"
         )
 
     @property

@@ -6,10 +6,17 @@ Values only: :class:`Batch`, :class:`Receipt`, :class:`Receipts`, :class:`Checkp
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.errors import ConfigurationError
+
+#: Most reasons that a report has; the last one then counts the others.
+MAX_REASONS = 20
 
 
 class Operation(StrEnum):
@@ -47,8 +54,7 @@ class Batch:
     """Rows that are sent together.
 
     ``seqs``, ``keys`` and ``records`` have the same length: sequence number in the plan, primary key as text, and
-    the mapped record (for a delete: the identifiers). ``run_id`` and ``seqs`` make up an idempotency key that is
-    the same whenever the same rows are sent again.
+    the mapped record (for a delete: the identifiers).
     """
 
     operation: Operation
@@ -56,18 +62,20 @@ class Batch:
     keys: Sequence[str]
     records: Sequence[Mapping[str, Any]]
     run_id: str = ""
+    plan_id: str = ""
 
     def __len__(self) -> int:
         return len(self.seqs)
 
-    @property
-    def idempotency_key(self) -> str:
-        """Stable over retries of the same rows, and another for any other rows."""
-        first, last = self.seqs[0], self.seqs[-1]
-        if last - first + 1 == len(self.seqs):
-            return f"{self.run_id}-{first}-{last}"
-        rows = hashlib.sha256(",".join(map(str, self.seqs)).encode()).hexdigest()
-        return f"{self.run_id}-{first}-{last}-{rows[:16]}"
+    def idempotency_key(self, content: bytes) -> str:
+        """Return a key that is the same only when the same rows of the same plan are sent with the same content.
+
+        The run's id is not enough: a task that is cleared plans again under it, and its new rows have the old numbers.
+
+        :param content: the rows as they are sent.
+        """
+        rows = ",".join(map(str, self.seqs))
+        return digest(self.plan_id, rows, content)
 
     def only(self, positions: Iterable[int]) -> Batch:
         """The batch of the rows at these positions."""
@@ -78,19 +86,52 @@ class Batch:
             [self.keys[i] for i in at],
             [self.records[i] for i in at],
             self.run_id,
+            self.plan_id,
         )
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return 32 hexadecimal digits of SHA-256 over the parts, each with its length, so that none runs into the next."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        whole.update(f"{len(data)}:".encode())
+        whole.update(data)
+    return whole.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The outcome of one row. ``code`` and ``message`` are the remote's own words, without row values where known."""
+    """The outcome of one row. ``code`` and ``message`` are the remote's own words, without row values where known.
+
+    :param host: the remote that answered, or did not.
+    :param status: of its HTTP reply, if there was one.
+    """
 
     outcome: Outcome
     code: str = ""
     message: str = ""
+    host: str = ""
+    status: int | None = None
+
+    @property
+    def reason(self) -> Reason:
+        """Everything but the outcome."""
+        return Reason(self.code, self.message, self.host, self.status)
+
+
+class Reason(NamedTuple):
+    """Why rows were not accepted, or left for a later try."""
+
+    code: str
+    message: str
+    host: str = ""
+    status: int | None = None
 
 
 ACCEPTED = Receipt(Outcome.ACCEPTED)
+#: Code of a row whose reply the sync does not say how to read.
+REPLY_NOT_READ = "reply_not_read"
 ANSWER_LOST = Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost")
 
 
@@ -107,6 +148,9 @@ class Receipts:
         splits the batch until that row is found. Only with nothing written.
     :param retry_after: seconds to wait before anything more is sent, as the destination asked; ``None`` if it did not.
     :param requests: how many requests were made for this answer.
+    :param stop: ends the load once these receipts are recorded, as no further batch can succeed. Rows that are
+        ``unknown`` then are in doubt; where they may not be sent twice they are left out of later runs until the sync's
+        ``destination`` changes.
     """
 
     default: Receipt = ACCEPTED
@@ -114,6 +158,7 @@ class Receipts:
     refused_whole: bool = False
     retry_after: float | None = None
     requests: int = 1
+    stop: ConfigurationError | None = None
 
     def of(self, key: str) -> Receipt:
         return self.exceptions.get(key, self.default)
@@ -175,7 +220,8 @@ class Checkpoint:
         no load is at work that could not say what it sent.
     :param doubts: sequence numbers of rows that earlier loads may have sent. Some may be settled since.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
-    :param reasons: distinct (code, message) pairs.
+    :param reasons: distinct ones, of rows in ``failed`` and of rows in ``left``.
+    :param left: index into ``reasons`` → how many rows the last load left to a later try because of it.
     :param uncertain: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
         delivered, as the sync's ``on_unknown`` says. Reported as ``unknown`` when they are settled or all is closed.
     :param closed: this is what is being committed. The plan is not sent any more, only committed, and with this.
@@ -184,23 +230,38 @@ class Checkpoint:
     settled: SettledSet = field(default_factory=SettledSet)
     dispatched: int = 0
     failed: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
-    reasons: list[tuple[str, str]] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    left: dict[int, int] = field(default_factory=dict)
     uncertain: set[int] = field(default_factory=set)
     requests: int = 0
     seconds: float = 0.0
     after: int = 0
     doubts: list[range] = field(default_factory=list)
     closed: bool = False
-    _index: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    _index: dict[Reason, int] = field(default_factory=dict, repr=False)
 
     def fail(self, seq: int, receipt: Receipt) -> None:
         """Record a row that was not accepted."""
-        reason = (receipt.code, receipt.message)
+        self.failed[seq] = (receipt.outcome, self._at(receipt.reason))
+
+    def receipt(self, seq: int) -> Receipt | None:
+        """Return the receipt of a settled row that was not accepted, None for any other row."""
+        if seq not in self.failed:
+            return None
+        outcome, at = self.failed[seq]
+        return Receipt(outcome, *self.reasons[at])
+
+    def leave(self, reason: Reason, rows: int) -> None:
+        """Record why rows are left for a later try."""
+        at = self._at(reason)
+        self.left[at] = self.left.get(at, 0) + rows
+
+    def _at(self, reason: Reason) -> int:
         at = self._index.get(reason)
         if at is None:
             at = self._index[reason] = len(self.reasons)
             self.reasons.append(reason)
-        self.failed[seq] = (receipt.outcome, at)
+        return at
 
     def count(self, outcome: Outcome) -> int:
         """Rows settled with this outcome."""
@@ -239,6 +300,8 @@ class Checkpoint:
                     whole.settled.add(first, last)
             for seq, (outcome, at) in part.failed.items():
                 whole.fail(seq, Receipt(outcome, *part.reasons[at]))
+            for at, rows in part.left.items():
+                whole.leave(part.reasons[at], rows)
             whole.doubts += part.unanswered()
             whole.uncertain |= part.uncertain
             whole.requests += part.requests
@@ -251,15 +314,25 @@ class Checkpoint:
         return Checkpoint.from_json(self.to_json())
 
     def counted_reasons(self) -> list[dict[str, Any]]:
-        """Codes with their counts, most frequent first, with one message as an example."""
-        counts: dict[str, dict[str, Any]] = {}
-        for outcome, at in self.failed.values():
-            if outcome is Outcome.SKIPPED:
-                continue
-            code, message = self.reasons[at]
-            entry = counts.setdefault(code, {"code": code, "count": 0, "message": message})
-            entry["count"] += 1
-        return sorted(counts.values(), key=lambda entry: -entry["count"])
+        """Return the reasons with their counts, most frequent first, as :attr:`Report.reasons` has them.
+
+        Reasons that differ in their message alone are one, with the first message as an example.
+        """
+        rows = Counter(at for outcome, at in self.failed.values() if outcome is not Outcome.SKIPPED)
+        rows.update(self.left)
+        found: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+        for at, count in rows.items():
+            reason = self.reasons[at]
+            kind = (reason.code, reason.host, reason.status)
+            entry = found.setdefault(kind, {"code": reason.code, "count": 0, **reason._asdict()})
+            entry["count"] += count
+        most = sorted(found.values(), key=lambda entry: -entry["count"])
+        if len(most) <= MAX_REASONS:
+            return most
+        others = most[MAX_REASONS - 1 :]
+        message = f"{len(others):,} other reasons"
+        count = sum(entry["count"] for entry in others)
+        return [*most[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -268,6 +341,7 @@ class Checkpoint:
             "dispatched": self.dispatched,
             "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
             "reasons": [list(reason) for reason in self.reasons],
+            "left": [[at, rows] for at, rows in self.left.items()],
             "uncertain": sorted(self.uncertain),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
@@ -278,12 +352,13 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Checkpoint:
-        reasons = [(code, message) for code, message in data["reasons"]]
+        reasons = [Reason(*reason) for reason in data["reasons"]]
         return cls(
             settled=SettledSet(data["low"], data["above"]),
             dispatched=data["dispatched"],
             failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
             reasons=reasons,
+            left=dict(data.get("left", ())),
             uncertain=set(data["uncertain"]),
             requests=data["requests"],
             seconds=data["seconds"],
@@ -314,7 +389,11 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The counts of one run, as pushed to XCom and kept in the run history. Rows, requests, seconds."""
+    """The counts of one run, as pushed to XCom and kept in the run history. Rows, requests, seconds.
+
+    :param reasons: why rows were not accepted, or were left for a later try: ``code``, ``count`` (rows), ``message``,
+        ``host`` and ``status``, most frequent first; 20 at most, the last of which counts the others.
+    """
 
     run_id: str
     planned: Planned
@@ -348,3 +427,13 @@ class Report:
         values["planned"] = Planned(**data["planned"])
         values["reasons"] = tuple(data["reasons"] if "reasons" in data else data["errors"])
         return cls(**values)
+
+
+def reason_text(reason: Mapping[str, Any]) -> str:
+    """Return one of a report's reasons as a line: ``429 (12 rows, api.example.com, HTTP status 429): too fast``."""
+    facts = [f"{reason['count']:,} row{'' if reason['count'] == 1 else 's'}"]
+    if reason.get("host"):
+        facts.append(reason["host"])
+    if reason.get("status") and str(reason["status"]) != reason["code"]:
+        facts.append(f"HTTP status {reason['status']}")
+    return f"{reason['code']} ({', '.join(facts)}): {reason['message']}"

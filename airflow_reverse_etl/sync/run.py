@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import product
 
-from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, RunConflictError
+from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load import Loader, Share, unrepeatable
@@ -32,7 +32,7 @@ from airflow_reverse_etl.sync.ports import (
     StateStore,
     Warehouse,
 )
-from airflow_reverse_etl.sync.receipts import ANSWER_LOST, OPERATIONS, Checkpoint, Outcome, Report
+from airflow_reverse_etl.sync.receipts import ANSWER_LOST, OPERATIONS, Checkpoint, Outcome, Report, reason_text
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import NOTES
 
@@ -221,17 +221,18 @@ class Run:
             progress=progress,
             budget=self._budget,
         )
-        checkpoint, left = await loader.load()
-        if left:
-            error = IncompleteLoadError(
-                f"{left:,} of {share.until - share.after:,} rows could not be sent yet: the destination did not take "
-                "them",
-                todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
-                sync=self._sync.name,
-                connection=self._sync.destination.connection,
-            )
+        try:
+            checkpoint, left = await loader.load()
+            if left:
+                raise IncompleteLoadError(
+                    f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
+                    todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
+                    sync=self._sync.name,
+                    connection=self._sync.destination.connection,
+                )
+        except ReverseEtlError as error:
             error.report = _report(plan, await self._progress(plan))
-            raise error
+            raise
         return checkpoint
 
     async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> Report:
@@ -326,6 +327,13 @@ class Run:
 def _untouched(checkpoint: Checkpoint) -> bool:
     """Whether nothing of a plan was sent yet."""
     return not (checkpoint.unanswered() or len(checkpoint.settled) or checkpoint.closed)
+
+
+def _why(checkpoint: Checkpoint) -> str:
+    """The most frequent reasons why rows were left, as the end of a sentence."""
+    only = Checkpoint(reasons=checkpoint.reasons, left=checkpoint.left)
+    texts = [reason_text(reason) for reason in only.counted_reasons()[:3]]
+    return f": {'; '.join(texts)}" if texts else ""
 
 
 def _report(plan: Plan, checkpoint: Checkpoint) -> Report:

@@ -118,6 +118,7 @@ class State:
     :param scope: digest of everything that a cursor's value depends on.
     :param low: the model is read from here on, as text of a :class:`Bound`.
     :param stale: runs that kept no record came after the snapshot.
+    :param destination: digest of the sync's ``destination``.
     """
 
     rows: int = 0
@@ -126,6 +127,7 @@ class State:
     scope: str = ""
     low: str = ""
     stale: bool = False
+    destination: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -146,6 +148,7 @@ class Approach:
     :param forgiven: rejections of earlier runs keep no row from being sent.
     :param resent: what is sent and not accepted is not taken for delivered any more.
     :param low: only rows from this value of the cursor on are read, as text of a :class:`Bound`.
+    :param reread: rows are sent again that an earlier run left out because it could not read the reply about them.
     :param tracked: whether there is a record at all.
     :param notes: of :data:`NOTES`.
     :param kind: of the cursor, if there is one; ``high`` and ``floor`` see :meth:`seen`.
@@ -157,11 +160,13 @@ class Approach:
     forgiven: bool = False
     resent: bool = False
     low: str = ""
+    reread: bool = False
     tracked: bool = True
     notes: tuple[str, ...] = ()
     mapping: str = ""
     key: str = ""
     scope: str = ""
+    destination: str = ""
     kind: Kind | None = None
     high: str | None = None
     floor: str | None = None
@@ -195,7 +200,8 @@ class Approach:
         """
         if not self.tracked:
             return replace(before or State(), stale=True)
-        return State(rows, self.mapping, self.key, self.scope, self._low(open_rows))
+        low = self._low(open_rows)
+        return State(rows, self.mapping, self.key, self.scope, low, destination=self.destination)
 
     def _low(self, open_rows: str | None) -> str:
         """Without a bound that can be told exactly, the next run reads everything."""
@@ -225,7 +231,8 @@ def approach(request: PlanRequest, before: State | None, *, snapshot_rows: int) 
     rekeyed = known.key not in ("", plain.key)
     lost = bool(known.rows) and not snapshot_rows
     compared = not (rekeyed or lost)
-    start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed)
+    corrected = known.destination not in ("", plain.destination) and sync.failure.on_unknown == "resend"
+    start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed, reread=corrected)
     if request.reset:
         return replace(start, forgiven=True, recorded="all", notes=("reset",))
     if request.full_resync:
@@ -246,7 +253,12 @@ def approach(request: PlanRequest, before: State | None, *, snapshot_rows: int) 
 def _plain(request: PlanRequest) -> Approach:
     sync, columns = request.sync, [name.lower() for name in request.primary_key]
     scope = _digest([sync.digest, columns, sync.cursor.lower()]) if sync.cursor else ""
-    return Approach(mapping=_digest(sync.model_dump(include={"mapping"})), key=_digest(columns), scope=scope)
+    return Approach(
+        mapping=_digest(sync.model_dump(include={"mapping"})),
+        key=_digest(columns),
+        scope=scope,
+        destination=_digest(sync.model_dump(include={"destination"})),
+    )
 
 
 def _check(request: PlanRequest) -> None:

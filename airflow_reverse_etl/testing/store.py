@@ -17,7 +17,7 @@ from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.sync.mapping import template_reads
 from airflow_reverse_etl.sync.plan import DOUBTS, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Report
+from airflow_reverse_etl.sync.receipts import REPLY_NOT_READ, Checkpoint, Outcome, Planned, Receipt, Report
 from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, State, approach, outdated
 
@@ -55,6 +55,7 @@ class _Rejection:
     attempts: int
     first_seen: datetime
     outcome: Outcome
+    code: str
 
 
 @dataclass(slots=True)
@@ -229,7 +230,8 @@ class MemoryStateStore(StateStore):
         doubts = {seq for rows in checkpoint.unanswered() for seq in rows}
         for seq, (kind, row) in enumerate(planned.rows, 1):
             key = str(row.key)
-            outcome = checkpoint.failed[seq][0] if seq in checkpoint.failed else None
+            failed = checkpoint.receipt(seq)
+            outcome = failed.outcome if failed else None
             missed = how.resent and key in state.snapshot and (seq not in checkpoint.settled or outcome is not None)
             if missed:
                 state.snapshot.pop(key)
@@ -238,9 +240,9 @@ class MemoryStateStore(StateStore):
             (settled if seq in checkpoint.settled else unsettled).add(key)
             if seq not in checkpoint.settled:
                 continue
-            if outcome:
+            if failed:
                 if outcome is not Outcome.SKIPPED:
-                    rejections[key] = _again(state.rejections.get(key), row, planned.plan.created_at, outcome)
+                    rejections[key] = _again(state.rejections.get(key), row, planned.plan.created_at, failed)
             elif kind == "removed":
                 state.snapshot.pop(key, None)
             else:
@@ -313,6 +315,8 @@ def _kind(sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], 
     if found == "gone" and row.identifiers is None:
         return "forgotten"
     rejection = state.rejections.get(str(row.key)) if sync.tracked and not how.forgiven else None
+    if rejection and how.reread and rejection.code == REPLY_NOT_READ:
+        return change
     if rejection and rejection.fingerprint == row.fingerprint:
         too_old = rejection.first_seen <= now - sync.retry.max_age
         maybe_written = rejection.outcome is Outcome.UNKNOWN
@@ -358,11 +362,11 @@ def _text(cursor: Any) -> str | None:
     return None if cursor is None else cursor.isoformat(" ") if isinstance(cursor, datetime) else str(cursor)
 
 
-def _again(old: _Rejection | None, row: _Row, now: datetime, outcome: Outcome) -> _Rejection:
+def _again(old: _Rejection | None, row: _Row, now: datetime, failed: Receipt) -> _Rejection:
     """One more refusal; one of other values starts anew."""
     if old is None or old.fingerprint != row.fingerprint:
-        return _Rejection(row.fingerprint, 1, now, outcome)
-    return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, outcome)
+        return _Rejection(row.fingerprint, 1, now, failed.outcome, failed.code)
+    return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, failed.outcome, failed.code)
 
 
 def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:

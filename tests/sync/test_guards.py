@@ -101,5 +101,5 @@ def test_lost_answers_fail_the_task_where_the_sync_says_so() -> None:
 
 def test_the_error_says_why_rows_were_rejected() -> None:
     reasons = [{"code": "INVALID_EMAIL", "count": 4, "message": "not an address"}]
-    with pytest.raises(FailurePolicyError, match=r"INVALID_EMAIL \(4\): not an address"):
+    with pytest.raises(FailurePolicyError, match=r"INVALID_EMAIL \(4 rows\): not an address"):
         check_failure_policy(sync(), report(rejected=4, reasons=reasons))

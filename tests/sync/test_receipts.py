@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +13,12 @@ from airflow_reverse_etl.sync.receipts import (
     Checkpoint,
     Operation,
     Outcome,
+    Reason,
     Receipt,
     Receipts,
     Report,
     SettledSet,
+    reason_text,
 )
 
 
@@ -94,9 +97,30 @@ def test_a_copy_is_left_alone_by_later_changes() -> None:
 
 def test_errors_are_grouped_by_code_most_frequent_first_without_skipped_rows() -> None:
     assert checkpoint().counted_reasons() == [
-        {"code": "INVALID_EMAIL", "count": 2, "message": "not an address"},
-        {"code": "answer_lost", "count": 1, "message": "sent"},
+        {"code": "INVALID_EMAIL", "count": 2, "message": "not an address", "host": "", "status": None},
+        {"code": "answer_lost", "count": 1, "message": "sent", "host": "", "status": None},
     ]
+
+
+def test_reasons_have_an_end_and_the_last_one_counts_the_others() -> None:
+    made = Checkpoint()
+    for seq in range(1, 3001):
+        made.fail(seq, Receipt(Outcome.REJECTED, f"code {seq}"))
+    made.leave(Reason("429", "too fast", "api.example.com", 429), 10)
+    reasons = made.counted_reasons()
+    assert len(reasons) == 20
+    assert reason_text(reasons[0]) == "429 (10 rows, api.example.com): too fast"
+    assert (reasons[-1]["code"], reasons[-1]["count"], reasons[-1]["message"]) == (
+        "others",
+        2982,
+        "2,982 other reasons",
+    )
+
+
+def test_a_checkpoint_stored_before_reasons_had_hosts_is_read() -> None:
+    stored = {**checkpoint().to_json(), "reasons": [["INVALID_EMAIL", "no"], ["NOT_FOUND", ""], ["lost", "sent"]]}
+    del stored["left"]
+    assert Checkpoint.from_json(stored).counted_reasons()[0]["count"] == 2
 
 
 def test_receipts_are_by_key() -> None:
@@ -106,11 +130,19 @@ def test_receipts_are_by_key() -> None:
 
 
 def test_the_idempotency_key_is_the_same_for_the_same_rows() -> None:
-    batch = Batch(Operation.UPSERT, range(5, 8), ["a", "b", "c"], [{}, {}, {}], "run")
-    assert batch.only([0, 1, 2]).idempotency_key == batch.idempotency_key == "run-5-7"
-    six = Batch(Operation.UPSERT, range(1, 7), list("abcdef"), [{}] * 6, "run")
-    keys = {six.only(rows).idempotency_key for rows in itertools.combinations(range(6), 4)}
+    batch = Batch(Operation.UPSERT, range(5, 8), ["a", "b", "c"], [{}, {}, {}], "run", "plan")
+    assert batch.only([0, 1, 2]).idempotency_key(b"x") == batch.idempotency_key(b"x")
+    six = Batch(Operation.UPSERT, range(1, 7), list("abcdef"), [{}] * 6, "run", "plan")
+    keys = {six.only(rows).idempotency_key(b"x") for rows in itertools.combinations(range(6), 4)}
     assert len(keys) == 15, "other rows, other key, even with the same ends and count"
+
+
+def test_the_idempotency_key_is_another_for_other_values_and_for_a_later_plan_of_the_same_run() -> None:
+    """A task that is cleared plans again under its run id, and its new rows have the old numbers."""
+    batch = Batch(Operation.UPSERT, [1], ["a"], [{}], "run", "plan 1")
+    later = replace(batch, plan_id="plan 2")
+    keys = {batch.idempotency_key(b"A"), batch.idempotency_key(b"B"), later.idempotency_key(b"A")}
+    assert len(keys) == 3
 
 
 def test_partitions_add_up_to_the_whole() -> None:
@@ -120,7 +152,7 @@ def test_partitions_add_up_to_the_whole() -> None:
     whole = Checkpoint.merged([second, first])
     assert len(whole.settled) == len(first.settled) + 10
     assert {o: whole.count(o) for o in Outcome} == {o: first.count(o) + second.count(o) for o in Outcome}
-    assert whole.reasons[whole.failed[12][1]] == ("TOO_LONG", "name")
+    assert whole.reasons[whole.failed[12][1]] == Reason("TOO_LONG", "name")
     assert whole.unanswered() == [range(7, 8), range(10, 11)]
     assert (whole.requests, whole.seconds) == (5, 4.0)
     assert second.settled.end_of(11) == 20, "where the partition that starts at 11 goes on"

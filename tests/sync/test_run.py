@@ -211,7 +211,8 @@ async def test_a_rejected_row_is_retried_by_the_next_run_with_its_newest_value(w
     world.destination.dials.reject = {"b"}
     report = await world.run(rows(a=2, b=2))
     assert (report.accepted, report.rejected) == (1, 1)
-    assert report.reasons == ({"code": "rejected", "count": 1, "message": "the row is not acceptable"},)
+    reason = {"code": "rejected", "count": 1, "message": "the row is not acceptable", "host": "", "status": None}
+    assert report.reasons == (reason,)
     world.sent()
     world.destination.dials.reject = ()
     report = await world.run(rows(a=2, b=3))
@@ -302,7 +303,7 @@ async def test_a_row_in_doubt_is_put_right_by_the_next_run_whatever_the_model_sa
     """It was sent, the process died, and the model went back: the destination may hold what the model never meant."""
     world.values = {"mode": "mirror"}
     await world.run(rows(a=1))
-    world.destination.dials.crash = {2}
+    world.destination.dials.crash = {3}
     with pytest.raises(CrashError):
         await world.run(rows(a=2, b=1))
     assert world.held == {"a": 2, "b": 1}
