@@ -220,7 +220,7 @@ class _Endpoint:
         answer = reply.json()
         if answer is None and reply.body.strip() not in (b"", b"null"):
             return self._no_json(reply, batch)
-        if self._options.success is not None and reply.body:
+        if self._options.success is not None and answer is not None:
             refused = self._verdict(self._options.success, answer, reply, batch)
             if refused is not None:
                 return refused

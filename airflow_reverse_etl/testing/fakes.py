@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.sync.ports import Capabilities, Column, Limiter
-from airflow_reverse_etl.sync.receipts import ACCEPTED, Batch, Operation, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.receipts import ACCEPTED, REPLY_NOT_READ, Batch, Operation, Outcome, Receipt, Receipts
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Dials:
     :param unsent: requests that never leave, for want of a connection.
     :param lose_request: requests that are lost, with nothing written and no answer.
     :param lose_answer: requests that are carried out, and their answer is lost.
+    :param unread: requests that are carried out, and answered in a way that the sync does not say how to read.
     :param crash: requests that are carried out, and then the process dies.
     :param latency: seconds that an answer takes.
     """
@@ -130,6 +132,7 @@ class Dials:
     unsent: Collection[int] = ()
     lose_request: Collection[int] = ()
     lose_answer: Collection[int] = ()
+    unread: Collection[int] = ()
     crash: Collection[int] = ()
     latency: float = 0.0
 
@@ -210,6 +213,9 @@ class FakeDestination:
             raise CrashError(f"the process dies during request {number}")
         if number in dials.lose_answer:
             return Receipts(Receipt(Outcome.UNKNOWN, "timeout", "no answer"))
+        if number in dials.unread:
+            receipt = Receipt(Outcome.UNKNOWN, REPLY_NOT_READ, "the reply reports per-row results")
+            return Receipts(receipt, stop=ConfigurationError(receipt.message, todo="set `results`"))
         return Receipts(ACCEPTED, exceptions)
 
     def _write(self, batch: Batch) -> Iterable[tuple[str, Receipt]]:
