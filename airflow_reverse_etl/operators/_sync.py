@@ -172,7 +172,7 @@ class SyncOperator(BaseOperator):
 
     def _push_report(self, context: Context, error: ReverseEtlError) -> None:
         if error.report is not None:
-            self._log_report(error.report, error.where.get("sync", ""))
+            self._log_report(error.report, error.where.get("sync", self.task_id))
             context["ti"].xcom_push(key="return_value", value=error.report.to_json())
 
 

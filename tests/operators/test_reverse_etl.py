@@ -420,3 +420,31 @@ def test_a_sync_planned_in_the_warehouse_keeps_its_state_there(
     assert (second["planned"]["changed"], second["accepted"]) == (1, 1)
     customers("SELECT run_id, accepted FROM reverse_etl.runs")
     assert not (state_url / "syncs" / "contacts" / "snapshot").exists()
+
+
+@pytest.mark.parametrize("dials", [Dials(unread={1}), Dials(lose_request=range(100))], ids=["unread", "left"])
+def test_a_red_task_has_counts_and_reasons_in_its_log_and_in_xcom(
+    dials: Dials, crm: FakeDestination, customers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crm.dials = dials
+    task, here = operator(), context()
+    log = LineLog()
+    monkeypatch.setattr(type(task), "log", log)
+    failure(task, here)
+    report = here["pushed"]["return_value"]
+    [reason] = report["reasons"]
+    assert reason["count"] == 3
+    assert f"accepted 0, rejected 0, retryable {report['retryable']}, unknown 0, skipped 0" in "\n".join(log.lines)
+    assert f"{reason['code']} (3 rows): {reason['message']}" in "\n".join(log.lines)
+
+
+class LineLog:
+    """Keeps every line that is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str, *values: object) -> None:
+        self.lines.append(text % values if values else text)
+
+    warning = info
