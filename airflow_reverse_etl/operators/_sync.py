@@ -99,11 +99,12 @@ class SyncOperator(BaseOperator):
         from airflow_reverse_etl.stores.budget import FileBudget
 
         ti = context["ti"]
+        mapped = "" if ti.map_index is None or ti.map_index < 0 else f", map index {ti.map_index}"
         return {
             "store": store_for(sync, query, say=self.log.info),
             "observer": LogObserver(self.log.info),
             "clock": SystemClock(),
-            "holder": f"DAG {ti.dag_id}, run {ti.run_id}",
+            "label": f"DAG {ti.dag_id}, run {ti.run_id}, task {ti.task_id}{mapped}",
             "budget": FileBudget(state_files()),
         }
 

@@ -207,9 +207,11 @@ class LakeStore(StateStore):
     def discard(self, plan: Plan) -> None:
         self._forget(plan)
 
-    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+    def acquire(
+        self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
+    ) -> int:
         register = Register(self._files, f"{_folder(sync)}/lease")
-        return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence)
+        return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
         leases.release(Register(self._files, f"{_folder(sync)}/lease"), fence=fence)

@@ -225,11 +225,13 @@ class WarehouseStore(StateStore):
         with self._tables.errors(plan.sync):
             self._open.drop(self._tables.make_own(plan.sync), plan.plan_id)
 
-    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+    def acquire(
+        self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
+    ) -> int:
         with self._tables.errors(sync):
             self._tables.make()
             register = SqlRegister(self._tables, sync)
-            return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence)
+            return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
         with self._tables.errors(sync):

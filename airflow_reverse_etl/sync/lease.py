@@ -28,8 +28,11 @@ WAIT_SECONDS = 5.0
 class Lease:
     """A lease that was taken. Made by :func:`held`."""
 
-    def __init__(self, store: StateStore, sync: str, holder: str, clock: Clock, fence: int, until: datetime) -> None:
+    def __init__(
+        self, store: StateStore, sync: str, holder: str, clock: Clock, fence: int, until: datetime, *, label: str
+    ) -> None:
         self._store, self._sync, self._holder, self._clock = store, sync, holder, clock
+        self._label = label
         self._fence, self._until = fence, until
         self._renewing = asyncio.Lock()
         self._last: asyncio.Task[int] | None = None
@@ -43,7 +46,13 @@ class Lease:
             now = self._clock.now()
             self._last = asyncio.create_task(
                 asyncio.to_thread(
-                    self._store.acquire, self._sync, self._holder, now=now, seconds=LEASE_SECONDS, fence=self._fence
+                    self._store.acquire,
+                    self._sync,
+                    self._holder,
+                    now=now,
+                    seconds=LEASE_SECONDS,
+                    fence=self._fence,
+                    label=self._label,
                 )
             )
             await asyncio.shield(self._last)
@@ -68,19 +77,19 @@ class Lease:
 
 @contextlib.asynccontextmanager
 async def held(
-    store: StateStore, sync: str, *, holder: str, clock: Clock, release: bool = True
+    store: StateStore, sync: str, *, holder: str, clock: Clock, label: str = "", release: bool = True
 ) -> AsyncIterator[Lease]:
     """Hold the lease of a sync inside the block, which gets it.
 
     The same ``holder`` may take it again at once, as a retried task does, and several times, as parallel tasks of one
-    run do; these leave it to each other with ``release=False``.
+    run do; these leave it to each other with ``release=False``. ``label`` describes the holder to other runs.
 
     Waits for a lease that is held for as long as one lasts that nobody renews: so the run after one that was killed
     goes on by itself.
 
     :raises RunConflictError: another run is at work, or took the lease over meanwhile; the block is then cancelled.
     """
-    lease = await _take(store, sync, holder, clock)
+    lease = await _take(store, sync, holder, clock, label)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
@@ -112,15 +121,15 @@ async def held(
             await lease.release()
 
 
-async def _take(store: StateStore, sync: str, holder: str, clock: Clock) -> Lease:
+async def _take(store: StateStore, sync: str, holder: str, clock: Clock, label: str) -> Lease:
     patience = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
     while True:
         now = clock.now()
         try:
-            fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS)
+            fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS, label=label)
         except RunConflictError:
             if clock.monotonic() >= patience:
                 raise
         else:
-            return Lease(store, sync, holder, clock, fence, now + timedelta(seconds=LEASE_SECONDS))
+            return Lease(store, sync, holder, clock, fence, now + timedelta(seconds=LEASE_SECONDS), label=label)
         await clock.sleep(WAIT_SECONDS)

@@ -153,13 +153,19 @@ class StateStore(Protocol):
     def discard(self, plan: Plan) -> None:
         """Forget a plan of which nothing was sent."""
 
-    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+    def acquire(
+        self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
+    ) -> int:
         """Take the lease of a sync until ``now`` + ``seconds``, or renew it; returns its fencing number.
 
         The number grows with every new holder; one that holds it already gets the same number. With ``fence``, only the
         lease of that number is renewed.
 
-        Raises RunConflictError, naming the holder, while another one holds it, or when ``fence`` is not its number.
+        ``holder`` is an id without line breaks, the same for all tasks and tries of one run. ``label`` describes the
+        task that took or renewed the lease last, for people; it plays no part in who may take the lease.
+
+        Raises RunConflictError, with the holder's label (its id where the label is empty), while another one holds the
+        lease, or when ``fence`` is not its number.
         """
 
     def release(self, sync: str, *, fence: int) -> None:

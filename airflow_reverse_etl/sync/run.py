@@ -54,7 +54,7 @@ async def run(
     run_id: str,
     observer: Observer,
     clock: Clock,
-    holder: str = "",
+    label: str = "",
     budget: RateBudget | None = None,
     reset: bool = False,
     full_resync: bool = False,
@@ -65,7 +65,7 @@ async def run(
     :param primary_key: column names; may be empty in mode ``append`` only.
     :param run_id: stable over the retries of one task. A run that is committed is not repeated where nothing is tracked
         (mode ``append``, ``track: none``); elsewhere a new plan is made, which sends only what is not delivered yet.
-    :param holder: who this is, told to a run that finds the sync taken; the same for every try. Default: ``run_id``.
+    :param label: description of this task, shown to a run that finds the sync taken. Default: ``run_id``.
     :param budget: shares the sync's ``requests_per_second`` with all that use the destination's connection.
     :param reset: record every valid row as delivered, and send nothing.
     :param full_resync: send every valid row again.
@@ -75,7 +75,7 @@ async def run(
     :raises FailurePolicyError: committed, but with more rejected rows than the sync allows; has ``report``.
     """
     started = clock.monotonic()
-    steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, holder=holder, budget=budget)
+    steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, label=label, budget=budget)
     async with steps.lease():
         now = clock.now()
         request = PlanRequest(sync, query, primary_key, run_id, now, reset=reset, full_resync=full_resync)
@@ -103,22 +103,29 @@ class Run:
         run_id: str,
         observer: Observer,
         clock: Clock,
-        holder: str = "",
+        label: str = "",
         budget: RateBudget | None = None,
     ) -> None:
         self._budget = budget
         self._sync, self._store, self._run_id = sync, store, run_id
-        self._observer, self._clock, self._holder = observer, clock, holder or run_id
+        self._observer, self._clock, self._label = observer, clock, label
         self._lease: Lease | None = None
 
     @contextlib.asynccontextmanager
     async def lease(self, *, release: bool = True) -> AsyncIterator[None]:
         """Hold the sync's lease. Without ``release`` it is left to the next step of the run, and runs out without one.
 
+        Its holder is the run's id, so that steps and tries of one run share it, and nothing else does.
+
         :raises RunConflictError: another run holds it, or took it over.
         """
         async with held(
-            self._store, self._sync.name, holder=self._holder, clock=self._clock, release=release
+            self._store,
+            self._sync.name,
+            holder=self._run_id,
+            clock=self._clock,
+            label=self._label,
+            release=release,
         ) as self._lease:
             yield
 

@@ -83,7 +83,7 @@ class _State:
     plans: dict[str, _Planned] = field(default_factory=dict)
     history: list[tuple[str, Report]] = field(default_factory=list)
     remembered: State | None = None
-    lease: tuple[int, str, datetime | None] = (0, "", None)
+    lease: tuple[int, str, str, datetime | None] = (0, "", "", None)
 
 
 class MemoryStateStore(StateStore):
@@ -202,21 +202,25 @@ class MemoryStateStore(StateStore):
     def discard(self, plan: Plan) -> None:
         self._state(plan.sync).plans.pop(plan.plan_id, None)
 
-    def acquire(self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None) -> int:
+    def acquire(
+        self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
+    ) -> int:
         state = self._state(sync)
-        number, held_by, until = state.lease
+        number, held_by, described, until = state.lease
         busy = until is not None and until > now
         if busy and held_by != holder if fence is None else fence != number:
             raise RunConflictError(
-                f"another run of this sync is at work: {held_by}", todo="let it finish, then try again", sync=sync
+                f"another run of this sync is at work: {described or held_by}",
+                todo="let it finish, then try again",
+                sync=sync,
             )
-        state.lease = number + (fence is None and not busy), holder, now + timedelta(seconds=seconds)
+        state.lease = number + (fence is None and not busy), holder, label, now + timedelta(seconds=seconds)
         return state.lease[0]
 
     def release(self, sync: str, *, fence: int) -> None:
         state = self._state(sync)
         if state.lease[0] == fence:
-            state.lease = fence, state.lease[1], None
+            state.lease = (*state.lease[:3], None)
 
     def _fold(self, state: _State, planned: _Planned, checkpoint: Checkpoint) -> None:
         if state.generation != planned.generation:

@@ -308,6 +308,15 @@ class StateStoreConformance:
         with pytest.raises(RunConflictError):
             store.commit(late, checkpoint, self.report(late, checkpoint), self.sync())
 
+    def test_the_lease_is_the_holders_and_its_label_is_for_people(self, store: StateStore) -> None:
+        fence = store.acquire("contacts", "run", now=_NOW, seconds=60, label="DAG a, task load")
+        store = self.reopened(store)
+        assert store.acquire("contacts", "run", now=_NOW, seconds=60, label="DAG a, task commit") == fence
+        with pytest.raises(RunConflictError, match="DAG a, task commit"):
+            store.acquire("contacts", "another", now=_NOW, seconds=60, label="DAG a, task commit")
+        store.release("contacts", fence=fence)
+        assert store.acquire("contacts", "another", now=_NOW, seconds=60) > fence
+
     def test_the_report_of_a_run_is_kept(self, store: StateStore) -> None:
         plan = self.plan(store, {"1": "a", "2": "b"}, run_id="run")
         checkpoint = self.commit(store, plan, rejected=["2"])

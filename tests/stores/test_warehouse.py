@@ -151,6 +151,30 @@ def test_one_of_many_takes_a_lease(place: Place) -> None:
         assert store.acquire("s", "last", now=NOW, seconds=60) > 0
 
 
+def test_a_lease_names_its_holder_by_the_label(place: Place) -> None:
+    label = "DAG it's \\ 'a', run 1, task t, map index 2"
+    with stored(place) as store:
+        fence = store.acquire("s", "id-1", now=NOW, seconds=60, label=label)
+        assert store.acquire("s", "id-1", now=NOW, seconds=60, label=label) == fence
+        with pytest.raises(RunConflictError) as caught:
+            store.acquire("s", "id-2", now=NOW, seconds=60, label=label)
+        assert f"at work: {label}" in str(caught.value)
+
+
+def test_a_lease_in_a_table_of_an_earlier_version_lasts_until_it_runs_out(place: Place) -> None:
+    """Its holder is one line, the words for people; the table stays as it is."""
+    until = NOW + timedelta(seconds=60)
+    with stored(place) as store:
+        store.make_tables()
+        place.run(
+            "INSERT INTO reverse_etl.leases (sync, holder, fence, valid_until, version)"
+            f" VALUES ('s', 'DAG a, run 1', 3, '{until.isoformat()}', 'v')"
+        )
+        with pytest.raises(RunConflictError, match="at work: DAG a, run 1"):
+            store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task t")
+        assert store.acquire("s", "id-1", now=until, seconds=60, label="DAG a, run 1, task t") == 4
+
+
 def test_a_dropped_snapshot_deletes_nothing(place: Place) -> None:
     with stored(place) as store:
         run(place, store)

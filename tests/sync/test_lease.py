@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
 from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore
 
@@ -39,6 +41,28 @@ def test_a_second_run_is_told_who_holds_the_lease(store: StateStore) -> None:
     with pytest.raises(RunConflictError, match="dag a, run 1"):
         store.acquire("s", "dag a, run 2", now=NOW + timedelta(seconds=59), seconds=60)
     store.acquire("other", "dag a, run 2", now=NOW, seconds=60)
+
+
+def test_the_holder_is_an_id_and_people_are_told_its_label(store: StateStore) -> None:
+    fence = store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task load, map index 0")
+    again = store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task load, map index 1")
+    assert again == fence, "tasks of one run share it, whatever they are called"
+    with pytest.raises(RunConflictError, match="at work: DAG a, run 1, task load, map index 1") as caught:
+        store.acquire("s", "id-2", now=NOW, seconds=60, label="DAG a, run 1, task load, map index 1")
+    assert "id-1" not in str(caught.value)
+    store.acquire("s", "id-1", now=NOW, seconds=60, fence=fence, label="DAG a, run 1, task commit")
+    with pytest.raises(RunConflictError, match="at work: DAG a, run 1, task commit"):
+        store.acquire("s", "id-2", now=NOW, seconds=60)
+
+
+def test_a_lease_stored_by_an_earlier_version_lasts_until_it_runs_out(tmp_path: Path) -> None:
+    """Its holder is one line, the words for people."""
+    old = {"holder": "DAG a, run 1", "fence": "3", "until": (NOW + timedelta(seconds=60)).isoformat()}
+    assert Register(StateFiles(str(tmp_path)), "syncs/s/lease").swap(0, old)
+    store = LakeStore(str(tmp_path))
+    with pytest.raises(RunConflictError, match="at work: DAG a, run 1"):
+        store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task t")
+    assert store.acquire("s", "id-1", now=NOW + timedelta(seconds=60), seconds=60, label="DAG a, run 1, task t") == 4
 
 
 def test_a_lease_given_back_or_run_out_can_be_taken_and_the_fencing_number_grows(store: StateStore) -> None:
