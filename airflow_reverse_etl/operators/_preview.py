@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.sync.guards import guards_said
+from airflow_reverse_etl.sync.guards import verdicts
 from airflow_reverse_etl.sync.tracking import NOTES
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.sync.guards import Verdict
     from airflow_reverse_etl.sync.ports import Destination, Plan, StateStore
     from airflow_reverse_etl.sync.spec import Sync
 
@@ -32,17 +33,20 @@ def summary(
     *,
     sample: int,
     partitions: int = 1,
+    lifted: Collection[str] = (),
     drift: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """The XCom ``plan``. Values of rows are not in it; keys are, ``sample`` of each kind of change.
 
     :param partitions: shares that the plan is loaded in, if it has as many batches.
+    :param lifted: guards that do not stop this plan.
     :param drift: what changed under the sync since its last run.
     """
     batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
     shares = min(partitions, math.ceil(plan.total / batch))
     requests = _requests(plan, batch, shares)
     rate = sync.rate.requests_per_second
+    guards = verdicts(sync, plan, lifted)
     keys, changed_fields = _sample(sync, plan, store, sample)
     found = {
         "run_id": plan.run_id,
@@ -53,12 +57,12 @@ def summary(
         "model_rows": plan.model_rows,
         "requests": requests,
         "minutes": round(requests / rate / 60, 2) if rate else None,
-        "guards": [text for _, text in guards_said(sync, plan)],
+        "guards": [verdict.text for verdict in guards],
         "sample": keys,
         "changed_fields": changed_fields,
         **({"drift": list(drift)} if drift else {}),
     }
-    return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found))}
+    return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found, guards))}
 
 
 def _requests(plan: Plan, batch: float, shares: int) -> int:
@@ -71,7 +75,7 @@ def _requests(plan: Plan, batch: float, shares: int) -> int:
     return sum(math.ceil((until - after) / batch) for after, until in pairwise(sorted(edges)))
 
 
-def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any]) -> Iterator[str]:
+def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequence[Verdict]) -> Iterator[str]:
     rate, to = sync.rate.requests_per_second, sync.destination
     where = " at ".join(_code(name) for name in (to.object, to.connection) if name) or f"a {to.type}"
     long = f": {_duration(found['requests'] / rate)} at {rate:g} a second" if rate else ""
@@ -85,12 +89,24 @@ def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any]) -> Iterator[st
         yield _HOW_TO_KNOW
     if plan.notes:
         yield "\n".join(f"- {NOTES[note]}" for note in plan.notes)
-    guards = guards_said(sync, plan)
-    said = "all met" if all(met for met, _ in guards) else "not all met, so a run would send nothing"
-    yield f"**Guards**, {said}:\n\n" + "\n".join(f"- {text if met else f'**{text}**'}" for met, text in guards)
+    yield f"**Guards**, {_outcome(guards)}:\n\n" + "\n".join(map(_guard, guards))
     if found.get("drift"):
         changes = "\n".join(f"- {one['message']}" for one in found["drift"])
         yield f"**The model changed** since the last run:\n\n{changes}"
+
+
+def _outcome(guards: Sequence[Verdict]) -> str:
+    """Sum up the guards' verdicts."""
+    if any(guard.stops for guard in guards):
+        return "not all met, so a run would send nothing"
+    if any(guard.lifted for guard in guards):
+        return "met or lifted for this run"
+    return "all met"
+
+
+def _guard(guard: Verdict) -> str:
+    """Format one guard's verdict as a line; bold where it is not met, lifted or not."""
+    return f"- {guard.text}" if guard.met else f"- **{guard.text}**"
 
 
 def _duration(seconds: float) -> str:

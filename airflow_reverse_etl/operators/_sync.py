@@ -180,7 +180,7 @@ class SyncOperator(BaseOperator):
 class PlanningOperator(SyncOperator):
     """A task that plans, and so reads the model."""
 
-    template_fields: Sequence[str] = ("sync", "catalog", "reset", "full_resync", "gate")
+    template_fields: Sequence[str] = ("sync", "catalog", "reset", "full_resync", "lift_guards", "gate")
     _reads = True
 
     def __init__(
@@ -189,6 +189,7 @@ class PlanningOperator(SyncOperator):
         catalog: Mapping[str, Any] | XComArg | None = None,
         reset: bool | str = False,
         full_resync: bool | str = False,
+        lift_guards: bool | str | Sequence[str] = False,
         gate: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None,
         **kwargs: Any,
     ) -> None:
@@ -197,10 +198,24 @@ class PlanningOperator(SyncOperator):
         self.catalog: Any = catalog
         self.reset: Any = reset
         self.full_resync: Any = full_resync
+        self.lift_guards: Any = lift_guards
 
     def _options(self) -> dict[str, bool]:
         """What this run does differently; a template renders to text."""
         return {name: str(getattr(self, name)).strip().lower() == "true" for name in ("reset", "full_resync")}
+
+    def _lifted_guards(self, sync: Sync, context: Context) -> frozenset[str]:
+        """Return the guards that do not stop this run: those of ``lift_guards``, and those of the DAG run's conf."""
+        from airflow_reverse_etl.sync.guards import lifted_by_conf, lifted_guards
+
+        option = self.lift_guards
+        if isinstance(option, str):  # a template renders to text
+            option = _flag_or_names(option)
+        lifted = lifted_guards(option, where="lift_guards", sync=sync.name)
+        lifted |= lifted_by_conf(context["dag_run"].conf, sync.name)
+        if lifted:
+            self.log.warning("%s: guards lifted for this run: %s", sync.name, ", ".join(sorted(lifted)))
+        return lifted
 
     def _check_gate(self, sync: Sync) -> None:
         """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh."""
@@ -236,3 +251,11 @@ class PlanningOperator(SyncOperator):
         for finding in found:
             self.log.warning("%s: changed since the last run: %s", sync.name, finding.message)
         return [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]
+
+
+def _flag_or_names(text: str) -> bool | list[str]:
+    """Read what a template rendered: a flag, or names with commas between them."""
+    word = text.strip().lower()
+    if word in ("true", "false", "none", ""):
+        return word == "true"
+    return [name.strip() for name in text.split(",")]

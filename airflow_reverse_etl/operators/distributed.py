@@ -39,12 +39,13 @@ class ReverseEtlPlanOperator(PlanningOperator):
     Which fields changed is known of rows that were delivered since the sync has ``track: {fields: true}``, with the
     mapping that it has now.
 
-    Guards are checked here: beyond one of them the plan is discarded and the task fails.
+    Guards are checked here: beyond one of them that is not lifted the plan is discarded and the task fails.
 
     :param sync: as :class:`ReverseEtlOperator` takes it. A path is templated.
     :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
     :param reset: record every valid row as delivered, and send nothing. Templated.
     :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
+    :param lift_guards: as :class:`ReverseEtlOperator` takes it. Templated.
     :param gate: as :class:`ReverseEtlOperator` takes it. Closed, the task is skipped: nothing is planned. Templated.
     :param approval: a person sees the plan before it is sent. A plan of the sync of which nothing was sent yet, left by
         an earlier run or by an earlier try of this task, is then discarded, as nobody may have agreed to it.
@@ -70,6 +71,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
     def _work(self, sync: Sync, context: Context) -> Any:
         self._check_gate(sync)
+        lifted = self._lifted_guards(sync, context)
         ti = context["ti"]
         index = -1 if ti.map_index is None else ti.map_index
         this = run_id(ti.dag_id, ti.run_id, ti.task_id, index) + ("-preview" if self.preview else "")
@@ -88,6 +90,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
                     warehouse=warehouse,
                     query=query,
                     primary_key=primary_key,
+                    lifted=lifted,
                     drift=drift,
                 )
             )
@@ -114,6 +117,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         warehouse: Any,
         query: str,
         primary_key: tuple[str, ...],
+        lifted: frozenset[str],
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
         from airflow_reverse_etl.operators._preview import summary
@@ -127,12 +131,19 @@ class ReverseEtlPlanOperator(PlanningOperator):
             if self.preview:
                 plan: Plan | Report = await steps.preview(request, warehouse)
             else:
-                plan = await steps.plan(request, warehouse, destination, approval=self.approval)
+                plan = await steps.plan(request, warehouse, destination, approval=self.approval, lift_guards=lifted)
             if isinstance(plan, Report):
                 return {"run_id": this, "total": 0, "shares": 0, "text": f"{sync.name}: this run is committed already"}
             try:
                 return summary(
-                    sync, plan, store, destination, sample=self.sample, partitions=self.partitions, drift=drift
+                    sync,
+                    plan,
+                    store,
+                    destination,
+                    sample=self.sample,
+                    partitions=self.partitions,
+                    lifted=lifted,
+                    drift=drift,
                 )
             finally:
                 if self.preview:
@@ -216,6 +227,7 @@ def reverse_etl(
     gate: Mapping[str, Any] | Sequence[Mapping[str, Any]] | XComArg | None = None,
     reset: bool | str = False,
     full_resync: bool | str = False,
+    lift_guards: bool | str | Sequence[str] = False,
     partitions: int = 1,
     approve: bool | Mapping[str, Any] = False,
     trigger_rule: str = "all_success",
@@ -235,6 +247,7 @@ def reverse_etl(
     :param gate: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it. Closed, the group is skipped.
     :param reset: record every valid row as delivered, and send nothing.
     :param full_resync: send every valid row again; removed rows are left for the next run.
+    :param lift_guards: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it.
     :param partitions: load tasks at the same time.
     :param approve: let a person see the plan and approve it. Rejected, it is discarded, and the tasks after it are
         skipped; the next run plans anew. A mapping is for Airflow's ``ApprovalOperator``: ``assigned_users``,
@@ -250,6 +263,7 @@ def reverse_etl(
             gate=gate,
             reset=reset,
             full_resync=full_resync,
+            lift_guards=lift_guards,
             partitions=partitions,
             approval=bool(approve),
             trigger_rule=trigger_rule,

@@ -53,6 +53,9 @@ class ReverseEtlOperator(PlanningOperator):
     :param reset: record every valid row as delivered, and send nothing. Templated, so a DAG's ``params`` can say it:
         ``"{{ params.reset }}"``.
     :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
+    :param lift_guards: guards that do not stop this run: true for all of them, or a list of their names, as in
+        ``["max_removed"]``. Templated; a template gives ``true``, ``false`` or names with commas between them. A DAG
+        run's conf lifts guards as well: ``{"reverse_etl": {"<sync>": {"lift_guards": ["max_removed"]}}}``.
     :param gate: output of a ``DbtOperator``, or several of one dbt run (freshness, run, test): the sync runs only if in
         them its model was built, the model's tests passed and its sources were fresh; otherwise the task is skipped,
         and says why. A dbt task that failed for another model needs ``trigger_rule="all_done"`` here. Templated.
@@ -72,6 +75,7 @@ class ReverseEtlOperator(PlanningOperator):
     def _run(self, sync: Sync, context: Context) -> tuple[Report, list[dict[str, str]]]:
         from airflow_reverse_etl.sync.run import run
 
+        lifted = self._lifted_guards(sync, context)
         query, primary_key = self._model(sync)
         destination = self._destination(sync)
         if sync.destination.connection:
@@ -90,6 +94,7 @@ class ReverseEtlOperator(PlanningOperator):
                     run_id=run_id(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index),
                     reset=options["reset"],
                     full_resync=options["full_resync"],
+                    lift_guards=lifted,
                     **self._around(sync, context, query=query),
                 )
             )

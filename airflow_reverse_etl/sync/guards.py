@@ -2,46 +2,138 @@
 
 from __future__ import annotations
 
-from airflow_reverse_etl.errors import FailurePolicyError, GuardError
+import json
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Report, reason_text
-from airflow_reverse_etl.sync.spec import Limit, Sync, rows_of
+from airflow_reverse_etl.sync.spec import Guards, Limit, Sync, nearest, rows_of
+
+#: Every guard's name.
+GUARDS = tuple(Guards.model_fields)
+
+#: Removed rows that stop a mirror whose sync sets no ``max_removed``: more than this share, and more than so many.
+MIRROR_SHARE = "20%"
+MIRROR_ROWS = 10
 
 
-def check_guards(sync: Sync, plan: Plan) -> None:
-    """Raise :class:`GuardError` with every guard of the sync that the plan does not meet; see :func:`guards_said`."""
-    if found := [text for met, text in guards_said(sync, plan) if not met]:
-        raise GuardError(
-            "the plan exceeds the sync's guards, nothing was sent: " + "; ".join(found),
-            todo="look at the model; if the change is intended, raise the guard for this run",
-            sync=sync.name,
-        )
+class Verdict(NamedTuple):
+    """The verdict of one guard on a plan. A ``lifted`` guard stops nothing, ``met`` or not."""
+
+    name: str
+    met: bool
+    lifted: bool
+    text: str
+
+    @property
+    def stops(self) -> bool:
+        return not self.met and not self.lifted
 
 
-def guards_said(sync: Sync, plan: Plan) -> list[tuple[bool, str]]:
-    """Of each guard of the sync: whether the plan meets it, and the figures.
+def check_guards(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> None:
+    """Raise :class:`GuardError` with every guard of the sync that stops the plan; see :func:`verdicts`."""
+    stopping = [verdict for verdict in verdicts(sync, plan, lifted) if verdict.stops]
+    if not stopping:
+        return
+    names = [verdict.name for verdict in stopping]
+    conf = {"reverse_etl": {sync.name: {"lift_guards": names}}}
+    raise GuardError(
+        "the plan exceeds the sync's guards, nothing was sent: " + "; ".join(verdict.text for verdict in stopping),
+        todo=f"look at the model; if the change is intended, lift {' and '.join(names)} for one run: trigger the DAG "
+        f"with the configuration {json.dumps(conf)}, or set lift_guards={json.dumps(names)} on the task. For every "
+        "run, change the sync's guards; max_removed: 100% allows any removal",
+        sync=sync.name,
+    )
+
+
+def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdict]:
+    """Compare the plan with every guard of the sync.
 
     A share (``5%``) of removed rows is of the snapshot, of changes of the model. On a sync's first run, with an empty
     snapshot, there is nothing to take a share of: only absolute limits hold then. With a cursor only a part of the
     model is read, maybe none of it: what the snapshot has counts as the model, too.
+
+    :param lifted: guards that do not stop this plan.
     """
     guards, planned = sync.guards, plan.planned
     rows = max(plan.model_rows, plan.snapshot_rows) if sync.cursor else plan.model_rows
     enough = rows >= guards.min_rows
     than = "at least" if enough else "fewer than"
-    found = [(enough, f"min_rows: the model has {rows:,} rows, {than} {guards.min_rows:,}")]
-    for name, limit, count, total in (
-        ("max_removed", guards.max_removed, planned.removed, plan.snapshot_rows),
-        ("max_changes", guards.max_changes, planned.total, rows),
+    found = [("min_rows", enough, f"the model has {rows:,} rows, {than} {guards.min_rows:,}")]
+    max_removed = guards.max_removed
+    always_removed = 0
+    if max_removed is None and sync.mode == "mirror":
+        max_removed = MIRROR_SHARE
+        always_removed = MIRROR_ROWS
+    for name, limit, always, count, total in (
+        ("max_removed", max_removed, always_removed, planned.removed, plan.snapshot_rows),
+        ("max_changes", guards.max_changes, 0, planned.total, rows),
     ):
         if limit is None:
             continue
         if isinstance(limit, str) and plan.snapshot_rows == 0:
-            found.append((True, f"{name}: {limit} says nothing of a first run"))
+            found.append((name, True, f"{limit} says nothing of a first run"))
             continue
-        few = count <= rows_of(limit, total)
-        found.append((few, f"{name}: {count:,} rows, {'at most' if few else 'more than'} {_said(limit, total)}"))
-    return found
+        few = count <= max(rows_of(limit, total), always)
+        said = _said(limit, total)
+        if always:
+            said = f"the larger of {said} and {always:,}, the default of a mirror"
+        found.append((name, few, f"{count:,} rows, {'at most' if few else 'more than'} {said}"))
+    note = dict.fromkeys(lifted, ", lifted for this run")
+    return [Verdict(name, met, name in lifted, f"{name}: {text}{note.get(name, '')}") for name, met, text in found]
+
+
+def lifted_guards(value: object, *, where: str, sync: str) -> frozenset[str]:
+    """Read an option that lifts guards: true for all of them, or a list of their names.
+
+    :param where: the option's place, for the error.
+    :raises ConfigurationError: it is neither, or a guard of that name does not exist.
+    """
+    if value is None or isinstance(value, bool):
+        return frozenset(GUARDS if value else ())
+    known = ", ".join(GUARDS)
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ConfigurationError(
+            f"{where} is neither true nor a list of guard names",
+            todo=f"give true for all guards, or a list of their names: {known}",
+            sync=sync,
+        )
+    if unknown := [name for name in value if name not in GUARDS]:
+        raise ConfigurationError(
+            f"{where} names unknown guards: {', '.join(map(repr, unknown))}", todo=f"use some of {known}", sync=sync
+        )
+    return frozenset(value)
+
+
+def lifted_by_conf(conf: object, sync: str) -> frozenset[str]:
+    """Read the guards that a DAG run's conf lifts: ``conf["reverse_etl"][<sync>]["lift_guards"]``.
+
+    :raises ConfigurationError: the conf has another shape there, or names unknown guards.
+    """
+    where = "dag_run.conf"
+    options = _mapping(conf, where, sync)
+    for key in ("reverse_etl", sync):
+        where += f"[{json.dumps(key)}]"
+        options = _mapping(options.get(key), where, sync)
+    if unknown := [str(key) for key in options if key != "lift_guards"]:
+        raise ConfigurationError(
+            f"{where} has the unknown key {unknown[0]!r}{nearest(unknown[0], ['lift_guards'])}",
+            todo="correct the key",
+            sync=sync,
+        )
+    return lifted_guards(options.get("lift_guards"), where=f'{where}["lift_guards"]', sync=sync)
+
+
+def _mapping(value: object, where: str, sync: str) -> Mapping[object, object]:
+    """Return a mapping as it is, and an empty one for None."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    example = json.dumps({"reverse_etl": {sync: {"lift_guards": True}}})
+    raise ConfigurationError(f"{where} is not a mapping", todo=f"write it as in {example}", sync=sync)
 
 
 def check_failure_policy(sync: Sync, report: Report) -> None:

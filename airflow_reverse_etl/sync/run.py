@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from itertools import product
 
@@ -58,6 +58,7 @@ async def run(
     budget: RateBudget | None = None,
     reset: bool = False,
     full_resync: bool = False,
+    lift_guards: Collection[str] = (),
 ) -> Report:
     """Bring the destination up to date with the model, once, in this process.
 
@@ -69,6 +70,7 @@ async def run(
     :param budget: shares the sync's ``requests_per_second`` with all that use the destination's connection.
     :param reset: record every valid row as delivered, and send nothing.
     :param full_resync: send every valid row again.
+    :param lift_guards: names of guards that do not stop this run.
     :raises RunConflictError: another run of the sync is at work, or took over from this one.
     :raises GuardError: nothing was sent.
     :raises IncompleteLoadError: rows are left for a later try with the same ``run_id``; has ``report``.
@@ -79,7 +81,7 @@ async def run(
     async with steps.lease():
         now = clock.now()
         request = PlanRequest(sync, query, primary_key, run_id, now, reset=reset, full_resync=full_resync)
-        found = await steps.plan(request, warehouse, destination)
+        found = await steps.plan(request, warehouse, destination, lift_guards=lift_guards)
         if isinstance(found, Plan):
             if found.total:
                 await steps.load(found, destination)
@@ -130,7 +132,13 @@ class Run:
             yield
 
     async def plan(
-        self, request: PlanRequest, warehouse: Warehouse, destination: Destination, *, approval: bool = False
+        self,
+        request: PlanRequest,
+        warehouse: Warehouse,
+        destination: Destination,
+        *,
+        approval: bool = False,
+        lift_guards: Collection[str] = (),
     ) -> Plan | Report:
         """The plan of this run: the unfinished one, or a new one within the sync's guards.
 
@@ -139,6 +147,8 @@ class Run:
 
         :param approval: plans of this sync are sent after a person has seen them. One of which nothing was sent yet, of
             this run or another, is then discarded: nobody may have agreed to it.
+        :param lift_guards: names of guards that do not stop this run's plan. Plans of earlier runs are not sent beyond
+            their guards.
         :raises GuardError: the plan was discarded.
         :raises RunConflictError: this run was brought to an end with rows left that no other run sends.
         """
@@ -162,7 +172,7 @@ class Run:
             self._observer.event("note", sync=self._sync.name, text=NOTES[note])
         if _untouched(await self._progress(plan)):
             try:
-                check_guards(self._sync, plan)
+                check_guards(self._sync, plan, lift_guards)
             except GuardError:
                 await asyncio.to_thread(self._store.discard, plan)
                 raise

@@ -226,7 +226,11 @@ class Guards(_Strict):
 
     min_rows: Annotated[int, Field(ge=0, description="fewer model rows than this stop the run")] = 1
     max_removed: Annotated[
-        Limit | None, Field(description="more removed rows than this, of the snapshot, stop the run")
+        Limit | None,
+        Field(
+            description="more removed rows than this, of the snapshot, stop the run; default in mode mirror: 20% of "
+            "the snapshot or 10 rows, whichever is more; 100% allows any number"
+        ),
     ] = None
     max_changes: Annotated[
         Limit | None, Field(description="more rows to send than this, of the model, stop the run")

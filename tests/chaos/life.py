@@ -104,7 +104,7 @@ class Life:
             "destination": FakeApi.options(),
             "mode": self.mode,
             "mapping": {"id": "id", "n": "n"},
-            "guards": {"min_rows": 0},
+            "guards": {"min_rows": 0, "max_removed": "100%"},
             "failure": {"max_rejected": "100%", "on_unknown": self.on_unknown},
             "retry": {"max_attempts": 1000},
             "rate": {"batch_size": 5, "concurrency": 3},

@@ -146,6 +146,28 @@ def test_a_preview_sends_and_keeps_nothing(
     assert not crm.batches
 
 
+@pytest.mark.parametrize("by_conf", [True, False])
+def test_a_lifted_guard_is_shown_as_lifted_to_who_approves(
+    by_conf: bool,
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+    answer: Callable[[str], list[Any]],
+) -> None:
+    asked = answer("Approve")
+    option = {} if by_conf else {"lift_guards": ["max_changes"]}
+    dag = group_dag(sync={**SMALL, "guards": {"max_changes": 2}}, approve=True, **option)
+    conf = {"reverse_etl": {"contacts": {"lift_guards": ["max_changes"]}}} if by_conf else {}
+    done = run_dag(dag, run_conf=conf)
+    assert xcom(done, "reverse_etl.commit")["accepted"] == 3
+    assert "**Guards**, met or lifted for this run:" in asked[0].body
+    assert "- min_rows: the model has 3 rows, at least 1\n" in asked[0].body
+    assert "- **max_changes: 3 rows, more than 2, lifted for this run**" in asked[0].body
+    guards = xcom(done, "reverse_etl.plan", key="plan")["guards"]
+    assert guards[1] == "max_changes: 3 rows, more than 2, lifted for this run"
+
+
 def test_a_preview_names_the_fields_that_changed_and_no_value(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -84,7 +85,8 @@ def context(**extra: Any) -> Any:
     ti = SimpleNamespace(
         dag_id="d", run_id="r", task_id="t", map_index=-1, xcom_push=lambda key, value: pushed.update({key: value})
     )
-    return {"ti": ti, "pushed": pushed, "outlet_events": _Events(), **extra}
+    dag_run = SimpleNamespace(conf={})
+    return {"ti": ti, "dag_run": dag_run, "pushed": pushed, "outlet_events": _Events(), **extra}
 
 
 def operator(**arguments: Any) -> Any:
@@ -138,6 +140,76 @@ def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(
     assert xcom(run_dag(dag, run_conf={}), "contacts")["planned"]["added"] == 0
     assert not crm.batches
     assert xcom(run_dag(dag, run_conf={"again": True}), "contacts")["accepted"] == 3
+
+
+MIRROR = {**SYNC, "mode": "mirror", "rate": {"batch_size": 100}}
+FIFTY = "INSERT INTO customers SELECT i, 'n' || i, i || '@x.org' FROM range(4, 51) AS t (i)"
+
+
+def test_a_dag_run_may_lift_a_guard_by_its_conf(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """For that DAG run only; the conf to trigger with is in the error of the run that was stopped."""
+    customers(FIFTY)
+    dag = dag_of(sync=MIRROR)
+    run_dag(dag)
+    customers("DELETE FROM customers WHERE id > 30")
+    for other in ({}, {"reverse_etl": {"others": {"lift_guards": True}}}):
+        assert str(run_dag(dag, run_conf=other).state) == "failed"
+    assert len(crm.rows) == 50
+
+    lifting = {"reverse_etl": {"contacts": {"lift_guards": ["max_removed"]}}}
+    assert json.dumps(lifting) in str(failure(operator(sync=MIRROR)))
+    lifted = run_dag(dag, run_conf=lifting)
+    assert xcom(lifted, "contacts")["planned"]["removed"] == 20
+    assert len(crm.rows) == 30
+
+    customers("DELETE FROM customers WHERE id > 10")
+    assert str(run_dag(dag).state) == "failed", "the next DAG run has its guards again"
+    assert len(crm.rows) == 30
+
+
+@pytest.mark.parametrize(
+    ("option", "lifts"),
+    [
+        (True, True),
+        (["max_removed"], True),
+        ("max_removed", True),
+        ("{{ dag_run.conf['lift'] }}", True),
+        ("min_rows, max_changes", False),
+        ("{{ dag_run.conf['not'] }}", False),
+        ("{{ none }}", False),
+    ],
+)
+def test_a_task_may_lift_a_guard(
+    option: Any, lifts: bool, crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """True, names, or a template that renders to either."""
+    customers(FIFTY)
+    operator(sync=MIRROR).execute(context())
+    customers("DELETE FROM customers WHERE id > 30")
+    where = context(dag_run=SimpleNamespace(conf={"lift": "true", "not": False}))
+    task = operator(sync=MIRROR, lift_guards=option)
+    task.render_template_fields(where)
+    if lifts:
+        assert task.execute(where)["planned"]["removed"] == 20
+    else:
+        assert "max_removed: 20 rows" in str(failure(task, where))
+
+
+@pytest.mark.parametrize("option", ["max_rows", ["max_rows"], 1])
+def test_an_unknown_guard_is_a_configuration_error(
+    option: Any, crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """Which lists those that there are, and nothing is sent."""
+    from airflow_reverse_etl._airflow import AirflowFailException
+
+    error = failure(operator(lift_guards=option))
+    assert isinstance(error, AirflowFailException)
+    assert "min_rows, max_removed, max_changes" in str(error)
+    malformed = context(dag_run=SimpleNamespace(conf={"reverse_etl": {"contacts": True}}))
+    assert "ConfigurationError" in str(failure(operator(), malformed))
+    assert not crm.batches
 
 
 def outlet_event(dag_run: Any) -> dict[str, Any]:

@@ -180,7 +180,8 @@ async def test_deletes_that_may_not_be_repeated_are_not_announced_with_upserts_t
 ) -> None:
     upserts = Capabilities(operations=frozenset(Operation), idempotent=frozenset({Operation.UPSERT}), max_batch_rows=9)
     world.destination = FakeDestination(capabilities=upserts)
-    world.values |= {"mode": "mirror", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
+    world.values |= {"mode": "mirror", "guards": {"max_removed": "100%"}}
+    world.values |= {"failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
     await world.run(many(30))
     world.revived()
     world.destination.dials.crash = {1}
@@ -307,6 +308,21 @@ async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: Broke
     await world.run(run_id="third")
     assert world.sent() == ["a", "b", "c"]
     assert world.observer.named("given_up")
+
+
+async def test_a_lifted_guard_is_lifted_for_the_plan_of_that_run_only(
+    world: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that an earlier run left unsent is not sent with it."""
+    world.values |= {"mode": "append", "guards": {"max_changes": 5}}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "check_guards", Mock(side_effect=CrashError("killed")))
+        with pytest.raises(CrashError):
+            await world.run([{"id": f"x{at}", "n": 1} for at in range(10)], run_id="killed")
+    world.revived()
+    world.clock.advance(86400)
+    await world.run(many(7), run_id="lifted", lift_guards=["max_changes"])
+    assert {key.partition("#")[0] for key in world.sent()} == {row["id"] for row in many(7)}
 
 
 async def test_a_plan_that_no_guard_has_seen_is_seen_by_those_of_the_next_run(

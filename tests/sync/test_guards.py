@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.errors import FailurePolicyError, GuardError
-from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, guards_said
+from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
+from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, lifted_by_conf, lifted_guards, verdicts
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Planned, Report
 from airflow_reverse_etl.sync.spec import Sync
@@ -72,15 +72,113 @@ def test_every_guard_that_is_not_met_is_named() -> None:
 
 
 def test_a_guard_that_is_met_says_how_far() -> None:
-    found = guards_said(
+    found = verdicts(
         sync(guards={"min_rows": 10, "max_removed": "5%", "max_changes": 9}),
         plan(Planned(removed=2), rows=20, snapshot=0),
     )
-    assert found == [
+    assert [(verdict.met, verdict.text) for verdict in found] == [
         (True, "min_rows: the model has 20 rows, at least 10"),
         (True, "max_removed: 5% says nothing of a first run"),
         (True, "max_changes: 2 rows, at most 9"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("removed", "snapshot", "stops"),
+    [(99, 100, True), (21, 100, True), (20, 100, False), (11, 11, True), (10, 10, False), (10, 12, False)],
+)
+def test_a_mirror_stops_where_more_than_a_fifth_and_more_than_ten_rows_are_removed(
+    removed: int, snapshot: int, stops: bool
+) -> None:
+    found = plan(Planned(removed=removed), rows=1, snapshot=snapshot)
+    if stops:
+        with pytest.raises(GuardError, match="the larger of 20% of"):
+            check_guards(sync(mode="mirror"), found)
+    else:
+        check_guards(sync(mode="mirror"), found)
+
+
+def test_the_default_of_a_mirror_gives_way_to_the_syncs_own_limit() -> None:
+    most = plan(Planned(removed=99))
+    few = plan(Planned(removed=3))
+    check_guards(sync(mode="mirror", guards={"max_removed": "100%"}), most)
+    check_guards(sync(mode="mirror", guards={"max_removed": 99}), most)
+    with pytest.raises(GuardError, match="max_removed: 3 rows, more than 2"):
+        check_guards(sync(mode="mirror", guards={"max_removed": 2}), few)
+
+
+@pytest.mark.parametrize("mode", ["upsert", "insert", "update", "append", "delete"])
+def test_only_a_mirror_has_the_default(mode: str) -> None:
+    assert [verdict.name for verdict in verdicts(sync(mode=mode), plan(Planned(removed=99)))] == ["min_rows"]
+
+
+def test_the_default_of_a_mirror_says_nothing_of_an_empty_snapshot() -> None:
+    [_, verdict] = verdicts(sync(mode="mirror"), plan(Planned(added=99), snapshot=0))
+    assert (verdict.met, verdict.text) == (True, "max_removed: 20% says nothing of a first run")
+
+
+def test_a_lifted_guard_stops_nothing_and_the_others_still_do() -> None:
+    spec = sync(mode="mirror", guards={"max_changes": 5})
+    found = plan(Planned(removed=99))
+    check_guards(spec, found, {"max_removed", "max_changes"})
+    with pytest.raises(GuardError) as error:
+        check_guards(spec, found, {"max_removed"})
+    assert "max_changes" in error.value.what
+    assert "max_removed" not in error.value.what
+
+
+def test_the_error_has_the_configuration_that_lifts_the_guard() -> None:
+    with pytest.raises(GuardError) as error:
+        check_guards(sync(name="contacts", mode="mirror"), plan(Planned(removed=99)))
+    assert '{"reverse_etl": {"contacts": {"lift_guards": ["max_removed"]}}}' in error.value.todo
+    assert 'lift_guards=["max_removed"]' in error.value.todo
+    assert "max_removed: 100%" in error.value.todo
+
+
+@pytest.mark.parametrize(
+    ("value", "lifted"),
+    [
+        (True, {"min_rows", "max_removed", "max_changes"}),
+        (["max_removed"], {"max_removed"}),
+        (("min_rows", "max_removed"), {"min_rows", "max_removed"}),
+        ([], set()),
+        (False, set()),
+        (None, set()),
+    ],
+)
+def test_true_or_names_lift_guards(value: object, lifted: set[str]) -> None:
+    assert lifted_guards(value, where="here", sync="s") == lifted
+    assert lifted_by_conf({"reverse_etl": {"s": {"lift_guards": value}}}, "s") == lifted
+
+
+@pytest.mark.parametrize("conf", [None, {}, {"x": 1}, {"reverse_etl": {"t": {"lift_guards": True}}}])
+def test_a_conf_that_is_not_for_this_sync_lifts_nothing(conf: object) -> None:
+    assert lifted_by_conf(conf, "s") == set()
+
+
+@pytest.mark.parametrize(
+    ("conf", "problem"),
+    [
+        ([], "dag_run.conf is not a mapping"),
+        ({"reverse_etl": True}, 'dag_run.conf["reverse_etl"] is not a mapping'),
+        ({"reverse_etl": {"s": ["max_removed"]}}, 'dag_run.conf["reverse_etl"]["s"] is not a mapping'),
+        ({"reverse_etl": {"s": {"lift_guard": True}}}, "unknown key 'lift_guard'; did you mean 'lift_guards'?"),
+        ({"reverse_etl": {"s": {"lift_guards": "yes"}}}, "neither true nor a list of guard names"),
+        ({"reverse_etl": {"s": {"lift_guards": [1]}}}, "neither true nor a list of guard names"),
+        ({"reverse_etl": {"s": {"lift_guards": ["max_rows"]}}}, "unknown guards: 'max_rows'"),
+    ],
+)
+def test_a_conf_of_another_shape_lifts_nothing_and_stops_the_task(conf: object, problem: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        lifted_by_conf(conf, "s")
+    assert problem in error.value.what
+
+
+@pytest.mark.parametrize("value", [["max_rows"], "max_removed", 1])
+def test_an_unknown_guard_is_answered_with_the_names_of_all(value: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        lifted_guards(value, where="lift_guards", sync="s")
+    assert "min_rows, max_removed, max_changes" in error.value.todo
 
 
 def test_any_rejected_or_invalid_row_fails_the_task_unless_the_sync_allows_it() -> None:

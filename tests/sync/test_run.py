@@ -37,7 +37,7 @@ from airflow_reverse_etl.testing import (
 from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from airflow_reverse_etl.sync.ports import StateStore
@@ -117,6 +117,7 @@ class World:
         *,
         run_id: str | None = None,
         full_resync: bool = False,
+        lift_guards: Collection[str] = (),
         **more: Any,
     ) -> Report:
         self.build(model)
@@ -134,6 +135,7 @@ class World:
             observer=self.observer,
             clock=self.clock,
             full_resync=full_resync,
+            lift_guards=lift_guards,
         )
 
     @property
@@ -381,6 +383,28 @@ async def test_a_guard_stops_the_run_before_anything_is_sent(world: World) -> No
     assert world.sent() == []
     report = await world.run(rows(a=1, b=2), run_id="r")
     assert report.accepted == 1, "the refused plan is forgotten"
+
+
+async def test_a_mirror_whose_model_lost_most_of_its_rows_deletes_none(world: World) -> None:
+    world.values = {"mode": "mirror"}
+    model = [{"id": f"k{at}", "n": 1} for at in range(100)]
+    await world.run(model)
+    world.sent()
+    with pytest.raises(GuardError, match="max_removed: 99 rows"):
+        await world.run(model[:1])
+    assert world.sent() == []
+    assert len(world.held) == 100
+
+
+async def test_a_guard_is_lifted_for_one_run(world: World) -> None:
+    world.values = {"mode": "mirror"}
+    model = [{"id": f"k{at}", "n": 1} for at in range(100)]
+    await world.run(model)
+    report = await world.run(model[:60], lift_guards=["max_removed"])
+    assert (report.planned.removed, report.accepted) == (40, 40)
+    with pytest.raises(GuardError, match="max_removed: 30 rows"):
+        await world.run(model[:30])
+    assert len(world.held) == 60
 
 
 async def test_a_run_worse_than_its_policy_fails_but_is_committed(world: World) -> None:
