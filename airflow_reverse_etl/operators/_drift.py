@@ -18,6 +18,7 @@ from airflow_reverse_etl._airflow import AirflowFailException, state_files
 from airflow_reverse_etl.errors import GuardError, StateError
 from airflow_reverse_etl.operators._dbt import given_syncs
 from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.read_only import model_columns
 
 if TYPE_CHECKING:
     from airflow_reverse_etl._airflow import BaseOperator, Context
@@ -39,6 +40,7 @@ def look_for_drift(
     """What changed, worst first. Remembers the present state, unless this raises.
 
     :param output: of the task that the catalog comes from.
+    :raises SpecError: the query is not one SELECT.
     :raises GuardError: the sync's ``drift`` is ``fail``, and something that it uses is not as it was.
     """
     if sync.drift == "ignore":
@@ -48,7 +50,7 @@ def look_for_drift(
 
     place = f"drift/{sync.name}.json"
     known = _known(files.read(place), sync)
-    now = list(warehouse.columns(query))
+    now = list(model_columns(query, warehouse, sync))
     before = [Column(*column) for column in known["columns"]] if known else None
     source = SyncSource(sync, sync.name)
     found = column_drift(source, now, before, dialect=warehouse.dialect)

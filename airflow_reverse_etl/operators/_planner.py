@@ -57,7 +57,7 @@ def store_for(sync: Sync, query: str | None, *, say: Callable[[str], object]) ->
 def _chosen(
     sync: Sync, query: str, lake: LakeStore, warehouse: WarehouseStore, say: Callable[[str], object]
 ) -> LakeStore | WarehouseStore:
-    rows = warehouse.model_rows(query, at_most=LARGE)
+    rows = warehouse.model_rows(query, sync, at_most=LARGE)
     if rows < LARGE:
         say(f"{sync.name}: planned locally, as the model has only {rows:,} rows")
         return lake

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Types that Parquet files and their readers do not keep as they are: the change set has their text.
 _AS_TEXT = ("HUGEINT", "UHUGEINT", "UUID", "JSON", "INTERVAL", "BIT", "TIME WITH TIME ZONE", "ENUM(", "BIGNUM")
 
+_MAPPED_ROWS = "SELECT COALESCE(MAX(last_value), 0) FROM duckdb_sequences() WHERE sequence_name = 'mapped_rows'"
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -112,8 +114,16 @@ def _read_model(
         types = {name: "VARCHAR" if as_text(kind) else kind for name, kind in types.items()}
         if statement.cursor:
             statement.cursor_kind(types)
-        scratch.execute(f"CREATE OR REPLACE TEMP VIEW model AS {statement.model(types)}")
+        model = statement.model(types)
+        if statement.calculates:
+            # counts the rows as they pass: the stream can be read only once
+            scratch.execute("CREATE OR REPLACE TEMP SEQUENCE mapped_rows")
+            model = f"SELECT * REPLACE (CASE WHEN NEXTVAL('mapped_rows') > 0 THEN 1 END AS present) FROM ({model})"
+        scratch.execute(f"CREATE OR REPLACE TEMP VIEW model AS {model}")
         into(types)
+        if statement.calculates:
+            [(mapped,)] = scratch.execute(_MAPPED_ROWS)
+            statement.check_rows(read=stream.rows, mapped=mapped)
     except duckdb.Error as error:
         if stream.error:
             raise stream.error from None

@@ -56,8 +56,9 @@ _QUOTING = {"DataError", "InvalidInputException", "IntegrityError"}
 class SqlError(Exception):
     """A statement failed.
 
-    :param kind: ``denied``, ``missing``, ``exists``, ``conflict``, ``unreachable``, ``wrong`` (the statement), or
-        ``data``, when the driver's words may quote a value; ``text`` is then only the name of its error.
+    :param kind: ``denied``, ``missing``, ``exists``, ``conflict``, ``unreachable``, ``wrong`` (the statement),
+        ``files`` (which DuckDB may not use), or ``data``, when the driver's words may quote a value;
+        ``text`` is then only the name of its error.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -190,6 +191,8 @@ def _state(error: Exception) -> str:
 
 
 def _kind(state: str, text: str, classes: list[str]) -> str:
+    if "PermissionException" in classes:  # DuckDB's, for nothing else
+        return "files"
     if state in _VAGUE and any(word in text for word in _KINDS["conflict"][1]):
         return "conflict"
     for kind, (states, words) in _KINDS.items():

@@ -33,6 +33,7 @@ from airflow_reverse_etl.stores.scratch import Scratch, scratch
 from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.read_only import model_columns
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import approach
@@ -103,7 +104,7 @@ class LakeStore(StateStore):
             sync,
             query=request.query,
             primary_key=request.primary_key,
-            columns=warehouse.columns(request.query),
+            columns=model_columns(request.query, warehouse, sync),
             source=warehouse.dialect,
             planner="duckdb",
             approach=how,

@@ -1,4 +1,4 @@
-"""A DuckDB that computes plans and commits: bounded memory, spills into a folder of its own, no network."""
+"""A DuckDB that computes plans and commits: bounded memory, files in the state and a folder of its own, no network."""
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
 
@@ -103,6 +103,10 @@ def scratch(files: StateFiles, *, memory_limit: str, threads: int | None, folder
             connection.execute("SET TimeZone = 'UTC'")
             # The right side of a join is the one kept in memory: a stream has no size to choose by, and we know ours.
             connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
+            # What an author's expression could find a way to is not there.
+            folders = ", ".join(_quoted(folder) for folder in (Path(own), files.root) if folder)
+            connection.execute(f"SET allowed_directories = [{folders}]")
+            connection.execute("SET enable_external_access = false")
             yield Scratch(connection, Path(own), files)
 
 

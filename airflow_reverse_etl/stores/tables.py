@@ -32,6 +32,7 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.stores import fold
 from airflow_reverse_etl.stores.database import Database, Session, SqlError
 from airflow_reverse_etl.sync.dialects import literal
+from airflow_reverse_etl.sync.read_only import files_closed
 
 SHARED: Mapping[str, Mapping[str, str]] = {
     "syncs": {"sync": "VARCHAR", "table_prefix": "VARCHAR", "created_at": "TIMESTAMPTZ"},
@@ -188,6 +189,8 @@ class Tables:
 
     def _explained(self, error: SqlError, sync: str | None) -> ReverseEtlError:
         where: Mapping[str, Any] = {"sync": sync, "schema": self.schema}
+        if error.kind == "files":
+            return files_closed(**where)
         if error.kind == "denied":
             return self.denied(error, has_schema=True)
         if error.kind == "unreachable":

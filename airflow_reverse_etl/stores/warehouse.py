@@ -26,6 +26,7 @@ from airflow_reverse_etl.stores.warehouse_plan import Built, PlanBuilder
 from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.read_only import model_columns, single_select
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import approach
@@ -87,9 +88,13 @@ class WarehouseStore(StateStore):
         with self._tables.errors():
             self._tables.make()
 
-    def model_rows(self, query: str, *, at_most: int) -> int:
-        """How many rows a SELECT has, counted no further than ``at_most``."""
-        with self._tables.errors():
+    def model_rows(self, query: str, sync: Sync, *, at_most: int) -> int:
+        """How many rows a sync's model has, counted no further than ``at_most``.
+
+        :raises SpecError: the query is not one SELECT.
+        """
+        query = single_select(query, self._database.sql.name, sync)
+        with self._tables.errors(sync.name):
             [(rows,)] = self._database.run(
                 f"SELECT COUNT(*) FROM (SELECT 1 AS one FROM (\n{query}\n) AS model LIMIT {at_most}) AS counted"
             )
@@ -123,7 +128,7 @@ class WarehouseStore(StateStore):
             sync,
             query=request.query,
             primary_key=request.primary_key,
-            columns=warehouse.columns(request.query),
+            columns=model_columns(request.query, warehouse, sync),
             source=dialect,
             planner=dialect,
             approach=approach(request, before, snapshot_rows=int(rows)),

@@ -57,17 +57,30 @@ class PlanBuilder:
 
     def _build(self, session: Session, types: Mapping[str, str]) -> Built:
         statement, candidates, kept = self._statement, self._table("candidates"), self._table("model")
+        model_rows = self._model_rows(session)
         with_model = self._with_model(types)
-        [(model_rows,)] = session.run(f"SELECT COUNT(*) FROM ({statement.extract}) AS counted")
         repeated = "candidates"
-        if statement.cursor or not self._compare(session, with_model, types, int(model_rows)):
+        if statement.cursor or not self._compare(session, with_model, types, model_rows):
             repeated = kept
             self._compare_kept(session, with_model, types)
         counts = self._classify(session, repeated)
         approach = self._with_bounds(session, types) if statement.cursor else statement.approach
         session.run(f"DROP TABLE {candidates}")
         session.run(f"DROP TABLE IF EXISTS {kept}")
-        return Built(counts, int(model_rows), approach, types[statement.cursor[0]] if statement.cursor else "")
+        return Built(counts, model_rows, approach, types[statement.cursor[0]] if statement.cursor else "")
+
+    def _model_rows(self, session: Session) -> int:
+        """How many rows the model has: as many as ``mapped``, which is counted at the same moment."""
+        extract = self._statement.extract
+        if not self._statement.calculates:
+            [(rows,)] = session.run(f"SELECT COUNT(*) FROM ({extract}) AS counted")
+            return int(rows)
+        [(rows, mapped)] = session.run(
+            f"SELECT a.n, b.n FROM (SELECT COUNT(*) AS n FROM ({extract}) AS counted) AS a CROSS JOIN"
+            f" (SELECT COUNT(*) AS n FROM (WITH extracted AS ({extract}) {self._statement.mapped}) AS counted) AS b"
+        )
+        self._statement.check_rows(read=int(rows), mapped=int(mapped))
+        return int(rows)
 
     def _compare(self, session: Session, with_model: str, types: Mapping[str, str], model_rows: int) -> bool:
         """Compare in one pass; False if a key that was unique may be there several times now."""

@@ -1,17 +1,43 @@
-"""The author's own SQL: which columns of the model it names, and whether it is what it must be."""
+"""The author's expressions: which columns of the model they name, and whether they are what they must be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.read_only import written
 from airflow_reverse_etl.sync.spec import Sync, nearest
 
 if TYPE_CHECKING:
     from sqlglot import exp
+
+#: Functions that make any number of rows of one, none included, in some dialect …
+_SET_RETURNING = frozenset(
+    (
+        # Postgres and Redshift; DuckDB has some of them
+        *("unnest", "unlist", "generate_series", "generate_subscripts", "_pg_expandarray", "aclexplode"),
+        *("regexp_matches", "regexp_split_to_table", "string_to_table", "each", "skeys", "svals"),
+        *("json_array_elements", "json_array_elements_text", "jsonb_array_elements", "jsonb_array_elements_text"),
+        *("json_each", "json_each_text", "jsonb_each", "jsonb_each_text", "json_object_keys", "jsonb_object_keys"),
+        *("json_populate_recordset", "jsonb_populate_recordset", "json_to_recordset", "jsonb_to_recordset"),
+        *("jsonb_path_query", "jsonb_path_query_tz", "ts_parse", "ts_debug", "ts_stat"),
+        # Spark, Databricks and Hive
+        *("explode", "explode_outer", "posexplode", "posexplode_outer", "inline", "inline_outer", "stack"),
+        *("json_tuple", "parse_url_tuple", "variant_explode", "variant_explode_outer"),
+        # Snowflake; ClickHouse
+        *("flatten", "split_to_table", "strtok_split_to_table", "arrayjoin"),
+    )
+)
+#: … and those that have one value for each row in a dialect.
+_SCALAR = {
+    "duckdb": frozenset({"generate_series", "regexp_matches", "flatten"}),
+    **dict.fromkeys(
+        ("athena", "clickhouse", "databricks", "hive", "presto", "spark", "spark2", "trino"), frozenset({"flatten"})
+    ),
+}
 
 
 class UsedColumns:
@@ -50,33 +76,6 @@ class UsedColumns:
             )
 
 
-def single_select(query: str, source: str, sync: Sync) -> str:
-    """The query without a closing semicolon. Anything that is not one SELECT would change what the statement means."""
-    import sqlglot
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tokens = sqlglot.tokenize(query, read=source)
-    except SqlglotError as error:
-        tokens, reason = [], str(error).splitlines()[0]
-    else:
-        reason = "it is empty" if not tokens else "it is not a SELECT"
-    kinds = [token.token_type.name for token in tokens]
-    ends = [at for at, kind in enumerate(kinds) if kind == "SEMICOLON"]
-    last = ends[0] if ends else len(tokens)
-    if len(ends) < len(kinds) - last:
-        reason = "it has several statements"
-    elif last and kinds[0] in {"SELECT", "WITH", "L_PAREN", "VALUES", "FROM"} and _balanced(kinds[:last]):
-        return query[: tokens[last].start] if ends else query
-    raise SpecError(f"the model's query cannot be used: {reason}", todo="give one SELECT statement", sync=sync.name)
-
-
-def _balanced(kinds: Sequence[str]) -> bool:
-    """No parenthesis closes what the query did not open."""
-    depths = list(accumulate({"L_PAREN": 1, "R_PAREN": -1}.get(kind, 0) for kind in kinds))
-    return min(depths) >= 0 and depths[-1] == 0
-
-
 def expression(where: str, text: str, used: UsedColumns, *, source: str, planner: str) -> str:
     """An expression over the model's columns, from the source's dialect to the planner's."""
     import sqlglot
@@ -84,18 +83,38 @@ def expression(where: str, text: str, used: UsedColumns, *, source: str, planner
     from sqlglot.errors import SqlglotError
 
     try:
-        select = sqlglot.parse_one(f"SELECT (\n{text}\n)", read=source)
+        [select] = filter(None, sqlglot.parse(f"SELECT (\n{text}\n)", read=source))
         [parsed] = select.expressions
     except (SqlglotError, ValueError, AttributeError):
         used.problems.append(f"{where}: not an expression in the SQL of {source}")
         return "NULL"
     forbidden = parsed.find(exp.Query, exp.AggFunc, exp.Window, exp.Star, exp.Alias)
     clauses = any(value for name, value in select.args.items() if name != "expressions")
-    if forbidden or clauses or isinstance(parsed, exp.Tuple):
+    if forbidden or clauses or isinstance(parsed, exp.Tuple) or written(parsed):
         used.problems.append(f"{where}: must be one expression over a row's columns, without aggregates and queries")
+        return "NULL"
+    if name := _set_returning(parsed, text, source):
+        used.problems.append(f"{where}: {name} makes several rows of one, or none: use it in the model")
         return "NULL"
     resolved = parsed.transform(lambda node: _resolve(node, used) if isinstance(node, exp.Column) else node)
     return str(resolved.sql(dialect=planner))
+
+
+def _set_returning(parsed: exp.Expression, text: str, source: str) -> str:
+    """A function in an expression that may not have one value for each row; empty if there is none."""
+    import sqlglot
+    from sqlglot import exp
+
+    names = _SET_RETURNING - _SCALAR.get(source, frozenset())
+    tokens = sqlglot.tokenize(f"({text})", read=source)
+    for (before, token), (_, after) in pairwise(pairwise(tokens)):
+        # BigQuery's `x IN UNNEST(list)` is a condition
+        called = after.token_type.name == "L_PAREN" and before.token_type.name != "IN"
+        if called and token.text.lower() in names:
+            return token.text.lower()
+    # what sqlglot knows under other names
+    found = next((node for node in parsed.find_all(exp.UDTF) if not isinstance(node.parent, exp.In)), None)
+    return type(found).__name__.lower() if found else ""
 
 
 def _resolve(column: exp.Column, used: UsedColumns) -> exp.Expression:

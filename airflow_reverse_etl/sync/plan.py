@@ -42,9 +42,10 @@ from typing import Any
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
-from airflow_reverse_etl.sync.expressions import UsedColumns, expression, single_select
+from airflow_reverse_etl.sync.expressions import UsedColumns, expression
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.read_only import single_select
 from airflow_reverse_etl.sync.receipts import OPERATIONS, REPLY_NOT_READ
 from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, cursor_kind
@@ -108,6 +109,20 @@ class PlanStatement:
     def hashed(self) -> tuple[str, ...]:
         """The column of the candidates with hashes of single fields; empty where the sync keeps none."""
         return ("field_hashes",) if self.sync.track_fields else ()
+
+    @property
+    def calculates(self) -> bool:
+        """Whether expressions of the author's are part of ``mapped``."""
+        return any(isinstance(field, SqlField) for field in self.sync.mapping.values())
+
+    def check_rows(self, *, read: int, mapped: int) -> None:
+        """:raises ConfigurationError: ``mapped`` does not have the rows that were read, each once."""
+        if read != mapped:
+            raise ConfigurationError(
+                f"the mapping makes {mapped:,} rows of the {read:,} that were read",
+                todo="leave out of its expressions what makes several rows of one, or none: use it in the model",
+                sync=self.sync.name,
+            )
 
     def compare(self, types: Mapping[str, str], *, identified: bool = True) -> str:
         """The candidates, in one pass over ``model``.

@@ -28,6 +28,7 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.stores import delta
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.tables import SHARED
+from airflow_reverse_etl.sync import expressions
 from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Receipt, Report
 from airflow_reverse_etl.testing import StateStoreConformance
@@ -73,6 +74,35 @@ def test_a_committed_sync_leaves_delta_tables_with_one_file_each_and_no_values(t
     assert {name: rejection[name] for name in ("row_key", "code", "attempts", "outcome")} == {
         "row_key": "2", "code": "bad_email", "attempts": 1, "outcome": "rejected"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["mirror", "upsert", "append"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, rows: int
+) -> None:
+    """Whatever function did it, in a first run and in a later one; no row is taken for one that is gone."""
+    monkeypatch.setattr(expressions, "_set_returning", lambda *_: "")
+    b = Bench(lake(tmp_path), sync_of(mode, mapping={"email": {"sql": "unnest(str_split(email, ','))"}}))
+    b.model([(key, "a", 1) for key in range(rows)])
+    b.run()
+    for emails, mapped in (("a,b", rows + 1), (None, rows - 1)):
+        b.model([(0, emails, 1), *((key, "a", 1) for key in range(1, rows))])
+        with pytest.raises(ConfigurationError, match=f"makes {mapped} rows of the {rows} that were read"):
+            b.plan()
+        assert b.store.unfinished("s") == []
+
+
+def test_an_expression_reads_no_file_of_the_worker(tmp_path: Path) -> None:
+    """Not even by what nobody thought of: the planner's DuckDB has the state's files and its own."""
+    with lake(tmp_path)._scratch() as work:
+        for statement in ("FROM read_text('/etc/hostname')", f"COPY (SELECT 1) TO '{tmp_path.parent / 'x.csv'}'"):
+            with pytest.raises(duckdb.PermissionException):
+                work.execute(statement)
+    for expression in ("read_text('/etc/hostname')", "(read_text('/etc/hostname'))"):
+        b = Bench(lake(tmp_path), sync_of(mapping={"email": {"sql": expression}}))
+        with pytest.raises(ConfigurationError):
+            b.plan()
 
 
 def test_the_snapshot_is_not_rewritten_when_nothing_changed(tmp_path: Path) -> None:

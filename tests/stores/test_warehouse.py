@@ -240,6 +240,36 @@ def test_a_failing_expression_quotes_no_value(place: Place) -> None:
     assert not any("changes" in name or "types" in name for name in tables(place)), "nothing is left"
 
 
+def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not_kept(place: Place) -> None:
+    """Functions of the warehouse's own, which nobody knows by name."""
+    place.run(
+        "CREATE MACRO twice(x) AS UNNEST([x, x])"
+        if place.dialect == "duckdb"
+        else "CREATE FUNCTION twice(TEXT) RETURNS SETOF TEXT LANGUAGE SQL AS 'SELECT UNNEST(ARRAY[$1, $1])'"
+    )
+    sync = sync_of(mapping={"email": {"sql": "twice(email)"}}, mode="upsert")
+    warehouse = place.open_warehouse()
+    with stored(place) as store:
+        with pytest.raises(ConfigurationError, match="the mapping makes 4 rows of the 2 that were read"):
+            store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "r", NOW), warehouse)
+        assert store.unfinished(sync.name) == []
+    warehouse.close()
+    assert not any("changes" in name or "candidates" in name for name in tables(place)), "nothing is left"
+
+
+@pytest.mark.parametrize("dialect", sorted(STATE_SQL))
+def test_rows_read_and_mapped_are_counted_in_one_statement(dialect: str) -> None:
+    """So that a model that changes meanwhile makes no difference, in each dialect's SQL."""
+    recorder, sync = Recorder(), sync_of(mapping={"email": {"sql": "upper(email)"}})
+    with suppress(ValueError, KeyError):  # of what it makes of the recorder's answers
+        WarehouseStore(lambda: recorder, Columns, dialect=dialect).plan(
+            PlanRequest(sync, "SELECT * FROM m", ("id",), "run1", NOW), Columns()
+        )
+    [statement] = [text for text in recorder.statements if text.count("COUNT(*)") == 2]
+    assert len(sqlglot.parse(statement, read=dialect)) == 1
+    assert not names_in([statement], dialect) & RESERVED
+
+
 def test_names_of_tables_are_safe_short_and_of_one_sync_each() -> None:
     names = ["a", "A", "a-b", "a_b", "a b", 'x"; DROP TABLE y; --', "größe", "1", "", "x" * 500]
     found = [prefix(name) for name in names]

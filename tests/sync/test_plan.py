@@ -91,12 +91,74 @@ def test_one_select_is_taken_whatever_its_comments_and_closing_semicolons(query:
 
 @pytest.mark.parametrize(
     "expression",
-    ["count(*)", "sum(id) over ()", "(select 1)", "id from x", "id, first", "upper(", "id) as a, (id", "id as b", "*"],
+    [
+        "count(*)",
+        "sum(id) over ()",
+        "(select 1)",
+        "id from x",
+        "id, first",
+        "upper(",
+        "id) as a, (id",
+        "id as b",
+        "*",
+        "id); drop table customers; select (1",
+        "(delete from customers returning id)",
+        "(from read_text('/etc/passwd'))",
+    ],
 )
 def test_expressions_over_more_than_one_row_are_refused(expression: str) -> None:
     with pytest.raises(SpecError) as caught:
         build(sync_of({"a": {"sql": expression}}))
     assert caught.value.problems[0].startswith("mapping.a.sql: ")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expression", "name"),
+    [
+        ("duckdb", "unnest(payload)", "unnest"),
+        ("duckdb", "upper(unnest(payload))", "unnest"),
+        ("duckdb", "regexp_split_to_table(first, ',')", "regexp_split_to_table"),
+        ("postgres", "UNNEST(payload)", "unnest"),
+        ("postgres", '"unnest"(payload)', "unnest"),
+        ("postgres", "pg_catalog.unnest(payload)", "unnest"),
+        ("postgres", "generate_series(1, id)", "generate_series"),
+        ("postgres", "regexp_matches(first, 'a', 'g')", "regexp_matches"),
+        ("postgres", "jsonb_array_elements_text(payload) || 'x'", "jsonb_array_elements_text"),
+        ("postgres", "(json_each(payload)).key", "json_each"),
+        ("redshift", "generate_series(1, id)", "generate_series"),
+        ("databricks", "explode(payload)", "explode"),
+        ("databricks", "posexplode_outer(payload)", "posexplode_outer"),
+        ("spark", "inline(payload)", "inline"),
+        ("spark", "stack(2, id, first)", "stack"),
+        ("snowflake", "flatten(payload)", "flatten"),
+        ("snowflake", "split_to_table(first, ',')", "split_to_table"),
+        ("bigquery", "unnest(payload)", "unnest"),
+        ("clickhouse", "arrayJoin(payload)", "arrayjoin"),
+    ],
+)
+def test_functions_that_make_several_rows_of_one_or_none_are_refused_by_name(
+    dialect: str, expression: str, name: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        build(sync_of({"a": {"sql": expression}}), source=dialect)
+    assert caught.value.problems == (f"mapping.a.sql: {name} makes several rows of one, or none: use it in the model",)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expression"),
+    [
+        ("duckdb", "generate_series(1, id)"),
+        ("duckdb", "regexp_matches(first, 'a')"),
+        ("duckdb", "flatten(payload)"),
+        ("databricks", "flatten(payload)"),
+        ("bigquery", "first IN UNNEST(['a', 'b'])"),
+        ("bigquery", "first NOT IN UNNEST(payload)"),
+        ("postgres", "'unnest(' || first || ')'"),
+        ("postgres", "string_to_array(first, ',')"),
+    ],
+)
+def test_functions_with_one_value_for_each_row_are_taken(dialect: str, expression: str) -> None:
+    build(sync_of({"a": {"sql": expression}}), source=dialect)
 
 
 def test_expressions_go_from_the_source_dialect_to_the_planners() -> None:
