@@ -164,7 +164,7 @@ def state_store() -> LakeStore:
         memory_limit=setting("memory_limit"),
         scratch=Path(scratch) if scratch else None,
         history=_history(),
-        change_log=_change_log(),
+        change_log=_is_on("change_log"),
     )
 
 
@@ -181,17 +181,17 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
     if dialect not in STATE_SQL:
         return None
     return WarehouseStore(
-        dbapi_connect(conn_id),
+        _for_models(dbapi_connect(conn_id), dialect),
         lambda: open_warehouse(conn_id),
         dialect=dialect,
         schema=setting("warehouse_schema"),
         history=_history(),
-        change_log=_change_log(),
+        change_log=_is_on("change_log"),
     )
 
 
-def _change_log() -> bool:
-    return setting("change_log").lower() in ("true", "1", "yes")
+def _is_on(option: str) -> bool:
+    return setting(option).lower() in ("true", "1", "yes")
 
 
 def _history() -> timedelta:
@@ -323,7 +323,7 @@ def open_warehouse(conn_id: str) -> Warehouse:
     if dialect == "duckdb":
         from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
-        return DuckDBWarehouse(hook.get_conn(), conn_id)
+        return DuckDBWarehouse(_for_models(hook.get_conn, dialect)(), conn_id)
     from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
     from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 
@@ -333,7 +333,7 @@ def open_warehouse(conn_id: str) -> Warehouse:
             raise ConfigurationError(
                 "the connection does not say which database it is", todo="set its extra `dialect`", connection=conn_id
             )
-        return AdbcWarehouse(hook.get_conn, dialect=spoken, conn_id=conn_id)
+        return AdbcWarehouse(_for_models(hook.get_conn, spoken), dialect=spoken, conn_id=conn_id)
     connect = partial(_bigquery, hook) if dialect == "bigquery" else hook.get_conn
     plain = DbApiWarehouse(connect, dialect=dialect, conn_id=conn_id)
     if dialect == "postgres" and find_spec("adbc_driver_postgresql"):
@@ -384,6 +384,15 @@ def _bigquery_adbc(hook: Any, info: ConnectionInfo) -> Any:
 
     options = database_options(info.extra, project=hook.project_id, location=hook.location)
     return connect(options, autocommit=True)
+
+
+def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:
+    """What makes connections that models are read in: without the worker's files, unless the configuration says so."""
+    if dialect != "duckdb" or _is_on("duckdb_external_access"):
+        return connect
+    from airflow_reverse_etl.warehouses.duckdb import without_files
+
+    return partial(without_files, connect)
 
 
 def _connect(hook: Any, info: ConnectionInfo) -> Any:

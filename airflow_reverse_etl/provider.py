@@ -177,6 +177,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "example": "4GB",
         "default": "900MB",
     },
+    "duckdb_external_access": {
+        "description": (
+            "Whether models in DuckDB may use what is outside of their database: files on the worker and in object "
+            "storages, by name or through views, and extensions that are not loaded yet. By default, they may not."
+        ),
+        "version_added": "0.1.0",
+        "type": "boolean",
+        "example": "True",
+        "default": "False",
+    },
     "scratch_folder": {
         "description": "Folder on the worker for what does not fit into memory. Empty: the system's temporary folder.",
         "version_added": "0.1.0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -113,6 +114,32 @@ def test_duckdb_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Pa
     warehouse = open_warehouse("duck")
     assert warehouse.dialect == "duckdb"
     assert warehouse.read("SELECT * FROM t").read_all().to_pylist() == [{"id": 1}]
+    warehouse.close()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_models_in_duckdb_use_files_only_if_the_configuration_says_so(
+    add_connection: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """Where they are read, where they are counted, and where they are planned in DuckDB itself."""
+    from airflow_reverse_etl import Sync
+    from airflow_reverse_etl._airflow import open_warehouse, warehouse_store
+
+    (tmp_path / "rows.csv").write_text("id\n1\n")
+    add_connection("duck", conn_type="duckdb", host=str(tmp_path / "w.duckdb"))
+    if allowed:
+        monkeypatch.setenv("AIRFLOW__REVERSE_ETL__DUCKDB_EXTERNAL_ACCESS", "True")
+    query = f"SELECT * FROM '{tmp_path / 'rows.csv'}'"
+    sync = Sync(name="s", model={"sql": query}, source="duck", destination={"type": "file"}, mapping={"a": "id"})
+    store = warehouse_store("duck")
+    assert store is not None
+    refused = pytest.raises(errors.ConfigurationError, match="duckdb_external_access")
+    with nullcontext() if allowed else refused:
+        assert store.model_rows(query, sync, at_most=5) == 1
+    store.close()
+    warehouse = open_warehouse("duck")
+    with nullcontext() if allowed else refused:
+        assert warehouse.read(query).read_all().to_pylist() == [{"id": 1}]
     warehouse.close()
 
 

@@ -18,6 +18,7 @@ from airflow_reverse_etl.errors import (
     ReverseEtlError,
     UnreachableError,
 )
+from airflow_reverse_etl.sync.read_only import files_closed
 from airflow_reverse_etl.warehouses.arrow import no_date
 
 T = TypeVar("T")
@@ -176,6 +177,8 @@ def explained(error: Exception, conn_id: str) -> Exception:
         return error
     state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
     text = (str(error).splitlines() or [type(error).__name__])[0]
+    if "Permission Error: " in text:  # DuckDB's, for nothing else
+        return files_closed(connection=conn_id)
     if state.startswith("28") or state == "42501" or any(word in text.lower() for word in _REFUSED):
         return CredentialsError(
             text, todo="correct the connection, or grant it SELECT on the model", connection=conn_id

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.sync.ports import Column, Warehouse
+from airflow_reverse_etl.sync.read_only import files_closed
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+
+def without_files(connect: Callable[[], Any]) -> Any:
+    """A new connection to a DuckDB that is kept from files, for all its connections in this process and for good.
+
+    Its own file, what is attached, and its temporary folder stay. MotherDuck would be cut off with the rest of what is
+    outside: there only local files are closed.
+
+    :param connect: makes a DB-API connection, of DuckDB itself or of its ADBC driver.
+    """
+    connection = connect()
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT 1 FROM duckdb_settings() WHERE name = 'motherduck_token'")
+        motherduck = cursor.fetchone()
+        cursor.execute(
+            "SET disabled_filesystems = 'LocalFileSystem'" if motherduck else "SET enable_external_access = false"
+        )
+    return connection
 
 
 class DuckDBWarehouse(Warehouse):
@@ -31,10 +51,15 @@ class DuckDBWarehouse(Warehouse):
         return [Column(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
 
     def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
+        import duckdb
         import pyarrow as pa
 
         cursor = self._connection.cursor()
-        reader = self._relation(cursor, query).to_arrow_reader(batch_rows)
+        relation = self._relation(cursor, query)
+        try:
+            reader = relation.to_arrow_reader(batch_rows)
+        except duckdb.Error as error:
+            raise self._explained(error) from None
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader, cursor))
 
     def close(self) -> None:
@@ -63,6 +88,8 @@ class DuckDBWarehouse(Warehouse):
         import duckdb
 
         first = str(error).splitlines()[0]
+        if isinstance(error, duckdb.PermissionException):
+            return files_closed(connection=self._conn_id)
         if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
             return ModelNotFoundError(first, todo="build the model, or correct the name", connection=self._conn_id)
         if isinstance(error, duckdb.IOException | duckdb.ConnectionException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
@@ -103,6 +104,44 @@ def dag_of(**arguments: Any) -> Any:
     with DAG("sync_dag", schedule=None) as dag:
         ReverseEtlOperator(task_id="contacts", **arguments)
     return dag
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"sql": "drop table customers"},
+        {"sql": "select * from customers; delete from customers"},
+        {"sql": "copy customers to '{folder}/copy.csv'"},
+        {"sql": "attach '{folder}/copy.duckdb'"},
+        {"table": "customers; drop table customers"},
+    ],
+)
+@pytest.mark.parametrize("planner", ["auto", "local", "warehouse"])
+def test_a_model_that_is_no_select_changes_nothing_and_fails_without_a_retry(
+    crm: FakeDestination, customers: Callable[[str], None], tmp_path: Path, model: dict[str, str], planner: str
+) -> None:
+    from airflow_reverse_etl._airflow import AirflowFailException
+
+    model = {kind: text.format(folder=tmp_path) for kind, text in model.items()}
+    with pytest.raises(AirflowFailException, match="the model's query cannot be used"):
+        operator(sync={**SYNC, "model": model, "planner": planner}).execute(context())
+    assert not list(tmp_path.glob("copy*"))
+    customers("SELECT CASE WHEN count(*) = 3 THEN 1 ELSE error('rows are gone') END FROM customers")
+
+
+def test_a_model_over_files_fails_with_the_option_that_allows_it(
+    crm: FakeDestination, customers: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_reverse_etl._airflow import AirflowFailException
+
+    customers(f"COPY customers TO '{tmp_path}/customers.csv'")
+    customers(f"CREATE VIEW over_files AS FROM '{tmp_path}/customers.csv'")
+    task = operator(sync={**SYNC, "model": {"table": "over_files"}})
+    with pytest.raises(AirflowFailException, match=r"\[reverse_etl\] duckdb_external_access"):
+        task.execute(context())
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__DUCKDB_EXTERNAL_ACCESS", "True")
+    gc.collect()  # the DuckDB of the failed task, which the next would share
+    assert task.execute(context())["accepted"] == 3
 
 
 # -- a DAG run -------------------------------------------------------------------------------------------------------

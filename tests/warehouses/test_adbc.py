@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,7 +19,7 @@ from adbc_driver_manager import dbapi as manager
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
 from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
-from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse, without_files
 
 
 class Other(DuckDBWarehouse):
@@ -36,17 +37,24 @@ def other() -> Other:
     return Other(duckdb.connect())
 
 
+def connect() -> Any:
+    library = str(next(Path(duckdb.__file__).parent.parent.glob("_duckdb*.so")))
+    return manager.connect(driver=library, entrypoint="duckdb_adbc_init")
+
+
 @pytest.fixture
 def warehouse(other: Other) -> Iterator[AdbcWarehouse]:
-    library = str(next(Path(duckdb.__file__).parent.parent.glob("_duckdb*.so")))
-    opened = AdbcWarehouse(
-        lambda: manager.connect(driver=library, entrypoint="duckdb_adbc_init"),
-        dialect="duckdb",
-        conn_id="wh",
-        other=other,
-    )
+    opened = AdbcWarehouse(connect, dialect="duckdb", conn_id="wh", other=other)
     yield opened
     opened.close()
+
+
+def test_duckdb_is_kept_from_files_through_this_driver_too() -> None:
+    with closing(AdbcWarehouse(partial(without_files, connect), dialect="duckdb", conn_id="wh")) as warehouse:
+        for ask in (warehouse.columns, warehouse.read):
+            with pytest.raises(ConfigurationError, match="duckdb_external_access"):
+                ask("FROM read_text('/etc/hostname')")
+        assert warehouse.read("SELECT 1 AS id").read_all().to_pylist() == [{"id": 1}]
 
 
 def test_rows_come_as_arrow_from_the_driver(warehouse: AdbcWarehouse, other: Other) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import duckdb
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
-from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse, without_files
 
 
 @pytest.fixture
@@ -48,6 +49,80 @@ def test_an_error_while_reading_does_not_tell_the_value(warehouse: DuckDBWarehou
     with pytest.raises(ConfigurationError) as caught:
         warehouse.read("SELECT CASE WHEN i > 70000 THEN 'secret' ELSE '1' END::INT FROM range(99999) t(i)").read_all()
     assert "secret" not in str(caught.value)
+
+
+def test_an_error_in_the_first_batch_does_not_tell_the_value_either(warehouse: DuckDBWarehouse) -> None:
+    with pytest.raises(ConfigurationError, match="fails while it is read") as caught:
+        warehouse.read("SELECT CAST('row-value-7' AS INTEGER) AS a")
+    assert "row-value-7" not in str(caught.value)
+
+
+def test_a_query_that_does_not_fit_into_memory_is_said() -> None:
+    warehouse = DuckDBWarehouse(duckdb.connect(config={"memory_limit": "20MB", "max_temp_directory_size": "0MB"}))
+    with pytest.raises(ConfigurationError, match="OutOfMemory"):
+        warehouse.read("SELECT i, hash(i) AS h FROM range(9000000) AS t(i) ORDER BY h").read_all()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> DuckDBWarehouse:
+    """Without files: a database with a table ``t``, a view ``v`` over a file, and ``other.t`` that is attached."""
+    file = tmp_path / "rows.csv"
+
+    def connect() -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect(str(tmp_path / "w.duckdb"), config={"memory_limit": "60MB"})
+        connection.execute("CREATE TABLE t AS SELECT 1 AS id")
+        connection.execute(f"COPY t TO '{file}'")
+        connection.execute(f"CREATE VIEW v AS FROM '{file}'")
+        connection.execute(f"ATTACH '{tmp_path / 'other.duckdb'}' AS other")
+        connection.execute("CREATE TABLE other.t AS SELECT 2 AS id")
+        return connection
+
+    return DuckDBWarehouse(without_files(connect), "duck")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM v",
+        "FROM '{folder}/rows.csv'",
+        "SELECT * FROM read_csv('{folder}/rows.csv')",
+        "SELECT content FROM read_text('/etc/hostname')",
+        "SELECT * FROM glob('{folder}/*')",
+        "SELECT * FROM read_parquet('s3://bucket/x.parquet')",
+    ],
+)
+def test_a_model_over_files_is_refused_with_the_option_that_allows_it(
+    closed: DuckDBWarehouse, tmp_path: Path, query: str
+) -> None:
+    for ask in (closed.columns, closed.read):
+        with pytest.raises(ConfigurationError, match=r"\[reverse_etl\] duckdb_external_access") as caught:
+            ask(query.format(folder=tmp_path))
+        assert caught.value.where == {"connection": "duck"}
+
+
+def test_without_files_a_database_has_all_that_is_its_own(closed: DuckDBWarehouse, tmp_path: Path) -> None:
+    """Tables of its own and of attached files, room to spill, and tables to write."""
+    assert closed.read("SELECT t.id, o.id AS o FROM t, other.t AS o").read_all().to_pylist() == [{"id": 1, "o": 2}]
+    spilled = "SELECT count(h) AS n FROM (SELECT i, hash(i) AS h FROM range(6000000) AS t(i) ORDER BY h)"
+    assert closed.read(spilled).read_all().to_pylist() == [{"n": 6_000_000}]
+    same = without_files(lambda: duckdb.connect(str(tmp_path / "w.duckdb"), config={"memory_limit": "60MB"}))
+    same.execute("CREATE TABLE state AS SELECT 3 AS id")
+    assert closed.read("SELECT * FROM state").read_all().to_pylist() == [{"id": 3}]
+    with pytest.raises(duckdb.InvalidInputException, match="Cannot enable external access"):
+        same.execute("SET enable_external_access = true")
+
+
+def test_of_motherduck_only_local_files_are_closed() -> None:
+    """It is itself outside of the worker's DuckDB."""
+    connection = Mock()
+    cursor = connection.cursor.return_value
+    cursor.fetchone.return_value = (1,)
+    assert without_files(lambda: connection) is connection
+    assert cursor.execute.call_args == call("SET disabled_filesystems = 'LocalFileSystem'")
+    local = duckdb.connect()
+    local.execute(cursor.execute.call_args.args[0])
+    with pytest.raises(duckdb.PermissionException):
+        local.execute("FROM read_text('/etc/hostname')")
 
 
 def test_a_file_is_free_after_close(tmp_path: Path) -> None:
