@@ -8,13 +8,14 @@ files hold row values, so they live only as long as their plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Planned
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 KINDS = ("added", "changed", "removed")
 
 #: Rows that are not sent, but that a commit must know of. Each kind that a plan has is a file, too.
-LEFT = ("skipped", "forgotten", "recorded")
+LEFT = ("skipped", "forgotten", "recorded", "invalid")
 
 #: Columns of the files beside the values; the names that readers of the change set see come from :func:`read`.
 HASHES = ("key_hi", "key_lo", "fingerprint")
@@ -110,6 +111,25 @@ def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> No
             parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{more} FROM file_{kind}")
     rows = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
     scratch.execute(f"CREATE TEMP VIEW changes AS SELECT *, {settled} AS settled FROM ({rows})")
+
+
+def invalid_keys(
+    plan: Plan, relation: str, run: Callable[[str], Sequence[tuple[Any, ...]]], *, count: int
+) -> dict[str, list[str]]:
+    """Return keys as :class:`~airflow_reverse_etl.sync.ports.InvalidKeys` promises them.
+
+    :param relation: has the invalid rows, with ``row_key`` and ``cause``.
+    :param run: runs a query.
+    """
+    found = {}
+    for cause in plan.causes.keys() - {"null_key"}:  # a part of a null key may have a value
+        rows = run(
+            f"SELECT DISTINCT row_key FROM {relation} WHERE cause = '{cause}' AND row_key IS NOT NULL"
+            f" ORDER BY row_key LIMIT {count}"
+        )
+        if rows:
+            found[cause] = [key for (key,) in rows]
+    return found
 
 
 def forgotten() -> RunConflictError:

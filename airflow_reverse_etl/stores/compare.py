@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
 from airflow_reverse_etl.stores.changes import HASHES, KINDS, LEFT
 from airflow_reverse_etl.stores.scratch import Scratch
-from airflow_reverse_etl.sync.plan import PlanStatement, surplus
+from airflow_reverse_etl.sync.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.sync.tracking import Approach
 
@@ -27,11 +27,19 @@ _MAPPED_ROWS = "SELECT COALESCE(MAX(last_value), 0) FROM duckdb_sequences() WHER
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """``counts``: rows of the plan by ``change``. ``approach``: with what the model had."""
+    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.plan.make_plan` takes them.
 
-    counts: Mapping[str, int]
+    ``approach``: with what the model had.
+    """
+
+    counts: Sequence[tuple[Any, ...]]
     model_rows: int
     approach: Approach
+
+    @property
+    def changes(self) -> set[str]:
+        """Each ``change`` that rows of the plan are."""
+        return {change for change, *_ in self.counts}
 
 
 def compare(
@@ -67,7 +75,7 @@ def compare(
     run(f"CREATE TEMP VIEW the_plan AS {statement.classify}")
     approach = _with_bounds(scratch, statement, types, now) if statement.cursor else statement.approach
     run("DROP TABLE IF EXISTS kept")
-    return Compared(dict(run("SELECT change, count(*) FROM the_plan GROUP BY change")), model_rows, approach)
+    return Compared(run(counted("the_plan")), model_rows, approach)
 
 
 def _compare_kept(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str]) -> None:
@@ -87,11 +95,12 @@ def write(scratch: Scratch, statement: PlanStatement, compared: Compared, folder
     hashes = ", ".join(HASHES)
     values = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
     kept = ", ".join(("identifiers", *statement.hashed, *HASHES))
-    whole = dict.fromkeys(KINDS, f"row_key, {values}{kept}")
+    columns = dict.fromkeys(KINDS, f"row_key, {values}{kept}")
+    columns |= {"recorded": f"row_key, {kept}", "invalid": f"row_key, cause, {hashes}"}
     for change in (*KINDS, *LEFT):
-        if compared.counts.get(change):
-            columns = {**whole, "recorded": f"row_key, {kept}"}.get(change, hashes)
-            scratch.copy(f"SELECT {columns} FROM the_plan WHERE change = '{change}'", f"{folder}/{change}.parquet")
+        if change in compared.changes:
+            select = f"SELECT {columns.get(change, hashes)} FROM the_plan WHERE change = '{change}'"
+            scratch.copy(select, f"{folder}/{change}.parquet")
 
 
 def _read_model(

@@ -12,7 +12,7 @@ from airflow_reverse_etl.stores import changes
 from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.scratch import Scratch
 from airflow_reverse_etl.sync.dialects import DIALECTS, literal
-from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
+from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.tracking import Approach, State, outdated
@@ -122,7 +122,8 @@ _SNAPSHOT = """
 """
 
 # A row is tried again in every run. One that is not in this run's outcomes is still refused only if this run left it
-# out because of that (skipped), or did not come to it.
+# out because of that (skipped), did not come to it, or could not send it (invalid). A refused removal is dropped once
+# a row has the key again, even an invalid one.
 _REJECTIONS = """
     SELECT c.row_key, c.key_hi, c.key_lo, c.fingerprint, c.change, f.outcome, f.code, f.message,
         coalesce(r.attempts, 0) + 1 AS attempts, coalesce(r.first_seen, '{now}'::TIMESTAMPTZ) AS first_seen,
@@ -134,9 +135,11 @@ _REJECTIONS = """
     UNION ALL BY NAME
     SELECT r.* FROM rejections AS r
 """
-_STILL = """
-    SEMI JOIN (SELECT key_hi, key_lo FROM skipped UNION ALL SELECT key_hi, key_lo FROM changes WHERE NOT settled)
-        USING (key_hi, key_lo)
+_STILL = f"""
+    WHERE (key_hi, key_lo) IN (
+        SELECT (key_hi, key_lo) FROM skipped UNION ALL SELECT (key_hi, key_lo) FROM changes WHERE NOT settled
+    )
+    OR (fingerprint <> {REMOVED} AND (key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM invalid))
 """
 # Of a part of the model: a row that was not read is still refused.
 _UNREAD = """
@@ -178,7 +181,7 @@ def _any(scratch: Scratch, relation: str) -> bool:
 
 
 def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str]) -> None:
-    """``changes`` with ``settled``, ``failed``, ``accepted``, ``skipped``, ``forgotten`` and ``recorded``."""
+    """``changes`` with ``settled``, ``failed``, ``accepted``, and one relation for each of :data:`changes.LEFT`."""
     import pyarrow as pa
 
     settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]

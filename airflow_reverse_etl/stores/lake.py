@@ -31,7 +31,7 @@ from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.stores.scratch import Scratch, scratch
 from airflow_reverse_etl.sync import fields
-from airflow_reverse_etl.sync.plan import plan_statement
+from airflow_reverse_etl.sync.plan import make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.read_only import model_columns
 from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
@@ -115,28 +115,20 @@ class LakeStore(StateStore):
             rejections.view(work, "rejections")
             compared = compare(work, statement, warehouse, snapshot_rows=snapshot.rows, now=request.now)
             write(work, statement, compared, f"{_plan_folder(sync.name, plan_id)}/changes")
-        counts = compared.counts
-        planned = Planned(*(counts.get(name, 0) for name in Planned.__slots__))
-        plan = Plan(
-            plan_id=plan_id,
-            run_id=request.run_id,
-            sync=sync.name,
-            planned=planned,
-            total=planned.total,
+        plan = make_plan(
+            request,
+            plan_id,
+            compared.counts,
             model_rows=compared.model_rows,
             snapshot_rows=snapshot.rows,
-            skipped=counts.get("skipped", 0),
-            created_at=request.now,
-            spec=sync.digest,
-            recorded=counts.get("recorded", 0),
-            notes=how.notes,
+            approach=how,
         )
         self._store(
             plan,
             mode=sync.mode,
             values=statement.values,
             generation=snapshot.generation,
-            left=[name for name in changes.LEFT if counts.get(name)],
+            left=[name for name in changes.LEFT if name in compared.changes],
             approach=compared.approach.to_json(),
         )
         return plan
@@ -167,6 +159,13 @@ class LakeStore(StateStore):
                 [after + 1, last],
             )
         return {seq: fields.changed(sync, before, now) for seq, before, now in rows}
+
+    def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
+        if not plan.causes:
+            return {}
+        with self._scratch() as work:
+            work.view("invalid", f"{_plan_folder(plan.sync, plan.plan_id)}/changes/invalid.parquet")
+            return changes.invalid_keys(plan, "invalid", work.execute, count=count)
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         data = self._files.read(_checkpoint(plan, partition))
@@ -243,6 +242,7 @@ class LakeStore(StateStore):
             "format": _FORMAT,
             **{name: getattr(plan, name) for name in ("plan_id", "run_id", "sync", "total", "model_rows")},
             **{name: getattr(plan, name) for name in ("snapshot_rows", "skipped", "spec", "recorded", "notes")},
+            **{name: getattr(plan, name) for name in ("causes", "given_up", "given_up_codes")},
             "planned": dict(plan.planned),
             "created_at": plan.created_at.isoformat(),
             **how,
@@ -291,8 +291,9 @@ def _checkpoint(plan: Plan, partition: int) -> str:
 
 
 def _plan_from(data: Mapping[str, Any]) -> Plan:
+    converted = ("planned", "created_at", "notes")
     return Plan(
-        **{name: data[name] for name in Plan.__slots__ if name not in ("planned", "created_at", "notes")},
+        **{name: data[name] for name in Plan.__slots__ if name in data and name not in converted},
         notes=tuple(data["notes"]),
         planned=Planned(**data["planned"]),
         created_at=datetime.fromisoformat(data["created_at"]),

@@ -22,12 +22,12 @@ from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
 from airflow_reverse_etl.stores.sql_register import SqlRegister
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.stores.warehouse_fold import Fold, remembered
-from airflow_reverse_etl.stores.warehouse_plan import Built, PlanBuilder
+from airflow_reverse_etl.stores.warehouse_plan import PlanBuilder
 from airflow_reverse_etl.sync import fields
-from airflow_reverse_etl.sync.plan import plan_statement
+from airflow_reverse_etl.sync.plan import make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.read_only import model_columns, single_select
-from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
+from airflow_reverse_etl.sync.receipts import Checkpoint, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import approach
 
@@ -143,7 +143,14 @@ class WarehouseStore(StateStore):
                 )
                 with self._database.session() as session:
                     built = builder.build(session)
-                plan = _planned(request, built, plan_id, snapshot_rows=int(rows))
+                plan = make_plan(
+                    request,
+                    plan_id,
+                    built.counts,
+                    model_rows=built.model_rows,
+                    snapshot_rows=int(rows),
+                    approach=built.approach,
+                )
                 self._open.make_ready(plan, request, built, generation=generation, values=statement.values)
                 return plan
             except BaseException:
@@ -195,6 +202,12 @@ class WarehouseStore(StateStore):
                 f" WHERE c.change = 'changed' AND c.seq > {after} AND c.seq <= {last} ORDER BY c.seq"
             )
         return {int(seq): fields.changed(sync, before, now) for seq, before, now in rows}
+
+    def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
+        with self._tables.errors(plan.sync):
+            own = self._tables.make_own(plan.sync)
+            table = self._tables[f"{own}_changes_{run_of(plan)}"]
+            return changes.invalid_keys(plan, table, self._database.run, count=count)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -251,24 +264,6 @@ class WarehouseStore(StateStore):
         return bool(
             self._database.run(f"SELECT 1 FROM {self._tables['runs']} WHERE plan_id = {self._text(plan.plan_id)}")
         )
-
-
-def _planned(request: PlanRequest, built: Built, plan_id: str, *, snapshot_rows: int) -> Plan:
-    planned = Planned(*(built.counts.get(name, 0) for name in Planned.__slots__))
-    return Plan(
-        plan_id=plan_id,
-        run_id=request.run_id,
-        sync=request.sync.name,
-        planned=planned,
-        total=planned.total,
-        model_rows=built.model_rows,
-        snapshot_rows=snapshot_rows,
-        skipped=built.counts.get("skipped", 0),
-        created_at=request.now,
-        spec=request.sync.digest,
-        recorded=built.counts.get("recorded", 0),
-        notes=built.approach.notes,
-    )
 
 
 def _typed(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:

@@ -17,7 +17,7 @@ from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.fold import logged_outcome, unanswered
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.sync.dialects import DIALECTS
-from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS
+from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.tracking import Approach, State, outdated
@@ -139,7 +139,8 @@ class Fold:
 
     def _fold_rejections(self, session: Session) -> None:
         """A row is tried again in every run. One that is not in this run's outcomes is still refused only if this run
-        left it out because of that (skipped), or did not come to it."""
+        left it out because of that (skipped), did not come to it, or could not send it (invalid). A refused
+        removal is dropped once a row has the key again, even an invalid one."""
         table = self._rejections
         if self._checkpoint.failed:
             session.run(
@@ -159,7 +160,8 @@ class Fold:
         own = _alias(table)
         same = f"SELECT 1 FROM {self._changes} AS c WHERE c.key_hi = {own}.key_hi AND c.key_lo = {own}.key_lo AND"
         sent = f"c.seq <= {self._plan.total}"
-        over = f"NOT EXISTS ({same} (c.change = 'skipped' OR {sent} AND NOT {self._settled}))"
+        invalid = f"c.change = 'invalid' AND {own}.fingerprint <> {REMOVED}"
+        over = f"NOT EXISTS ({same} (c.change = 'skipped' OR {invalid} OR {sent} AND NOT {self._settled}))"
         if self._approach.low:  # of a part of the model: a row that was not read is still refused
             over = f"EXISTS ({same} {sent} AND {self._settled})"
         session.run(f"DELETE FROM {table} WHERE plan_id <> {self._id} AND {over}")

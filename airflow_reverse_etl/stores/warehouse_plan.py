@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from airflow_reverse_etl.stores.changes import KINDS
 from airflow_reverse_etl.stores.compare import as_text
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.sync.plan import PlanStatement, surplus
+from airflow_reverse_etl.sync.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.sync.tracking import Approach
 
 #: Columns of the change set beside the values.
@@ -23,12 +24,13 @@ _REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome, code"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """``counts``: rows of the plan by ``change``. ``approach``: with what the model had.
+    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.plan.make_plan` takes them.
 
+    :param approach: with what the model had.
     :param cursor_type: of the sync's cursor, in the warehouse's words; empty where it has none.
     """
 
-    counts: Mapping[str, int]
+    counts: Sequence[tuple[Any, ...]]
     model_rows: int
     approach: Approach
     cursor_type: str
@@ -139,8 +141,8 @@ class PlanBuilder:
         [(floor,)] = session.run(statement.lowest_cursor(self._table("changes"), types, statement.open_unsent))
         return statement.approach.seen(statement.cursor_kind(types), high, floor)
 
-    def _classify(self, session: Session, repeated: str) -> dict[str, int]:
-        """Make the change set: rows to be sent have the first numbers, in the order of their kinds.
+    def _classify(self, session: Session, repeated: str) -> list[tuple[Any, ...]]:
+        """Make the change set, and count it: rows to be sent have the first numbers, in the order of their kinds.
 
         :param repeated: relation to find repeated keys in.
         """
@@ -153,12 +155,12 @@ class PlanBuilder:
             f" repeated AS ({statement.repeated(repeated)}),"
             f" rejections AS (SELECT {_REJECTIONS} FROM {rejections}),"
             f" quarantined AS ({statement.quarantined(self._now)}), the_plan AS ({statement.classify})"
-            f" SELECT ROW_NUMBER() OVER (ORDER BY CASE change {rank} ELSE 9 END) AS seq, change, row_key, {names}"
-            f"identifiers, {_HASHES} FROM the_plan WHERE change <> 'ignored'"
+            f" SELECT ROW_NUMBER() OVER (ORDER BY CASE change {rank} ELSE 9 END) AS seq, change, cause, code,"
+            f" row_key, {names}identifiers, {_HASHES} FROM the_plan WHERE change <> 'ignored'"
         )
         if self._tables.sql.indexed:
             session.run(self._tables.sql.indexed.format(table=changes))
-        return _counts(session.run(f"SELECT change, COUNT(*) FROM {changes} GROUP BY change"))
+        return [(*what, int(rows)) for *what, rows in session.run(counted(changes))]
 
     def _table(self, name: str) -> str:
         return self._tables[f"{self._own}_{name}_{self._run}"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.sync.mapping import RecordBuilder, identifiers
+from airflow_reverse_etl.sync.mapping import Record, RecordBuilder, identifiers, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities
 from airflow_reverse_etl.sync.receipts import OPERATIONS, Batch, Operation, Outcome, Receipt, SettledSet
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.sync.spec import Sync, TemplateField
+from airflow_reverse_etl.sync.tracking import CAUSES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 #: Rows and Arrow bytes that become Python objects at a time.
 _SLICE_ROWS = 8_192
 _SLICE_BYTES = 8 * 1024 * 1024
+
+_NO_IDENTIFIER = Receipt(Outcome.REJECTED, "no_identifier", CAUSES["no_identifier"])
 
 
 class Batcher:
@@ -29,6 +32,9 @@ class Batcher:
         self._run_id = run_id
         self._plan_id = plan_id
         self._keys_repeat = sync.mode == "append"
+        self._match_on = sync.destination.match_on
+        # Other fields of match_on were checked when the plan was made.
+        self._templated = [name for name in self._match_on if isinstance(sync.mapping[name], TemplateField)]
 
     def cut(self, changes: pa.RecordBatch, settled: SettledSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
         """Batches of the rows that are not settled yet, in order, each with the receipts of rows that no destination
@@ -52,7 +58,7 @@ class Batcher:
         step = max(size, min(_SLICE_ROWS, _SLICE_BYTES // row_bytes) // size * size)
         for start in range(0, part.num_rows, step):
             rows = part.slice(start, step)
-            records, failures = (identifiers(rows), {}) if removed else self._builder.build(rows)
+            records, failures = self._records(rows, removed=removed)
             keys = rows.column("key").to_pylist()
             seqs = _range(rows.column("seq"))
             if self._keys_repeat:  # nothing makes keys unique there, and receipts are by key
@@ -66,8 +72,20 @@ class Batcher:
                 if not failed:
                     yield batch, {}
                     continue
-                receipts = {batch.seqs[at]: Receipt(Outcome.REJECTED, "template_failed", failed[at]) for at in failed}
+                receipts = {batch.seqs[at]: failed[at] for at in failed}
                 yield batch.only(at for at in range(len(batch)) if at not in failed), receipts
+
+    def _records(self, rows: pa.RecordBatch, *, removed: bool) -> tuple[list[Record], dict[int, Receipt]]:
+        """Build the records, and the receipts of those that are not to be sent, by position."""
+        if removed:
+            records = identifiers(rows)
+            return records, dict.fromkeys(unnamed(records, self._match_on), _NO_IDENTIFIER)
+        records, failures = self._builder.build(rows)
+        receipts = {at: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failures.items()}
+        if self._templated:
+            for at in unnamed(records, self._templated):
+                receipts.setdefault(at, _NO_IDENTIFIER)
+        return records, receipts
 
 
 def _range(column: pa.Array) -> range | list[int]:

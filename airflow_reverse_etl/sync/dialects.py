@@ -31,10 +31,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+#: Characters that are blank in every dialect: space, tab, CR, LF and the no-break space.
+BLANKS = " \t\r\n\u00a0"
+
+
+def is_blank(value: object) -> bool:
+    """Return whether a value cannot identify a record: null, or text of :data:`BLANKS` only."""
+    return value is None or (isinstance(value, str) and not value.strip(BLANKS))
+
+
+_BLANKS = " || ".join(f"CHR({ord(character)})" for character in BLANKS)
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Templates; ``{x}`` is an expression, ``{h}`` a digest, ``{items}`` a list.
+    """Templates; ``{x}`` is an expression, ``{h}`` a digest, ``{items}`` a list, ``{path}`` a path into JSON.
 
     :param timestamp: without a zone; empty, as for other types, where a cast gives the text form.
     :param clocks_as_text: dates and times go into a JSON record as text forms: Redshift's OBJECT takes none, and
@@ -42,6 +53,9 @@ class Dialect:
     :param digest: of a text, in the form that ``high`` and ``low`` split.
     :param array: JSON array of texts, as text.
     :param record: JSON object of ``'name', value`` pairs; ``record_text`` makes text of it.
+    :param value: text of a scalar in JSON text; NULL where it is null or missing.
+    :param path: a path's beginning, separator and end; empty where its parts are arguments of their own.
+    :param trimmed: text without the blanks around it.
     """
 
     name: str
@@ -57,6 +71,9 @@ class Dialect:
     array: str
     record: str
     record_text: str
+    value: str
+    path: tuple[str, str, str] | None = None
+    trimmed: str = f"TRIM({{x}}, {_BLANKS})"
     boolean: str = ""
     time: str = ""
     timestamp: str = ""
@@ -86,6 +103,19 @@ class Dialect:
 
     def json_array(self, texts: Iterable[str]) -> str:
         return self.array.format(items=", ".join(texts))
+
+    def blank(self, text: str) -> str:
+        """SQL for whether a text is null or blank."""
+        return f"COALESCE({self.trimmed.format(x=text)}, '') = ''"
+
+    def json_value(self, json: str, path: Sequence[str]) -> str:
+        """Text of a scalar in JSON text, by the names that lead to it; NULL where it is null or missing."""
+        if self.path is None:
+            place = ", ".join(literal(name, self.name) for name in path)
+        else:
+            beginning, separator, end = self.path
+            place = literal(beginning + separator.join(path) + end, self.name)
+        return self.value.format(x=json, path=place)
 
     def json_record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
         """JSON text of nested records whose leaves are columns with these types, and constants."""
@@ -136,6 +166,8 @@ _SPARK_FLOAT = (
 )
 #: With nine digits of a second, so that there is always a point to trim zeros up to.
 _SNOWFLAKE_CLOCK = "RTRIM(RTRIM(TO_VARCHAR({x}, '%sHH24:MI:SS.FF9'), '0'), '.')"
+#: Redshift's CHR documents ASCII only.
+_NO_BREAK_SPACE = "'\u00a0'"
 #: DuckDB shows the sign of a NaN, which no comparison sees.
 _DUCKDB_FLOAT = "CASE WHEN ISNAN({x}) THEN 'nan' ELSE " + _NO_FRACTION % "VARCHAR" + " END"
 
@@ -164,6 +196,8 @@ DIALECTS: Mapping[str, Dialect] = {
             array="CAST(TO_JSON([{items}]) AS VARCHAR)",
             record="JSON_OBJECT({items})",
             record_text="CAST({x} AS VARCHAR)",
+            value="JSON_EXTRACT_STRING({x}, {path})",
+            path=('$."', '"."', '"'),
         ),
         Dialect(
             name="postgres",
@@ -179,6 +213,8 @@ DIALECTS: Mapping[str, Dialect] = {
             array="CAST(ARRAY_TO_JSON(ARRAY[{items}]) AS TEXT)",
             record="JSON_BUILD_OBJECT({items})",
             record_text="CAST({x} AS TEXT)",
+            value="JSON_EXTRACT_PATH_TEXT(CAST({x} AS JSON), {path})",
+            trimmed=f"BTRIM({{x}}, {_BLANKS})",
         ),
         Dialect(
             name="redshift",
@@ -194,6 +230,8 @@ DIALECTS: Mapping[str, Dialect] = {
             array="JSON_SERIALIZE(ARRAY({items}))",
             record="OBJECT({items})",
             record_text="JSON_SERIALIZE({x})",
+            value="JSON_EXTRACT_PATH_TEXT({x}, {path})",
+            trimmed=f"BTRIM({{x}}, {_BLANKS.replace('CHR(160)', _NO_BREAK_SPACE)})",
             boolean="CASE WHEN {x} THEN 'true' WHEN NOT {x} THEN 'false' END",  # it has no cast to text
             clocks_as_text=True,
         ),
@@ -211,6 +249,8 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON(ARRAY_CONSTRUCT({items}))",
             record="OBJECT_CONSTRUCT_KEEP_NULL({items})",
             record_text="TO_JSON({x})",
+            value="JSON_EXTRACT_PATH_TEXT({x}, {path})",
+            path=('"', '"."', '"'),
             time=_SNOWFLAKE_CLOCK % "",
             timestamp=_SNOWFLAKE_CLOCK % "YYYY-MM-DD ",
         ),
@@ -228,6 +268,8 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON_STRING([{items}])",
             record="JSON_OBJECT({items})",
             record_text="TO_JSON_STRING({x})",
+            value="JSON_VALUE({x}, {path})",
+            path=('$."', '"."', '"'),
             time="FORMAT_TIME('%H:%M:%E*S', {x})",  # a cast writes fractions in threes
             timestamp="FORMAT_DATETIME('%F %H:%M:%E*S', {x})",
         ),
@@ -245,6 +287,9 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON(ARRAY({items}))",
             record="NAMED_STRUCT({items})",
             record_text="TO_JSON({x}, MAP('ignoreNullFields', 'false'))",
+            value="GET_JSON_OBJECT({x}, {path})",
+            path=("$['", "']['", "']"),
+            trimmed=f"BTRIM({{x}}, {_BLANKS})",
             clocks_as_text=True,
         ),
     )

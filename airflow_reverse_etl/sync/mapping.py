@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.sync.dialects import is_blank
 from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
 
 if TYPE_CHECKING:
@@ -143,6 +144,21 @@ class RecordBuilder:
 def identifiers(batch: pa.RecordBatch) -> list[Record]:
     """The records of removed rows: what a delete needs."""
     return [json.loads(text) for text in batch.column("identifiers").to_pylist()]
+
+
+def unnamed(records: Sequence[Record], names: Sequence[str]) -> Iterator[int]:
+    """Find records in which one of these fields is null, blank or missing; yields their positions."""
+    paths = [name.split(".") for name in names]
+    for at, record in enumerate(records):
+        if any(is_blank(_value(record, path)) for path in paths):
+            yield at
+
+
+def _value(record: Record, path: Sequence[str]) -> Any:
+    value: Any = record
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _in_utc(column: pa.Array) -> pa.Array:

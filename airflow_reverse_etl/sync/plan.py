@@ -10,14 +10,18 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
     repeated     keys of several candidates                                       repeated
     rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  rejected rows of earlier runs
     quarantined  those of them that are not tried again                           quarantined
-    the plan     candidates, and the ``change`` that each of them is              classify
+    the plan     candidates, the ``change`` that each of them is, ``cause``, ``code``  classify
 
 No name is a reserved word of any of the dialects: ``snapshot`` is one of Redshift's.
 
-``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (null or repeated key), ``skipped`` (quarantined),
-``forgotten`` (leaves the snapshot without the destination being asked), ``recorded`` (enters it, or has its fingerprint
-there replaced, without the destination being asked), ``ignored``. What is compared with what, and what is only
-recorded, is the :class:`~airflow_reverse_etl.sync.tracking.Approach`.
+``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (``cause`` is one of
+:data:`~airflow_reverse_etl.sync.tracking.CAUSES`), ``skipped`` (quarantined; ``cause`` is ``given_up`` or ``in_doubt``,
+``code`` that of the last rejection), ``forgotten`` (leaves the snapshot without the destination being asked),
+``recorded`` (enters it, or has its fingerprint there replaced, without the destination being asked), ``ignored``. What
+is compared with what, and what is only recorded, is the :class:`~airflow_reverse_etl.sync.tracking.Approach`.
+
+``unnamed`` is 1 for a row of the model, or a record that left it, with a null or blank identifier: a field in
+``match_on``. Such a row is a candidate whatever the snapshot has of it; such a record is never deleted.
 
 ``compare`` reads the model once, so it can be a stream, and finds repeated keys only among the candidates. A repeated
 key whose rows all equal the snapshot is not among them; :func:`surplus` tells that there is one, and then the
@@ -34,7 +38,8 @@ that is not mapped neither. Hashes of single fields are a matter of :mod:`airflo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,11 +49,11 @@ from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.expressions import UsedColumns, expression
 from airflow_reverse_etl.sync.mapping import template_columns
-from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
 from airflow_reverse_etl.sync.read_only import single_select
-from airflow_reverse_etl.sync.receipts import OPERATIONS, REPLY_NOT_READ
+from airflow_reverse_etl.sync.receipts import OPERATIONS, REPLY_NOT_READ, Planned
 from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField
-from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, cursor_kind
+from airflow_reverse_etl.sync.tracking import CAUSES, Approach, Bound, Kind, cursor_kind
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
 REMOVED, DOUBTFUL = -1, -2
@@ -56,6 +61,9 @@ REMOVED, DOUBTFUL = -1, -2
 #: Modes in which a row that may have been written, or not, is recorded as such, so that the next run sends or deletes
 #: it whatever the model says then. In the others it is left out of the snapshot, and so is sent again if it is there.
 DOUBTS = frozenset({"upsert", "update", "mirror"})
+
+#: How many codes of given-up rows a plan knows.
+_CODES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +92,11 @@ class PlanStatement:
         texts = {name: self.dialect.text(name, data_type) for name, data_type in types.items()}
         string = self.dialect.string
         names = ", ".join((*self.values, *self.cursor))
+        blank = " OR ".join(self.dialect.blank(texts[name]) for name in self._named_by)
+        unnamed = f"CASE WHEN {blank} THEN 1 ELSE 0 END" if blank else "0"
         identifiers = self.dialect.json_record(self._identifiers, types) if self._identifiers else "NULL"
         columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
+        columns += f", {unnamed} AS unnamed"
         if not self.keys:
             hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in ("key_hi", "key_lo", "fingerprint"))
             return f"SELECT {columns.format(key='NULL')}, {hashes}, 1 AS present FROM mapped"
@@ -99,7 +110,7 @@ class PlanStatement:
             f" {low.format(h='row_digest')} AS fingerprint"
         )
         return (
-            f"SELECT {names}, row_key, identifiers, {hashes}, 1 AS present FROM ("
+            f"SELECT {names}, row_key, identifiers, unnamed, {hashes}, 1 AS present FROM ("
             f"SELECT {columns.format(key=key[0] if len(key) == 1 else self.dialect.json_array(key))},"
             f" {self._key_digest(key)} AS key_digest, {self.dialect.digest.format(x=row)} AS row_digest"
             " FROM mapped) AS digests"
@@ -146,31 +157,43 @@ class PlanStatement:
 
     def quarantined(self, now: datetime) -> str:
         """The rows that are not tried again as they are: rejected too often or for too long, or maybe written."""
+        found = (
+            "SELECT key_hi, key_lo, fingerprint, code,"
+            " CASE WHEN outcome = 'unknown' THEN 'in_doubt' ELSE 'given_up' END AS cause FROM rejections WHERE"
+        )
         if not self.tracked or self.approach.forgiven:
-            return "SELECT key_hi, key_lo, fingerprint FROM rejections WHERE 1 = 0"
+            return f"{found} 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
         unread = f"code <> '{REPLY_NOT_READ}' AND " if self.approach.reread else ""
         return (
-            f"SELECT key_hi, key_lo, fingerprint FROM rejections WHERE {unread}(outcome = 'unknown'"
-            f" OR attempts >= {self.sync.retry.max_attempts} OR first_seen <= CAST('{oldest}' AS TIMESTAMP))"
+            f"{found} {unread}(outcome = 'unknown' OR attempts >= {self.sync.retry.max_attempts}"
+            f" OR first_seen <= CAST('{oldest}' AS TIMESTAMP))"
         )
 
     @property
     def classify(self) -> str:
         """The plan."""
-        invalid = "c.found = 'null' OR d.key_hi IS NOT NULL"
+        unnamed = "c.unnamed = 1 AND c.found <> 'gone'"
+        invalid = f"c.found = 'null' OR d.key_hi IS NOT NULL OR {unnamed}"
+        cause = (
+            "CASE WHEN c.found = 'null' THEN 'null_key' WHEN d.key_hi IS NOT NULL THEN 'duplicate_key'"
+            f" WHEN {unnamed} THEN 'no_identifier' {{skipped}}END AS cause"
+        )
         repeated = " LEFT JOIN repeated AS d ON c.key_hi = d.key_hi AND c.key_lo = d.key_lo"
         if self.approach.recorded == "all":
             gone = "forgotten" if self.sync.mode in ("mirror", "delete") else "ignored"
             return (
                 f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN '{gone}'"
-                f" ELSE 'recorded' END AS change FROM candidates AS c{repeated}"
+                f" ELSE 'recorded' END AS change, {cause.format(skipped='')},"
+                f" CAST(NULL AS {self.dialect.string}) AS code FROM candidates AS c{repeated}"
             )
         sent = OPERATIONS[self.sync.mode]
         gone = "'ignored'"
         if "removed" in sent:  # without identifiers, from before the sync was a mirror, nothing can be deleted
-            gone = "WHEN c.identifiers IS NULL THEN 'forgotten' WHEN q.key_hi IS NULL THEN 'removed' ELSE 'skipped'"
-            gone = f"CASE {gone} END"
+            gone = (
+                "CASE WHEN c.identifiers IS NULL OR c.unnamed = 1 THEN 'forgotten'"
+                " WHEN q.key_hi IS NULL THEN 'removed' ELSE 'skipped' END"
+            )
         elif self.sync.mode == "delete":  # a key that comes back is to be deleted again
             gone = "'forgotten'"
         unsent = "" if "changed" in sent else " WHEN c.found IN ('changed', 'known') THEN 'ignored'"
@@ -187,7 +210,8 @@ class PlanStatement:
             )
         return (
             f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN {gone}{known}{unsent}"
-            " WHEN q.key_hi IS NOT NULL THEN 'skipped' WHEN c.found = 'known' THEN 'changed' ELSE c.found END AS change"
+            " WHEN q.key_hi IS NOT NULL THEN 'skipped' WHEN c.found = 'known' THEN 'changed' ELSE c.found END"
+            f" AS change, {cause.format(skipped='ELSE q.cause ')}, q.code"
             f" FROM candidates AS c{repeated}{quarantined}{rejected}"
         )
 
@@ -203,8 +227,8 @@ class PlanStatement:
         )
 
     #: Rows of the plan that are not sent and keep the next run from reading on from above them: of several rows with
-    #: one key, the others may go away without a trace. A row without a key gets one only by a change of its own.
-    open_unsent = "change = 'invalid' AND key_hi IS NOT NULL"
+    #: one key, the others may go away without a trace. A row gets a key, or an identifier, only by a change of its own.
+    open_unsent = "cause = 'duplicate_key'"
 
     def highest_cursor(self, relation: str, types: Mapping[str, str], now: datetime) -> str:
         """A query for the highest value of the cursor that counts, as text; NULL without any."""
@@ -225,7 +249,7 @@ class PlanStatement:
         if not self.tracked or not self.approach.compared:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
             return (
-                f"SELECT {columns}, m.row_key, m.identifiers, m.key_hi, m.key_lo, m.fingerprint, m.present,"
+                f"SELECT {columns}, m.row_key, m.identifiers, m.unnamed, m.key_hi, m.key_lo, m.fingerprint, m.present,"
                 f" {found} AS found FROM model AS m"
             )
         differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
@@ -234,6 +258,8 @@ class PlanStatement:
             names = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in ("row_key", "identifiers"))
         if self._identifiers:  # what was recorded before the sync was a mirror
             differs.append("s.identifiers IS NULL")
+        if self._named_by:
+            differs.append("m.unnamed = 1")
         # of a part of the model nothing can be said to be gone
         join = "LEFT" if self.approach.low else "FULL"
         join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
@@ -242,13 +268,29 @@ class PlanStatement:
             differs.append("d.key_hi IS NOT NULL")
         known = f" WHEN s.fingerprint <> {DOUBTFUL} THEN 'known'" if self.approach.recorded == "known" else ""
         return (
-            f"SELECT {columns}, {names},"
+            f"SELECT {columns}, {names}, COALESCE(m.unnamed, {self._unnamed_before}) AS unnamed,"
             " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"
             f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present,"
             " CASE WHEN m.present IS NULL THEN 'gone' WHEN m.key_hi IS NULL THEN 'null'"
             f" WHEN s.key_hi IS NULL THEN 'added'{known} ELSE 'changed' END AS found"
             f" FROM model AS m {join} WHERE {' OR '.join(differs)}"
         )
+
+    @property
+    def _unnamed_before(self) -> str:
+        """SQL for whether a record of the snapshot has a null or blank identifier."""
+        match_on = self.sync.destination.match_on
+        if not self._identifiers or not match_on:
+            return "0"
+        stored = (self.dialect.json_value("s.identifiers", name.split(".")) for name in match_on)
+        return f"CASE WHEN {' OR '.join(map(self.dialect.blank, stored))} THEN 1 ELSE 0 END"
+
+    @property
+    def _named_by(self) -> tuple[str, ...]:
+        """The columns of ``mapped`` that identify a row at the destination. Templates are known only in its record."""
+        match_on = self.sync.destination.match_on
+        mapping = enumerate(self.sync.mapping.items())
+        return tuple(f"f{at}" for at, (name, field) in mapping if name in match_on and not fields.fixed(field))
 
     def _key_digest(self, texts: Sequence[str]) -> str:
         """NULL where any part of the key is."""
@@ -265,6 +307,50 @@ def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) ->
     """
     matches = model_rows - found.get("added", 0) - found.get("null", 0)
     return matches - (snapshot_rows - found.get("gone", 0))
+
+
+def counted(relation: str) -> str:
+    """A query for the counts that :func:`make_plan` takes, of the relation ``the plan``."""
+    return f"SELECT change, cause, code, COUNT(*) FROM {relation} GROUP BY change, cause, code"
+
+
+def make_plan(
+    request: PlanRequest,
+    plan_id: str,
+    counts: Iterable[tuple[str, str | None, str | None, int]],
+    *,
+    model_rows: int,
+    snapshot_rows: int,
+    approach: Approach,
+) -> Plan:
+    """Build the plan of a request from the number of rows of each ``change``, ``cause`` and ``code``."""
+    changes: Counter[str] = Counter()
+    causes: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
+    for change, cause, code, rows in counts:
+        changes[change] += rows
+        if change == "invalid":
+            causes[str(cause)] += rows
+        elif change == "skipped" and cause == "given_up":
+            codes[code or "no code"] += rows
+    planned = Planned(*(changes[name] for name in Planned.__slots__))
+    return Plan(
+        plan_id=plan_id,
+        run_id=request.run_id,
+        sync=request.sync.name,
+        planned=planned,
+        total=planned.total,
+        model_rows=model_rows,
+        snapshot_rows=snapshot_rows,
+        skipped=changes["skipped"],
+        created_at=request.now,
+        spec=request.sync.digest,
+        recorded=changes["recorded"],
+        notes=approach.notes,
+        causes={cause: causes[cause] for cause in CAUSES if causes[cause]},
+        given_up=codes.total(),
+        given_up_codes=dict(codes.most_common(_CODES)),
+    )
 
 
 def plan_statement(

@@ -75,10 +75,13 @@ class Plan:
     :param total: rows in the change set; they are numbered 1 to ``total``.
     :param model_rows: rows that the model had, invalid ones included.
     :param snapshot_rows: rows that the snapshot had.
-    :param skipped: rows left out because they were rejected too often or for too long, unchanged.
+    :param skipped: rows left out because they were rejected too often or for too long, unchanged, or are in doubt.
     :param spec: ``Sync.digest`` of the sync that it was made for; a plan is only resumed with the same one.
     :param recorded: rows that the commit records as delivered without their being sent.
     :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.sync.tracking.NOTES` has the words.
+    :param causes: invalid rows by cause; :data:`airflow_reverse_etl.sync.tracking.CAUSES` has the words.
+    :param given_up: those of the skipped rows that were rejected too often or for too long.
+    :param given_up_codes: the codes of their last rejections, most frequent first, with the number of rows.
     """
 
     plan_id: str
@@ -93,6 +96,9 @@ class Plan:
     spec: str = ""
     recorded: int = 0
     notes: tuple[str, ...] = ()
+    causes: Mapping[str, int] = field(default_factory=dict)
+    given_up: int = 0
+    given_up_codes: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -106,6 +112,17 @@ class FieldTracking(Protocol):
 
         None where it is not known: the sync's ``track`` does not have ``fields: true``, or did not when the row was
         delivered; the mapping has changed since; or the row is sent for another reason than a value.
+        """
+
+
+@runtime_checkable
+class InvalidKeys(Protocol):
+    """The power of a state store to name invalid rows."""
+
+    def invalid_keys(self, plan: Plan, *, count: int) -> Mapping[str, Sequence[str]]:
+        """Return the first keys of a plan's invalid rows, sorted: cause → at most ``count`` different keys.
+
+        Only causes with keys are in it: a row without a primary key has none.
         """
 
 

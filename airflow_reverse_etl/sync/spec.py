@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.sync.dialects import is_blank
 
 #: Validates what a destination adds to ``destination:``. Gets that mapping, gives problems as (path, message).
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
@@ -344,6 +345,10 @@ class Sync(_Strict):
         missing = [name for name in self.destination.match_on if name not in self.mapping]
         if missing:
             raise ValueError(f"destination.match_on names {', '.join(missing)}, which mapping does not define")
+        constants = {name: field.value for name, field in self.mapping.items() if isinstance(field, ValueField)}
+        blank = [name for name in self.destination.match_on if name in constants and is_blank(constants[name])]
+        if blank:
+            raise ValueError(f"destination.match_on names {', '.join(blank)}, whose constant is null or blank")
         return self
 
     @model_validator(mode="after")

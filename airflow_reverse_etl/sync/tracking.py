@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
+from airflow_reverse_etl.sync.receipts import Reason
 
 #: What a plan may have to say beside its counts.
 NOTES: Mapping[str, str] = {
@@ -31,6 +32,44 @@ NOTES: Mapping[str, str] = {
     "snapshot_lost": "the record of what was delivered is lost: every row is sent again, none deleted",
     "snapshot_stale": "runs without a record came between: every row is sent again, removed ones with the next run",
 }
+
+#: Why a row of the model is invalid, and so never sent. A row with several causes counts under the first.
+CAUSES: Mapping[str, str] = {
+    "null_key": "the primary key is null",
+    "duplicate_key": "several rows have the same primary key",
+    "no_identifier": "a field in match_on is null or blank",
+}
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts as text: ``null_key (3), no_identifier (1)``."""
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+
+
+def given_up(plan: Plan) -> str:
+    """Explain why rows of a plan are given up, and the way out."""
+    return (
+        f"rejected too often or for too long, last with {listed(plan.given_up_codes)}; "
+        "to send a row again, change it; to send all rows again, run with full_resync"
+    )
+
+
+def warnings(plan: Plan) -> list[str]:
+    """Describe the rows of a plan that are not delivered and not sent."""
+    found = []
+    if plan.causes:
+        found.append(f"invalid, not sent: {listed(plan.causes)}")
+    if plan.given_up:
+        found.append(f"given up, not sent: {plan.given_up:,} rows: {given_up(plan)}")
+    return found
+
+
+def reasons(plan: Plan) -> dict[Reason, int]:
+    """Return why rows of a plan are not delivered and not sent, with their number."""
+    found = {Reason(cause, CAUSES[cause]): count for cause, count in plan.causes.items()}
+    if plan.given_up:
+        found[Reason("given_up", given_up(plan))] = plan.given_up
+    return found
 
 
 #: What a cursor may be; ``instant`` is a time stamp with a zone, in UTC.

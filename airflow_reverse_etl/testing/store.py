@@ -14,10 +14,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.sync.mapping import template_reads
-from airflow_reverse_etl.sync.plan import DOUBTS, plan_statement
+from airflow_reverse_etl.sync.dialects import is_blank
+from airflow_reverse_etl.sync.mapping import template_reads, unnamed
+from airflow_reverse_etl.sync.plan import DOUBTS, make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.receipts import REPLY_NOT_READ, Checkpoint, Outcome, Planned, Receipt, Report
+from airflow_reverse_etl.sync.receipts import REPLY_NOT_READ, Checkpoint, Outcome, Receipt, Report
 from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.tracking import Approach, Bound, Kind, State, approach, outdated
 
@@ -40,13 +41,18 @@ _SENT = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of the model, or one that left it. ``at``: its place in the model's values."""
+    """A row of the model, or one that left it.
+
+    :param at: its place in the model's values.
+    :param unnamed: whether an identifier of it is null or blank.
+    """
 
     key: str | None
     fingerprint: str
     identifiers: str | None
     at: int | None = None
     cursor: Any = None
+    unnamed: bool = False
 
 
 @dataclass(slots=True)
@@ -69,6 +75,7 @@ class _Planned:
     rows: list[tuple[str, _Row]]
     values: pa.Table
     left: dict[str, dict[str, _Row]]
+    invalid: dict[str, set[str]]
     fields: bool
     checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
 
@@ -116,24 +123,22 @@ class MemoryStateStore(StateStore):
         rows, values = _model(request, how, warehouse, self._duckdb.cursor())
         found = _found(sync, rows, state.snapshot if how.compared else {}, how)
         repeated = {key for key, times in Counter(row.key for row in rows if row.key).items() if times > 1}
-        kinds = [(_kind(sync, kind, row, state, repeated, request.now, how), row) for kind, row in found]
+        classified = [(*_kind(sync, kind, row, state, repeated, request.now, how), row) for kind, row in found]
         how = _bounded(how, rows, repeated, request.now)
-        counts = Counter(kind for kind, _ in kinds)
-        planned = Planned(**{name: counts[name] for name in Planned.__slots__})
-        plan = Plan(
-            plan_id=f"plan-{next(self._numbers)}",
-            run_id=request.run_id,
-            sync=sync.name,
-            planned=planned,
-            total=planned.total,
+        counts = Counter((kind, cause, code) for kind, cause, code, _ in classified)
+        plan = make_plan(
+            request,
+            f"plan-{next(self._numbers)}",
+            [(*what, times) for what, times in counts.items()],
             model_rows=len(rows),
             snapshot_rows=len(state.snapshot),
-            skipped=counts["skipped"],
-            created_at=request.now,
-            spec=sync.digest,
-            recorded=counts["recorded"],
-            notes=how.notes,
+            approach=how,
         )
+        kinds = [(kind, row) for kind, _, _, row in classified]
+        invalid: dict[str, set[str]] = {}
+        for kind, cause, _, row in classified:
+            if kind == "invalid" and row.key is not None:
+                invalid.setdefault(cause, set()).add(row.key)
         state.plans[plan.plan_id] = _Planned(
             plan,
             sync.mode,
@@ -142,6 +147,7 @@ class MemoryStateStore(StateStore):
             rows=[(kind, row) for wanted in _KINDS for kind, row in kinds if kind == wanted],
             values=values,
             left={name: {str(row.key): row for kind, row in kinds if kind == name} for name in _LEFT},
+            invalid=invalid,
             fields=sync.track_fields,
         )
         return plan
@@ -176,6 +182,9 @@ class MemoryStateStore(StateStore):
                 known = kept and planned.fields and before != _DOUBTFUL
                 found[seq] = _differing(sync, before, row.fingerprint) if known else None
         return found
+
+    def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
+        return {cause: sorted(keys)[:count] for cause, keys in self._planned(plan).invalid.items()}
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         saved = self._planned(plan).checkpoints.get(partition)
@@ -256,7 +265,9 @@ class MemoryStateStore(StateStore):
         for key, row in planned.left["recorded"].items():
             state.snapshot[key] = row.fingerprint, row.identifiers, planned.fields
         state.generation += state.snapshot != before
-        still = unsettled | planned.left["skipped"].keys()
+        invalid = {key for keys in planned.invalid.values() for key in keys}
+        claimed = {key for key in invalid if key in state.rejections and state.rejections[key].fingerprint != _REMOVED}
+        still = unsettled | planned.left["skipped"].keys() | claimed
         read = settled | planned.left["recorded"].keys()
         state.rejections = {
             key: old for key, old in state.rejections.items() if (key not in read if how.low else key in still)
@@ -299,34 +310,42 @@ def _found(
         else:
             yield "unchanged", row
     for key in set() if how.low else snapshot.keys() - {row.key for row in rows}:
-        yield "gone", _Row(key, _REMOVED, snapshot[key][1])
+        stored = json.loads(snapshot[key][1] or "{}")
+        lost = bool(list(unnamed([stored], sync.destination.match_on)))
+        yield "gone", _Row(key, _REMOVED, snapshot[key][1], unnamed=lost)
 
 
-def _kind(sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, how: Approach) -> str:
-    """What becomes of a found row: a change, or ``invalid``, ``skipped``, ``forgotten``, ``recorded``, ``ignored``."""
+def _kind(
+    sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, how: Approach
+) -> tuple[str, str, str]:
+    """Classify a found row: its change, the cause of ``invalid`` or ``skipped``, the code of its last rejection."""
     sent = _SENT[sync.mode]
-    if found == "null" or (found != "gone" and row.key in repeated):
-        return "invalid"
+    if found == "null":
+        return "invalid", "null_key", ""
+    if found != "gone" and row.key in repeated:
+        return "invalid", "duplicate_key", ""
+    if found != "gone" and row.unnamed:
+        return "invalid", "no_identifier", ""
     if found == "gone" and (sync.mode == "delete" or (sync.mode == "mirror" and how.recorded == "all")):
-        return "forgotten"
+        return "forgotten", "", ""
     if found == "unchanged":
-        return "ignored"
+        return "ignored", "", ""
     if (how.recorded == "all" and found != "gone") or (found == "known" and str(row.key) not in state.rejections):
-        return "recorded"
+        return "recorded", "", ""
     change = {"gone": "removed", "known": "changed"}.get(found, found)
     if change not in sent:
-        return "ignored"
-    if found == "gone" and row.identifiers is None:
-        return "forgotten"
+        return "ignored", "", ""
+    if found == "gone" and (row.identifiers is None or row.unnamed):
+        return "forgotten", "", ""
     rejection = state.rejections.get(str(row.key)) if sync.tracked and not how.forgiven else None
     if rejection and how.reread and rejection.code == REPLY_NOT_READ:
-        return change
+        return change, "", ""
     if rejection and rejection.fingerprint == row.fingerprint:
         too_old = rejection.first_seen <= now - sync.retry.max_age
         maybe_written = rejection.outcome is Outcome.UNKNOWN
         if maybe_written or too_old or rejection.attempts >= sync.retry.max_attempts:
-            return "skipped"
-    return change
+            return "skipped", "in_doubt" if maybe_written else "given_up", rejection.code
+    return change, "", ""
 
 
 def _bounded(how: Approach, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Approach:
@@ -397,6 +416,11 @@ def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection
     shape = {
         name: item.model_dump() for name, item in sync.mapping.items() if isinstance(item, ValueField | TemplateField)
     }
+    named_by = [
+        f"f{at}"
+        for at, (name, item) in enumerate(sync.mapping.items())
+        if name in sync.destination.match_on and not isinstance(item, ValueField | TemplateField)
+    ]
     rows = []
     for at, record in enumerate(records):
         parts = [record[f"text_{name}"] for name in statement.keys]
@@ -405,7 +429,9 @@ def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection
         identifiers = _identifiers(request, record) if sync.mode == "mirror" else None
         null = bool(parts) and None in parts
         fingerprint = "" if null else json.dumps([fields, read, shape], default=str, sort_keys=True)
-        rows.append(_Row(None if null or not parts else _key(parts), fingerprint, identifiers, at, record.get("w")))
+        key = None if null or not parts else _key(parts)
+        lost = any(is_blank(record[name]) for name in named_by)
+        rows.append(_Row(key, fingerprint, identifiers, at, record.get("w"), lost))
     return rows, values
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import ModelNotFoundError, RunConflictError
-from airflow_reverse_etl.sync.ports import FieldTracking, Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.ports import FieldTracking, InvalidKeys, Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
 from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.fakes import MemoryWarehouse
@@ -144,6 +144,15 @@ class StateStoreConformance:
         assert (plan.planned, plan.model_rows) == (Planned(added=1, invalid=3), 4)
         assert self.planned(store, plan) == {"added": {"2"}}
 
+    def test_null_and_blank_identifiers_are_invalid_and_never_planned(self, store: StateStore) -> None:
+        sync = self.sync("mirror", destination={"type": "fake", "match_on": "properties.name"})
+        self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync)
+        plan = self.plan(store, {"1": None, "3": " \t", "4": "d"}, sync=sync, day=1)
+        assert (plan.planned, plan.causes) == (Planned(added=1, removed=1, invalid=2), {"no_identifier": 2})
+        if isinstance(store, InvalidKeys):
+            assert store.invalid_keys(plan, count=5) == {"no_identifier": ["1", "3"]}
+        assert self.planned(store, plan) == {"added": {"4"}, "removed": {"2"}}
+
     def test_a_key_that_is_repeated_later_is_not_taken_for_removed(self, store: StateStore) -> None:
         mirror = self.sync("mirror")
         self.commit(store, self.plan(store, {"1": "a"}, sync=mirror))
@@ -190,7 +199,7 @@ class StateStoreConformance:
         for day in range(2):
             self.commit(store, self.plan(store, {"1": "a"}, sync=sync, day=day), sync=sync, rejected=["1"])
         plan = self.plan(store, {"1": "a"}, sync=sync, day=2)
-        assert (plan.total, plan.skipped) == (0, 1)
+        assert (plan.total, plan.skipped, plan.given_up, plan.given_up_codes) == (0, 1, 1, {"INVALID": 1})
         self.commit(store, plan, sync=sync)
         assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1, "a run without it does not forget it"
         assert self.plan(store, {"1": "b"}, sync=sync, day=3).planned == Planned(added=1)

@@ -199,7 +199,7 @@ class TestChanges:
 
     def test_append_needs_no_key_and_sends_every_row_every_time(self, bench: Callable[..., Bench]) -> None:
         b = bench(sync_of("append"), primary_key=())
-        b.model([(1, "a", 1), (1, "a", 1), (None, None, None)])
+        b.model([(1, "a", 1), (1, "a", 1), (None, "b", None)])
         for _ in range(2):
             plan = b.plan()
             assert plan.planned == Planned(added=3)

@@ -185,7 +185,7 @@ def test_the_change_log_says_what_the_one_in_a_warehouse_says(tmp_path: Path) ->
         b = Bench(store, sync_of("mirror"))
         b.model(THREE)
         b.run({"2": REJECTED, "3": Receipt(Outcome.UNKNOWN, "LOST", "no answer")})
-        b.model([(1, "a", 1), (2, "b", 9), (4, None, 4)])
+        b.model([(1, "a", 1), (2, "b", 9), (4, "d", 4)])
         b.commit(b.plan(), upto=2)
         b.run()
         b.run()
@@ -293,6 +293,22 @@ def test_a_plan_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         b.store.unfinished("s")
 
 
+def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """One without causes and given-up rows; what it would send is sent."""
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    b.plan()
+    [path] = tmp_path.rglob("plan.json")
+    stored = json.loads(path.read_text())
+    later = ("causes", "given_up", "given_up_codes")
+    path.write_text(json.dumps({name: value for name, value in stored.items() if name not in later}))
+    [plan] = b.store.unfinished("s")
+    assert (plan.total, plan.causes, plan.given_up, plan.given_up_codes) == (3, {}, 0, {})
+    assert b.store.invalid_keys(plan, count=5) == {}
+    b.commit(plan)
+    assert b.plan().total == 0
+
+
 def test_damaged_state_is_named(tmp_path: Path) -> None:
     b = Bench(lake(tmp_path), sync_of())
     b.model(THREE)
@@ -391,7 +407,7 @@ class Naive:
 
     def plan(self, model: list[tuple[Any, ...]]) -> tuple[dict[int, tuple[str, Row | None]], int]:
         times = Counter(key for key, *_ in model)
-        valid = {key: tuple(values) for key, *values in model if key is not None and times[key] == 1}
+        valid = {key: (email, score) for key, email, score in model if key is not None and times[key] == 1 and email}
         planned: dict[int, tuple[str, Any]] = {}
         for key, values in valid.items():
             if key not in self.acknowledged:

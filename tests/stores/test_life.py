@@ -25,8 +25,8 @@ SPEC = {
     "source": "w",
     "mode": "mirror",
     "primary_key": "id",
-    "mapping": {"email": "email", "since": "since"},
-    "destination": {"type": "file", "match_on": "email"},
+    "mapping": {"id": "id", "email": "email", "since": "since"},
+    "destination": {"type": "file", "match_on": "id"},
 }
 SYNC = Sync.load(SPEC)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
 from airflow_reverse_etl.stores.database import Database, SqlError
+from airflow_reverse_etl.stores.open_plans import run_of
 from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
 from airflow_reverse_etl.stores.tables import NOTHING_YET, OWN, SHARED, Tables, prefix
 from airflow_reverse_etl.stores.warehouse import WarehouseStore
@@ -201,6 +203,34 @@ def test_a_snapshot_of_an_earlier_version_is_widened_and_nothing_is_sent(place: 
         warehouse.close()
 
 
+def test_a_plan_of_an_earlier_version_is_read_and_committed(place: Place) -> None:
+    """One without causes and given-up rows, neither in its record nor in its change set."""
+    with stored(place) as store:
+        run(place, store, commit=False)
+        [plan] = store.unfinished("Of-It.1")
+        changes = f"reverse_etl.{prefix('Of-It.1')}_changes_{run_of(plan)}"
+        [(content,)] = place.run("SELECT content FROM reverse_etl.plans WHERE stage = 'ready'")
+        values = json.loads(content)
+        for name in ("causes", "given_up", "given_up_codes"):
+            del values[name]
+        place.run(
+            f"UPDATE reverse_etl.plans SET content = '{json.dumps(values)}' WHERE stage = 'ready'",
+            f"ALTER TABLE {changes} DROP COLUMN cause",
+            f"ALTER TABLE {changes} DROP COLUMN code",
+        )
+        [plan] = store.unfinished("Of-It.1")
+        assert (plan.total, plan.causes, plan.given_up, plan.given_up_codes) == (2, {}, 0, {})
+        assert store.invalid_keys(plan, count=5) == {}
+        checkpoint = Checkpoint(dispatched=2)
+        checkpoint.settled.add(1, 2)
+        store.commit(plan, checkpoint, Report(plan.run_id, plan.planned, 2, 0, 0, 0, 0, 1, 0.5), sync_of())
+        run(place, store, day=1)
+        assert store.unfinished("Of-It.1") == []
+        report = store.last_report("Of-It.1", "run1")
+        assert report is not None
+        assert report.planned.total == 0
+
+
 @pytest.mark.parametrize("dialect", sorted(STATE_SQL))
 def test_a_column_can_be_added_everywhere(dialect: str) -> None:
     sql = STATE_SQL[dialect]
@@ -325,7 +355,11 @@ class Recorder:
             "SELECT MAX(generation)": [(NOTHING_YET, None)],
             "SELECT DISTINCT generation": [(plan[1] if plan else "",)],
             "SELECT found": [("added", 3)],
-            "SELECT change, COUNT": [("added", 3), ("invalid", 1)],
+            "SELECT change, cause, code, COUNT": [
+                ("added", None, None, 3),
+                ("invalid", "no_identifier", None, 1),
+                ("skipped", "given_up", "bad", 2),
+            ],
             "SELECT COUNT(*)": [(4,)],
             "SELECT COALESCE(MAX(number)": [(0,)],
             "SELECT content": [(self._plan(),)] if self._plan() else [],

@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.sync.batches import Batcher
 from airflow_reverse_etl.sync.mapping import RecordBuilder, template_columns
+from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.receipts import Operation, SettledSet
 from airflow_reverse_etl.sync.spec import Sync
 
 
@@ -77,6 +80,48 @@ def test_templates_read_columns_and_a_failing_row_is_named_without_its_values() 
     records, failures = RecordBuilder(spec).build(batch(f0=[1, 2], r0=["Ada", "Secret"], r1=[5, 0]))
     assert records[0] == {"id": 1, "hi": "Dear Ada 2"}
     assert failures == {1: "template of field 'hi' failed: ZeroDivisionError"}
+
+
+def cut(sync: Sync, rows: pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[int, tuple[str, str]]]:
+    """The records that are sent, and the codes and messages of rows that are not."""
+    operations = frozenset(Operation)
+    batches = list(
+        Batcher(sync, Capabilities(operations=operations), run_id="run", plan_id="plan").cut(rows, SettledSet())
+    )
+    records = [record for batch, _ in batches for record in batch.records]
+    receipts = {seq: (receipt.code, receipt.outcome.value) for _, failed in batches for seq, receipt in failed.items()}
+    return records, receipts
+
+
+@pytest.mark.parametrize("mode", ["upsert", "insert", "update", "append", "delete"])
+def test_a_template_that_leaves_an_identifier_blank_is_rejected_before_it_is_sent(mode: str) -> None:
+    spec = sync(
+        {"p.mail": {"template": "{{ row.mail | trim }}"}, "t": {"template": "{{ 1 // row.n }}"}},
+        mode=mode,
+        destination={"type": "http", "match_on": "p.mail"},
+    )
+    rows = batch(
+        seq=[1, 2, 3, 4],
+        change=["added"] * 4,
+        key=["1", "2", "3", "4"],
+        r0=["a", " ", "\u00a0", " "],
+        r1=[1, 1, 1, 0],
+    )
+    records, receipts = cut(spec, rows)
+    assert [record["p"]["mail"] for record in records] == ["a"]
+    rejected = ("no_identifier", "rejected")
+    assert receipts == {2: rejected, 3: rejected, 4: ("template_failed", "rejected")}
+
+
+def test_a_delete_without_an_identifier_is_never_sent() -> None:
+    """As an earlier version may have planned it."""
+    destination = {"type": "http", "match_on": ["p.mail"]}
+    spec = sync({"p.mail": "mail"}, mode="mirror", destination=destination)
+    texts = ['{"p": {"mail": "a"}}', '{"p": {"mail": null}}', '{"p": {"mail": " "}}', '{"id": 4}']
+    rows = batch(seq=[1, 2, 3, 4], change=["removed"] * 4, key=["1", "2", "3", "4"], identifiers=texts)
+    records, receipts = cut(spec, rows)
+    assert records == [{"p": {"mail": "a"}}]
+    assert receipts == dict.fromkeys((2, 3, 4), ("no_identifier", "rejected"))
 
 
 def test_templates_are_sandboxed() -> None:

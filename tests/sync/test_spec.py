@@ -89,6 +89,13 @@ def test_all_problems_come_at_once_each_with_its_line(tmp_path: Path) -> None:
     assert "did you mean 'min_rows'?" in str(error.value)
 
 
+@pytest.mark.parametrize("constant", [None, "", " \t\r\n\u00a0"])
+def test_a_constant_that_identifies_nothing_is_refused(constant: Any) -> None:
+    destination = {"type": "http", "match_on": ["a", "b"]}
+    [problem] = problems({"destination": destination, "mapping": {"a": "a", "b": {"value": constant}}})
+    assert "match_on names b, whose constant is null or blank" in problem
+
+
 def test_python_authors_get_all_problems_too() -> None:
     with pytest.raises(SpecError) as error:
         Sync(name="a", nam=3)  # type: ignore[call-arg]
