@@ -116,7 +116,7 @@ class GuardError(AttentionError):
 
 
 class FailurePolicyError(AttentionError):
-    """More rows were rejected, or left unknown, than the sync's failure policy allows."""
+    """More rows were rejected, given up, or left unknown, than the sync's failure policy allows."""
 
 
 class DbtRunError(AttentionError):

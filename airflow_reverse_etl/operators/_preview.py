@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.sync.guards import verdicts
-from airflow_reverse_etl.sync.tracking import NOTES
+from airflow_reverse_etl.sync.tracking import CAUSES, NOTES, given_up
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.guards import Verdict
@@ -54,6 +54,8 @@ def summary(
         "total": plan.total,
         "shares": shares,
         "skipped": plan.skipped,
+        "given_up": plan.given_up,
+        "invalid": _invalid(plan, store, sample),
         "model_rows": plan.model_rows,
         "requests": requests,
         "minutes": round(requests / rate / 60, 2) if rate else None,
@@ -84,7 +86,7 @@ def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequen
         f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {found['requests']:,}"
         f" requests{long}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
     )
-    yield "\n".join(_counts(plan, found["sample"], found["changed_fields"]))
+    yield "\n".join(_counts(plan, found["sample"], found["changed_fields"], found["invalid"]))
     if "changed" in found["sample"] and not found["changed_fields"]:
         yield _HOW_TO_KNOW
     if plan.notes:
@@ -116,19 +118,26 @@ def _duration(seconds: float) -> str:
 
 
 def _counts(
-    plan: Plan, sample: Mapping[str, Sequence[str]], changed_fields: Mapping[str, Sequence[str] | None]
+    plan: Plan,
+    sample: Mapping[str, Sequence[str]],
+    changed_fields: Mapping[str, Sequence[str] | None],
+    invalid: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[str]:
-    """A line for each kind of change."""
+    """A line for each kind of change, and for each cause of invalid rows."""
     for kind, count in plan.planned:
         if kind == "invalid":
             continue
         shown = ", ".join(_shown(key, kind, changed_fields) for key in sample.get(kind, ()))
         more = ", …" if shown and count > len(sample[kind]) else ""
         yield f"- **{count:,} {kind}**{': keys ' if shown else ''}{shown}{more}"
-    if plan.planned.invalid:
-        yield f"- {plan.planned.invalid:,} invalid, never sent: the key is null, or there more than once"
-    if plan.skipped:
-        yield f"- {plan.skipped:,} skipped: rejected too often or for too long, and unchanged since"
+    for cause, found in invalid.items():
+        keys = ", ".join(map(_code, found["keys"]))
+        more = ", …" if keys and found["rows"] > len(found["keys"]) else ""
+        yield f"- {found['rows']:,} invalid, never sent: {CAUSES[cause]}{': keys ' if keys else ''}{keys}{more}"
+    if plan.given_up:
+        yield f"- {plan.given_up:,} given up, not sent: {given_up(plan)}"
+    if in_doubt := plan.skipped - plan.given_up:
+        yield f"- {in_doubt:,} skipped: the answer was lost, they may have been written, and are unchanged since"
 
 
 def _shown(key: str, kind: str, changed_fields: Mapping[str, Sequence[str] | None]) -> str:
@@ -145,6 +154,16 @@ def _code(text: str) -> str:
     ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     space = " " if len(ticks) > 1 else ""
     return f"{ticks}{space}{text}{space}{ticks}"
+
+
+def _invalid(plan: Plan, store: StateStore, count: int) -> dict[str, dict[str, Any]]:
+    """Count the invalid rows of a plan: cause → how many ``rows``, and the first ``keys``."""
+    from airflow_reverse_etl.sync.ports import InvalidKeys
+
+    keys: Mapping[str, Sequence[str]] = {}
+    if plan.causes and count and isinstance(store, InvalidKeys):
+        keys = store.invalid_keys(plan, count=count)
+    return {cause: {"rows": rows, "keys": list(keys.get(cause, ()))} for cause, rows in plan.causes.items()}
 
 
 def _sample(

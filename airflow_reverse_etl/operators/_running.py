@@ -37,7 +37,11 @@ class SystemClock:
 
 
 class LogObserver:
-    """Writes what happens as lines, progress every few seconds. It is given counts and codes only, never rows."""
+    """Writes what happens as lines, progress every few seconds. It is given counts and codes only, never rows.
+
+    :param write: takes a line.
+    :param warn: takes a line that is a warning; default: ``write``.
+    """
 
     _TEXTS = {  # noqa: RUF012 - a constant, never written
         "planned": (
@@ -45,6 +49,7 @@ class LogObserver:
             "%(invalid)s invalid, %(skipped)s skipped"
         ),
         "note": "%(sync)s: %(text)s",
+        "warning": "%(sync)s: %(text)s",
         "progress": "%(sync)s: %(settled)s of %(total)s rows settled, %(rejected)s rejected, %(requests)s requests",
         "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination does not take them",
         "folded": "%(sync)s: what the unfinished run %(run_id)s had delivered is now part of the snapshot",
@@ -53,8 +58,8 @@ class LogObserver:
         "committed": "%(sync)s: run %(run_id)s is committed",
     }
 
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], object], warn: Callable[[str], object] | None = None) -> None:
+        self._write, self._warn = write, warn or write
         self._next_progress = time.monotonic()
 
     def event(self, name: str, **facts: Any) -> None:
@@ -66,7 +71,8 @@ class LogObserver:
         text = self._TEXTS.get(name)
         if text is None:
             text = name + "".join(f" {key}=%({key})s" for key in shown)
-        self._write(text % shown if shown else text)
+        write = self._warn if name == "warning" else self._write
+        write(text % shown if shown else text)
 
 
 def run_id(dag_id: str, dag_run: str, task_id: str, map_index: int) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "requests")
+_COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up", "requests")
 
 
 class SyncOperator(BaseOperator):
@@ -102,7 +102,7 @@ class SyncOperator(BaseOperator):
         mapped = "" if ti.map_index is None or ti.map_index < 0 else f", map index {ti.map_index}"
         return {
             "store": store_for(sync, query, say=self.log.info),
-            "observer": LogObserver(self.log.info),
+            "observer": LogObserver(self.log.info, self.log.warning),
             "clock": SystemClock(),
             "label": f"DAG {ti.dag_id}, run {ti.run_id}, task {ti.task_id}{mapped}",
             "budget": FileBudget(state_files()),

@@ -30,11 +30,12 @@ class ReverseEtlPlanOperator(PlanningOperator):
     Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
     ``{"run_id", "partition", "partitions"}``, empty when there is nothing to send; a try after the first has
     ``partitions`` of them, maybe of no rows. Pushes the XCom ``plan``: ``run_id``, ``planned``, ``total`` (rows to
-    send), ``shares``, ``skipped``, ``model_rows``, ``requests`` and ``minutes`` (estimates at the sync's rate;
-    ``minutes`` is null without one), ``guards`` (what each of them said), ``sample`` (kind of change → keys),
-    ``changed_fields`` (key of a changed row in the sample → names of the destination fields that changed, null where
-    it is not known), ``drift``, where the model changed since the last run, and ``text``, all of it for a person to
-    read.
+    send), ``shares``, ``skipped``, ``given_up`` (the skipped rows that were rejected too often or for too long),
+    ``invalid`` (cause → number of ``rows``, and ``keys`` of some), ``model_rows``, ``requests`` and ``minutes``
+    (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (what each of them said), ``sample``
+    (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the destination fields
+    that changed, null where it is not known), ``drift``, where the model changed since the last run, and ``text``, all
+    of it for a person to read.
 
     Which fields changed is known of rows that were delivered since the sync has ``track: {fields: true}``, with the
     mapping that it has now.
@@ -51,7 +52,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         an earlier run or by an earlier try of this task, is then discarded, as nobody may have agreed to it.
     :param partitions: shares to load at the same time, at most one for each batch of the plan.
     :param preview: forget the plan again, and return what is otherwise the XCom ``plan``.
-    :param sample: keys of each kind of change to show; 0 for none. Keys are values of your rows.
+    :param sample: keys of each kind of change, and of invalid rows, to show; 0 for none. Keys are values of your rows.
     """
 
     def __init__(

@@ -41,8 +41,9 @@ class ReverseEtlOperator(PlanningOperator):
 
     Returns, and pushes to XCom also when the task fails after sending: ``run_id``, ``planned`` (``added``,
     ``changed``, ``removed``, ``invalid``), ``accepted``, ``rejected``, ``retryable``, ``unknown``, ``skipped``,
-    ``requests``, ``seconds``, ``reasons`` and, where the model changed since the last run, ``drift``. Has the model as
-    inlet and the destination object as outlet asset; the outlet's event carries the counts.
+    ``given_up``, ``model_rows``, ``invalid``, ``requests``, ``seconds``, ``reasons`` and, where the model changed
+    since the last run, ``drift``. Has the model as inlet and the destination object as outlet asset; the outlet's
+    event carries the counts.
 
     What it does not do: build the model, or notice that nobody did. Put the task that does before this one. To spread
     a sync over workers, or have a person approve its plan, see :func:`airflow_reverse_etl.reverse_etl`.

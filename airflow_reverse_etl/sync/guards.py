@@ -10,6 +10,7 @@ from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, G
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.receipts import Report, reason_text
 from airflow_reverse_etl.sync.spec import Guards, Limit, Sync, nearest, rows_of
+from airflow_reverse_etl.sync.tracking import listed
 
 #: Every guard's name.
 GUARDS = tuple(Guards.model_fields)
@@ -58,7 +59,7 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
     :param lifted: guards that do not stop this plan.
     """
     guards, planned = sync.guards, plan.planned
-    rows = max(plan.model_rows, plan.snapshot_rows) if sync.cursor else plan.model_rows
+    rows = known_rows(sync, plan)
     enough = rows >= guards.min_rows
     than = "at least" if enough else "fewer than"
     found = [("min_rows", enough, f"the model has {rows:,} rows, {than} {guards.min_rows:,}")]
@@ -136,16 +137,25 @@ def _mapping(value: object, where: str, sync: str) -> Mapping[object, object]:
     raise ConfigurationError(f"{where} is not a mapping", todo=f"write it as in {example}", sync=sync)
 
 
+def known_rows(sync: Sync, plan: Plan) -> int:
+    """Return the rows that a share is taken of: the model's, or with a cursor the snapshot's if those are more."""
+    return max(plan.model_rows, plan.snapshot_rows) if sync.cursor else plan.model_rows
+
+
 def check_failure_policy(sync: Sync, report: Report) -> None:
     """Raise :class:`FailurePolicyError` when the report is worse than the sync allows. The run is committed."""
     limit, total = sync.failure.max_rejected, report.planned.total + report.planned.invalid
     bad = report.rejected + report.planned.invalid
     found = []
     if bad > rows_of(limit, total):
+        causes = f", {listed(report.invalid)}," if report.invalid else ""
         found.append(
-            f"{report.rejected:,} rows rejected and {report.planned.invalid:,} invalid of {total:,}, "
+            f"{report.rejected:,} rows rejected and {report.planned.invalid:,} invalid{causes} of {total:,}, "
             f"more than {_said(limit, total)}"
         )
+    limit, total = sync.failure.max_given_up, report.model_rows
+    if report.given_up > rows_of(limit, total):
+        found.append(f"{report.given_up:,} rows given up of {total:,} in the model, more than {_said(limit, total)}")
     if report.unknown and sync.failure.on_unknown == "fail":
         found.append(f"the answer to {report.unknown:,} rows was lost; they may or may not have been written")
     if not found:

@@ -313,25 +313,27 @@ class Checkpoint:
         """A checkpoint that later changes to this one leave alone."""
         return Checkpoint.from_json(self.to_json())
 
-    def counted_reasons(self) -> list[dict[str, Any]]:
+    def counted_reasons(self, others: Mapping[Reason, int] | None = None) -> list[dict[str, Any]]:
         """Return the reasons with their counts, most frequent first, as :attr:`Report.reasons` has them.
 
         Reasons that differ in their message alone are one, with the first message as an example.
+
+        :param others: more reasons, with their number of rows.
         """
         rows = Counter(at for outcome, at in self.failed.values() if outcome is not Outcome.SKIPPED)
         rows.update(self.left)
         found: dict[tuple[str, str, int | None], dict[str, Any]] = {}
-        for at, count in rows.items():
-            reason = self.reasons[at]
+        counts = [(self.reasons[at], count) for at, count in rows.items()]
+        for reason, count in [*counts, *(others or {}).items()]:
             kind = (reason.code, reason.host, reason.status)
             entry = found.setdefault(kind, {"code": reason.code, "count": 0, **reason._asdict()})
             entry["count"] += count
         most = sorted(found.values(), key=lambda entry: -entry["count"])
         if len(most) <= MAX_REASONS:
             return most
-        others = most[MAX_REASONS - 1 :]
-        message = f"{len(others):,} other reasons"
-        count = sum(entry["count"] for entry in others)
+        rest = most[MAX_REASONS - 1 :]
+        message = f"{len(rest):,} other reasons"
+        count = sum(entry["count"] for entry in rest)
         return [*most[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
 
     def to_json(self) -> dict[str, Any]:
@@ -393,6 +395,9 @@ class Report:
 
     :param reasons: why rows were not accepted, or were left for a later try: ``code``, ``count`` (rows), ``message``,
         ``host`` and ``status``, most frequent first; 20 at most, the last of which counts the others.
+    :param given_up: those of ``skipped`` that were rejected too often or for too long.
+    :param model_rows: the rows that the sync's limits take a share of.
+    :param invalid: the invalid rows by cause.
     """
 
     run_id: str
@@ -405,6 +410,9 @@ class Report:
     requests: int
     seconds: float
     reasons: Sequence[Mapping[str, Any]] = ()
+    given_up: int = 0
+    model_rows: int = 0
+    invalid: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -415,6 +423,9 @@ class Report:
             "retryable": self.retryable,
             "unknown": self.unknown,
             "skipped": self.skipped,
+            "given_up": self.given_up,
+            "model_rows": self.model_rows,
+            "invalid": dict(self.invalid),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "reasons": [dict(reason) for reason in self.reasons],

@@ -19,7 +19,7 @@ from dataclasses import replace
 from itertools import product
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
-from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards
+from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load import Loader, Share, unrepeatable
 from airflow_reverse_etl.sync.ports import (
@@ -34,7 +34,7 @@ from airflow_reverse_etl.sync.ports import (
 )
 from airflow_reverse_etl.sync.receipts import ANSWER_LOST, OPERATIONS, Checkpoint, Outcome, Report, reason_text
 from airflow_reverse_etl.sync.spec import Sync
-from airflow_reverse_etl.sync.tracking import NOTES
+from airflow_reverse_etl.sync.tracking import NOTES, reasons, warnings
 
 #: The partition under which the checkpoint that is being committed is kept.
 CLOSED = -1
@@ -170,6 +170,8 @@ class Run:
         self._observer.event("planned", sync=self._sync.name, **facts, skipped=plan.skipped, rows=plan.model_rows)
         for note in plan.notes:
             self._observer.event("note", sync=self._sync.name, text=NOTES[note])
+        for text in warnings(plan):
+            self._observer.event("warning", sync=self._sync.name, text=text)
         if _untouched(await self._progress(plan)):
             try:
                 check_guards(self._sync, plan, lift_guards)
@@ -248,7 +250,7 @@ class Run:
                     connection=self._sync.destination.connection,
                 )
         except ReverseEtlError as error:
-            error.report = _report(plan, await self._progress(plan))
+            error.report = _report(self._sync, plan, await self._progress(plan))
             raise
         return checkpoint
 
@@ -267,7 +269,7 @@ class Run:
             self._decide_doubts(plan, checkpoint, destination)
             checkpoint.closed = True
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
-        report = _report(plan, checkpoint)
+        report = _report(self._sync, plan, checkpoint)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
@@ -353,7 +355,7 @@ def _why(checkpoint: Checkpoint) -> str:
     return f": {'; '.join(texts)}" if texts else ""
 
 
-def _report(plan: Plan, checkpoint: Checkpoint) -> Report:
+def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> Report:
     # What is closed is not sent any more by this run, though perhaps by the next.
     doubts = sum(1 for seq in checkpoint.uncertain if seq not in checkpoint.settled) if checkpoint.closed else 0
     return Report(
@@ -366,5 +368,8 @@ def _report(plan: Plan, checkpoint: Checkpoint) -> Report:
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,
         seconds=checkpoint.seconds,
-        reasons=tuple(checkpoint.counted_reasons()),
+        reasons=tuple(checkpoint.counted_reasons(reasons(plan))),
+        given_up=plan.given_up,
+        model_rows=known_rows(sync, plan),
+        invalid=plan.causes,
     )

@@ -244,6 +244,10 @@ class FailurePolicy(_Strict):
     max_rejected: Annotated[
         Limit, Field(description="more rejected or invalid rows than this, of the planned ones, fail the task")
     ] = 0
+    max_given_up: Annotated[
+        Limit,
+        Field(description="more rows that were rejected past `retry` than this, of the model's rows, fail the task"),
+    ] = "1%"
     on_unknown: Annotated[
         Literal["resend", "accept", "fail"],
         Field(

@@ -105,7 +105,7 @@ class Life:
             "mode": self.mode,
             "mapping": {"id": "id", "n": "n"},
             "guards": {"min_rows": 0, "max_removed": "100%"},
-            "failure": {"max_rejected": "100%", "on_unknown": self.on_unknown},
+            "failure": {"max_rejected": "100%", "max_given_up": "100%", "on_unknown": self.on_unknown},
             "retry": {"max_attempts": 1000},
             "rate": {"batch_size": 5, "concurrency": 3},
             **({} if self.mode == "append" else {"primary_key": "id"}),

@@ -168,6 +168,39 @@ def test_a_lifted_guard_is_shown_as_lifted_to_who_approves(
     assert guards[1] == "max_changes: 3 rows, more than 2, lifted for this run"
 
 
+def test_a_preview_names_invalid_rows_by_cause_and_tells_of_given_up_ones(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,  # noqa: F811
+    customers: Callable[[str], None],  # noqa: F811
+) -> None:
+    from airflow.sdk import DAG
+
+    from airflow_reverse_etl.operators import ReverseEtlPlanOperator
+
+    limits = {"max_rejected": "100%", "max_given_up": "100%"}
+    destination = {**SMALL["destination"], "match_on": "email"}
+    sync = {**SMALL, "destination": destination, "retry": {"max_attempts": 1}, "failure": limits}
+    crm.dials = Dials(reject={"3"})
+    run_dag(group_dag(sync=sync))
+    customers("UPDATE customers SET email = ' ' WHERE id <= 2")
+    customers("INSERT INTO customers VALUES (5, 'secret', 'e@x.org'), (5, 'secret', 'e@x.org'), (NULL, 'x', 'x@x.org')")
+    for sample in (1, 0):
+        with DAG("preview_dag", schedule=None) as dag:
+            ReverseEtlPlanOperator(task_id="preview", sync=sync, preview=True, sample=sample)
+        plan = xcom(run_dag(dag), "preview")
+        assert plan["invalid"] == {
+            "null_key": {"rows": 1, "keys": []},
+            "duplicate_key": {"rows": 2, "keys": ["5"][:sample]},
+            "no_identifier": {"rows": 2, "keys": ["1"][:sample]},
+        }
+        assert (plan["skipped"], plan["given_up"]) == (1, 1)
+        keys = ": keys `1`, …" if sample else ""
+        assert f"- 2 invalid, never sent: a field in match_on is null or blank{keys}" in plan["text"]
+        assert "- 1 given up, not sent: rejected too often or for too long, last with rejected (1)" in plan["text"]
+        assert "secret" not in json.dumps(plan)
+
+
 def test_a_preview_names_the_fields_that_changed_and_no_value(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

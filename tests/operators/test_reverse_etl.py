@@ -501,6 +501,17 @@ def test_the_log_has_progress_at_intervals() -> None:
     assert lines == ["s: 1,000 of 5,000 rows settled, 0 rejected, 10 requests", "something_new sync=s rows=1,200"]
 
 
+def test_a_warning_is_logged_as_one() -> None:
+    from airflow_reverse_etl.operators._running import LogObserver
+
+    lines: list[str] = []
+    warned: list[str] = []
+    observer = LogObserver(lines.append, warned.append)
+    observer.event("note", sync="s", text="first run")
+    observer.event("warning", sync="s", text="2 rows are given up")
+    assert (lines, warned) == (["s: first run"], ["s: 2 rows are given up"])
+
+
 @pytest.mark.parametrize(
     ("fields", "address"),
     [

@@ -191,6 +191,16 @@ def test_any_rejected_or_invalid_row_fails_the_task_unless_the_sync_allows_it() 
     check_failure_policy(sync(), report(accepted=100))
 
 
+def test_given_up_rows_have_a_limit_of_their_own() -> None:
+    """A share of the model's rows, 1 % where the sync says nothing."""
+    check_failure_policy(sync(), report(skipped=2, given_up=2, model_rows=200))
+    with pytest.raises(FailurePolicyError, match="3 rows given up of 200 in the model, more than 1% of 200"):
+        check_failure_policy(sync(), report(skipped=3, given_up=3, model_rows=200))
+    check_failure_policy(sync(failure={"max_given_up": 3}), report(given_up=3, model_rows=200))
+    with pytest.raises(FailurePolicyError, match="more than 0"):
+        check_failure_policy(sync(failure={"max_given_up": 0}), report(given_up=1, model_rows=200))
+
+
 def test_lost_answers_fail_the_task_where_the_sync_says_so() -> None:
     with pytest.raises(FailurePolicyError, match="answer to 3 rows was lost"):
         check_failure_policy(sync(failure={"on_unknown": "fail"}), report(unknown=3))

@@ -95,7 +95,7 @@ class World:
                 "destination": {"type": "fake", "match_on": "id"},
                 "mapping": {"id": "id", "n": "n"},
                 "guards": {"min_rows": 0},
-                "failure": {"max_rejected": "100%"},
+                "failure": {"max_rejected": "100%", "max_given_up": "100%"},
                 "rate": {"batch_size": 2, "concurrency": 2},
                 **self.values,
                 **more,
