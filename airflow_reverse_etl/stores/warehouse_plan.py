@@ -78,8 +78,9 @@ class PlanBuilder:
             [(rows,)] = session.run(f"SELECT COUNT(*) FROM ({extract}) AS counted")
             return int(rows)
         [(rows, mapped)] = session.run(
-            f"SELECT a.n, b.n FROM (SELECT COUNT(*) AS n FROM ({extract}) AS counted) AS a CROSS JOIN"
-            f" (SELECT COUNT(*) AS n FROM (WITH extracted AS ({extract}) {self._statement.mapped}) AS counted) AS b"
+            f"SELECT a.rows_read, b.rows_mapped FROM (SELECT COUNT(*) AS rows_read FROM ({extract}) AS counted) AS a"
+            " CROSS JOIN (SELECT COUNT(*) AS rows_mapped FROM"
+            f" (WITH extracted AS ({extract}) {self._statement.mapped}) AS counted) AS b"
         )
         self._statement.check_rows(read=int(rows), mapped=int(mapped))
         return int(rows)
