@@ -115,7 +115,7 @@ def error_table() -> str:
 
 def git_error_table() -> str:
     """What git and ssh can say is wrong, and what to do about it."""
-    from airflow_reverse_etl.dbt.git_errors import _KNOWN
+    from airflow_reverse_etl.git.errors import _KNOWN
 
     rows = [(known.what, known.todo, _code(known.error.__name__)) for known in _KNOWN]
     return table(("what happened", "what to do", "error"), rows)

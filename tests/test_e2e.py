@@ -14,7 +14,7 @@ from airflow_reverse_etl.dbt.profiles import from_connection
 from airflow_reverse_etl.dbt.project import DbtProject
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from dags_examples.demo.shop import CUSTOMERS, Crm, Warehouse
-from tests.dbt.servers import HttpServer, Origin, http_server
+from tests.git.servers import HttpServer, Origin, http_server
 from tests.standalone import Airflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.e2e, pytest.mark.slow]

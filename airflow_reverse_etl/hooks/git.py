@@ -11,9 +11,9 @@ from airflow_reverse_etl.errors import CredentialsError, ReverseEtlError
 from airflow_reverse_etl.provider import GIT_CONNECTION
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.dbt.credentials import Credentials
-    from airflow_reverse_etl.dbt.github_app import GitHubApp
-    from airflow_reverse_etl.dbt.repository import Repository
+    from airflow_reverse_etl.git.credentials import Credentials
+    from airflow_reverse_etl.git.github_app import GitHubApp
+    from airflow_reverse_etl.git.repository import Repository
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
@@ -62,7 +62,7 @@ class GitRepositoryHook(BaseHook):
     def test_connection(self, ref: str = "HEAD") -> tuple[bool, str]:
         """Whether the repository answers and has the ref, and whether it may be pushed to; else what is wrong: host,
         host key, authentication, repository, branch or rights."""
-        from airflow_reverse_etl.dbt.push import may_push
+        from airflow_reverse_etl.git.push import may_push
 
         try:
             repository = self.get_conn()
@@ -93,7 +93,7 @@ class GitRepositoryHook(BaseHook):
 
 
 def _repository(info: ConnectionInfo) -> Repository:
-    from airflow_reverse_etl.dbt.repository import PROTOCOLS, Repository
+    from airflow_reverse_etl.git.repository import PROTOCOLS, Repository
 
     extra = info.extra
     if not info.host:
@@ -112,7 +112,7 @@ def _repository(info: ConnectionInfo) -> Repository:
 
 
 def _credentials(info: ConnectionInfo, *, user: str | None, token: str | None) -> Credentials:
-    from airflow_reverse_etl.dbt.credentials import Credentials
+    from airflow_reverse_etl.git.credentials import Credentials
 
     extra = {name: value for name, value in info.extra.items() if value not in (None, "")}
     app = _app(info, extra)
@@ -135,7 +135,7 @@ def _credentials(info: ConnectionInfo, *, user: str | None, token: str | None) -
 
 
 def _app(info: ConnectionInfo, extra: dict[str, Any]) -> GitHubApp | None:
-    from airflow_reverse_etl.dbt.github_app import GitHubApp, api_and_repository
+    from airflow_reverse_etl.git.github_app import GitHubApp, api_and_repository
 
     if "github_app_id" not in extra:
         return None

@@ -16,9 +16,9 @@ from airflow_reverse_etl.sync.spec import Sync
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.project import DbtProject
-    from airflow_reverse_etl.dbt.repository import Repository
     from airflow_reverse_etl.dbt.usage import SyncSource
     from airflow_reverse_etl.errors import SpecError
+    from airflow_reverse_etl.git.repository import Repository
 
 #: Syncs as an operator takes them: a folder of YAML files, a file, or several of them and of syncs.
 Syncs = str | Path | Sequence[Sync | Mapping[str, Any] | str | Path]

@@ -186,7 +186,7 @@ class DbtOperator(DbtTask):
         return f"{of.get('repository')}\n{of.get('project_path')}" if isinstance(of, Mapping) else str(of)
 
     def _push(self, branch: str, target_path: Path) -> None:
-        from airflow_reverse_etl.dbt.push import push
+        from airflow_reverse_etl.git.push import push
 
         if not isinstance(self.project, Mapping) or "git_conn_id" not in self.project:
             raise ConfigurationError(

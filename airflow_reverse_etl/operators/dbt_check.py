@@ -13,9 +13,9 @@ from airflow_reverse_etl.operators._dbt import DbtTask, Syncs, given_syncs
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.findings import Policy, Report
-    from airflow_reverse_etl.dbt.repository import Repository
     from airflow_reverse_etl.dbt.side import Side
     from airflow_reverse_etl.dbt.usage import SyncSource
+    from airflow_reverse_etl.git.repository import Repository
 
 
 class DbtModelCheckOperator(DbtTask):
@@ -116,8 +116,8 @@ class DbtModelCheckOperator(DbtTask):
         return found
 
     def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> Side:
-        from airflow_reverse_etl.dbt.repository import project_folder
         from airflow_reverse_etl.dbt.side import Side
+        from airflow_reverse_etl.git.repository import project_folder
 
         path = project_folder(self.project_path)
         folder = self._checkout(repository, context, commit=commit, path=path, ref=ref)

@@ -117,7 +117,7 @@ class DbtModelSyncOperator(DbtTask):
     def _from_git(self, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
         from airflow_reverse_etl.dbt.project import engine_version
-        from airflow_reverse_etl.dbt.repository import project_folder
+        from airflow_reverse_etl.git.repository import project_folder
 
         repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
         commit = repository.head(self.ref)

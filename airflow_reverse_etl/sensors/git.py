@@ -20,7 +20,7 @@ from airflow_reverse_etl.hooks.git import GitRepositoryHook
 
 if TYPE_CHECKING:
     from airflow_reverse_etl._airflow import Context
-    from airflow_reverse_etl.dbt.watch import Seen
+    from airflow_reverse_etl.git.path_watch import Seen
 
 
 class GitCommitSensor(BaseSensorOperator):
@@ -101,7 +101,7 @@ class GitCommitSensor(BaseSensorOperator):
 
     def _take(self, context: Context) -> tuple[dict[str, Any] | None, Seen]:
         """What the task returns, if there is news, and what is there."""
-        from airflow_reverse_etl.dbt.watch import Seen, look
+        from airflow_reverse_etl.git.path_watch import Seen, look
 
         with airflow_errors():
             ti, files = context["ti"], state_files()

@@ -16,7 +16,7 @@ from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_reverse_etl.dbt.watch import Seen
+    from airflow_reverse_etl.git.path_watch import Seen
 
 #: Airflow fails a deferred task whose trigger fires before the scheduler has noted the deferral (apache/airflow#66374).
 _SHORTEST_SECONDS = 15.0
@@ -78,7 +78,7 @@ class GitCommitTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until there is news; for a watcher, for ever."""
-        from airflow_reverse_etl.dbt.watch import Seen
+        from airflow_reverse_etl.git.path_watch import Seen
 
         once = self.seen is not None
         seen = Seen.from_json(self.seen or await self._remembered())
@@ -108,7 +108,7 @@ class GitCommitTrigger(BaseEventTrigger):
                 await self._remember(seen)
 
     async def _look(self, seen: Seen) -> tuple[Seen, bool]:
-        from airflow_reverse_etl.dbt.watch import look
+        from airflow_reverse_etl.git.path_watch import look
         from airflow_reverse_etl.hooks.git import GitRepositoryHook
 
         repository = await GitRepositoryHook(self.git_conn_id).async_conn()

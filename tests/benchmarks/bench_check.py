@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.benchmarks.contenders import ROOT
 from tests.dbt.projects import keyed, manifest, model, source
-from tests.dbt.servers import HttpServer, Origin, http_server
+from tests.git.servers import HttpServer, Origin, http_server
 
 MODELS, SYNCS, SOURCES = 2_000, 300, 400
 _COLUMNS = 20
@@ -60,7 +60,7 @@ Path(sys.argv[2]).write_bytes(Catalog.from_manifest(load(Path(sys.argv[1]).read_
 _CLONE = """
 import sys
 from pathlib import Path
-from airflow_reverse_etl.dbt.repository import Repository
+from airflow_reverse_etl.git.repository import Repository
 repository = Repository(sys.argv[1], allow_protocols=("http",))
 repository.checkout(repository.head(), path=sys.argv[2], under=Path(sys.argv[3]))
 """

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.dbt.projects import keyed, manifest, model
-from tests.dbt.servers import Origin, git
+from tests.git.servers import Origin, git
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/how-to/check-model-changes.md").read_text(encoding="utf-8")

@@ -1,3 +1,3 @@
-from tests.dbt.conftest import http, origin, sshd
+from tests.git.conftest import http, origin, sshd
 
 __all__ = ["http", "origin", "sshd"]

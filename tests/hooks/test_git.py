@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.credentials import Credentials
-from airflow_reverse_etl.dbt.github_app import GitHubApp
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.git.credentials import Credentials
+from airflow_reverse_etl.git.github_app import GitHubApp
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from tests.dbt.github import APP, PEM, github
-from tests.dbt.servers import HttpServer, Origin, SshServer, certificate, connect_proxy, git, http_server
+from tests.git.github import APP, PEM, github
+from tests.git.servers import HttpServer, Origin, SshServer, certificate, connect_proxy, git, http_server
 
 pytestmark = pytest.mark.airflow
 

@@ -18,7 +18,7 @@ from airflow_reverse_etl._airflow import AirflowException, AirflowFailException
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.dbt import project
 from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
-from tests.dbt.servers import HttpServer, Origin
+from tests.git.servers import HttpServer, Origin
 
 pytestmark = pytest.mark.airflow
 

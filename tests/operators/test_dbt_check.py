@@ -14,7 +14,7 @@ from airflow_reverse_etl.dbt import reporting
 from airflow_reverse_etl.dbt.reporting import for_repository
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
-from tests.dbt.servers import Origin
+from tests.git.servers import Origin
 
 pytestmark = pytest.mark.airflow
 

@@ -20,15 +20,15 @@ import pytest
 
 from airflow_reverse_etl._airflow import AirflowFailException
 from airflow_reverse_etl.cli import main
-from airflow_reverse_etl.dbt import github_app
 from airflow_reverse_etl.dbt.formats import MARKER
+from airflow_reverse_etl.git import github_app
 from airflow_reverse_etl.operators._dbt import DbtTask
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
 from tests.dbt import hosts
-from tests.dbt.github import APP, PEM, GitHub
 from tests.dbt.hosts import TOKEN, Host
 from tests.dbt.projects import keyed, manifest, model
-from tests.dbt.servers import HttpServer, Origin, certificate, connect_proxy, git, http_server
+from tests.git.github import APP, PEM, GitHub
+from tests.git.servers import HttpServer, Origin, certificate, connect_proxy, git, http_server
 
 pytestmark = pytest.mark.airflow
 

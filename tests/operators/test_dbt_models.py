@@ -15,7 +15,7 @@ from airflow_reverse_etl._airflow import AirflowFailException
 from airflow_reverse_etl.assets import catalog_asset
 from airflow_reverse_etl.operators import DbtMetaSyncsOperator, DbtModelSyncOperator, ReverseEtlOperator
 from tests.dbt.projects import keyed, manifest, model
-from tests.dbt.servers import Origin
+from tests.git.servers import Origin
 from tests.operators.test_dbt import execute
 
 pytestmark = pytest.mark.airflow

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.operators import DbtModelSyncOperator, DbtPipeline, ReverseEtlOperator
-from tests.dbt.servers import Origin
+from tests.git.servers import Origin
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 

@@ -16,7 +16,7 @@ from airflow_reverse_etl.operators import DbtOperator, DbtPipeline, ReverseEtlOp
 from airflow_reverse_etl.operators._dbt_state import gate_reasons, without_state
 from airflow_reverse_etl.sync.spec import Sync
 from tests.dbt.projects import keyed, manifest, model
-from tests.dbt.servers import Origin, git
+from tests.git.servers import Origin, git
 from tests.operators.test_dbt import execute, fake_dbt
 
 pytestmark = pytest.mark.airflow

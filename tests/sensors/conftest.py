@@ -1,3 +1,3 @@
-from tests.dbt.conftest import origin
+from tests.git.conftest import origin
 
 __all__ = ["origin"]

@@ -15,7 +15,7 @@ from airflow_reverse_etl._airflow import AirflowFailException, AirflowSensorTime
 from airflow_reverse_etl.sensors.git import GitCommitSensor
 from airflow_reverse_etl.triggers import git as triggers
 from airflow_reverse_etl.triggers.git import GitCommitTrigger, git_commit
-from tests.dbt.servers import Origin, git
+from tests.git.servers import Origin, git
 
 pytestmark = pytest.mark.airflow
 

@@ -66,11 +66,11 @@ def for_repository(
     :raises ConfigurationError: there is no token (a deploy key is good for git only), or the URL names no repository
         of this host.
     """
-    from airflow_reverse_etl.dbt.github_app import api_and_repository
     from airflow_reverse_etl.dbt.reporting.api import Route
     from airflow_reverse_etl.dbt.reporting.bitbucket import Bitbucket
     from airflow_reverse_etl.dbt.reporting.github import GitHub
     from airflow_reverse_etl.dbt.reporting.gitlab import GitLab
+    from airflow_reverse_etl.git.github_app import api_and_repository
 
     server, repository = _place(url)
     route = Route(verify, proxy)

@@ -13,9 +13,9 @@ from typing import Self
 
 from airflow_reverse_etl.dbt.findings import Report
 from airflow_reverse_etl.dbt.formats import check_annotations, markdown
-from airflow_reverse_etl.dbt.github_app import GitHubApp
 from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.errors import CredentialsError, RepositoryNotFoundError
+from airflow_reverse_etl.git.github_app import GitHubApp
 
 _PER_REQUEST = 50  # annotations
 _DESCRIPTION = 140

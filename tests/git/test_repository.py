@@ -22,8 +22,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.credentials import Credentials
-from airflow_reverse_etl.dbt.repository import Repository, check_ref, check_url, project_folder
 from airflow_reverse_etl.errors import (
     ConfigurationError,
     CredentialsError,
@@ -31,7 +29,9 @@ from airflow_reverse_etl.errors import (
     RepositoryNotFoundError,
     UnreachableError,
 )
-from tests.dbt.servers import HttpServer, Origin, SshServer, certificate, git, http_server
+from airflow_reverse_etl.git.credentials import Credentials
+from airflow_reverse_etl.git.repository import Repository, check_ref, check_url, project_folder
+from tests.git.servers import HttpServer, Origin, SshServer, certificate, git, http_server
 
 
 def local(origin: Origin) -> Repository:
@@ -260,7 +260,7 @@ def test_killed_while_fetching_leaves_nothing_that_looks_whole(origin: Origin, t
     """SIGKILL in the middle: the next task fetches anew."""
     commit = git(origin.work, "rev-parse", "HEAD")
     script = (
-        "import os, signal; from pathlib import Path; from airflow_reverse_etl.dbt.repository import Repository\n"
+        "import os, signal; from pathlib import Path; from airflow_reverse_etl.git.repository import Repository\n"
         f"Repository({str(origin.bare)!r}, allow_protocols=('file',)).checkout({commit!r}, path='analytics', "
         f"under=Path({str(tmp_path / 'c')!r}), prepare=('x', lambda _: os.kill(os.getpid(), signal.SIGKILL)))"
     )

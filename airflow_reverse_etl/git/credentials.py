@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from airflow_reverse_etl.dbt.github_app import GitHubApp
 from airflow_reverse_etl.errors import CredentialsError
+from airflow_reverse_etl.git.github_app import GitHubApp
 
 #: What ssh(1) calls it; nobody is there to be asked.
 HOST_KEY_CHECKING = {"yes": "yes", "ask": "yes", "accept-new": "accept-new", "no": "no", "off": "no"}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.credentials import Credentials, default_user, scrub
-from airflow_reverse_etl.dbt.git_errors import git_error
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
+from airflow_reverse_etl.git.credentials import Credentials, default_user, scrub
+from airflow_reverse_etl.git.errors import git_error
 
 SEEN = [
     ("fatal: unable to access 'https://h/x/': Could not resolve host: h", UnreachableError, "proxy"),

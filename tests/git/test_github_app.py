@@ -8,10 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from airflow_reverse_etl.dbt import github_app
-from airflow_reverse_etl.dbt.credentials import Credentials
-from airflow_reverse_etl.dbt.github_app import GitHubApp, api_and_repository
-from airflow_reverse_etl.dbt.repository import Repository
 from airflow_reverse_etl.errors import (
     ConfigurationError,
     CredentialsError,
@@ -19,8 +15,12 @@ from airflow_reverse_etl.errors import (
     ReverseEtlError,
     UnreachableError,
 )
-from tests.dbt.github import APP, INSTALLATION, PEM, GitHub, github
-from tests.dbt.servers import HttpServer, Origin, git
+from airflow_reverse_etl.git import github_app
+from airflow_reverse_etl.git.credentials import Credentials
+from airflow_reverse_etl.git.github_app import GitHubApp, api_and_repository
+from airflow_reverse_etl.git.repository import Repository
+from tests.git.github import APP, INSTALLATION, PEM, GitHub, github
+from tests.git.servers import HttpServer, Origin, git
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.dbt.repository import Repository
+    from airflow_reverse_etl.git.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from airflow_reverse_etl.cli import main
-from airflow_reverse_etl.dbt.credentials import Credentials
 from airflow_reverse_etl.dbt.project import DbtProject
 from airflow_reverse_etl.dbt.rendering import render
-from airflow_reverse_etl.dbt.repository import Repository
 from airflow_reverse_etl.dbt.versions import Versions
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, ReverseEtlError
+from airflow_reverse_etl.git.credentials import Credentials
+from airflow_reverse_etl.git.repository import Repository
 from tests.dbt.projects import keyed, manifest, model
-from tests.dbt.servers import HttpServer, Origin, git
+from tests.git.servers import HttpServer, Origin, git
 
 PROJECT = "name: shop\nversion: '1.0'\nprofile: shop\n"
 SYNC = "name: a\nmodel: customers\nsource: w\ndestination: {type: http}\nmapping: {email: email}\n"

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from airflow_reverse_etl.dbt.credentials import Credentials, scrub
-from airflow_reverse_etl.dbt.git_errors import git_error
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError, ReverseEtlError
+from airflow_reverse_etl.git.credentials import Credentials, scrub
+from airflow_reverse_etl.git.errors import git_error
 
 PROTOCOLS = ("https", "ssh")
 PROJECT_FILE = "dbt_project.yml"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.dbt.servers import HttpServer, Origin, SshServer, http_server, ssh_server
+from tests.git.servers import HttpServer, Origin, SshServer, http_server, ssh_server
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from email.utils import parseaddr
 from pathlib import Path
 
-from airflow_reverse_etl.dbt.repository import Git, Repository, check_ref
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
+from airflow_reverse_etl.git.repository import Git, Repository, check_ref
 
 AUTHOR = "Airflow <airflow@localhost>"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt import push as pushing
-from airflow_reverse_etl.dbt.credentials import Credentials
-from airflow_reverse_etl.dbt.push import may_push, push
-from airflow_reverse_etl.dbt.repository import Repository
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
-from tests.dbt.servers import HttpServer, Origin, SshServer, git
+from airflow_reverse_etl.git import push as pushing
+from airflow_reverse_etl.git.credentials import Credentials
+from airflow_reverse_etl.git.push import may_push, push
+from airflow_reverse_etl.git.repository import Repository
+from tests.git.servers import HttpServer, Origin, SshServer, git
 
 
 def over_http(server: HttpServer) -> Repository:

@@ -1,0 +1,1 @@
+"""Git repositories: credentials, checkouts, pushes, and a watch on a path."""
