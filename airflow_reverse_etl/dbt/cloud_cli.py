@@ -35,13 +35,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> Any:
     """Do what the arguments say; returns the text to print.
 
-    :raises ReverseEtlError: as :class:`airflow_reverse_etl.dbt.cloud_api.DbtCloudApi` does.
+    :raises ReverseEtlError: as :class:`airflow_reverse_etl.dbt_cloud.client.DbtCloudApi` does.
     """
     return json.dumps(asyncio.run(_act(args)), indent=2)
 
 
 async def _act(args: argparse.Namespace) -> Any:
-    from airflow_reverse_etl.dbt.cloud_api import client
+    from airflow_reverse_etl.dbt_cloud.client import client
 
     async with client(_connection(args.connection)) as api:
         if args.action == "create":

@@ -13,7 +13,7 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+    from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class DbtCloudApiHook(BaseHook):
 
     def api(self) -> DbtCloudApi:
         """A client of the account, to be used as an async context manager."""
-        from airflow_reverse_etl.dbt.cloud_api import client
+        from airflow_reverse_etl.dbt_cloud.client import client
 
         return client(self._connection)
 
@@ -52,7 +52,7 @@ class DbtCloudApiHook(BaseHook):
         """The same from an event loop, such as the triggerer's; reads the connection anew."""
         from airflow.providers.common.compat.connection import get_async_connection
 
-        from airflow_reverse_etl.dbt.cloud_api import client
+        from airflow_reverse_etl.dbt_cloud.client import client
 
         try:
             found = await get_async_connection(self.dbt_cloud_conn_id)
@@ -120,7 +120,7 @@ class DbtCloudApiHook(BaseHook):
 
     def model_results(self, run_id: int) -> dict[str, str]:
         """unique id → status of every node that the run touched, over all its steps."""
-        from airflow_reverse_etl.dbt.cloud import model_results
+        from airflow_reverse_etl.dbt_cloud.models import model_results
 
         return model_results(self.call(lambda api: api.step_results(run_id)))
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from airflow_reverse_etl._airflow import Context
     from airflow_reverse_etl.dbt.catalog import Catalog
-    from airflow_reverse_etl.dbt.cloud import CloudRun
-    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+    from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
+    from airflow_reverse_etl.dbt_cloud.models import CloudRun
     from airflow_reverse_etl.operators._dbt import Syncs
 
 
@@ -103,8 +103,8 @@ class DbtCloudModelSyncOperator(BaseOperator):
         }
 
     async def _require(self, api: DbtCloudApi, run: CloudRun, catalog: Catalog) -> None:
-        from airflow_reverse_etl.dbt.cloud import model_results
         from airflow_reverse_etl.dbt.gate import BUILT
+        from airflow_reverse_etl.dbt_cloud.models import model_results
 
         if not self.require:
             return

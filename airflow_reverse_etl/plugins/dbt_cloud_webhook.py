@@ -21,7 +21,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_reverse_etl._airflow import connection_info, setting
-from airflow_reverse_etl.dbt.cloud import Delivery, is_signed
+from airflow_reverse_etl.dbt_cloud.models import Delivery, is_signed
 from airflow_reverse_etl.errors import ReverseEtlError
 
 log = logging.getLogger(__name__)

@@ -15,14 +15,14 @@ from airflow_reverse_etl._airflow import (
     BaseSensorOperator,
     airflow_errors,
 )
-from airflow_reverse_etl.dbt.cloud import OVERLAP, RunStatus, parse_time
-from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Cursor, OnFailure, claimed, left, take
+from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus, parse_time
 from airflow_reverse_etl.errors import DbtRunError, SpecError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl._airflow import Context
-    from airflow_reverse_etl.dbt.cloud import CloudRun
-    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+    from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
+    from airflow_reverse_etl.dbt_cloud.models import CloudRun
 
 #: Where a sensor that has taken nothing yet begins to look.
 FIRST_LOOK_BACK = timedelta(days=1)

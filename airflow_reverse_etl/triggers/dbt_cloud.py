@@ -16,15 +16,15 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 from airflow_reverse_etl._airflow import Asset
 from airflow_reverse_etl.assets import GROUP
-from airflow_reverse_etl.dbt.cloud import OVERLAP
-from airflow_reverse_etl.dbt.cloud_cursor import Cursor
+from airflow_reverse_etl.dbt_cloud.consumption import Cursor
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.sync.pacing import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from airflow_reverse_etl.dbt.cloud_feed import News
+    from airflow_reverse_etl.dbt_cloud.feed import News
 
 #: Airflow fails a deferred task whose trigger fires before the scheduler has noted the deferral (apache/airflow#66374).
 _FIRST_EVENT_SECONDS = 15.0
@@ -60,7 +60,7 @@ def job_asset(dbt_cloud_conn_id: str, job_id: int) -> Asset:
 
 
 def _news(conn_id: str, job_id: int, *, since: datetime, interval: float) -> AsyncGenerator[News, None]:
-    from airflow_reverse_etl.dbt.cloud_feed import account_feed
+    from airflow_reverse_etl.dbt_cloud.feed import account_feed
     from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
 
     return account_feed(conn_id, DbtCloudApiHook(conn_id).async_api).watch(job_id, since=since, interval=interval)
@@ -71,7 +71,8 @@ class DbtCloudRunFinishedTrigger(BaseTrigger):
 
     It consumes nothing: the sensor looks again when it resumes, and takes the run then.
 
-    :param cursor: what the sensor has seen, as :meth:`~airflow_reverse_etl.dbt.cloud_cursor.Cursor.to_json` writes it.
+    :param cursor: what the sensor has seen, as :meth:`~airflow_reverse_etl.dbt_cloud.consumption.Cursor.to_json`
+        writes it.
     :param only_success: failed and cancelled runs do not wake the sensor.
     """
 

@@ -4,7 +4,7 @@ First the triggers alone, half of them sensors', half watchers, in one process. 
 official provider (``DbtCloudRunJobTrigger``), same server, same interval between polls. Then 1,000 watchers in
 ``airflow triggerer``: events are timed as a trigger yields them (its log) and as Airflow has stored them, one by one
 with others' (its database); CPU and memory are of all its processes. dbt Cloud is
-:mod:`airflow_reverse_etl.testing.dbt_cloud`, in the parent process. Rates are reported for the interval measured and,
+:mod:`tests.dbt_cloud.server`, in the parent process. Rates are reported for the interval measured and,
 as that is shorter than people choose, for polls once a minute too.
 """
 
@@ -26,8 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_reverse_etl.dbt.cloud import RunStatus
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
+from tests.dbt_cloud.server import DbtCloudServer
 from tests.peak import peak
 
 POLL = 10.0
@@ -249,7 +249,7 @@ class _Store:
 
 def _ours(jobs: list[int]) -> dict[int, Any]:
     """Every other one a watcher, every other one a deferred sensor."""
-    from airflow_reverse_etl.dbt.cloud_cursor import Cursor
+    from airflow_reverse_etl.dbt_cloud.consumption import Cursor
     from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudJobTrigger, DbtCloudRunFinishedTrigger
 
     cursor = Cursor(datetime.now(UTC)).to_json()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
 from airflow_reverse_etl.sync.pacing import Backoff
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.dbt_cloud.server import DbtCloudServer
 
 
 @pytest.fixture

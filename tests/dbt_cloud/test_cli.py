@@ -10,7 +10,7 @@ import pytest
 
 from airflow_reverse_etl.dbt.cloud_cli import add_commands
 from airflow_reverse_etl.errors import CredentialsError
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.dbt_cloud.server import DbtCloudServer
 
 
 def call(*words: str) -> Any:

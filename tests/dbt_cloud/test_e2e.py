@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.cloud import RunStatus
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
+from tests.dbt_cloud.server import DbtCloudServer
 from tests.standalone import Airflow, free_port
 
 pytestmark = [pytest.mark.airflow, pytest.mark.e2e, pytest.mark.slow]

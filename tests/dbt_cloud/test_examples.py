@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.dbt_cloud.server import DbtCloudServer
 from tests.test_examples import load
 
 pytestmark = pytest.mark.airflow

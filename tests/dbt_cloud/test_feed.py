@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_reverse_etl.dbt import cloud_feed
-from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
-from airflow_reverse_etl.dbt.cloud_feed import AccountFeed, News, account_feed
+from airflow_reverse_etl.dbt_cloud import feed as cloud_feed
+from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
+from airflow_reverse_etl.dbt_cloud.feed import AccountFeed, News, account_feed
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
 from airflow_reverse_etl.sync.pacing import Backoff
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
 from tests.dbt_cloud.conftest import client
+from tests.dbt_cloud.server import DbtCloudServer
 
 POLL = 0.05
 

@@ -13,9 +13,9 @@ import pytest
 
 from airflow_reverse_etl._airflow import AirflowException, AirflowFailException, state_files
 from airflow_reverse_etl.dbt.catalog import load_catalog
-from airflow_reverse_etl.dbt.cloud import RunStatus
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.operators import DbtCloudModelSyncOperator
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
 

@@ -21,13 +21,13 @@ from airflow_reverse_etl._airflow import (
     AirflowSkipException,
     TaskDeferred,
 )
-from airflow_reverse_etl.dbt import cloud_feed
-from airflow_reverse_etl.dbt.cloud import RunStatus
+from airflow_reverse_etl.dbt_cloud import feed
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError, SpecError
 from airflow_reverse_etl.sensors import DbtCloudJobSensor
 from airflow_reverse_etl.stores.ledger import Ledger
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
+from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
 
@@ -36,9 +36,9 @@ OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
-    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.0)
+    monkeypatch.setattr(feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(feed, "_STORING_SECONDS", 0.0)
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
 
 

@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_reverse_etl.dbt import cloud_feed
-from airflow_reverse_etl.dbt.cloud import RunStatus
-from airflow_reverse_etl.dbt.cloud_cursor import Cursor
+from airflow_reverse_etl.dbt_cloud import feed
+from airflow_reverse_etl.dbt_cloud.consumption import Cursor
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.sync.pacing import Backoff
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
 from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger
+from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
-    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.0)
+    monkeypatch.setattr(feed, "_GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "_SHORTEST_SECONDS", 0.0)
+    monkeypatch.setattr(feed, "_STORING_SECONDS", 0.0)
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
     monkeypatch.setattr(triggers, "_REPEATED_SECONDS", 0.2)
 
@@ -120,7 +120,7 @@ async def test_outages_pass_and_a_refused_token_does_not(cloud: DbtCloudServer) 
 
 async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when its first poll comes later, as in an outage."""
-    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 1.0)
+    monkeypatch.setattr(feed, "_GATHER_SECONDS", 1.0)
     job = cloud.add_job()
     cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(seconds=3))
     trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)

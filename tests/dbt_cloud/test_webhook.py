@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_reverse_etl.dbt.cloud import Delivery, RunStatus, sign
+from airflow_reverse_etl.dbt_cloud.models import Delivery, RunStatus, sign
 from airflow_reverse_etl.errors import CredentialsError
 from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
 from airflow_reverse_etl.plugins import dbt_cloud_webhook
 from airflow_reverse_etl.plugins.dbt_cloud_webhook import PREFIX, Receiver, connection_secrets, emit_asset_event
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer, post
 from airflow_reverse_etl.triggers import dbt_cloud_job
-from tests.dbt_cloud.test_cloud import BODY
+from tests.dbt_cloud.server import DbtCloudServer, post
+from tests.dbt_cloud.test_models import BODY
 
 pytestmark = pytest.mark.airflow
 

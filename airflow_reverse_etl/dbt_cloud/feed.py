@@ -17,14 +17,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from airflow_reverse_etl.dbt.cloud import OVERLAP, CloudRun
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, CloudRun
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, TryLaterError
 from airflow_reverse_etl.sync.pacing import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+    from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.cloud import OVERLAP, CloudRun, RunStatus
-from airflow_reverse_etl.dbt.cloud_cursor import Claim, Consume, Consumed, Cursor, OnFailure, left, take
+from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Consumed, Cursor, OnFailure, left, take
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, CloudRun, RunStatus
 from airflow_reverse_etl.errors import RunConflictError, StateError
 
 START = datetime(2026, 11, 21, 12, tzinfo=UTC)

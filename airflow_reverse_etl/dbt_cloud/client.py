@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from airflow_reverse_etl.dbt.cloud import PERMISSIONS, CloudRun, base_url
+from airflow_reverse_etl.dbt_cloud.models import PERMISSIONS, CloudRun, base_url
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.sync.pacing import Backoff
 
@@ -35,7 +35,7 @@ class DbtCloudApi:
     Reads are repeated after 429, 5xx, timeouts and connection errors, with ``Retry-After`` honoured. Writes are
     repeated only where dbt Cloud cannot have acted on them: after a 429, and when no connection was made.
 
-    :param url: base URL of the host, see :func:`airflow_reverse_etl.dbt.cloud.base_url`.
+    :param url: base URL of the host, see :func:`airflow_reverse_etl.dbt_cloud.models.base_url`.
     :param conn_id: named in errors.
     :raises CredentialsError: from every method, at 401 and 403; says which permission is missing.
     :raises ConfigurationError: from every method, when dbt Cloud has no such thing or the token cannot see it.

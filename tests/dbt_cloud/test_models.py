@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.cloud import (
+from airflow_reverse_etl.dbt_cloud.models import (
     CloudRun,
     Delivery,
     RunStatus,

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_reverse_etl.dbt.cloud import RunStatus
-from airflow_reverse_etl.dbt.cloud_api import DbtCloudApi
+from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
-from airflow_reverse_etl.testing.dbt_cloud import DbtCloudServer
+from tests.dbt_cloud.server import DbtCloudServer
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

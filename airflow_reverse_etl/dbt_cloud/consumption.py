@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from airflow_reverse_etl.dbt.cloud import OVERLAP, CloudRun, parse_time
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, CloudRun, parse_time
 from airflow_reverse_etl.errors import RunConflictError, StateError
 
 if TYPE_CHECKING:

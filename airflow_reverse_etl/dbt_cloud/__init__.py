@@ -1,0 +1,1 @@
+"""dbt Cloud: its API, its runs and who has consumed them, its webhooks."""
