@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.dbt.findings import Report
-    from airflow_reverse_etl.dbt.side import Side
-    from airflow_reverse_etl.dbt.usage import SyncSource
-    from airflow_reverse_etl.dbt.versions import Versions
+    from airflow_reverse_etl.check.findings import Report
+    from airflow_reverse_etl.check.load_project import Versions
+    from airflow_reverse_etl.check.project_version import Side
+    from airflow_reverse_etl.check.usage import SyncSource
 
 FORMATS = ("text", "json", "junit", "sarif", "github")
 POLICIES = ("breaking", "any_change", "contract")
@@ -92,7 +92,7 @@ def _project_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from airflow_reverse_etl.dbt.check import check
+    from airflow_reverse_etl.check.check import check
 
     outputs = [_output(text) for text in options.output or ["text"]]
     versions = _versions(options)
@@ -118,7 +118,7 @@ def _little_garbage() -> Iterator[None]:
 
 
 def _exposures(options: argparse.Namespace) -> str:
-    from airflow_reverse_etl.dbt.exposures import exposures
+    from airflow_reverse_etl.check.exposures import exposures
 
     side = _versions(options).side(options.project)
     return exposures(_syncs(options, side), side, owner=options.owner).rstrip()
@@ -145,7 +145,7 @@ def _errors(options: argparse.Namespace) -> str:
 
 
 def _versions(options: argparse.Namespace) -> Versions:
-    from airflow_reverse_etl.dbt.versions import Versions
+    from airflow_reverse_etl.check.load_project import Versions
     from airflow_reverse_etl.errors import ConfigurationError
 
     missing = [name for name in options.env if name not in os.environ]
@@ -156,8 +156,8 @@ def _versions(options: argparse.Namespace) -> Versions:
 
 def _syncs(options: argparse.Namespace, side: Side) -> list[SyncSource]:
     """From the folders given, and from the models' own meta. One that cannot be read stops everything."""
-    from airflow_reverse_etl.dbt.exposures import syncs_in_meta
-    from airflow_reverse_etl.dbt.usage import read_syncs
+    from airflow_reverse_etl.check.exposures import syncs_in_meta
+    from airflow_reverse_etl.check.usage import read_syncs
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
 
     sources, errors = syncs_in_meta(side.catalog)
@@ -184,7 +184,7 @@ def _output(text: str) -> tuple[str, Path | None]:
 
 
 def _write(report: Report, outputs: Sequence[tuple[str, Path | None]]) -> None:
-    from airflow_reverse_etl.dbt import formats
+    from airflow_reverse_etl.check.reports import formats
 
     for name, file in outputs:
         text = formats.FORMATS[name](report)
@@ -196,7 +196,7 @@ def _write(report: Report, outputs: Sequence[tuple[str, Path | None]]) -> None:
 
 def _tell(report: Report, options: argparse.Namespace) -> None:
     """Not being able to tell is said, and changes nothing about the check's outcome."""
-    from airflow_reverse_etl.dbt.reporting import from_environment
+    from airflow_reverse_etl.check.reports.hosts import from_environment
     from airflow_reverse_etl.errors import ReverseEtlError
 
     try:

@@ -14,9 +14,9 @@ from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.project import DbtProject
-    from airflow_reverse_etl.dbt.usage import SyncSource
     from airflow_reverse_etl.errors import SpecError
     from airflow_reverse_etl.git.repository import Repository
 
@@ -160,7 +160,7 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
 
     :raises ConfigurationError: a folder or file that is not there. Paths are relative to the DAG file.
     """
-    from airflow_reverse_etl.dbt.usage import SyncSource, read_syncs
+    from airflow_reverse_etl.check.usage import SyncSource, read_syncs
     from airflow_reverse_etl.errors import SpecError
 
     sources: list[SyncSource] = []

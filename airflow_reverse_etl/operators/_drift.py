@@ -22,9 +22,9 @@ from airflow_reverse_etl.sync.read_only import model_columns
 
 if TYPE_CHECKING:
     from airflow_reverse_etl._airflow import BaseOperator, Context
+    from airflow_reverse_etl.check.findings import Finding
+    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
-    from airflow_reverse_etl.dbt.findings import Finding
-    from airflow_reverse_etl.dbt.usage import SyncSource
     from airflow_reverse_etl.operators._dbt import Syncs
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
@@ -45,8 +45,8 @@ def look_for_drift(
     """
     if sync.drift == "ignore":
         return []
-    from airflow_reverse_etl.dbt.drift import catalog_drift, column_drift
-    from airflow_reverse_etl.dbt.usage import SyncSource
+    from airflow_reverse_etl.check.drift import catalog_drift, column_drift
+    from airflow_reverse_etl.check.usage import SyncSource
 
     place = f"drift/{sync.name}.json"
     known = _known(files.read(place), sync)
@@ -122,7 +122,7 @@ def looked_at_for_drift(
         task.log.info("Neither the models nor the syncs have changed since this task last succeeded")
         yield unchanged
         return
-    from airflow_reverse_etl.dbt.exposures import syncs_in_meta
+    from airflow_reverse_etl.check.exposures import syncs_in_meta
 
     catalog = read()
     beside, wrong = syncs_in_meta(catalog)
@@ -166,7 +166,7 @@ class CatalogMemory:
         before = _catalog(self._files, last) if last != place else None
         if before is None:
             return CatalogDrift(*facts, other_catalog=last != place)
-        from airflow_reverse_etl.dbt.drift import catalog_drift, project_drift, retired_syncs
+        from airflow_reverse_etl.check.drift import catalog_drift, project_drift, retired_syncs
 
         today, syncs = datetime.now(UTC).date(), self._known.get("syncs", {})
         same = [source for source in sources if syncs.get(source.sync.name) == source.sync.digest]
@@ -210,7 +210,7 @@ def _digests(sources: Sequence[SyncSource]) -> dict[str, str]:
 
 def _stop(sync: str, findings: Sequence[Finding]) -> GuardError | None:
     """The end of a run whose sync says ``drift: fail``, if something that it uses is not as it was."""
-    from airflow_reverse_etl.dbt.findings import Level
+    from airflow_reverse_etl.check.findings import Level
 
     bad = [finding.message for finding in findings if finding.level is not Level.WARNING]
     if not bad:

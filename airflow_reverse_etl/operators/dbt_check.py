@@ -12,9 +12,9 @@ from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators._dbt import DbtTask, Syncs, given_syncs
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.dbt.findings import Policy, Report
-    from airflow_reverse_etl.dbt.side import Side
-    from airflow_reverse_etl.dbt.usage import SyncSource
+    from airflow_reverse_etl.check.findings import Policy, Report
+    from airflow_reverse_etl.check.project_version import Side
+    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.git.repository import Repository
 
 
@@ -94,8 +94,8 @@ class DbtModelCheckOperator(DbtTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check; see the class."""
-        from airflow_reverse_etl.dbt.check import check
-        from airflow_reverse_etl.dbt.formats import text
+        from airflow_reverse_etl.check.check import check
+        from airflow_reverse_etl.check.reports.formats import text
 
         with airflow_errors():
             repository = GitRepositoryHook(self.git_conn_id).get_conn()
@@ -116,7 +116,7 @@ class DbtModelCheckOperator(DbtTask):
         return found
 
     def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> Side:
-        from airflow_reverse_etl.dbt.side import Side
+        from airflow_reverse_etl.check.project_version import Side
         from airflow_reverse_etl.git.repository import project_folder
 
         path = project_folder(self.project_path)
@@ -125,7 +125,7 @@ class DbtModelCheckOperator(DbtTask):
         return Side(manifest, label=f"{ref} ({commit[:8]})", folder=path)
 
     def _sources(self, side: Side) -> list[SyncSource]:
-        from airflow_reverse_etl.dbt.exposures import syncs_in_meta
+        from airflow_reverse_etl.check.exposures import syncs_in_meta
 
         beside, wrong = syncs_in_meta(side.catalog)
         given, errors = given_syncs(self, self.syncs)
@@ -134,7 +134,7 @@ class DbtModelCheckOperator(DbtTask):
         return beside + given
 
     def _tell(self, report: Report, repository: Repository, commit: str) -> None:
-        from airflow_reverse_etl.dbt.reporting import for_repository
+        from airflow_reverse_etl.check.reports.hosts import for_repository
 
         if not self.report:
             return

@@ -242,8 +242,8 @@ class DbtMetaSyncsOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:  # noqa: ARG002  Airflow's signature
         """Find the syncs; see the class."""
+        from airflow_reverse_etl.check.exposures import specs_in_meta
         from airflow_reverse_etl.dbt.catalog import load_catalog
-        from airflow_reverse_etl.dbt.exposures import specs_in_meta
 
         with airflow_errors():
             specs = [spec for _, spec in specs_in_meta(load_catalog(state_files(), self.catalog))]

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_reverse_etl.dbt.side import Side
-from airflow_reverse_etl.dbt.usage import SyncSource
+from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.usage import SyncSource
 from airflow_reverse_etl.sync.spec import Sync
 
 Node = dict[str, Any]

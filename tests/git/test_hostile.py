@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from airflow_reverse_etl.check.load_project import Versions
+from airflow_reverse_etl.check.rendering import render
 from airflow_reverse_etl.cli import main
 from airflow_reverse_etl.dbt.project import DbtProject
-from airflow_reverse_etl.dbt.rendering import render
-from airflow_reverse_etl.dbt.versions import Versions
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, ReverseEtlError
 from airflow_reverse_etl.git.credentials import Credentials
 from airflow_reverse_etl.git.repository import Repository

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl._airflow import AirflowFailException
-from airflow_reverse_etl.dbt import reporting
-from airflow_reverse_etl.dbt.reporting import for_repository
+from airflow_reverse_etl.check.reports import hosts
+from airflow_reverse_etl.check.reports.hosts import for_repository
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
 from tests.git.servers import Origin
@@ -102,9 +102,9 @@ def test_the_api_behind_a_repositorys_url(host: str, url: str, api: str, reposit
 
 def test_a_deploy_key_cannot_report() -> None:
     with pytest.raises(ConfigurationError, match="token"):
-        reporting.for_repository("github", "git@github.com:acme/shop.git", token=None, commit="c")
+        hosts.for_repository("github", "git@github.com:acme/shop.git", token=None, commit="c")
 
 
 def test_another_servers_token_does_not_go_to_bitbucket_cloud() -> None:
     with pytest.raises(ConfigurationError, match="only Bitbucket Cloud"):
-        reporting.for_repository("bitbucket", "https://git.acme.example/scm/a/shop.git", token="t", commit="c")
+        hosts.for_repository("bitbucket", "https://git.acme.example/scm/a/shop.git", token="t", commit="c")

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl._airflow import AirflowFailException
+from airflow_reverse_etl.check.reports.formats import MARKER
 from airflow_reverse_etl.cli import main
-from airflow_reverse_etl.dbt.formats import MARKER
 from airflow_reverse_etl.git import github_app
 from airflow_reverse_etl.operators._dbt import DbtTask
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
-from tests.dbt import hosts
-from tests.dbt.hosts import TOKEN, Host
+from tests.check import hosts
+from tests.check.hosts import TOKEN, Host
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.github import APP, PEM, GitHub
 from tests.git.servers import HttpServer, Origin, certificate, connect_proxy, git, http_server

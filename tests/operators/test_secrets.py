@@ -21,8 +21,8 @@ import pytest
 
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators._dbt import DbtTask
-from tests.dbt import hosts
-from tests.dbt.hosts import Host
+from tests.check import hosts
+from tests.check.hosts import Host
 from tests.git.github import PEM, GitHub
 from tests.git.servers import Origin, SshServer, connect_proxy
 from tests.operators.test_dbt_check_hosts import Check, Logged, app_fields, check, logged, serving, shop

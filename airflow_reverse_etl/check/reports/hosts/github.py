@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from airflow_reverse_etl.dbt.findings import Report
-from airflow_reverse_etl.dbt.formats import check_annotations, markdown
-from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
+from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.reports.formats import check_annotations, markdown
+from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.errors import CredentialsError, RepositoryNotFoundError
 from airflow_reverse_etl.git.github_app import GitHubApp
 
@@ -74,7 +74,7 @@ class GitHub:
         )
 
     def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
-        """See :class:`~airflow_reverse_etl.dbt.reporting.Reporter`."""
+        """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         try:
             done = [self._check_run(report, review_blocks=review_blocks)]
         except (CredentialsError, RepositoryNotFoundError) as error:  # a person's token has no check runs

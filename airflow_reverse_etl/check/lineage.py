@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
-from airflow_reverse_etl.dbt.side import Side, table_name
+from airflow_reverse_etl.check.project_version import Side, table_name
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from airflow_reverse_etl.check.change import Pair
+from airflow_reverse_etl.check.findings import Finding, Level
+from airflow_reverse_etl.check.lineage import family
+from airflow_reverse_etl.check.query_diff import different_clauses
+from airflow_reverse_etl.check.rules.columns import columns
 from airflow_reverse_etl.dbt.catalog import Model
-from airflow_reverse_etl.dbt.clauses import different_clauses
-from airflow_reverse_etl.dbt.column_rules import columns
-from airflow_reverse_etl.dbt.columns import family
-from airflow_reverse_etl.dbt.findings import Finding, Level
-from airflow_reverse_etl.dbt.pair import Pair
 from airflow_reverse_etl.sync.spec import SqlModel, TableModel
 
 _TABLES = ("table", "incremental")

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.check.rendering import render
+from airflow_reverse_etl.check.usage import parse, sqlglot_dialect
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
-from airflow_reverse_etl.dbt.rendering import render
-from airflow_reverse_etl.dbt.usage import parse, sqlglot_dialect
 from airflow_reverse_etl.sync.spec import ModelRef, SqlModel
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from airflow_reverse_etl.check.drift import catalog_drift, column_drift, project_drift, retired_syncs
+from airflow_reverse_etl.check.findings import Level
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.dbt.drift import catalog_drift, column_drift, project_drift, retired_syncs
-from airflow_reverse_etl.dbt.findings import Level
 from airflow_reverse_etl.sync.ports import Column
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, sync
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import PurePosixPath
 
+from airflow_reverse_etl.check.change import Pair
+from airflow_reverse_etl.check.findings import Finding, Level, Policy, Report
+from airflow_reverse_etl.check.lineage import Knowledge
+from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.rules.models import RULES
+from airflow_reverse_etl.check.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.dbt.catalog import Model
-from airflow_reverse_etl.dbt.columns import Knowledge
-from airflow_reverse_etl.dbt.findings import Finding, Level, Policy, Report
-from airflow_reverse_etl.dbt.pair import Pair
-from airflow_reverse_etl.dbt.rules import RULES
-from airflow_reverse_etl.dbt.side import Side
-from airflow_reverse_etl.dbt.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.sync.spec import SqlModel, TableModel
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.findings import Finding, Level, Report
-from airflow_reverse_etl.dbt.formats import MARKER
-from airflow_reverse_etl.dbt.reporting import HOSTS, Reporter, api, from_environment
-from airflow_reverse_etl.dbt.usage import Place
+from airflow_reverse_etl.check.findings import Finding, Level, Report
+from airflow_reverse_etl.check.reports.formats import MARKER
+from airflow_reverse_etl.check.reports.hosts import HOSTS, Reporter, api, from_environment
+from airflow_reverse_etl.check.usage import Place
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
-from tests.dbt import hosts
-from tests.dbt.hosts import SHA, TOKEN, Host, serve
+from tests.check import hosts
+from tests.check.hosts import SHA, TOKEN, Host, serve
 
 
 def report(*levels: Level) -> Report:

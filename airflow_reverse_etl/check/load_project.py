@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from airflow_reverse_etl.dbt.side import Side
+from airflow_reverse_etl.check.project_version import Side
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 
 _LARGEST = 1 << 30  # of manifests that exist, the largest have a few hundred megabytes

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.usage import SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
-from airflow_reverse_etl.dbt.side import Side
-from airflow_reverse_etl.dbt.usage import SyncSource, usage
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.sync.spec import Sync
 

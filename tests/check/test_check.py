@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.check import check
-from airflow_reverse_etl.dbt.findings import Finding, Level, Policy, Report
-from airflow_reverse_etl.dbt.side import Side
+from airflow_reverse_etl.check.check import check
+from airflow_reverse_etl.check.findings import Finding, Level, Policy, Report
+from airflow_reverse_etl.check.project_version import Side
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, side, source, sync
 
-MANIFESTS = sorted((Path(__file__).parent / "manifests").glob("*.json"))
+MANIFESTS = sorted((Path(__file__).parents[1] / "dbt" / "manifests").glob("*.json"))
 SQL = "select id, email, plan from {{ ref('stg') }} where active"
 STG = "select id, email, plan, active from {{ source('raw', 'people') }}"
 

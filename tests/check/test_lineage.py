@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_reverse_etl.dbt.columns import Knowledge, family
+from airflow_reverse_etl.check.lineage import Knowledge, family
 from tests.dbt.projects import model, side
 
 A = "select 1 as id, 'x' as name, null as js, now() as at"

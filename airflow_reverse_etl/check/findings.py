@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from airflow_reverse_etl.dbt.usage import Place
+from airflow_reverse_etl.check.usage import Place
 
 #: ``any_change``: no edit of a model that a sync uses. ``breaking``: nothing that a sync relies on goes away or changes
 #: its meaning. ``contract``: only what dbt's own contracts promise.

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_reverse_etl.dbt.findings import RULES, Finding, Level, Report
-from airflow_reverse_etl.dbt.usage import Place
+from airflow_reverse_etl.check.findings import RULES, Finding, Level, Report
+from airflow_reverse_etl.check.usage import Place
 
 #: Begins our comment on a pull request, so that the next check finds it. No HTML: Bitbucket would show it.
 MARKER = "[//]: # (reverse-etl check)"

@@ -8,10 +8,10 @@ from datetime import date
 from pathlib import PurePosixPath
 from typing import Any
 
+from airflow_reverse_etl.check.findings import Finding, Level
+from airflow_reverse_etl.check.lineage import Knowledge
+from airflow_reverse_etl.check.usage import Place, Usage
 from airflow_reverse_etl.dbt.catalog import Model
-from airflow_reverse_etl.dbt.columns import Knowledge
-from airflow_reverse_etl.dbt.findings import Finding, Level
-from airflow_reverse_etl.dbt.usage import Place, Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt import formats
-from airflow_reverse_etl.dbt.findings import RULES, Finding, Level, Report
-from airflow_reverse_etl.dbt.usage import Place
+from airflow_reverse_etl.check.findings import RULES, Finding, Level, Report
+from airflow_reverse_etl.check.reports import formats
+from airflow_reverse_etl.check.usage import Place
 
 
 def report(message: str = "column email is gone", *, level: Level = Level.BREAKING, line: int | None = 8) -> Report:

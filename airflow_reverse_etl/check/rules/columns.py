@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from airflow_reverse_etl.dbt.columns import Column, Columns, family
-from airflow_reverse_etl.dbt.findings import Finding, Level
-from airflow_reverse_etl.dbt.pair import Pair
-from airflow_reverse_etl.dbt.usage import Place
+from airflow_reverse_etl.check.change import Pair
+from airflow_reverse_etl.check.findings import Finding, Level
+from airflow_reverse_etl.check.lineage import Column, Columns, family
+from airflow_reverse_etl.check.usage import Place
 
 
 def columns(pair: Pair) -> Iterator[Finding]:

@@ -8,14 +8,14 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+from airflow_reverse_etl.check.change import Pair
+from airflow_reverse_etl.check.exposures import syncs_in_meta
+from airflow_reverse_etl.check.findings import Finding, Level
+from airflow_reverse_etl.check.lineage import Knowledge, family
+from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.rules.models import contract, key, marks, materialization, relation, version_and_access
+from airflow_reverse_etl.check.usage import Place, SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
-from airflow_reverse_etl.dbt.columns import Knowledge, family
-from airflow_reverse_etl.dbt.exposures import syncs_in_meta
-from airflow_reverse_etl.dbt.findings import Finding, Level
-from airflow_reverse_etl.dbt.pair import Pair
-from airflow_reverse_etl.dbt.rules import contract, key, marks, materialization, relation, version_and_access
-from airflow_reverse_etl.dbt.side import Side
-from airflow_reverse_etl.dbt.usage import Place, SyncSource, usage
 from airflow_reverse_etl.sync.ports import Column
 from airflow_reverse_etl.sync.spec import SqlModel, Sync
 

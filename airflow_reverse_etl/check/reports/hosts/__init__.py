@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from airflow_reverse_etl.dbt.findings import Report
+from airflow_reverse_etl.check.findings import Report
 from airflow_reverse_etl.errors import ConfigurationError
 
 HOSTS = ("github", "gitlab", "bitbucket")
@@ -34,9 +34,9 @@ def from_environment(host: str, environment: Mapping[str, str]) -> Reporter:
 
     :raises ConfigurationError: a variable is missing.
     """
-    from airflow_reverse_etl.dbt.reporting.bitbucket import Bitbucket
-    from airflow_reverse_etl.dbt.reporting.github import GitHub
-    from airflow_reverse_etl.dbt.reporting.gitlab import GitLab
+    from airflow_reverse_etl.check.reports.hosts.bitbucket import Bitbucket
+    from airflow_reverse_etl.check.reports.hosts.github import GitHub
+    from airflow_reverse_etl.check.reports.hosts.gitlab import GitLab
 
     try:
         if host == "github":
@@ -66,10 +66,10 @@ def for_repository(
     :raises ConfigurationError: there is no token (a deploy key is good for git only), or the URL names no repository
         of this host.
     """
-    from airflow_reverse_etl.dbt.reporting.api import Route
-    from airflow_reverse_etl.dbt.reporting.bitbucket import Bitbucket
-    from airflow_reverse_etl.dbt.reporting.github import GitHub
-    from airflow_reverse_etl.dbt.reporting.gitlab import GitLab
+    from airflow_reverse_etl.check.reports.hosts.api import Route
+    from airflow_reverse_etl.check.reports.hosts.bitbucket import Bitbucket
+    from airflow_reverse_etl.check.reports.hosts.github import GitHub
+    from airflow_reverse_etl.check.reports.hosts.gitlab import GitLab
     from airflow_reverse_etl.git.github_app import api_and_repository
 
     server, repository = _place(url)

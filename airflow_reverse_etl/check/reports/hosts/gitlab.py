@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote
 
-from airflow_reverse_etl.dbt.findings import Report
-from airflow_reverse_etl.dbt.formats import markdown
-from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
+from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.reports.formats import markdown
+from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.errors import ConfigurationError
 
 _DESCRIPTION = 255
@@ -58,7 +58,7 @@ class GitLab:
         )
 
     def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
-        """See :class:`~airflow_reverse_etl.dbt.reporting.Reporter`."""
+        """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         done = [self._status(report, review_blocks=review_blocks)]
         if self.merge_request:
             path = f"{self._project}/merge_requests/{self.merge_request}/notes"

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from airflow_reverse_etl.dbt.findings import Report
-from airflow_reverse_etl.dbt.formats import markdown
-from airflow_reverse_etl.dbt.reporting.api import NAME, Api, Route, write_comment
+from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.reports.formats import markdown
+from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 
 _COMMENT = 30_000  # characters that a comment may have, with room to spare
 _DESCRIPTION = 255
@@ -59,7 +59,7 @@ class Bitbucket:
         )
 
     def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
-        """See :class:`~airflow_reverse_etl.dbt.reporting.Reporter`."""
+        """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
         status = {
             "key": NAME.replace(" ", "-"),

@@ -1,0 +1,1 @@
+"""The check: what a change to a dbt project does to the syncs that use it."""

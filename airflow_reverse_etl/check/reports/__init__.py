@@ -1,0 +1,1 @@
+"""A check's report, in each format and on each Git host."""

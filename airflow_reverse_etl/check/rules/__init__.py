@@ -1,0 +1,1 @@
+"""The rules of a check, by what they look at."""
