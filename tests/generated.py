@@ -123,7 +123,7 @@ def git_error_table() -> str:
 
 def dbt_error_table() -> str:
     """What dbt can say is wrong before it runs anything, and what to do about it."""
-    from airflow_reverse_etl.dbt.dbt_errors import _ADVICE
+    from airflow_reverse_etl.dbt.errors import _ADVICE
 
     rows = []
     for pattern, todo in _ADVICE:

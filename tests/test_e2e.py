@@ -11,7 +11,7 @@ import pytest
 
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.dbt.profiles import from_connection
-from airflow_reverse_etl.dbt.project import DbtProject
+from airflow_reverse_etl.dbt.runner import DbtProject
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from dags_examples.demo.shop import CUSTOMERS, Crm, Warehouse
 from tests.git.servers import HttpServer, Origin, http_server

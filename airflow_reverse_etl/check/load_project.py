@@ -81,7 +81,7 @@ class Versions:
 
     def _parsed(self, project: Path, label: str) -> Side:
         from airflow_reverse_etl.dbt.profiles import stand_in
-        from airflow_reverse_etl.dbt.project import DbtProject, installed_adapter
+        from airflow_reverse_etl.dbt.runner import DbtProject, installed_adapter
 
         if not _is_project(project):
             raise ProjectError(

@@ -1,1 +1,1 @@
-"""Git and dbt: repositories, projects, and what their artifacts say."""
+"""dbt: running it, and what its artifacts say."""

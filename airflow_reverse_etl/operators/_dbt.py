@@ -16,7 +16,7 @@ from airflow_reverse_etl.sync.spec import Sync
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.profiles import Profile
-    from airflow_reverse_etl.dbt.project import DbtProject
+    from airflow_reverse_etl.dbt.runner import DbtProject
     from airflow_reverse_etl.errors import SpecError
     from airflow_reverse_etl.git.repository import Repository
 
@@ -60,7 +60,7 @@ class DbtTask(BaseOperator):
 
     def _project(self, path: Path, context: Context, **settings: Any) -> DbtProject:
         """dbt in a folder, within reach of on_kill."""
-        from airflow_reverse_etl.dbt.project import DbtProject
+        from airflow_reverse_etl.dbt.runner import DbtProject
 
         env, variables = self._environment(context), self.vars or {}
         self._dbt = DbtProject(path, self.dbt_executable, target=self.target, variables=variables, env=env, **settings)
@@ -105,7 +105,7 @@ class DbtTask(BaseOperator):
         """
         from airflow_reverse_etl.dbt.manifest import rebuild_relations
         from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, place, project_output, stand_in
-        from airflow_reverse_etl.dbt.project import installed_adapter, profile_name, project_settings
+        from airflow_reverse_etl.dbt.runner import installed_adapter, profile_name, project_settings
 
         if profile is None and not (folder / "profiles.yml").is_file():
             adapter = installed_adapter(self.dbt_executable)

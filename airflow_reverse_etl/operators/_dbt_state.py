@@ -15,7 +15,7 @@ from airflow_reverse_etl._airflow import Context, state_files
 from airflow_reverse_etl.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.dbt.project import NodeResult
+    from airflow_reverse_etl.dbt.runner import NodeResult
     from airflow_reverse_etl.stores.files import StateFiles
 
 LAST_SUCCESSFUL = "last_successful"
@@ -120,7 +120,7 @@ def without_state(select: Sequence[str]) -> list[str]:
 
 def merged(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult, ...]:
     """The results of the try before, with those of ``dbt retry`` in place of what it ran again."""
-    from airflow_reverse_etl.dbt.project import NodeResult
+    from airflow_reverse_etl.dbt.runner import NodeResult
 
     before = json.loads((folder / "run_results.json").read_bytes())["results"]
     found = {

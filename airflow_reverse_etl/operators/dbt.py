@@ -20,7 +20,7 @@ from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl.dbt.project import Outcome
+    from airflow_reverse_etl.dbt.runner import Outcome
 
 __all__ = ["DbtModelSyncOperator", "DbtOperator"]
 
@@ -256,7 +256,7 @@ class DbtOperator(DbtTask):
 
 
 def _split(command: str | Sequence[str]) -> list[str]:
-    from airflow_reverse_etl.dbt.project import split_command
+    from airflow_reverse_etl.dbt.runner import split_command
 
     return split_command(command)
 

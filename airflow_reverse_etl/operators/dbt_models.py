@@ -116,7 +116,7 @@ class DbtModelSyncOperator(DbtTask):
 
     def _from_git(self, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
-        from airflow_reverse_etl.dbt.project import engine_version
+        from airflow_reverse_etl.dbt.runner import engine_version
         from airflow_reverse_etl.git.repository import project_folder
 
         repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
@@ -164,7 +164,7 @@ class DbtModelSyncOperator(DbtTask):
         about: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Store a commit's catalog, say what changed, and only then note it as the project's present one."""
-        from airflow_reverse_etl.dbt.history import record
+        from airflow_reverse_etl.dbt.catalog_history import record
         from airflow_reverse_etl.operators._drift import looked_at_for_drift
 
         place = f"catalogs/{key}/{commit}.json"
@@ -211,7 +211,7 @@ class DbtModelSyncOperator(DbtTask):
     def _key(self, url: str, path: str, profile: Profile | None, *, env: Mapping[str, str]) -> str:
         """One for each project, and for each set of settings that its relations may depend on."""
         from airflow_reverse_etl.dbt.catalog import FORMAT
-        from airflow_reverse_etl.dbt.project import sounds_secret
+        from airflow_reverse_etl.dbt.runner import sounds_secret
 
         shown = {name: "" if sounds_secret(name) else value for name, value in env.items()}
         where = [profile and dict(profile.output), self.schema, self.database, self.target]

@@ -13,7 +13,7 @@ from airflow_reverse_etl.check.exposures import exposures, syncs_in_meta
 from airflow_reverse_etl.check.project_version import Side
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.profiles import stand_in
-from airflow_reverse_etl.dbt.project import DbtProject
+from airflow_reverse_etl.dbt.runner import DbtProject
 from tests.dbt.projects import manifest, model, side, sync
 
 FILES = {

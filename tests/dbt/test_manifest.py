@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.dbt.history import history, record
+from airflow_reverse_etl.dbt.catalog_history import history, record
 from airflow_reverse_etl.dbt.manifest import load, rebuild_relations
 from airflow_reverse_etl.dbt.profiles import place, project_output, stand_in
 from airflow_reverse_etl.dbt.selection import select

@@ -15,7 +15,7 @@ import pytest
 from airflow_reverse_etl.check.load_project import Versions
 from airflow_reverse_etl.check.rendering import render
 from airflow_reverse_etl.cli import main
-from airflow_reverse_etl.dbt.project import DbtProject
+from airflow_reverse_etl.dbt.runner import DbtProject
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, ReverseEtlError
 from airflow_reverse_etl.git.credentials import Credentials
 from airflow_reverse_etl.git.repository import Repository

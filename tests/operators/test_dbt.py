@@ -16,7 +16,7 @@ import pytest
 
 from airflow_reverse_etl._airflow import AirflowException, AirflowFailException
 from airflow_reverse_etl.assets import model_asset
-from airflow_reverse_etl.dbt import project
+from airflow_reverse_etl.dbt import runner
 from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
 from tests.git.servers import HttpServer, Origin
 
@@ -341,7 +341,7 @@ def test_failing_dbt_is_red_and_still_reports(
 
 def test_killed_task_stops_dbt(connections: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """on_kill ends dbt and what it started, even when it does not listen, and the task is red."""
-    monkeypatch.setattr(project, "_GRACE", 0.2)
+    monkeypatch.setattr(runner, "_GRACE", 0.2)
     dbt = fake_dbt(tmp_path, f"sleep 60 & echo $! > {tmp_path}/child; trap '' INT; wait")
     operator = DbtOperator(task_id="b", project=str(PROJECT), profile_conn_id="warehouse", dbt_executable=dbt)
 

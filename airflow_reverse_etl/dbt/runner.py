@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_reverse_etl.dbt.dbt_errors import advice
+from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.profiles import Profile
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
 from airflow_reverse_etl.git.credentials import scrub

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reverse_etl.dbt import project as module
+from airflow_reverse_etl.dbt import runner as module
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.dbt.dbt_errors import advice
+from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.profiles import Profile, stand_in
-from airflow_reverse_etl.dbt.project import DbtProject, find_executable, needs_packages, split_command
+from airflow_reverse_etl.dbt.runner import DbtProject, find_executable, needs_packages, split_command
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
 
 
