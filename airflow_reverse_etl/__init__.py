@@ -12,7 +12,7 @@ from airflow_reverse_etl._lazy import lazy
 if TYPE_CHECKING:
     from airflow_reverse_etl.errors import ReverseEtlError
     from airflow_reverse_etl.operators.distributed import reverse_etl
-    from airflow_reverse_etl.sync.spec import Sync
+    from airflow_reverse_etl.spec.model import Sync
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,6 @@ __getattr__, __dir__ = lazy(
     {
         "ReverseEtlError": "airflow_reverse_etl.errors",
         "reverse_etl": "airflow_reverse_etl.operators.distributed",
-        "Sync": "airflow_reverse_etl.sync.spec",
+        "Sync": "airflow_reverse_etl.spec.model",
     },
 )

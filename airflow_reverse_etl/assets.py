@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from airflow_reverse_etl._airflow import Asset
-from airflow_reverse_etl.sync.spec import SqlModel, Sync, TableModel
+from airflow_reverse_etl.spec.model import SqlModel, Sync, TableModel
 
 GROUP = "reverse_etl"
 

@@ -127,7 +127,7 @@ def _exposures(options: argparse.Namespace) -> str:
 def _schema(_: argparse.Namespace) -> str:
     import json
 
-    from airflow_reverse_etl.sync.spec import Sync
+    from airflow_reverse_etl.spec.model import Sync
 
     return json.dumps(Sync.json_schema(), indent=2)
 

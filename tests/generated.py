@@ -199,7 +199,7 @@ _MEANING = {
 
 def sync_tables() -> str:
     """The fields of a sync, and of what is in it."""
-    from airflow_reverse_etl.sync import spec
+    from airflow_reverse_etl.spec import model as spec
 
     parts = [_model_table(spec.Sync)]
     for key in ("destination", "guards", "failure", "retry", "rate"):
@@ -213,7 +213,7 @@ def sync_tables() -> str:
 def destination_tables(type_: str) -> str:
     """The keys that a destination type adds."""
     from airflow_reverse_etl.destinations.registry import destination_class
-    from airflow_reverse_etl.sync.spec import DestinationSpec
+    from airflow_reverse_etl.spec.model import DestinationSpec
 
     options = destination_class(type_).Options
     common = DestinationSpec.model_fields
@@ -257,7 +257,7 @@ def _model_table(model: type[BaseModel], prefix: str = "", only: Iterable[str] |
 
 def _common(name: str) -> str:
     """What a key means in every destination, where a type only makes it required."""
-    from airflow_reverse_etl.sync.spec import DestinationSpec
+    from airflow_reverse_etl.spec.model import DestinationSpec
 
     field = DestinationSpec.model_fields.get(name)
     return (field.description or "") if field else ""

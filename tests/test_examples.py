@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.spec.model import Sync
 
 pytestmark = pytest.mark.airflow
 

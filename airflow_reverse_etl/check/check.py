@@ -18,7 +18,7 @@ from airflow_reverse_etl.check.project_version import Side
 from airflow_reverse_etl.check.rules.models import RULES
 from airflow_reverse_etl.check.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.dbt.catalog import Model
-from airflow_reverse_etl.sync.spec import SqlModel, TableModel
+from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
 
 def check(sources: Sequence[SyncSource], base: Side, head: Side, *, today: date, policy: Policy = "breaking") -> Report:

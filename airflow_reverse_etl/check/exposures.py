@@ -11,7 +11,7 @@ from airflow_reverse_etl.check.project_version import Side
 from airflow_reverse_etl.check.usage import SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.spec.model import Sync
 
 
 def exposures(sources: Iterable[SyncSource], side: Side, *, owner: str) -> str:

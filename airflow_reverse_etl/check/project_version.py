@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.check.rendering import render
 from airflow_reverse_etl.check.usage import parse, sqlglot_dialect
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
-from airflow_reverse_etl.sync.spec import ModelRef, SqlModel
+from airflow_reverse_etl.spec.model import ModelRef, SqlModel
 
 if TYPE_CHECKING:
     from sqlglot import exp

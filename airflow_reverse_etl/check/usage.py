@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.model import Lines, SqlField, SqlModel, Sync, TemplateField, ValueField, line_of
 from airflow_reverse_etl.sync.mapping import template_columns
-from airflow_reverse_etl.sync.spec import Lines, SqlField, SqlModel, Sync, TemplateField, ValueField, line_of
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_reverse_etl.sync.receipts import Batch, Outcome, Receipt
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 
 _OFFSET = re.compile(rb'[+-]\d\d:\d\d"')
 

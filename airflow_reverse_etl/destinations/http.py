@@ -29,8 +29,8 @@ from airflow_reverse_etl.destinations.messages import (
 from airflow_reverse_etl.destinations.redaction import clean
 from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipt, Receipts
 
 if TYPE_CHECKING:
     import aiohttp

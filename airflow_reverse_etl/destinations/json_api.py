@@ -15,8 +15,8 @@ from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_fail
 from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Batch, Operation, Outcome, Receipt, Receipts, digest
 from airflow_reverse_etl.sync.ports import Capabilities
-from airflow_reverse_etl.sync.receipts import REPLY_NOT_READ, Batch, Operation, Outcome, Receipt, Receipts, digest
 
 _DEFAULT_BATCH = 100
 #: A row that is not there, where the path names the row.

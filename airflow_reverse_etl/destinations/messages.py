@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
-from airflow_reverse_etl.sync.receipts import Outcome, Receipt
+from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 
 
 class Action(StrEnum):

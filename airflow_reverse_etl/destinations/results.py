@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from airflow_reverse_etl.destinations.messages import Action, at
 from airflow_reverse_etl.destinations.registry import Strict
-from airflow_reverse_etl.sync.receipts import Batch, Outcome, Receipt
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 
 #: What may become of one row of an answered request.
 RowAction = Literal["accept", "reject", "retry", "skip", "unknown"]

@@ -21,8 +21,8 @@ from airflow_reverse_etl.destinations.redaction import clean
 from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
 from airflow_reverse_etl.destinations.sql import Statement, Writer
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
+from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipt, Receipts
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from airflow_reverse_etl.operators._sync import SyncOperator
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
+    from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.sync.ports import Destination
-    from airflow_reverse_etl.sync.spec import Sync
 
 _WHAT_FOLLOWS = "**Approve** sends this. **Reject** discards this plan and sends nothing; the next run plans anew."
 

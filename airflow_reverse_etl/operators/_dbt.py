@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl._airflow import BaseOperator, Context, checkout_folder, connection_info, state_files
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.spec.model import Sync
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.usage import SyncSource

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.operators._dbt import Syncs
+    from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
-    from airflow_reverse_etl.sync.spec import Sync
 
 #: So many findings are told one by one.
 _LISTED = 20

@@ -13,9 +13,9 @@ from airflow_reverse_etl.sync.guards import verdicts
 from airflow_reverse_etl.sync.tracking import CAUSES, NOTES, given_up
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.sync.guards import Verdict
     from airflow_reverse_etl.sync.ports import Destination, Plan, StateStore
-    from airflow_reverse_etl.sync.spec import Sync
 
 _HOW_TO_KNOW = (
     "Which fields of a changed row changed is not recorded; with `track: {fields: true}` in the sync it is, of rows "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pendulum
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
-from airflow_reverse_etl.sync.spec import SqlModel, Sync, TableModel
+from airflow_reverse_etl.spec.model import SqlModel, Sync, TableModel
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.catalog import Catalog

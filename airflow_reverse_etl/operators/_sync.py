@@ -23,13 +23,13 @@ from airflow_reverse_etl.assets import destination_asset, inlets
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
 from airflow_reverse_etl.operators._planner import store_for
 from airflow_reverse_etl.operators._running import LogObserver, SystemClock, resolve_model
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.spec.model import Sync
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
+    from airflow_reverse_etl.spec.receipts import Report
     from airflow_reverse_etl.sync.ports import Destination, Warehouse
-    from airflow_reverse_etl.sync.receipts import Report
 
 T = TypeVar("T")
 
@@ -164,7 +164,7 @@ class SyncOperator(BaseOperator):
 
     def _log_report(self, report: Report, sync: str) -> None:
         """Log the counts, and why rows were not accepted."""
-        from airflow_reverse_etl.sync.receipts import reason_text
+        from airflow_reverse_etl.spec.receipts import reason_text
 
         counts = report.to_json()
         self.log.info("%s: %s", sync, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))

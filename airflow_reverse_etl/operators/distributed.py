@@ -15,10 +15,10 @@ from airflow_reverse_etl.operators._sync import PlanningOperator, SyncOperator
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.receipts import Report
     from airflow_reverse_etl.sync.ports import Destination, Plan
-    from airflow_reverse_etl.sync.receipts import Report
     from airflow_reverse_etl.sync.run import Run
-    from airflow_reverse_etl.sync.spec import Sync
 
 #: Keys of each kind of change that a plan shows.
 _SAMPLE = 5
@@ -122,8 +122,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
         from airflow_reverse_etl.operators._preview import summary
+        from airflow_reverse_etl.spec.receipts import Report
         from airflow_reverse_etl.sync.ports import PlanRequest
-        from airflow_reverse_etl.sync.receipts import Report
         from airflow_reverse_etl.sync.run import Run
 
         steps, store = Run(sync, run_id=this, **around), around["store"]
@@ -171,8 +171,8 @@ class ReverseEtlLoadOperator(SyncOperator):
         return self._await(self._load(sync, self._around(sync, context), destination))
 
     async def _load(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> dict[str, int]:
+        from airflow_reverse_etl.spec.receipts import Outcome, Report
         from airflow_reverse_etl.sync.load import Share
-        from airflow_reverse_etl.sync.receipts import Outcome, Report
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.share["run_id"], **around)
@@ -209,7 +209,7 @@ class ReverseEtlCommitOperator(SyncOperator):
         return self._tell(sync, report, context)
 
     async def _commit(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> Report:
-        from airflow_reverse_etl.sync.receipts import Report
+        from airflow_reverse_etl.spec.receipts import Report
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.plan["run_id"], **around)

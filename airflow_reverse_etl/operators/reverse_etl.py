@@ -18,9 +18,9 @@ from airflow_reverse_etl.operators._sync import PlanningOperator
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
+    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.receipts import Report
     from airflow_reverse_etl.sync.ports import ConnectionInfo
-    from airflow_reverse_etl.sync.receipts import Report
-    from airflow_reverse_etl.sync.spec import Sync
 
 
 class DestinationLink(BaseOperatorLink):

@@ -13,10 +13,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.spec.receipts import Planned
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.scratch import Scratch
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.receipts import Planned
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import StateError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.stores import changes, fold, leases
 from airflow_reverse_etl.stores.compare import compare, write
 from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
@@ -34,8 +36,6 @@ from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.plan import make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.read_only import model_columns
-from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:

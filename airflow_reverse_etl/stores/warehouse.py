@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Report
 from airflow_reverse_etl.stores import changes, leases
 from airflow_reverse_etl.stores.database import Database, SqlError
 from airflow_reverse_etl.stores.open_plans import OpenPlans, run_of
@@ -27,8 +29,6 @@ from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.plan import make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.read_only import model_columns, single_select
-from airflow_reverse_etl.sync.receipts import Checkpoint, Report
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.fold import logged_outcome, unanswered
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from airflow_reverse_etl.spec.model import Sync, TemplateField
+from airflow_reverse_etl.spec.receipts import OPERATIONS, Batch, Operation, Outcome, Receipt, SettledSet
 from airflow_reverse_etl.sync.mapping import Record, RecordBuilder, identifiers, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities
-from airflow_reverse_etl.sync.receipts import OPERATIONS, Batch, Operation, Outcome, Receipt, SettledSet
-from airflow_reverse_etl.sync.spec import Sync, TemplateField
 from airflow_reverse_etl.sync.tracking import CAUSES
 
 if TYPE_CHECKING:

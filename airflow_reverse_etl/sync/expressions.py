@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
+from airflow_reverse_etl.spec.model import Sync, nearest
 from airflow_reverse_etl.sync.ports import Column
 from airflow_reverse_etl.sync.read_only import written
-from airflow_reverse_etl.sync.spec import Sync, nearest
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -14,9 +14,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.dialects import Dialect, literal
 from airflow_reverse_etl.sync.mapping import template_reads
-from airflow_reverse_etl.sync.spec import Sync, TemplateField, ValueField
 
 _SHAPE, _VALUE = 8, 4
 

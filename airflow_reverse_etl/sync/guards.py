@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
+from airflow_reverse_etl.spec.model import Guards, Limit, Sync, nearest, rows_of
+from airflow_reverse_etl.spec.receipts import Report, reason_text
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.receipts import Report, reason_text
-from airflow_reverse_etl.sync.spec import Guards, Limit, Sync, nearest, rows_of
 from airflow_reverse_etl.sync.tracking import listed
 
 #: Every guard's name.

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import UnreachableError
-from airflow_reverse_etl.sync.batches import Batcher
-from airflow_reverse_etl.sync.pace import Pace
-from airflow_reverse_etl.sync.pacing import Backoff
-from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
-from airflow_reverse_etl.sync.receipts import (
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import (
     ANSWER_LOST,
     OPERATIONS,
     Batch,
@@ -25,7 +22,10 @@ from airflow_reverse_etl.sync.receipts import (
     Receipts,
     SettledSet,
 )
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.sync.batches import Batcher
+from airflow_reverse_etl.sync.pace import Pace
+from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -45,14 +45,14 @@ from datetime import datetime
 from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.receipts import OPERATIONS, REPLY_NOT_READ, Planned
 from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.expressions import UsedColumns, expression
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
 from airflow_reverse_etl.sync.read_only import single_select
-from airflow_reverse_etl.sync.receipts import OPERATIONS, REPLY_NOT_READ, Planned
-from airflow_reverse_etl.sync.spec import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.sync.tracking import CAUSES, Approach, Bound, Kind, cursor_kind
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from airflow_reverse_etl.sync.receipts import Batch, Checkpoint, Operation, Planned, Receipts, Report
+from airflow_reverse_etl.spec.receipts import Batch, Checkpoint, Operation, Planned, Receipts, Report
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_reverse_etl.sync.spec import Sync
+    from airflow_reverse_etl.spec.model import Sync
 
 
 @dataclass(frozen=True, slots=True)

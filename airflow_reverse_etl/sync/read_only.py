@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.ports import Column, Warehouse
-from airflow_reverse_etl.sync.spec import Sync
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -17,8 +17,8 @@ from decimal import Decimal
 from typing import Any, Literal, cast
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
-from airflow_reverse_etl.sync.receipts import Reason
 
 #: What a plan may have to say beside its counts.
 NOTES: Mapping[str, str] = {

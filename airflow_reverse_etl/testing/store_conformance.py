@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import ModelNotFoundError, RunConflictError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Planned, Receipt, Report
 from airflow_reverse_etl.sync.ports import FieldTracking, InvalidKeys, Plan, PlanRequest, StateStore
-from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Planned, Receipt, Report
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.fakes import MemoryWarehouse
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,12 +17,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Batch, Operation, Receipts
 from airflow_reverse_etl.sync import load as load_module
 from airflow_reverse_etl.sync.load import Share
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, PlanRequest
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Receipts
 from airflow_reverse_etl.sync.run import Run, run
-from airflow_reverse_etl.sync.spec import Sync
 from tests.benchmarks.contenders import sink
 from tests.peak import peak
 

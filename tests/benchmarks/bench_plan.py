@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Report
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
-from airflow_reverse_etl.sync.receipts import Checkpoint, Report
-from airflow_reverse_etl.sync.spec import Sync
 from tests.peak import peak
 
 ROWS = 10_000_000

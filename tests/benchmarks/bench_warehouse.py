@@ -12,11 +12,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Report
 from airflow_reverse_etl.stores.tables import prefix
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
-from airflow_reverse_etl.sync.receipts import Checkpoint, Report
-from airflow_reverse_etl.sync.spec import Sync
 from tests.stores.warehouses import Place, postgres_place, postgres_server
 
 ROWS = 1_000_000

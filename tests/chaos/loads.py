@@ -25,14 +25,14 @@ import sqlglot.optimizer  # noqa: F401
 from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.operators._running import SystemClock
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Report
 from airflow_reverse_etl.stores import compare, fold  # noqa: F401
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.warehouse import WarehouseStore
 from airflow_reverse_etl.sync import lease, load
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.receipts import Checkpoint, Report
 from airflow_reverse_etl.sync.run import run
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing import RecordingObserver
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_reverse_etl.check.project_version import Side
 from airflow_reverse_etl.check.usage import SyncSource
-from airflow_reverse_etl.sync.spec import Sync
+from airflow_reverse_etl.spec.model import Sync
 
 Node = dict[str, Any]
 

@@ -16,9 +16,9 @@ import pytest
 
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 

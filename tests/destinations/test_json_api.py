@@ -16,9 +16,9 @@ from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
 from airflow_reverse_etl.destinations.registry import check, create
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Outcome, Receipts
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing.api import FakeApi
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter, Dials

@@ -12,9 +12,9 @@ from airflow_reverse_etl.destinations import registry
 from airflow_reverse_etl.destinations.http import HttpDestination, HttpOptions
 from airflow_reverse_etl.destinations.registry import check, create, destination_class, known_types
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Operation
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo
-from airflow_reverse_etl.sync.receipts import Operation
-from airflow_reverse_etl.sync.spec import Sync
 
 
 class AcmeOptions(HttpOptions):

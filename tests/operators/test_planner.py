@@ -10,10 +10,10 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.operators import _planner
+from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.warehouse import WarehouseStore
 from airflow_reverse_etl.sync.ports import PlanRequest
-from airflow_reverse_etl.sync.spec import Sync
 from tests.stores.warehouses import Place, duckdb_place
 
 pytestmark = pytest.mark.airflow

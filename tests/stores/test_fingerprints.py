@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync import fields
 from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import plan_statement
 from airflow_reverse_etl.sync.ports import Column
-from airflow_reverse_etl.sync.spec import Sync
 from tests.stores.warehouses import postgres_place
 
 SYNC = Sync(

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.mapping import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest
-from airflow_reverse_etl.sync.receipts import Checkpoint, Planned, Report
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing import MemoryWarehouse
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -25,12 +25,12 @@ from airflow_reverse_etl.errors import (
     StateError,
     UnreachableError,
 )
+from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Receipt, Report
 from airflow_reverse_etl.stores import delta
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.tables import SHARED
 from airflow_reverse_etl.sync import expressions
 from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
-from airflow_reverse_etl.sync.receipts import Checkpoint, Outcome, Receipt, Report
 from airflow_reverse_etl.testing import StateStoreConformance
 from tests.stores.conftest import as_object_storage
 from tests.stores.test_behaviour import REJECTED, THREE, Bench, sync_of

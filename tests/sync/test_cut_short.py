@@ -11,11 +11,11 @@ from unittest.mock import Mock
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
+from airflow_reverse_etl.spec.receipts import Operation, Report
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync import run as module
 from airflow_reverse_etl.sync.load import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
-from airflow_reverse_etl.sync.receipts import Operation, Report
 from airflow_reverse_etl.sync.run import Run
 from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination
 from tests.stores.warehouses import copying_store, duckdb_place

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError
+from airflow_reverse_etl.spec.receipts import Report
 from airflow_reverse_etl.sync.guards import check_failure_policy
-from airflow_reverse_etl.sync.receipts import Report
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows, world  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:

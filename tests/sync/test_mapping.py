@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Operation, SettledSet
 from airflow_reverse_etl.sync.batches import Batcher
 from airflow_reverse_etl.sync.mapping import RecordBuilder, template_columns
 from airflow_reverse_etl.sync.ports import Capabilities
-from airflow_reverse_etl.sync.receipts import Operation, SettledSet
-from airflow_reverse_etl.sync.spec import Sync
 
 
 def sync(mapping: dict[str, Any], **values: Any) -> Sync:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
+from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.dialects import DIALECTS
 from airflow_reverse_etl.sync.plan import PlanStatement, plan_statement, surplus
 from airflow_reverse_etl.sync.ports import Column
-from airflow_reverse_etl.sync.spec import Sync
 
 COLUMNS = ("id", "Email", "first", "payload", "unused")
 

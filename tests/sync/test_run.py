@@ -18,13 +18,13 @@ from airflow_reverse_etl.errors import (
     IncompleteLoadError,
     UnreachableError,
 )
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Batch, Operation, Planned, Receipts, Report
 from airflow_reverse_etl.stores.delta import DeltaFile
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.load import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
-from airflow_reverse_etl.sync.receipts import Batch, Operation, Planned, Receipts, Report
 from airflow_reverse_etl.sync.run import Run, run
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.testing import (
     CrashError,
     Dials,
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from airflow_reverse_etl.spec.receipts import Checkpoint
     from airflow_reverse_etl.sync.ports import StateStore
-    from airflow_reverse_etl.sync.receipts import Checkpoint
 
 #: An API without any operation that may be sent twice.
 NOT_IDEMPOTENT = Capabilities(operations=frozenset(Operation), idempotent=frozenset(), max_batch_rows=100)

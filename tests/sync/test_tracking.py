@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, SpecError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.receipts import Planned
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync.dialects import DIALECTS
-from airflow_reverse_etl.sync.receipts import Planned
-from airflow_reverse_etl.sync.spec import Sync
 from airflow_reverse_etl.sync.tracking import NOTES, Approach, Bound, State
 from airflow_reverse_etl.testing import CrashError, Dials
 from tests.sync.test_run import World

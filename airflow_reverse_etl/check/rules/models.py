@@ -12,7 +12,7 @@ from airflow_reverse_etl.check.lineage import family
 from airflow_reverse_etl.check.query_diff import different_clauses
 from airflow_reverse_etl.check.rules.columns import columns
 from airflow_reverse_etl.dbt.catalog import Model
-from airflow_reverse_etl.sync.spec import SqlModel, TableModel
+from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
 _TABLES = ("table", "incremental")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.sync.spec import Sync, rows_of
+from airflow_reverse_etl.spec.model import Sync, rows_of
 
 FULL = """\
 name: contacts_to_hubspot

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.sync.receipts import (
+from airflow_reverse_etl.spec.receipts import (
     Batch,
     Checkpoint,
     Operation,
