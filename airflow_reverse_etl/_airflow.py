@@ -174,7 +174,7 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
     :raises CredentialsError: there is no such connection.
     :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
     """
-    from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
+    from airflow_reverse_etl.sql.state_sql import STATE_SQL
     from airflow_reverse_etl.stores.warehouse import WarehouseStore
 
     dialect = _dialect(connection_info(conn_id))

@@ -17,8 +17,8 @@ from urllib.parse import quote
 from airflow_reverse_etl._airflow import AirflowFailException, state_files
 from airflow_reverse_etl.errors import GuardError, StateError
 from airflow_reverse_etl.operators._dbt import given_syncs
+from airflow_reverse_etl.sql.read_only import model_columns
 from airflow_reverse_etl.sync.ports import Column
-from airflow_reverse_etl.sync.read_only import model_columns
 
 if TYPE_CHECKING:
     from airflow_reverse_etl._airflow import BaseOperator, Context

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.sync.dialects import is_blank
+from airflow_reverse_etl.sql.text_forms import is_blank
 
 #: Validates what a destination adds to ``destination:``. Gets that mapping, gives problems as (path, message).
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
@@ -400,7 +400,9 @@ class Sync(_Strict):
 
     @property
     def track_fields(self) -> bool:
-        """Whether hashes of single fields are remembered, see :mod:`airflow_reverse_etl.sync.fields`."""
+        """Whether hashes of single fields are remembered, see
+        :mod:`airflow_reverse_etl.sql.statements.field_hashes`.
+        """
         return isinstance(self.track, TrackDetails) and self.track.fields
 
     @classmethod

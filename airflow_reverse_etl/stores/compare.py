@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
+from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.changes import HASHES, KINDS, LEFT
 from airflow_reverse_etl.stores.scratch import Scratch
-from airflow_reverse_etl.sync.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.sync.tracking import Approach
 
@@ -27,7 +27,7 @@ _MAPPED_ROWS = "SELECT COALESCE(MAX(last_value), 0) FROM duckdb_sequences() WHER
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.plan.make_plan` takes them.
+    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sql.statements.plan.make_plan` takes them.
 
     ``approach``: with what the model had.
     """

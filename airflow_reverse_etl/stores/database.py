@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from airflow_reverse_etl.stores.sql_dialects import StateSql
+from airflow_reverse_etl.sql.state_sql import StateSql
 
 #: A session that was not used for so long may have been closed by the server.
 _IDLE_SECONDS = 60.0

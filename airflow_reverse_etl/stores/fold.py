@@ -9,11 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Report
+from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
+from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
 from airflow_reverse_etl.stores import changes
 from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.scratch import Scratch
-from airflow_reverse_etl.sync.dialects import DIALECTS, literal
-from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 

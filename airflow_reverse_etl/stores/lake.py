@@ -3,7 +3,7 @@
 ::
 
     <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror;
-                                     field_hashes, see sync/fields.py
+                                     field_hashes, see sql/statements/field_hashes.py
                        rejections/   Delta: rows that the destination refused and that are still refused
                        history/      Delta: one row for each committed run
                        change_log/   Delta: what became of each row that was to be sent, if wanted
@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
+from airflow_reverse_etl.sql.read_only import model_columns
+from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
 from airflow_reverse_etl.stores import changes, fold, leases
 from airflow_reverse_etl.stores.compare import compare, write
 from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.stores.scratch import Scratch, scratch
-from airflow_reverse_etl.sync import fields
-from airflow_reverse_etl.sync.plan import make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.read_only import model_columns
 from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class LakeStore(StateStore):
                 " USING (key_hi, key_lo) WHERE c.change = 'changed' AND c.seq BETWEEN ? AND ? ORDER BY c.seq",
                 [after + 1, last],
             )
-        return {seq: fields.changed(sync, before, now) for seq, before, now in rows}
+        return {seq: field_hashes.changed(sync, before, now) for seq, before, now in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         if not plan.causes:

@@ -29,10 +29,10 @@ from airflow_reverse_etl.errors import (
     StateError,
     UnreachableError,
 )
+from airflow_reverse_etl.sql.read_only import files_closed
+from airflow_reverse_etl.sql.text_forms import literal
 from airflow_reverse_etl.stores import fold
 from airflow_reverse_etl.stores.database import Database, Session, SqlError
-from airflow_reverse_etl.sync.dialects import literal
-from airflow_reverse_etl.sync.read_only import files_closed
 
 SHARED: Mapping[str, Mapping[str, str]] = {
     "syncs": {"sync": "VARCHAR", "table_prefix": "VARCHAR", "created_at": "TIMESTAMPTZ"},

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Report
+from airflow_reverse_etl.sql.read_only import model_columns, single_select
+from airflow_reverse_etl.sql.state_sql import STATE_SQL
+from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
 from airflow_reverse_etl.stores import changes, leases
 from airflow_reverse_etl.stores.database import Database, SqlError
 from airflow_reverse_etl.stores.open_plans import OpenPlans, run_of
-from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
 from airflow_reverse_etl.stores.sql_register import SqlRegister
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.stores.warehouse_fold import Fold, remembered
 from airflow_reverse_etl.stores.warehouse_plan import PlanBuilder
-from airflow_reverse_etl.sync import fields
-from airflow_reverse_etl.sync.plan import make_plan, plan_statement
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.read_only import model_columns, single_select
 from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class WarehouseStore(StateStore):
                 f" JOIN {self._tables[f'{own}_snapshot']} AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo"
                 f" WHERE c.change = 'changed' AND c.seq > {after} AND c.seq <= {last} ORDER BY c.seq"
             )
-        return {int(seq): fields.changed(sync, before, now) for seq, before, now in rows}
+        return {int(seq): field_hashes.changed(sync, before, now) for seq, before, now in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         with self._tables.errors(plan.sync):

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Report
+from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
+from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.fold import logged_outcome, unanswered
 from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.sync.dialects import DIALECTS
-from airflow_reverse_etl.sync.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 
@@ -109,8 +109,8 @@ class Fold:
     def _decide_fates(self, session: Session) -> None:
         """What becomes of rows in the snapshot: ``accepted`` there, ``doubtful`` there, ``gone``; others stay.
 
-        See :data:`airflow_reverse_etl.sync.plan.DOUBTS`. After everything was sent again, a row that was not accepted
-        is not known to be there any more. Where statements are no transaction, the first decision stands.
+        See :data:`airflow_reverse_etl.sql.statements.plan.DOUBTS`. After everything was sent again, a row that was not
+        accepted is not known to be there any more. Where statements are no transaction, the first decision stands.
         """
         resent = self._approach.resent and not self._approach.anew
         known = " OR s.key_hi IS NOT NULL" if resent else ""

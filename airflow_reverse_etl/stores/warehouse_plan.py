@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.changes import KINDS
 from airflow_reverse_etl.stores.compare import as_text
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.sync.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.sync.tracking import Approach
 
 #: Columns of the change set beside the values.
@@ -24,7 +24,7 @@ _REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome, code"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.plan.make_plan` takes them.
+    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sql.statements.plan.make_plan` takes them.
 
     :param approach: with what the model had.
     :param cursor_type: of the sync's cursor, in the warehouse's words; empty where it has none.

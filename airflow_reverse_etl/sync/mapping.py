@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
-from airflow_reverse_etl.sync.dialects import is_blank
+from airflow_reverse_etl.sql.text_forms import is_blank
 
 if TYPE_CHECKING:
     import jinja2

@@ -18,7 +18,7 @@ from airflow_reverse_etl.errors import (
     ReverseEtlError,
     UnreachableError,
 )
-from airflow_reverse_etl.sync.read_only import files_closed
+from airflow_reverse_etl.sql.read_only import files_closed
 from airflow_reverse_etl.warehouses.arrow import no_date
 
 T = TypeVar("T")

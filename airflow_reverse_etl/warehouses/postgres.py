@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.sync.dialects import quoted
+from airflow_reverse_etl.sql.text_forms import quoted
 from airflow_reverse_etl.warehouses.arrow import no_date
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import pytest
 import sqlglot
 
 from airflow_reverse_etl.destinations.registry import create
-from airflow_reverse_etl.destinations.sql import Writer
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome
+from airflow_reverse_etl.sql.statements.write import Writer
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter

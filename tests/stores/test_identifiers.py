@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Planned
-from airflow_reverse_etl.sync.dialects import DIALECTS
+from airflow_reverse_etl.sql.text_forms import DIALECTS
 from tests.stores.test_behaviour import REJECTED, THREE, Bench, bench, sync_of  # noqa: F401 - a fixture
 from tests.stores.test_text_forms import place  # noqa: F401 - a fixture
 from tests.stores.warehouses import Place

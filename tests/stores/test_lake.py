@@ -26,10 +26,10 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Receipt, Report
+from airflow_reverse_etl.sql.statements import expressions
 from airflow_reverse_etl.stores import delta
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.tables import SHARED
-from airflow_reverse_etl.sync import expressions
 from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
 from airflow_reverse_etl.testing import StateStoreConformance
 from tests.stores.conftest import as_object_storage

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Receipt, Report
+from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.stores.database import Database, SqlError
 from airflow_reverse_etl.stores.open_plans import run_of
-from airflow_reverse_etl.stores.sql_dialects import STATE_SQL
 from airflow_reverse_etl.stores.tables import NOTHING_YET, OWN, SHARED, Tables, prefix
 from airflow_reverse_etl.stores.warehouse import WarehouseStore
 from airflow_reverse_etl.sync.ports import PlanRequest

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
-from airflow_reverse_etl.sync.dialects import Dialect, literal
+from airflow_reverse_etl.sql.text_forms import Dialect, literal
 from airflow_reverse_etl.sync.mapping import template_reads
 
 _SHAPE, _VALUE = 8, 4

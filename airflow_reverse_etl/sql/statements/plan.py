@@ -29,9 +29,10 @@ comparison must run again over a stored model, with ``repeated`` made from the w
 a cursor the model is only a part, about which counts say nothing: it is always stored and compared like that.
 
 A key's hash and a row's fingerprint are digests of the *text forms* of values, see
-:mod:`airflow_reverse_etl.sync.dialects`. Fingerprints take the mapped values in the order of the destination fields'
+:mod:`airflow_reverse_etl.sql.text_forms`. Fingerprints take the mapped values in the order of the destination fields'
 names, and the names, constants and templates themselves: the order of the mapping makes no difference, and a column
-that is not mapped neither. Hashes of single fields are a matter of :mod:`airflow_reverse_etl.sync.fields`.
+that is not mapped neither. Hashes of single fields are a matter of
+:mod:`airflow_reverse_etl.sql.statements.field_hashes`.
 """
 
 # ruff: noqa: S608 - building SQL is what this module does; names are quoted, constants are literals
@@ -47,12 +48,12 @@ from typing import Any
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.receipts import OPERATIONS, REPLY_NOT_READ, Planned
-from airflow_reverse_etl.sync import fields
-from airflow_reverse_etl.sync.dialects import DIALECTS, Dialect, literal, quoted
-from airflow_reverse_etl.sync.expressions import UsedColumns, expression
+from airflow_reverse_etl.sql.read_only import single_select
+from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
+from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, literal, quoted
 from airflow_reverse_etl.sync.mapping import template_columns
 from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
-from airflow_reverse_etl.sync.read_only import single_select
 from airflow_reverse_etl.sync.tracking import CAUSES, Approach, Bound, Kind, cursor_kind
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
@@ -102,7 +103,10 @@ class PlanStatement:
             return f"SELECT {columns.format(key='NULL')}, {hashes}, 1 AS present FROM mapped"
         key = [texts[name] for name in self.keys]
         row = self.dialect.prefix_code(
-            [literal(fields.shape(self.sync), self.dialect.name), *(texts[name] for name in fields.values(self.sync))]
+            [
+                literal(field_hashes.shape(self.sync), self.dialect.name),
+                *(texts[name] for name in field_hashes.values(self.sync)),
+            ]
         )
         high, low = self.dialect.high, self.dialect.low
         hashes = (
@@ -245,7 +249,7 @@ class PlanStatement:
     def _compare(self, types: Mapping[str, str], repeated: str, *, identified: bool = True) -> str:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
         if self.hashed:  # of candidates only, as it costs a digest for each field
-            columns += f", {fields.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
+            columns += f", {field_hashes.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
         if not self.tracked or not self.approach.compared:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
             return (
@@ -290,7 +294,7 @@ class PlanStatement:
         """The columns of ``mapped`` that identify a row at the destination. Templates are known only in its record."""
         match_on = self.sync.destination.match_on
         mapping = enumerate(self.sync.mapping.items())
-        return tuple(f"f{at}" for at, (name, field) in mapping if name in match_on and not fields.fixed(field))
+        return tuple(f"f{at}" for at, (name, field) in mapping if name in match_on and not field_hashes.fixed(field))
 
     def _key_digest(self, texts: Sequence[str]) -> str:
         """NULL where any part of the key is."""
@@ -431,7 +435,7 @@ def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> 
         return None
     record: dict[str, Any] = {}
     for at, (name, field) in enumerate(sync.mapping.items()):
-        if name not in sync.destination.match_on and (mapped[at] not in keys.values() or fields.fixed(field)):
+        if name not in sync.destination.match_on and (mapped[at] not in keys.values() or field_hashes.fixed(field)):
             continue
         if isinstance(field, TemplateField) or (isinstance(field, ValueField) and isinstance(field.value, dict | list)):
             raise SpecError(

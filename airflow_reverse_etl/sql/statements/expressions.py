@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.spec.model import Sync, nearest
+from airflow_reverse_etl.sql.read_only import written
 from airflow_reverse_etl.sync.ports import Column
-from airflow_reverse_etl.sync.read_only import written
 
 if TYPE_CHECKING:
     from sqlglot import exp

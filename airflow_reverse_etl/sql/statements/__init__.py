@@ -1,0 +1,1 @@
+"""The statements that are built: the plan, field hashes, writes into a table."""
