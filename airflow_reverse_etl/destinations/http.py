@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NoReturn, final
 
 from pydantic import Field
 
-from airflow_reverse_etl.destinations.endpoint import Endpoint
-from airflow_reverse_etl.destinations.messages import (
+from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.http.endpoint import Endpoint
+from airflow_reverse_etl.http.messages import (
     ACTIONS,
     Action,
     NotAnsweredError,
@@ -26,9 +28,7 @@ from airflow_reverse_etl.destinations.messages import (
     retry_after,
     words,
 )
-from airflow_reverse_etl.destinations.redaction import clean
-from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 

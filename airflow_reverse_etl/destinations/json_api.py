@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.destinations.http import ALL_ACCEPTED, Flow, HttpDestination, HttpOptions
 from airflow_reverse_etl.destinations.json_options import EndpointOptions, JsonApiOptions, Success, wrapping
-from airflow_reverse_etl.destinations.messages import ACTIONS, Action, NotAnsweredError, Reply, Request, action_of, at
 from airflow_reverse_etl.destinations.registry import Setup
 from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_failure
 from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.http.messages import ACTIONS, Action, NotAnsweredError, Reply, Request, action_of, at
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Batch, Operation, Outcome, Receipt, Receipts, digest
 from airflow_reverse_etl.sync.ports import Capabilities
 

@@ -43,7 +43,7 @@ class ReverseEtlHttpHook(BaseHook):
         """
         import requests
 
-        from airflow_reverse_etl.destinations.endpoint import Endpoint
+        from airflow_reverse_etl.http.endpoint import Endpoint
 
         endpoint = Endpoint.of(connection_info(self.http_conn_id))
         session = requests.Session()

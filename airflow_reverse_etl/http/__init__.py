@@ -1,0 +1,1 @@
+"""HTTP: requests and replies, what a status means, where requests go."""
