@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Lines, SqlField, SqlModel, Sync, TemplateField, ValueField, line_of
-from airflow_reverse_etl.sync.mapping import template_columns
+from airflow_reverse_etl.sync.load.records import template_columns
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -22,8 +22,8 @@ from airflow_reverse_etl._airflow import (
 from airflow_reverse_etl.assets import destination_asset, inlets
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
 from airflow_reverse_etl.operators._planner import store_for
-from airflow_reverse_etl.operators._running import LogObserver, SystemClock, resolve_model
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.sync.log_observer import LogObserver, SystemClock, resolve_model
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg

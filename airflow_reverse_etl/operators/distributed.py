@@ -9,8 +9,8 @@ from airflow.sdk import XComArg
 
 from airflow_reverse_etl._airflow import Context, TaskGroup, open_warehouse
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.operators._running import close, run_id
 from airflow_reverse_etl.operators._sync import PlanningOperator, SyncOperator
+from airflow_reverse_etl.sync.log_observer import close, run_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,9 +121,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
         lifted: frozenset[str],
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
-        from airflow_reverse_etl.operators._preview import summary
         from airflow_reverse_etl.spec.receipts import Report
         from airflow_reverse_etl.sync.ports import PlanRequest
+        from airflow_reverse_etl.sync.preview import summary
         from airflow_reverse_etl.sync.run import Run
 
         steps, store = Run(sync, run_id=this, **around), around["store"]
@@ -172,7 +172,7 @@ class ReverseEtlLoadOperator(SyncOperator):
 
     async def _load(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> dict[str, int]:
         from airflow_reverse_etl.spec.receipts import Outcome, Report
-        from airflow_reverse_etl.sync.load import Share
+        from airflow_reverse_etl.sync.load.loader import Share
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.share["run_id"], **around)

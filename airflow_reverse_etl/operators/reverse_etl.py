@@ -12,8 +12,8 @@ from airflow_reverse_etl._airflow import (
     connection_info,
     open_warehouse,
 )
-from airflow_reverse_etl.operators._running import close, run_id
 from airflow_reverse_etl.operators._sync import PlanningOperator
+from airflow_reverse_etl.sync.log_observer import close, run_id
 
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey

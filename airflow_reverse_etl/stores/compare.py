@@ -13,8 +13,8 @@ from airflow_reverse_etl.errors import AttentionError, ConfigurationError
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.changes import HASHES, KINDS, LEFT
 from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.comparing import Approach
 from airflow_reverse_etl.sync.ports import Warehouse
-from airflow_reverse_etl.sync.tracking import Approach
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,8 +14,8 @@ from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
 from airflow_reverse_etl.stores import changes
 from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.sync.comparing import Approach, State, outdated
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 
 _HASHES = {"key_hi": "BIGINT", "key_lo": "BIGINT", "fingerprint": "BIGINT"}
 

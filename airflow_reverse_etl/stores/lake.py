@@ -35,8 +35,8 @@ from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.stores.scratch import Scratch, scratch
+from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -28,8 +28,8 @@ from airflow_reverse_etl.stores.sql_register import SqlRegister
 from airflow_reverse_etl.stores.tables import Tables
 from airflow_reverse_etl.stores.warehouse_fold import Fold, remembered
 from airflow_reverse_etl.stores.warehouse_plan import PlanBuilder
+from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
-from airflow_reverse_etl.sync.tracking import approach
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,8 +19,8 @@ from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.fold import logged_outcome, unanswered
 from airflow_reverse_etl.stores.tables import Tables
+from airflow_reverse_etl.sync.comparing import Approach, State, outdated
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.tracking import Approach, State, outdated
 
 
 class Fold:
@@ -167,7 +167,7 @@ class Fold:
         session.run(f"DELETE FROM {table} WHERE plan_id <> {self._id} AND {over}")
 
     def _remember(self, session: Session) -> None:
-        """What the next plan has to know, see :mod:`airflow_reverse_etl.sync.tracking`."""
+        """What the next plan has to know, see :mod:`airflow_reverse_etl.sync.comparing`."""
         [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._snapshot}")
         before = remembered(session, self._tables, self._state, self._plan.sync)[1]
         state = self._approach.state_after(before, rows=int(rows), open_rows=self._open_rows(session))

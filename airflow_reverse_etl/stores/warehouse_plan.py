@@ -14,7 +14,7 @@ from airflow_reverse_etl.stores.changes import KINDS
 from airflow_reverse_etl.stores.compare import as_text
 from airflow_reverse_etl.stores.database import Session
 from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.sync.tracking import Approach
+from airflow_reverse_etl.sync.comparing import Approach
 
 #: Columns of the change set beside the values.
 _HASHES = "key_hi, key_lo, fingerprint"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.spec.model import Guards, Limit, Sync, nearest, rows_of
 from airflow_reverse_etl.spec.receipts import Report, reason_text
+from airflow_reverse_etl.sync.comparing import listed
 from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.tracking import listed
 
 #: Every guard's name.
 GUARDS = tuple(Guards.model_fields)

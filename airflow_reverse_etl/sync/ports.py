@@ -78,8 +78,8 @@ class Plan:
     :param skipped: rows left out because they were rejected too often or for too long, unchanged, or are in doubt.
     :param spec: ``Sync.digest`` of the sync that it was made for; a plan is only resumed with the same one.
     :param recorded: rows that the commit records as delivered without their being sent.
-    :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.sync.tracking.NOTES` has the words.
-    :param causes: invalid rows by cause; :data:`airflow_reverse_etl.sync.tracking.CAUSES` has the words.
+    :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.sync.comparing.NOTES` has the words.
+    :param causes: invalid rows by cause; :data:`airflow_reverse_etl.sync.comparing.CAUSES` has the words.
     :param given_up: those of the skipped rows that were rejected too often or for too long.
     :param given_up_codes: the codes of their last rejections, most frequent first, with the number of rows.
     """

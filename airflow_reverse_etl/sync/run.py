@@ -21,9 +21,10 @@ from itertools import product
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, OPERATIONS, Checkpoint, Outcome, Report, reason_text
+from airflow_reverse_etl.sync.comparing import NOTES, reasons, warnings
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
-from airflow_reverse_etl.sync.load import Loader, Share, unrepeatable
+from airflow_reverse_etl.sync.load.loader import Loader, Share, unrepeatable
 from airflow_reverse_etl.sync.ports import (
     Clock,
     Destination,
@@ -34,7 +35,6 @@ from airflow_reverse_etl.sync.ports import (
     StateStore,
     Warehouse,
 )
-from airflow_reverse_etl.sync.tracking import NOTES, reasons, warnings
 
 #: The partition under which the checkpoint that is being committed is kept.
 CLOSED = -1

@@ -19,7 +19,7 @@ from airflow_reverse_etl.assets import GROUP
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
-from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -19,8 +19,8 @@ from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Batch, Operation, Receipts
-from airflow_reverse_etl.sync import load as load_module
-from airflow_reverse_etl.sync.load import Share
+from airflow_reverse_etl.sync.load import loader as load_module
+from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, PlanRequest
 from airflow_reverse_etl.sync.run import Run, run
 from tests.benchmarks.contenders import sink
@@ -161,8 +161,8 @@ def _sync(mode: str = "upsert", **more: Any) -> Sync:
 async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[str, float]:
     import duckdb
 
-    from airflow_reverse_etl.operators._running import SystemClock
     from airflow_reverse_etl.stores.lake import LakeStore
+    from airflow_reverse_etl.sync.log_observer import SystemClock
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
     around: dict[str, Any] = {

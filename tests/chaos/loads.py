@@ -24,13 +24,14 @@ import sqlglot.optimizer  # noqa: F401
 
 from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
-from airflow_reverse_etl.operators._running import SystemClock
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Report
 from airflow_reverse_etl.stores import compare, fold  # noqa: F401
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.stores.warehouse import WarehouseStore
-from airflow_reverse_etl.sync import lease, load
+from airflow_reverse_etl.sync import lease
+from airflow_reverse_etl.sync.load import loader
+from airflow_reverse_etl.sync.log_observer import SystemClock
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.run import run
 from airflow_reverse_etl.testing import RecordingObserver
@@ -107,7 +108,7 @@ def _parts(attempt: Try) -> tuple[Warehouse, StateStore]:
 def work(attempt: Try, marks: Connection) -> None:
     """Make the try; the last mark is ``done`` with its report, or ``failed`` with the error's class and text."""
     lease.LEASE_SECONDS, lease.RENEW_SECONDS, lease.WAIT_SECONDS = attempt.lease, attempt.lease / 4, 0.02
-    load.CHECKPOINT_SECONDS = 0.01
+    loader.CHECKPOINT_SECONDS = 0.01
     marks.send(("start", os.getpid()))
     sync = Sync.load(attempt.sync)
     warehouse, store = _parts(attempt)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
-from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.backoff import Backoff
 from tests.dbt_cloud.server import DbtCloudServer
 
 

@@ -13,7 +13,7 @@ from airflow_reverse_etl.dbt_cloud import feed as cloud_feed
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
 from airflow_reverse_etl.dbt_cloud.feed import AccountFeed, News, account_feed
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
-from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.backoff import Backoff
 from tests.dbt_cloud.conftest import client
 from tests.dbt_cloud.server import DbtCloudServer
 

@@ -15,7 +15,7 @@ from airflow.sdk import DAG
 from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
-from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
 from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger

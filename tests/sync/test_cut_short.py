@@ -14,7 +14,7 @@ from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, 
 from airflow_reverse_etl.spec.receipts import Operation, Report
 from airflow_reverse_etl.stores.lake import LakeStore
 from airflow_reverse_etl.sync import run as module
-from airflow_reverse_etl.sync.load import Share
+from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
 from airflow_reverse_etl.sync.run import Run
 from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination

@@ -22,9 +22,9 @@ from airflow_reverse_etl.spec.receipts import (
     Receipts,
     SettledSet,
 )
-from airflow_reverse_etl.sync.batches import Batcher
-from airflow_reverse_etl.sync.pace import Pace
-from airflow_reverse_etl.sync.pacing import Backoff
+from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.batches import Batcher
+from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
 
 if TYPE_CHECKING:

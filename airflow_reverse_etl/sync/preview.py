@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.sync.comparing import CAUSES, NOTES, given_up
 from airflow_reverse_etl.sync.guards import verdicts
-from airflow_reverse_etl.sync.tracking import CAUSES, NOTES, given_up
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.sync.pacing import TokenBucket
+from airflow_reverse_etl.sync.backoff import TokenBucket
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, RateBudget

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField
 from airflow_reverse_etl.spec.receipts import OPERATIONS, Batch, Operation, Outcome, Receipt, SettledSet
-from airflow_reverse_etl.sync.mapping import Record, RecordBuilder, identifiers, unnamed
+from airflow_reverse_etl.sync.comparing import CAUSES
+from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities
-from airflow_reverse_etl.sync.tracking import CAUSES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.sync.pacing import Backoff, TokenBucket
+from airflow_reverse_etl.sync.backoff import Backoff, TokenBucket
 
 
 @given(

@@ -1,0 +1,1 @@
+"""Load: from the change set to settled rows."""
