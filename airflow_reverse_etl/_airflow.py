@@ -52,8 +52,8 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
-    from airflow_reverse_etl.stores.lake import LakeStore
-    from airflow_reverse_etl.stores.warehouse import WarehouseStore
+    from airflow_reverse_etl.stores.lake.store import LakeStore
+    from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
     from airflow_reverse_etl.sync.ports import Warehouse
 
 __all__ = [
@@ -156,7 +156,7 @@ def state_store() -> LakeStore:
 
     :raises CredentialsError: ``state_conn_id`` names a connection that is not there.
     """
-    from airflow_reverse_etl.stores.lake import LakeStore
+    from airflow_reverse_etl.stores.lake.store import LakeStore
 
     scratch = setting("scratch_folder")
     return LakeStore(
@@ -175,7 +175,7 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
     :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
     """
     from airflow_reverse_etl.sql.state_sql import STATE_SQL
-    from airflow_reverse_etl.stores.warehouse import WarehouseStore
+    from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
     dialect = _dialect(connection_info(conn_id))
     if dialect not in STATE_SQL:

@@ -24,7 +24,9 @@ _ATTEMPTS = 50
 
 
 class Record(Protocol):
-    """Where a consumer's record is kept, under compare-and-set: :class:`airflow_reverse_etl.stores.ledger.Ledger`."""
+    """Where a consumer's record is kept, under compare-and-set:
+    :class:`airflow_reverse_etl.stores.compare_and_set.Ledger`.
+    """
 
     def read(self) -> tuple[int, str | None]: ...
 

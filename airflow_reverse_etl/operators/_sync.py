@@ -21,8 +21,8 @@ from airflow_reverse_etl._airflow import (
 )
 from airflow_reverse_etl.assets import destination_asset, inlets
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
-from airflow_reverse_etl.operators._planner import store_for
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.stores.choose import store_for
 from airflow_reverse_etl.sync.log_observer import LogObserver, SystemClock, resolve_model
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class SyncOperator(BaseOperator):
     def _around(self, sync: Sync, context: Context, *, query: str | None = None) -> dict[str, Any]:
         """What every run of this task works with, as arguments of the engine. ``query``: the model, if it plans."""
         # A late import: the engine is needed by a task, not by whoever parses the DAG.
-        from airflow_reverse_etl.stores.budget import FileBudget
+        from airflow_reverse_etl.stores.rate_budget import FileBudget
 
         ti = context["ti"]
         mapped = "" if ti.map_index is None or ti.map_index < 0 else f", map index {ti.map_index}"

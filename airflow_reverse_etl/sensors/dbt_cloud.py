@@ -173,7 +173,7 @@ class _Look:
     def __init__(self, sensor: DbtCloudJobSensor, context: Context) -> None:
         from airflow_reverse_etl._airflow import state_files
         from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
-        from airflow_reverse_etl.stores.ledger import Ledger
+        from airflow_reverse_etl.stores.compare_and_set import Ledger
 
         self.sensor, self.context = sensor, context
         self.hook = DbtCloudApiHook(sensor.dbt_cloud_conn_id)

@@ -25,7 +25,7 @@ _SNOWFLAKE_SESSION = (
 class StateSql:
     """One dialect. ``{schema}``, ``{table}``, ``{user}`` and ``{database}`` are filled in.
 
-    :param types: our word for a type, as in :mod:`airflow_reverse_etl.stores.fold` → the warehouse's.
+    :param types: our word for a type, as in :mod:`airflow_reverse_etl.stores.lake.commit` → the warehouse's.
     :param session: statements at the start of each session.
     :param begin: starts a transaction; None where several statements cannot be one.
     :param plan_in_transaction: whether CREATE TABLE can be part of one. In Snowflake it ends the one that is open.

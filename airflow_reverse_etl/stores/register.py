@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.stores.ledger import Ledger
+from airflow_reverse_etl.stores.compare_and_set import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

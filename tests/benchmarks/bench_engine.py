@@ -161,7 +161,7 @@ def _sync(mode: str = "upsert", **more: Any) -> Sync:
 async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[str, float]:
     import duckdb
 
-    from airflow_reverse_etl.stores.lake import LakeStore
+    from airflow_reverse_etl.stores.lake.store import LakeStore
     from airflow_reverse_etl.sync.log_observer import SystemClock
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 

@@ -97,7 +97,7 @@ def _timed(action: Callable[[], Any]) -> tuple[Any, float]:
 def _plan(folder: Path, query: str) -> tuple[Any, Plan, float]:
     import duckdb
 
-    from airflow_reverse_etl.stores.lake import LakeStore
+    from airflow_reverse_etl.stores.lake.store import LakeStore
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
     store = LakeStore(str(folder / "state"))

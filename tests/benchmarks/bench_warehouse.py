@@ -15,7 +15,7 @@ from typing import Any
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Report
 from airflow_reverse_etl.sql.statements.plan import plan_statement
-from airflow_reverse_etl.stores.tables import prefix
+from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
 from tests.stores.warehouses import Place, postgres_place, postgres_server
 

@@ -26,9 +26,9 @@ from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Report
-from airflow_reverse_etl.stores import compare, fold  # noqa: F401
-from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.stores.lake import commit, planner  # noqa: F401
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync import lease
 from airflow_reverse_etl.sync.load import loader
 from airflow_reverse_etl.sync.log_observer import SystemClock

@@ -25,7 +25,7 @@ from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError, SpecError
 from airflow_reverse_etl.sensors import DbtCloudJobSensor
-from airflow_reverse_etl.stores.ledger import Ledger
+from airflow_reverse_etl.stores.compare_and_set import Ledger
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
 from tests.dbt_cloud.server import DbtCloudServer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.testing import Dials, FakeApi
 from airflow_reverse_etl.testing.fakes import FakeDestination
 from tests.operators.test_reverse_etl import SYNC, context, crm, customers  # noqa: F401 - fixtures

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.read_only import single_select
-from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import Column, PlanRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,8 +11,8 @@ from pyarrow import fs
 
 from airflow_reverse_etl.stores import files as files_module
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.stores.tables import prefix
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.testing.store import MemoryStateStore
 from tests.stores.warehouses import PLACES, copying_store
 

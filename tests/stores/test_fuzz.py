@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
-from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest
 from airflow_reverse_etl.testing import MemoryWarehouse

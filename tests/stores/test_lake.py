@@ -27,9 +27,9 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Receipt, Report
 from airflow_reverse_etl.sql.statements import expressions
-from airflow_reverse_etl.stores import delta
-from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.stores.tables import SHARED
+from airflow_reverse_etl.stores.lake import delta
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.schema import SHARED
 from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
 from airflow_reverse_etl.testing import StateStoreConformance
 from tests.stores.conftest import as_object_storage

@@ -16,7 +16,7 @@ from unittest import mock
 import duckdb
 import pyarrow as pa
 
-from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.spec.receipts import Operation, Report
-from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync import run as module
 from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest

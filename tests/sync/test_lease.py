@@ -11,7 +11,7 @@ import pytest
 
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
 from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore

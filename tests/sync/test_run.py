@@ -20,8 +20,8 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Batch, Operation, Planned, Receipts, Report
-from airflow_reverse_etl.stores.delta import DeltaFile
-from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.lake.delta import DeltaFile
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
 from airflow_reverse_etl.sync.run import Run, run

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ModelNotFoundError, UnreachableError
-from airflow_reverse_etl.stores.lake import LakeStore
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import PlanRequest
 from airflow_reverse_etl.warehouses.bigquery import BigQueryConnection
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse

@@ -31,8 +31,8 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.sql.read_only import files_closed
 from airflow_reverse_etl.sql.text_forms import literal
-from airflow_reverse_etl.stores import fold
-from airflow_reverse_etl.stores.database import Database, Session, SqlError
+from airflow_reverse_etl.stores.lake import commit
+from airflow_reverse_etl.stores.warehouse.database import Database, Session, SqlError
 
 SHARED: Mapping[str, Mapping[str, str]] = {
     "syncs": {"sync": "VARCHAR", "table_prefix": "VARCHAR", "created_at": "TIMESTAMPTZ"},
@@ -57,13 +57,13 @@ SHARED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("part", "number", "piece", "pieces"), "BIGINT"),
         "content": "VARCHAR",
     },
-    "runs": {"sync": "VARCHAR", **fold.HISTORY},
-    "change_log": fold.CHANGE_LOG,
+    "runs": {"sync": "VARCHAR", **commit.HISTORY},
+    "change_log": commit.CHANGE_LOG,
 }
 
 OWN: Mapping[str, Mapping[str, str]] = {
-    "snapshot": fold.SNAPSHOT,
-    "rejections": {**fold.REJECTIONS, "plan_id": "VARCHAR"},
+    "snapshot": commit.SNAPSHOT,
+    "rejections": {**commit.REJECTIONS, "plan_id": "VARCHAR"},
     "state": {"generation": "VARCHAR", "remembered": "VARCHAR"},
 }
 

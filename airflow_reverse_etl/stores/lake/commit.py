@@ -11,9 +11,9 @@ from typing import Any
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
-from airflow_reverse_etl.stores import changes
-from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
-from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.stores.lake import change_set
+from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
+from airflow_reverse_etl.stores.lake.duckdb import Scratch
 from airflow_reverse_etl.sync.comparing import Approach, State, outdated
 from airflow_reverse_etl.sync.ports import Plan
 
@@ -185,7 +185,7 @@ def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str
     import pyarrow as pa
 
     settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
-    changes.view(scratch, folder, plan.planned, settled=" OR ".join(f"seq BETWEEN {a} AND {b}" for a, b in settled))
+    change_set.view(scratch, folder, plan.planned, settled=" OR ".join(f"seq BETWEEN {a} AND {b}" for a, b in settled))
     rows = []
     for seq, (outcome, at) in checkpoint.failed.items():
         reason = checkpoint.reasons[at]
@@ -195,7 +195,7 @@ def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str
     columns = [pa.array([row[at] for row in rows], kind) for at, kind in enumerate(kinds)]
     scratch.connection.register("failed", pa.Table.from_arrays(columns, names=names))
     scratch.execute("CREATE TEMP VIEW accepted AS SELECT * FROM changes ANTI JOIN failed USING (seq) WHERE settled")
-    for name in changes.LEFT:
+    for name in change_set.LEFT:
         if name in left:
             scratch.view(name, f"{folder}/{name}.parquet")
         else:

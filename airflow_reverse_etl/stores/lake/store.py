@@ -29,12 +29,13 @@ from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
 from airflow_reverse_etl.sql.read_only import model_columns
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
-from airflow_reverse_etl.stores import changes, fold, leases
-from airflow_reverse_etl.stores.compare import compare, write
-from airflow_reverse_etl.stores.delta import DeltaFile, DeltaLog
+from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.lake import change_set, commit
+from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
+from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
+from airflow_reverse_etl.stores.lake.planner import compare, write
 from airflow_reverse_etl.stores.register import Register
-from airflow_reverse_etl.stores.scratch import Scratch, scratch
 from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 
@@ -99,7 +100,7 @@ class LakeStore(StateStore):
         sync = request.sync
         self._delete_cut_short(sync.name, request.now)
         snapshot, rejections = self._snapshot(sync.name), self._rejections(sync.name)
-        how = approach(request, fold.state_of(self._history(sync.name)), snapshot_rows=snapshot.rows)
+        how = approach(request, commit.state_of(self._history(sync.name)), snapshot_rows=snapshot.rows)
         statement = plan_statement(
             sync,
             query=request.query,
@@ -128,7 +129,7 @@ class LakeStore(StateStore):
             mode=sync.mode,
             values=statement.values,
             generation=snapshot.generation,
-            left=[name for name in changes.LEFT if name in compared.changes],
+            left=[name for name in change_set.LEFT if name in compared.changes],
             approach=compared.approach.to_json(),
         )
         return plan
@@ -136,8 +137,8 @@ class LakeStore(StateStore):
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         stored = self._stored(plan.sync, plan.plan_id)
         if stored is None:
-            raise changes.forgotten()
-        yield from changes.read(
+            raise change_set.forgotten()
+        yield from change_set.read(
             self._files,
             _plan_folder(plan.sync, plan.plan_id) + "/changes",
             plan.planned,
@@ -152,7 +153,7 @@ class LakeStore(StateStore):
         folder, last = f"{_plan_folder(plan.sync, plan.plan_id)}/changes", plan.total if until is None else until
         with self._scratch() as work:
             self._snapshot(plan.sync).view(work, "snapshot")
-            changes.view(work, folder, plan.planned, settled="false")
+            change_set.view(work, folder, plan.planned, settled="false")
             rows = work.execute(
                 "SELECT c.seq, s.field_hashes, c.field_hashes FROM snapshot AS s JOIN changes AS c"
                 " USING (key_hi, key_lo) WHERE c.change = 'changed' AND c.seq BETWEEN ? AND ? ORDER BY c.seq",
@@ -165,7 +166,7 @@ class LakeStore(StateStore):
             return {}
         with self._scratch() as work:
             work.view("invalid", f"{_plan_folder(plan.sync, plan.plan_id)}/changes/invalid.parquet")
-            return changes.invalid_keys(plan, "invalid", work.execute, count=count)
+            return change_set.invalid_keys(plan, "invalid", work.execute, count=count)
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         data = self._files.read(_checkpoint(plan, partition))
@@ -186,9 +187,9 @@ class LakeStore(StateStore):
         stored = self._stored(plan.sync, plan.plan_id)
         if not history.made_by(plan.plan_id):  # the last table of a commit: what it says is true of the others
             if stored is None:
-                raise changes.forgotten()
+                raise change_set.forgotten()
             with self._scratch() as work:
-                fold.fold(
+                commit.fold(
                     work,
                     plan,
                     checkpoint,
@@ -220,16 +221,16 @@ class LakeStore(StateStore):
         return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)
 
     def _history(self, sync: str) -> DeltaFile:
-        return DeltaFile(self._files, f"{_folder(sync)}/history", fold.HISTORY)
+        return DeltaFile(self._files, f"{_folder(sync)}/history", commit.HISTORY)
 
     def _snapshot(self, sync: str) -> DeltaFile:
-        return DeltaFile(self._files, f"{_folder(sync)}/snapshot", fold.SNAPSHOT)
+        return DeltaFile(self._files, f"{_folder(sync)}/snapshot", commit.SNAPSHOT)
 
     def _rejections(self, sync: str) -> DeltaFile:
-        return DeltaFile(self._files, f"{_folder(sync)}/rejections", fold.REJECTIONS)
+        return DeltaFile(self._files, f"{_folder(sync)}/rejections", commit.REJECTIONS)
 
     def _change_log(self, sync: str) -> DeltaLog:
-        return DeltaLog(self._files, f"{_folder(sync)}/change_log", fold.CHANGE_LOG)
+        return DeltaLog(self._files, f"{_folder(sync)}/change_log", commit.CHANGE_LOG)
 
     def _shorten_log(self, plan: Plan) -> None:
         """Also when no log is wanted any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from airflow_reverse_etl.stores.ledger import Ledger
+from airflow_reverse_etl.stores.compare_and_set import Ledger
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

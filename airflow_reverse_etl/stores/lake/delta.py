@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow_reverse_etl.errors import RunConflictError, StateError, UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.stores.lake.duckdb import Scratch
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable

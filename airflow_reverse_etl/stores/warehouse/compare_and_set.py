@@ -12,8 +12,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from airflow_reverse_etl.stores.database import Session, SqlError
-from airflow_reverse_etl.stores.tables import Tables
+from airflow_reverse_etl.stores.warehouse.database import Session, SqlError
+from airflow_reverse_etl.stores.warehouse.schema import Tables
 
 _COLUMNS = ("holder", "fence", "until")
 

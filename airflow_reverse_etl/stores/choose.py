@@ -10,8 +10,8 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.stores.lake import LakeStore
-    from airflow_reverse_etl.stores.warehouse import WarehouseStore
+    from airflow_reverse_etl.stores.lake.store import LakeStore
+    from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
 #: From this many rows on, ``planner: auto`` leaves a model in the warehouse.
 LARGE = 1_000_000

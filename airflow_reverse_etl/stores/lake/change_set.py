@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.spec.receipts import Planned
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.stores.scratch import Scratch
+from airflow_reverse_etl.stores.lake.duckdb import Scratch
 from airflow_reverse_etl.sync.ports import Plan
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
-from airflow_reverse_etl.operators import _planner
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.stores.lake import LakeStore
-from airflow_reverse_etl.stores.warehouse import WarehouseStore
+from airflow_reverse_etl.stores import choose
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import PlanRequest
 from tests.stores.warehouses import Place, duckdb_place
 
@@ -35,11 +35,11 @@ class Places:
         self.warehouse: WarehouseStore | None = self.place.store()
         self.lake = LakeStore(str(folder))
         self.said: list[str] = []
-        monkeypatch.setattr(_planner, "state_store", lambda: self.lake)
-        monkeypatch.setattr(_planner, "warehouse_store", lambda conn_id: self.warehouse)
+        monkeypatch.setattr(choose, "state_store", lambda: self.lake)
+        monkeypatch.setattr(choose, "warehouse_store", lambda conn_id: self.warehouse)
 
     def chosen(self, planner: str, query: str | None = QUERY) -> Any:
-        return _planner.store_for(sync_of(planner), query, say=self.said.append)
+        return choose.store_for(sync_of(planner), query, say=self.said.append)
 
     def plan_in(self, store: Any) -> None:
         warehouse = self.place.open_warehouse()
@@ -62,7 +62,7 @@ def test_auto_takes_the_warehouse_for_large_models_and_says_why(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert places.chosen("auto") is places.lake
-    monkeypatch.setattr(_planner, "LARGE", 10)
+    monkeypatch.setattr(choose, "LARGE", 10)
     assert places.chosen("auto") is places.warehouse
     assert ["only 10 rows" in places.said[0], "10 rows or more" in places.said[1]] == [True, True]
 
@@ -71,7 +71,7 @@ def test_auto_plans_locally_where_it_may_not_write(places: Places, monkeypatch: 
     def denied(self: WarehouseStore) -> None:
         raise CredentialsError("permission denied", todo="GRANT something")
 
-    monkeypatch.setattr(_planner, "LARGE", 10)
+    monkeypatch.setattr(choose, "LARGE", 10)
     monkeypatch.setattr(WarehouseStore, "make_tables", denied)
     assert places.chosen("auto") is places.lake
     assert "GRANT something" in places.said[0]

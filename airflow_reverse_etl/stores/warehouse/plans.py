@@ -12,9 +12,9 @@ from typing import Any
 
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.receipts import Checkpoint, Planned
-from airflow_reverse_etl.stores.database import SqlError
-from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.stores.warehouse_plan import PLAN_TABLES, Built
+from airflow_reverse_etl.stores.warehouse.database import SqlError
+from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES, Built
+from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 
 _FORMAT = 1

@@ -1,4 +1,5 @@
-"""Folding a load into the tables of the state: what :mod:`airflow_reverse_etl.stores.fold` does, as DELETE and INSERT.
+"""Folding a load into the tables of the state: what :mod:`airflow_reverse_etl.stores.lake.commit` does, as DELETE and
+INSERT.
 
 Each statement may be run again with the same result, so that a commit cut short can be completed where several
 statements cannot be one transaction.
@@ -16,9 +17,9 @@ from typing import Any
 from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Report
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from airflow_reverse_etl.stores.database import Session
-from airflow_reverse_etl.stores.fold import logged_outcome, unanswered
-from airflow_reverse_etl.stores.tables import Tables
+from airflow_reverse_etl.stores.lake.commit import logged_outcome, unanswered
+from airflow_reverse_etl.stores.warehouse.database import Session
+from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import Approach, State, outdated
 from airflow_reverse_etl.sync.ports import Plan
 

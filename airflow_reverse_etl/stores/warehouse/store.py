@@ -21,13 +21,14 @@ from airflow_reverse_etl.sql.read_only import model_columns, single_select
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
-from airflow_reverse_etl.stores import changes, leases
-from airflow_reverse_etl.stores.database import Database, SqlError
-from airflow_reverse_etl.stores.open_plans import OpenPlans, run_of
-from airflow_reverse_etl.stores.sql_register import SqlRegister
-from airflow_reverse_etl.stores.tables import Tables
-from airflow_reverse_etl.stores.warehouse_fold import Fold, remembered
-from airflow_reverse_etl.stores.warehouse_plan import PlanBuilder
+from airflow_reverse_etl.stores import leases
+from airflow_reverse_etl.stores.lake import change_set
+from airflow_reverse_etl.stores.warehouse.commit import Fold, remembered
+from airflow_reverse_etl.stores.warehouse.compare_and_set import SqlRegister
+from airflow_reverse_etl.stores.warehouse.database import Database, SqlError
+from airflow_reverse_etl.stores.warehouse.planner import PlanBuilder
+from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
+from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 
@@ -162,7 +163,7 @@ class WarehouseStore(StateStore):
         with self._tables.errors(plan.sync):
             own, stored = self._tables.make_own(plan.sync), self._open.stored(plan)
         if stored is None:
-            raise changes.forgotten()
+            raise change_set.forgotten()
         last = plan.total if until is None else until
         if last <= after:
             return
@@ -194,7 +195,7 @@ class WarehouseStore(StateStore):
         with self._tables.errors(plan.sync):
             own, stored = self._tables.make_own(plan.sync), self._open.stored(plan)
             if stored is None:
-                raise changes.forgotten()
+                raise change_set.forgotten()
             now = "c.field_hashes" if stored.get("field_hashes") else "NULL"
             rows = self._database.run(
                 f"SELECT c.seq, s.field_hashes, {now} FROM {self._tables[f'{own}_changes_{run_of(plan)}']} AS c"
@@ -207,7 +208,7 @@ class WarehouseStore(StateStore):
         with self._tables.errors(plan.sync):
             own = self._tables.make_own(plan.sync)
             table = self._tables[f"{own}_changes_{run_of(plan)}"]
-            return changes.invalid_keys(plan, table, self._database.run, count=count)
+            return change_set.invalid_keys(plan, table, self._database.run, count=count)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -231,7 +232,7 @@ class WarehouseStore(StateStore):
             own = self._tables.make_own(plan.sync)
             if not self._committed(plan):
                 if stored is None:
-                    raise changes.forgotten()
+                    raise change_set.forgotten()
                 fold = Fold(self._tables, plan, checkpoint, own=own, run=run_of(plan), stored=stored)
                 with self._database.session() as session:
                     fold.prepare(session)

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
-from airflow_reverse_etl.stores.changes import KINDS
-from airflow_reverse_etl.stores.compare import as_text
-from airflow_reverse_etl.stores.database import Session
-from airflow_reverse_etl.stores.tables import Tables
+from airflow_reverse_etl.stores.lake.change_set import KINDS
+from airflow_reverse_etl.stores.lake.planner import as_text
+from airflow_reverse_etl.stores.warehouse.database import Session
+from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import Approach
 
 #: Columns of the change set beside the values.

@@ -1,0 +1,1 @@
+"""State as Delta Lake tables under a URL, computed by DuckDB on the worker."""

@@ -1,0 +1,1 @@
+"""State as tables in the warehouse that has the model."""
