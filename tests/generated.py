@@ -140,7 +140,7 @@ def _first(cls: type) -> str:
 
 def cli() -> str:
     """Every command with its options."""
-    from airflow_reverse_etl.cli import _parser
+    from airflow_reverse_etl.cli.main import _parser
 
     parts = []
     for name, command, text in commands(_parser()):

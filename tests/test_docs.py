@@ -129,7 +129,7 @@ def test_every_key_is_explained() -> None:
 
 def test_every_option_of_the_command_line_is_explained() -> None:
     """By its help text, which the reference page repeats."""
-    from airflow_reverse_etl.cli import _parser
+    from airflow_reverse_etl.cli.main import _parser
 
     for name, command, text in commands(_parser()):
         assert text, name

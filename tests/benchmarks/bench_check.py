@@ -135,7 +135,7 @@ def _checks(folder: Path, base: Path) -> list[dict[str, Any]]:
         before = _project(folder / "before.json", compiled=True) if compiled else base
         head = _project(folder / "head.json", changed, compiled=compiled)
         sides = ["--base", str(before), "--head", str(head), "--syncs", str(folder / "syncs")]
-        seconds = _python(folder, "-m", "airflow_reverse_etl.cli", "check", *sides, codes=(0, 3))
+        seconds = _python(folder, "-m", "airflow_reverse_etl.cli.main", "check", *sides, codes=(0, 3))
         results.append(_result(f"check of 300 syncs, {what}", seconds, "target", 3.0))
     return results
 

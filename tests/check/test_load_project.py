@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_reverse_etl.check.load_project import Versions
-from airflow_reverse_etl.cli import main
+from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 from tests.dbt.projects import manifest, model
 

@@ -74,7 +74,7 @@ def repository(tmp_path: Path) -> Origin:
 def programs(folder: Path) -> Path:
     """``reverse-etl`` as it is installed, and a dbt that gives the commit's manifest."""
     folder.mkdir()
-    (folder / "reverse-etl").write_text(f'#!/bin/sh\nexec {sys.executable} -m airflow_reverse_etl.cli "$@"\n')
+    (folder / "reverse-etl").write_text(f'#!/bin/sh\nexec {sys.executable} -m airflow_reverse_etl.cli.main "$@"\n')
     (folder / "dbt").write_text('#!/bin/sh\ncp manifest.json "$DBT_TARGET_PATH/manifest.json"\n')
     for program in folder.iterdir():
         program.chmod(0o755)

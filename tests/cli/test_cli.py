@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from airflow_reverse_etl import errors
-from airflow_reverse_etl.cli import main
+from airflow_reverse_etl.cli.main import main
 from tests.dbt.projects import keyed, manifest, model
 
 SYNC = """\
@@ -161,7 +161,7 @@ class Block:
     def find_spec(self, name, *_):
         assert name.split('.')[0] not in ('airflow', 'duckdb', 'pyarrow', 'dbt', 'deltalake', 'aiohttp', 'git'), name
 sys.meta_path.insert(0, Block())
-from airflow_reverse_etl.cli import main
+from airflow_reverse_etl.cli.main import main
 code = main({["check", "--base", "base", "--head", "gone", "--syncs", "syncs"]!r})
 print(time.process_time() - started)
 sys.exit(code)
@@ -172,7 +172,7 @@ sys.exit(code)
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    start = "import sys\nfrom airflow_reverse_etl.cli import main\n"
+    start = "import sys\nfrom airflow_reverse_etl.cli.main import main\n"
     done = python(start + "try: main(['-h'])\nfinally: print(list(sys.modules))")
     assert done.returncode == 0, done.stderr
     assert not {"pydantic", "sqlglot", "requests", "yaml", "airflow"} & set(done.stdout.splitlines()[-1].split("'"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.cloud_cli import add_commands
+from airflow_reverse_etl.cli.dbt_cloud import add_commands
 from airflow_reverse_etl.errors import CredentialsError
 from tests.dbt_cloud.server import DbtCloudServer
 

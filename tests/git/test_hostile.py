@@ -14,7 +14,7 @@ import pytest
 
 from airflow_reverse_etl.check.load_project import Versions
 from airflow_reverse_etl.check.rendering import render
-from airflow_reverse_etl.cli import main
+from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.dbt.runner import DbtProject
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, ReverseEtlError
 from airflow_reverse_etl.git.credentials import Credentials
@@ -193,7 +193,7 @@ def test_a_manifest_of_a_hundred_megabytes(tmp_path: Path) -> None:
     assert path.stat().st_size > 100_000_000
     (tmp_path / "a.yaml").write_text(SYNC)
     script = (
-        "import sys; from airflow_reverse_etl.cli import main; from tests.peak import peak;"
+        "import sys; from airflow_reverse_etl.cli.main import main; from tests.peak import peak;"
         " code = main(); print(peak(), file=sys.stderr); sys.exit(code)"
     )
     command = [sys.executable, "-c", script, "check", "--base", str(path), "--head", str(path), "--syncs"]

@@ -20,7 +20,7 @@ import pytest
 
 from airflow_reverse_etl._airflow import AirflowFailException
 from airflow_reverse_etl.check.reports.formats import MARKER
-from airflow_reverse_etl.cli import main
+from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.git import github_app
 from airflow_reverse_etl.operators._dbt import DbtTask
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator

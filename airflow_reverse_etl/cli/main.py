@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from airflow_reverse_etl.dbt import cloud_cli
+    from airflow_reverse_etl.cli import dbt_cloud
 
     parser = argparse.ArgumentParser(prog="reverse-etl", description="Reverse ETL for Airflow, from a shell.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     errors = commands.add_parser("errors", help="what can go wrong, and what to do about it")
     errors.add_argument("name", nargs="?", default="", help="only what is about this error, such as CredentialsError")
     errors.set_defaults(run=_errors)
-    cloud_cli.add_commands(commands)
+    dbt_cloud.add_commands(commands)
     return parser
 
 
@@ -136,7 +136,7 @@ def _errors(options: argparse.Namespace) -> str:
     """The page of the documentation, of which the package has a copy."""
     from airflow_reverse_etl.errors import ConfigurationError
 
-    page = Path(__file__).with_name("errors.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[1].joinpath("errors.md").read_text(encoding="utf-8")
     name = options.name
     sections = [section for section in re.split(r"(?m)^(?=## )", page) if not name or f"`{name}`" in section]
     if not sections:

@@ -1,0 +1,1 @@
+"""``reverse-etl``: what can be done without Airflow running. Imports no Airflow."""
