@@ -11,7 +11,7 @@ from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.errors import ReverseEtlError
-    from airflow_reverse_etl.operators.distributed import reverse_etl
+    from airflow_reverse_etl.operators.sync_group import reverse_etl
     from airflow_reverse_etl.spec.model import Sync
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "ReverseEtlError": "airflow_reverse_etl.errors",
-        "reverse_etl": "airflow_reverse_etl.operators.distributed",
+        "reverse_etl": "airflow_reverse_etl.operators.sync_group",
         "Sync": "airflow_reverse_etl.spec.model",
     },
 )

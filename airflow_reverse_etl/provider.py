@@ -18,13 +18,16 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "operators": [
             _modules(
+                "operators.approval",
+                "operators.base",
                 "operators.dbt",
                 "operators.dbt_check",
                 "operators.dbt_cloud",
                 "operators.dbt_models",
                 "operators.dbt_pipeline",
-                "operators.distributed",
+                "operators.dbt_task",
                 "operators.reverse_etl",
+                "operators.sync_group",
             )
         ],
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],

@@ -6,9 +6,9 @@ import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_reverse_etl._airflow import AirflowException, AirflowNotFoundException, BaseHook, connection_info
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
+from airflow_reverse_etl.wiring import AirflowException, AirflowNotFoundException, BaseHook, connection_info
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

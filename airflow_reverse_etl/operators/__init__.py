@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.operators.dbt_cloud import DbtCloudModelSyncOperator
     from airflow_reverse_etl.operators.dbt_models import DbtMetaSyncsOperator, DbtModelSyncOperator
     from airflow_reverse_etl.operators.dbt_pipeline import DbtPipeline
-    from airflow_reverse_etl.operators.distributed import (
+    from airflow_reverse_etl.operators.reverse_etl import ReverseEtlOperator
+    from airflow_reverse_etl.operators.sync_group import (
         ReverseEtlCommitOperator,
         ReverseEtlLoadOperator,
         ReverseEtlPlanOperator,
     )
-    from airflow_reverse_etl.operators.reverse_etl import ReverseEtlOperator
 
 __all__ = [
     "DbtCloudModelSyncOperator",
@@ -41,9 +41,9 @@ __getattr__, __dir__ = lazy(
         "DbtModelSyncOperator": "airflow_reverse_etl.operators.dbt_models",
         "DbtOperator": "airflow_reverse_etl.operators.dbt",
         "DbtPipeline": "airflow_reverse_etl.operators.dbt_pipeline",
-        "ReverseEtlCommitOperator": "airflow_reverse_etl.operators.distributed",
-        "ReverseEtlLoadOperator": "airflow_reverse_etl.operators.distributed",
-        "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.distributed",
+        "ReverseEtlCommitOperator": "airflow_reverse_etl.operators.sync_group",
+        "ReverseEtlLoadOperator": "airflow_reverse_etl.operators.sync_group",
+        "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",
     },
 )

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl._airflow import BaseOperator, airflow_errors, state_files
 from airflow_reverse_etl.errors import DbtRunError, ProjectError
+from airflow_reverse_etl.wiring import BaseOperator, airflow_errors, state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl._airflow import Context
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
     from airflow_reverse_etl.dbt_cloud.models import CloudRun
-    from airflow_reverse_etl.operators._dbt import Syncs
+    from airflow_reverse_etl.operators.dbt_task import Syncs
+    from airflow_reverse_etl.wiring import Context
 
 
 class DbtCloudModelSyncOperator(BaseOperator):
@@ -61,8 +61,8 @@ class DbtCloudModelSyncOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Sync the models; see the class."""
+        from airflow_reverse_etl.check.drift_memory import looked_at_for_drift
         from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
-        from airflow_reverse_etl.operators._drift import looked_at_for_drift
 
         with airflow_errors():
             catalog, found = DbtCloudApiHook(self.dbt_cloud_conn_id).call(self._sync)

@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl._airflow import AssetAlias, BaseOperator, Context, airflow_errors, state_files
 from airflow_reverse_etl.assets import catalog_asset
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators._dbt import DbtTask, Syncs
+from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs
+from airflow_reverse_etl.wiring import AssetAlias, BaseOperator, Context, airflow_errors, state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -137,7 +137,7 @@ class DbtModelSyncOperator(DbtTask):
         return self._synced(key, context, asset, commit=commit, parse=parse, about={"ref": self.ref, **place})
 
     def _from_source(self, source: str, context: Context) -> dict[str, Any]:
-        from airflow_reverse_etl.operators._source import fetch, without_query
+        from airflow_reverse_etl.dbt.artifacts import fetch, without_query
 
         data = fetch(source, self.source_conn_id)
         digest = hashlib.sha256(data).hexdigest()[:40]
@@ -164,8 +164,8 @@ class DbtModelSyncOperator(DbtTask):
         about: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Store a commit's catalog, say what changed, and only then note it as the project's present one."""
+        from airflow_reverse_etl.check.drift_memory import looked_at_for_drift
         from airflow_reverse_etl.dbt.catalog_history import record
-        from airflow_reverse_etl.operators._drift import looked_at_for_drift
 
         place = f"catalogs/{key}/{commit}.json"
 

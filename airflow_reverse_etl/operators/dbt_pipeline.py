@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup, chain
 
+from airflow_reverse_etl.dbt.run_state import BUILDING
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.operators._dbt_state import BUILDING
 from airflow_reverse_etl.operators.dbt import DbtOperator
 
 if TYPE_CHECKING:

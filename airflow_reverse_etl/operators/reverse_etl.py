@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_reverse_etl._airflow import (
-    BaseOperator,
-    BaseOperatorLink,
-    Context,
-    connection_info,
-    open_warehouse,
-)
-from airflow_reverse_etl.operators._sync import PlanningOperator
+from airflow_reverse_etl.operators.base import PlanningOperator
 from airflow_reverse_etl.sync.log_observer import close, run_id
+from airflow_reverse_etl.wiring import BaseOperator, BaseOperatorLink, Context, connection_info, open_warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey

@@ -8,21 +8,21 @@ from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
 
-from airflow_reverse_etl._airflow import (
+from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus, parse_time
+from airflow_reverse_etl.errors import DbtRunError, SpecError
+from airflow_reverse_etl.wiring import (
     AirflowSensorTimeout,
     AirflowSkipException,
     AssetAlias,
     BaseSensorOperator,
     airflow_errors,
 )
-from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
-from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus, parse_time
-from airflow_reverse_etl.errors import DbtRunError, SpecError
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl._airflow import Context
     from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
     from airflow_reverse_etl.dbt_cloud.models import CloudRun
+    from airflow_reverse_etl.wiring import Context
 
 #: Where a sensor that has taken nothing yet begins to look.
 FIRST_LOOK_BACK = timedelta(days=1)
@@ -171,9 +171,9 @@ class _Look:
     """One look of a sensor at its job: take a run, or remember what was seen."""
 
     def __init__(self, sensor: DbtCloudJobSensor, context: Context) -> None:
-        from airflow_reverse_etl._airflow import state_files
         from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
         from airflow_reverse_etl.stores.compare_and_set import Ledger
+        from airflow_reverse_etl.wiring import state_files
 
         self.sensor, self.context = sensor, context
         self.hook = DbtCloudApiHook(sensor.dbt_cloud_conn_id)

@@ -9,18 +9,18 @@ from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
 
-from airflow_reverse_etl._airflow import (
+from airflow_reverse_etl.hooks.git import GitRepositoryHook
+from airflow_reverse_etl.wiring import (
     AirflowFailException,
     AirflowSensorTimeout,
     BaseSensorOperator,
     airflow_errors,
     state_files,
 )
-from airflow_reverse_etl.hooks.git import GitRepositoryHook
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl._airflow import Context
     from airflow_reverse_etl.git.path_watch import Seen
+    from airflow_reverse_etl.wiring import Context
 
 
 class GitCommitSensor(BaseSensorOperator):

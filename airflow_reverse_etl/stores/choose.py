@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl._airflow import state_store, warehouse_store
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.wiring import state_store, warehouse_store
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync

@@ -14,12 +14,12 @@ from urllib.parse import quote
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
-from airflow_reverse_etl._airflow import Asset
 from airflow_reverse_etl.assets import GROUP
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.wiring import Asset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -203,7 +203,7 @@ def _beginning(news: News, begin: datetime) -> Cursor:
 
 
 def _files() -> Any:
-    from airflow_reverse_etl._airflow import state_files
+    from airflow_reverse_etl.wiring import state_files
 
     return state_files()
 

@@ -9,9 +9,9 @@ from urllib.parse import quote
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_reverse_etl._airflow import Asset
 from airflow_reverse_etl.assets import GROUP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+from airflow_reverse_etl.wiring import Asset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -31,7 +31,7 @@ _OTHER_FILES, _OTHER_BYTES = 60, 1_000_000
 _NO_CHANGE = """
 import resource, sys
 from types import SimpleNamespace
-from airflow_reverse_etl._airflow import connection_info, state_files
+from airflow_reverse_etl.wiring import connection_info, state_files
 from airflow_reverse_etl.operators import DbtModelSyncOperator
 operator = DbtModelSyncOperator(task_id="models", git_conn_id="git_bench", project_path="dbt")
 connection_info("git_bench")

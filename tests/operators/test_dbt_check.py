@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl._airflow import AirflowFailException
 from airflow_reverse_etl.check.reports import hosts
 from airflow_reverse_etl.check.reports.hosts import for_repository
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
+from airflow_reverse_etl.wiring import AirflowFailException
 from tests.git.servers import Origin
 
 pytestmark = pytest.mark.airflow

@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from airflow_reverse_etl._airflow import AirflowFailException
 from airflow_reverse_etl.assets import catalog_asset
 from airflow_reverse_etl.operators import DbtMetaSyncsOperator, DbtModelSyncOperator, ReverseEtlOperator
+from airflow_reverse_etl.wiring import AirflowFailException
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.servers import Origin
 from tests.operators.test_dbt import execute

@@ -20,7 +20,7 @@ from uuid import uuid4
 import pytest
 
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators._dbt import DbtTask
+from airflow_reverse_etl.operators.dbt_task import DbtTask
 from tests.check import hosts
 from tests.check.hosts import Host
 from tests.git.github import PEM, GitHub

@@ -264,7 +264,7 @@ def test_rows_are_not_counted_in_the_warehouse_of_what_is_no_select(query: str) 
 @pytest.mark.airflow
 @pytest.mark.parametrize("query", HOSTILE["postgres"])
 def test_drift_is_not_looked_for_in_what_is_no_select(tmp_path: Path, query: str) -> None:
-    from airflow_reverse_etl.operators._drift import look_for_drift
+    from airflow_reverse_etl.check.drift_memory import look_for_drift
     from airflow_reverse_etl.stores.files import StateFiles
 
     warehouse = Untouched("postgres")

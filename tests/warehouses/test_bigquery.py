@@ -55,11 +55,11 @@ def read(query: str, extra: Mapping[str, Any], columns: list[str] | None) -> Any
 
     :param columns: asked for and compared first.
     """
-    from airflow_reverse_etl import _airflow
+    from airflow_reverse_etl import wiring
 
     info = SimpleNamespace(conn_type="google_cloud_platform", conn_id="bq", extra=extra)
     given = {"connection_info": lambda conn_id: info, "_sql_hook": lambda info: Hook()}
-    with patch.multiple(_airflow, **given), closing(_airflow.open_warehouse("bq")) as warehouse:
+    with patch.multiple(wiring, **given), closing(wiring.open_warehouse("bq")) as warehouse:
         try:
             assert columns is None or [column.name for column in warehouse.columns(query)] == columns
             return warehouse.read(query).read_all()

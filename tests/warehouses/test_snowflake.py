@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from airflow_reverse_etl import _airflow
+from airflow_reverse_etl import wiring
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses.snowflake import database_options, whole
@@ -78,8 +78,8 @@ def open_warehouse(
             return snowflake.connector.connect(**{**PARAMETERS, **server})
 
         hook = SimpleNamespace(_get_conn_params=lambda: {**parameters, **server}, get_conn=connect)
-        monkeypatch.setattr(_airflow, "_sql_hook", lambda info: hook)
-        return _airflow.open_warehouse("snow")
+        monkeypatch.setattr(wiring, "_sql_hook", lambda info: hook)
+        return wiring.open_warehouse("snow")
 
     return opened
 

@@ -8,7 +8,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from airflow_reverse_etl._airflow import (
+from airflow_reverse_etl.assets import destination_asset, inlets
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.stores.choose import store_for
+from airflow_reverse_etl.sync.log_observer import LogObserver, SystemClock, resolve_model
+from airflow_reverse_etl.wiring import (
     AirflowException,
     AirflowFailException,
     AirflowSkipException,
@@ -19,11 +24,6 @@ from airflow_reverse_etl._airflow import (
     state_files,
     storage_options,
 )
-from airflow_reverse_etl.assets import destination_asset, inlets
-from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
-from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.stores.choose import store_for
-from airflow_reverse_etl.sync.log_observer import LogObserver, SystemClock, resolve_model
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -226,7 +226,7 @@ class PlanningOperator(SyncOperator):
                 "a gate needs a dbt model and its catalog", todo="give catalog=, or leave gate out", sync=sync.name
             )
         from airflow_reverse_etl.dbt.catalog import load_catalog
-        from airflow_reverse_etl.operators._dbt_state import gate_reasons
+        from airflow_reverse_etl.dbt.run_state import gate_reasons
 
         files = state_files()
         model = load_catalog(files, self.catalog).find(sync.model)
@@ -244,7 +244,7 @@ class PlanningOperator(SyncOperator):
 
     def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
         """What changed under the sync since its last run, as the sync's ``drift`` says."""
-        from airflow_reverse_etl.operators._drift import look_for_drift
+        from airflow_reverse_etl.check.drift_memory import look_for_drift
 
         output = self.catalog if isinstance(self.catalog, Mapping) else None
         found = look_for_drift(sync, query=query, warehouse=warehouse, files=state_files(), output=output)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_reverse_etl._airflow import Context, state_files
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.wiring import Context, state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.runner import NodeResult

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_reverse_etl._airflow import state_files
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.spec.receipts import Planned
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
+from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
 from tests.operators.test_reverse_etl import SYNC, crm, customers  # noqa: F401 - fixtures
 

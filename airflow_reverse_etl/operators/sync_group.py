@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
-from airflow_reverse_etl._airflow import Context, TaskGroup, open_warehouse
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.operators._sync import PlanningOperator, SyncOperator
+from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator
 from airflow_reverse_etl.sync.log_observer import close, run_id
+from airflow_reverse_etl.wiring import Context, TaskGroup, open_warehouse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -281,7 +281,7 @@ def reverse_etl(
             **task_arguments,
         )
         if approve:
-            from airflow_reverse_etl.operators._approval import PlanApprovalOperator
+            from airflow_reverse_etl.operators.approval import PlanApprovalOperator
 
             more = approve if isinstance(approve, Mapping) else {}
             approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=seen, **more)

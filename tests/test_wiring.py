@@ -13,8 +13,8 @@ from unittest.mock import Mock, call
 import pytest
 
 from airflow_reverse_etl import errors
-from airflow_reverse_etl._airflow import AirflowException, AirflowFailException, airflow_errors
 from airflow_reverse_etl.sync.ports import ConnectionInfo
+from airflow_reverse_etl.wiring import AirflowException, AirflowFailException, airflow_errors
 
 pytestmark = pytest.mark.airflow
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """An option that is not set, or empty, has the default that the provider information declares."""
-    from airflow_reverse_etl._airflow import setting
+    from airflow_reverse_etl.wiring import setting
 
     assert setting("memory_limit") == "900MB"
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "3GB")
@@ -55,7 +55,7 @@ def test_an_error_is_told_with_the_name_to_look_it_up_by(
 
 def test_state_is_under_airflow_home_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The placeholder in the default is filled in, with the environment's AIRFLOW_HOME."""
-    from airflow_reverse_etl._airflow import state_files
+    from airflow_reverse_etl.wiring import state_files
 
     monkeypatch.delenv("AIRFLOW__REVERSE_ETL__STATE_URL", raising=False)
     assert state_files().child("x").endswith("/reverse_etl/x")
@@ -64,7 +64,7 @@ def test_state_is_under_airflow_home_by_default(monkeypatch: pytest.MonkeyPatch,
 
 def test_state_files_are_where_the_configuration_says(state_url: Path) -> None:
     """Readable again by the next task."""
-    from airflow_reverse_etl._airflow import state_files
+    from airflow_reverse_etl.wiring import state_files
 
     state_files().write("a/b.json", b"{}")
     assert (state_url / "a" / "b.json").read_bytes() == b"{}"
@@ -72,7 +72,7 @@ def test_state_files_are_where_the_configuration_says(state_url: Path) -> None:
 
 def test_a_connection_becomes_plain_data(add_connection: Callable[..., None]) -> None:
     """All fields; its ``repr`` shows no secret."""
-    from airflow_reverse_etl._airflow import connection_info
+    from airflow_reverse_etl.wiring import connection_info
 
     add_connection(
         "crm", conn_type="http", host="h", port=1, schema="s", login="l0g1n", password="s3cret", extra={"k": "v4lue"}
@@ -84,7 +84,7 @@ def test_a_connection_becomes_plain_data(add_connection: Callable[..., None]) ->
 
 def test_a_missing_connection_is_named(airflow_db: None) -> None:
     """With what to do about it."""
-    from airflow_reverse_etl._airflow import connection_info
+    from airflow_reverse_etl.wiring import connection_info
 
     with pytest.raises(errors.CredentialsError, match="'nobody'"):
         connection_info("nobody")
@@ -92,7 +92,7 @@ def test_a_missing_connection_is_named(airflow_db: None) -> None:
 
 def test_a_connection_without_sql_is_no_warehouse(add_connection: Callable[..., None]) -> None:
     """The error names the connection and its type."""
-    from airflow_reverse_etl._airflow import open_warehouse
+    from airflow_reverse_etl.wiring import open_warehouse
 
     add_connection("crm", conn_type="reverse_etl_http", host="h")
     with pytest.raises(errors.ConfigurationError, match="reverse_etl_http"):
@@ -106,7 +106,7 @@ def test_duckdb_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Pa
     """Through the official provider's hook."""
     import duckdb
 
-    from airflow_reverse_etl._airflow import open_warehouse
+    from airflow_reverse_etl.wiring import open_warehouse
 
     with duckdb.connect(str(tmp_path / "w.duckdb")) as connection:
         connection.execute("CREATE TABLE t AS SELECT 1 AS id")
@@ -123,7 +123,7 @@ def test_models_in_duckdb_use_files_only_if_the_configuration_says_so(
 ) -> None:
     """Where they are read, where they are counted, and where they are planned in DuckDB itself."""
     from airflow_reverse_etl import Sync
-    from airflow_reverse_etl._airflow import open_warehouse, warehouse_store
+    from airflow_reverse_etl.wiring import open_warehouse, warehouse_store
 
     (tmp_path / "rows.csv").write_text("id\n1\n")
     add_connection("duck", conn_type="duckdb", host=str(tmp_path / "w.duckdb"))
@@ -150,13 +150,13 @@ def test_postgres_is_a_warehouse(
     """Through the official provider's hook: with its ADBC driver, and without."""
     from psycopg.conninfo import conninfo_to_dict
 
-    from airflow_reverse_etl import _airflow
+    from airflow_reverse_etl import wiring
     from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 
-    monkeypatch.setattr(_airflow, "find_spec", lambda name: name == driver)
+    monkeypatch.setattr(wiring, "find_spec", lambda name: name == driver)
     where = conninfo_to_dict(postgres)
     add_connection("pg", conn_type="postgres", login="postgres", schema="postgres", extra={"host": where["host"]})
-    warehouse = _airflow.open_warehouse("pg")
+    warehouse = wiring.open_warehouse("pg")
     assert isinstance(warehouse, AdbcWarehouse) is bool(driver)
     assert warehouse.dialect == "postgres"
     assert [column.name for column in warehouse.columns("SELECT 1 AS id")] == ["id"]
@@ -169,7 +169,7 @@ def test_postgres_is_a_warehouse(
 
 def test_a_connection_of_type_adbc_is_a_warehouse(add_connection: Callable[..., None], postgres: str) -> None:
     """With the driver that it names. Its password is in no error."""
-    from airflow_reverse_etl._airflow import open_warehouse
+    from airflow_reverse_etl.wiring import open_warehouse
 
     extra = {"dialect": "postgresql", "db_kwargs": {"uri": postgres}}
     add_connection("any", conn_type="adbc", host="h", extra=extra)
@@ -191,7 +191,7 @@ def test_sqlite_is_a_warehouse(add_connection: Callable[..., None], tmp_path: Pa
     """As any other DB-API driver is."""
     import sqlite3
 
-    from airflow_reverse_etl._airflow import dbapi_connect, open_warehouse
+    from airflow_reverse_etl.wiring import dbapi_connect, open_warehouse
 
     add_connection("lite", conn_type="sqlite", host=str(tmp_path / "w.sqlite"))
     connection = dbapi_connect("lite")()
@@ -225,7 +225,7 @@ def test_where_a_connections_own_hook_runs_no_sql_that_of_its_provider_does(
     Each session has a hook of its own, as Databricks' hands out the same connection again. BigQuery is spoken to by
     Google's driver, in the project and place of the connection.
     """
-    from airflow_reverse_etl._airflow import dbapi_connect, open_warehouse
+    from airflow_reverse_etl.wiring import dbapi_connect, open_warehouse
 
     hook, driver = Mock(spec_set=["get_records", "get_conn", "get_client", "project_id", "location"]), Mock()
     hooks = Mock(return_value=hook)
@@ -248,7 +248,7 @@ def test_where_a_connections_own_hook_runs_no_sql_that_of_its_provider_does(
 
 
 def test_a_connection_whose_provider_is_missing_says_so(add_connection: Callable[..., None]) -> None:
-    from airflow_reverse_etl._airflow import dbapi_connect
+    from airflow_reverse_etl.wiring import dbapi_connect
 
     add_connection("vendor", conn_type="databricks", host="h")
     with pytest.raises(errors.ConfigurationError, match="install the Airflow provider"):
@@ -285,6 +285,6 @@ def test_a_connection_whose_provider_is_missing_says_so(add_connection: Callable
 )
 def test_storage_credentials(info: ConnectionInfo, options: dict[str, str]) -> None:
     """Airflow's storage connections, in the words of the object storage library; empty fields are left to it."""
-    from airflow_reverse_etl._airflow import storage_options
+    from airflow_reverse_etl.wiring import storage_options
 
     assert storage_options(info) == options

@@ -14,21 +14,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_reverse_etl._airflow import AirflowFailException, state_files
 from airflow_reverse_etl.errors import GuardError, StateError
-from airflow_reverse_etl.operators._dbt import given_syncs
+from airflow_reverse_etl.operators.dbt_task import given_syncs
 from airflow_reverse_etl.sql.read_only import model_columns
 from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.wiring import AirflowFailException, state_files
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl._airflow import BaseOperator, Context
     from airflow_reverse_etl.check.findings import Finding
     from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
-    from airflow_reverse_etl.operators._dbt import Syncs
+    from airflow_reverse_etl.operators.dbt_task import Syncs
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
+    from airflow_reverse_etl.wiring import BaseOperator, Context
 
 #: So many findings are told one by one.
 _LISTED = 20
