@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.spec.receipts import Report
+    from airflow_reverse_etl.spec.report import Report
 
 
 class ReverseEtlError(Exception):

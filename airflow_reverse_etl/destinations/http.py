@@ -29,7 +29,8 @@ from airflow_reverse_etl.http.messages import (
     words,
 )
 from airflow_reverse_etl.http.redaction import clean
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipt, Receipts
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 
 if TYPE_CHECKING:

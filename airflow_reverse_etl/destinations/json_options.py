@@ -12,7 +12,7 @@ from airflow_reverse_etl.destinations.http import Action, HttpOptions
 from airflow_reverse_etl.destinations.registry import Strict
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.destinations.templates import Template, header_value, path_value
-from airflow_reverse_etl.spec.receipts import Operation
+from airflow_reverse_etl.spec.operations import Operation
 
 
 class ErrorWords(Strict):

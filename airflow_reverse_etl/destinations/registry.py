@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.model import DestinationSpec, Sync, nearest
-from airflow_reverse_etl.spec.receipts import OPERATIONS, Operation
+from airflow_reverse_etl.spec.model import DestinationSpec, Sync
+from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
+from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 
 #: Entry point group of destination classes.

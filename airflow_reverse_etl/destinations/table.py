@@ -20,7 +20,8 @@ from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps
 from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.http.redaction import clean
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipt, Receipts
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 

@@ -28,7 +28,7 @@ from airflow_reverse_etl.wiring import (
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl.spec.receipts import Report
+    from airflow_reverse_etl.spec.report import Report
     from airflow_reverse_etl.sync.ports import Destination, Warehouse
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.spec.receipts import Report
+    from airflow_reverse_etl.spec.report import Report
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 

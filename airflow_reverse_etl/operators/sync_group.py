@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.spec.receipts import Report
+    from airflow_reverse_etl.spec.report import Report
     from airflow_reverse_etl.sync.ports import Destination, Plan
     from airflow_reverse_etl.sync.run import Run
 
@@ -121,7 +121,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         lifted: frozenset[str],
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
-        from airflow_reverse_etl.spec.receipts import Report
+        from airflow_reverse_etl.spec.report import Report
         from airflow_reverse_etl.sync.ports import PlanRequest
         from airflow_reverse_etl.sync.preview import summary
         from airflow_reverse_etl.sync.run import Run
@@ -171,7 +171,8 @@ class ReverseEtlLoadOperator(SyncOperator):
         return self._await(self._load(sync, self._around(sync, context), destination))
 
     async def _load(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> dict[str, int]:
-        from airflow_reverse_etl.spec.receipts import Outcome, Report
+        from airflow_reverse_etl.spec.receipts import Outcome
+        from airflow_reverse_etl.spec.report import Report
         from airflow_reverse_etl.sync.load.loader import Share
         from airflow_reverse_etl.sync.run import Run
 
@@ -209,7 +210,7 @@ class ReverseEtlCommitOperator(SyncOperator):
         return self._tell(sync, report, context)
 
     async def _commit(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> Report:
-        from airflow_reverse_etl.spec.receipts import Report
+        from airflow_reverse_etl.spec.report import Report
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.plan["run_id"], **around)

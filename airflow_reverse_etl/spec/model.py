@@ -2,106 +2,41 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     ModelWrapValidatorHandler,
-    PlainSerializer,
     Tag,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.field_types import Duration, Limit, Names
+from airflow_reverse_etl.spec.problems import problem_text, problems_of, title
+from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_yaml
 from airflow_reverse_etl.sql.text_forms import is_blank
 
 #: Validates what a destination adds to ``destination:``. Gets that mapping, gives problems as (path, message).
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
 
-#: Path of a key in a YAML file → its line, from 1.
-Lines = Mapping[tuple[str, ...], int]
-
 Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete"]
-
-_LIMIT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*$")
-_DURATION = re.compile(r"^\s*(\d+)\s*(s|m|h|d|w)\s*$")
-_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where built in
 _RAW: dict[str, str] = {"errors": "raw"}
 _FIX_VALUES = "correct the values below"
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _limit(value: object) -> object:
-    if isinstance(value, str) and _LIMIT.match(value):
-        return value.strip()
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise ValueError("must be a number of rows (100) or a share of them ('5%')")
-
-
-#: A number of rows, or a share of them such as ``"5%"``.
-Limit = Annotated[
-    int | str,
-    BeforeValidator(_limit),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": _LIMIT.pattern}]}),
-]
-
-
-def rows_of(limit: int | str, total: int) -> float:
-    """How many rows a limit allows of ``total``: ``rows_of("5%", 200) == 10.0``."""
-    if isinstance(limit, int):
-        return limit
-    match = _LIMIT.match(limit)
-    assert match is not None, limit  # validated when the spec was read
-    return total * float(match.group(1)) / 100
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str) and (match := _DURATION.match(value)):
-        return timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
-    if isinstance(value, timedelta):
-        return value
-    raise ValueError("must be a duration such as 30s, 15m, 12h, 14d or 2w")
-
-
-#: A duration: ``"14d"``, ``"12h"`` or a timedelta.
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
-    PlainSerializer(lambda delta: f"{int(delta.total_seconds())}s", return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": _DURATION.pattern}),
-]
-
-
-def _names(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-#: One name, or a list of them.
-Names = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
-    BeforeValidator(_names),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-]
 
 
 class TableModel(_Strict):
@@ -384,9 +319,9 @@ class Sync(_Strict):
         except ValidationError as error:
             if info.context is _RAW:
                 raise
-            problems = tuple(_text(where, message) for where, message in _problems(error))
+            problems = tuple(problem_text(where, message) for where, message in problems_of(error, _known_keys))
             name = values.get("name") if isinstance(values, Mapping) else None
-            raise SpecError(_title(len(problems)), problems=problems, todo=_FIX_VALUES, sync=name) from None
+            raise SpecError(title(len(problems)), problems=problems, todo=_FIX_VALUES, sync=name) from None
 
     @property
     def tracked(self) -> bool:
@@ -432,7 +367,7 @@ class Sync(_Strict):
                 todo="give the path of a YAML file, relative to the DAG file or absolute",
                 file=path,
             ) from None
-        values, lines = _read_yaml(text, path)
+        values, lines = read_yaml(text, path)
         return cls._checked(None, values, check, lines, path), lines
 
     @classmethod
@@ -449,7 +384,7 @@ class Sync(_Strict):
             try:
                 sync = cls.model_validate(values, context=_RAW)
             except ValidationError as error:
-                problems += _problems(error)
+                problems += problems_of(error, _known_keys)
         destination = values.get("destination")
         if check and isinstance(destination, Mapping):
             known = set(DestinationSpec.model_fields)
@@ -459,9 +394,9 @@ class Sync(_Strict):
             ]
         if not problems and sync is not None:
             return sync
-        texts = tuple(_text(where, message, line_of(lines, where), path) for where, message in problems)
+        texts = tuple(problem_text(where, message, line_of(lines, where), path) for where, message in problems)
         raise SpecError(
-            _title(len(texts)),
+            title(len(texts)),
             problems=texts,
             todo="correct the lines below" if path else _FIX_VALUES,
             sync=values.get("name"),
@@ -486,42 +421,7 @@ class Sync(_Strict):
         }
 
 
-def _title(count: int) -> str:
-    return f"the sync specification has {count} problem{'s' if count != 1 else ''}"
-
-
-def _text(where: Sequence[str], message: str, line: int | None = None, path: Path | None = None) -> str:
-    place = f"{path}:{line}: " if path and line else ""
-    return f"{place}{'.'.join(where) or 'sync'}: {message}"
-
-
-def _problems(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
-    """Pydantic's errors in our words: path without union tags, nearest known key for an unknown one."""
-    found = []
-    for item in error.errors(include_url=False):
-        where = tuple(str(part) for part in item["loc"])
-        if len(where) > 1 and where[0] in ("model", "track") and where[1] in ("name", "table", "sql", "details"):
-            where = (where[0], *where[2:])
-        if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
-            where = (*where[:2], *where[3:])
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(where[-1], _known(where[:-1]))}"
-        elif item["type"] == "missing":
-            message = "is required"
-        found.append((where, message))
-    return found
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``"; did you mean 'mapping'?"``, or the list of what is known when nothing is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""
-
-
-def _known(where: Sequence[str]) -> list[str]:
+def _known_keys(where: Sequence[str]) -> list[str]:
     shapes: dict[str, list[type[BaseModel]]] = {
         "": [Sync],
         "model": [TableModel, SqlModel],
@@ -533,46 +433,3 @@ def _known(where: Sequence[str]) -> list[str]:
         "rate": [Rate],
     }
     return [name for shape in shapes.get(where[0] if where else "", []) for name in shape.model_fields]
-
-
-def line_of(lines: Lines, where: Sequence[str]) -> int | None:
-    """The line of a key, or of the nearest one above it."""
-    for depth in range(len(where), -1, -1):
-        if (line := lines.get(tuple(where[:depth]))) is not None:
-            return line
-    return None
-
-
-def _read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """The mapping in a YAML file, and the line (from 1) of each of its keys."""
-    try:
-        node = yaml.compose(text, Loader=_LOADER)
-        values = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise SpecError(
-            f"not valid YAML: {getattr(error, 'problem', None) or 'cannot be read'}",
-            todo="correct the YAML",
-            file=place,
-        ) from None
-    if not isinstance(values, dict):
-        raise SpecError("a sync file holds one mapping", todo="start with 'name:'", file=f"{path}:1")
-    lines: dict[tuple[str, ...], int] = {}
-    problems: list[str] = []
-
-    def walk(node: yaml.Node, where: tuple[str, ...]) -> None:
-        lines.setdefault(where, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                place = (*where, str(key.value))
-                if place in lines:
-                    problems.append(_text(place, "is there twice", key.start_mark.line + 1, path))
-                lines[place] = key.start_mark.line + 1
-                walk(value, place)
-
-    assert node is not None  # it is a mapping
-    walk(node, ())
-    if problems:
-        raise SpecError(_title(len(problems)), problems=tuple(problems), todo="keep one of them", file=path)
-    return values, lines

@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from airflow_reverse_etl.spec.receipts import Batch, Checkpoint, Operation, Planned, Receipts, Report
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Receipts
+from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,7 +20,9 @@ from itertools import product
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import ANSWER_LOST, OPERATIONS, Checkpoint, Outcome, Report, reason_text
+from airflow_reverse_etl.spec.operations import OPERATIONS
+from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Outcome, reason_text
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sync.comparing import NOTES, reasons, warnings
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
@@ -35,6 +37,7 @@ from airflow_reverse_etl.sync.ports import (
     StateStore,
     Warehouse,
 )
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: The partition under which the checkpoint that is being committed is kept.
 CLOSED = -1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_reverse_etl.spec.receipts import Operation
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing.fakes import Dials, Table
 

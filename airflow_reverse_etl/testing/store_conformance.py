@@ -10,8 +10,10 @@ import pytest
 
 from airflow_reverse_etl.errors import ModelNotFoundError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Planned, Receipt, Report
+from airflow_reverse_etl.spec.receipts import Outcome, Receipt
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.sync.ports import FieldTracking, InvalidKeys, Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing.fakes import MemoryWarehouse
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Receipts
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.sync.load import loader as load_module
 from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, PlanRequest

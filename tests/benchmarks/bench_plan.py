@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Report
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
+from airflow_reverse_etl.sync.progress import Checkpoint
 from tests.peak import peak
 
 ROWS = 10_000_000

@@ -20,7 +20,8 @@ import duckdb
 import psycopg2  # type: ignore[import-untyped]
 from deltalake import DeltaTable
 
-from airflow_reverse_etl.spec.receipts import Operation, Report
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.testing import Dials, FakeApi
 from tests.chaos.loads import FORKS, Try, work

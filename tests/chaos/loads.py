@@ -25,7 +25,7 @@ import sqlglot.optimizer  # noqa: F401
 from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Report
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.stores.lake import commit, planner  # noqa: F401
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
@@ -33,6 +33,7 @@ from airflow_reverse_etl.sync import lease
 from airflow_reverse_etl.sync.load import loader
 from airflow_reverse_etl.sync.log_observer import SystemClock
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.sync.run import run
 from airflow_reverse_etl.testing import RecordingObserver
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse

@@ -17,7 +17,8 @@ import pytest
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter

@@ -17,7 +17,8 @@ from airflow_reverse_etl.destinations.json_api import JsonApi
 from airflow_reverse_etl.destinations.registry import check, create
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipts
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 from airflow_reverse_etl.testing.api import FakeApi
 from airflow_reverse_etl.testing.conformance import DestinationConformance

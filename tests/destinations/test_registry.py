@@ -13,7 +13,7 @@ from airflow_reverse_etl.destinations.http import HttpDestination, HttpOptions
 from airflow_reverse_etl.destinations.registry import check, create, destination_class, known_types
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Operation
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo
 
 

@@ -11,7 +11,8 @@ from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
 from airflow_reverse_etl.destinations.registry import check, create
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome, Receipts
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipts
 from tests.destinations.test_json_api import CONNECTION, api, batch, outcomes, reply, sync, talk
 
 THREE = batch({"id": 1, "name": "Ada"}, {"id": 2, "name": "Lovelace"}, {"id": 3, "name": "Babbage"})

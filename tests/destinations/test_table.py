@@ -16,7 +16,8 @@ import sqlglot
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome
 from airflow_reverse_etl.sql.statements.write import Writer
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 from airflow_reverse_etl.testing.conformance import DestinationConformance

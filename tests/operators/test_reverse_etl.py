@@ -18,7 +18,8 @@ from airflow_reverse_etl import Sync
 from airflow_reverse_etl.destinations import registry
 from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
 from airflow_reverse_etl.errors import IncompleteLoadError
-from airflow_reverse_etl.spec.receipts import Operation, Planned, Report
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
 
 pytestmark = pytest.mark.airflow

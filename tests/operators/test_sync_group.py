@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.spec.receipts import Planned
+from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials

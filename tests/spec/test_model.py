@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.spec.model import Sync, rows_of
+from airflow_reverse_etl.spec.field_types import rows_of
+from airflow_reverse_etl.spec.model import Sync
 
 FULL = """\
 name: contacts_to_hubspot

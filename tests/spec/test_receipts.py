@@ -8,18 +8,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.spec.receipts import (
-    Batch,
-    Checkpoint,
-    Operation,
-    Outcome,
-    Reason,
-    Receipt,
-    Receipts,
-    Report,
-    SettledSet,
-    reason_text,
-)
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Reason, Receipt, Receipts, reason_text
+from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 
 @st.composite

@@ -13,8 +13,10 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Planned, Receipt, Report
+from airflow_reverse_etl.spec.receipts import Outcome, Receipt
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 REJECTED = Receipt(Outcome.REJECTED, "bad_email", "is not an address")

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import MemoryWarehouse
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

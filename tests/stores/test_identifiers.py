@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Planned
+from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from tests.stores.test_behaviour import REJECTED, THREE, Bench, bench, sync_of  # noqa: F401 - a fixture
 from tests.stores.test_text_forms import place  # noqa: F401 - a fixture

@@ -10,12 +10,14 @@ import pytest
 
 from airflow_reverse_etl.errors import CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Planned, Receipt, Report
+from airflow_reverse_etl.spec.receipts import Outcome, Receipt
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.warehouse.database import SqlError
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
+from airflow_reverse_etl.sync.progress import Checkpoint
 from tests.stores.warehouses import PLACES, Place, snowflake_place
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Receipt, Report
+from airflow_reverse_etl.spec.receipts import Outcome, Receipt
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.stores.warehouse.database import Database, SqlError
 from airflow_reverse_etl.stores.warehouse.plans import run_of
 from airflow_reverse_etl.stores.warehouse.schema import NOTHING_YET, OWN, SHARED, Tables, prefix
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 from tests.stores.warehouses import Place, duckdb_place, postgres_place
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, SpecError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Planned
+from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.comparing import NOTES, Approach, Bound, State

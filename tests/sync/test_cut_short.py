@@ -11,7 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
-from airflow_reverse_etl.spec.receipts import Operation, Report
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync import run as module
 from airflow_reverse_etl.sync.load.loader import Share

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError
-from airflow_reverse_etl.spec.receipts import Report
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sync.guards import check_failure_policy
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows, world  # noqa: F401 - a fixture
 

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, lifted_by_conf, lifted_guards, verdicts
 from airflow_reverse_etl.sync.ports import Plan
 

@@ -19,7 +19,9 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Planned, Receipts, Report
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Receipts
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.stores.lake.delta import DeltaFile
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.loader import Share
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from airflow_reverse_etl.spec.receipts import Checkpoint
     from airflow_reverse_etl.sync.ports import StateStore
+    from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: An API without any operation that may be sent twice.
 NOT_IDEMPOTENT = Capabilities(operations=frozenset(Operation), idempotent=frozenset(), max_batch_rows=100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, IncompleteLoadError
-from airflow_reverse_etl.spec.receipts import Report
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.testing import Dials, FakeDestination
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.spec.receipts import Batch, Operation, Outcome
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch, Outcome
 from airflow_reverse_etl.sync.ports import Destination
 from airflow_reverse_etl.testing import (
     CountingLimiter,

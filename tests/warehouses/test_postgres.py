@@ -26,9 +26,10 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Report
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import PlanRequest, Warehouse
+from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.postgres import conninfo

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
-from airflow_reverse_etl.spec.model import Sync, nearest
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sql.read_only import written
 from airflow_reverse_etl.sync.ports import Column
 

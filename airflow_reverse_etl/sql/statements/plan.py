@@ -48,7 +48,9 @@ from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
-from airflow_reverse_etl.spec.receipts import OPERATIONS, REPLY_NOT_READ, Planned
+from airflow_reverse_etl.spec.operations import OPERATIONS
+from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
+from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.spec.receipts import Operation
+from airflow_reverse_etl.spec.operations import Operation
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.spec.receipts import Planned
+from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
 from airflow_reverse_etl.sync.ports import Plan

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Planned, Report
+from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.sql.read_only import model_columns
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
@@ -38,6 +38,7 @@ from airflow_reverse_etl.stores.lake.planner import compare, write
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa

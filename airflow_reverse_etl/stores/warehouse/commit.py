@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow_reverse_etl.spec.receipts import Checkpoint, Outcome, Report
+from airflow_reverse_etl.spec.receipts import Outcome
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.lake.commit import logged_outcome, unanswered
@@ -22,6 +23,7 @@ from airflow_reverse_etl.stores.warehouse.database import Session
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import Approach, State, outdated
 from airflow_reverse_etl.sync.ports import Plan
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 
 class Fold:

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_reverse_etl.errors import StateError
-from airflow_reverse_etl.spec.receipts import Checkpoint, Planned
+from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.stores.warehouse.database import SqlError
 from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES, Built
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 _FORMAT = 1
 

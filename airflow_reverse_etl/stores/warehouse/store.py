@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import Checkpoint, Report
+from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.read_only import model_columns, single_select
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.sql.statements import field_hashes
@@ -31,6 +31,7 @@ from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField
-from airflow_reverse_etl.spec.receipts import OPERATIONS, Batch, Operation, Outcome, Receipt, SettledSet
+from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
+from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.sync.comparing import CAUSES
 from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities

@@ -11,21 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.receipts import (
-    ANSWER_LOST,
-    OPERATIONS,
-    Batch,
-    Checkpoint,
-    Operation,
-    Outcome,
-    Receipt,
-    Receipts,
-    SettledSet,
-)
+from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
+from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
+from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,0 +1,76 @@
+"""The counts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How many rows of the model fell into which part of the change set."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    invalid: int = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter((name, getattr(self, name)) for name in self.__slots__)
+
+    @property
+    def total(self) -> int:
+        """Rows to send."""
+        return self.added + self.changed + self.removed
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The counts of one run, as pushed to XCom and kept in the run history. Rows, requests, seconds.
+
+    :param reasons: why rows were not accepted, or were left for a later try: ``code``, ``count`` (rows), ``message``,
+        ``host`` and ``status``, most frequent first; 20 at most, the last of which counts the others.
+    :param given_up: those of ``skipped`` that were rejected too often or for too long.
+    :param model_rows: the rows that the sync's limits take a share of.
+    :param invalid: the invalid rows by cause.
+    """
+
+    run_id: str
+    planned: Planned
+    accepted: int
+    rejected: int
+    retryable: int
+    unknown: int
+    skipped: int
+    requests: int
+    seconds: float
+    reasons: Sequence[Mapping[str, Any]] = ()
+    given_up: int = 0
+    model_rows: int = 0
+    invalid: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "planned": dict(self.planned),
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "retryable": self.retryable,
+            "unknown": self.unknown,
+            "skipped": self.skipped,
+            "given_up": self.given_up,
+            "model_rows": self.model_rows,
+            "invalid": dict(self.invalid),
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+            "reasons": [dict(reason) for reason in self.reasons],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """Read a stored report. Before the first release, ``reasons`` was called ``errors``."""
+        values = {name: data[name] for name in cls.__slots__ if name in data}
+        values["planned"] = Planned(**data["planned"])
+        values["reasons"] = tuple(data["reasons"] if "reasons" in data else data["errors"])
+        return cls(**values)

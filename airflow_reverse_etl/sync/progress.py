@@ -1,0 +1,172 @@
+"""Progress of a load: the checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.receipts import MAX_REASONS, Outcome, Reason, Receipt
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Progress of a load, small and durable: everything in ``settled`` has its outcome, accepted unless listed.
+
+    :param settled: sequence numbers with a final outcome.
+    :param after: the load's rows are those above this number.
+    :param dispatched: the load at work sends nothing above this number; its rows up to it may have been sent. 0 when
+        no load is at work that could not say what it sent.
+    :param doubts: sequence numbers of rows that earlier loads may have sent. Some may be settled since.
+    :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
+    :param reasons: distinct ones, of rows in ``failed`` and of rows in ``left``.
+    :param left: index into ``reasons`` → how many rows the last load left to a later try because of it.
+    :param uncertain: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
+        delivered, as the sync's ``on_unknown`` says. Reported as ``unknown`` when they are settled or all is closed.
+    :param closed: this is what is being committed. The plan is not sent any more, only committed, and with this.
+    """
+
+    settled: SettledSet = field(default_factory=SettledSet)
+    dispatched: int = 0
+    failed: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
+    reasons: list[Reason] = field(default_factory=list)
+    left: dict[int, int] = field(default_factory=dict)
+    uncertain: set[int] = field(default_factory=set)
+    requests: int = 0
+    seconds: float = 0.0
+    after: int = 0
+    doubts: list[range] = field(default_factory=list)
+    closed: bool = False
+    _index: dict[Reason, int] = field(default_factory=dict, repr=False)
+
+    def fail(self, seq: int, receipt: Receipt) -> None:
+        """Record a row that was not accepted."""
+        self.failed[seq] = (receipt.outcome, self._at(receipt.reason))
+
+    def receipt(self, seq: int) -> Receipt | None:
+        """Return the receipt of a settled row that was not accepted, None for any other row."""
+        if seq not in self.failed:
+            return None
+        outcome, at = self.failed[seq]
+        return Receipt(outcome, *self.reasons[at])
+
+    def leave(self, reason: Reason, rows: int) -> None:
+        """Record why rows are left for a later try."""
+        at = self._at(reason)
+        self.left[at] = self.left.get(at, 0) + rows
+
+    def _at(self, reason: Reason) -> int:
+        at = self._index.get(reason)
+        if at is None:
+            at = self._index[reason] = len(self.reasons)
+            self.reasons.append(reason)
+        return at
+
+    def count(self, outcome: Outcome) -> int:
+        """Rows settled with this outcome."""
+        listed = sum(1 for found, _ in self.failed.values() if found is outcome)
+        uncertain = sum(1 for seq in self.uncertain if seq in self.settled)
+        if outcome is Outcome.ACCEPTED:
+            return len(self.settled) - len(self.failed) - uncertain
+        return listed + uncertain if outcome is Outcome.UNKNOWN else listed
+
+    def unanswered(self) -> list[range]:
+        """Sequence numbers of rows that may have been sent, and have no outcome, ascending."""
+        sent = [range(self.after + 1, self.dispatched + 1), *self.doubts]
+        settled, found, seen = [(1, self.settled.low), *self.settled.above()], [], 0
+        for part in sorted(sent, key=lambda part: part.start):
+            at = max(part.start, seen)
+            for first, last in settled:
+                if at < first:
+                    found.append(range(at, min(first, part.stop)))
+                at = max(at, last + 1)
+            found.append(range(at, part.stop))
+            seen = max(seen, part.stop)
+        joined: list[range] = []
+        for rows in filter(None, found):
+            if joined and joined[-1].stop == rows.start:
+                rows = range(joined.pop().start, rows.stop)
+            joined.append(rows)
+        return joined
+
+    @classmethod
+    def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
+        """What the partitions of one plan add up to. Partitions never share a sequence number."""
+        whole = cls()
+        for part in parts:
+            for first, last in [(1, part.settled.low), *part.settled.above()]:
+                if first <= last:
+                    whole.settled.add(first, last)
+            for seq, (outcome, at) in part.failed.items():
+                whole.fail(seq, Receipt(outcome, *part.reasons[at]))
+            for at, rows in part.left.items():
+                whole.leave(part.reasons[at], rows)
+            whole.doubts += part.unanswered()
+            whole.uncertain |= part.uncertain
+            whole.requests += part.requests
+            whole.seconds = max(whole.seconds, part.seconds)
+        whole.uncertain -= whole.failed.keys()
+        return whole
+
+    def copy(self) -> Checkpoint:
+        """A checkpoint that later changes to this one leave alone."""
+        return Checkpoint.from_json(self.to_json())
+
+    def counted_reasons(self, others: Mapping[Reason, int] | None = None) -> list[dict[str, Any]]:
+        """Return the reasons with their counts, most frequent first, as :attr:`Report.reasons` has them.
+
+        Reasons that differ in their message alone are one, with the first message as an example.
+
+        :param others: more reasons, with their number of rows.
+        """
+        rows = Counter(at for outcome, at in self.failed.values() if outcome is not Outcome.SKIPPED)
+        rows.update(self.left)
+        found: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+        counts = [(self.reasons[at], count) for at, count in rows.items()]
+        for reason, count in [*counts, *(others or {}).items()]:
+            kind = (reason.code, reason.host, reason.status)
+            entry = found.setdefault(kind, {"code": reason.code, "count": 0, **reason._asdict()})
+            entry["count"] += count
+        most = sorted(found.values(), key=lambda entry: -entry["count"])
+        if len(most) <= MAX_REASONS:
+            return most
+        rest = most[MAX_REASONS - 1 :]
+        message = f"{len(rest):,} other reasons"
+        count = sum(entry["count"] for entry in rest)
+        return [*most[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "low": self.settled.low,
+            "above": self.settled.above(),
+            "dispatched": self.dispatched,
+            "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
+            "reasons": [list(reason) for reason in self.reasons],
+            "left": [[at, rows] for at, rows in self.left.items()],
+            "uncertain": sorted(self.uncertain),
+            "requests": self.requests,
+            "seconds": round(self.seconds, 3),
+            "after": self.after,
+            "doubts": [[rows.start, rows.stop - 1] for rows in self.doubts],
+            "closed": self.closed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Checkpoint:
+        reasons = [Reason(*reason) for reason in data["reasons"]]
+        return cls(
+            settled=SettledSet(data["low"], data["above"]),
+            dispatched=data["dispatched"],
+            failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
+            reasons=reasons,
+            left=dict(data.get("left", ())),
+            uncertain=set(data["uncertain"]),
+            requests=data["requests"],
+            seconds=data["seconds"],
+            after=data["after"],
+            doubts=[range(first, last + 1) for first, last in data["doubts"]],
+            closed=data["closed"],
+            _index={reason: at for at, reason in enumerate(reasons)},
+        )
