@@ -16,8 +16,8 @@ from airflow_reverse_etl.check.project_version import Side
 from airflow_reverse_etl.check.rules.models import contract, key, marks, materialization, relation, version_and_access
 from airflow_reverse_etl.check.usage import Place, SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import SqlModel, Sync
-from airflow_reverse_etl.sync.ports import Column
 
 _RULES = (version_and_access, relation, materialization, key, contract, marks)
 

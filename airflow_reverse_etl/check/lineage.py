@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 from airflow_reverse_etl.check.project_version import Side, table_name
+from airflow_reverse_etl.spec.columns import Column
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -37,14 +38,6 @@ _FAMILIES = (
     ("text", r"n?(var)?char|character|string|n?text|citext|uuid|uniqueidentifier|enum|clob|name$"),
     ("geography", r"geo"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column; ``data_type`` is empty where it is not known."""
-
-    name: str
-    data_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import SqlField, SqlModel, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of
-from airflow_reverse_etl.sync.load.records import template_columns
 
 if TYPE_CHECKING:
     from sqlglot import exp

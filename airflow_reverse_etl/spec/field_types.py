@@ -70,3 +70,12 @@ Names = Annotated[
     BeforeValidator(_names),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
+
+
+#: Characters that are blank in every dialect: space, tab, CR, LF and the no-break space.
+BLANKS = " \t\r\n\u00a0"
+
+
+def is_blank(value: object) -> bool:
+    """Return whether a value cannot identify a record: null, or text of :data:`BLANKS` only."""
+    return value is None or (isinstance(value, str) and not value.strip(BLANKS))

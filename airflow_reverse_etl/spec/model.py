@@ -22,10 +22,9 @@ from pydantic import (
 )
 
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.spec.field_types import Duration, Limit, Names
+from airflow_reverse_etl.spec.field_types import Duration, Limit, Names, is_blank
 from airflow_reverse_etl.spec.problems import problem_text, problems_of, title
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_yaml
-from airflow_reverse_etl.sql.text_forms import is_blank
 
 #: Validates what a destination adds to ``destination:``. Gets that mapping, gives problems as (path, message).
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]

@@ -74,3 +74,16 @@ class Report:
         values["planned"] = Planned(**data["planned"])
         values["reasons"] = tuple(data["reasons"] if "reasons" in data else data["errors"])
         return cls(**values)
+
+
+#: Why a row of the model is invalid, and so never sent. A row with several causes counts under the first.
+CAUSES: Mapping[str, str] = {
+    "null_key": "the primary key is null",
+    "duplicate_key": "several rows have the same primary key",
+    "no_identifier": "a field in match_on is null or blank",
+}
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts as text: ``null_key (3), no_identifier (1)``."""
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.items())

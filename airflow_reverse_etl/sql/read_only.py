@@ -11,8 +11,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.sync.ports import Column, Warehouse
+from airflow_reverse_etl.sync.ports import Warehouse
 
 if TYPE_CHECKING:
     from sqlglot import exp

@@ -31,14 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-#: Characters that are blank in every dialect: space, tab, CR, LF and the no-break space.
-BLANKS = " \t\r\n\u00a0"
-
-
-def is_blank(value: object) -> bool:
-    """Return whether a value cannot identify a record: null, or text of :data:`BLANKS` only."""
-    return value is None or (isinstance(value, str) and not value.strip(BLANKS))
-
+from airflow_reverse_etl.spec.field_types import BLANKS
 
 _BLANKS = " || ".join(f"CHR({ord(character)})" for character in BLANKS)
 

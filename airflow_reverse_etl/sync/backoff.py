@@ -6,28 +6,6 @@ import random
 from dataclasses import dataclass, field
 
 
-@dataclass(slots=True)
-class TokenBucket:
-    """``rate`` tokens a second, at most ``capacity`` at once, none before ``free_at``.
-
-    A capacity of 1 spaces requests evenly.
-
-    >>> bucket = TokenBucket(rate=2)
-    >>> bucket.reserve(now=0.0), bucket.reserve(now=0.0), bucket.reserve(now=0.0)
-    (0.0, 0.5, 1.0)
-    """
-
-    rate: float
-    capacity: float = 1.0
-    free_at: float = float("-inf")
-
-    def reserve(self, now: float) -> float:
-        """Take a token; returns how many seconds to wait before using it."""
-        start = max(self.free_at, now - (self.capacity - 1) / self.rate)
-        self.free_at = start + 1 / self.rate
-        return max(0.0, start - now)
-
-
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """Exponential backoff with full jitter.

@@ -11,8 +11,7 @@ from airflow_reverse_etl.spec.field_types import Limit, rows_of
 from airflow_reverse_etl.spec.model import Guards, Sync
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.spec.receipts import reason_text
-from airflow_reverse_etl.spec.report import Report
-from airflow_reverse_etl.sync.comparing import listed
+from airflow_reverse_etl.spec.report import Report, listed
 from airflow_reverse_etl.sync.ports import Plan
 
 #: Every guard's name.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.spec.report import Planned, Report
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from airflow_reverse_etl.spec.model import Sync
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a query, as the warehouse names it and types it (its own type text, may be empty)."""
-
-    name: str
-    data_type: str = ""
 
 
 class Warehouse(Protocol):
@@ -81,8 +74,8 @@ class Plan:
     :param skipped: rows left out because they were rejected too often or for too long, unchanged, or are in doubt.
     :param spec: ``Sync.digest`` of the sync that it was made for; a plan is only resumed with the same one.
     :param recorded: rows that the commit records as delivered without their being sent.
-    :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.sync.comparing.NOTES` has the words.
-    :param causes: invalid rows by cause; :data:`airflow_reverse_etl.sync.comparing.CAUSES` has the words.
+    :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.spec.comparison.NOTES` has the words.
+    :param causes: invalid rows by cause; :data:`airflow_reverse_etl.spec.report.CAUSES` has the words.
     :param given_up: those of the skipped rows that were rejected too often or for too long.
     :param given_up_codes: the codes of their last rejections, most frequent first, with the number of rows.
     """
@@ -149,9 +142,9 @@ class StateStore(Protocol):
 
         Columns: ``seq`` int64; ``change`` string, ``added | changed | removed``, each a contiguous range in that
         order; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for constants and
-        templates); ``r0 … rm``, the columns that templates read, in the order of ``mapping.template_columns``; and
-        ``identifiers`` string, the JSON record of a removed row's identifiers (null for others). Whoever does not read
-        it to its end closes it.
+        templates); ``r0 … rm``, the columns that templates read, in the order of ``spec.templates.template_columns``;
+        and ``identifiers`` string, the JSON record of a removed row's identifiers (null for others). Whoever does not
+        read it to its end closes it.
         """
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:

@@ -9,7 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.sync.comparing import CAUSES, NOTES, given_up
+from airflow_reverse_etl.spec.comparison import NOTES
+from airflow_reverse_etl.spec.report import CAUSES
+from airflow_reverse_etl.sync.comparing import given_up
 from airflow_reverse_etl.sync.guards import verdicts
 
 if TYPE_CHECKING:

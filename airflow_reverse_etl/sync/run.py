@@ -19,11 +19,12 @@ from dataclasses import replace
 from itertools import product
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
+from airflow_reverse_etl.spec.comparison import NOTES
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Outcome, reason_text
 from airflow_reverse_etl.spec.report import Report
-from airflow_reverse_etl.sync.comparing import NOTES, reasons, warnings
+from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load.loader import Loader, Share, unrepeatable

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import ACCEPTED, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, Column, Limiter
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:

@@ -14,13 +14,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.spec.comparison import Approach, Bound, Kind, State
+from airflow_reverse_etl.spec.field_types import is_blank
 from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Outcome, Receipt
 from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.statements.plan import DOUBTS, make_plan, plan_statement
-from airflow_reverse_etl.sql.text_forms import is_blank
-from airflow_reverse_etl.sync.comparing import Approach, Bound, Kind, State, approach, outdated
-from airflow_reverse_etl.sync.load.records import template_reads, unnamed
+from airflow_reverse_etl.sync.comparing import approach, outdated
+from airflow_reverse_etl.sync.load.records import unnamed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 

@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
-from airflow_reverse_etl.sync.ports import Column, Warehouse
+from airflow_reverse_etl.spec.columns import Column
+from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses import postgres, snowflake
 from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, cast, column_for, settled
 from airflow_reverse_etl.warehouses.connection import Connected, failed, unreachable

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.sql.text_forms import quoted
-from airflow_reverse_etl.sync.ports import Column, Warehouse
+from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses import postgres
 from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, batch_of, cast, column_for, schema_of, settled
 from airflow_reverse_etl.warehouses.connection import Connected

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, ReverseEtlError, UnreachableError
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.sql.read_only import files_closed
-from airflow_reverse_etl.sync.ports import Column, Warehouse
+from airflow_reverse_etl.sync.ports import Warehouse
 
 if TYPE_CHECKING:
     import duckdb

@@ -150,8 +150,8 @@ def _one_percent(folder: Path, rows: int) -> dict[str, Any]:
 def _bare(folder: Path, rows: int) -> dict[str, Any]:
     import duckdb
 
+    from airflow_reverse_etl.spec.columns import Column
     from airflow_reverse_etl.sql.statements.plan import plan_statement
-    from airflow_reverse_etl.sync.ports import Column
 
     names = ("id", "email", "first_name", "score")
     statement = plan_statement(

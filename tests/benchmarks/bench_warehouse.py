@@ -12,11 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores.warehouse.schema import prefix
-from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
 from tests.stores.warehouses import Place, postgres_place, postgres_server
 

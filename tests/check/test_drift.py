@@ -10,7 +10,7 @@ import pytest
 from airflow_reverse_etl.check.drift import catalog_drift, column_drift, project_drift, retired_syncs
 from airflow_reverse_etl.check.findings import Level
 from airflow_reverse_etl.dbt.catalog import Catalog
-from airflow_reverse_etl.sync.ports import Column
+from airflow_reverse_etl.spec.columns import Column
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, sync
 
 THERE = [Column("ID", "NUMBER(38,0)"), Column("EMAIL", "VARCHAR"), Column("PLAN", "VARCHAR(20)")]

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, plan_statement, surplus
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from airflow_reverse_etl.sync.ports import Column
 
 COLUMNS = ("id", "Email", "first", "payload", "unused")
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
-from airflow_reverse_etl.sync.ports import Column, PlanRequest
+from airflow_reverse_etl.sync.ports import PlanRequest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SYNC = Sync(name="s", model="m", source="w", destination={"type": "file"}, mapping={"email": "email"})

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from airflow_reverse_etl.sync.ports import Column
 from tests.stores.warehouses import postgres_place
 
 SYNC = Sync(

@@ -25,13 +25,14 @@ from airflow_reverse_etl.errors import (
     StateError,
     UnreachableError,
 )
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.statements import expressions
 from airflow_reverse_etl.stores.lake import delta
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.schema import SHARED
-from airflow_reverse_etl.sync.ports import Column, PlanRequest, StateStore
+from airflow_reverse_etl.sync.ports import PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import StateStoreConformance
 from tests.stores.conftest import as_object_storage

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.sql.text_forms import DIALECTS, literal, quoted
-from airflow_reverse_etl.sync.ports import Column
 from tests.stores.warehouses import PLACES, Place
 
 #: What a type is called, by dialect.

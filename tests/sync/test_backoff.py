@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.sync.backoff import Backoff, TokenBucket
+from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.rate_limit import TokenBucket
 
 
 @given(

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, SpecError
+from airflow_reverse_etl.spec.comparison import NOTES, Approach, Bound, State
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.sync.comparing import NOTES, Approach, Bound, State
 from airflow_reverse_etl.testing import CrashError, Dials
 from tests.sync.test_run import World
 

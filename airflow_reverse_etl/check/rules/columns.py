@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from airflow_reverse_etl.check.change import Pair
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.lineage import Column, Columns, family
+from airflow_reverse_etl.check.lineage import Columns, family
 from airflow_reverse_etl.check.usage import Place
+from airflow_reverse_etl.spec.columns import Column
 
 
 def columns(pair: Pair) -> Iterator[Finding]:

@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
+from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sql.read_only import written
-from airflow_reverse_etl.sync.ports import Column
 
 if TYPE_CHECKING:
     from sqlglot import exp

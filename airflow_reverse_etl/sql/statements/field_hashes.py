@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.text_forms import Dialect, literal
-from airflow_reverse_etl.sync.load.records import template_reads
 
 _SHAPE, _VALUE = 8, 4
 

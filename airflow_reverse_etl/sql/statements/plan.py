@@ -15,11 +15,11 @@ Built once for a sync, in the dialect of the planner that runs it, over these re
 No name is a reserved word of any of the dialects: ``snapshot`` is one of Redshift's.
 
 ``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (``cause`` is one of
-:data:`~airflow_reverse_etl.sync.comparing.CAUSES`), ``skipped`` (quarantined; ``cause`` is ``given_up`` or
+:data:`~airflow_reverse_etl.spec.report.CAUSES`), ``skipped`` (quarantined; ``cause`` is ``given_up`` or
 ``in_doubt``, ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot without the destination being
 asked), ``recorded`` (enters it, or has its fingerprint there replaced, without the destination being asked),
 ``ignored``. What is compared with what, and what is only recorded, is the
-:class:`~airflow_reverse_etl.sync.comparing.Approach`.
+:class:`~airflow_reverse_etl.spec.comparison.Approach`.
 
 ``unnamed`` is 1 for a row of the model, or a record that left it, with a null or blank identifier: a field in
 ``match_on``. Such a row is a candidate whatever the snapshot has of it; such a record is never deleted.
@@ -47,17 +47,18 @@ from datetime import datetime
 from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.spec.columns import Column
+from airflow_reverse_etl.spec.comparison import Approach, Bound, Kind, cursor_kind
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
-from airflow_reverse_etl.spec.report import Planned
+from airflow_reverse_etl.spec.report import CAUSES, Planned
+from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
 from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, literal, quoted
-from airflow_reverse_etl.sync.comparing import CAUSES, Approach, Bound, Kind, cursor_kind
-from airflow_reverse_etl.sync.load.records import template_columns
-from airflow_reverse_etl.sync.ports import Column, Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
 REMOVED, DOUBTFUL = -1, -2

@@ -8,6 +8,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
+from airflow_reverse_etl.spec.comparison import Approach, State
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
@@ -15,7 +16,7 @@ from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
-from airflow_reverse_etl.sync.comparing import Approach, State, outdated
+from airflow_reverse_etl.sync.comparing import outdated
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
 

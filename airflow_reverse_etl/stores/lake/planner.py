@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
+from airflow_reverse_etl.spec.comparison import Approach
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.lake.change_set import HASHES, KINDS, LEFT
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
-from airflow_reverse_etl.sync.comparing import Approach
 from airflow_reverse_etl.sync.ports import Warehouse
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from airflow_reverse_etl.spec.comparison import Approach, State
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
@@ -21,7 +22,7 @@ from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.lake.commit import logged_outcome, unanswered
 from airflow_reverse_etl.stores.warehouse.database import Session
 from airflow_reverse_etl.stores.warehouse.schema import Tables
-from airflow_reverse_etl.sync.comparing import Approach, State, outdated
+from airflow_reverse_etl.sync.comparing import outdated
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
 

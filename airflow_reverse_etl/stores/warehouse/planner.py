@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from airflow_reverse_etl.spec.comparison import Approach
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.lake.change_set import KINDS
 from airflow_reverse_etl.stores.lake.planner import as_text
 from airflow_reverse_etl.stores.warehouse.database import Session
 from airflow_reverse_etl.stores.warehouse.schema import Tables
-from airflow_reverse_etl.sync.comparing import Approach
 
 #: Columns of the change set beside the values.
 _HASHES = "key_hi, key_lo, fingerprint"

@@ -9,7 +9,7 @@ from airflow_reverse_etl.spec.model import Sync, TemplateField
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
-from airflow_reverse_etl.sync.comparing import CAUSES
+from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from airflow_reverse_etl.sync.backoff import TokenBucket
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, RateBudget
@@ -63,3 +62,25 @@ class Pace:
                 self._reserved = tokens
                 self._bucket = TokenBucket(self._rate, free_at=self._clock.monotonic() + wait)
             self._reserved -= 1
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """``rate`` tokens a second, at most ``capacity`` at once, none before ``free_at``.
+
+    A capacity of 1 spaces requests evenly.
+
+    >>> bucket = TokenBucket(rate=2)
+    >>> bucket.reserve(now=0.0), bucket.reserve(now=0.0), bucket.reserve(now=0.0)
+    (0.0, 0.5, 1.0)
+    """
+
+    rate: float
+    capacity: float = 1.0
+    free_at: float = float("-inf")
+
+    def reserve(self, now: float) -> float:
+        """Take a token; returns how many seconds to wait before using it."""
+        start = max(self.free_at, now - (self.capacity - 1) / self.rate)
+        self.free_at = start + 1 / self.rate
+        return max(0.0, start - now)

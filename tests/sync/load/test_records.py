@@ -16,8 +16,9 @@ from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sync.load.batches import Batcher
-from airflow_reverse_etl.sync.load.records import RecordBuilder, template_columns
+from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import Capabilities
 
 

@@ -1,0 +1,61 @@
+"""The columns that a sync's templates read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.model import Sync, TemplateField
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+def jinja_environment() -> jinja2.Environment:
+    """The sandbox that templates run in."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+def template_columns(sync: Sync) -> tuple[str, ...]:
+    """The columns that the sync's templates read, sorted. Raises SpecError as :func:`template_reads` does."""
+    return tuple(template_reads(sync))
+
+
+def template_reads(sync: Sync) -> dict[str, tuple[str, ...]]:
+    """The columns that templates read, as ``row.name`` or ``row['name']``, sorted → the fields of those templates.
+
+    :raises SpecError: for templates that do not parse, or that use ``row`` in a way that does not name a column.
+    """
+    templates = {name: field for name, field in sync.mapping.items() if isinstance(field, TemplateField)}
+    if not templates:
+        return {}
+    from jinja2 import TemplateSyntaxError, nodes
+
+    environment = jinja_environment()
+    columns: dict[str, set[str]] = {}
+    problems = []
+    for name, field in templates.items():
+        try:
+            tree = environment.parse(field.template)
+        except TemplateSyntaxError as error:
+            problems.append(f"mapping.{name}.template: {error.message}")
+            continue
+        named = 0
+        for access in tree.find_all((nodes.Getattr, nodes.Getitem)):
+            match access:
+                case (
+                    nodes.Getattr(node=nodes.Name(name="row"), attr=str(column))
+                    | nodes.Getitem(node=nodes.Name(name="row"), arg=nodes.Const(value=str(column)))
+                ):
+                    columns.setdefault(column, set()).add(name)
+                    named += 1
+        if named != sum(node.name == "row" for node in tree.find_all(nodes.Name)):
+            problems.append(f"mapping.{name}.template: use row only as row.column or row['column']")
+    if problems:
+        raise SpecError(
+            "the sync's templates cannot be used", problems=tuple(problems), todo="correct them", sync=sync.name
+        )
+    return {column: tuple(sorted(fields)) for column, fields in sorted(columns.items())}
