@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow_reverse_etl.assets import destination_asset, inlets
+from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.choose import store_for
-from airflow_reverse_etl.sync.log_observer import LogObserver, SystemClock, resolve_model
+from airflow_reverse_etl.sync.clock import SystemClock
+from airflow_reverse_etl.sync.log_observer import LogObserver
 from airflow_reverse_etl.wiring import (
     AirflowException,
     AirflowFailException,
@@ -259,3 +263,15 @@ def _flag_or_names(text: str) -> bool | list[str]:
     if word in ("true", "false", "none", ""):
         return word == "true"
     return [name.strip() for name in text.split(",")]
+
+
+def run_id(dag_id: str, dag_run: str, task_id: str, map_index: int) -> str:
+    """The same for every try of one task instance, different for every other; safe in file names."""
+    identity = "\0".join((dag_id, dag_run, task_id, str(map_index)))
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def close_quietly(warehouse: Warehouse) -> None:
+    """Close a warehouse whose rows are read: nothing is lost when the driver cannot say goodbye."""
+    with contextlib.suppress(Exception):
+        warehouse.close()

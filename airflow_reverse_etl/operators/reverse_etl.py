@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_reverse_etl.operators.base import PlanningOperator
-from airflow_reverse_etl.sync.log_observer import close, run_id
+from airflow_reverse_etl.operators.base import PlanningOperator, close_quietly, run_id
 from airflow_reverse_etl.wiring import BaseOperator, BaseOperatorLink, Context, connection_info, open_warehouse
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class ReverseEtlOperator(PlanningOperator):
                 )
             )
         finally:
-            close(warehouse)
+            close_quietly(warehouse)
         return report, drift
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator
-from airflow_reverse_etl.sync.log_observer import close, run_id
+from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, run_id
 from airflow_reverse_etl.wiring import Context, TaskGroup, open_warehouse
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
                 )
             )
         finally:
-            close(warehouse)
+            close_quietly(warehouse)
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary

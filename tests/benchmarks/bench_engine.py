@@ -163,7 +163,7 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
     import duckdb
 
     from airflow_reverse_etl.stores.lake.store import LakeStore
-    from airflow_reverse_etl.sync.log_observer import SystemClock
+    from airflow_reverse_etl.sync.clock import SystemClock
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
     around: dict[str, Any] = {

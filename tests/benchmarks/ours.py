@@ -26,7 +26,7 @@ from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.sync.log_observer import SystemClock
+from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.sync.run import run
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse

@@ -30,8 +30,8 @@ from airflow_reverse_etl.stores.lake import commit, planner  # noqa: F401
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync import lease
+from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.load import loader
-from airflow_reverse_etl.sync.log_observer import SystemClock
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.sync.run import run

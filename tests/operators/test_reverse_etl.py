@@ -453,8 +453,8 @@ def test_on_kill_before_the_run_is_harmless() -> None:
 )
 def test_the_model_as_a_query(model: dict[str, str], query: str) -> None:
     """Without dbt, the sync has to name the primary key."""
+    from airflow_reverse_etl.dbt.model_query import resolve_model
     from airflow_reverse_etl.errors import ConfigurationError
-    from airflow_reverse_etl.sync.log_observer import resolve_model
 
     assert resolve_model(Sync.load({**SYNC, "model": model}), None) == (query, ("id",))
     without = Sync.load({**SYNC, "model": model, "primary_key": None})
@@ -465,8 +465,8 @@ def test_the_model_as_a_query(model: dict[str, str], query: str) -> None:
 
 def test_the_model_from_the_catalog() -> None:
     """Relation and primary key are dbt's; the sync's own primary key wins; an ephemeral model cannot be read."""
+    from airflow_reverse_etl.dbt.model_query import resolve_model
     from airflow_reverse_etl.errors import ModelNotFoundError
-    from airflow_reverse_etl.sync.log_observer import resolve_model
 
     def catalog(relation: str | None) -> Any:
         return SimpleNamespace(find=lambda name: SimpleNamespace(relation=relation, primary_key=("customer_id",)))
@@ -482,7 +482,7 @@ def test_the_model_from_the_catalog() -> None:
 
 def test_the_run_id() -> None:
     """Equal over tries, different for every task instance, and safe in a file name."""
-    from airflow_reverse_etl.sync.log_observer import run_id
+    from airflow_reverse_etl.operators.base import run_id
 
     ids = {run_id(*key) for key in [("d", "r", "t", -1), ("d", "r", "t", 0), ("d", "r2", "t", -1), ("dr", "", "t", -1)]}
     assert len(ids) == 4
