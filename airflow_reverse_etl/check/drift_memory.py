@@ -17,7 +17,7 @@ from urllib.parse import quote
 from airflow_reverse_etl.errors import GuardError, StateError
 from airflow_reverse_etl.operators.dbt_task import given_syncs
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.sql.read_only import model_columns
+from airflow_reverse_etl.sync.planning import model_columns
 from airflow_reverse_etl.wiring import AirflowFailException, state_files
 
 if TYPE_CHECKING:

@@ -11,9 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.sync.ports import Warehouse
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -48,14 +46,6 @@ _OWN_WAYS = {
     # comments whose text is executed
     ("mysql", "doris", "singlestore", "starrocks"): r"(/\*M?!)",
 }
-
-
-def model_columns(query: str, warehouse: Warehouse, sync: Sync) -> Sequence[Column]:
-    """The columns of a model, which the warehouse is asked for only if it is one SELECT.
-
-    :raises SpecError: it is not.
-    """
-    return warehouse.columns(single_select(query, warehouse.dialect, sync))
 
 
 def single_select(query: str, source: str, sync: Sync) -> str:

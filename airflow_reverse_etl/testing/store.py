@@ -20,9 +20,10 @@ from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Outcome, Receipt
 from airflow_reverse_etl.spec.report import Report
 from airflow_reverse_etl.spec.templates import template_reads
-from airflow_reverse_etl.sql.statements.plan import DOUBTS, make_plan, plan_statement
+from airflow_reverse_etl.sql.statements.plan import DOUBTS, plan_statement
 from airflow_reverse_etl.sync.comparing import approach, outdated
 from airflow_reverse_etl.sync.load.records import unnamed
+from airflow_reverse_etl.sync.planning import make_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 

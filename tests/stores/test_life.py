@@ -12,8 +12,8 @@ from airflow_reverse_etl.errors import CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from airflow_reverse_etl.stores.warehouse.database import SqlError
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest

@@ -23,8 +23,9 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, Run
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
-from airflow_reverse_etl.stores.warehouse.database import Database, SqlError
+from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.plans import run_of
 from airflow_reverse_etl.stores.warehouse.schema import NOTHING_YET, OWN, SHARED, Tables, prefix
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore

@@ -40,8 +40,7 @@ that is not mapped neither. Hashes of single fields are a matter of
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -52,13 +51,11 @@ from airflow_reverse_etl.spec.comparison import Approach, Bound, Kind, cursor_ki
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
-from airflow_reverse_etl.spec.report import CAUSES, Planned
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
 from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, literal, quoted
-from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
 REMOVED, DOUBTFUL = -1, -2
@@ -66,9 +63,6 @@ REMOVED, DOUBTFUL = -1, -2
 #: Modes in which a row that may have been written, or not, is recorded as such, so that the next run sends or deletes
 #: it whatever the model says then. In the others it is left out of the snapshot, and so is sent again if it is there.
 DOUBTS = frozenset({"upsert", "update", "mirror"})
-
-#: How many codes of given-up rows a plan knows.
-_CODES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,45 +314,6 @@ def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) ->
 def counted(relation: str) -> str:
     """A query for the counts that :func:`make_plan` takes, of the relation ``the plan``."""
     return f"SELECT change, cause, code, COUNT(*) FROM {relation} GROUP BY change, cause, code"
-
-
-def make_plan(
-    request: PlanRequest,
-    plan_id: str,
-    counts: Iterable[tuple[str, str | None, str | None, int]],
-    *,
-    model_rows: int,
-    snapshot_rows: int,
-    approach: Approach,
-) -> Plan:
-    """Build the plan of a request from the number of rows of each ``change``, ``cause`` and ``code``."""
-    changes: Counter[str] = Counter()
-    causes: Counter[str] = Counter()
-    codes: Counter[str] = Counter()
-    for change, cause, code, rows in counts:
-        changes[change] += rows
-        if change == "invalid":
-            causes[str(cause)] += rows
-        elif change == "skipped" and cause == "given_up":
-            codes[code or "no code"] += rows
-    planned = Planned(*(changes[name] for name in Planned.__slots__))
-    return Plan(
-        plan_id=plan_id,
-        run_id=request.run_id,
-        sync=request.sync.name,
-        planned=planned,
-        total=planned.total,
-        model_rows=model_rows,
-        snapshot_rows=snapshot_rows,
-        skipped=changes["skipped"],
-        created_at=request.now,
-        spec=request.sync.digest,
-        recorded=changes["recorded"],
-        notes=approach.notes,
-        causes={cause: causes[cause] for cause in CAUSES if causes[cause]},
-        given_up=codes.total(),
-        given_up_codes=dict(codes.most_common(_CODES)),
-    )
 
 
 def plan_statement(

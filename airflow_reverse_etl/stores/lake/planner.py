@@ -27,7 +27,7 @@ _MAPPED_ROWS = "SELECT COALESCE(MAX(last_value), 0) FROM duckdb_sequences() WHER
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sql.statements.plan.make_plan` takes them.
+    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.planning.make_plan` takes them.
 
     ``approach``: with what the model had.
     """

@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned, Report
-from airflow_reverse_etl.sql.read_only import model_columns
 from airflow_reverse_etl.sql.statements import field_hashes
-from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
+from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import change_set, commit
@@ -37,6 +36,7 @@ from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import compare, write
 from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.sync.comparing import approach
+from airflow_reverse_etl.sync.planning import make_plan, model_columns
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from airflow_reverse_etl.stores.warehouse.database import Session, SqlError
+from airflow_reverse_etl.sql.driver_errors import SqlError
+from airflow_reverse_etl.stores.warehouse.database import Session
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 
 _COLUMNS = ("holder", "fence", "until")

@@ -24,7 +24,7 @@ _REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome, code"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sql.statements.plan.make_plan` takes them.
+    """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.planning.make_plan` takes them.
 
     :param approach: with what the model had.
     :param cursor_type: of the sync's cursor, in the warehouse's words; empty where it has none.

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.report import Planned
-from airflow_reverse_etl.stores.warehouse.database import SqlError
+from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES, Built
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest

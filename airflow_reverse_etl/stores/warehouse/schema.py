@@ -29,10 +29,11 @@ from airflow_reverse_etl.errors import (
     StateError,
     UnreachableError,
 )
+from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import files_closed
 from airflow_reverse_etl.sql.text_forms import literal
 from airflow_reverse_etl.stores.lake import commit
-from airflow_reverse_etl.stores.warehouse.database import Database, Session, SqlError
+from airflow_reverse_etl.stores.warehouse.database import Database, Session
 
 SHARED: Mapping[str, Mapping[str, str]] = {
     "syncs": {"sync": "VARCHAR", "table_prefix": "VARCHAR", "created_at": "TIMESTAMPTZ"},

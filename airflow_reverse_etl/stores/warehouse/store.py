@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Report
-from airflow_reverse_etl.sql.read_only import model_columns, single_select
+from airflow_reverse_etl.sql.driver_errors import SqlError
+from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.sql.statements import field_hashes
-from airflow_reverse_etl.sql.statements.plan import make_plan, plan_statement
+from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.warehouse.commit import Fold, remembered
 from airflow_reverse_etl.stores.warehouse.compare_and_set import SqlRegister
-from airflow_reverse_etl.stores.warehouse.database import Database, SqlError
+from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.planner import PlanBuilder
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import approach
+from airflow_reverse_etl.sync.planning import make_plan, model_columns
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
