@@ -18,17 +18,9 @@ from pydantic import Field
 from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.endpoint import Endpoint
-from airflow_reverse_etl.http.messages import (
-    ACTIONS,
-    Action,
-    NotAnsweredError,
-    Reply,
-    Request,
-    action_of,
-    retry_after,
-    words,
-)
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, retry_after, words
 from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter

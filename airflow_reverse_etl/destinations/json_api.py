@@ -14,7 +14,8 @@ from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_fail
 from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.http.messages import ACTIONS, Action, NotAnsweredError, Reply, Request, action_of, at
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, at
+from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts, digest
 from airflow_reverse_etl.sync.ports import Capabilities

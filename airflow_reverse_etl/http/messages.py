@@ -7,54 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import Any
 
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-
-
-class Action(StrEnum):
-    """What a reply's status means for the rows of its request."""
-
-    ACCEPT = "accept"  # written
-    REJECT = "reject"  # every row refused as it is
-    REFUSE = "refuse"  # nothing written because of some row: the engine splits the batch to find it
-    RETRY = "retry"  # nothing written, may be sent again
-    THROTTLE = "throttle"  # nothing written, too fast: wait as long as the reply says
-    UNKNOWN = "unknown"  # written or not, nobody knows
-    SKIP = "skip"  # there is no such row
-    CREDENTIALS = "credentials"  # stop: the credentials were refused
-    CONFIGURATION = "configuration"  # stop: no row can succeed before the configuration is corrected
-
-
-#: The usual meaning of a status; by its first digit where it is not listed.
-#:
-#: 408, 423, 425, 429 and 503 say that the request was not carried out. 500, 502 and 504 do not: it may have been.
-ACTIONS: Mapping[int, Action] = {
-    2: Action.ACCEPT,
-    3: Action.CONFIGURATION,
-    4: Action.REFUSE,
-    5: Action.UNKNOWN,
-    401: Action.CREDENTIALS,
-    402: Action.CONFIGURATION,
-    403: Action.CREDENTIALS,
-    404: Action.CONFIGURATION,
-    405: Action.CONFIGURATION,
-    406: Action.CONFIGURATION,
-    407: Action.CONFIGURATION,
-    408: Action.RETRY,
-    410: Action.CONFIGURATION,
-    411: Action.CONFIGURATION,
-    415: Action.CONFIGURATION,
-    421: Action.RETRY,
-    423: Action.RETRY,
-    425: Action.RETRY,
-    426: Action.CONFIGURATION,
-    429: Action.THROTTLE,
-    501: Action.CONFIGURATION,
-    503: Action.THROTTLE,
-    505: Action.CONFIGURATION,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +54,6 @@ class NotAnsweredError(Exception):
     def __init__(self, outcome: Outcome, code: str, message: str, *, host: str = "") -> None:
         super().__init__(message)
         self.receipt = Receipt(outcome, code, message, host)
-
-
-def action_of(status: int, *tables: Mapping[int, Action]) -> Action:
-    """The first table's entry for the status; then the first one's for its first digit."""
-    for key in (status, status // 100):
-        for table in tables:
-            if key in table:
-                return table[key]
-    return Action.UNKNOWN
 
 
 def retry_after(reply: Reply) -> float | None:

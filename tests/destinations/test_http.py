@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.endpoint import Endpoint
-from airflow_reverse_etl.http.messages import ACTIONS, Action, Reply, action_of, retry_after, words
+from airflow_reverse_etl.http.messages import Reply, retry_after, words
 from airflow_reverse_etl.http.redaction import MAX_MESSAGE, clean
+from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 DATE = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
