@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, field_validator
 
-from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps
-from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.spec.operations import Operation

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NoReturn, final
 
 from pydantic import Field
 
-from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, retry_after, words

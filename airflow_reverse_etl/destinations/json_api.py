@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
+from airflow_reverse_etl.destinations.base import Setup
 from airflow_reverse_etl.destinations.http import ALL_ACCEPTED, Flow, HttpDestination, HttpOptions
+from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.destinations.json_options import EndpointOptions, JsonApiOptions, Success, wrapping
-from airflow_reverse_etl.destinations.registry import Setup
 from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_failure
 from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from airflow_reverse_etl.destinations.encoding import dumps
+from airflow_reverse_etl.destinations.base import Strict
 from airflow_reverse_etl.destinations.http import Action, HttpOptions
-from airflow_reverse_etl.destinations.registry import Strict
+from airflow_reverse_etl.destinations.json_encoding import dumps
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.destinations.templates import Template, header_value, path_value
 from airflow_reverse_etl.spec.operations import Operation

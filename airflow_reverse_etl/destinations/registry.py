@@ -7,16 +7,15 @@ Third parties register a class under the entry point group ``airflow_reverse_etl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from airflow_reverse_etl.destinations.base import DestinationClass, Setup
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import DestinationSpec, Sync
-from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 
@@ -27,52 +26,6 @@ _BUILT_IN = {
     "http": "airflow_reverse_etl.destinations.json_api:JsonApi",
     "table": "airflow_reverse_etl.destinations.table:TableDestination",
 }
-
-
-class Strict(BaseModel):
-    """A value inside a destination's options: unknown keys are problems."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DestinationOptions(DestinationSpec):
-    """Everything under ``destination:``. A destination type subclasses it with the keys that it adds.
-
-    Redeclare ``connection: str`` or ``object: str`` where the type cannot do without.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a destination is made from.
-
-    :param options: an instance of the class's ``Options``.
-    :param connect: opens a DB-API connection; for destinations that are databases.
-    """
-
-    sync: Sync
-    options: Any
-    connection: ConnectionInfo | None = None
-    connect: Callable[[], Any] | None = None
-
-    @property
-    def operations(self) -> frozenset[Operation]:
-        """What the sync's mode asks of the destination."""
-        return frozenset(OPERATIONS[self.sync.mode].values())
-
-
-class DestinationClass(Protocol):
-    """A class that the registry can make a destination of.
-
-    ``needs_match_on``: operations that are impossible without ``match_on``.
-    """
-
-    Options: ClassVar[type[DestinationOptions]]
-    needs_match_on: ClassVar[frozenset[Operation]]
-
-    def __call__(self, setup: Setup) -> Destination: ...
 
 
 def known_types() -> list[str]:

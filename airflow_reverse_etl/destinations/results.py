@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from airflow_reverse_etl.destinations.registry import Strict
+from airflow_reverse_etl.destinations.base import Strict
 from airflow_reverse_etl.http.messages import at
 from airflow_reverse_etl.http.status_table import Action
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt

@@ -16,8 +16,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps
-from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.spec.operations import Operation

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
+from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.messages import Reply, retry_after, words

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_reverse_etl import Sync
 from airflow_reverse_etl.destinations import registry
-from airflow_reverse_etl.destinations.registry import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import IncompleteLoadError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned, Report

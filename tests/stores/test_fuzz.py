@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.destinations.encoding import NotJsonError, dumps, dumps_rows
+from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.stores.lake.store import LakeStore
