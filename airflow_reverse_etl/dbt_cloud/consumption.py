@@ -25,7 +25,7 @@ _ATTEMPTS = 50
 
 class Record(Protocol):
     """Where a consumer's record is kept, under compare-and-set:
-    :class:`airflow_reverse_etl.stores.compare_and_set.Ledger`.
+    :class:`airflow_reverse_etl.stores.compare_and_set.VersionedFile`.
     """
 
     def read(self) -> tuple[int, str | None]: ...

@@ -26,7 +26,9 @@ from airflow_reverse_etl.wiring import (
     connection_info,
     dbapi_connect,
     state_files,
+    state_store,
     storage_options,
+    warehouse_store,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +107,13 @@ class SyncOperator(BaseOperator):
         ti = context["ti"]
         mapped = "" if ti.map_index is None or ti.map_index < 0 else f", map index {ti.map_index}"
         return {
-            "store": store_for(sync, query, say=self.log.info),
+            "store": store_for(
+                sync,
+                query,
+                lake=state_store(),
+                open_warehouse_store=lambda: warehouse_store(sync.source),
+                say=self.log.info,
+            ),
             "observer": LogObserver(self.log.info, self.log.warning),
             "clock": SystemClock(),
             "label": f"DAG {ti.dag_id}, run {ti.run_id}, task {ti.task_id}{mapped}",

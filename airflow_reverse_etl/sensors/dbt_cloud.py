@@ -172,7 +172,7 @@ class _Look:
 
     def __init__(self, sensor: DbtCloudJobSensor, context: Context) -> None:
         from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
-        from airflow_reverse_etl.stores.compare_and_set import Ledger
+        from airflow_reverse_etl.stores.compare_and_set import VersionedFile
         from airflow_reverse_etl.wiring import state_files
 
         self.sensor, self.context = sensor, context
@@ -188,7 +188,9 @@ class _Look:
         files = state_files()
         place = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
         account = self.hook.api().account_id
-        self.record = Ledger(files.child(f"dbt_cloud/consumed/{place}/{account}-{self.job_id}"), files.storage_options)
+        self.record = VersionedFile(
+            files.child(f"dbt_cloud/consumed/{place}/{account}-{self.job_id}"), files.storage_options
+        )
         self.seen: list[CloudRun] = []
         self.now = datetime.now(UTC)
         self.ahead = timedelta(0)

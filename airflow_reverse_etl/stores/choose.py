@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
-from airflow_reverse_etl.wiring import state_store, warehouse_store
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
@@ -17,22 +16,29 @@ if TYPE_CHECKING:
 LARGE = 1_000_000
 
 
-def store_for(sync: Sync, query: str | None, *, say: Callable[[str], object]) -> LakeStore | WarehouseStore:
+def store_for(
+    sync: Sync,
+    query: str | None,
+    *,
+    lake: LakeStore,
+    open_warehouse_store: Callable[[], WarehouseStore | None],
+    say: Callable[[str], object],
+) -> LakeStore | WarehouseStore:
     """The state store of a sync: the one that has its state, and for a new sync the one that ``planner`` asks for.
 
     A sync never starts from nothing because it was told to plan elsewhere: it stays, and a line says so.
 
     :param query: the model; None in a task that does not plan.
+    :param open_warehouse_store: opens the store in the sync's source; None where there can be none.
     :param say: told why, once.
     :raises ConfigurationError: ``planner: warehouse`` is asked of a warehouse that cannot.
     :raises CredentialsError: the same, for want of a right.
     """
-    lake = state_store()
     if lake.knows(sync.name):
         if sync.planner == "warehouse":
             say(f"{sync.name}: planned locally although planner is 'warehouse': its state is under the state URL")
         return lake
-    warehouse = warehouse_store(sync.source)
+    warehouse = open_warehouse_store()
     if warehouse is None:
         if sync.planner == "warehouse":
             raise ConfigurationError(

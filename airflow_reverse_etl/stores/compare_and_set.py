@@ -1,28 +1,25 @@
-"""One small document under the state URL that several workers change, one at a time: compare-and-set.
-
-A Delta Lake table with one row. Delta's application transactions are what makes it exclusive: two writers that name the
-same transaction from the same version cannot both commit, on every storage that Delta Lake supports. (Creating a table
-with ``mode="error"`` is not exclusive: two of eight threads succeed now and then, deltalake 1.6.)
-"""
+"""Compare-and-set: a document, or a few values, that several workers change one at a time."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from airflow_reverse_etl.errors import UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from deltalake import DeltaTable
+
+    from airflow_reverse_etl.stores.files import StateFiles
 
 _TRANSACTION = "ledger"
 _TIDY_EVERY = 50
 _KEEP_FILES = timedelta(days=1)
 
 
-class Ledger:
+class VersionedFile:
     """A text under compare-and-set.
 
     :param url: of the ledger's own folder, see :meth:`airflow_reverse_etl.stores.files.StateFiles.child`.
@@ -109,3 +106,33 @@ class Ledger:
             todo="check that [reverse_etl] state_url exists and that state_conn_id may read and write there",
             url=self.url,
         )
+
+
+class FileValues:
+    """Values under a folder of the state URL.
+
+    :raises UnreachableError: from every method, when the storage does not answer.
+    """
+
+    def __init__(self, files: StateFiles, folder: str) -> None:
+        self._ledger = VersionedFile(files.child(folder), files.storage_options)
+
+    def read(self) -> tuple[int, dict[str, str]]:
+        """The version, and the values; none before the first change."""
+        version, text = self._ledger.read()
+        return version, json.loads(text) if text else {}
+
+    def swap(self, version: int, values: Mapping[str, str]) -> bool:
+        """Make these the values if the version that was read is still the current one; False if it is not."""
+        return self._ledger.replace(version, json.dumps(values))
+
+
+V = TypeVar("V")
+
+
+class VersionedValues(Protocol[V]):
+    """A few values that are changed by compare-and-swap: their version and themselves, and whether a change won."""
+
+    def read(self) -> tuple[V, dict[str, str]]: ...
+
+    def swap(self, version: V, values: Mapping[str, str]) -> bool: ...

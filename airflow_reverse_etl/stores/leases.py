@@ -6,26 +6,16 @@ import random
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
 
 from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.stores.compare_and_set import V, VersionedValues
 
 #: How often a lease is tried for against others that try at the same moment.
 _SWAPS = 20
 
-V = TypeVar("V")
-
-
-class Values(Protocol[V]):
-    """A few values that are changed by compare-and-swap: their version and themselves, and whether a change won."""
-
-    def read(self) -> tuple[V, dict[str, str]]: ...
-
-    def swap(self, version: V, values: Mapping[str, str]) -> bool: ...
-
 
 def acquire(
-    register: Values[V],
+    register: VersionedValues[V],
     sync: str,
     holder: str,
     *,
@@ -45,7 +35,7 @@ def acquire(
     raise taken(sync, values)
 
 
-def release(register: Values[V], *, fence: int) -> None:
+def release(register: VersionedValues[V], *, fence: int) -> None:
     """:meth:`airflow_reverse_etl.sync.ports.StateStore.release`."""
     for _ in range(_SWAPS):
         version, values = register.read()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from airflow_reverse_etl.errors import UnreachableError
-from airflow_reverse_etl.stores.register import Register
+from airflow_reverse_etl.stores.compare_and_set import FileValues
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
@@ -32,7 +32,7 @@ class FileBudget:
 
         :raises UnreachableError: the storage did not answer, or too many others reserve at the same moment.
         """
-        register = Register(self._files, f"budgets/{quote(name, safe='')}")
+        register = FileValues(self._files, f"budgets/{quote(name, safe='')}")
         for _ in range(_TRIES):
             version, values = register.read()
             free_at = datetime.fromisoformat(values["free_at"]) if values else now

@@ -18,7 +18,7 @@ from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError, SpecError
 from airflow_reverse_etl.sensors import DbtCloudJobSensor
-from airflow_reverse_etl.stores.compare_and_set import Ledger
+from airflow_reverse_etl.stores.compare_and_set import VersionedFile
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
 from airflow_reverse_etl.wiring import (
     AirflowException,
@@ -108,16 +108,16 @@ def test_a_task_that_has_its_run_needs_neither_job_nor_permission(cloud: DbtClou
 def test_a_crash_after_consuming_loses_nothing(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
     job = cloud.add_job()
     run = cloud.add_run(job)
-    write = Ledger.replace
+    write = VersionedFile.replace
 
     def crash(*args: Any) -> bool:
         write(*args)
         raise SystemExit("killed")
 
-    monkeypatch.setattr(Ledger, "replace", crash)
+    monkeypatch.setattr(VersionedFile, "replace", crash)
     with pytest.raises(SystemExit):
         execute(sensor(job))
-    monkeypatch.setattr(Ledger, "replace", write)
+    monkeypatch.setattr(VersionedFile, "replace", write)
     assert [execute(sensor(job), name) for name in ("r2", "r1")] == ["deferred", run]
 
 

@@ -16,8 +16,6 @@ from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import PlanRequest
 from tests.stores.warehouses import Place, duckdb_place
 
-pytestmark = pytest.mark.airflow
-
 QUERY = "SELECT * FROM m"
 
 
@@ -29,17 +27,21 @@ def sync_of(planner: str) -> Sync:
 class Places:
     """Both places, and what was said."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path) -> None:
         self.place: Place = duckdb_place()
         self.place.run("CREATE TABLE m AS SELECT * FROM range(10) AS t(id)")
         self.warehouse: WarehouseStore | None = self.place.store()
         self.lake = LakeStore(str(folder))
         self.said: list[str] = []
-        monkeypatch.setattr(choose, "state_store", lambda: self.lake)
-        monkeypatch.setattr(choose, "warehouse_store", lambda conn_id: self.warehouse)
 
     def chosen(self, planner: str, query: str | None = QUERY) -> Any:
-        return choose.store_for(sync_of(planner), query, say=self.said.append)
+        return choose.store_for(
+            sync_of(planner),
+            query,
+            lake=self.lake,
+            open_warehouse_store=lambda: self.warehouse,
+            say=self.said.append,
+        )
 
     def plan_in(self, store: Any) -> None:
         warehouse = self.place.open_warehouse()
@@ -48,8 +50,8 @@ class Places:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    return Places(tmp_path, monkeypatch)
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path)
 
 
 def test_a_new_sync_is_planned_where_it_asks(places: Places) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from airflow_reverse_etl.stores.compare_and_set import Ledger
+from airflow_reverse_etl.stores.compare_and_set import VersionedFile
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path / "l"))
+    ledger = VersionedFile(str(tmp_path / "l"))
     assert ledger.read() == (0, None)
     assert ledger.replace(0, "one")
-    assert Ledger(ledger.url).read() == (1, "one")
+    assert VersionedFile(ledger.url).read() == (1, "one")
 
 
 def test_a_writer_that_read_an_older_version_is_refused(tmp_path: Path) -> None:
-    mine, theirs = Ledger(str(tmp_path / "l")), Ledger(str(tmp_path / "l"))
+    mine, theirs = VersionedFile(str(tmp_path / "l")), VersionedFile(str(tmp_path / "l"))
     mine.read(), theirs.read()
     assert theirs.replace(0, "theirs")
     assert not mine.replace(0, "mine")
@@ -31,7 +31,7 @@ def test_racing_writers_lose_no_update(tmp_path: Path) -> None:
 
     def add(name: str) -> None:
         for number in range(6):
-            ledger = Ledger(str(tmp_path / "l"))
+            ledger = VersionedFile(str(tmp_path / "l"))
             version, text = ledger.read()
             if ledger.replace(version, f"{text or ''} {name}{number}"):
                 won.append(f"{name}{number}")
@@ -41,14 +41,14 @@ def test_racing_writers_lose_no_update(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    version, text = Ledger(str(tmp_path / "l")).read()
+    version, text = VersionedFile(str(tmp_path / "l")).read()
     assert sorted((text or "").split()) == sorted(won)
     assert version == len(won) >= 6
 
 
 def test_it_stays_small(tmp_path: Path) -> None:
-    ledger = Ledger(str(tmp_path / "l"))
+    ledger = VersionedFile(str(tmp_path / "l"))
     for version in range(60):
         ledger.read()
         assert ledger.replace(version, str(version))
-    assert Ledger(ledger.url).read() == (60, "59")
+    assert VersionedFile(ledger.url).read() == (60, "59")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
 from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore
 
@@ -58,7 +58,7 @@ def test_the_holder_is_an_id_and_people_are_told_its_label(store: StateStore) ->
 def test_a_lease_stored_by_an_earlier_version_lasts_until_it_runs_out(tmp_path: Path) -> None:
     """Its holder is one line, the words for people."""
     old = {"holder": "DAG a, run 1", "fence": "3", "until": (NOW + timedelta(seconds=60)).isoformat()}
-    assert Register(StateFiles(str(tmp_path)), "syncs/s/lease").swap(0, old)
+    assert FileValues(StateFiles(str(tmp_path)), "syncs/s/lease").swap(0, old)
     store = LakeStore(str(tmp_path))
     with pytest.raises(RunConflictError, match="at work: DAG a, run 1"):
         store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task t")

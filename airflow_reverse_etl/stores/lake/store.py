@@ -7,7 +7,7 @@
                        rejections/   Delta: rows that the destination refused and that are still refused
                        history/      Delta: one row for each committed run
                        change_log/   Delta: what became of each row that was to be sent, if wanted
-                       lease/        who is at work on the sync, see register.py
+                       lease/        who is at work on the sync, see stores/compare_and_set.py
                        runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until it is committed
 
 The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
@@ -29,12 +29,12 @@ from airflow_reverse_etl.spec.report import Planned, Report
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
+from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import change_set, commit
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import compare, write
-from airflow_reverse_etl.stores.register import Register
 from airflow_reverse_etl.sync.comparing import approach
 from airflow_reverse_etl.sync.planning import make_plan, model_columns
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
@@ -212,11 +212,11 @@ class LakeStore(StateStore):
     def acquire(
         self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
     ) -> int:
-        register = Register(self._files, f"{_folder(sync)}/lease")
+        register = FileValues(self._files, f"{_folder(sync)}/lease")
         return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
-        leases.release(Register(self._files, f"{_folder(sync)}/lease"), fence=fence)
+        leases.release(FileValues(self._files, f"{_folder(sync)}/lease"), fence=fence)
 
     def _scratch(self) -> contextlib.AbstractContextManager[Scratch]:
         return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)

@@ -19,8 +19,8 @@ from airflow_reverse_etl.stores.warehouse.schema import Tables
 _COLUMNS = ("holder", "fence", "until")
 
 
-class SqlRegister:
-    """The values of one sync's lease, as :class:`airflow_reverse_etl.stores.register.Register` has them."""
+class TableValues:
+    """The values of one sync's lease, as :class:`airflow_reverse_etl.stores.compare_and_set.FileValues` has them."""
 
     def __init__(self, tables: Tables, sync: str) -> None:
         self._tables = tables

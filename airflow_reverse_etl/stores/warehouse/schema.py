@@ -2,7 +2,7 @@
 
 Shared by all syncs, and only ever appended to and deleted from, so that syncs do not wait for each other::
 
-    syncs        which tables are a sync's                 leases       who is at work, see sql_register.py
+    syncs        which tables are a sync's                 leases       who is at work, see compare_and_set.py
     runs         one row for each committed run            plans        plans that are not committed
     change_log   what became of each row, if wanted        checkpoints  how far their loads have come
 

@@ -25,7 +25,7 @@ from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.warehouse.commit import Fold, remembered
-from airflow_reverse_etl.stores.warehouse.compare_and_set import SqlRegister
+from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.planner import PlanBuilder
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
@@ -252,12 +252,12 @@ class WarehouseStore(StateStore):
     ) -> int:
         with self._tables.errors(sync):
             self._tables.make()
-            register = SqlRegister(self._tables, sync)
+            register = TableValues(self._tables, sync)
             return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
         with self._tables.errors(sync):
-            leases.release(SqlRegister(self._tables, sync), fence=fence)
+            leases.release(TableValues(self._tables, sync), fence=fence)
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
