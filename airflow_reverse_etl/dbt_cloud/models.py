@@ -1,4 +1,4 @@
-"""dbt Cloud: its hosts, and what a run or a webhook delivery says. Pure: no I/O, no clock.
+"""dbt Cloud: its hosts and its runs. Pure: no I/O, no clock.
 
 Times are aware datetimes of dbt Cloud's own clock. Facts: dbt-labs/dbt-cloud-openapi-spec (v2 runs, v3 webhooks) and
 docs.getdbt.com, "Webhooks for your jobs" and "Access, regions & IP addresses".
@@ -6,9 +6,6 @@ docs.getdbt.com, "Webhooks for your jobs" and "Access, regions & IP addresses".
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -147,61 +144,9 @@ class CloudRun:
         return cls.from_api({**data, "id": data["run_id"]})
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One webhook delivery, read from a body whose signature was verified."""
-
-    event_id: str
-    event_type: str
-    timestamp: datetime
-    account_id: int
-    run: CloudRun
-
-    @classmethod
-    def from_body(cls, body: bytes) -> Self:
-        """:raises ValueError: the body is no delivery."""
-        try:
-            data = json.loads(body)
-            about = data["data"]
-            finished = about.get("runFinishedAt") or about.get("runErroredAt")
-            run = CloudRun(
-                id=int(about["runId"]),
-                job_id=int(about["jobId"]),
-                status=int(about["runStatusCode"]),
-                finished_at=parse_time(finished),
-                project_id=_number(about.get("projectId")),
-                environment_id=_number(about.get("environmentId")),
-            )
-            timestamp = parse_time(data["timestamp"])
-            assert timestamp
-            return cls(str(data["eventId"]), str(data["eventType"]), timestamp, int(data["accountId"]), run)
-        except (KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-            raise ValueError("no dbt Cloud webhook delivery") from error
-
-    @property
-    def is_success(self) -> bool:
-        """A completed and successful run. ``job.run.errored`` repeats a failed ``completed`` and is never needed."""
-        return self.event_type == "job.run.completed" and self.run.succeeded
-
-    def is_fresh(self, now: datetime, *, age: timedelta = timedelta(hours=1)) -> bool:
-        """Old deliveries are refused: dbt Cloud repeats a failed one for minutes, an attacker whenever they like."""
-        return -OVERLAP <= now - self.timestamp <= age
-
-
-def _number(value: Any) -> int | None:
+def number(value: Any) -> int | None:
+    """A whole number from JSON, where it may be text; None where there is none."""
     return int(value) if str(value or "").isdigit() else None
-
-
-def sign(body: bytes, secret: str) -> str:
-    """The ``Authorization`` header that dbt Cloud sends with a delivery."""
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-
-
-def is_signed(body: bytes, signature: str | None, secrets: Iterable[str]) -> bool:
-    """Whether one of the secrets signed the body. Takes the same time whether or not, and whichever."""
-    given = (signature or "").strip().encode()
-    matches = [hmac.compare_digest(sign(body, secret).encode(), given) for secret in secrets]
-    return any(matches)
 
 
 def model_results(steps: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_reverse_etl.dbt_cloud.models import Delivery, is_signed
+from airflow_reverse_etl.dbt_cloud.webhooks import Delivery, is_signed
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.wiring import connection_info, setting
 

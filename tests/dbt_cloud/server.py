@@ -27,7 +27,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from airflow_reverse_etl.dbt_cloud.models import RunStatus, parse_time, sign
+from airflow_reverse_etl.dbt_cloud.models import RunStatus, parse_time
+from airflow_reverse_etl.dbt_cloud.webhooks import sign
 
 Json = dict[str, Any]
 PAGE = 100

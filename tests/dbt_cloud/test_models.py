@@ -11,16 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt_cloud.models import (
-    CloudRun,
-    Delivery,
-    RunStatus,
-    base_url,
-    is_signed,
-    model_results,
-    parse_time,
-    sign,
-)
+from airflow_reverse_etl.dbt_cloud.models import CloudRun, RunStatus, base_url, model_results, parse_time
+from airflow_reverse_etl.dbt_cloud.webhooks import Delivery, is_signed, sign
 from airflow_reverse_etl.errors import ConfigurationError
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_reverse_etl.dbt_cloud.models import Delivery, RunStatus, sign
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
+from airflow_reverse_etl.dbt_cloud.webhooks import Delivery, sign
 from airflow_reverse_etl.errors import CredentialsError
 from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
 from airflow_reverse_etl.plugins import dbt_cloud_webhook
