@@ -95,7 +95,7 @@ class DbtModelCheckOperator(DbtTask):
     def execute(self, context: Context) -> dict[str, Any]:
         """Check; see the class."""
         from airflow_reverse_etl.check.check import check
-        from airflow_reverse_etl.check.reports.formats import text
+        from airflow_reverse_etl.check.reports.text import text
 
         with airflow_errors():
             repository = GitRepositoryHook(self.git_conn_id).get_conn()

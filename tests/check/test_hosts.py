@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.check.findings import Finding, Level, Report
-from airflow_reverse_etl.check.reports.formats import MARKER
 from airflow_reverse_etl.check.reports.hosts import HOSTS, Reporter, api, from_environment
+from airflow_reverse_etl.check.reports.markdown import MARKER
 from airflow_reverse_etl.check.usage import Place
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
 from tests.check import hosts

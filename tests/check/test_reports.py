@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.check.findings import RULES, Finding, Level, Report
-from airflow_reverse_etl.check.reports import formats
+from airflow_reverse_etl.check.reports import github, junit, markdown, sarif
+from airflow_reverse_etl.check.reports import json as json_module
+from airflow_reverse_etl.check.reports import text as formats
 from airflow_reverse_etl.check.usage import Place
 
 
@@ -33,7 +35,7 @@ def test_text() -> None:
 
 
 def test_github_commands_escape_what_would_end_them() -> None:
-    (line, _) = formats.github(report("50%: one\n::error::two")).splitlines()
+    (line, _) = github.github(report("50%: one\n::error::two")).splitlines()
     assert line == (
         "::error file=syncs/a b.yaml,line=8,title=contacts%3A A column that a sync uses is gone"
         "::50%25: one%0A::error::two. Keep it"
@@ -42,7 +44,7 @@ def test_github_commands_escape_what_would_end_them() -> None:
 
 @pytest.mark.parametrize(("level", "failures"), [(Level.BREAKING, 1), (Level.REVIEW, 1), (Level.WARNING, 0)])
 def test_junit_has_a_case_for_each_sync(level: Level, failures: int) -> None:
-    suite = Xml.fromstring(formats.junit(report(level=level)))[0]
+    suite = Xml.fromstring(junit.junit(report(level=level)))[0]
     counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
     assert counts == ["3", str(failures), "0", "1"]
     if failures:
@@ -56,7 +58,7 @@ def test_junit_has_a_case_for_each_sync(level: Level, failures: int) -> None:
 
 @pytest.mark.parametrize("line", [8, None])
 def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
-    log = json.loads(formats.sarif(report(line=line)))
+    log = json.loads(sarif.sarif(report(line=line)))
     (run,) = log["runs"]
     (result,) = run["results"]
     assert log["version"] == "2.1.0"
@@ -71,28 +73,28 @@ def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
 
 def test_sarif_has_what_github_wants_of_every_rule() -> None:
     """Source: GitHub's page "SARIF support for code scanning", reportingDescriptor object."""
-    rules = json.loads(formats.sarif(report()))["runs"][0]["tool"]["driver"]["rules"]
+    rules = json.loads(sarif.sarif(report()))["runs"][0]["tool"]["driver"]["rules"]
     assert [rule["id"] for rule in rules] == list(RULES)
     assert all(rule[key]["text"] for rule in rules for key in ("shortDescription", "fullDescription", "help"))
 
 
 def test_markdown_makes_no_markup_of_names() -> None:
-    text = formats.markdown(report("column [x](http://evil) <img> @everyone is gone"))
-    assert text.startswith(formats.MARKER)
+    text = markdown.markdown(report("column [x](http://evil) <img> @everyone is gone"))
+    assert text.startswith(markdown.MARKER)
     assert "\\[x\\](http" in text
     assert "<img" not in text
     assert "@everyone" not in text
-    assert len(formats.markdown(report("x" * 100_000), limit=1000)) < 1100
+    assert len(markdown.markdown(report("x" * 100_000), limit=1000)) < 1100
     assert "<" not in text  # Bitbucket shows HTML as it is written
 
 
 @given(st.text())
 def test_every_format_takes_any_text(message: str) -> None:
     found = report(message)
-    Xml.fromstring(formats.junit(found))
-    assert json.loads(formats.sarif(found))
-    assert json.loads(formats.as_json(found))["findings"][0]["message"] == message
-    assert len(formats.github(found).splitlines()) >= 2
+    Xml.fromstring(junit.junit(found))
+    assert json.loads(sarif.sarif(found))
+    assert json.loads(json_module.as_json(found))["findings"][0]["message"] == message
+    assert len(github.github(found).splitlines()) >= 2
 
 
 def test_every_rule_has_a_title() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.check.reports.formats import MARKER
+from airflow_reverse_etl.check.reports.markdown import MARKER
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.git import github_app
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator

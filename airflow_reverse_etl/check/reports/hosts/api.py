@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.check.reports.formats import MARKER
+from airflow_reverse_etl.check.reports.markdown import MARKER
 from airflow_reverse_etl.errors import (
     ConfigurationError,
     CredentialsError,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from airflow_reverse_etl.check.findings import Report
-from airflow_reverse_etl.check.reports.formats import markdown
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
+from airflow_reverse_etl.check.reports.markdown import markdown
 
 _COMMENT = 30_000  # characters that a comment may have, with room to spare
 _DESCRIPTION = 255

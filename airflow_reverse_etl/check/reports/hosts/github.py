@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Self
 
 from airflow_reverse_etl.check.findings import Report
-from airflow_reverse_etl.check.reports.formats import check_annotations, markdown
+from airflow_reverse_etl.check.reports.github import check_annotations
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
+from airflow_reverse_etl.check.reports.markdown import markdown
 from airflow_reverse_etl.errors import CredentialsError, RepositoryNotFoundError
 from airflow_reverse_etl.git.github_app import GitHubApp
 

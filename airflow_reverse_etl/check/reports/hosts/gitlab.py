@@ -11,8 +11,8 @@ from typing import Self
 from urllib.parse import quote
 
 from airflow_reverse_etl.check.findings import Report
-from airflow_reverse_etl.check.reports.formats import markdown
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
+from airflow_reverse_etl.check.reports.markdown import markdown
 from airflow_reverse_etl.errors import ConfigurationError
 
 _DESCRIPTION = 255

@@ -1,0 +1,12 @@
+"""A check's report for programs."""
+
+from __future__ import annotations
+
+import json
+
+from airflow_reverse_etl.check.findings import Report
+
+
+def as_json(report: Report) -> str:
+    """For programs."""
+    return json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,61 @@
+"""A check's report as SARIF 2.1.0 (OASIS), for code scanning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_reverse_etl.check.findings import RULES, Level, Report
+from airflow_reverse_etl.check.reports.wording import place_in_repository, sentences
+from airflow_reverse_etl.check.usage import Place
+
+_SARIF = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "note"}
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+
+def sarif(report: Report) -> str:
+    """For code scanning, version 2.1.0, with what GitHub wants beyond the standard: help texts, and lines."""
+    from airflow_reverse_etl import __version__
+
+    rules = [
+        {
+            "id": rule,
+            "shortDescription": {"text": title},
+            "fullDescription": {"text": f"{title}."},
+            "help": {"text": f"{title}. Each result says what to do; all rules are in the reference of the check."},
+        }
+        for rule, title in RULES.items()
+    ]
+    results = [
+        {
+            "ruleId": finding.rule,
+            "ruleIndex": list(RULES).index(finding.rule),
+            "level": _SARIF[finding.level],
+            "message": {"text": sentences(finding)},
+            "locations": [_location(place_in_repository(finding))],
+            "relatedLocations": [
+                {**_location(place), "message": {"text": str(place)}}
+                for place in finding.places
+                if place != place_in_repository(finding)
+            ],
+            "partialFingerprints": {
+                "finding/v1": f"{finding.sync}:{finding.rule}:{finding.model}:{finding.column or ''}"
+            },
+        }
+        for finding in report.findings
+    ]
+    driver = {"name": "reverse-etl check", "semanticVersion": __version__, "rules": rules}
+    run = {"tool": {"driver": driver}, "results": results, "columnKind": "unicodeCodePoints"}
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _location(place: Place) -> Mapping[str, Any]:
+    from urllib.parse import quote
+
+    return {
+        "physicalLocation": {
+            "artifactLocation": {"uri": quote(place.file)},
+            "region": {"startLine": place.line or 1},
+        }
+    }
