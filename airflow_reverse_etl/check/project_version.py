@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.check.rendering import render
 from airflow_reverse_etl.check.usage import parse, sqlglot_dialect
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.spec.model import ModelRef, SqlModel
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Side:
         label: str = "",
         folder: str = "",
     ) -> None:
-        self.catalog = catalog or Catalog.from_manifest(manifest)
+        self.catalog = catalog or read_manifest(manifest)
         self.label = label
         self.folder = folder
         self.nodes: Mapping[str, Mapping[str, Any]] = {**manifest["nodes"], **(manifest.get("sources") or {})}

@@ -147,19 +147,6 @@ class Catalog:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StateError("the stored catalog is damaged", todo="delete it and run the model sync again") from error
 
-    @classmethod
-    def from_manifest(
-        cls, manifest: Mapping[str, Any], *, commit: str | None = None, unknown_database: str | None = None
-    ) -> Catalog:
-        """The catalog of a manifest.
-
-        :param unknown_database: a placeholder, to be left out of relations: the reader's connection has its own.
-        :raises ProjectError: a manifest version that is not known here.
-        """
-        from airflow_reverse_etl.dbt.manifest import read
-
-        return read(manifest, commit=commit, unknown_database=unknown_database)
-
 
 def load_catalog(files: StateFiles, output: Mapping[str, Any]) -> Catalog:
     """The catalog behind the output of a DbtModelSyncOperator.

@@ -19,8 +19,14 @@ from airflow_reverse_etl.errors import ProjectError
 MANIFEST_VERSIONS = (10, 11, 12)
 
 
-def read(manifest: Mapping[str, Any], *, commit: str | None, unknown_database: str | None) -> Catalog:
-    """See :meth:`airflow_reverse_etl.dbt.catalog.Catalog.from_manifest`."""
+def read_manifest(
+    manifest: Mapping[str, Any], *, commit: str | None = None, unknown_database: str | None = None
+) -> Catalog:
+    """The catalog of a manifest.
+
+    :param unknown_database: a placeholder, to be left out of relations: the reader's connection has its own.
+    :raises ProjectError: a manifest version that is not known here.
+    """
     metadata = manifest.get("metadata", {})
     version = re.search(r"/manifest/v(\d+)\.json", str(metadata.get("dbt_schema_version", "")))
     if not version or int(version[1]) not in MANIFEST_VERSIONS:

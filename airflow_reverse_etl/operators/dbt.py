@@ -244,11 +244,11 @@ class DbtOperator(DbtTask):
         built = {node.unique_id for node in outcome.nodes if node.status == "success"}
         if not self.profile_conn_id or not built or _split(self.command)[0] not in BUILDING:
             return
-        from airflow_reverse_etl.dbt.catalog import Catalog
+        from airflow_reverse_etl.dbt.manifest import read_manifest
 
         events = context["outlet_events"][self._alias]
         extra = {"commit": self.project["commit"]} if isinstance(self.project, Mapping) else {}
-        for model in Catalog.from_manifest(json.loads((target_path / "manifest.json").read_bytes())).models:
+        for model in read_manifest(json.loads((target_path / "manifest.json").read_bytes())).models:
             names = [model.name] if model.latest else []
             names += [f"{model.name}.v{model.version}"] if model.version else []
             for name in names if model.unique_id in built else ():

@@ -125,12 +125,12 @@ class DbtModelSyncOperator(DbtTask):
         key = self._key(repository.url, path, profile, env=self._environment(context))
 
         def parse() -> Catalog:
-            from airflow_reverse_etl.dbt.catalog import Catalog
+            from airflow_reverse_etl.dbt.manifest import read_manifest
 
             folder = self._checkout(repository, context, commit=commit, path=path, ref=self.ref)
             cache = f"parse_cache/{key}/{engine_version(self.dbt_executable)}"
             manifest = self._manifest(folder, context, profile=profile, cache=cache)
-            return Catalog.from_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
+            return read_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
 
         place = {"git_conn_id": self.git_conn_id, "repository": repository.url, "project_path": path}
         asset = self.git_conn_id, path
@@ -143,10 +143,9 @@ class DbtModelSyncOperator(DbtTask):
         digest = hashlib.sha256(data).hexdigest()[:40]
 
         def parse() -> Catalog:
-            from airflow_reverse_etl.dbt.catalog import Catalog
-            from airflow_reverse_etl.dbt.manifest import load
+            from airflow_reverse_etl.dbt.manifest import load, read_manifest
 
-            return Catalog.from_manifest(load(data, file=without_query(source)), commit=digest)
+            return read_manifest(load(data, file=without_query(source)), commit=digest)
 
         place = without_query(source)
         asset = self.source_conn_id or "local", place

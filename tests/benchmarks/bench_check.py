@@ -54,8 +54,9 @@ _CATALOG = """
 import sys
 from pathlib import Path
 from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.manifest import load
-Path(sys.argv[2]).write_bytes(Catalog.from_manifest(load(Path(sys.argv[1]).read_bytes())).to_json())
+Path(sys.argv[2]).write_bytes(read_manifest(load(Path(sys.argv[1]).read_bytes())).to_json())
 """
 _CLONE = """
 import sys

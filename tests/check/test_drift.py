@@ -10,6 +10,7 @@ import pytest
 from airflow_reverse_etl.check.drift import catalog_drift, column_drift, project_drift, retired_syncs
 from airflow_reverse_etl.check.findings import Level
 from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.spec.columns import Column
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, sync
 
@@ -56,7 +57,7 @@ def test_columns_that_the_sync_does_not_use_are_warnings() -> None:
 
 def catalog(*nodes: Node) -> Catalog:
     """Through its stored form, as a task finds it."""
-    return Catalog.from_json(Catalog.from_manifest(manifest(*nodes)).to_json())
+    return Catalog.from_json(read_manifest(manifest(*nodes)).to_json())
 
 
 TODAY = date(2026, 1, 1)

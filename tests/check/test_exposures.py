@@ -11,7 +11,7 @@ import yaml
 
 from airflow_reverse_etl.check.exposures import exposures, syncs_in_meta
 from airflow_reverse_etl.check.project_version import Side
-from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.profiles import stand_in
 from airflow_reverse_etl.dbt.runner import DbtProject
 from tests.dbt.projects import manifest, model, side, sync
@@ -88,7 +88,7 @@ def test_syncs_and_marks_in_meta() -> None:
         "wrong": {"name": "c", "destination": {"type": "http"}, "maping": {}},
     }
     nodes = [model(name, meta={"reverse_etl": value}) for name, value in told.items()]
-    sources, errors = syncs_in_meta(Catalog.from_manifest(manifest(*nodes)))
+    sources, errors = syncs_in_meta(read_manifest(manifest(*nodes)))
     assert {source.sync.name: source.sync.model for source in sources} == {
         "customers_to_crm": "shop.one", "a": "shop.two", "b": "one",
     }  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.catalog_history import history, record
-from airflow_reverse_etl.dbt.manifest import load, rebuild_relations
+from airflow_reverse_etl.dbt.manifest import load, read_manifest, rebuild_relations
 from airflow_reverse_etl.dbt.profiles import place, project_output, stand_in
 from airflow_reverse_etl.dbt.selection import select
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError
@@ -37,7 +37,7 @@ def catalog() -> Catalog:
     found["groups"] = {
         "group.shop.crm": {"name": "crm", "owner": {"name": "Ada", "email": ["ada@example.com", "b@example.com"]}}
     }
-    return Catalog.from_json(Catalog.from_manifest(found).to_json())
+    return Catalog.from_json(read_manifest(found).to_json())
 
 
 def test_owners_tests_and_lineage() -> None:
@@ -92,14 +92,14 @@ def test_what_is_no_selector_here_is_refused(selector: str) -> None:
 def test_relations_for_the_adapter_that_another_stood_in_for(adapter: str, relation: str) -> None:
     """As dbt itself writes them; ephemeral models still have none."""
     parsed = manifest(model("customers"), model("inner", materialized="ephemeral"))
-    found = Catalog.from_manifest(rebuild_relations(parsed, adapter))
+    found = read_manifest(rebuild_relations(parsed, adapter))
     assert (found.adapter, found.find("customers").relation, found.find("inner").relation) == (adapter, relation, None)
 
 
 def test_quoting_of_project_and_model() -> None:
     parsed = manifest(model("a"), model("b"))
     parsed["nodes"]["model.shop.b"]["config"]["quoting"] = {"identifier": False}
-    found = Catalog.from_manifest(rebuild_relations(parsed, "snowflake", quoting={"identifier": True}))
+    found = read_manifest(rebuild_relations(parsed, "snowflake", quoting={"identifier": True}))
     assert [m.relation for m in found.models] == ['db.main."a"', "db.main.b"]
 
 
@@ -145,4 +145,4 @@ def test_a_hundred_megabytes() -> None:
     big = manifest(model("customers"), *keyed("customers"), macros={f"macro.x.{n}": "x" * 100_000 for n in range(1000)})
     data = json.dumps(big).encode()
     assert len(data) > 100_000_000
-    assert len(Catalog.from_manifest(load(data)).to_json()) < 2000
+    assert len(read_manifest(load(data)).to_json()) < 2000

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from airflow_reverse_etl.dbt import runner as module
-from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.errors import advice
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.profiles import Profile, stand_in
 from airflow_reverse_etl.dbt.runner import DbtProject, find_executable, needs_packages, split_command
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
@@ -300,7 +300,7 @@ def test_real_parse_with_packages_and_without_secrets_or_traces(project: Path) -
     moved = project.rename(project.parent / "moved")
     before = set(moved.rglob("*"))
 
-    (model,) = Catalog.from_manifest(DbtProject(moved).parse()).models
+    (model,) = read_manifest(DbtProject(moved).parse()).models
 
     assert (model.name, model.relation) == ("a", '"x"."main"."a"')
     assert set(moved.rglob("*")) == before

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_reverse_etl.check.drift_memory import CatalogMemory, look_for_drift
 from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.errors import GuardError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.stores.files import StateFiles
@@ -67,7 +68,7 @@ def test_policies_let_warnings_pass(tmp_path: Path) -> None:
 
 def test_catalogs_of_two_commits(tmp_path: Path) -> None:
     first, second = (
-        Catalog.from_manifest(manifest(model("customers", schema=schema), *keyed("customers")), commit=commit)
+        read_manifest(manifest(model("customers", schema=schema), *keyed("customers")), commit=commit)
         for schema, commit in (("main", "a"), ("marts", "b"))
     )
     assert look(tmp_path, THERE, catalog=first) == []
@@ -85,7 +86,7 @@ def test_a_sync_that_moves_from_its_models_meta_into_a_file_is_not_gone(tmp_path
     files, source = StateFiles(str(tmp_path)), sync()
     spec = source.sync.model_dump(mode="json", exclude_unset=True)
     before, after = (
-        Catalog.from_manifest(manifest(model("customers", meta=meta)), commit=commit)
+        read_manifest(manifest(model("customers", meta=meta)), commit=commit)
         for commit, meta in (("a", {"reverse_etl": spec}), ("b", {}))
     )
     files.write("a.json", before.to_json())

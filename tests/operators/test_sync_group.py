@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.catalog import Catalog
+from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
@@ -305,7 +305,7 @@ def test_a_closed_gate_skips_the_group(
     customers: Callable[[str], None],  # noqa: F811
 ) -> None:
     """By the model's own results; the trigger rule that lets them be looked at is the plan's alone."""
-    catalog = Catalog.from_manifest(manifest(model("customers"), *keyed("customers")), commit="c0ffee")
+    catalog = read_manifest(manifest(model("customers"), *keyed("customers")), commit="c0ffee")
     output = {"catalog": "catalogs/c0ffee.json"}
     state_files().write(output["catalog"], catalog.to_json())
     found = {"results": {"model.shop.customers": "error"}, "models": {"model.shop.customers": MODEL}}
