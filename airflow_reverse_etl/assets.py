@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.spec.model import SqlModel, Sync, TableModel
-from airflow_reverse_etl.wiring import Asset
 
 GROUP = "reverse_etl"
 

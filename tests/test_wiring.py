@@ -13,8 +13,8 @@ from unittest.mock import Mock, call
 import pytest
 
 from airflow_reverse_etl import errors
+from airflow_reverse_etl.compat import AirflowException, AirflowFailException, airflow_errors
 from airflow_reverse_etl.sync.ports import ConnectionInfo
-from airflow_reverse_etl.wiring import AirflowException, AirflowFailException, airflow_errors
 
 pytestmark = pytest.mark.airflow
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     """An option that is not set, or empty, has the default that the provider information declares."""
-    from airflow_reverse_etl.wiring import setting
+    from airflow_reverse_etl.config import setting
 
     assert setting("memory_limit") == "900MB"
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "3GB")
@@ -72,7 +72,7 @@ def test_state_files_are_where_the_configuration_says(state_url: Path) -> None:
 
 def test_a_connection_becomes_plain_data(add_connection: Callable[..., None]) -> None:
     """All fields; its ``repr`` shows no secret."""
-    from airflow_reverse_etl.wiring import connection_info
+    from airflow_reverse_etl.connections import connection_info
 
     add_connection(
         "crm", conn_type="http", host="h", port=1, schema="s", login="l0g1n", password="s3cret", extra={"k": "v4lue"}
@@ -84,7 +84,7 @@ def test_a_connection_becomes_plain_data(add_connection: Callable[..., None]) ->
 
 def test_a_missing_connection_is_named(airflow_db: None) -> None:
     """With what to do about it."""
-    from airflow_reverse_etl.wiring import connection_info
+    from airflow_reverse_etl.connections import connection_info
 
     with pytest.raises(errors.CredentialsError, match="'nobody'"):
         connection_info("nobody")
@@ -285,6 +285,6 @@ def test_a_connection_whose_provider_is_missing_says_so(add_connection: Callable
 )
 def test_storage_credentials(info: ConnectionInfo, options: dict[str, str]) -> None:
     """Airflow's storage connections, in the words of the object storage library; empty fields are left to it."""
-    from airflow_reverse_etl.wiring import storage_options
+    from airflow_reverse_etl.connections import storage_options
 
     assert storage_options(info) == options

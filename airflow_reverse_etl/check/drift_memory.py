@@ -14,21 +14,22 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.errors import GuardError, StateError
 from airflow_reverse_etl.operators.dbt_task import given_syncs
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.sync.planning import model_columns
-from airflow_reverse_etl.wiring import AirflowFailException, state_files
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import Finding
     from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.compat import BaseOperator, Context
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.operators.dbt_task import Syncs
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
-    from airflow_reverse_etl.wiring import BaseOperator, Context
 
 #: So many findings are told one by one.
 _LISTED = 20

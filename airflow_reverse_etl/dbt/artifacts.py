@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ProjectError, UnreachableError
-from airflow_reverse_etl.wiring import connection_info, storage_options
 
 if TYPE_CHECKING:
     import requests

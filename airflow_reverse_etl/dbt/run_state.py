@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_reverse_etl.compat import Context
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.wiring import Context, state_files
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.runner import NodeResult

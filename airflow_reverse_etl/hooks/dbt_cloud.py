@@ -6,9 +6,10 @@ import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_reverse_etl.compat import AirflowException, AirflowNotFoundException, BaseHook
+from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
-from airflow_reverse_etl.wiring import AirflowException, AirflowNotFoundException, BaseHook, connection_info
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

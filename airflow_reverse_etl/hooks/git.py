@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from airflow_reverse_etl.compat import BaseHook
+from airflow_reverse_etl.connections import async_connection_info, connection_info
 from airflow_reverse_etl.errors import CredentialsError, ReverseEtlError
 from airflow_reverse_etl.provider import GIT_CONNECTION
-from airflow_reverse_etl.wiring import BaseHook, async_connection_info, connection_info
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.git.credentials import Credentials

@@ -5,9 +5,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.compat import BaseHook
+from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.provider import HTTP_CONNECTION
-from airflow_reverse_etl.wiring import BaseHook, connection_info
 
 if TYPE_CHECKING:
     import requests

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
+from airflow_reverse_etl.compat import AirflowSkipException, Context, airflow_errors
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.operators.base import SyncOperator
-from airflow_reverse_etl.wiring import AirflowSkipException, Context, airflow_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg

@@ -11,25 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow_reverse_etl.assets import destination_asset, inlets
+from airflow_reverse_etl.compat import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    BaseOperator,
+    Context,
+)
+from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.choose import store_for
 from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import (
-    AirflowException,
-    AirflowFailException,
-    AirflowSkipException,
-    BaseOperator,
-    Context,
-    connection_info,
-    dbapi_connect,
-    state_files,
-    state_store,
-    storage_options,
-    warehouse_store,
-)
+from airflow_reverse_etl.wiring import dbapi_connect, state_files, state_store, warehouse_store
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.assets import model_asset
+from airflow_reverse_etl.compat import AirflowException, AssetAlias, Context, airflow_errors
 from airflow_reverse_etl.dbt.run_state import BUILDING, LAST_SUCCESSFUL, DbtState, merged, without_state
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 from airflow_reverse_etl.operators.dbt_task import DbtTask
-from airflow_reverse_etl.wiring import AirflowException, AssetAlias, Context, airflow_errors
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg

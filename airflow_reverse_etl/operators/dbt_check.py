@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_reverse_etl.compat import AirflowFailException, Context, airflow_errors
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs, given_syncs
-from airflow_reverse_etl.wiring import AirflowFailException, Context, airflow_errors
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import Policy, Report

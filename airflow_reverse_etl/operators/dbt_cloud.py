@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.compat import BaseOperator, airflow_errors
 from airflow_reverse_etl.errors import DbtRunError, ProjectError
-from airflow_reverse_etl.wiring import BaseOperator, airflow_errors, state_files
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
+    from airflow_reverse_etl.compat import Context
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
     from airflow_reverse_etl.dbt_cloud.models import CloudRun
     from airflow_reverse_etl.operators.dbt_task import Syncs
-    from airflow_reverse_etl.wiring import Context
 
 
 class DbtCloudModelSyncOperator(BaseOperator):

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.assets import catalog_asset
+from airflow_reverse_etl.compat import AssetAlias, BaseOperator, Context, airflow_errors
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs
-from airflow_reverse_etl.wiring import AssetAlias, BaseOperator, Context, airflow_errors, state_files
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg

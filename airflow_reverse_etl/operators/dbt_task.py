@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.compat import BaseOperator, Context
+from airflow_reverse_etl.config import checkout_folder
+from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.wiring import BaseOperator, Context, checkout_folder, connection_info, state_files
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.usage import SyncSource

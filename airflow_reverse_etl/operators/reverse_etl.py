@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow_reverse_etl.compat import BaseOperator, BaseOperatorLink, Context
+from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.operators.base import PlanningOperator, close_quietly, run_id
-from airflow_reverse_etl.wiring import BaseOperator, BaseOperatorLink, Context, connection_info, open_warehouse
+from airflow_reverse_etl.wiring import open_warehouse
 
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey

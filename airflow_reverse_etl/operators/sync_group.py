@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg
 
+from airflow_reverse_etl.compat import Context, TaskGroup
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, run_id
-from airflow_reverse_etl.wiring import Context, TaskGroup, open_warehouse
+from airflow_reverse_etl.wiring import open_warehouse
 
 if TYPE_CHECKING:
     from pathlib import Path

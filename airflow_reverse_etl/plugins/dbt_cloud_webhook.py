@@ -20,9 +20,10 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from airflow_reverse_etl.config import setting
+from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.dbt_cloud.webhooks import Delivery, is_signed
 from airflow_reverse_etl.errors import ReverseEtlError
-from airflow_reverse_etl.wiring import connection_info, setting
 
 log = logging.getLogger(__name__)
 

@@ -8,21 +8,21 @@ from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
 
-from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
-from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus, parse_time
-from airflow_reverse_etl.errors import DbtRunError, SpecError
-from airflow_reverse_etl.wiring import (
+from airflow_reverse_etl.compat import (
     AirflowSensorTimeout,
     AirflowSkipException,
     AssetAlias,
     BaseSensorOperator,
     airflow_errors,
 )
+from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus, parse_time
+from airflow_reverse_etl.errors import DbtRunError, SpecError
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.compat import Context
     from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
     from airflow_reverse_etl.dbt_cloud.models import CloudRun
-    from airflow_reverse_etl.wiring import Context
 
 #: Where a sensor that has taken nothing yet begins to look.
 FIRST_LOOK_BACK = timedelta(days=1)

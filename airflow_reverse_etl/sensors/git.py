@@ -9,18 +9,13 @@ from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
 
+from airflow_reverse_etl.compat import AirflowFailException, AirflowSensorTimeout, BaseSensorOperator, airflow_errors
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.wiring import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    BaseSensorOperator,
-    airflow_errors,
-    state_files,
-)
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.compat import Context
     from airflow_reverse_etl.git.path_watch import Seen
-    from airflow_reverse_etl.wiring import Context
 
 
 class GitCommitSensor(BaseSensorOperator):

@@ -15,11 +15,11 @@ from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
 from airflow_reverse_etl.assets import GROUP
+from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.sync.backoff import Backoff
-from airflow_reverse_etl.wiring import Asset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,8 +10,8 @@ from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_reverse_etl.assets import GROUP
+from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
-from airflow_reverse_etl.wiring import Asset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

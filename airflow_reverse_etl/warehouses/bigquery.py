@@ -14,12 +14,15 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
 _SQL = "adbc.bigquery.sql."
@@ -144,3 +147,33 @@ def _errors(*, reading: bool = False) -> Iterator[None]:
         if code in (400, 404) and not reading:
             raise (ProgrammingError if code == 404 or _POSITION.search(text) else DatabaseError)(text) from None
         raise OperationalError("permission denied: " + text if code in (401, 403) else text) from None
+
+
+def adbc_connection(hook: Any, info: ConnectionInfo) -> Any:
+    """An ADBC connection with the credentials, project and place that the connection names."""
+    from adbc_driver_bigquery.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
+
+    options = database_options(info.extra, project=hook.project_id, location=hook.location)
+    return connect(options, autocommit=True)
+
+
+def connection(hook: Any) -> Any:
+    """A connection of the own client, with its storage reader where that is installed."""
+    storage = None
+    if find_spec("google.cloud.bigquery_storage"):
+        from google.cloud.bigquery_storage import BigQueryReadClient
+
+        storage = BigQueryReadClient(credentials=hook.get_credentials())
+    return BigQueryConnection(_client(hook), storage)
+
+
+def dbapi_connection(hook: Any) -> Any:
+    """A DB-API connection of Google's own driver."""
+    from google.cloud.bigquery.dbapi import connect
+
+    return connect(_client(hook), prefer_bqstorage_client=False)
+
+
+def _client(hook: Any) -> Any:
+    """In the project and place that the connection names; by itself the hook takes the worker's project."""
+    return hook.get_client(project_id=hook.project_id, location=hook.location)

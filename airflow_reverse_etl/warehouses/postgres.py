@@ -27,6 +27,7 @@ Sources: PostgreSQL's system catalog ``pg_type`` for the numbers of types.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,3 +137,11 @@ def strict(connection: Any) -> Any:
 
         extensions.register_type(extensions.new_type((number,), f"STRICT{number}", checked), connection)
     return connection
+
+
+def adbc_connection(hook: Any) -> Any:
+    """An ADBC connection with the parameters that the hook finds out, tokens that it fetches included."""
+    from adbc_driver_postgresql.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
+
+    with closing(hook.get_conn()) as connection:
+        return connect(conninfo(connection))

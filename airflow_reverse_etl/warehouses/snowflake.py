@@ -90,3 +90,11 @@ def whole(kind: pa.DataType | None, at: int, first: pa.RecordBatch | None) -> pa
     except pa.ArrowInvalid:
         return kind
     return pa.int64()
+
+
+def adbc_connection(hook: Any) -> Any:
+    """An ADBC connection with the parameters that the hook has for its own driver, tokens that it fetches included."""
+    from adbc_driver_snowflake.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
+
+    parameters = hook._get_conn_params  # nothing public has them; a property in older providers
+    return connect(db_kwargs=database_options(parameters() if callable(parameters) else parameters))

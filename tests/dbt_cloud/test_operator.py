@@ -11,10 +11,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from airflow_reverse_etl.compat import AirflowException, AirflowFailException
 from airflow_reverse_etl.dbt.catalog import load_catalog
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.operators import DbtCloudModelSyncOperator
-from airflow_reverse_etl.wiring import AirflowException, AirflowFailException, state_files
+from airflow_reverse_etl.wiring import state_files
 from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]

@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_reverse_etl.dbt_cloud import feed
-from airflow_reverse_etl.dbt_cloud.models import RunStatus
-from airflow_reverse_etl.errors import CredentialsError, SpecError
-from airflow_reverse_etl.sensors import DbtCloudJobSensor
-from airflow_reverse_etl.stores.compare_and_set import VersionedFile
-from airflow_reverse_etl.triggers import dbt_cloud as triggers
-from airflow_reverse_etl.wiring import (
+from airflow_reverse_etl.compat import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     TaskDeferred,
 )
+from airflow_reverse_etl.dbt_cloud import feed
+from airflow_reverse_etl.dbt_cloud.models import RunStatus
+from airflow_reverse_etl.errors import CredentialsError, SpecError
+from airflow_reverse_etl.sensors import DbtCloudJobSensor
+from airflow_reverse_etl.stores.compare_and_set import VersionedFile
+from airflow_reverse_etl.triggers import dbt_cloud as triggers
 from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]

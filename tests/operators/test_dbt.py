@@ -15,9 +15,9 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.assets import model_asset
+from airflow_reverse_etl.compat import AirflowException, AirflowFailException
 from airflow_reverse_etl.dbt import runner
 from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
-from airflow_reverse_etl.wiring import AirflowException, AirflowFailException
 from tests.git.servers import HttpServer, Origin
 
 pytestmark = pytest.mark.airflow

@@ -11,9 +11,9 @@ import pytest
 
 from airflow_reverse_etl.check.reports import hosts
 from airflow_reverse_etl.check.reports.hosts import for_repository
+from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
-from airflow_reverse_etl.wiring import AirflowFailException
 from tests.git.servers import Origin
 
 pytestmark = pytest.mark.airflow

@@ -20,10 +20,10 @@ import pytest
 
 from airflow_reverse_etl.check.reports.markdown import MARKER
 from airflow_reverse_etl.cli.main import main
+from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.git import github_app
 from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
 from airflow_reverse_etl.operators.dbt_task import DbtTask
-from airflow_reverse_etl.wiring import AirflowFailException
 from tests.check import hosts
 from tests.check.hosts import TOKEN, Host
 from tests.dbt.projects import keyed, manifest, model

@@ -12,8 +12,8 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.assets import catalog_asset
+from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.operators import DbtMetaSyncsOperator, DbtModelSyncOperator, ReverseEtlOperator
-from airflow_reverse_etl.wiring import AirflowFailException
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.servers import Origin
 from tests.operators.test_dbt import execute

@@ -10,11 +10,12 @@ from typing import Any
 import duckdb
 import pytest
 
+from airflow_reverse_etl.compat import AirflowSkipException
 from airflow_reverse_etl.dbt.run_state import gate_reasons, without_state
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.operators import DbtOperator, DbtPipeline, ReverseEtlOperator
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.wiring import AirflowSkipException, state_files
+from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.servers import Origin, git
 from tests.operators.test_dbt import execute, fake_dbt

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.check.drift_memory import CatalogMemory, look_for_drift
+from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.errors import GuardError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.wiring import AirflowFailException
 from tests.dbt.projects import keyed, manifest, model, sync
 from tests.operators.test_reverse_etl import SYNC, context, crm, customers, operator  # noqa: F401 - two are fixtures
 

@@ -121,7 +121,7 @@ def dag_of(**arguments: Any) -> Any:
 def test_a_model_that_is_no_select_changes_nothing_and_fails_without_a_retry(
     crm: FakeDestination, customers: Callable[[str], None], tmp_path: Path, model: dict[str, str], planner: str
 ) -> None:
-    from airflow_reverse_etl.wiring import AirflowFailException
+    from airflow_reverse_etl.compat import AirflowFailException
 
     model = {kind: text.format(folder=tmp_path) for kind, text in model.items()}
     with pytest.raises(AirflowFailException, match="the model's query cannot be used"):
@@ -133,7 +133,7 @@ def test_a_model_that_is_no_select_changes_nothing_and_fails_without_a_retry(
 def test_a_model_over_files_fails_with_the_option_that_allows_it(
     crm: FakeDestination, customers: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_reverse_etl.wiring import AirflowFailException
+    from airflow_reverse_etl.compat import AirflowFailException
 
     customers(f"COPY customers TO '{tmp_path}/customers.csv'")
     customers(f"CREATE VIEW over_files AS FROM '{tmp_path}/customers.csv'")
@@ -242,7 +242,7 @@ def test_an_unknown_guard_is_a_configuration_error(
     option: Any, crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
     """Which lists those that there are, and nothing is sent."""
-    from airflow_reverse_etl.wiring import AirflowFailException
+    from airflow_reverse_etl.compat import AirflowFailException
 
     error = failure(operator(lift_guards=option))
     assert isinstance(error, AirflowFailException)
@@ -370,7 +370,7 @@ def failure(task: Any, where: Any = None) -> Exception:
 
 def test_a_dbt_model_needs_a_catalog(crm: FakeDestination, customers: Callable[[str], None]) -> None:
     """The error says what to pass."""
-    from airflow_reverse_etl.wiring import AirflowFailException
+    from airflow_reverse_etl.compat import AirflowFailException
 
     error = failure(operator(sync={**SYNC, "model": "customers"}))
     assert isinstance(error, AirflowFailException)
@@ -379,7 +379,7 @@ def test_a_dbt_model_needs_a_catalog(crm: FakeDestination, customers: Callable[[
 
 def test_a_missing_connection_is_not_retried(crm: FakeDestination, state_url: Path, airflow_db: None) -> None:
     """It is named, and nothing that a driver or Airflow said is chained to it."""
-    from airflow_reverse_etl.wiring import AirflowFailException
+    from airflow_reverse_etl.compat import AirflowFailException
 
     error = failure(operator(sync={**SYNC, "source": "nowhere"}))
     assert isinstance(error, AirflowFailException)
@@ -392,7 +392,7 @@ def test_an_incomplete_load_is_retried(
     monkeypatch: pytest.MonkeyPatch, crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
     """The task fails so that Airflow tries again, and its report is in XCom until then."""
-    from airflow_reverse_etl.wiring import AirflowException, AirflowFailException
+    from airflow_reverse_etl.compat import AirflowException, AirflowFailException
 
     async def run(*args: Any, **kwargs: Any) -> Report:
         error = IncompleteLoadError("1 row could not be sent", todo="nothing")
@@ -409,7 +409,7 @@ def test_an_incomplete_load_is_retried(
 
 def test_a_killed_task_is_continued(crm: FakeDestination, customers: Callable[[str], None]) -> None:
     """on_kill lets what is in flight be answered; the next try sends the rest, and no row twice."""
-    from airflow_reverse_etl.wiring import AirflowException
+    from airflow_reverse_etl.compat import AirflowException
 
     customers("INSERT INTO customers SELECT i, 'n' || i, i || '@x.org' FROM range(10, 60) AS t (i)")
     crm.dials = Dials(latency=0.05)

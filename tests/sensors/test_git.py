@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from airflow_reverse_etl.compat import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from airflow_reverse_etl.sensors.git import GitCommitSensor
 from airflow_reverse_etl.triggers import git as triggers
 from airflow_reverse_etl.triggers.git import GitCommitTrigger, git_commit
-from airflow_reverse_etl.wiring import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from tests.git.servers import Origin, git
 
 pytestmark = pytest.mark.airflow
