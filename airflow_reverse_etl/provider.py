@@ -26,6 +26,7 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.dbt_models",
                 "operators.dbt_pipeline",
                 "operators.dbt_task",
+                "operators.drift",
                 "operators.reverse_etl",
                 "operators.sync_group",
             )

@@ -8,25 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.errors import GuardError, StateError
-from airflow_reverse_etl.operators.dbt_task import given_syncs
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.sync.planning import model_columns
-from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import Finding
     from airflow_reverse_etl.check.usage import SyncSource
-    from airflow_reverse_etl.compat import BaseOperator, Context
     from airflow_reverse_etl.dbt.catalog import Catalog
-    from airflow_reverse_etl.operators.dbt_task import Syncs
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
@@ -105,45 +99,14 @@ class CatalogDrift:
         return {"since": self.since, **levels, "findings": listed}
 
 
-@contextlib.contextmanager
-def looked_at_for_drift(
-    task: BaseOperator, context: Context, *, read: Callable[[], Catalog], key: str, place: str, syncs: Syncs
-) -> Iterator[CatalogDrift]:
-    """What changed in a project since this task last read it, told to the log. Remembered if the block succeeds.
-
-    :param read: the catalog, which is not asked for where the task knows it, and was given the same syncs.
-    :param key: of the project and the settings that its catalog depends on.
-    :param place: the catalog's path under the state URL.
-    :raises AirflowFailException: a sync whose ``drift`` is ``fail`` uses what is not as it was. The XCom ``drift`` has
-        the findings then.
-    """
-    given, errors = given_syncs(task, syncs)
-    memory = CatalogMemory(state_files(), context, key)
-    if not errors and (unchanged := memory.unchanged(place, given)):
-        task.log.info("Neither the models nor the syncs have changed since this task last succeeded")
-        yield unchanged
-        return
-    from airflow_reverse_etl.check.exposures import syncs_in_meta
-
-    catalog = read()
-    beside, wrong = syncs_in_meta(catalog)
-    for error in wrong + errors:  # its own task says so as well, and fails: no reason to hold up the others
-        task.log.warning("Not looked at for drift: %s", error)
-    drift = memory.compare(catalog, place, beside + given)
-    for line in drift.lines():
-        task.log.warning("Since %s: %s", drift.since, line)
-    if drift.stops:
-        context["ti"].xcom_push(key="drift", value=drift.to_dict())
-        raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
-    yield drift
-    memory.keep(catalog, place, given=given, beside=beside)
-
-
 class CatalogMemory:
-    """What a task saw of a project when it last succeeded: the catalog, and the syncs that used it, as they were."""
+    """What a task saw of a project when it last succeeded: the catalog, and the syncs that used it, as they were.
 
-    def __init__(self, files: StateFiles, context: Context, key: str) -> None:
-        task = "/".join(quote(part, safe="") for part in (context["ti"].dag_id, context["ti"].task_id))
+    :param task: the task as a part of a path.
+    :param key: of the project and the settings that its catalog depends on.
+    """
+
+    def __init__(self, files: StateFiles, task: str, key: str) -> None:
         self._files, self._place = files, f"model_drift/{task}/{key}.json"
         self._known: dict[str, Any] = {}
         with contextlib.suppress(ValueError, TypeError):

@@ -1,11 +1,11 @@
-"""A file by its path or URL, with the credentials of an Airflow connection."""
+"""An artifact by its path or URL."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ProjectError, UnreachableError
 
 if TYPE_CHECKING:
@@ -15,8 +15,17 @@ _LARGEST = 1 << 30
 _TIMEOUT_SECONDS = 60
 
 
-def fetch(source: str, conn_id: str | None) -> bytes:
+def fetch(
+    source: str,
+    conn_id: str | None,
+    *,
+    read_file: Callable[[str, str], bytes | None],
+    open_session: Callable[[], requests.Session],
+) -> bytes:
     """The file's content.
+
+    :param read_file: of a folder or bucket, and a name.
+    :param open_session: with the credentials of the connection, if there is one.
 
     :raises ConfigurationError: the URL holds a password, or is of another host than the connection.
     :raises ProjectError: there is no such file, or it is larger than 1 GiB.
@@ -28,12 +37,9 @@ def fetch(source: str, conn_id: str | None) -> bytes:
             "the source's URL holds a password", todo="put it into a connection, as source_conn_id"
         )
     if parts.scheme in ("http", "https"):
-        return _download(source, conn_id)
-    from airflow_reverse_etl.stores.files import StateFiles
-
+        return _download(source, conn_id, open_session)
     folder, _, name = source.rpartition("/")
-    options = storage_options(connection_info(conn_id)) if conn_id else {}
-    data = StateFiles(folder or ("/" if source.startswith("/") else "."), options).read(name)
+    data = read_file(folder or ("/" if source.startswith("/") else "."), name)
     if data is None:
         raise ProjectError("there is no such file", todo="check source, and that this worker can see it", file=source)
     return data
@@ -44,13 +50,13 @@ def without_query(source: str) -> str:
     return source.partition("?")[0] if "://" in source else source
 
 
-def _download(url: str, conn_id: str | None) -> bytes:
+def _download(url: str, conn_id: str | None, open_session: Callable[[], requests.Session]) -> bytes:
     import requests
 
     shown = without_query(url)
     try:
         with (
-            _session(url, conn_id) as session,
+            _session(url, conn_id, open_session) as session,
             session.get(url, timeout=_TIMEOUT_SECONDS, stream=True, allow_redirects=conn_id is None) as reply,
         ):
             _check(reply.status_code, conn_id, url=shown)
@@ -77,14 +83,10 @@ def _check(status: int, conn_id: str | None, *, url: str) -> None:
         raise ProjectError(f"the server answered {status}", todo="check source", url=url)
 
 
-def _session(url: str, conn_id: str | None) -> requests.Session:
-    import requests
-
+def _session(url: str, conn_id: str | None, open_session: Callable[[], requests.Session]) -> requests.Session:
+    session = open_session()
     if not conn_id:
-        return requests.Session()
-    from airflow_reverse_etl.hooks.http import ReverseEtlHttpHook
-
-    session = ReverseEtlHttpHook(conn_id).get_conn()
+        return session
     own, asked = urlsplit(session.base_url), urlsplit(url)  # type: ignore[attr-defined]
     if (own.scheme, own.netloc) != (asked.scheme, asked.netloc):
         session.close()

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_reverse_etl.compat import Context
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.runner import NodeResult
@@ -29,20 +27,31 @@ BUILDING = ("build", "run")
 class DbtState:
     """The files of one task instance.
 
+    :param task: the task as a part of a path.
+    :param run: what tells its run from others.
     :param project: what tells the project from others: repository and path, or a folder's name.
     """
 
-    def __init__(self, context: Context, *, project: str, target: str | None) -> None:
-        ti = context["ti"]
-        self.files: StateFiles = state_files()
-        self.try_number = int(ti.try_number)
-        self.max_tries = int(ti.max_tries)
+    def __init__(
+        self,
+        files: StateFiles,
+        *,
+        task: str,
+        run: str,
+        try_number: int,
+        max_tries: int,
+        project: str,
+        target: str | None,
+    ) -> None:
+        self.files = files
+        self.try_number = try_number
+        self.max_tries = max_tries
         self._project = hashlib.sha256(project.encode()).hexdigest()[:16]
         self._target = target
         self._before: dict[str, Any] | None = None
-        task = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
-        run = hashlib.sha256(f"{ti.run_id}\n{ti.map_index}".encode()).hexdigest()[:16]
-        self._failed, self._runs, self._run = f"dbt_failed/{task}/{run}", f"dbt_runs/{task}", run
+        self._run = hashlib.sha256(run.encode()).hexdigest()[:16]
+        self._failed = f"dbt_failed/{task}/{self._run}"
+        self._runs = f"dbt_runs/{task}"
 
     # -- the last successful manifest ------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Any dbt command on the worker; and, by its older address, the model sync."""
+"""Any dbt command on the worker."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from airflow_reverse_etl.compat import AirflowException, AssetAlias, Context, ai
 from airflow_reverse_etl.dbt.run_state import BUILDING, LAST_SUCCESSFUL, DbtState, merged, without_state
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
-from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
-from airflow_reverse_etl.operators.dbt_task import DbtTask
+from airflow_reverse_etl.operators.dbt_task import DbtTask, run_state
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.dbt.runner import Outcome
-
-__all__ = ["DbtModelSyncOperator", "DbtOperator"]
 
 _LISTED_FAILURES = 50
 
@@ -124,7 +121,7 @@ class DbtOperator(DbtTask):
         """Run the command; see the class."""
         with airflow_errors(), tempfile.TemporaryDirectory(prefix="reverse_etl-target-") as temporary:
             target_path = Path(self.target_path or temporary).absolute()
-            state = DbtState(context, project=self._identity(), target=self.target)
+            state = run_state(context, project=self._identity(), target=self.target)
             outcome = self._run(target_path, context, state)
             summary = self._summary(outcome)
             if evidence := state.keep_evidence(_split(self.command)[0], target_path, outcome.nodes):

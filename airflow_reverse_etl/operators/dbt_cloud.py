@@ -23,7 +23,7 @@ class DbtCloudModelSyncOperator(BaseOperator):
     """Read the models of a dbt Cloud run into a catalog that syncs can use: no Git, and no dbt on the worker.
 
     The catalog comes from the run's ``manifest.json``, so its relations are the ones that were built, at the run's
-    commit. Returns the same as :class:`~airflow_reverse_etl.operators.dbt.DbtModelSyncOperator`, for
+    commit. Returns the same as :class:`~airflow_reverse_etl.operators.dbt_models.DbtModelSyncOperator`, for
     ``ReverseEtlOperator(catalog=…)``, with ``run_id`` instead of a repository, ``previous`` left out; and compares the
     catalog with the one that this task saw before in the same way. Reads only.
 
@@ -62,14 +62,14 @@ class DbtCloudModelSyncOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Sync the models; see the class."""
-        from airflow_reverse_etl.check.drift_memory import looked_at_for_drift
         from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
+        from airflow_reverse_etl.operators.drift import check_drift
 
         with airflow_errors():
             catalog, found = DbtCloudApiHook(self.dbt_cloud_conn_id).call(self._sync)
             place: str = found["catalog"]
             key = place.split("/")[1]  # of the job: its runs follow one another
-            look = looked_at_for_drift(self, context, read=lambda: catalog, key=key, place=place, syncs=self.syncs)
+            look = check_drift(self, context, read=lambda: catalog, key=key, place=place, syncs=self.syncs)
             with look as drift:
                 return {**found, "drift": drift.to_dict()}
 

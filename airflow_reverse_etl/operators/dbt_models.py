@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.assets import catalog_asset
 from airflow_reverse_etl.compat import AssetAlias, BaseOperator, Context, airflow_errors
+from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs
 from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
+    import requests
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.dbt.catalog import Catalog
@@ -138,9 +140,9 @@ class DbtModelSyncOperator(DbtTask):
         return self._synced(key, context, asset, commit=commit, parse=parse, about={"ref": self.ref, **place})
 
     def _from_source(self, source: str, context: Context) -> dict[str, Any]:
-        from airflow_reverse_etl.dbt.artifacts import fetch, without_query
+        from airflow_reverse_etl.dbt.artifacts import without_query
 
-        data = fetch(source, self.source_conn_id)
+        data = _fetched(source, self.source_conn_id)
         digest = hashlib.sha256(data).hexdigest()[:40]
 
         def parse() -> Catalog:
@@ -164,15 +166,15 @@ class DbtModelSyncOperator(DbtTask):
         about: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Store a commit's catalog, say what changed, and only then note it as the project's present one."""
-        from airflow_reverse_etl.check.drift_memory import looked_at_for_drift
         from airflow_reverse_etl.dbt.catalog_history import record
+        from airflow_reverse_etl.operators.drift import check_drift
 
         place = f"catalogs/{key}/{commit}.json"
 
         def read() -> Catalog:
             return self._stored(place, commit=commit, parse=parse)
 
-        with looked_at_for_drift(self, context, read=read, key=key, place=place, syncs=self.syncs) as drift:
+        with check_drift(self, context, read=read, key=key, place=place, syncs=self.syncs) as drift:
             previous = record(state_files(), f"catalogs/{key}", commit=commit, at=datetime.now(UTC))
         if not drift.models:
             self.log.warning("The catalog is empty%s", f": nothing matches {self.select!r}" if self.select else "")
@@ -252,3 +254,24 @@ class DbtMetaSyncsOperator(BaseOperator):
                 raise SpecError(f"several syncs are called {', '.join(twice)}", todo="give each a name of its own")
         self.log.info("Syncs in models' meta.reverse_etl: %s", ", ".join(names) or "none")
         return specs
+
+
+def _fetched(source: str, conn_id: str | None) -> bytes:
+    """An artifact, with the credentials of an Airflow connection."""
+    from airflow_reverse_etl.dbt.artifacts import fetch
+
+    def read_file(folder: str, name: str) -> bytes | None:
+        from airflow_reverse_etl.stores.files import StateFiles
+
+        return StateFiles(folder, storage_options(connection_info(conn_id)) if conn_id else {}).read(name)
+
+    def open_session() -> requests.Session:
+        import requests
+
+        if not conn_id:
+            return requests.Session()
+        from airflow_reverse_etl.hooks.http import ReverseEtlHttpHook
+
+        return ReverseEtlHttpHook(conn_id).get_conn()
+
+    return fetch(source, conn_id, read_file=read_file, open_session=open_session)

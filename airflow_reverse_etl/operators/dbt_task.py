@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow_reverse_etl.compat import BaseOperator, Context
 from airflow_reverse_etl.config import checkout_folder
 from airflow_reverse_etl.connections import connection_info
-from airflow_reverse_etl.errors import ConfigurationError, ProjectError
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.profiles import Profile
+    from airflow_reverse_etl.dbt.run_state import DbtState
     from airflow_reverse_etl.dbt.runner import DbtProject
     from airflow_reverse_etl.errors import SpecError
     from airflow_reverse_etl.git.repository import Repository
@@ -102,60 +102,23 @@ class DbtTask(BaseOperator):
     def _manifest(
         self, folder: Path, context: Context, *, profile: Profile | None, cache: str | None = None
     ) -> dict[str, Any]:
-        """dbt parse, with whatever profile there is: it connects to nothing.
+        """dbt parse, with whatever profile there is.
 
         :param cache: path under the state URL for what dbt keeps to parse quicker the next time.
         """
-        from airflow_reverse_etl.dbt.manifest import rebuild_relations
-        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, place, project_output, stand_in
-        from airflow_reverse_etl.dbt.runner import installed_adapter, profile_name, project_settings
+        from airflow_reverse_etl.dbt.parse import ProjectParser
 
-        if profile is None and not (folder / "profiles.yml").is_file():
-            adapter = installed_adapter(self.dbt_executable)
-            profile = stand_in(adapter, schema=self.schema, database=self.database or UNKNOWN_DATABASE)
-            self.log.warning(
-                "No profile_conn_id, and no profiles.yml in the project: taken for a project for %s, in schema %r",
-                adapter,
-                profile.output.get("schema") or profile.output.get("dataset"),
-            )
-        elif profile is None and (self.schema or self.database):
-            self.log.warning(
-                "schema and database are left out: the project's own profiles.yml says where the models are"
-            )
-        try:
-            return self._parse_cached(folder, context, profile=profile and profile.without_secrets(), cache=cache)
-        except ProjectError as error:
-            missing = re.search(r"Could not find adapter type (\w+)", error.what)
-            if not missing:
-                raise
-        if profile is None:
-            output = project_output(
-                folder, profile=profile_name(folder), target=self.target, env=self._environment(context)
-            )
-        else:
-            output = dict(profile.output)
-        database, schema = place(output)
-        adapter = installed_adapter(self.dbt_executable)
-        self.log.info("dbt-%s is not installed: dbt-%s stands in for it", missing[1], adapter)
-        stand = stand_in(adapter, schema=self.schema or schema, database=self.database or database or UNKNOWN_DATABASE)
-        manifest = self._parse_cached(folder, context, profile=stand, cache=cache and f"{cache}-{adapter}")
-        return rebuild_relations(manifest, missing[1], quoting=project_settings(folder).get("quoting"))
-
-    def _parse_cached(
-        self, folder: Path, context: Context, *, profile: Profile | None, cache: str | None
-    ) -> dict[str, Any]:
-        project = self._project(folder, context, profile=profile)
-        if not cache or project.hides_values:  # dbt would write the values of environment variables into it
-            return project.parse()
-        files = state_files()
-        with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as name:
-            partial = Path(name) / "partial_parse.msgpack"
-            if known := files.read(cache):
-                partial.write_bytes(known)
-            manifest = project.parse(target_path=Path(name))
-            if partial.is_file() and partial.read_bytes() != known:
-                files.write(cache, partial.read_bytes())
-        return manifest
+        parser = ProjectParser(
+            lambda folder, **settings: self._project(folder, context, **settings),
+            executable=self.dbt_executable,
+            target=self.target,
+            schema=self.schema,
+            database=self.database,
+            environment=lambda: self._environment(context),
+            files=state_files,
+            log=self.log,
+        )
+        return parser.manifest(folder, profile=profile, cache=cache)
 
 
 def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], list[SpecError]]:
@@ -180,3 +143,24 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
             except SpecError as error:
                 errors.append(error)
     return sources, errors
+
+
+def task_key(context: Context) -> str:
+    """The task as a part of a path: its DAG's id and its own."""
+    return "/".join(quote(part, safe="") for part in (context["ti"].dag_id, context["ti"].task_id))
+
+
+def run_state(context: Context, *, project: str, target: str | None) -> DbtState:
+    """The dbt files of a task instance."""
+    from airflow_reverse_etl.dbt.run_state import DbtState
+
+    ti = context["ti"]
+    return DbtState(
+        state_files(),
+        task=task_key(context),
+        run=f"{ti.run_id}\n{ti.map_index}",
+        try_number=int(ti.try_number),
+        max_tries=int(ti.max_tries),
+        project=project,
+        target=target,
+    )

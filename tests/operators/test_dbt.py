@@ -17,7 +17,8 @@ import pytest
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.compat import AirflowException, AirflowFailException
 from airflow_reverse_etl.dbt import runner
-from airflow_reverse_etl.operators.dbt import DbtModelSyncOperator, DbtOperator
+from airflow_reverse_etl.operators.dbt import DbtOperator
+from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 from tests.git.servers import HttpServer, Origin
 
 pytestmark = pytest.mark.airflow

@@ -90,8 +90,8 @@ def test_a_sync_that_moves_from_its_models_meta_into_a_file_is_not_gone(tmp_path
         for commit, meta in (("a", {"reverse_etl": spec}), ("b", {}))
     )
     files.write("a.json", before.to_json())
-    CatalogMemory(files, context(), "key").keep(before, "a.json", given=[], beside=[source])
-    memory = CatalogMemory(files, context(), "key")
+    CatalogMemory(files, "dag/task", "key").keep(before, "a.json", given=[], beside=[source])
+    memory = CatalogMemory(files, "dag/task", "key")
     assert {found.rule for found in memory.compare(after, "b.json", []).findings} == {"sync-removed"}
     told = memory.compare(after, "b.json", [source]).findings
     assert [found.message for found in told if "no model's meta" in found.message] == []

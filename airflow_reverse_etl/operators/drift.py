@@ -1,0 +1,51 @@
+"""A look for drift, as part of a task."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.check.drift_memory import CatalogDrift, CatalogMemory
+from airflow_reverse_etl.compat import AirflowFailException
+from airflow_reverse_etl.operators.dbt_task import given_syncs, task_key
+from airflow_reverse_etl.wiring import state_files
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.compat import BaseOperator, Context
+    from airflow_reverse_etl.dbt.catalog import Catalog
+    from airflow_reverse_etl.operators.dbt_task import Syncs
+
+
+@contextlib.contextmanager
+def check_drift(
+    task: BaseOperator, context: Context, *, read: Callable[[], Catalog], key: str, place: str, syncs: Syncs
+) -> Iterator[CatalogDrift]:
+    """What changed in a project since this task last read it, told to the log. Remembered if the block succeeds.
+
+    :param read: the catalog, which is not asked for where the task knows it, and was given the same syncs.
+    :param key: of the project and the settings that its catalog depends on.
+    :param place: the catalog's path under the state URL.
+    :raises AirflowFailException: a sync whose ``drift`` is ``fail`` uses what is not as it was. The XCom ``drift`` has
+        the findings then.
+    """
+    given, errors = given_syncs(task, syncs)
+    memory = CatalogMemory(state_files(), task_key(context), key)
+    if not errors and (unchanged := memory.unchanged(place, given)):
+        task.log.info("Neither the models nor the syncs have changed since this task last succeeded")
+        yield unchanged
+        return
+    from airflow_reverse_etl.check.exposures import syncs_in_meta
+
+    catalog = read()
+    beside, wrong = syncs_in_meta(catalog)
+    for error in wrong + errors:  # its own task says so as well, and fails: no reason to hold up the others
+        task.log.warning("Not looked at for drift: %s", error)
+    drift = memory.compare(catalog, place, beside + given)
+    for line in drift.lines():
+        task.log.warning("Since %s: %s", drift.since, line)
+    if drift.stops:
+        context["ti"].xcom_push(key="drift", value=drift.to_dict())
+        raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
+    yield drift
+    memory.keep(catalog, place, given=given, beside=beside)
