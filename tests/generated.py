@@ -140,10 +140,10 @@ def _first(cls: type) -> str:
 
 def cli() -> str:
     """Every command with its options."""
-    from airflow_reverse_etl.cli.main import _parser
+    from airflow_reverse_etl.cli.main import build_parser
 
     parts = []
-    for name, command, text in commands(_parser()):
+    for name, command, text in commands(build_parser()):
         rows = [
             (
                 _code(", ".join(action.option_strings) or action.metavar or action.dest),

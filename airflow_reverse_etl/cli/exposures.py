@@ -1,0 +1,15 @@
+"""``reverse-etl exposures``."""
+
+from __future__ import annotations
+
+import argparse
+
+from airflow_reverse_etl.cli.options import project_loader, syncs_of
+
+
+def run_exposures(options: argparse.Namespace) -> str:
+    """Return dbt exposures for syncs, as YAML."""
+    from airflow_reverse_etl.check.exposures import exposures
+
+    side = project_loader(options).side(options.project)
+    return exposures(syncs_of(options, side), side, owner=options.owner).rstrip()

@@ -1,0 +1,14 @@
+"""``reverse-etl schema``."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def run_schema(_: argparse.Namespace) -> str:
+    """Return the JSON Schema of a sync file."""
+    import json
+
+    from airflow_reverse_etl.spec.model import Sync
+
+    return json.dumps(Sync.json_schema(), indent=2)
