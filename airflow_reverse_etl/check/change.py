@@ -9,13 +9,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.lineage import Knowledge
+from airflow_reverse_etl.check.lineage import ColumnResolver
 from airflow_reverse_etl.check.usage import Place, Usage
 from airflow_reverse_etl.dbt.catalog import Model
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ModelChange:
     """A model that a sync uses, before and after.
 
     :param columns: the sync's columns of this model → where it uses them.
@@ -25,8 +25,8 @@ class Pair:
     usage: Usage
     before: Model
     after: Model
-    base: Knowledge
-    head: Knowledge
+    base: ColumnResolver
+    head: ColumnResolver
     columns: Mapping[str, Place]
     today: date
     other_target: bool = False
@@ -34,7 +34,7 @@ class Pair:
     @property
     def changed(self) -> bool:
         """Whether the model's SQL, or anything upstream of it, did."""
-        return self.base.side.digest(self.before.unique_id) != self.head.side.digest(self.after.unique_id)
+        return self.base.project.digest(self.before.unique_id) != self.head.project.digest(self.after.unique_id)
 
     @property
     def bumped(self) -> bool:
@@ -42,6 +42,6 @@ class Pair:
 
     def finding(self, rule: str, level: Level, message: str, *, place: Place | None = None, **more: Any) -> Finding:
         source = self.usage.source
-        model = Place((PurePosixPath(self.head.side.folder) / self.after.path).as_posix())
+        model = Place((PurePosixPath(self.head.project.folder) / self.after.path).as_posix())
         places = (place or source.place("model"), model)
         return Finding(rule, level, source.sync.name, self.before.unique_id, message, places, **more)

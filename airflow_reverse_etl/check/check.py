@@ -11,24 +11,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import PurePosixPath
 
-from airflow_reverse_etl.check.change import Pair
-from airflow_reverse_etl.check.findings import Finding, Level, Policy, Report
-from airflow_reverse_etl.check.lineage import Knowledge
-from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.change import ModelChange
+from airflow_reverse_etl.check.findings import CheckReport, Finding, Level, Policy
+from airflow_reverse_etl.check.lineage import ColumnResolver
+from airflow_reverse_etl.check.project_version import ProjectVersion
 from airflow_reverse_etl.check.rules.models import RULES
 from airflow_reverse_etl.check.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
 
-def check(sources: Sequence[SyncSource], base: Side, head: Side, *, today: date, policy: Policy = "breaking") -> Report:
+def check_project(
+    sources: Sequence[SyncSource],
+    base: ProjectVersion,
+    head: ProjectVersion,
+    *,
+    today: date,
+    policy: Policy = "breaking",
+) -> CheckReport:
     """Compare the project before (``base``) and after (``head``) a change, for these syncs.
 
     :param today: decides whether a deprecation date has passed.
     """
     base.use_compiled = head.use_compiled = _compiled(base) and _compiled(head)
-    before = Knowledge(base)
-    comparison = _Comparison(before, Knowledge(head, before), today, policy)
+    before = ColumnResolver(base)
+    comparison = _Comparison(before, ColumnResolver(head, before), today, policy)
     findings: list[Finding] = []
     unrelated: dict[str, str] = {}
     for source in sources:
@@ -45,36 +52,36 @@ def check(sources: Sequence[SyncSource], base: Side, head: Side, *, today: date,
         (finding.under(policy) for finding in findings), key=lambda f: (f.level.rank, f.place.file, f.place.line or 0)
     )
     names = tuple(source.sync.name for source in sources)
-    return Report(policy, base.label, head.label, names, tuple(judged), unrelated)
+    return CheckReport(policy, base.label, head.label, names, tuple(judged), unrelated)
 
 
-def _compiled(side: Side) -> bool:
-    return any(node.get("compiled_code") for node in side.nodes.values())
+def _compiled(project: ProjectVersion) -> bool:
+    return any(node.get("compiled_code") for node in project.nodes.values())
 
 
 class _Comparison:
-    def __init__(self, base: Knowledge, head: Knowledge, today: date, policy: Policy) -> None:
+    def __init__(self, base: ColumnResolver, head: ColumnResolver, today: date, policy: Policy) -> None:
         self.base, self.head, self.today, self.policy = base, head, today, policy
-        self.other_target = _other_target(base.side, head.side)
+        self.other_target = _other_target(base.project, head.project)
 
     def models(self, used: Usage) -> Sequence[Model] | str:
         """The base's models that the sync reads; or why none of them concerns it."""
         model = used.source.sync.model
         if isinstance(model, str):
-            found = self.base.side.find(model)
+            found = self.base.project.find(model)
             if found:
                 return [found]
-            if self.head.side.find(model):
+            if self.head.project.find(model):
                 return "its model is new"
             package = model.partition(".")[0]
-            packages = {m.package for side in (self.base.side, self.head.side) for m in side.catalog.models}
+            packages = {m.package for project in (self.base.project, self.head.project) for m in project.catalog.models}
             foreign = "." in model and package not in packages and not self._near(model)
             return f"its model is in another project: {package}" if foreign else []
         what = "its table is not one" if isinstance(model, TableModel) else "its query reads none"
-        return self.base.side.models_of(model) or f"{what} of this project's models"
+        return self.base.project.models_of(model) or f"{what} of this project's models"
 
     def _near(self, model: str) -> list[str]:
-        names = [m.name for side in (self.base.side, self.head.side) for m in side.catalog.models]
+        names = [m.name for project in (self.base.project, self.head.project) for m in project.catalog.models]
         return difflib.get_close_matches(model.split(".")[0], names, n=1)
 
     def unknown(self, used: Usage) -> Finding:
@@ -97,16 +104,18 @@ class _Comparison:
             yield self._gone(used, before)
             return
         columns = self._used_columns(used, before)
-        pair = Pair(used, before, after, self.base, self.head, columns, self.today, self.other_target)
-        found = [finding for rule in RULES for finding in rule(pair)]
+        change = ModelChange(used, before, after, self.base, self.head, columns, self.today, self.other_target)
+        found = [finding for rule in RULES for finding in rule(change)]
         yield from found
         if self.policy == "any_change" and not found and before != after:
             text = f"{after.name} was edited"
-            yield pair.finding("model-changed", Level.WARNING, text, todo="remove the model from its syncs first")
+            yield change.finding("model-changed", Level.WARNING, text, todo="remove the model from its syncs first")
 
     def _after(self, used: Usage, before: Model) -> Model | None:
         model = used.source.sync.model
-        return self.head.side.find(model) if isinstance(model, str) else self.head.side.models.get(before.unique_id)
+        return (
+            self.head.project.find(model) if isinstance(model, str) else self.head.project.models.get(before.unique_id)
+        )
 
     def _used_columns(self, used: Usage, before: Model) -> Mapping[str, Place]:
         sync = used.source.sync
@@ -118,7 +127,7 @@ class _Comparison:
         return {n: place for n, place in candidates.items() if not known.complete or known.get(n)}
 
     def _gone(self, used: Usage, before: Model) -> Finding:
-        head = self.head.side
+        head = self.head.project
         due = before.deprecation_date
         disabled = before.unique_id in head.disabled
         hint = "" if disabled else self._new_name(before)
@@ -137,7 +146,7 @@ class _Comparison:
 
     def _new_name(self, before: Model) -> str | None:
         """Where a model went: the same SQL, table or path under a new id; or else one with a similar name."""
-        new = [m for m in self.head.side.catalog.models if m.unique_id not in self.base.side.models]
+        new = [m for m in self.head.project.catalog.models if m.unique_id not in self.base.project.models]
         same = (
             [m for m in new if m.checksum == before.checksum],
             [m for m in new if m.relation and m.relation == before.relation],
@@ -148,7 +157,7 @@ class _Comparison:
         return found or (near[0] if near else None)
 
 
-def _other_target(base: Side, head: Side) -> bool:
+def _other_target(base: ProjectVersion, head: ProjectVersion) -> bool:
     """Whether every model has another database or schema: then another target is likelier than that many moves."""
     both = [(m, head.models[m.unique_id]) for m in base.catalog.models if m.unique_id in head.models]
     places = [((a.database, a.schema), (b.database, b.schema)) for a, b in both]

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from airflow_reverse_etl.check.change import Pair
+from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.exposures import syncs_in_meta
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.lineage import Knowledge, family
-from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.lineage import ColumnResolver, family
+from airflow_reverse_etl.check.project_version import ProjectVersion
 from airflow_reverse_etl.check.rules.models import contract, key, marks, materialization, relation, version_and_access
 from airflow_reverse_etl.check.usage import Place, SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
@@ -28,8 +28,8 @@ def catalog_drift(sources: Iterable[SyncSource], before: Catalog, after: Catalog
 
     A catalog has no SQL: columns are those that the project declares. :func:`column_drift` knows the true ones.
     """
-    base, head = _side(before), _side(after)
-    known = Knowledge(base), Knowledge(head)
+    base, head = _version_of(before), _version_of(after)
+    known = ColumnResolver(base), ColumnResolver(head)
     found: list[Finding] = []
     for source in sources:
         for old in base.models_of(source.sync.model):
@@ -59,13 +59,13 @@ def retired_syncs(before: Catalog, after: Catalog) -> list[Finding]:
     ]
 
 
-def _side(catalog: Catalog) -> Side:
+def _version_of(catalog: Catalog) -> ProjectVersion:
     """What a catalog knows of the manifest that it was made from."""
     nodes = {
         model.unique_id: {"resource_type": "model", "relation_name": model.relation, "name": model.name}
         for model in catalog.models
     }
-    return Side({"nodes": nodes}, catalog=catalog)
+    return ProjectVersion({"nodes": nodes}, catalog=catalog)
 
 
 def _reader(model: Model) -> SyncSource:
@@ -77,14 +77,14 @@ def _reader(model: Model) -> SyncSource:
 
 
 def _model_drift(
-    source: SyncSource, old: Model, new: Model, known: tuple[Knowledge, Knowledge], today: date
+    source: SyncSource, old: Model, new: Model, known: tuple[ColumnResolver, ColumnResolver], today: date
 ) -> list[Finding]:
-    used = usage(source, dialect=known[0].side.dialect)
+    used = usage(source, dialect=known[0].project.dialect)
     columns = used.columns
     if isinstance(source.sync.model, SqlModel):
         columns = {**(columns if used.star else {}), **used.mentions}
-    pair = Pair(used, old, new, *known, columns, today)
-    found = [finding for rule in _RULES for finding in rule(pair)]
+    change = ModelChange(used, old, new, *known, columns, today)
+    found = [finding for rule in _RULES for finding in rule(change)]
     then, now = ([Column(c.name, c.data_type) for c in model.columns] for model in (old, new))
     declared = {column.name.lower() for column in then}
     there = {name: place for name, place in columns.items() if name.lower() in declared}

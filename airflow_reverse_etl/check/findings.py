@@ -28,7 +28,7 @@ class Level(StrEnum):
 
 
 #: Every rule, in a few words: titles of findings, and the rules of a SARIF report.
-RULES = {
+RULE_TITLES = {
     "model-missing": "A model that a sync uses is gone",
     "model-disabled": "A model that a sync uses is disabled",
     "model-unknown": "A sync names a model that is in neither version of the project",
@@ -58,7 +58,7 @@ RULES = {
 class Finding:
     """One consequence of the change for one sync.
 
-    :param rule: a key of ``RULES``.
+    :param rule: a key of ``RULE_TITLES``.
     :param places: where the sync relies on it; then the model's file.
     :param contract: dbt's own contract forbids it.
     """
@@ -99,7 +99,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckReport:
     """The outcome of a check.
 
     :param syncs: names of all syncs that were looked at.

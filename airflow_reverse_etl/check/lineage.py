@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
-from airflow_reverse_etl.check.project_version import Side, table_name
+from airflow_reverse_etl.check.project_version import ProjectVersion, table_name
 from airflow_reverse_etl.spec.columns import Column
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Columns:
 
     by_name: Mapping[str, Column]
     known: Known
-    derivation: Derivation | None = None
+    derivation: ColumnLineage | None = None
 
     @property
     def complete(self) -> bool:
@@ -55,13 +55,13 @@ class Columns:
     def get(self, name: str) -> Column | None:
         return self.by_name.get(name.lower())
 
-    def made_of(self, name: str) -> str:
+    def lineage_id(self, name: str) -> str:
         """Equal for columns that are computed alike from the same inputs; empty where that is not known."""
-        return self.derivation.made_of(name) if self.derivation else ""
+        return self.derivation.lineage_id(name) if self.derivation else ""
 
-    def lost(self, name: str) -> str | None:
+    def missing_input(self, name: str) -> str | None:
         """The input, ``table.column``, that a column is computed from and that is not there."""
-        found = _LOST.search(self.made_of(name))
+        found = _LOST.search(self.lineage_id(name))
         return found[1] if found else None
 
 
@@ -72,16 +72,16 @@ def family(data_type: str) -> str | None:
 
 
 @dataclass(slots=True)
-class Knowledge:
+class ColumnResolver:
     """What is known of one side's columns; each node is looked at once.
 
     :param other: the other side, whose derivations serve for what is the same there.
     """
 
-    side: Side
-    other: Knowledge | None = None
+    project: ProjectVersion
+    other: ColumnResolver | None = None
     _found: dict[str, Columns] = field(default_factory=dict)
-    _derivations: dict[str, Derivation | None] = field(default_factory=dict)
+    _derivations: dict[str, ColumnLineage | None] = field(default_factory=dict)
 
     def columns(self, unique_id: str) -> Columns:
         if unique_id not in self._found:
@@ -90,9 +90,9 @@ class Knowledge:
         return self._found[unique_id]
 
     def _columns(self, unique_id: str) -> Columns:
-        node = self.side.nodes[unique_id]
+        node = self.project.nodes[unique_id]
         declared = {c["name"].lower(): Column(c["name"], c.get("data_type") or "") for c in node["columns"].values()}
-        warehouse = self.side.warehouse_columns(unique_id)
+        warehouse = self.project.warehouse_columns(unique_id)
         derivation = self.derivation(unique_id)
         derived = derivation.columns if derivation else {}
         if (node.get("contract") or {}).get("enforced"):
@@ -104,15 +104,15 @@ class Knowledge:
             return Columns(_typed(derived, declared), "sql", derivation)
         return Columns(declared, "documentation")
 
-    def derivation(self, unique_id: str) -> Derivation | None:
+    def derivation(self, unique_id: str) -> ColumnLineage | None:
         """What sqlglot makes of a model's SQL. None when it cannot tell all columns."""
         if unique_id not in self._derivations:
-            same = self.other and not (self.side.measured or self.other.side.measured)
-            if same and self.other and self.other.side.same(self.side, unique_id):
+            same = self.other and not (self.project.measured or self.other.project.measured)
+            if same and self.other and self.other.project.same(self.project, unique_id):
                 self._derivations[unique_id] = self.other.derivation(unique_id)
             else:
-                statement = self.side.statement(unique_id)
-                self._derivations[unique_id] = Derivation.of(statement, unique_id, self) if statement else None
+                statement = self.project.statement(unique_id)
+                self._derivations[unique_id] = ColumnLineage.of(statement, unique_id, self) if statement else None
         return self._derivations[unique_id]
 
 
@@ -123,26 +123,26 @@ def _typed(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[s
 
 
 @dataclass(slots=True)
-class Derivation:
+class ColumnLineage:
     """One statement's columns, and what each is made of, all the way up to the project's sources."""
 
-    knowledge: Knowledge
+    resolver: ColumnResolver
     parents: Mapping[str, str]
     scope: Scope
     columns: Mapping[str, Column]
     _digests: dict[tuple[int, str], str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, statement: exp.Query, unique_id: str, knowledge: Knowledge) -> Derivation | None:
+    def of(cls, statement: exp.Query, unique_id: str, resolver: ColumnResolver) -> ColumnLineage | None:
         from sqlglot.optimizer.annotate_types import annotate_types
         from sqlglot.optimizer.qualify import qualify
         from sqlglot.optimizer.scope import build_scope
 
-        dialect = knowledge.side.dialect
-        parents = {table_name(parent): parent for parent in knowledge.side.parents(unique_id)}
+        dialect = resolver.project.dialect
+        parents = {table_name(parent): parent for parent in resolver.project.parents(unique_id)}
         scope = None
         # Without columns upstream where it will not do with them: it refuses a query that names one that is gone.
-        for schema in (_schema(knowledge, parents), {}):
+        for schema in (_schema(resolver, parents), {}):
             try:
                 tree = qualify(
                     statement.copy(),
@@ -160,9 +160,9 @@ class Derivation:
         if scope is None or tree.is_star or not _all_named(tree):
             return None
         names = {select.alias_or_name: _type(select, dialect) for select in tree.selects}
-        return cls(knowledge, parents, scope, {name.lower(): Column(name, kind) for name, kind in names.items()})
+        return cls(resolver, parents, scope, {name.lower(): Column(name, kind) for name, kind in names.items()})
 
-    def made_of(self, name: str) -> str:
+    def lineage_id(self, name: str) -> str:
         return self._digest(self.scope, name) if name.lower() in self.columns else ""
 
     def _digest(self, scope: Scope, name: str) -> str:
@@ -194,11 +194,11 @@ class Derivation:
             return self._unqualified(scope, name)
         tree = select.unalias().copy()
         for column in [tree] if isinstance(tree, exp.Column) else list(tree.find_all(exp.Column)):
-            made_of = exp.to_identifier(self._source_digest(scope, column))
+            lineage_id = exp.to_identifier(self._source_digest(scope, column))
             if column is tree:
-                return f"column {made_of}"
-            column.replace(exp.column(made_of))
-        return str(tree.sql(dialect=self.knowledge.side.dialect, comments=False, normalize=True))
+                return f"column {lineage_id}"
+            column.replace(exp.column(lineage_id))
+        return str(tree.sql(dialect=self.resolver.project.dialect, comments=False, normalize=True))
 
     def _source_digest(self, scope: Scope, column: exp.Column) -> str:
         if not column.table:
@@ -221,11 +221,11 @@ class Derivation:
         parent = self.parents.get(source.name.lower())
         if not parent:
             return f"{name.lower()} of {source.sql()}"
-        columns = self.knowledge.columns(parent)
+        columns = self.resolver.columns(parent)
         if columns.complete and not columns.get(name) and not source.args.get("pivots"):
             return _lost(parent.split(".")[-1], name)
         # What is not known in detail is what it is as a whole.
-        return columns.made_of(name) or f"{name.lower()} of {source.sql()} {self.knowledge.side.digest(parent)}"
+        return columns.lineage_id(name) or f"{name.lower()} of {source.sql()} {self.resolver.project.digest(parent)}"
 
     def _lacks(self, source: exp.Table | Scope, name: str) -> bool:
         """Whether it is certain that a source has no such column."""
@@ -233,7 +233,7 @@ class Derivation:
 
         if isinstance(source, exp.Table):
             parent = self.parents.get(source.name.lower())
-            columns = self.knowledge.columns(parent) if parent and not source.args.get("pivots") else None
+            columns = self.resolver.columns(parent) if parent and not source.args.get("pivots") else None
             return columns is not None and columns.complete and not columns.get(name)
         query = source.expression
         if not isinstance(query, exp.Query) or query.is_star:
@@ -254,11 +254,11 @@ def _all_named(tree: exp.Query) -> bool:
     return bool(names) and not by_name and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
 
 
-def _schema(knowledge: Knowledge, parents: Mapping[str, str]) -> dict[str, object]:
+def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, object]:
     """Tables whose columns are all known. sqlglot expands ``*`` only over those."""
     found: dict[str, object] = {}
     for table, parent in parents.items():
-        columns = knowledge.columns(parent)
+        columns = resolver.columns(parent)
         if columns.complete:
             found[table] = {c.name: c.data_type or "unknown" for c in columns.by_name.values()}
     return found

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.project_version import ProjectVersion
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 
 _LARGEST = 1 << 30  # of manifests that exist, the largest have a few hundred megabytes
@@ -22,7 +22,7 @@ _NOT_SOURCES = ("target", "dbt_packages", "logs", "node_modules", "venv", "__pyc
 
 
 @dataclass(frozen=True, slots=True)
-class Versions:
+class ProjectLoader:
     """How to get at versions of a project.
 
     :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
@@ -35,7 +35,7 @@ class Versions:
     target: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def side(self, where: str, *, built: bool = False) -> Side:
+    def load(self, where: str, *, built: bool = False) -> ProjectVersion:
         """The project at a manifest's path, in a folder, or at a ref.
 
         In a folder, ``target/manifest.json`` is taken if no file of the project is newer; otherwise dbt parses it.
@@ -55,13 +55,13 @@ class Versions:
             return self._parsed(project, where)
         return self._at_ref(where)
 
-    def _of_file(self, path: Path, label: str, project: Path, *, built: bool) -> Side:
+    def _of_file(self, path: Path, label: str, project: Path, *, built: bool) -> ProjectVersion:
         beside = path.with_name("catalog.json")
-        return self._side(
+        return self._version(
             _read(path), label, project, catalog_file=_read(beside) if beside.is_file() else None, built=built
         )
 
-    def _at_ref(self, ref: str) -> Side:
+    def _at_ref(self, ref: str) -> ProjectVersion:
         commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         if commit is None:
             raise RepositoryNotFoundError(
@@ -79,7 +79,7 @@ class Versions:
                 archive.extractall(folder, filter=_no_links)  # noqa: S202 - the filter is data_filter, and stricter
             return self._parsed(Path(folder) / self.project_path, ref)
 
-    def _parsed(self, project: Path, label: str) -> Side:
+    def _parsed(self, project: Path, label: str) -> ProjectVersion:
         from airflow_reverse_etl.dbt.profiles import stand_in
         from airflow_reverse_etl.dbt.runner import DbtProject, installed_adapter
 
@@ -93,10 +93,10 @@ class Versions:
         profile = None if own else stand_in(installed_adapter(self.dbt_executable))
         dbt = DbtProject(project.absolute(), self.dbt_executable, profile=profile, target=self.target, env=self.env)
         dbt.install_packages()
-        return self._side(dbt.parse(), label, project)
+        return self._version(dbt.parse(), label, project)
 
-    def _side(self, manifest: Mapping[str, Any], label: str, project: Path, **more: Any) -> Side:
-        return Side(manifest, label=label, folder=self.project_path, variables=_variables(project), **more)
+    def _version(self, manifest: Mapping[str, Any], label: str, project: Path, **more: Any) -> ProjectVersion:
+        return ProjectVersion(manifest, label=label, folder=self.project_path, variables=_variables(project), **more)
 
 
 def _outdated(project: Path, manifest: Path) -> bool:

@@ -28,7 +28,7 @@ _KEPT_CASE = ("bigquery",)
 _UPPER = ("snowflake",)
 
 
-class Side:
+class ProjectVersion:
     """The project at one commit.
 
     :param manifest: manifest.json.
@@ -183,7 +183,7 @@ class Side:
             self._digests[unique_id] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[unique_id]
 
-    def same(self, other: Side, unique_id: str) -> bool:
+    def same(self, other: ProjectVersion, unique_id: str) -> bool:
         """Whether a node and everything upstream of it is the same on another side."""
         return unique_id in self.nodes and self.digest(unique_id) == other.digest(unique_id)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl.cli.options import FAILED, REVIEW, project_loader, syncs_of
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.findings import Report
+    from airflow_reverse_etl.check.findings import CheckReport
 
 
 FORMATS = ("text", "json", "junit", "sarif", "github")
@@ -25,13 +25,15 @@ HOSTS = ("github", "gitlab", "bitbucket")
 
 def run_check(options: argparse.Namespace) -> int:
     """Check a change; returns the exit code."""
-    from airflow_reverse_etl.check.check import check
+    from airflow_reverse_etl.check.check import check_project
 
     outputs = [_output(text) for text in options.output or ["text"]]
     versions = project_loader(options)
     with _relaxed_gc():
-        base, head = versions.side(options.base, built=True), versions.side(options.head)
-        report = check(syncs_of(options, base), base, head, today=datetime.now(UTC).date(), policy=options.policy)
+        base, head = versions.load(options.base, built=True), versions.load(options.head)
+        report = check_project(
+            syncs_of(options, base), base, head, today=datetime.now(UTC).date(), policy=options.policy
+        )
     _write(report, outputs)
     if options.report:
         _report(report, options)
@@ -59,7 +61,7 @@ def _output(text: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def _write(report: Report, outputs: Sequence[tuple[str, Path | None]]) -> None:
+def _write(report: CheckReport, outputs: Sequence[tuple[str, Path | None]]) -> None:
     from airflow_reverse_etl.check.reports import formats
 
     for name, file in outputs:
@@ -70,7 +72,7 @@ def _write(report: Report, outputs: Sequence[tuple[str, Path | None]]) -> None:
             print(text, end="")
 
 
-def _report(report: Report, options: argparse.Namespace) -> None:
+def _report(report: CheckReport, options: argparse.Namespace) -> None:
     """Not being able to tell is said, and changes nothing about the check's outcome."""
     from airflow_reverse_etl.check.reports.hosts import from_environment
     from airflow_reverse_etl.errors import ReverseEtlError

@@ -11,5 +11,5 @@ def run_exposures(options: argparse.Namespace) -> str:
     """Return dbt exposures for syncs, as YAML."""
     from airflow_reverse_etl.check.exposures import exposures
 
-    side = project_loader(options).side(options.project)
-    return exposures(syncs_of(options, side), side, owner=options.owner).rstrip()
+    version = project_loader(options).load(options.project)
+    return exposures(syncs_of(options, version), version, owner=options.owner).rstrip()

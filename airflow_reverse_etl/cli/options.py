@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.load_project import Versions
-    from airflow_reverse_etl.check.project_version import Side
+    from airflow_reverse_etl.check.load_project import ProjectLoader
+    from airflow_reverse_etl.check.project_version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
 
 
@@ -27,24 +27,26 @@ def add_project_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def project_loader(options: argparse.Namespace) -> Versions:
+def project_loader(options: argparse.Namespace) -> ProjectLoader:
     """Load versions of the project as the options say."""
-    from airflow_reverse_etl.check.load_project import Versions
+    from airflow_reverse_etl.check.load_project import ProjectLoader
     from airflow_reverse_etl.errors import ConfigurationError
 
     missing = [name for name in options.env if name not in os.environ]
     if missing:
         raise ConfigurationError(f"environment variables are not set: {', '.join(missing)}", todo="set them")
-    return Versions(options.project_path, options.dbt, options.target, {name: os.environ[name] for name in options.env})
+    return ProjectLoader(
+        options.project_path, options.dbt, options.target, {name: os.environ[name] for name in options.env}
+    )
 
 
-def syncs_of(options: argparse.Namespace, side: Side) -> list[SyncSource]:
+def syncs_of(options: argparse.Namespace, version: ProjectVersion) -> list[SyncSource]:
     """From the folders given, and from the models' own meta. One that cannot be read stops everything."""
     from airflow_reverse_etl.check.exposures import syncs_in_meta
     from airflow_reverse_etl.check.usage import read_syncs
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
 
-    sources, errors = syncs_in_meta(side.catalog)
+    sources, errors = syncs_in_meta(version.catalog)
     for folder in options.syncs:
         found, wrong = read_syncs(Path(folder))
         sources, errors = sources + found, errors + wrong

@@ -12,8 +12,8 @@ from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs, given_syncs
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.findings import Policy, Report
-    from airflow_reverse_etl.check.project_version import Side
+    from airflow_reverse_etl.check.findings import CheckReport, Policy
+    from airflow_reverse_etl.check.project_version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.git.repository import Repository
 
@@ -94,7 +94,7 @@ class DbtModelCheckOperator(DbtTask):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check; see the class."""
-        from airflow_reverse_etl.check.check import check
+        from airflow_reverse_etl.check.check import check_project
         from airflow_reverse_etl.check.reports.text import text
 
         with airflow_errors():
@@ -105,7 +105,7 @@ class DbtModelCheckOperator(DbtTask):
                 self._side(repository, context, ref=ref, commit=commit)
                 for ref, commit in zip((self.base, self.head), commits, strict=True)
             )
-            report = check(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
+            report = check_project(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
             told = text(report)
             self.log.info("%s", told)
             self._tell(report, repository, commits[1])
@@ -115,25 +115,25 @@ class DbtModelCheckOperator(DbtTask):
             raise AirflowFailException(told)
         return found
 
-    def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> Side:
-        from airflow_reverse_etl.check.project_version import Side
+    def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> ProjectVersion:
+        from airflow_reverse_etl.check.project_version import ProjectVersion
         from airflow_reverse_etl.git.repository import project_folder
 
         path = project_folder(self.project_path)
         folder = self._checkout(repository, context, commit=commit, path=path, ref=ref)
         manifest = self._manifest(folder, context, profile=self._profile())
-        return Side(manifest, label=f"{ref} ({commit[:8]})", folder=path)
+        return ProjectVersion(manifest, label=f"{ref} ({commit[:8]})", folder=path)
 
-    def _sources(self, side: Side) -> list[SyncSource]:
+    def _sources(self, version: ProjectVersion) -> list[SyncSource]:
         from airflow_reverse_etl.check.exposures import syncs_in_meta
 
-        beside, wrong = syncs_in_meta(side.catalog)
+        beside, wrong = syncs_in_meta(version.catalog)
         given, errors = given_syncs(self, self.syncs)
         if wrong or errors:
             raise (wrong + errors)[0]
         return beside + given
 
-    def _tell(self, report: Report, repository: Repository, commit: str) -> None:
+    def _tell(self, report: CheckReport, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.check.reports.hosts import for_repository
 
         if not self.report:

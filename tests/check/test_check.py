@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.check.check import check
-from airflow_reverse_etl.check.findings import Finding, Level, Policy, Report
-from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.check import check_project
+from airflow_reverse_etl.check.findings import CheckReport, Finding, Level, Policy
+from airflow_reverse_etl.check.project_version import ProjectVersion
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, side, source, sync
 
 MANIFESTS = sorted((Path(__file__).parents[1] / "dbt" / "manifests").glob("*.json"))
@@ -20,7 +20,9 @@ SQL = "select id, email, plan from {{ ref('stg') }} where active"
 STG = "select id, email, plan, active from {{ source('raw', 'people') }}"
 
 
-def project(*, stg: str = STG, customers: Node | None = None, tests: list[Node] | None = None, **more: Any) -> Side:
+def project(
+    *, stg: str = STG, customers: Node | None = None, tests: list[Node] | None = None, **more: Any
+) -> ProjectVersion:
     return side(
         source("people"),
         model("stg", stg, parents=["source.shop.raw.people"]),
@@ -30,11 +32,13 @@ def project(*, stg: str = STG, customers: Node | None = None, tests: list[Node] 
     )
 
 
-def run(base: Side, head: Side, *syncs: Any, policy: Policy = "breaking", today: date = date(2026, 7, 1)) -> Report:
-    return check(syncs or [sync()], base, head, today=today, policy=policy)
+def run(
+    base: ProjectVersion, head: ProjectVersion, *syncs: Any, policy: Policy = "breaking", today: date = date(2026, 7, 1)
+) -> CheckReport:
+    return check_project(syncs or [sync()], base, head, today=today, policy=policy)
 
 
-def only(report: Report) -> Finding:
+def only(report: CheckReport) -> Finding:
     assert len(report.findings) == 1, [f.message for f in report.findings]
     return report.findings[0]
 
@@ -161,9 +165,9 @@ def test_what_cannot_be_read_and_did_not_change_is_safe_until_a_macro_of_it_chan
 
 def test_a_changed_variable_makes_what_reads_it_unknown() -> None:
     opaque = manifest(customers("select {{ var('columns') }} from {{ ref('stg') }}"))
-    base, head = (Side(opaque, variables={"columns": text}) for text in ("id, email", "id"))
+    base, head = (ProjectVersion(opaque, variables={"columns": text}) for text in ("id, email", "id"))
     assert run(base, head).conclusion == "needs review"
-    assert run(base, Side(opaque, variables={"columns": "id, email"})).conclusion == "passed"
+    assert run(base, ProjectVersion(opaque, variables={"columns": "id, email"})).conclusion == "passed"
 
 
 def test_a_documented_column_is_no_proof_when_the_changed_sql_cannot_be_read() -> None:
@@ -185,11 +189,11 @@ def test_a_contract_proves_columns_even_when_the_sql_cannot_be_read() -> None:
 
 
 def test_catalog_json_proves_columns_of_the_run_that_wrote_it_and_of_no_other() -> None:
-    def at(n: int, columns: list[str], made_by: str) -> Side:
+    def at(n: int, columns: list[str], made_by: str) -> ProjectVersion:
         entry = {"columns": {c: {"name": c, "type": "VARCHAR", "index": i} for i, c in enumerate(columns)}}
         catalog = {"metadata": {"invocation_id": made_by}, "nodes": {"model.shop.customers": entry}}
         nodes = (customers(f"select {{{{ f({n}) }}}}"), *keyed("customers"))
-        return Side(manifest(*nodes, invocation="run"), catalog_file=catalog)
+        return ProjectVersion(manifest(*nodes, invocation="run"), catalog_file=catalog)
 
     base = at(1, ["id", "email"], "run")
     assert run(base, at(2, ["id", "email"], "run")).of(Level.REVIEW) == []
@@ -198,7 +202,7 @@ def test_catalog_json_proves_columns_of_the_run_that_wrote_it_and_of_no_other() 
 
 
 def test_compiled_sql_is_read_where_both_sides_have_it() -> None:
-    def at(sql: str) -> Side:
+    def at(sql: str) -> ProjectVersion:
         node = customers("select {{ f() }}", compiled=sql)
         stg = model("stg", "select {{ g() }}", compiled="select 1 as id, 'x' as email")
         return side(stg, node, *keyed("customers"))
@@ -208,7 +212,7 @@ def test_compiled_sql_is_read_where_both_sides_have_it() -> None:
 
 
 def test_compiled_sql_of_another_target_is_the_same_sql() -> None:
-    def at(schema: str) -> Side:
+    def at(schema: str) -> ProjectVersion:
         stg = model("stg", compiled="select 1 as id, 'x' as email", schema=schema)
         sql = f'select id, email from "db"."{schema}"."stg"'
         return side(stg, customers("select {{ f() }}", compiled=sql, schema=schema), *keyed("customers"))
@@ -237,7 +241,7 @@ def test_a_moved_relation_is_told_and_quoting_alone_is_no_move() -> None:
 
 
 def test_quoting_is_a_move_where_the_warehouse_folds_case() -> None:
-    def at(relation: str) -> Side:
+    def at(relation: str) -> ProjectVersion:
         return project(customers=customers(relation_name=relation), adapter="snowflake")
 
     assert run(at("db.main.customers"), at('"DB"."MAIN"."CUSTOMERS"')).findings == ()
@@ -245,7 +249,7 @@ def test_quoting_is_a_move_where_the_warehouse_folds_case() -> None:
 
 
 def test_versions() -> None:
-    def at(latest: int, *versions: int, deprecated: str | None = None) -> Side:
+    def at(latest: int, *versions: int, deprecated: str | None = None) -> ProjectVersion:
         nodes = [
             model("customers", "select 1 as id, 'x' as email", version=v, latest=latest, deprecation_date=deprecated)
             for v in versions
@@ -287,7 +291,7 @@ def test_a_key_that_dbt_knew_and_its_tests() -> None:
 
 
 def test_a_contract_weakened() -> None:
-    def at(columns: dict[str, str], *, contract: bool = True, **constraints: list[str]) -> Side:
+    def at(columns: dict[str, str], *, contract: bool = True, **constraints: list[str]) -> ProjectVersion:
         return project(customers=customers(columns=columns, contract=contract, constraints=constraints))
 
     full = {"id": "integer", "email": "varchar", "plan": "varchar"}
@@ -354,14 +358,14 @@ def test_manifests_of_every_engine(path: Path) -> None:
     node["raw_code"] = node["raw_code"].replace("status,", "upper(status) as state,")
     orders = sync(name="orders", model="orders", mapping={"a": "status", "b": "amount"})
     stable = sync(name="people", model="customers.v1", mapping={"email": "email"})
-    assert run(Side(before), Side(before), orders, stable).findings == ()
-    finding = only(run(Side(before), Side(after), orders, stable))
+    assert run(ProjectVersion(before), ProjectVersion(before), orders, stable).findings == ()
+    finding = only(run(ProjectVersion(before), ProjectVersion(after), orders, stable))
     assert (finding.rule, finding.sync, finding.column) == ("column-missing", "orders", "status")
 
 
 def test_a_manifest_of_another_engine_is_no_change() -> None:
     """Base by dbt 1.7, head by Fusion: dbt itself reports a breaking change here."""
     paths = (MANIFESTS[0].parent / name for name in ("v11-1.7.20.json", "v12-fusion-rc196.json"))
-    sides = [Side(json.loads(path.read_text())) for path in paths]
+    sides = [ProjectVersion(json.loads(path.read_text())) for path in paths]
     syncs = [sync(name=m, model=m, mapping={"x": "customer_id"}) for m in ("customers.v1", "customers.v2", "orders")]
     assert run(*sides, *syncs).findings == ()

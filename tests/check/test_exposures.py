@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from airflow_reverse_etl.check.exposures import exposures, syncs_in_meta
-from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.project_version import ProjectVersion
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.profiles import stand_in
 from airflow_reverse_etl.dbt.runner import DbtProject
@@ -52,7 +52,7 @@ def test_dbt_takes_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
         "unknown": {"table": "other.place"},
     }
     syncs = [sync(name=name, model=of, primary_key="id") for name, of in models.items()]
-    text = exposures(syncs, Side(dbt.parse()), owner="data@example.com")
+    text = exposures(syncs, ProjectVersion(dbt.parse()), owner="data@example.com")
     (tmp_path / "models" / "exposures.yml").write_text(text)
 
     found = dbt.parse()["exposures"].values()  # which fails for one of a private model

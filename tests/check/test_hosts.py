@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.check.findings import Finding, Level, Report
+from airflow_reverse_etl.check.findings import CheckReport, Finding, Level
 from airflow_reverse_etl.check.reports.hosts import HOSTS, Reporter, api, from_environment
 from airflow_reverse_etl.check.reports.markdown import MARKER
 from airflow_reverse_etl.check.usage import Place
@@ -18,12 +18,12 @@ from tests.check import hosts
 from tests.check.hosts import SHA, TOKEN, Host, serve
 
 
-def report(*levels: Level) -> Report:
+def report(*levels: Level) -> CheckReport:
     findings = tuple(
         Finding("column-missing", level, "contacts", "model.shop.c", f"column c{n} is gone", (Place("s.yaml", 3),))
         for n, level in enumerate(levels)
     )
-    return Report("breaking", "main", "HEAD", ("contacts",), findings)
+    return CheckReport("breaking", "main", "HEAD", ("contacts",), findings)
 
 
 BROKEN, ODD, FINE = report(Level.BREAKING), report(Level.REVIEW), report()
@@ -93,7 +93,7 @@ def test_a_check_without_findings_writes_no_comment(name: str, host: Host, tmp_p
     ("found", "blocks", "good"), [(BROKEN, True, False), (BROKEN, False, False), (ODD, True, False), (ODD, False, True)]
 )
 def test_the_status_follows_the_conclusion(
-    name: str, host: Host, tmp_path: Path, *, found: Report, blocks: bool, good: bool
+    name: str, host: Host, tmp_path: Path, *, found: CheckReport, blocks: bool, good: bool
 ) -> None:
     reporter(name, host, tmp_path).publish(found, review_blocks=blocks)
     assert (verdict(host) in ("success", "successful", "neutral")) is good

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_reverse_etl.check.lineage import Knowledge, family
+from airflow_reverse_etl.check.lineage import ColumnResolver, family
 from tests.dbt.projects import model, side
 
 A = "select 1 as id, 'x' as name, null as js, now() as at"
@@ -12,7 +12,7 @@ A = "select 1 as id, 'x' as name, null as js, now() as at"
 
 def columns(adapter: str, sql: str) -> list[str] | None:
     nodes = model("a", A), model("b", sql, parents=["a"])
-    found = Knowledge(side(*nodes, adapter=adapter)).columns("model.shop.b")
+    found = ColumnResolver(side(*nodes, adapter=adapter)).columns("model.shop.b")
     return list(found.by_name) if found.complete else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reverse_etl.check.load_project import Versions
+from airflow_reverse_etl.check.load_project import ProjectLoader
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 from tests.dbt.projects import manifest, model
@@ -68,11 +68,11 @@ def test_refs_are_parsed_by_dbt_and_compared(repository: Path, capsys: pytest.Ca
 
 def test_a_ref_that_is_not_there_says_how_to_fetch_it(repository: Path) -> None:
     with pytest.raises(RepositoryNotFoundError, match="fetch-depth"):
-        Versions().side("origin/main")
+        ProjectLoader().load("origin/main")
     with pytest.raises(ProjectError, match="no folder 'dbt'"):
-        Versions("dbt").side("main")
+        ProjectLoader("dbt").load("main")
     with pytest.raises(RepositoryNotFoundError):
-        Versions().side("--output=/tmp/x")
+        ProjectLoader().load("--output=/tmp/x")
 
 
 def test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path: Path) -> No
     (tmp_path / "dbt_project.yml").write_text("vars: {a: 1}")
     (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest(model("customers"))))
     for where in (tmp_path, tmp_path / "target", tmp_path / "target" / "manifest.json"):
-        assert [m.name for m in Versions().side(str(where)).catalog.models] == ["customers"]
+        assert [m.name for m in ProjectLoader().load(str(where)).catalog.models] == ["customers"]
 
 
 def test_a_manifest_older_than_its_sources_is_not_trusted(tmp_path: Path) -> None:
@@ -90,4 +90,4 @@ def test_a_manifest_older_than_its_sources_is_not_trusted(tmp_path: Path) -> Non
     model.write_text("select 1")
     os.utime(model, (4_000_000_000, 4_000_000_000))
     with pytest.raises(ConfigurationError, match="no dbt at '/nowhere/dbt'"):
-        Versions(dbt_executable="/nowhere/dbt").side(str(tmp_path))
+        ProjectLoader(dbt_executable="/nowhere/dbt").load(str(tmp_path))

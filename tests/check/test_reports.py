@@ -11,17 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.check.findings import RULES, Finding, Level, Report
+from airflow_reverse_etl.check.findings import RULE_TITLES, CheckReport, Finding, Level
 from airflow_reverse_etl.check.reports import github, junit, markdown, sarif
 from airflow_reverse_etl.check.reports import json as json_module
 from airflow_reverse_etl.check.reports import text as formats
 from airflow_reverse_etl.check.usage import Place
 
 
-def report(message: str = "column email is gone", *, level: Level = Level.BREAKING, line: int | None = 8) -> Report:
+def report(
+    message: str = "column email is gone", *, level: Level = Level.BREAKING, line: int | None = 8
+) -> CheckReport:
     places = (Place("syncs/a b.yaml", line), Place("models/customers.sql"))
     finding = Finding("column-missing", level, "contacts", "model.shop.customers", message, places, "keep it", "email")
-    return Report("breaking", "main", "HEAD", ("contacts", "orders", "other"), (finding,), {"other": "another project"})
+    return CheckReport(
+        "breaking", "main", "HEAD", ("contacts", "orders", "other"), (finding,), {"other": "another project"}
+    )
 
 
 def test_text() -> None:
@@ -74,7 +78,7 @@ def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
 def test_sarif_has_what_github_wants_of_every_rule() -> None:
     """Source: GitHub's page "SARIF support for code scanning", reportingDescriptor object."""
     rules = json.loads(sarif.sarif(report()))["runs"][0]["tool"]["driver"]["rules"]
-    assert [rule["id"] for rule in rules] == list(RULES)
+    assert [rule["id"] for rule in rules] == list(RULE_TITLES)
     assert all(rule[key]["text"] for rule in rules for key in ("shortDescription", "fullDescription", "help"))
 
 
@@ -98,9 +102,11 @@ def test_every_format_takes_any_text(message: str) -> None:
 
 
 def test_every_rule_has_a_title() -> None:
-    assert all(title and not title.endswith(".") for title in RULES.values())
+    assert all(title and not title.endswith(".") for title in RULE_TITLES.values())
 
 
 def test_every_rule_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "check.md").read_text()
-    assert re.findall(r"^\| `([a-z-]+)` \| (?:breaking|warning|needs review) \|", page, re.MULTILINE) == list(RULES)
+    assert re.findall(r"^\| `([a-z-]+)` \| (?:breaking|warning|needs review) \|", page, re.MULTILINE) == list(
+        RULE_TITLES
+    )

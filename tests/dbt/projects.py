@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_reverse_etl.check.project_version import Side
+from airflow_reverse_etl.check.project_version import ProjectVersion
 from airflow_reverse_etl.check.usage import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 
@@ -121,8 +121,8 @@ def manifest(
     }
 
 
-def side(*nodes: Node, **more: Any) -> Side:
-    return Side(manifest(*nodes, **more))
+def side(*nodes: Node, **more: Any) -> ProjectVersion:
+    return ProjectVersion(manifest(*nodes, **more))
 
 
 def sync(**more: Any) -> SyncSource:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reverse_etl.check.load_project import Versions
+from airflow_reverse_etl.check.load_project import ProjectLoader
 from airflow_reverse_etl.check.rendering import render
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.dbt.runner import DbtProject
@@ -126,7 +126,7 @@ def test_what_a_projects_jinja_sees_of_the_environment(tmp_path: Path, monkeypat
         }
     )
     monkeypatch.chdir(repository.work)
-    side = Versions(env={"GIVEN": "given"}).side("HEAD")
+    side = ProjectLoader(env={"GIVEN": "given"}).load("HEAD")
     tags = side.nodes["model.shop.customers"]["config"]["tags"]
     assert tags == ["nothing"] * len(secrets) + ["given"]
     assert "h0stile-loot" not in json.dumps(side.nodes)

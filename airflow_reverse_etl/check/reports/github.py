@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_reverse_etl.check.findings import RULES, Level, Report
+from airflow_reverse_etl.check.findings import RULE_TITLES, CheckReport, Level
 from airflow_reverse_etl.check.reports.wording import place_in_repository, sentences
 
 _GITHUB = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "notice"}
 
 
-def github(report: Report) -> str:
+def github(report: CheckReport) -> str:
     """Workflow commands: GitHub shows them beside the lines of the pull request."""
     lines = []
     for finding in report.findings:
         place = place_in_repository(finding)
         line = f",line={place.line}" if place.line else ""
-        title = _property(f"{finding.sync}: {RULES[finding.rule]}")
+        title = _property(f"{finding.sync}: {RULE_TITLES[finding.rule]}")
         lines.append(
             f"::{_GITHUB[finding.level]} file={_property(place.file)}{line},title={title}::{_data(sentences(finding))}"
         )
     return "\n".join([*lines, report.summary]) + "\n"
 
 
-def check_annotations(report: Report) -> list[dict[str, Any]]:
+def check_annotations(report: CheckReport) -> list[dict[str, Any]]:
     """For a GitHub check run."""
     levels = {Level.BREAKING: "failure", Level.REVIEW: "warning", Level.WARNING: "notice"}
     return [
@@ -35,7 +35,7 @@ def check_annotations(report: Report) -> list[dict[str, Any]]:
             "start_line": place.line or 1,
             "end_line": place.line or 1,
             "annotation_level": levels[finding.level],
-            "title": f"{finding.sync}: {RULES[finding.rule]}"[:255],
+            "title": f"{finding.sync}: {RULE_TITLES[finding.rule]}"[:255],
             "message": sentences(finding),
         }
         for finding in report.findings

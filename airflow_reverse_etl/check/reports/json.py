@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.findings import CheckReport
 
 
-def as_json(report: Report) -> str:
+def as_json(report: CheckReport) -> str:
     """For programs."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from airflow_reverse_etl.check.findings import Finding, Level, Report
+from airflow_reverse_etl.check.findings import CheckReport, Finding, Level
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(report: Report) -> str:
+def junit(report: CheckReport) -> str:
     """One test case for each sync. What needs review is a failure of its own type."""
     from xml.etree import ElementTree as Xml
 

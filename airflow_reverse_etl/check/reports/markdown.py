@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from airflow_reverse_etl.check.findings import Finding, Level, Report
+from airflow_reverse_etl.check.findings import CheckReport, Finding, Level
 
 #: Begins our comment on a pull request, so that the next check finds it. No HTML: Bitbucket would show it.
 MARKER = "[//]: # (reverse-etl check)"
 
 
-def markdown(report: Report, *, limit: int = 60_000) -> str:
+def markdown(report: CheckReport, *, limit: int = 60_000) -> str:
     """For a comment on a pull request, begun by ``MARKER``; cut to ``limit`` characters."""
     icon = {"failed": "❌", "needs review": "🔍", "passed": "✅"}[report.conclusion]
     lines = [MARKER, "", f"### {icon} Reverse ETL syncs: {report.summary}", ""]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_reverse_etl.check.findings import RULES, Level, Report
+from airflow_reverse_etl.check.findings import RULE_TITLES, CheckReport, Level
 from airflow_reverse_etl.check.reports.wording import place_in_repository, sentences
 from airflow_reverse_etl.check.usage import Place
 
@@ -14,7 +14,7 @@ _SARIF = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "note
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(report: Report) -> str:
+def sarif(report: CheckReport) -> str:
     """For code scanning, version 2.1.0, with what GitHub wants beyond the standard: help texts, and lines."""
     from airflow_reverse_etl import __version__
 
@@ -25,12 +25,12 @@ def sarif(report: Report) -> str:
             "fullDescription": {"text": f"{title}."},
             "help": {"text": f"{title}. Each result says what to do; all rules are in the reference of the check."},
         }
-        for rule, title in RULES.items()
+        for rule, title in RULE_TITLES.items()
     ]
     results = [
         {
             "ruleId": finding.rule,
-            "ruleIndex": list(RULES).index(finding.rule),
+            "ruleIndex": list(RULE_TITLES).index(finding.rule),
             "level": _SARIF[finding.level],
             "message": {"text": sentences(finding)},
             "locations": [_location(place_in_repository(finding))],

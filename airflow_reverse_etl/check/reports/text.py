@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from airflow_reverse_etl.check.findings import Finding, Report
+from airflow_reverse_etl.check.findings import CheckReport, Finding
 
 
-def text(report: Report) -> str:
+def text(report: CheckReport) -> str:
     """For people: ``file:line: level: what``, and what to do."""
     lines = []
     for finding in report.findings:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.errors import ConfigurationError
 
 HOSTS = ("github", "gitlab", "bitbucket")
@@ -18,7 +18,7 @@ HOSTS = ("github", "gitlab", "bitbucket")
 class Reporter(Protocol):
     """One repository, commit and, maybe, pull request on a Git host."""
 
-    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+    def publish(self, report: CheckReport, *, review_blocks: bool = True) -> list[str]:
         """Tell it; a line for each thing that was done.
 
         :param review_blocks: what needs review counts as failed.

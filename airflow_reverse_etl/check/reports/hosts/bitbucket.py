@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.check.reports.markdown import markdown
 
@@ -58,7 +58,7 @@ class Bitbucket:
             details=f"https://bitbucket.org/{repository}/pipelines/results/{number}" if number else None,
         )
 
-    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+    def publish(self, report: CheckReport, *, review_blocks: bool = True) -> list[str]:
         """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
         status = {
@@ -74,7 +74,7 @@ class Bitbucket:
             done.append(self._comment(report))
         return done
 
-    def _comment(self, report: Report) -> str:
+    def _comment(self, report: CheckReport) -> str:
         path = f"/repositories/{self.repository}/pullrequests/{self.pull_request}/comments"
         return write_comment(
             self.api,

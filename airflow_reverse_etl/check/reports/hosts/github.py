@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.reports.github import check_annotations
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.check.reports.markdown import markdown
@@ -74,7 +74,7 @@ class GitHub:
             details=f"{server}/{repository}/actions/runs/{run}" if run else None,
         )
 
-    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+    def publish(self, report: CheckReport, *, review_blocks: bool = True) -> list[str]:
         """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         try:
             done = [self._check_run(report, review_blocks=review_blocks)]
@@ -84,7 +84,7 @@ class GitHub:
             done.append(self._comment(report))
         return done
 
-    def _check_run(self, report: Report, *, review_blocks: bool) -> str:
+    def _check_run(self, report: CheckReport, *, review_blocks: bool) -> str:
         needs_review = "action_required" if review_blocks else "neutral"
         conclusion = {"failed": "failure", "needs review": needs_review, "passed": "success"}[report.conclusion]
         notes = check_annotations(report)
@@ -106,7 +106,7 @@ class GitHub:
             self.api.call("PATCH", f"/repos/{self.repository}/check-runs/{run['id']}", json={"output": more})
         return f"wrote the check run: {conclusion}"
 
-    def _status(self, report: Report, *, review_blocks: bool) -> str:
+    def _status(self, report: CheckReport, *, review_blocks: bool) -> str:
         bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
         status = {
             "state": "failure" if bad else "success",
@@ -117,7 +117,7 @@ class GitHub:
         self.api.call("POST", f"/repos/{self.repository}/statuses/{self.commit}", json=status)
         return f"wrote the commit status: {status['state']}"
 
-    def _comment(self, report: Report) -> str:
+    def _comment(self, report: CheckReport) -> str:
         issues = f"/repos/{self.repository}/issues"
         return write_comment(
             self.api,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote
 
-from airflow_reverse_etl.check.findings import Report
+from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.check.reports.markdown import markdown
 from airflow_reverse_etl.errors import ConfigurationError
@@ -57,7 +57,7 @@ class GitLab:
             details=env.get("CI_JOB_URL"),
         )
 
-    def publish(self, report: Report, *, review_blocks: bool = True) -> list[str]:
+    def publish(self, report: CheckReport, *, review_blocks: bool = True) -> list[str]:
         """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         done = [self._status(report, review_blocks=review_blocks)]
         if self.merge_request:
@@ -71,7 +71,7 @@ class GitLab:
     def _project(self) -> str:
         return f"/projects/{quote(self.project, safe='')}"
 
-    def _status(self, report: Report, *, review_blocks: bool) -> str:
+    def _status(self, report: CheckReport, *, review_blocks: bool) -> str:
         bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
         state = "failed" if bad else "success"
         status = {"state": state, "name": NAME, "description": report.summary[:_DESCRIPTION]}
