@@ -16,20 +16,20 @@ _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Synced:
+class CatalogVersion:
     """A model sync that found another commit than the one before."""
 
     at: datetime
     commit: str
 
 
-def history(files: StateFiles, folder: str) -> tuple[Synced, ...]:
+def history(files: StateFiles, folder: str) -> tuple[CatalogVersion, ...]:
     """The commits, newest first.
 
     :param folder: the part of an output's ``catalog`` before the last slash.
     """
     entries = (name.partition("_") for name in files.list(f"{folder}/history"))
-    found = (Synced(datetime.strptime(at, _TIME).replace(tzinfo=UTC), commit) for at, _, commit in entries)
+    found = (CatalogVersion(datetime.strptime(at, _TIME).replace(tzinfo=UTC), commit) for at, _, commit in entries)
     return tuple(sorted(found, key=lambda entry: entry.at, reverse=True))
 
 

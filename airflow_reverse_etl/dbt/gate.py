@@ -33,7 +33,7 @@ def evidence(manifest: Mapping[str, Any], results: Mapping[str, str]) -> dict[st
     return {"results": dict(results), "models": models}
 
 
-def merged(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_evidence(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The evidence of several commands of one run, in their order: freshness, run, test."""
     whole: dict[str, Any] = {"results": {}, "models": {}}
     for one in found:

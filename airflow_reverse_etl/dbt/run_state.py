@@ -128,7 +128,7 @@ def without_state(select: Sequence[str]) -> list[str]:
     return kept if all(kept) else []
 
 
-def merged(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult, ...]:
+def merge_results(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult, ...]:
     """The results of the try before, with those of ``dbt retry`` in place of what it ran again."""
     from airflow_reverse_etl.dbt.runner import NodeResult
 
@@ -145,7 +145,7 @@ def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], un
 
     :raises ConfigurationError: an output whose evidence is not under the state URL.
     """
-    from airflow_reverse_etl.dbt.gate import closed, merged
+    from airflow_reverse_etl.dbt.gate import closed, merge_evidence
 
     found = []
     for output in gate:
@@ -162,4 +162,4 @@ def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], un
     missing = () if all(gate) else ("a dbt task before has left no result",)
     if not found:
         return missing or ("dbt has built and tested nothing",)
-    return (*closed(merged(found), unique_id), *missing)
+    return (*closed(merge_evidence(found), unique_id), *missing)

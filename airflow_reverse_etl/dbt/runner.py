@@ -56,7 +56,7 @@ class NodeResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DbtResult:
     """A finished dbt command.
 
     :param errors: what it logged as errors, in order.
@@ -120,7 +120,7 @@ class DbtProject:
         target_path: Path,
         on_message: Callable[[str, str], None] = lambda _level, _text: None,
         timeout: float | None = None,
-    ) -> Outcome:
+    ) -> DbtResult:
         """Run one dbt command to its end.
 
         :param command: such as ``["build", "--select", "tag:crm"]``. Visible to others on the machine: no secrets.
@@ -149,7 +149,7 @@ class DbtProject:
         said = errors or (list(heard) if exit_code else [])  # usage errors are plain text
         written = _result_files(target_path).items() - before.items()
         nodes = tuple(node for path, _ in written for node in self._results(path))
-        return Outcome(words, exit_code, time.monotonic() - started, tuple(said), nodes)
+        return DbtResult(words, exit_code, time.monotonic() - started, tuple(said), nodes)
 
     def parse(self, *, target_path: Path | None = None, timeout: float | None = None) -> dict[str, Any]:
         """The manifest, without connecting to anything, hence without secrets.

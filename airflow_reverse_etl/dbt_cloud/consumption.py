@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Consume = Literal["latest", "each"]
 OnFailure = Literal["fail", "wait", "skip"]
-Outcome = Literal["success", "failed", "skipped"]
+ClaimOutcome = Literal["success", "failed", "skipped"]
 
 _ATTEMPTS = 50
 
@@ -100,7 +100,7 @@ class Claim:
 
     claimant: str
     run: CloudRun
-    outcome: Outcome
+    outcome: ClaimOutcome
     superseded: tuple[int, ...] = ()
 
 
@@ -147,7 +147,7 @@ class Consumed:
             return None
         run = free[-1] if consume == "latest" else free[0]
         passed = tuple(older.id for older in free[:-1] if older.succeeded) if consume == "latest" else ()
-        outcome: Outcome = "success" if run.succeeded else "skipped" if on_failure == "skip" else "failed"
+        outcome: ClaimOutcome = "success" if run.succeeded else "skipped" if on_failure == "skip" else "failed"
         return Claim(claimant, run, outcome, passed)
 
     def _is_free(self, run: CloudRun, after: datetime) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PathVersion:
     """A commit, and a hash of what is under the path in it. Empty: nothing has been seen."""
 
     commit: str = ""
@@ -21,11 +21,11 @@ class Seen:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any] | None) -> Seen:
+    def from_json(cls, stored: Mapping[str, Any] | None) -> PathVersion:
         return cls(stored["commit"], stored["content"]) if stored else cls()
 
 
-def look(repository: Repository, *, ref: str, path: str, seen: Seen) -> tuple[Seen, bool]:
+def poll(repository: Repository, *, ref: str, path: str, seen: PathVersion) -> tuple[PathVersion, bool]:
     """What is there now, and whether it is news. While the branch does not move, this is one ``git ls-remote``.
 
     A path that is not there (any more) is no news.
@@ -34,4 +34,4 @@ def look(repository: Repository, *, ref: str, path: str, seen: Seen) -> tuple[Se
     if commit == seen.commit:
         return seen, False
     content = repository.content_id(commit, path=path, ref=ref)
-    return Seen(commit, content), content is not None and content != seen.content
+    return PathVersion(commit, content), content is not None and content != seen.content

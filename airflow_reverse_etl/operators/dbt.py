@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.compat import AirflowException, AssetAlias, Context, airflow_errors
-from airflow_reverse_etl.dbt.run_state import BUILDING, LAST_SUCCESSFUL, DbtState, merged, without_state
+from airflow_reverse_etl.dbt.run_state import BUILDING, LAST_SUCCESSFUL, DbtState, merge_results, without_state
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, run_state
@@ -19,7 +19,7 @@ from airflow_reverse_etl.operators.dbt_task import DbtTask, run_state
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl.dbt.runner import Outcome
+    from airflow_reverse_etl.dbt.runner import DbtResult
 
 _LISTED_FAILURES = 50
 
@@ -139,7 +139,7 @@ class DbtOperator(DbtTask):
             self._after_success(outcome, target_path, context, state)
         return summary
 
-    def _after_success(self, outcome: Outcome, target_path: Path, context: Context, state: DbtState) -> None:
+    def _after_success(self, outcome: DbtResult, target_path: Path, context: Context, state: DbtState) -> None:
         if self.retry_failed_only:
             state.forget_failure()
         if _split(self.command)[0] in self._completed_by:
@@ -148,7 +148,7 @@ class DbtOperator(DbtTask):
         if self.push_branch:
             self._push(self.push_branch, target_path)
 
-    def _run(self, target_path: Path, context: Context, state: DbtState) -> Outcome:
+    def _run(self, target_path: Path, context: Context, state: DbtState) -> DbtResult:
         profiles_dir = Path(self.profiles_dir) if self.profiles_dir else None
         dbt = self._project(self._folder(context), context, profile=self._profile(), profiles_dir=profiles_dir)
         with tempfile.TemporaryDirectory(prefix="reverse_etl-state-") as name:
@@ -160,7 +160,7 @@ class DbtOperator(DbtTask):
                 words = ["retry", "--state", str(kept)]
             outcome = dbt.run(words, target_path=target_path, on_message=self._log_message)
             went_on = retry and (outcome.nodes or outcome.exit_code == 0)
-            return replace(outcome, nodes=merged(kept, outcome.nodes)) if went_on else outcome
+            return replace(outcome, nodes=merge_results(kept, outcome.nodes)) if went_on else outcome
 
     def _words(self, kept: Path, state: DbtState) -> list[str]:
         """The command with its options. Without a state to compare with, what depends on one is left out."""
@@ -219,7 +219,7 @@ class DbtOperator(DbtTask):
     def _log_message(self, level: str, text: str) -> None:
         {"error": self.log.error, "warn": self.log.warning}.get(level, self.log.info)("%s", text)
 
-    def _summary(self, outcome: Outcome) -> dict[str, Any]:
+    def _summary(self, outcome: DbtResult) -> dict[str, Any]:
         of = self.project if isinstance(self.project, Mapping) else {"project": Path(self.project).name}
         return {
             "command": outcome.command,
@@ -236,7 +236,7 @@ class DbtOperator(DbtTask):
             "seconds": round(outcome.seconds, 3),
         }
 
-    def _emit_assets(self, outcome: Outcome, target_path: Path, context: Context) -> None:
+    def _emit_assets(self, outcome: DbtResult, target_path: Path, context: Context) -> None:
         """An event for each model that was built; a versioned one under its version, the latest also without."""
         built = {node.unique_id for node in outcome.nodes if node.status == "success"}
         if not self.profile_conn_id or not built or _split(self.command)[0] not in BUILDING:

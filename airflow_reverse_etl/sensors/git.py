@@ -15,7 +15,7 @@ from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.compat import Context
-    from airflow_reverse_etl.git.path_watch import Seen
+    from airflow_reverse_etl.git.path_watch import PathVersion
 
 
 class GitCommitSensor(BaseSensorOperator):
@@ -94,9 +94,9 @@ class GitCommitSensor(BaseSensorOperator):
         )
         raise AssertionError("defer raises")
 
-    def _take(self, context: Context) -> tuple[dict[str, Any] | None, Seen]:
+    def _take(self, context: Context) -> tuple[dict[str, Any] | None, PathVersion]:
         """What the task returns, if there is news, and what is there."""
-        from airflow_reverse_etl.git.path_watch import Seen, look
+        from airflow_reverse_etl.git.path_watch import PathVersion, poll
 
         with airflow_errors():
             ti, files = context["ti"], state_files()
@@ -106,14 +106,14 @@ class GitCommitSensor(BaseSensorOperator):
             asked = {"git_conn_id": self.git_conn_id, "ref": self.ref, "path": self.path}
             if {name: stored.get(name) for name in asked} != asked:
                 stored = {}
-            before = Seen.from_json(stored.get("seen"))
+            before = PathVersion.from_json(stored.get("seen"))
             result = {**asked, "commit": before.commit, "previous": stored.get("previous")}
             if stored.get("run_id") == ti.run_id:
                 return result, before
             repository = GitRepositoryHook(self.git_conn_id).get_conn()
-            seen, news = look(repository, ref=self.ref, path=self.path, seen=before)
+            seen, news = poll(repository, ref=self.ref, path=self.path, seen=before)
             if not news:
-                return None, Seen(seen.commit, before.content)  # a commit elsewhere in the repository
+                return None, PathVersion(seen.commit, before.content)  # a commit elsewhere in the repository
             result |= {"commit": seen.commit, "previous": before.commit or None}
             record = {**asked, "seen": seen.to_json(), "previous": result["previous"], "run_id": ti.run_id}
             files.write(place, json.dumps(record).encode())

@@ -16,7 +16,7 @@ from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_reverse_etl.git.path_watch import Seen
+    from airflow_reverse_etl.git.path_watch import PathVersion
 
 #: Airflow fails a deferred task whose trigger fires before the scheduler has noted the deferral (apache/airflow#66374).
 _SHORTEST_SECONDS = 15.0
@@ -78,10 +78,10 @@ class GitCommitTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll until there is news; for a watcher, for ever."""
-        from airflow_reverse_etl.git.path_watch import Seen
+        from airflow_reverse_etl.git.path_watch import PathVersion
 
         once = self.seen is not None
-        seen = Seen.from_json(self.seen or await self._remembered())
+        seen = PathVersion.from_json(self.seen or await self._remembered())
         interval = max(self.poll_interval, 1.0)
         delay, failures = max(interval, _SHORTEST_SECONDS), 0
         while True:
@@ -107,19 +107,19 @@ class GitCommitTrigger(BaseEventTrigger):
             if not once and seen != before:
                 await self._remember(seen)
 
-    async def _look(self, seen: Seen) -> tuple[Seen, bool]:
-        from airflow_reverse_etl.git.path_watch import look
+    async def _look(self, seen: PathVersion) -> tuple[PathVersion, bool]:
+        from airflow_reverse_etl.git.path_watch import poll
         from airflow_reverse_etl.hooks.git import GitRepositoryHook
 
         repository = await GitRepositoryHook(self.git_conn_id).async_conn()
-        return await asyncio.to_thread(look, repository, ref=self.ref, path=self.path, seen=seen)
+        return await asyncio.to_thread(poll, repository, ref=self.ref, path=self.path, seen=seen)
 
     async def _remembered(self) -> dict[str, Any] | None:
         store = getattr(self, "asset_state_store", None)  # Airflow 3.3, and only for a watcher
         found = await store.aget("git_commit", None) if store is not None else None
         return found if isinstance(found, dict) else None
 
-    async def _remember(self, seen: Seen) -> None:
+    async def _remember(self, seen: PathVersion) -> None:
         store = getattr(self, "asset_state_store", None)
         if store is not None:
             await store.aset("git_commit", seen.to_json())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.gate import closed, evidence, merged
+from airflow_reverse_etl.dbt.gate import closed, evidence, merge_evidence
 from tests.dbt.projects import keyed, manifest, model, source
 
 FRESH = {"freshness": {"warn_after": {"count": 1, "period": "day"}, "error_after": None}}
@@ -71,7 +71,7 @@ def test_several_commands_of_one_run(order: list[str], at: int) -> None:
         json.loads(json.dumps(evidence(PROJECT, {name: GOOD[name] for name in some})))
         for some in (order[:at], order[at:])
     ]
-    assert closed(merged(parts), CUSTOMERS) == ()
+    assert closed(merge_evidence(parts), CUSTOMERS) == ()
 
 
 def test_unknown_model() -> None:
