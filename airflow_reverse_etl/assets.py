@@ -13,7 +13,7 @@ from urllib.parse import quote
 from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.spec.model import SqlModel, Sync, TableModel
 
-GROUP = "reverse_etl"
+ASSET_GROUP = "reverse_etl"
 
 _VERSION = re.compile(r"v\d+")
 
@@ -62,4 +62,4 @@ def inlets(sync: Sync) -> Sequence[Asset]:
 
 def _asset(*parts: str) -> Asset:
     path = "/".join(quote(part, safe=".-_") for part in parts)
-    return Asset(name=path, uri=f"reverse-etl://{path}", group=GROUP)
+    return Asset(name=path, uri=f"reverse-etl://{path}", group=ASSET_GROUP)

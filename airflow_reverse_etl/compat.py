@@ -73,6 +73,6 @@ def airflow_errors() -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        raise AirflowFailException(error.told()) from None
+        raise AirflowFailException(error.with_hint()) from None
     except ReverseEtlError as error:
-        raise AirflowException(error.told()) from None
+        raise AirflowException(error.with_hint()) from None

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.spec.report import Report
+    from airflow_reverse_etl.spec.report import RunReport
 
 
 class ReverseEtlError(Exception):
@@ -43,14 +43,14 @@ class ReverseEtlError(Exception):
         self.what = what
         self.todo = todo
         self.where = {name: str(value) for name, value in where.items() if value is not None}
-        self.report: Report | None = None
+        self.report: RunReport | None = None
 
     def __str__(self) -> str:
         place = ", ".join(f"{name} {value!r}" for name, value in self.where.items())
         text = f"{self.what} ({place})" if place else self.what
         return f"{text}\nWhat to do: {self.todo}" if self.todo else text
 
-    def told(self) -> str:
+    def with_hint(self) -> str:
         """``str()``, and the command that tells more: Airflow's own exceptions do not show which error it was."""
         return f"{self}\nMore: reverse-etl errors {type(self).__name__}"
 

@@ -67,13 +67,13 @@ def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page, "yaml", "yml")], ids=of)
 def test_yaml_snippets_are_valid(page: Path) -> None:
     """Syncs are checked, a piece of a sync is checked as part of one, anything else must at least be YAML."""
-    from airflow_reverse_etl.destinations.registry import check
+    from airflow_reverse_etl.destinations.registry import check_options
 
     for line, text in snippets(page, "yaml", "yml"):
         values = yaml.safe_load(text)
         if isinstance(values, dict) and set(values) <= set(Sync.model_fields):
             try:
-                Sync.load({**COMPLETE, **values}, check=check)
+                Sync.load({**COMPLETE, **values}, check=check_options)
             except errors.SpecError as error:
                 pytest.fail(f"{of(page)}:{line}: {error}")
 

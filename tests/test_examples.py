@@ -41,9 +41,9 @@ def test_an_example_is_one_dag_of_its_name_that_survives_serialization(name: str
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("syncs/*.yaml")), ids=lambda path: path.stem)
 def test_a_sync_of_the_examples_is_valid_for_its_destination(path: Path) -> None:
-    from airflow_reverse_etl.destinations.registry import check
+    from airflow_reverse_etl.destinations.registry import check_options
 
-    assert Sync.load(path, check=check).name == path.stem
+    assert Sync.load(path, check=check_options).name == path.stem
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         actions.add_parser(action, help=text).add_argument("webhook_id", help="wsu_…, see list")
     for parser in actions.choices.values():
         parser.add_argument("--connection", default="dbt_cloud_default", help="Airflow connection id (%(default)s)")
-        parser.set_defaults(run=run)
+        parser.set_defaults(run=run_webhook)
 
 
-def run(args: argparse.Namespace) -> Any:
+def run_webhook(args: argparse.Namespace) -> Any:
     """Do what the arguments say; returns the text to print.
 
     :raises ReverseEtlError: as :class:`airflow_reverse_etl.dbt_cloud.client.DbtCloudApi` does.

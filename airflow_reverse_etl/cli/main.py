@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         done = options.run(options)
     except ReverseEtlError as error:
-        print(f"reverse-etl: {error.told()}", file=sys.stderr)
+        print(f"reverse-etl: {error.with_hint()}", file=sys.stderr)
         return UNUSABLE
     if isinstance(done, str):
         print(done)

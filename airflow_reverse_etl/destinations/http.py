@@ -18,7 +18,7 @@ from pydantic import Field
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.endpoint import Endpoint
-from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, retry_after, words
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, error_text, retry_after
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
@@ -92,9 +92,9 @@ class HttpDestination:
         """From a batch to its receipts, through as many requests as the API needs. Pure: no I/O, no clock."""
         raise NotImplementedError
 
-    def words(self, batch: Batch, reply: Reply) -> tuple[str, str]:  # noqa: ARG002 - for those who override it
+    def error_text(self, batch: Batch, reply: Reply) -> tuple[str, str]:  # noqa: ARG002 - for those who override it
         """Code and message in the API's own words; either may be empty."""
-        return words(reply.json())
+        return error_text(reply.json())
 
     @final
     def answer(self, batch: Batch, reply: Reply, actions: Mapping[int, Action] | None = None) -> Receipts:
@@ -107,7 +107,7 @@ class HttpDestination:
         action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
             return ALL_ACCEPTED
-        code, message = (self.clean(text, batch) for text in self.words(batch, reply))
+        code, message = (self.clean(text, batch) for text in self.error_text(batch, reply))
         if action in (Action.CREDENTIALS, Action.CONFIGURATION):
             self._stop(action, reply, message)
         receipt = Receipt(

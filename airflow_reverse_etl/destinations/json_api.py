@@ -73,9 +73,9 @@ class JsonApi(HttpDestination):
             rejected |= named
             batch = batch.only(position for position, key in enumerate(batch.keys) if key not in named)
 
-    def words(self, batch: Batch, reply: Reply) -> tuple[str, str]:
+    def error_text(self, batch: Batch, reply: Reply) -> tuple[str, str]:
         """As ``error`` says, where it does."""
-        code, message = super().words(batch, reply)
+        code, message = super().error_text(batch, reply)
         options, answer = self._endpoints[batch.operation].error, reply.json()
         found = [at(answer, path.split(".")) if path else None for path in (options.code, options.message)]
         return str(found[0] or code), str(found[1] or message)

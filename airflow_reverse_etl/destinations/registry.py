@@ -20,7 +20,7 @@ from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 
 #: Entry point group of destination classes.
-GROUP = "airflow_reverse_etl.destinations"
+ENTRY_POINT_GROUP = "airflow_reverse_etl.destinations"
 _BUILT_IN = {
     "file": "airflow_reverse_etl.destinations.file:FileDestination",
     "http": "airflow_reverse_etl.destinations.json_api:JsonApi",
@@ -30,7 +30,7 @@ _BUILT_IN = {
 
 def known_types() -> list[str]:
     """Names of the destination types that are installed, sorted."""
-    return sorted({*_BUILT_IN, *entry_points(group=GROUP).names})
+    return sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
 
 
 def destination_class(type_: str) -> DestinationClass:
@@ -41,7 +41,7 @@ def destination_class(type_: str) -> DestinationClass:
     if type_ in _BUILT_IN:
         module, _, name = _BUILT_IN[type_].partition(":")
         return getattr(import_module(module), name)  # type: ignore[no-any-return]
-    found: Sequence[EntryPoint] = tuple(entry_points(group=GROUP, name=type_))
+    found: Sequence[EntryPoint] = tuple(entry_points(group=ENTRY_POINT_GROUP, name=type_))
     if not found:
         raise ConfigurationError(
             f"there is no destination type {type_!r}{nearest(type_, known_types())}",
@@ -57,7 +57,7 @@ def destination_class(type_: str) -> DestinationClass:
         ) from error
 
 
-def check(spec: Mapping[str, Any]) -> Sequence[tuple[tuple[str, ...], str]]:
+def check_options(spec: Mapping[str, Any]) -> Sequence[tuple[tuple[str, ...], str]]:
     """Problems of what stands under ``destination:``, as (path, message); imports no driver, opens nothing."""
     type_ = spec.get("type")
     if not isinstance(type_, str):
@@ -82,7 +82,7 @@ def create(sync: Sync, *, connection: ConnectionInfo | None, connect: Callable[[
     """
     cls = destination_class(sync.destination.type)
     spec = sync.destination.model_dump(exclude_unset=True)
-    problems = [f"destination.{'.'.join(where)}: {message}" for where, message in check(spec)]
+    problems = [f"destination.{'.'.join(where)}: {message}" for where, message in check_options(spec)]
     destination = None
     if not problems:
         setup = Setup(sync, cls.Options.model_validate(spec), connection, connect)

@@ -90,7 +90,7 @@ _MESSAGES = (
 )
 
 
-def words(answer: Any) -> tuple[str, str]:
+def error_text(answer: Any) -> tuple[str, str]:
     """Code and message from where JSON APIs usually put them; empty where there are none."""
     return _first(answer, _CODES), _first(answer, _MESSAGES)
 

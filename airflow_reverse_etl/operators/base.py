@@ -22,7 +22,7 @@ from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.stores.choose import store_for
+from airflow_reverse_etl.stores.choose import choose_store
 from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.log_observer import LogObserver
 from airflow_reverse_etl.wiring import dbapi_connect, state_files, state_store, warehouse_store
@@ -30,7 +30,7 @@ from airflow_reverse_etl.wiring import dbapi_connect, state_files, state_store, 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
-    from airflow_reverse_etl.spec.report import Report
+    from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.ports import Destination, Warehouse
 
 T = TypeVar("T")
@@ -61,10 +61,10 @@ class SyncOperator(BaseOperator):
         except (ConfigurationError, AttentionError) as error:
             self._push_report(context, error)
             # Not chained: what a driver said may repeat a row's values. str(error) says all that is needed.
-            raise AirflowFailException(error.told()) from None
+            raise AirflowFailException(error.with_hint()) from None
         except TryLaterError as error:
             self._push_report(context, error)
-            raise AirflowException(error.told()) from None
+            raise AirflowException(error.with_hint()) from None
         except asyncio.CancelledError:
             raise AirflowException(
                 "The task was told to stop. What was delivered is kept; a new try continues."
@@ -103,7 +103,7 @@ class SyncOperator(BaseOperator):
         ti = context["ti"]
         mapped = "" if ti.map_index is None or ti.map_index < 0 else f", map index {ti.map_index}"
         return {
-            "store": store_for(
+            "store": choose_store(
                 sync,
                 query,
                 lake=state_store(),
@@ -117,9 +117,9 @@ class SyncOperator(BaseOperator):
         }
 
     def _load_sync(self) -> Sync:
-        from airflow_reverse_etl.destinations.registry import check
+        from airflow_reverse_etl.destinations.registry import check_options
 
-        return Sync.load(self._place(self.sync) if isinstance(self.sync, str) else self.sync, check=check)
+        return Sync.load(self._place(self.sync) if isinstance(self.sync, str) else self.sync, check=check_options)
 
     def _destination(self, sync: Sync) -> Destination:
         from airflow_reverse_etl.destinations.registry import create
@@ -158,8 +158,8 @@ class SyncOperator(BaseOperator):
             self.inlets = [*self.inlets, *(inlets(sync) if self._reads else ())]
             self.outlets = [*self.outlets, *([destination_asset(sync)] if self._writes else ())]
 
-    def _tell(
-        self, sync: Sync, report: Report, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
+    def _report(
+        self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, Any]:
         """Report what became of a run: in the log, and on the event of the destination's asset."""
         counts = {**report.to_json(), **({"drift": list(drift)} if drift else {})}
@@ -170,7 +170,7 @@ class SyncOperator(BaseOperator):
             context["outlet_events"][asset].extra = {"sync": sync.name, **told}
         return counts
 
-    def _log_report(self, report: Report, sync: str) -> None:
+    def _log_report(self, report: RunReport, sync: str) -> None:
         """Log the counts, and why rows were not accepted."""
         from airflow_reverse_etl.spec.receipts import reason_text
 

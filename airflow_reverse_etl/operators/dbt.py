@@ -133,7 +133,7 @@ class DbtOperator(DbtTask):
                 if self.retry_failed_only and outcome.failures:
                     state.keep_failure(target_path)
                 # A lost connection looks like any other failure to dbt: let the task's retries decide.
-                raise AirflowException(error.told()) from None
+                raise AirflowException(error.with_hint()) from None
             if not outcome.nodes and self.select:
                 self.log.warning("dbt found nothing to do: nothing matches %r", self.select)
             self._after_success(outcome, target_path, context, state)

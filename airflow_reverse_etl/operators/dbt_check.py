@@ -108,7 +108,7 @@ class DbtModelCheckOperator(DbtTask):
             report = check_project(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
             told = text(report)
             self.log.info("%s", told)
-            self._tell(report, repository, commits[1])
+            self._report(report, repository, commits[1])
         found = report.to_dict()
         context["ti"].xcom_push(key="return_value", value=found)
         if report.conclusion == "failed" or (report.conclusion == "needs review" and not self.allow_review):
@@ -133,7 +133,7 @@ class DbtModelCheckOperator(DbtTask):
             raise (wrong + errors)[0]
         return beside + given
 
-    def _tell(self, report: CheckReport, repository: Repository, commit: str) -> None:
+    def _report(self, report: CheckReport, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.check.reports.hosts import for_repository
 
         if not self.report:

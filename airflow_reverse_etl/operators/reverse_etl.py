@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.spec.report import Report
+    from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
@@ -66,10 +66,10 @@ class ReverseEtlOperator(PlanningOperator):
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         self._check_gate(sync)
         report, drift = self._run(sync, context)
-        return self._tell(sync, report, context, drift=drift)
+        return self._report(sync, report, context, drift=drift)
 
-    def _run(self, sync: Sync, context: Context) -> tuple[Report, list[dict[str, str]]]:
-        from airflow_reverse_etl.sync.run import run
+    def _run(self, sync: Sync, context: Context) -> tuple[RunReport, list[dict[str, str]]]:
+        from airflow_reverse_etl.sync.run import run_sync
 
         lifted = self._lifted_guards(sync, context)
         query, primary_key = self._model(sync)
@@ -81,7 +81,7 @@ class ReverseEtlOperator(PlanningOperator):
         try:
             drift = self._look_for_drift(sync, query, warehouse)
             report = self._await(
-                run(
+                run_sync(
                     sync,
                     query=query,
                     primary_key=primary_key,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.spec.report import Report
+    from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.ports import Destination, Plan
     from airflow_reverse_etl.sync.run import Run
 
@@ -121,7 +121,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         lifted: frozenset[str],
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
-        from airflow_reverse_etl.spec.report import Report
+        from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.ports import PlanRequest
         from airflow_reverse_etl.sync.preview import summary
         from airflow_reverse_etl.sync.run import Run
@@ -130,10 +130,10 @@ class ReverseEtlPlanOperator(PlanningOperator):
         request = PlanRequest(sync, query, primary_key, this, around["clock"].now(), **self._options())
         async with steps.lease():
             if self.preview:
-                plan: Plan | Report = await steps.preview(request, warehouse)
+                plan: Plan | RunReport = await steps.preview(request, warehouse)
             else:
                 plan = await steps.plan(request, warehouse, destination, approval=self.approval, lift_guards=lifted)
-            if isinstance(plan, Report):
+            if isinstance(plan, RunReport):
                 return {"run_id": this, "total": 0, "shares": 0, "text": f"{sync.name}: this run is committed already"}
             try:
                 return summary(
@@ -172,14 +172,14 @@ class ReverseEtlLoadOperator(SyncOperator):
 
     async def _load(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> dict[str, int]:
         from airflow_reverse_etl.spec.receipts import Outcome
-        from airflow_reverse_etl.spec.report import Report
+        from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.load.loader import Share
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.share["run_id"], **around)
         async with steps.lease(release=False):
             found = await _plan_or_report(sync, steps)
-            if isinstance(found, Report):
+            if isinstance(found, RunReport):
                 return {}
             share = Share.of(found, self.share["partition"], self.share["partitions"])
             checkpoint = await steps.load(found, destination, share)
@@ -207,16 +207,16 @@ class ReverseEtlCommitOperator(SyncOperator):
 
         report = self._await(self._commit(sync, self._around(sync, context), self._destination(sync)))
         check_failure_policy(sync, report)
-        return self._tell(sync, report, context)
+        return self._report(sync, report, context)
 
-    async def _commit(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> Report:
-        from airflow_reverse_etl.spec.report import Report
+    async def _commit(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> RunReport:
+        from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_id=self.plan["run_id"], **around)
         async with steps.lease():
             found = await _plan_or_report(sync, steps)
-            if isinstance(found, Report):
+            if isinstance(found, RunReport):
                 steps.check_whole(found)
                 return found
             return await steps.commit(found, destination)
@@ -291,7 +291,7 @@ def reverse_etl(
     return group
 
 
-async def _plan_or_report(sync: Sync, steps: Run) -> Plan | Report:
+async def _plan_or_report(sync: Sync, steps: Run) -> Plan | RunReport:
     """The plan of this run, or its report when it is committed already."""
     found = await steps.unfinished() or await steps.committed()
     if found is None:

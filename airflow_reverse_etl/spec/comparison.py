@@ -127,7 +127,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Approach:
+class Comparison:
     """How a plan compares the model, and what its commit does with the record. The default is the plain comparison.
 
     :param compared: with the snapshot; if not, every row is ``added``.
@@ -164,7 +164,7 @@ class Approach:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Approach:
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         values = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**{**values, "notes": tuple(values.get("notes", ()))})
 
@@ -173,7 +173,7 @@ class Approach:
         """Rejections are known by the key: they go with an old one."""
         return self.anew and self.forgiven
 
-    def seen(self, kind: Kind, high: str | None, floor: str | None) -> Approach:
+    def seen(self, kind: Kind, high: str | None, floor: str | None) -> Comparison:
         """With what the model had, as text forms of values.
 
         :param high: highest value of the cursor, up to :meth:`Bound.latest`.

@@ -26,7 +26,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class RunReport:
     """The counts of one run, as pushed to XCom and kept in the run history. Rows, requests, seconds.
 
     :param reasons: why rows were not accepted, or were left for a later try: ``code``, ``count`` (rows), ``message``,
@@ -68,7 +68,7 @@ class Report:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Report:
+    def from_json(cls, data: Mapping[str, Any]) -> RunReport:
         """Read a stored report. Before the first release, ``reasons`` was called ``errors``."""
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["planned"] = Planned(**data["planned"])

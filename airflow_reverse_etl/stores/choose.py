@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LARGE = 1_000_000
 
 
-def store_for(
+def choose_store(
     sync: Sync,
     query: str | None,
     *,
@@ -34,7 +34,7 @@ def store_for(
     :raises ConfigurationError: ``planner: warehouse`` is asked of a warehouse that cannot.
     :raises CredentialsError: the same, for want of a right.
     """
-    if lake.knows(sync.name):
+    if lake.has_state(sync.name):
         if sync.planner == "warehouse":
             say(f"{sync.name}: planned locally although planner is 'warehouse': its state is under the state URL")
         return lake
@@ -48,7 +48,7 @@ def store_for(
                 connection=sync.source,
             )
         return lake
-    if warehouse.knows(sync.name):
+    if warehouse.has_state(sync.name):
         if sync.planner == "local":
             say(f"{sync.name}: planned in the warehouse although planner is 'local': its state is there")
         return warehouse

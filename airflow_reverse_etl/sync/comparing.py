@@ -1,8 +1,9 @@
 """What a store remembers of a sync beside its rows, and what follows for the next plan. Pure: no rows, no storage.
 
-After each commit a store keeps a :class:`State`. Before each plan, :func:`approach` says from it, the sync and the
-run's options how the model is compared, and the plan keeps that :class:`Approach`. At the commit,
-:meth:`Approach.state_after` gives the next state, to be stored after the snapshot is folded. A state that is lost
+After each commit a store keeps a :class:`State`. Before each plan,
+:func:`~airflow_reverse_etl.sync.comparing.comparison_for` says from it, the sync and the run's options how the model
+is compared, and the plan keeps that :class:`Comparison`. At the commit,
+:meth:`Comparison.state_after` gives the next state, to be stored after the snapshot is folded. A state that is lost
 costs a comparison of everything, and is wrong about nothing.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
-from airflow_reverse_etl.spec.comparison import Approach, State
+from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.spec.report import CAUSES, listed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
@@ -46,7 +47,7 @@ def reasons(plan: Plan) -> dict[Reason, int]:
     return found
 
 
-def approach(request: PlanRequest, before: State | None, *, snapshot_rows: int) -> Approach:
+def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows: int) -> Comparison:
     """How to plan a run.
 
     :param before: None when no run of the sync was ever committed.
@@ -56,7 +57,7 @@ def approach(request: PlanRequest, before: State | None, *, snapshot_rows: int) 
     sync = request.sync
     _check(request)
     if not sync.tracked:
-        return Approach(compared=False, tracked=False, forgiven=True)
+        return Comparison(compared=False, tracked=False, forgiven=True)
     known, plain = before or State(), _plain(request)
     keep = sync.on_mapping_change == "keep"
     rekeyed = known.key not in ("", plain.key)
@@ -81,10 +82,10 @@ def approach(request: PlanRequest, before: State | None, *, snapshot_rows: int) 
     return replace(start, low=known.low if known.scope == plain.scope else "")
 
 
-def _plain(request: PlanRequest) -> Approach:
+def _plain(request: PlanRequest) -> Comparison:
     sync, columns = request.sync, [name.lower() for name in request.primary_key]
     scope = _digest([sync.digest, columns, sync.cursor.lower()]) if sync.cursor else ""
-    return Approach(
+    return Comparison(
         mapping=_digest(sync.model_dump(include={"mapping"})),
         key=_digest(columns),
         scope=scope,

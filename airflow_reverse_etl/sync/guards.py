@@ -11,7 +11,7 @@ from airflow_reverse_etl.spec.field_types import Limit, rows_of
 from airflow_reverse_etl.spec.model import Guards, Sync
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.spec.receipts import reason_text
-from airflow_reverse_etl.spec.report import Report, listed
+from airflow_reverse_etl.spec.report import RunReport, listed
 from airflow_reverse_etl.sync.ports import Plan
 
 #: Every guard's name.
@@ -80,7 +80,7 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
             found.append((name, True, f"{limit} says nothing of a first run"))
             continue
         few = count <= max(rows_of(limit, total), always)
-        said = _said(limit, total)
+        said = _format_limit(limit, total)
         if always:
             said = f"the larger of {said} and {always:,}, the default of a mirror"
         found.append((name, few, f"{count:,} rows, {'at most' if few else 'more than'} {said}"))
@@ -144,7 +144,7 @@ def known_rows(sync: Sync, plan: Plan) -> int:
     return max(plan.model_rows, plan.snapshot_rows) if sync.cursor else plan.model_rows
 
 
-def check_failure_policy(sync: Sync, report: Report) -> None:
+def check_failure_policy(sync: Sync, report: RunReport) -> None:
     """Raise :class:`FailurePolicyError` when the report is worse than the sync allows. The run is committed."""
     limit, total = sync.failure.max_rejected, report.planned.total + report.planned.invalid
     bad = report.rejected + report.planned.invalid
@@ -153,11 +153,13 @@ def check_failure_policy(sync: Sync, report: Report) -> None:
         causes = f", {listed(report.invalid)}," if report.invalid else ""
         found.append(
             f"{report.rejected:,} rows rejected and {report.planned.invalid:,} invalid{causes} of {total:,}, "
-            f"more than {_said(limit, total)}"
+            f"more than {_format_limit(limit, total)}"
         )
     limit, total = sync.failure.max_given_up, report.model_rows
     if report.given_up > rows_of(limit, total):
-        found.append(f"{report.given_up:,} rows given up of {total:,} in the model, more than {_said(limit, total)}")
+        found.append(
+            f"{report.given_up:,} rows given up of {total:,} in the model, more than {_format_limit(limit, total)}"
+        )
     if report.unknown and sync.failure.on_unknown == "fail":
         found.append(f"the answer to {report.unknown:,} rows was lost; they may or may not have been written")
     if not found:
@@ -172,5 +174,5 @@ def check_failure_policy(sync: Sync, report: Report) -> None:
     raise error
 
 
-def _said(limit: Limit, total: int) -> str:
+def _format_limit(limit: Limit, total: int) -> str:
     return f"{limit} of {total:,}" if isinstance(limit, str) else f"{limit:,}"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.spec.comparison import Approach
+from airflow_reverse_etl.spec.comparison import Comparison
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import CAUSES, Planned
 from airflow_reverse_etl.sql.read_only import single_select
@@ -23,7 +23,7 @@ def make_plan(
     *,
     model_rows: int,
     snapshot_rows: int,
-    approach: Approach,
+    comparison: Comparison,
 ) -> Plan:
     """Build the plan of a request from the number of rows of each ``change``, ``cause`` and ``code``."""
     changes: Counter[str] = Counter()
@@ -48,7 +48,7 @@ def make_plan(
         created_at=request.now,
         spec=request.sync.digest,
         recorded=changes["recorded"],
-        notes=approach.notes,
+        notes=comparison.notes,
         causes={cause: causes[cause] for cause in CAUSES if causes[cause]},
         given_up=codes.total(),
         given_up_codes=dict(codes.most_common(_CODES)),

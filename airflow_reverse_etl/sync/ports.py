@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class StateStore(Protocol):
     def unfinished(self, sync: str) -> Sequence[Plan]:
         """Plans that were made and not committed, oldest first."""
 
-    def last_report(self, sync: str, run_id: str) -> Report | None:
+    def last_report(self, sync: str, run_id: str) -> RunReport | None:
         """The report of a committed run, or None."""
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
@@ -156,7 +156,7 @@ class StateStore(Protocol):
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
         """The saved checkpoints of all partitions, in any order; none when nothing was saved."""
 
-    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:
         """Fold accepted rows into the snapshot, rejected ones into the rejections, the report into the history.
 
         Repeatable: a commit cut short is completed by the next one of the same plan. Forgets the plan at the end.

@@ -23,7 +23,7 @@ from airflow_reverse_etl.spec.comparison import NOTES
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Outcome, reason_text
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
@@ -47,7 +47,7 @@ CLOSED = -1
 _PREVIEW = "preview of "
 
 
-async def run(
+async def run_sync(
     sync: Sync,
     *,
     query: str,
@@ -63,7 +63,7 @@ async def run(
     reset: bool = False,
     full_resync: bool = False,
     lift_guards: Collection[str] = (),
-) -> Report:
+) -> RunReport:
     """Bring the destination up to date with the model, once, in this process.
 
     :param query: the model as a SELECT in the warehouse's dialect.
@@ -143,7 +143,7 @@ class Run:
         *,
         approval: bool = False,
         lift_guards: Collection[str] = (),
-    ) -> Plan | Report:
+    ) -> Plan | RunReport:
         """The plan of this run: the unfinished one, or a new one within the sync's guards.
 
         Brings earlier runs of the sync to an end first. A run whose commit was cut short is only committed, and where
@@ -161,7 +161,7 @@ class Run:
                 if _untouched(await self._progress(unfinished)):
                     await asyncio.to_thread(self._store.discard, unfinished)
         plan = await self._settle_unfinished(destination)
-        if isinstance(plan, Report):
+        if isinstance(plan, RunReport):
             return plan
         if plan is None:
             if not self._sync.tracked and (report := await self.committed()):
@@ -194,7 +194,7 @@ class Run:
         plans = await asyncio.to_thread(self._store.unfinished, self._sync.name)
         return next((plan for plan in plans if plan.run_id == self._run_id), None)
 
-    async def committed(self) -> Report | None:
+    async def committed(self) -> RunReport | None:
         """The report of this run, if it is committed."""
         return await asyncio.to_thread(self._store.last_report, self._sync.name, self._run_id)
 
@@ -208,7 +208,7 @@ class Run:
         else:
             await self._fold(plan, destination)
 
-    def check_whole(self, report: Report) -> None:
+    def check_whole(self, report: RunReport) -> None:
         """:raises RunConflictError: a run that is committed has rows left, and this is the last that is heard of it."""
         if report.retryable:
             raise RunConflictError(
@@ -258,7 +258,7 @@ class Run:
             raise
         return checkpoint
 
-    async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> Report:
+    async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
         """Fold what was settled into the snapshot. Raises nothing for rejected rows: see ``check_failure_policy``.
 
         Rows in doubt that no try has settled are what the sync's ``on_unknown`` says of them.
@@ -291,7 +291,7 @@ class Run:
                 if policy != "resend":  # by the next plan, as it is not in the snapshot
                     checkpoint.settled.add(seq, seq)
 
-    async def _settle_unfinished(self, destination: Destination) -> Plan | Report | None:
+    async def _settle_unfinished(self, destination: Destination) -> Plan | RunReport | None:
         """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed.
 
         Of this run's own commit that was cut short, the report, if nothing is left of the run.
@@ -322,7 +322,7 @@ class Run:
                 await self._fold(plan, destination)
         return None
 
-    async def _fold(self, plan: Plan, destination: Destination) -> Report | None:
+    async def _fold(self, plan: Plan, destination: Destination) -> RunReport | None:
         """Commit a run that nobody goes on with. None: it fits no snapshot any more, and was discarded."""
         assert self._lease is not None, "a commit is made inside a lease"
         try:
@@ -359,10 +359,10 @@ def _why(checkpoint: Checkpoint) -> str:
     return f": {'; '.join(texts)}" if texts else ""
 
 
-def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> Report:
+def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
     # What is closed is not sent any more by this run, though perhaps by the next.
     doubts = sum(1 for seq in checkpoint.uncertain if seq not in checkpoint.settled) if checkpoint.closed else 0
-    return Report(
+    return RunReport(
         run_id=plan.run_id,
         planned=plan.planned,
         accepted=checkpoint.count(Outcome.ACCEPTED),

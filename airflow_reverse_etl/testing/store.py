@@ -14,14 +14,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.spec.comparison import Approach, Bound, Kind, State
+from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind, State
 from airflow_reverse_etl.spec.field_types import is_blank
 from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Outcome, Receipt
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.statements.plan import DOUBTS, plan_statement
-from airflow_reverse_etl.sync.comparing import approach, outdated
+from airflow_reverse_etl.sync.comparing import comparison_for, outdated
 from airflow_reverse_etl.sync.load.records import unnamed
 from airflow_reverse_etl.sync.planning import make_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
@@ -75,7 +75,7 @@ class _Planned:
 
     plan: Plan
     mode: str
-    approach: Approach
+    comparison: Comparison
     generation: int
     rows: list[tuple[str, _Row]]
     values: pa.Table
@@ -93,7 +93,7 @@ class _State:
     generation: int = 0
     rejections: dict[str, _Rejection] = field(default_factory=dict)
     plans: dict[str, _Planned] = field(default_factory=dict)
-    history: list[tuple[str, Report]] = field(default_factory=list)
+    history: list[tuple[str, RunReport]] = field(default_factory=list)
     remembered: State | None = None
     lease: tuple[int, str, str, datetime | None] = (0, "", "", None)
 
@@ -112,19 +112,19 @@ class MemoryStateStore(StateStore):
         """The keys that the destination has acknowledged."""
         return set(self._state(sync).snapshot)
 
-    def history(self, sync: str) -> list[Report]:
+    def history(self, sync: str) -> list[RunReport]:
         """The reports of all committed runs, oldest first."""
         return [report for _, report in self._state(sync).history]
 
     def unfinished(self, sync: str) -> Sequence[Plan]:
         return [planned.plan for planned in self._state(sync).plans.values()]
 
-    def last_report(self, sync: str, run_id: str) -> Report | None:
+    def last_report(self, sync: str, run_id: str) -> RunReport | None:
         return next((report for report in reversed(self.history(sync)) if report.run_id == run_id), None)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync, state = request.sync, self._state(request.sync.name)
-        how = approach(request, state.remembered, snapshot_rows=len(state.snapshot))
+        how = comparison_for(request, state.remembered, snapshot_rows=len(state.snapshot))
         rows, values = _model(request, how, warehouse, self._duckdb.cursor())
         found = _found(sync, rows, state.snapshot if how.compared else {}, how)
         repeated = {key for key, times in Counter(row.key for row in rows if row.key).items() if times > 1}
@@ -137,7 +137,7 @@ class MemoryStateStore(StateStore):
             [(*what, times) for what, times in counts.items()],
             model_rows=len(rows),
             snapshot_rows=len(state.snapshot),
-            approach=how,
+            comparison=how,
         )
         kinds = [(kind, row) for kind, _, _, row in classified]
         invalid: dict[str, set[str]] = {}
@@ -201,13 +201,13 @@ class MemoryStateStore(StateStore):
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
         return [saved.copy() for saved in self._planned(plan).checkpoints.values()]
 
-    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
         state = self._state(plan.sync)
         if all(plan_id != plan.plan_id for plan_id, _ in state.history):
             planned = self._planned(plan)
-            if planned.approach.tracked:
+            if planned.comparison.tracked:
                 self._fold(state, planned, checkpoint)
-            state.remembered = planned.approach.state_after(
+            state.remembered = planned.comparison.state_after(
                 state.remembered, rows=len(state.snapshot), open_rows=_open(planned, checkpoint)
             )
             state.history.append((plan.plan_id, report))
@@ -239,7 +239,7 @@ class MemoryStateStore(StateStore):
     def _fold(self, state: _State, planned: _Planned, checkpoint: Checkpoint) -> None:
         if state.generation != planned.generation:
             raise outdated(planned.plan)
-        how = planned.approach
+        how = planned.comparison
         before, state.snapshot = state.snapshot, {} if how.anew else dict(state.snapshot)
         state.rejections = {} if how.drops_rejections else state.rejections
         rejections: dict[str, _Rejection] = {}
@@ -294,7 +294,7 @@ class MemoryStateStore(StateStore):
 
 
 def _found(
-    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None, bool]], how: Approach
+    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None, bool]], how: Comparison
 ) -> Iterator[tuple[str, _Row]]:
     """What differs between model and snapshot."""
     if not sync.tracked:
@@ -321,7 +321,7 @@ def _found(
 
 
 def _kind(
-    sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, how: Approach
+    sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, how: Comparison
 ) -> tuple[str, str, str]:
     """Classify a found row: its change, the cause of ``invalid`` or ``skipped``, the code of its last rejection."""
     sent = _SENT[sync.mode]
@@ -353,7 +353,7 @@ def _kind(
     return change, "", ""
 
 
-def _bounded(how: Approach, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Approach:
+def _bounded(how: Comparison, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Comparison:
     """With the highest cursor that is not in the future, and the lowest of rows whose key is repeated."""
     cursors = [row.cursor for row in rows if row.cursor is not None]
     if not cursors:
@@ -397,7 +397,7 @@ def _again(old: _Rejection | None, row: _Row, now: datetime, failed: Receipt) ->
     return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, failed.outcome, failed.code)
 
 
-def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:
+def _model(request: PlanRequest, how: Comparison, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:
     """The model's rows, and a table of their values: ``f0 …`` and ``r0 …``."""
     sync = request.sync
     statement = plan_statement(
@@ -407,7 +407,7 @@ def _model(request: PlanRequest, how: Approach, warehouse: Warehouse, connection
         columns=warehouse.columns(request.query),
         source=warehouse.dialect,
         planner="duckdb",
-        approach=how,
+        comparison=how,
     )
     connection.register("extracted", warehouse.read(statement.extract).read_all())
     if statement.cursor:

@@ -11,7 +11,7 @@ import pytest
 from airflow_reverse_etl.errors import ModelNotFoundError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.ports import FieldTracking, InvalidKeys, Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing.fakes import MemoryWarehouse
@@ -90,9 +90,9 @@ class StateStoreConformance:
         return checkpoint
 
     @staticmethod
-    def report(plan: Plan, checkpoint: Checkpoint) -> Report:
+    def report(plan: Plan, checkpoint: Checkpoint) -> RunReport:
         """The report of a plan settled like this."""
-        return Report(
+        return RunReport(
             run_id=plan.run_id,
             planned=plan.planned,
             accepted=checkpoint.count(Outcome.ACCEPTED),

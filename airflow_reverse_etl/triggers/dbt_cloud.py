@@ -14,7 +14,7 @@ from urllib.parse import quote
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
-from airflow_reverse_etl.assets import GROUP
+from airflow_reverse_etl.assets import ASSET_GROUP
 from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP
@@ -56,7 +56,7 @@ def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float =
 def job_asset(dbt_cloud_conn_id: str, job_id: int) -> Asset:
     """The asset of :func:`dbt_cloud_job`, without its watcher."""
     name = f"dbt_cloud/{quote(dbt_cloud_conn_id, safe='.-_')}/{job_id}"
-    return Asset(name=name, uri=f"reverse-etl://{name}", group=GROUP)
+    return Asset(name=name, uri=f"reverse-etl://{name}", group=ASSET_GROUP)
 
 
 def _news(conn_id: str, job_id: int, *, since: datetime, interval: float) -> AsyncGenerator[News, None]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from airflow.sdk import AssetWatcher
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_reverse_etl.assets import GROUP
+from airflow_reverse_etl.assets import ASSET_GROUP
 from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 
@@ -38,7 +38,7 @@ def git_commit(git_conn_id: str, *, ref: str = "main", path: str = ".", poll_int
     name = "/".join(["git", *(quote(part, safe=".-_") for part in (git_conn_id, ref, path))])
     trigger = GitCommitTrigger(git_conn_id, ref=ref, path=path, poll_interval=poll_interval)
     watcher = AssetWatcher(name=f"{name} changed", trigger=trigger)
-    return Asset(name=name, uri=f"reverse-etl://{name}", group=GROUP, watchers=[watcher])
+    return Asset(name=name, uri=f"reverse-etl://{name}", group=ASSET_GROUP, watchers=[watcher])
 
 
 class GitCommitTrigger(BaseEventTrigger):

@@ -23,7 +23,7 @@ from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.sync.load import loader as load_module
 from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, PlanRequest
-from airflow_reverse_etl.sync.run import Run, run
+from airflow_reverse_etl.sync.run import Run, run_sync
 from tests.benchmarks.contenders import sink
 from tests.peak import peak
 
@@ -181,7 +181,7 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
     query, started = f"SELECT * FROM customers LIMIT {rows}", time.perf_counter()
     sync = _sync(how.get("mode", "upsert"), **{name: how[name] for name in _SLOW if name in how})
     if what == "whole":
-        await run(
+        await run_sync(
             sync,
             query="SELECT * FROM customers",
             primary_key=("id",),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
 from tests.peak import peak
@@ -112,7 +112,7 @@ def _plan(folder: Path, query: str) -> tuple[Any, Plan, float]:
 def _commit(store: Any, plan: Plan) -> float:
     checkpoint = Checkpoint(dispatched=plan.total)
     checkpoint.settled.add(1, plan.total)
-    report = Report("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0)
+    report = RunReport("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0)
     return _timed(lambda: store.commit(plan, checkpoint, report, SYNC))[1]
 
 

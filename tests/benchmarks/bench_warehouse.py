@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
@@ -81,7 +81,7 @@ def _plan(place: Place, store: Any) -> tuple[Plan, float]:
 def _commit(store: Any, plan: Plan) -> None:
     checkpoint = Checkpoint(dispatched=plan.total)
     checkpoint.settled.add(1, plan.total)
-    store.commit(plan, checkpoint, Report("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0), SYNC)
+    store.commit(plan, checkpoint, RunReport("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0), SYNC)
 
 
 def _bare(place: Place, rows: int) -> float:

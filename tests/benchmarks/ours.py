@@ -28,7 +28,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.ports import ConnectionInfo
-from airflow_reverse_etl.sync.run import run
+from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 
@@ -59,7 +59,7 @@ def sync(task: dict[str, Any]) -> Sync:
 
 async def send(task: dict[str, Any], state: str) -> None:
     spec = sync(task)
-    report = await run(
+    report = await run_sync(
         spec,
         query=f"select * from customers limit {task['rows']}",
         primary_key=("id",),

@@ -21,7 +21,7 @@ import psycopg2  # type: ignore[import-untyped]
 from deltalake import DeltaTable
 
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.testing import Dials, FakeApi
 from tests.chaos.loads import FORKS, Try, work
@@ -54,8 +54,8 @@ class Process:
         return self.marks[-1][1]
 
     @property
-    def report(self) -> Report:
-        assert isinstance(self.result, Report), self.result
+    def report(self) -> RunReport:
+        assert isinstance(self.result, RunReport), self.result
         return self.result
 
     async def reached(self, step: str) -> bool:
@@ -90,7 +90,7 @@ class Life:
     runs: int = 0
     source: dict[str, int] = field(default_factory=dict)
     models: dict[str, dict[str, int]] = field(default_factory=dict)
-    reports: dict[str, tuple[Plan, Report]] = field(default_factory=dict)
+    reports: dict[str, tuple[Plan, RunReport]] = field(default_factory=dict)
     killed: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -187,7 +187,7 @@ class Life:
             ours.close()
             forked.close()
 
-    async def finish(self) -> Report:
+    async def finish(self) -> RunReport:
         """The current run, undisturbed."""
         async with self.process() as process:
             pass

@@ -25,7 +25,7 @@ import sqlglot.optimizer  # noqa: F401
 from airflow_reverse_etl.destinations import json_api  # noqa: F401
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake import commit, planner  # noqa: F401
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
@@ -34,7 +34,7 @@ from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.load import loader
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
-from airflow_reverse_etl.sync.run import run
+from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.testing import RecordingObserver
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
@@ -82,7 +82,7 @@ class Marked:
         self._marks.send(("load", None))
         return self._store.load_checkpoint(plan, partition=partition)
 
-    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:
         self._marks.send(("commit", (plan, report)))
         self._store.commit(plan, checkpoint, report, sync)
         self._marks.send(("committed", None))
@@ -116,7 +116,7 @@ def work(attempt: Try, marks: Connection) -> None:
     marked: Any = Marked(store, marks)
     try:
         report = asyncio.run(
-            run(
+            run_sync(
                 sync,
                 query=f"select * from {attempt.table}",
                 primary_key=() if sync.mode == "append" else ("id",),

@@ -136,7 +136,7 @@ def test_schema_is_the_sync_files(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_errors_last_line_is_a_command_that_says_more(
     error: type[errors.ReverseEtlError], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program, *arguments = error("it is not there").told().splitlines()[-1].removeprefix("More: ").split()
+    program, *arguments = error("it is not there").with_hint().splitlines()[-1].removeprefix("More: ").split()
     assert program == "reverse-etl"
     assert main(arguments) == 0
     told = capsys.readouterr().out

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.endpoint import Endpoint
-from airflow_reverse_etl.http.messages import Reply, retry_after, words
+from airflow_reverse_etl.http.messages import Reply, error_text, retry_after
 from airflow_reverse_etl.http.redaction import MAX_MESSAGE, clean
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.sync.ports import ConnectionInfo
@@ -56,7 +56,7 @@ def test_every_status_has_an_action(status: int) -> None:
     ],
 )
 def test_words_are_found_where_apis_put_them(answer: Any, expected: tuple[str, str]) -> None:
-    assert words(answer) == expected
+    assert error_text(answer) == expected
 
 
 # -- redaction ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
-from airflow_reverse_etl.destinations.registry import check, create
+from airflow_reverse_etl.destinations.registry import check_options, create
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
@@ -334,7 +334,7 @@ async def test_single_deletes_in_a_larger_batch_each_keep_their_outcome() -> Non
 )
 def test_a_wrong_option_is_a_problem_with_its_place(options: dict[str, Any], problem: str) -> None:
     spec = {"type": "http", "connection": "crm", "path": "/rows", **options}
-    found = check({key: value for key, value in spec.items() if value is not None})
+    found = check_options({key: value for key, value in spec.items() if value is not None})
     assert any(problem in f"{'.'.join(where)}: {message}" for where, message in found), found
 
 

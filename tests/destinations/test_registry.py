@@ -10,7 +10,7 @@ import pytest
 
 from airflow_reverse_etl.destinations import registry
 from airflow_reverse_etl.destinations.http import HttpDestination, HttpOptions
-from airflow_reverse_etl.destinations.registry import check, create, destination_class, known_types
+from airflow_reverse_etl.destinations.registry import check_options, create, destination_class, known_types
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
@@ -33,8 +33,8 @@ class Acme(HttpDestination):
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     points = EntryPoints(
         [
-            EntryPoint("acme", f"{__name__}:Acme", registry.GROUP),
-            EntryPoint("broken", "no_such_module:Acme", registry.GROUP),
+            EntryPoint("acme", f"{__name__}:Acme", registry.ENTRY_POINT_GROUP),
+            EntryPoint("broken", "no_such_module:Acme", registry.ENTRY_POINT_GROUP),
         ]
     )
     monkeypatch.setattr(registry, "entry_points", lambda **wanted: points.select(**wanted))
@@ -60,7 +60,9 @@ def test_third_parties_are_found_beside_the_built_in_types() -> None:
 def test_an_unknown_type_names_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'table'"):
         destination_class("tabel")
-    assert check({"type": "tabel"}) == [(("type",), "there is no destination type 'tabel'; did you mean 'table'?")]
+    assert check_options({"type": "tabel"}) == [
+        (("type",), "there is no destination type 'tabel'; did you mean 'table'?")
+    ]
 
 
 def test_a_type_that_cannot_be_imported_says_which_package() -> None:
@@ -70,7 +72,7 @@ def test_a_type_that_cannot_be_imported_says_which_package() -> None:
 
 
 def test_all_problems_of_the_options_are_reported_with_their_place() -> None:
-    found = check({"type": "acme", "color": "blue", "timeout": 0})
+    found = check_options({"type": "acme", "color": "blue", "timeout": 0})
     assert set(found) == {
         (("connection",), "is required"),
         (("object",), "is required"),
@@ -89,7 +91,7 @@ def test_a_problem_that_the_sync_reports_itself_is_not_reported_twice() -> None:
                 "mapping": {"id": "id"},
                 "destination": {"type": "acme", "connection": "c", "object": "", "match_on": 5},
             },
-            check=check,
+            check=check_options,
         )
     assert len([problem for problem in caught.value.problems if "match_on" in problem]) == 1
 

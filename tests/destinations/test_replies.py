@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
-from airflow_reverse_etl.destinations.registry import check, create
+from airflow_reverse_etl.destinations.registry import check_options, create
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipts
@@ -201,7 +201,7 @@ def test_a_page_stops_the_load_at_once_where_sending_again_is_not_safe() -> None
 def test_a_reply_of_plain_text_is_an_answer_where_the_sync_says_so() -> None:
     assert receive(Reply(200, b"ok"), reply="text") == Receipts()
     assert receive(PAGE, reply="text") == Receipts()
-    found = check({"type": "http", "connection": "crm", "path": "/rows", "reply": "text", **SLACK})
+    found = check_options({"type": "http", "connection": "crm", "path": "/rows", "reply": "text", **SLACK})
     assert any("not with reply: text" in message for _, message in found)
 
 

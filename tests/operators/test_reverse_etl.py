@@ -19,7 +19,7 @@ from airflow_reverse_etl.destinations import registry
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import IncompleteLoadError
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
 
 pytestmark = pytest.mark.airflow
@@ -394,12 +394,12 @@ def test_an_incomplete_load_is_retried(
     """The task fails so that Airflow tries again, and its report is in XCom until then."""
     from airflow_reverse_etl.compat import AirflowException, AirflowFailException
 
-    async def run(*args: Any, **kwargs: Any) -> Report:
+    async def run(*args: Any, **kwargs: Any) -> RunReport:
         error = IncompleteLoadError("1 row could not be sent", todo="nothing")
-        error.report = Report("r", Planned(added=3), 2, 0, 1, 0, 0, 1, 0.1)
+        error.report = RunReport("r", Planned(added=3), 2, 0, 1, 0, 0, 1, 0.1)
         raise error
 
-    monkeypatch.setattr("airflow_reverse_etl.sync.run.run", run)
+    monkeypatch.setattr("airflow_reverse_etl.sync.run.run_sync", run)
     where = context()
     error = failure(operator(), where)
     assert isinstance(error, AirflowException)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Reason, Receipt, Receipts, reason_text
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 
@@ -185,6 +185,6 @@ def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more(
 def test_a_report_stored_before_reasons_had_their_name_is_read() -> None:
     counts = dict.fromkeys(("accepted", "rejected", "retryable", "unknown", "skipped", "requests"), 0)
     stored = {"run_id": "r", "planned": {"added": 1}, **counts, "seconds": 0.5, "errors": [{"code": "X", "count": 1}]}
-    report = Report.from_json(stored)
+    report = RunReport.from_json(stored)
     assert report.reasons == ({"code": "X", "count": 1},)
-    assert Report.from_json(report.to_json()) == report
+    assert RunReport.from_json(report.to_json()) == report

@@ -14,7 +14,7 @@ import pytest
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
@@ -67,7 +67,7 @@ class Bench:
     def keys(self, plan: Plan) -> dict[str, str]:
         return {row["key"]: row["change"] for row in self.rows(plan)}
 
-    def commit(self, plan: Plan, refused: Mapping[str, Receipt] | None = None, *, upto: int | None = None) -> Report:
+    def commit(self, plan: Plan, refused: Mapping[str, Receipt] | None = None, *, upto: int | None = None) -> RunReport:
         """Settle rows up to a number, these keys as given, and commit."""
         checkpoint = Checkpoint()
         last = plan.total if upto is None else upto
@@ -76,7 +76,7 @@ class Bench:
         for row in self.rows(plan):
             if refused and row["key"] in refused and row["seq"] <= last:
                 checkpoint.fail(row["seq"], refused[row["key"]])
-        report = Report(plan.run_id, plan.planned, last, 0, 0, 0, 0, 1, 0.5, ({"code": "x", "count": 1},))
+        report = RunReport(plan.run_id, plan.planned, last, 0, 0, 0, 0, 1, 0.5, ({"code": "x", "count": 1},))
         self.store.commit(plan, checkpoint, report, self.sync)
         return report
 
@@ -355,7 +355,7 @@ class TestRuns:
         checkpoint = Checkpoint()
         checkpoint.settled.add(1, 3)
         checkpoint.fail(2, REJECTED)
-        report = Report("run1", plan.planned, 2, 1, 0, 0, 0, 1, 0.5)
+        report = RunReport("run1", plan.planned, 2, 1, 0, 0, 0, 1, 0.5)
         for _ in range(3):
             b.store.commit(plan, checkpoint, report, b.sync)
         assert len(b.run()) == 1, "one attempt was counted, not three"
@@ -647,7 +647,7 @@ class TestChangedSpec:
         b.run()
         b.model([(1, "a", 9), *THREE[1:]])
         plan = b.plan()
-        b.store.commit(plan, Checkpoint(dispatched=1), Report("r", plan.planned, 0, 0, 1, 0, 0, 1, 0.5, ()), b.sync)
+        b.store.commit(plan, Checkpoint(dispatched=1), RunReport("r", plan.planned, 0, 0, 1, 0, 0, 1, 0.5, ()), b.sync)
         b.sync = sync_of(mapping=self.MORE, on_mapping_change="keep")
         assert b.run() == {"1": "changed"}
 

@@ -35,7 +35,7 @@ class Places:
         self.said: list[str] = []
 
     def chosen(self, planner: str, query: str | None = QUERY) -> Any:
-        return choose.store_for(
+        return choose.choose_store(
             sync_of(planner),
             query,
             lake=self.lake,

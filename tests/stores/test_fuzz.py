@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest
@@ -141,7 +141,7 @@ class Planner:
         if plan.total:
             checkpoint.settled.add(1, plan.total)
         self.store.commit(
-            plan, checkpoint, Report(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.1), self.sync
+            plan, checkpoint, RunReport(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.1), self.sync
         )
         return plan.planned, sorted(records, key=lambda record: record["id"])
 
@@ -258,7 +258,7 @@ def test_a_column_of_any_name_can_be_key_field_cursor_and_template(name: str, mo
         assert sorted(record[name] for record in records) == [1, 2]
         checkpoint = Checkpoint()
         checkpoint.settled.add(1, 2)
-        store.commit(plan, checkpoint, Report("run1", plan.planned, 2, 0, 0, 0, 0, 1, 0.1), sync)
+        store.commit(plan, checkpoint, RunReport("run1", plan.planned, 2, 0, 0, 0, 0, 1, 0.1), sync)
         again = PlanRequest(sync, "SELECT * FROM m", (name,), "run2", NOW + timedelta(days=1))
         plan = store.plan(again, MemoryWarehouse({"m": table.slice(1)}))
         if mode == "mirror":

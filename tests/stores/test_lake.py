@@ -27,7 +27,7 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import expressions
 from airflow_reverse_etl.stores.lake import delta
 from airflow_reverse_etl.stores.lake.store import LakeStore
@@ -470,7 +470,7 @@ def test_many_rows_in_little_memory(tmp_path: Path) -> None:
     checkpoint = Checkpoint()
     checkpoint.settled.add(1, 200_000)
     checkpoint.settled.add(250_001, rows)
-    b.store.commit(plan, checkpoint, Report("run1", plan.planned, 0, 0, 0, 0, 0, 1, 1.0), b.sync)
+    b.store.commit(plan, checkpoint, RunReport("run1", plan.planned, 0, 0, 0, 0, 0, 1, 1.0), b.sync)
     assert b.plan().total == 50_000
 
 

@@ -11,7 +11,7 @@ import pytest
 from airflow_reverse_etl.errors import CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.warehouse.schema import prefix
@@ -64,7 +64,7 @@ class Life:
         self.store.save_checkpoint(plan, checkpoint)
         found = self.store.load_checkpoint(plan)
         assert found.to_json() == checkpoint.to_json()
-        self.store.commit(plan, found, Report(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), SYNC)
+        self.store.commit(plan, found, RunReport(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), SYNC)
 
 
 @pytest.fixture(params=["snowflake", "databricks"])

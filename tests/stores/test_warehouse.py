@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.stores.warehouse.database import Database
@@ -71,7 +71,7 @@ def run(place: Place, store: WarehouseStore, *, day: int = 0, reject: str = "", 
             if row["key"] == reject:
                 checkpoint.fail(row["seq"], Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
     if commit:
-        store.commit(plan, checkpoint, Report(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), sync_of())
+        store.commit(plan, checkpoint, RunReport(plan.run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), sync_of())
 
 
 def tables(place: Place) -> set[str]:
@@ -226,7 +226,7 @@ def test_a_plan_of_an_earlier_version_is_read_and_committed(place: Place) -> Non
         assert store.invalid_keys(plan, count=5) == {}
         checkpoint = Checkpoint(dispatched=2)
         checkpoint.settled.add(1, 2)
-        store.commit(plan, checkpoint, Report(plan.run_id, plan.planned, 2, 0, 0, 0, 0, 1, 0.5), sync_of())
+        store.commit(plan, checkpoint, RunReport(plan.run_id, plan.planned, 2, 0, 0, 0, 0, 1, 0.5), sync_of())
         run(place, store, day=1)
         assert store.unfinished("Of-It.1") == []
         report = store.last_report("Of-It.1", "run1")
@@ -249,7 +249,7 @@ def test_missing_rights_are_told_with_the_grant(postgres: str) -> None:
     name = place.run("SELECT current_database()")[0][0]
     weak = Place("postgres", lambda: psycopg2.connect(postgres, dbname=name, user="reader"), place.open_warehouse)
     with stored(weak) as store:
-        assert store.knows("s") is False
+        assert store.has_state("s") is False
         with pytest.raises(CredentialsError) as caught:
             store.make_tables()
     assert 'CREATE SCHEMA reverse_etl AUTHORIZATION "reader";' in str(caught.value)
@@ -422,7 +422,7 @@ def test_statements_are_what_they_were(dialect: str) -> None:
     checkpoint.settled.add(1, 2)
     checkpoint.fail(2, Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
     store.save_checkpoint(plan, checkpoint)
-    store.commit(plan, checkpoint, Report("run1", plan.planned, 1, 1, 1, 0, 0, 1, 0.5), sync)
+    store.commit(plan, checkpoint, RunReport("run1", plan.planned, 1, 1, 1, 0, 0, 1, 0.5), sync)
     texts = [statement.replace(plan.plan_id[-12:], "<run>") for statement in recorder.statements]
     for statement in recorder.statements:
         if not statement.startswith(("ALTER SESSION", "SET ", "ANALYZE", "SHOW", "DESCRIBE")):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, SpecError
-from airflow_reverse_etl.spec.comparison import NOTES, Approach, Bound, State
+from airflow_reverse_etl.spec.comparison import NOTES, Bound, Comparison, State
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
@@ -170,8 +170,8 @@ def test_a_bound_is_sql_everywhere_and_never_above_what_it_stands_for(bound: Bou
 def test_states_and_approaches_survive_json() -> None:
     state = State(3, "m", "k", "s", "number 7", stale=True)
     assert State.from_json({**state.to_json(), "from a later version": 1}) == state
-    plan = Approach(low="number 7", notes=tuple(NOTES)).seen("number", "9", None)
-    assert Approach.from_json(plan.to_json()) == plan
+    plan = Comparison(low="number 7", notes=tuple(NOTES)).seen("number", "9", None)
+    assert Comparison.from_json(plan.to_json()) == plan
     assert plan.state_after(state, rows=4).low == "number 9"
     assert plan.state_after(state, rows=4, open_rows="8").low == "number 8"
     assert Bound.latest("date", datetime(2026, 1, 1, tzinfo=UTC)) == Bound("date", date(2026, 1, 1))

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync import run as module
 from airflow_reverse_etl.sync.load.loader import Share
@@ -63,7 +63,7 @@ class Broken(World):
         self.destination.dials = Dials()
         return self.sent()
 
-    def report(self, run_id: str) -> Report:
+    def report(self, run_id: str) -> RunReport:
         report = self.store.last_report("contacts", run_id)
         assert report is not None
         return report

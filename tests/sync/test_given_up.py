@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.guards import check_failure_policy
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows, world  # noqa: F401 - a fixture
 
@@ -111,6 +111,6 @@ async def test_invalid_rows_are_told_by_cause(world: World) -> None:  # noqa: F8
 
 def test_a_report_stored_before_passes() -> None:
     counts = dict.fromkeys(("accepted", "rejected", "retryable", "unknown", "skipped", "requests"), 0)
-    report = Report.from_json({"run_id": "r", "planned": {"added": 1}, **counts, "seconds": 0.5, "reasons": []})
+    report = RunReport.from_json({"run_id": "r", "planned": {"added": 1}, **counts, "seconds": 0.5, "reasons": []})
     assert (report.given_up, report.model_rows, report.invalid) == (0, 0, {})
     check_failure_policy(World().sync(failure={}), report)

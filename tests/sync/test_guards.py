@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, lifted_by_conf, lifted_guards, verdicts
 from airflow_reverse_etl.sync.ports import Plan
 
@@ -31,9 +31,9 @@ def plan(planned: Planned, *, rows: int = 100, snapshot: int = 100) -> Plan:
     return Plan("p", "r", "s", planned, planned.total, rows, snapshot, 0, datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def report(**counts: Any) -> Report:
+def report(**counts: Any) -> RunReport:
     values = {"accepted": 0, "rejected": 0, "retryable": 0, "unknown": 0, "skipped": 0, "requests": 1, "seconds": 1.0}
-    return Report("r", **{"planned": Planned(added=100), **values, **counts})
+    return RunReport("r", **{"planned": Planned(added=100), **values, **counts})
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.stores.lake.delta import DeltaFile
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
-from airflow_reverse_etl.sync.run import Run, run
+from airflow_reverse_etl.sync.run import Run, run_sync
 from airflow_reverse_etl.testing import (
     CrashError,
     Dials,
@@ -121,12 +121,12 @@ class World:
         full_resync: bool = False,
         lift_guards: Collection[str] = (),
         **more: Any,
-    ) -> Report:
+    ) -> RunReport:
         self.build(model)
         if run_id is None:
             self.runs += 1
             run_id = f"run-{self.runs}"
-        return await run(
+        return await run_sync(
             self.sync(**more),
             query="select * from customers",
             primary_key=("id",),
@@ -686,7 +686,7 @@ def test_nothing_is_appended_twice_without_being_reported_and_nothing_is_lost(
     world.values = {"mode": "append", "rate": {"batch_size": size, "concurrency": concurrency}}
     model = [{"id": f"k{at}", "n": at} for at in range(12)]
 
-    async def scenario() -> Report:
+    async def scenario() -> RunReport:
         for crash in crashes:
             world.destination.batches.clear()
             world.destination.dials = Dials(crash=crash, lose_answer=lost)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, IncompleteLoadError
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.testing import Dials, FakeDestination
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
 
@@ -18,7 +18,7 @@ def world() -> World:
     return World(FakeDestination(Dials(unread={1}), capabilities=NOT_IDEMPOTENT), values={"mode": "insert"})
 
 
-async def stopped(world: World, **more: object) -> Report:
+async def stopped(world: World, **more: object) -> RunReport:
     """Run into the reply that cannot be read; returns the counts that the error has."""
     with pytest.raises(ConfigurationError, match="reports per-row results") as caught:
         await world.run(rows(a=1, b=1, c=1, d=1, e=1, f=1), **more)

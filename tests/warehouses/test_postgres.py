@@ -26,7 +26,7 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -182,7 +182,7 @@ def test_a_plan_does_not_see_which_driver_read(place: Place, dsn: str, tmp_path:
         planned.append(plan.total)
         checkpoint = Checkpoint(dispatched=plan.total)
         checkpoint.settled.add(1, plan.total)
-        store.commit(plan, checkpoint, Report(used, plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0), sync)
+        store.commit(plan, checkpoint, RunReport(used, plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0), sync)
     assert planned == [1000, 0]
 
 

@@ -19,7 +19,7 @@ No name is a reserved word of any of the dialects: ``snapshot`` is one of Redshi
 ``in_doubt``, ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot without the destination being
 asked), ``recorded`` (enters it, or has its fingerprint there replaced, without the destination being asked),
 ``ignored``. What is compared with what, and what is only recorded, is the
-:class:`~airflow_reverse_etl.spec.comparison.Approach`.
+:class:`~airflow_reverse_etl.spec.comparison.Comparison`.
 
 ``unnamed`` is 1 for a row of the model, or a record that left it, with a null or blank identifier: a field in
 ``match_on``. Such a row is a candidate whatever the snapshot has of it; such a record is never deleted.
@@ -47,7 +47,7 @@ from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.spec.comparison import Approach, Bound, Kind, cursor_kind
+from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind, cursor_kind
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
@@ -83,7 +83,7 @@ class PlanStatement:
     values: tuple[str, ...]
     tracked: bool
     cursor: tuple[str, ...]
-    approach: Approach
+    comparison: Comparison
     _identifiers: Mapping[str, Any] | None
 
     def model(self, types: Mapping[str, str]) -> str:
@@ -163,10 +163,10 @@ class PlanStatement:
             "SELECT key_hi, key_lo, fingerprint, code,"
             " CASE WHEN outcome = 'unknown' THEN 'in_doubt' ELSE 'given_up' END AS cause FROM rejections WHERE"
         )
-        if not self.tracked or self.approach.forgiven:
+        if not self.tracked or self.comparison.forgiven:
             return f"{found} 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
-        unread = f"code <> '{REPLY_NOT_READ}' AND " if self.approach.reread else ""
+        unread = f"code <> '{REPLY_NOT_READ}' AND " if self.comparison.reread else ""
         return (
             f"{found} {unread}(outcome = 'unknown' OR attempts >= {self.sync.retry.max_attempts}"
             f" OR first_seen <= CAST('{oldest}' AS TIMESTAMP))"
@@ -182,7 +182,7 @@ class PlanStatement:
             f" WHEN {unnamed} THEN 'no_identifier' {{skipped}}END AS cause"
         )
         repeated = " LEFT JOIN repeated AS d ON c.key_hi = d.key_hi AND c.key_lo = d.key_lo"
-        if self.approach.recorded == "all":
+        if self.comparison.recorded == "all":
             gone = "forgotten" if self.sync.mode in ("mirror", "delete") else "ignored"
             return (
                 f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN '{gone}'"
@@ -204,7 +204,7 @@ class PlanStatement:
             " ON c.key_hi = q.key_hi AND c.key_lo = q.key_lo AND c.fingerprint = q.fingerprint"
         )
         known = rejected = ""
-        if self.approach.recorded:
+        if self.comparison.recorded:
             known = " WHEN c.found = 'known' AND x.key_hi IS NULL THEN 'recorded'"
             rejected = (
                 " LEFT JOIN (SELECT DISTINCT key_hi, key_lo FROM rejections) AS x"
@@ -248,7 +248,7 @@ class PlanStatement:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
         if self.hashed:  # of candidates only, as it costs a digest for each field
             columns += f", {field_hashes.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
-        if not self.tracked or not self.approach.compared:
+        if not self.tracked or not self.comparison.compared:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
             return (
                 f"SELECT {columns}, m.row_key, m.identifiers, m.unnamed, m.key_hi, m.key_lo, m.fingerprint, m.present,"
@@ -263,12 +263,12 @@ class PlanStatement:
         if self._named_by:
             differs.append("m.unnamed = 1")
         # of a part of the model nothing can be said to be gone
-        join = "LEFT" if self.approach.low else "FULL"
+        join = "LEFT" if self.comparison.low else "FULL"
         join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
         if repeated:
             join += f" LEFT JOIN {repeated} AS d ON m.key_hi = d.key_hi AND m.key_lo = d.key_lo"
             differs.append("d.key_hi IS NOT NULL")
-        known = f" WHEN s.fingerprint <> {DOUBTFUL} THEN 'known'" if self.approach.recorded == "known" else ""
+        known = f" WHEN s.fingerprint <> {DOUBTFUL} THEN 'known'" if self.comparison.recorded == "known" else ""
         return (
             f"SELECT {columns}, {names}, COALESCE(m.unnamed, {self._unnamed_before}) AS unnamed,"
             " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"
@@ -324,14 +324,14 @@ def plan_statement(
     columns: Sequence[Column],
     source: str,
     planner: str,
-    approach: Approach | None = None,
+    comparison: Comparison | None = None,
 ) -> PlanStatement:
     """Build the plan statement of a sync.
 
     :param query: the model as one SELECT in the dialect ``source``.
     :param columns: what the query has.
     :param planner: the dialect that the statement is run in.
-    :param approach: how to compare; default: the plain comparison.
+    :param comparison: how to compare; default: the plain comparison.
     :raises ModelNotFoundError: naming every column that the sync uses and the model lacks.
     :raises SpecError: the query is not one SELECT, an expression cannot be used, or a key is needed and missing.
     """
@@ -358,22 +358,22 @@ def plan_statement(
     return PlanStatement(
         sync=sync,
         dialect=dialect,
-        extract=f"SELECT {extracted} FROM (\n{body}\n) AS model{_window(used, cursor, source, approach)}",
+        extract=f"SELECT {extracted} FROM (\n{body}\n) AS model{_window(used, cursor, source, comparison)}",
         mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
         keys=tuple(name for name in targets if name.startswith("k")),
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
         _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped),
         tracked=sync.tracked,
         cursor=("w",) if cursor else (),
-        approach=approach or Approach(),
+        comparison=comparison or Comparison(),
     )
 
 
-def _window(used: UsedColumns, cursor: str, source: str, approach: Approach | None) -> str:
-    if not approach or not approach.low:
+def _window(used: UsedColumns, cursor: str, source: str, comparison: Comparison | None) -> str:
+    if not comparison or not comparison.low:
         return ""
     name = quoted(next(name for name, alias in used.found.items() if alias == cursor), source)
-    return f" WHERE {name} >= {Bound.from_text(approach.low).literal(source)} OR {name} IS NULL"
+    return f" WHERE {name} >= {Bound.from_text(comparison.low).literal(source)} OR {name} IS NULL"
 
 
 def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: Dialect) -> str:

@@ -38,7 +38,7 @@ def starts(planned: Planned) -> dict[str, int]:
     return dict(zip(KINDS, accumulate([0, *counts]), strict=False))
 
 
-def read(
+def read_changes(
     files: StateFiles, folder: str, planned: Planned, *, after: int, until: int, values: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """The rows with numbers from ``after`` + 1 to ``until``, as StateStore.changes promises them.

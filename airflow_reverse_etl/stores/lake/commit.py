@@ -8,9 +8,9 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from airflow_reverse_etl.spec.comparison import Approach, State
+from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.receipts import Outcome
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
 from airflow_reverse_etl.stores.lake import change_set
@@ -60,7 +60,7 @@ def fold(
     scratch: Scratch,
     plan: Plan,
     checkpoint: Checkpoint,
-    report: Report,
+    report: RunReport,
     *,
     folder: str,
     stored: dict[str, Any],
@@ -78,23 +78,23 @@ def fold(
     :param kept: how long runs are kept.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
-    approach = Approach.from_json(stored["approach"])
-    snapshot.view(scratch, "snapshot", empty=approach.anew)
+    comparison = Comparison.from_json(stored["comparison"])
+    snapshot.view(scratch, "snapshot", empty=comparison.anew)
     _relations(scratch, plan, checkpoint, folder, left=stored["left"])
     rows = snapshot.rows
-    if approach.tracked and not snapshot.made_by(plan.plan_id):
+    if comparison.tracked and not snapshot.made_by(plan.plan_id):
         if snapshot.generation != stored["generation"]:
             raise outdated(plan)
-        _doubts(scratch, checkpoint, mode=stored["mode"], resent=approach.resent)
-        if approach.anew or _any(scratch, "accepted") or _any(scratch, "outdated"):  # the first is quick to find
+        _doubts(scratch, checkpoint, mode=stored["mode"], resent=comparison.resent)
+        if comparison.anew or _any(scratch, "accepted") or _any(scratch, "outdated"):  # the first is quick to find
             rows = snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
     if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
-        rejections.view(scratch, "rejections", empty=approach.drops_rejections)
-        rows_kept = _REJECTIONS + (_UNREAD if approach.low else _STILL)
+        rejections.view(scratch, "rejections", empty=comparison.drops_rejections)
+        rows_kept = _REJECTIONS + (_UNREAD if comparison.low else _STILL)
         rejections.replace(scratch, rows_kept.format(now=plan.created_at.isoformat()), plan.plan_id)
     if change_log and plan.total:
         change_log.append(scratch, _log(plan, checkpoint), plan.plan_id)
-    state = approach.state_after(state_of(history), rows=rows, open_rows=_open(scratch) if approach.kind else None)
+    state = comparison.state_after(state_of(history), rows=rows, open_rows=_open(scratch) if comparison.kind else None)
     history.view(scratch, "history")
     _one_run(scratch, plan, report, stored["mode"])
     oldest = (plan.created_at - kept).isoformat()
@@ -239,7 +239,7 @@ def _open(scratch: Scratch) -> str | None:
     return str(lowest) if lowest is not None else None
 
 
-def _one_run(scratch: Scratch, plan: Plan, report: Report, mode: str) -> None:
+def _one_run(scratch: Scratch, plan: Plan, report: RunReport, mode: str) -> None:
     import pyarrow as pa
 
     numbers = report.to_json()

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
-from airflow_reverse_etl.spec.comparison import Approach
+from airflow_reverse_etl.spec.comparison import Comparison
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.lake.change_set import HASHES, KINDS, LEFT
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
@@ -34,7 +34,7 @@ class Compared:
 
     counts: Sequence[tuple[Any, ...]]
     model_rows: int
-    approach: Approach
+    comparison: Comparison
 
     @property
     def changes(self) -> set[str]:
@@ -64,7 +64,7 @@ def compare(
             lambda types: scratch.store("candidates", statement.compare(types, identified=identified)),
         )
         found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
-        compared = statement.tracked and statement.approach.compared
+        compared = statement.tracked and statement.comparison.compared
         if compared and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
             # rare: a key that was unique when it was sent is there several times now
             model_rows, types = _read_model(scratch, statement, warehouse, keep)
@@ -73,9 +73,9 @@ def compare(
             run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
     run(f"CREATE TABLE quarantined AS {statement.quarantined(now)}")
     run(f"CREATE TEMP VIEW the_plan AS {statement.classify}")
-    approach = _with_bounds(scratch, statement, types, now) if statement.cursor else statement.approach
+    comparison = _with_bounds(scratch, statement, types, now) if statement.cursor else statement.comparison
     run("DROP TABLE IF EXISTS kept")
-    return Compared(run(counted("the_plan")), model_rows, approach)
+    return Compared(run(counted("the_plan")), model_rows, comparison)
 
 
 def _compare_kept(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str]) -> None:
@@ -84,10 +84,10 @@ def _compare_kept(scratch: Scratch, statement: PlanStatement, types: Mapping[str
     scratch.store("candidates", statement.compare_repeated(types))
 
 
-def _with_bounds(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str], now: datetime) -> Approach:
+def _with_bounds(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str], now: datetime) -> Comparison:
     [(high,)] = scratch.execute(statement.highest_cursor("kept", types, now))
     [(floor,)] = scratch.execute(statement.lowest_cursor("the_plan", types, statement.open_unsent))
-    return statement.approach.seen(statement.cursor_kind(types), high, floor)
+    return statement.comparison.seen(statement.cursor_kind(types), high, floor)
 
 
 def write(scratch: Scratch, statement: PlanStatement, compared: Compared, folder: str) -> None:

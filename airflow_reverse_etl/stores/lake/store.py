@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Planned, Report
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
@@ -35,7 +35,7 @@ from airflow_reverse_etl.stores.lake import change_set, commit
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import compare, write
-from airflow_reverse_etl.sync.comparing import approach
+from airflow_reverse_etl.sync.comparing import comparison_for
 from airflow_reverse_etl.sync.planning import make_plan, model_columns
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -77,7 +77,7 @@ class LakeStore(StateStore):
         self._memory_limit, self._threads, self._scratch_folder = memory_limit, threads, scratch
         self._kept, self._logs_changes = history, change_log
 
-    def knows(self, sync: str) -> bool:
+    def has_state(self, sync: str) -> bool:
         """Whether there is a committed or unfinished run of this sync."""
         return bool(self._history(sync).rows or self.unfinished(sync))
 
@@ -86,7 +86,7 @@ class LakeStore(StateStore):
         stored = (self._stored(sync, plan_id) for plan_id in self._files.list(runs))
         return [_plan_from(data) for data in stored if data]
 
-    def last_report(self, sync: str, run_id: str) -> Report | None:
+    def last_report(self, sync: str, run_id: str) -> RunReport | None:
         history = self._history(sync)
         if not history.generation:
             return None
@@ -95,13 +95,13 @@ class LakeStore(StateStore):
             found = work.execute(
                 "SELECT report FROM history WHERE run_id = ? ORDER BY committed_at DESC, plan_id DESC LIMIT 1", [run_id]
             )
-        return Report.from_json(json.loads(found[0][0])) if found else None
+        return RunReport.from_json(json.loads(found[0][0])) if found else None
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
         self._delete_cut_short(sync.name, request.now)
         snapshot, rejections = self._snapshot(sync.name), self._rejections(sync.name)
-        how = approach(request, commit.state_of(self._history(sync.name)), snapshot_rows=snapshot.rows)
+        how = comparison_for(request, commit.state_of(self._history(sync.name)), snapshot_rows=snapshot.rows)
         statement = plan_statement(
             sync,
             query=request.query,
@@ -109,7 +109,7 @@ class LakeStore(StateStore):
             columns=model_columns(request.query, warehouse, sync),
             source=warehouse.dialect,
             planner="duckdb",
-            approach=how,
+            comparison=how,
         )
         plan_id = f"{request.now.strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
         with self._scratch() as work:
@@ -123,7 +123,7 @@ class LakeStore(StateStore):
             compared.counts,
             model_rows=compared.model_rows,
             snapshot_rows=snapshot.rows,
-            approach=how,
+            comparison=how,
         )
         self._store(
             plan,
@@ -131,7 +131,7 @@ class LakeStore(StateStore):
             values=statement.values,
             generation=snapshot.generation,
             left=[name for name in change_set.LEFT if name in compared.changes],
-            approach=compared.approach.to_json(),
+            comparison=compared.comparison.to_json(),
         )
         return plan
 
@@ -139,7 +139,7 @@ class LakeStore(StateStore):
         stored = self._stored(plan.sync, plan.plan_id)
         if stored is None:
             raise change_set.forgotten()
-        yield from change_set.read(
+        yield from change_set.read_changes(
             self._files,
             _plan_folder(plan.sync, plan.plan_id) + "/changes",
             plan.planned,
@@ -182,7 +182,7 @@ class LakeStore(StateStore):
         stored = (self._files.read(f"{folder}/{name}") for name in names)
         return [Checkpoint.from_json(json.loads(data)) for data in stored if data]
 
-    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:  # noqa: ARG002 - see plan.json
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - see plan.json
         folder = _plan_folder(plan.sync, plan.plan_id)
         history = self._history(plan.sync)
         stored = self._stored(plan.sync, plan.plan_id)

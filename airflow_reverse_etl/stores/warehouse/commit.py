@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow_reverse_etl.spec.comparison import Approach, State
+from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.receipts import Outcome
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.lake.commit import logged_outcome, unanswered
@@ -40,7 +40,7 @@ class Fold:
     ) -> None:
         self._tables, self._plan, self._checkpoint = tables, plan, checkpoint
         self._mode, self._expected = stored["mode"], stored["generation"]
-        self._approach, self._cursor_type = Approach.from_json(stored["approach"]), stored["cursor_type"]
+        self._approach, self._cursor_type = Comparison.from_json(stored["comparison"]), stored["cursor_type"]
         self._snapshot, self._rejections, self._state = (
             tables[f"{own}_{name}"] for name in ("snapshot", "rejections", "state")
         )
@@ -69,7 +69,7 @@ class Fold:
         if self._approach.tracked:
             self._decide_fates(session)
 
-    def run(self, session: Session, report: Report, *, history: timedelta, change_log: bool) -> None:
+    def run(self, session: Session, report: RunReport, *, history: timedelta, change_log: bool) -> None:
         """Everything that must happen together.
 
         :raises RunConflictError: another plan changed the snapshot since this one was made.
@@ -202,7 +202,7 @@ class Fold:
             f" AND NOT EXISTS (SELECT 1 FROM {log} AS done WHERE done.plan_id = {self._id})"
         )
 
-    def _add_run(self, session: Session, report: Report, history: timedelta) -> None:
+    def _add_run(self, session: Session, report: RunReport, history: timedelta) -> None:
         text, plan, table = self._tables.text, self._plan, self._tables["runs"]
         instant = self._tables.sql.types["TIMESTAMPTZ"]
         oldest = f"CAST({text(_utc(plan.created_at - history))} AS {instant})"

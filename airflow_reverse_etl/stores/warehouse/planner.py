@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from airflow_reverse_etl.spec.comparison import Approach
+from airflow_reverse_etl.spec.comparison import Comparison
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
 from airflow_reverse_etl.stores.lake.change_set import KINDS
 from airflow_reverse_etl.stores.lake.planner import as_text
@@ -26,13 +26,13 @@ _REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome, code"
 class Built:
     """``counts``: of the plan's rows, as :func:`~airflow_reverse_etl.sync.planning.make_plan` takes them.
 
-    :param approach: with what the model had.
+    :param comparison: with what the model had.
     :param cursor_type: of the sync's cursor, in the warehouse's words; empty where it has none.
     """
 
     counts: Sequence[tuple[Any, ...]]
     model_rows: int
-    approach: Approach
+    comparison: Comparison
     cursor_type: str
 
 
@@ -66,10 +66,10 @@ class PlanBuilder:
             repeated = kept
             self._compare_kept(session, with_model, types)
         counts = self._classify(session, repeated)
-        approach = self._with_bounds(session, types) if statement.cursor else statement.approach
+        comparison = self._with_bounds(session, types) if statement.cursor else statement.comparison
         session.run(f"DROP TABLE {candidates}")
         session.run(f"DROP TABLE IF EXISTS {kept}")
-        return Built(counts, model_rows, approach, types[statement.cursor[0]] if statement.cursor else "")
+        return Built(counts, model_rows, comparison, types[statement.cursor[0]] if statement.cursor else "")
 
     def _model_rows(self, session: Session) -> int:
         """How many rows the model has: as many as ``mapped``, which is counted at the same moment."""
@@ -89,7 +89,7 @@ class PlanBuilder:
         """Compare in one pass; False if a key that was unique may be there several times now."""
         statement, candidates = self._statement, self._table("candidates")
         session.run(f"CREATE TABLE {candidates} AS {with_model}, {self._snapshot} {statement.compare(types)}")
-        if not (statement.tracked and statement.approach.compared):
+        if not (statement.tracked and statement.comparison.compared):
             return True
         found = _counts(session.run(f"SELECT found, COUNT(*) FROM {candidates} GROUP BY found"))
         return not surplus(model_rows=model_rows, snapshot_rows=self._snapshot_rows, found=found)
@@ -135,12 +135,12 @@ class PlanBuilder:
             f" repeated AS ({statement.repeated('model')}) {statement.compare_repeated(types)}"
         )
 
-    def _with_bounds(self, session: Session, types: Mapping[str, str]) -> Approach:
+    def _with_bounds(self, session: Session, types: Mapping[str, str]) -> Comparison:
         """The approach, with what the cursor's values were."""
         statement = self._statement
         [(high,)] = session.run(statement.highest_cursor(self._table("model"), types, self._now))
         [(floor,)] = session.run(statement.lowest_cursor(self._table("changes"), types, statement.open_unsent))
-        return statement.approach.seen(statement.cursor_kind(types), high, floor)
+        return statement.comparison.seen(statement.cursor_kind(types), high, floor)
 
     def _classify(self, session: Session, repeated: str) -> list[tuple[Any, ...]]:
         """Make the change set, and count it: rows to be sent have the first numbers, in the order of their kinds.

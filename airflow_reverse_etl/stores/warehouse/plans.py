@@ -51,7 +51,7 @@ class OpenPlans:
             "format": _FORMAT,
             "created_at": plan.created_at.isoformat(),
             "mode": request.sync.mode,
-            "approach": built.approach.to_json(),
+            "comparison": built.comparison.to_json(),
             "cursor_type": built.cursor_type,
             "field_hashes": request.sync.track_fields,
             "generation": generation,

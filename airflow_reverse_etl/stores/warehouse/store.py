@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Report
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
@@ -30,7 +30,7 @@ from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.planner import PlanBuilder
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
 from airflow_reverse_etl.stores.warehouse.schema import Tables
-from airflow_reverse_etl.sync.comparing import approach
+from airflow_reverse_etl.sync.comparing import comparison_for
 from airflow_reverse_etl.sync.planning import make_plan, model_columns
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -79,7 +79,7 @@ class WarehouseStore(StateStore):
         """Close the connections that are open. More are made when needed."""
         self._database.close()
 
-    def knows(self, sync: str) -> bool:
+    def has_state(self, sync: str) -> bool:
         """Whether there is a committed or unfinished run of this sync. Makes no table."""
         with self._tables.errors(sync):
             return self._tables.exist() and any(
@@ -110,14 +110,14 @@ class WarehouseStore(StateStore):
         with self._tables.errors(sync):
             return self._open.ready(sync)
 
-    def last_report(self, sync: str, run_id: str) -> Report | None:
+    def last_report(self, sync: str, run_id: str) -> RunReport | None:
         with self._tables.errors(sync):
             self._tables.make()
             found = self._database.run(
                 f"SELECT report FROM {self._tables['runs']} WHERE sync = {self._text(sync)}"
                 f" AND run_id = {self._text(run_id)} ORDER BY committed_at DESC, plan_id DESC LIMIT 1"
             )
-        return Report.from_json(json.loads(found[0][0])) if found else None
+        return RunReport.from_json(json.loads(found[0][0])) if found else None
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync, dialect = request.sync, self._database.sql.name
@@ -135,7 +135,7 @@ class WarehouseStore(StateStore):
             columns=model_columns(request.query, warehouse, sync),
             source=dialect,
             planner=dialect,
-            approach=approach(request, before, snapshot_rows=int(rows)),
+            comparison=comparison_for(request, before, snapshot_rows=int(rows)),
         )
         with self._tables.errors(sync.name):
             run = secrets.token_hex(6)
@@ -153,7 +153,7 @@ class WarehouseStore(StateStore):
                     built.counts,
                     model_rows=built.model_rows,
                     snapshot_rows=int(rows),
-                    approach=built.approach,
+                    comparison=built.comparison,
                 )
                 self._open.make_ready(plan, request, built, generation=generation, values=statement.values)
                 return plan
@@ -229,7 +229,7 @@ class WarehouseStore(StateStore):
 
     # -- the end of a run ------------------------------------------------------------------------------------------
 
-    def commit(self, plan: Plan, checkpoint: Checkpoint, report: Report, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
         with self._tables.errors(plan.sync):
             stored = self._open.stored(plan)
             own = self._tables.make_own(plan.sync)
