@@ -17,27 +17,27 @@ class Checkpoint:
 
     :param settled: sequence numbers with a final outcome.
     :param after: the load's rows are those above this number.
-    :param dispatched: the load at work sends nothing above this number; its rows up to it may have been sent. 0 when
+    :param announced: the load at work sends nothing above this number; its rows up to it may have been sent. 0 when
         no load is at work that could not say what it sent.
-    :param doubts: sequence numbers of rows that earlier loads may have sent. Some may be settled since.
+    :param announced_before: sequence numbers of rows that earlier loads may have sent. Some may be settled since.
     :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
     :param reasons: distinct ones, of rows in ``failed`` and of rows in ``left``.
     :param left: index into ``reasons`` → how many rows the last load left to a later try because of it.
-    :param uncertain: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
+    :param answer_lost: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
         delivered, as the sync's ``on_unknown`` says. Reported as ``unknown`` when they are settled or all is closed.
     :param closed: this is what is being committed. The plan is not sent any more, only committed, and with this.
     """
 
     settled: SettledSet = field(default_factory=SettledSet)
-    dispatched: int = 0
+    announced: int = 0
     failed: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
     reasons: list[Reason] = field(default_factory=list)
     left: dict[int, int] = field(default_factory=dict)
-    uncertain: set[int] = field(default_factory=set)
+    answer_lost: set[int] = field(default_factory=set)
     requests: int = 0
     seconds: float = 0.0
     after: int = 0
-    doubts: list[range] = field(default_factory=list)
+    announced_before: list[range] = field(default_factory=list)
     closed: bool = False
     _index: dict[Reason, int] = field(default_factory=dict, repr=False)
 
@@ -67,14 +67,14 @@ class Checkpoint:
     def count(self, outcome: Outcome) -> int:
         """Rows settled with this outcome."""
         listed = sum(1 for found, _ in self.failed.values() if found is outcome)
-        uncertain = sum(1 for seq in self.uncertain if seq in self.settled)
+        answer_lost = sum(1 for seq in self.answer_lost if seq in self.settled)
         if outcome is Outcome.ACCEPTED:
-            return len(self.settled) - len(self.failed) - uncertain
-        return listed + uncertain if outcome is Outcome.UNKNOWN else listed
+            return len(self.settled) - len(self.failed) - answer_lost
+        return listed + answer_lost if outcome is Outcome.UNKNOWN else listed
 
-    def unanswered(self) -> list[range]:
+    def in_doubt(self) -> list[range]:
         """Sequence numbers of rows that may have been sent, and have no outcome, ascending."""
-        sent = [range(self.after + 1, self.dispatched + 1), *self.doubts]
+        sent = [range(self.after + 1, self.announced + 1), *self.announced_before]
         settled, found, seen = [(1, self.settled.low), *self.settled.above()], [], 0
         for part in sorted(sent, key=lambda part: part.start):
             at = max(part.start, seen)
@@ -103,11 +103,11 @@ class Checkpoint:
                 whole.fail(seq, Receipt(outcome, *part.reasons[at]))
             for at, rows in part.left.items():
                 whole.leave(part.reasons[at], rows)
-            whole.doubts += part.unanswered()
-            whole.uncertain |= part.uncertain
+            whole.announced_before += part.in_doubt()
+            whole.answer_lost |= part.answer_lost
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
-        whole.uncertain -= whole.failed.keys()
+        whole.answer_lost -= whole.failed.keys()
         return whole
 
     def copy(self) -> Checkpoint:
@@ -141,15 +141,15 @@ class Checkpoint:
         return {
             "low": self.settled.low,
             "above": self.settled.above(),
-            "dispatched": self.dispatched,
+            "announced": self.announced,
             "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
             "reasons": [list(reason) for reason in self.reasons],
             "left": [[at, rows] for at, rows in self.left.items()],
-            "uncertain": sorted(self.uncertain),
+            "answer_lost": sorted(self.answer_lost),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "after": self.after,
-            "doubts": [[rows.start, rows.stop - 1] for rows in self.doubts],
+            "announced_before": [[rows.start, rows.stop - 1] for rows in self.announced_before],
             "closed": self.closed,
         }
 
@@ -158,15 +158,15 @@ class Checkpoint:
         reasons = [Reason(*reason) for reason in data["reasons"]]
         return cls(
             settled=SettledSet(data["low"], data["above"]),
-            dispatched=data["dispatched"],
+            announced=data["announced"],
             failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
             reasons=reasons,
             left=dict(data.get("left", ())),
-            uncertain=set(data["uncertain"]),
+            answer_lost=set(data["answer_lost"]),
             requests=data["requests"],
             seconds=data["seconds"],
             after=data["after"],
-            doubts=[range(first, last + 1) for first, last in data["doubts"]],
+            announced_before=[range(first, last + 1) for first, last in data["announced_before"]],
             closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )

@@ -281,13 +281,13 @@ class Run:
     def _decide_doubts(self, plan: Plan, checkpoint: Checkpoint, destination: Destination) -> None:
         policy = self._sync.failure.on_unknown
         unsafe = unrepeatable(plan, self._sync, destination)
-        for kind, rows in product(unsafe, checkpoint.unanswered()):
+        for kind, rows in product(unsafe, checkpoint.in_doubt()):
             for seq in range(max(kind.start, rows.start), min(kind.stop, rows.stop)):
                 if policy == "fail":
-                    checkpoint.uncertain.discard(seq)
+                    checkpoint.answer_lost.discard(seq)
                     checkpoint.fail(seq, ANSWER_LOST)
                 else:
-                    checkpoint.uncertain.add(seq)
+                    checkpoint.answer_lost.add(seq)
                 if policy != "resend":  # by the next plan, as it is not in the snapshot
                     checkpoint.settled.add(seq, seq)
 
@@ -349,7 +349,7 @@ class Run:
 
 def _untouched(checkpoint: Checkpoint) -> bool:
     """Whether nothing of a plan was sent yet."""
-    return not (checkpoint.unanswered() or len(checkpoint.settled) or checkpoint.closed)
+    return not (checkpoint.in_doubt() or len(checkpoint.settled) or checkpoint.closed)
 
 
 def _why(checkpoint: Checkpoint) -> str:
@@ -361,14 +361,14 @@ def _why(checkpoint: Checkpoint) -> str:
 
 def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
     # What is closed is not sent any more by this run, though perhaps by the next.
-    doubts = sum(1 for seq in checkpoint.uncertain if seq not in checkpoint.settled) if checkpoint.closed else 0
+    in_doubt = sum(1 for seq in checkpoint.answer_lost if seq not in checkpoint.settled) if checkpoint.closed else 0
     return RunReport(
         run_id=plan.run_id,
         planned=plan.planned,
         accepted=checkpoint.count(Outcome.ACCEPTED),
         rejected=checkpoint.count(Outcome.REJECTED),
-        retryable=plan.total - len(checkpoint.settled) - doubts,
-        unknown=checkpoint.count(Outcome.UNKNOWN) + doubts,
+        retryable=plan.total - len(checkpoint.settled) - in_doubt,
+        unknown=checkpoint.count(Outcome.UNKNOWN) + in_doubt,
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,
         seconds=checkpoint.seconds,

@@ -20,7 +20,7 @@ from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Outcome, Receipt
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.spec.templates import template_reads
-from airflow_reverse_etl.sql.statements.plan import DOUBTS, plan_statement
+from airflow_reverse_etl.sql.statements.plan import MODES_IN_DOUBT, plan_statement
 from airflow_reverse_etl.sync.comparing import comparison_for, outdated
 from airflow_reverse_etl.sync.load.records import unnamed
 from airflow_reverse_etl.sync.planning import make_plan
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _KINDS = ("added", "changed", "removed")
 _LEFT = ("skipped", "forgotten", "recorded")
-_REMOVED, _DOUBTFUL = "removed", "doubtful"  # fingerprints of a removal, and of a row in doubt
+_REMOVED, _IN_DOUBT = "removed", "in_doubt"  # fingerprints of a removal, and of a row in doubt
 #: Which found rows a mode sends.
 _SENT = {
     "upsert": {"added", "changed"},
@@ -184,7 +184,7 @@ class MemoryStateStore(StateStore):
         for seq, (kind, row) in list(enumerate(planned.rows, 1))[after:until]:
             if kind == "changed":
                 before, _, kept = snapshot[str(row.key)]
-                known = kept and planned.fields and before != _DOUBTFUL
+                known = kept and planned.fields and before != _IN_DOUBT
                 found[seq] = _differing(sync, before, row.fingerprint) if known else None
         return found
 
@@ -245,7 +245,7 @@ class MemoryStateStore(StateStore):
         rejections: dict[str, _Rejection] = {}
         unsettled: set[str] = set()
         settled: set[str] = set()
-        doubts = {seq for rows in checkpoint.unanswered() for seq in rows}
+        in_doubt = {seq for rows in checkpoint.in_doubt() for seq in rows}
         for seq, (kind, row) in enumerate(planned.rows, 1):
             key = str(row.key)
             failed = checkpoint.receipt(seq)
@@ -253,8 +253,8 @@ class MemoryStateStore(StateStore):
             missed = how.resent and key in state.snapshot and (seq not in checkpoint.settled or outcome is not None)
             if missed:
                 state.snapshot.pop(key)
-            if planned.mode in DOUBTS and (seq in doubts or missed or outcome is Outcome.UNKNOWN):
-                state.snapshot[key] = _DOUBTFUL, row.identifiers, False
+            if planned.mode in MODES_IN_DOUBT and (seq in in_doubt or missed or outcome is Outcome.UNKNOWN):
+                state.snapshot[key] = _IN_DOUBT, row.identifiers, False
             (settled if seq in checkpoint.settled else unsettled).add(key)
             if seq not in checkpoint.settled:
                 continue
@@ -308,7 +308,7 @@ def _found(
             yield "null", row
         elif known is None:
             yield "added", row
-        elif how.recorded == "known" and known[0] not in (row.fingerprint, _DOUBTFUL):
+        elif how.recorded == "known" and known[0] not in (row.fingerprint, _IN_DOUBT):
             yield "known", row
         elif known[0] != row.fingerprint or (sync.mode == "mirror" and known[1] is None):
             yield "changed", row

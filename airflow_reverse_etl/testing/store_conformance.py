@@ -73,10 +73,10 @@ class StateStoreConformance:
         rejected: Sequence[str] = (),
         skipped: Sequence[str] = (),
         unsettled: Sequence[str] = (),
-        dispatched: int | None = None,
+        announced: int | None = None,
     ) -> Checkpoint:
         """Settle every row, as accepted unless its key is named, and commit."""
-        checkpoint = Checkpoint(dispatched=plan.total if dispatched is None else dispatched)
+        checkpoint = Checkpoint(announced=plan.total if announced is None else announced)
         for seq, row in self.rows(store, plan).items():
             if row["key"] in unsettled:
                 continue
@@ -218,7 +218,7 @@ class StateStoreConformance:
         assert self.plan(store, {"1": "a"}, sync=sync, day=1).planned == Planned(added=1)
 
     def test_rows_that_were_never_sent_are_planned_as_before(self, store: StateStore) -> None:
-        self.commit(store, self.plan(store, {"1": "a", "2": "b"}), unsettled=["2"], dispatched=1)
+        self.commit(store, self.plan(store, {"1": "a", "2": "b"}), unsettled=["2"], announced=1)
         plan = self.plan(store, {"1": "a", "2": "b"}, day=1)
         assert self.planned(store, plan) == {"added": {"2"}}
 
@@ -293,7 +293,7 @@ class StateStoreConformance:
     def test_a_checkpoint_is_kept_as_it_was_saved(self, store: StateStore) -> None:
         plan = self.plan(store, {"1": "a", "2": "b", "3": "c"})
         assert store.load_checkpoint(plan).to_json() == Checkpoint().to_json()
-        checkpoint = Checkpoint(dispatched=3, requests=2, seconds=0.5)
+        checkpoint = Checkpoint(announced=3, requests=2, seconds=0.5)
         checkpoint.settled.add(2, 3)
         checkpoint.fail(3, Receipt(Outcome.REJECTED, "INVALID", "no"))
         store.save_checkpoint(plan, checkpoint)

@@ -110,7 +110,7 @@ def _plan(folder: Path, query: str) -> tuple[Any, Plan, float]:
 
 
 def _commit(store: Any, plan: Plan) -> float:
-    checkpoint = Checkpoint(dispatched=plan.total)
+    checkpoint = Checkpoint(announced=plan.total)
     checkpoint.settled.add(1, plan.total)
     report = RunReport("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0)
     return _timed(lambda: store.commit(plan, checkpoint, report, SYNC))[1]

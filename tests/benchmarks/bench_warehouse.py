@@ -79,7 +79,7 @@ def _plan(place: Place, store: Any) -> tuple[Plan, float]:
 
 
 def _commit(store: Any, plan: Plan) -> None:
-    checkpoint = Checkpoint(dispatched=plan.total)
+    checkpoint = Checkpoint(announced=plan.total)
     checkpoint.settled.add(1, plan.total)
     store.commit(plan, checkpoint, RunReport("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0), SYNC)
 

@@ -49,14 +49,14 @@ def test_covers_any_tells_whether_a_range_touches(ranges: list[tuple[int, int]],
 
 
 def checkpoint() -> Checkpoint:
-    made = Checkpoint(dispatched=9, requests=3, seconds=1.5)
+    made = Checkpoint(announced=9, requests=3, seconds=1.5)
     made.settled.add(1, 6)
     made.settled.add(8, 9)
     made.fail(2, Receipt(Outcome.REJECTED, "INVALID_EMAIL", "not an address"))
     made.fail(3, Receipt(Outcome.REJECTED, "INVALID_EMAIL", "not an address"))
     made.fail(4, Receipt(Outcome.SKIPPED, "NOT_FOUND", "no such contact"))
     made.fail(5, Receipt(Outcome.UNKNOWN, "answer_lost", "sent"))
-    made.uncertain.update({6, 7})
+    made.answer_lost.update({6, 7})
     return made
 
 
@@ -139,47 +139,47 @@ def test_the_idempotency_key_is_another_for_other_values_and_for_a_later_plan_of
 
 
 def test_partitions_add_up_to_the_whole() -> None:
-    first, second = checkpoint(), Checkpoint(dispatched=20, requests=2, seconds=4.0)
+    first, second = checkpoint(), Checkpoint(announced=20, requests=2, seconds=4.0)
     second.settled.add(11, 20)
     second.fail(12, Receipt(Outcome.REJECTED, "TOO_LONG", "name"))
     whole = Checkpoint.merged([second, first])
     assert len(whole.settled) == len(first.settled) + 10
     assert {o: whole.count(o) for o in Outcome} == {o: first.count(o) + second.count(o) for o in Outcome}
     assert whole.reasons[whole.failed[12][1]] == Reason("TOO_LONG", "name")
-    assert whole.unanswered() == [range(7, 8), range(10, 11)]
+    assert whole.in_doubt() == [range(7, 8), range(10, 11)]
     assert (whole.requests, whole.seconds) == (5, 4.0)
     assert second.settled.end_of(11) == 20, "where the partition that starts at 11 goes on"
     assert Checkpoint().settled.end_of(11) == 10
 
 
 def test_rows_without_an_answer_are_those_of_the_load_that_may_have_been_sent() -> None:
-    made = Checkpoint(dispatched=20, after=10)
-    assert made.unanswered() == [range(11, 21)]
+    made = Checkpoint(announced=20, after=10)
+    assert made.in_doubt() == [range(11, 21)]
     made.settled.add(13, 15)
-    assert made.unanswered() == [range(11, 13), range(16, 21)]
+    assert made.in_doubt() == [range(11, 13), range(16, 21)]
     made.settled.add(11, 12)
     made.settled.add(20, 20)
-    assert made.unanswered() == [range(16, 20)]
+    assert made.in_doubt() == [range(16, 20)]
     made.settled.add(16, 19)
-    assert made.unanswered() == []
-    assert Checkpoint().unanswered() == []
+    assert made.in_doubt() == []
+    assert Checkpoint().in_doubt() == []
 
 
 def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None:
-    made = Checkpoint(dispatched=6, after=4, doubts=[range(2, 4), range(3, 5), range(9, 10)])
-    assert made.unanswered() == [range(2, 7), range(9, 10)]
+    made = Checkpoint(announced=6, after=4, announced_before=[range(2, 4), range(3, 5), range(9, 10)])
+    assert made.in_doubt() == [range(2, 7), range(9, 10)]
     made.settled.add(3, 5)
-    assert made.unanswered() == [range(2, 3), range(6, 7), range(9, 10)]
-    assert Checkpoint.from_json(made.to_json()).unanswered() == made.unanswered()
+    assert made.in_doubt() == [range(2, 3), range(6, 7), range(9, 10)]
+    assert Checkpoint.from_json(made.to_json()).in_doubt() == made.in_doubt()
 
 
 def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more() -> None:
-    first, second = Checkpoint(doubts=[range(1, 3)], uncertain={1, 2}), Checkpoint()
+    first, second = Checkpoint(announced_before=[range(1, 3)], answer_lost={1, 2}), Checkpoint()
     second.settled.add(1, 2)
     second.fail(1, Receipt(Outcome.REJECTED))
     whole = Checkpoint.merged([first, second])
     assert (whole.count(Outcome.REJECTED), whole.count(Outcome.UNKNOWN), whole.count(Outcome.ACCEPTED)) == (1, 1, 0)
-    assert whole.unanswered() == []
+    assert whole.in_doubt() == []
 
 
 def test_a_report_stored_before_reasons_had_their_name_is_read() -> None:

@@ -340,7 +340,7 @@ class TestRuns:
         assert len(b.store.load_checkpoint(plan).settled) == 0
         assert list(b.store.checkpoints(plan)) == []
         for partition in (0, 3):
-            checkpoint = Checkpoint(dispatched=3, requests=partition)
+            checkpoint = Checkpoint(announced=3, requests=partition)
             checkpoint.settled.add(2, 3)
             checkpoint.fail(2, REJECTED)
             b.store.save_checkpoint(plan, checkpoint, partition=partition)
@@ -647,7 +647,7 @@ class TestChangedSpec:
         b.run()
         b.model([(1, "a", 9), *THREE[1:]])
         plan = b.plan()
-        b.store.commit(plan, Checkpoint(dispatched=1), RunReport("r", plan.planned, 0, 0, 1, 0, 0, 1, 0.5, ()), b.sync)
+        b.store.commit(plan, Checkpoint(announced=1), RunReport("r", plan.planned, 0, 0, 1, 0, 0, 1, 0.5, ()), b.sync)
         b.sync = sync_of(mapping=self.MORE, on_mapping_change="keep")
         assert b.run() == {"1": "changed"}
 

@@ -56,7 +56,7 @@ class Life:
         return [(row["change"], row["key"]) for batch in batches for row in batch.to_pylist()]
 
     def finish(self, plan: Plan, reject: int = 0) -> None:
-        checkpoint = Checkpoint(dispatched=plan.total)
+        checkpoint = Checkpoint(announced=plan.total)
         if plan.total:
             checkpoint.settled.add(1, plan.total)
         if reject:

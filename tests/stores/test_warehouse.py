@@ -63,7 +63,7 @@ def run(place: Place, store: WarehouseStore, *, day: int = 0, reject: str = "", 
     request = PlanRequest(sync_of(), "SELECT * FROM m", ("id",), f"run{day}", NOW + timedelta(days=day))
     plan = store.plan(request, warehouse)
     warehouse.close()
-    checkpoint = Checkpoint(dispatched=plan.total)
+    checkpoint = Checkpoint(announced=plan.total)
     if plan.total:
         checkpoint.settled.add(1, plan.total)
     for batch in store.changes(plan):
@@ -224,7 +224,7 @@ def test_a_plan_of_an_earlier_version_is_read_and_committed(place: Place) -> Non
         [plan] = store.unfinished("Of-It.1")
         assert (plan.total, plan.causes, plan.given_up, plan.given_up_codes) == (2, {}, 0, {})
         assert store.invalid_keys(plan, count=5) == {}
-        checkpoint = Checkpoint(dispatched=2)
+        checkpoint = Checkpoint(announced=2)
         checkpoint.settled.add(1, 2)
         store.commit(plan, checkpoint, RunReport(plan.run_id, plan.planned, 2, 0, 0, 0, 0, 1, 0.5), sync_of())
         run(place, store, day=1)
@@ -418,7 +418,7 @@ def test_statements_are_what_they_were(dialect: str) -> None:
     store = WarehouseStore(lambda: recorder, Columns, dialect=dialect, change_log=True)
     plan = store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "run1", NOW), Columns())
     store.changed_fields(plan, sync)
-    checkpoint = Checkpoint(dispatched=3)
+    checkpoint = Checkpoint(announced=3)
     checkpoint.settled.add(1, 2)
     checkpoint.fail(2, Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
     store.save_checkpoint(plan, checkpoint)

@@ -180,7 +180,7 @@ def test_a_plan_does_not_see_which_driver_read(place: Place, dsn: str, tmp_path:
             request = PlanRequest(sync, "SELECT * FROM model", ("id", "key2"), used, datetime.now(UTC))
             plan = store.plan(request, warehouse)
         planned.append(plan.total)
-        checkpoint = Checkpoint(dispatched=plan.total)
+        checkpoint = Checkpoint(announced=plan.total)
         checkpoint.settled.add(1, plan.total)
         store.commit(plan, checkpoint, RunReport(used, plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0), sync)
     assert planned == [1000, 0]

@@ -58,11 +58,11 @@ from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expressi
 from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, literal, quoted
 
 #: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
-REMOVED, DOUBTFUL = -1, -2
+REMOVED, IN_DOUBT = -1, -2
 
 #: Modes in which a row that may have been written, or not, is recorded as such, so that the next run sends or deletes
 #: it whatever the model says then. In the others it is left out of the snapshot, and so is sent again if it is there.
-DOUBTS = frozenset({"upsert", "update", "mirror"})
+MODES_IN_DOUBT = frozenset({"upsert", "update", "mirror"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +268,7 @@ class PlanStatement:
         if repeated:
             join += f" LEFT JOIN {repeated} AS d ON m.key_hi = d.key_hi AND m.key_lo = d.key_lo"
             differs.append("d.key_hi IS NOT NULL")
-        known = f" WHEN s.fingerprint <> {DOUBTFUL} THEN 'known'" if self.comparison.recorded == "known" else ""
+        known = f" WHEN s.fingerprint <> {IN_DOUBT} THEN 'known'" if self.comparison.recorded == "known" else ""
         return (
             f"SELECT {columns}, {names}, COALESCE(m.unnamed, {self._unnamed_before}) AS unnamed,"
             " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"

@@ -11,7 +11,7 @@ from typing import Any
 from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
+from airflow_reverse_etl.sql.statements.plan import IN_DOUBT, MODES_IN_DOUBT, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
@@ -85,7 +85,7 @@ def fold(
     if comparison.tracked and not snapshot.made_by(plan.plan_id):
         if snapshot.generation != stored["generation"]:
             raise outdated(plan)
-        _doubts(scratch, checkpoint, mode=stored["mode"], resent=comparison.resent)
+        _in_doubt(scratch, checkpoint, mode=stored["mode"], resent=comparison.resent)
         if comparison.anew or _any(scratch, "accepted") or _any(scratch, "outdated"):  # the first is quick to find
             rows = snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
     if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
@@ -119,7 +119,7 @@ _SNAPSHOT = """
     UNION ALL
     SELECT key_hi, key_lo, fingerprint, CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers, field_hashes
     FROM (
-        SELECT * FROM accepted WHERE change <> 'removed' UNION ALL BY NAME SELECT * FROM doubtful
+        SELECT * FROM accepted WHERE change <> 'removed' UNION ALL BY NAME SELECT * FROM in_doubt
         UNION ALL BY NAME SELECT * FROM recorded
     )
 """
@@ -165,17 +165,17 @@ def logged_outcome(checkpoint: Checkpoint, *, settled: str) -> str:
 
     :param settled: SQL for whether the row is.
     """
-    doubts = ", ".join(map(str, sorted(checkpoint.uncertain)))
-    uncertain = f" WHEN c.seq IN ({doubts}) THEN '{Outcome.UNKNOWN}'" if doubts else ""
+    listed = ", ".join(map(str, sorted(checkpoint.answer_lost)))
+    answer_lost = f" WHEN c.seq IN ({listed}) THEN '{Outcome.UNKNOWN}'" if listed else ""
     return (
-        f"CASE WHEN f.seq IS NOT NULL THEN f.outcome{uncertain} WHEN {settled} THEN '{Outcome.ACCEPTED}'"
-        f" WHEN {unanswered(checkpoint)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END"
+        f"CASE WHEN f.seq IS NOT NULL THEN f.outcome{answer_lost} WHEN {settled} THEN '{Outcome.ACCEPTED}'"
+        f" WHEN {in_doubt_sql(checkpoint)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END"
     )
 
 
-def unanswered(checkpoint: Checkpoint) -> str:
+def in_doubt_sql(checkpoint: Checkpoint) -> str:
     """SQL for whether a row of ``c``, the change set, may have been sent and has no outcome."""
-    ranges = (f"c.seq BETWEEN {rows.start} AND {rows.stop - 1}" for rows in checkpoint.unanswered())
+    ranges = (f"c.seq BETWEEN {rows.start} AND {rows.stop - 1}" for rows in checkpoint.in_doubt())
     return f"({' OR '.join(ranges) or '1 = 0'})"
 
 
@@ -207,20 +207,20 @@ def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str
             scratch.execute(f"CREATE TEMP VIEW {name} AS SELECT {hashes}, {texts} LIMIT 0")
 
 
-def _doubts(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool) -> None:
-    """``doubtful``, rows that the destination may have, and ``outdated``, the keys whose place in the snapshot is lost.
+def _in_doubt(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool) -> None:
+    """``in_doubt``, rows that the destination may have, and ``outdated``, the keys whose place in the snapshot is lost.
 
     After everything was sent again, a row that was not accepted is not known to be there any more.
     """
-    lost = f"{unanswered(checkpoint)} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
+    lost = f"{in_doubt_sql(checkpoint)} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
     missed = "seq NOT IN (SELECT seq FROM accepted)"
     known = "(key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM snapshot)"
-    doubted = f"{lost} OR {missed} AND {known}" if resent else lost
+    in_doubt = f"{lost} OR {missed} AND {known}" if resent else lost
     scratch.execute(
-        f"CREATE TEMP VIEW doubtful AS SELECT * REPLACE ({DOUBTFUL}::BIGINT AS fingerprint, NULL AS field_hashes)"
-        f" FROM changes AS c WHERE {mode in DOUBTS} AND ({doubted})"
+        f"CREATE TEMP VIEW in_doubt AS SELECT * REPLACE ({IN_DOUBT}::BIGINT AS fingerprint, NULL AS field_hashes)"
+        f" FROM changes AS c WHERE {mode in MODES_IN_DOUBT} AND ({in_doubt})"
     )
-    sources = ("accepted", "doubtful", "forgotten", "recorded")
+    sources = ("accepted", "in_doubt", "forgotten", "recorded")
     keys = [f"SELECT key_hi, key_lo FROM {name}" for name in sources]
     if resent:
         keys.append(f"SELECT key_hi, key_lo FROM changes WHERE {missed}")

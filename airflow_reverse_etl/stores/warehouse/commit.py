@@ -17,9 +17,9 @@ from typing import Any
 from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.sql.statements.plan import DOUBTFUL, DOUBTS, REMOVED
+from airflow_reverse_etl.sql.statements.plan import IN_DOUBT, MODES_IN_DOUBT, REMOVED
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from airflow_reverse_etl.stores.lake.commit import logged_outcome, unanswered
+from airflow_reverse_etl.stores.lake.commit import in_doubt_sql, logged_outcome
 from airflow_reverse_etl.stores.warehouse.database import Session
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.comparing import outdated
@@ -102,25 +102,26 @@ class Fold:
         )
         session.run(
             f"INSERT INTO {self._snapshot} (key_hi, key_lo, fingerprint, row_key, identifiers, field_hashes)"
-            f" SELECT key_hi, key_lo, CASE WHEN fate = 'doubtful' THEN {DOUBTFUL} ELSE fingerprint END,"
+            f" SELECT key_hi, key_lo, CASE WHEN fate = 'in_doubt' THEN {IN_DOUBT} ELSE fingerprint END,"
             " CASE WHEN identifiers IS NOT NULL THEN row_key END, identifiers,"
             " CASE WHEN fate = 'accepted' THEN field_hashes END"
-            f" FROM {self._fates} AS f WHERE fate IN ('accepted', 'doubtful')"
+            f" FROM {self._fates} AS f WHERE fate IN ('accepted', 'in_doubt')"
         )
         if self._tables.sql.analyzed:
             session.run(self._tables.sql.analyzed.format(table=self._snapshot))
 
     def _decide_fates(self, session: Session) -> None:
-        """What becomes of rows in the snapshot: ``accepted`` there, ``doubtful`` there, ``gone``; others stay.
+        """What becomes of rows in the snapshot: ``accepted`` there, ``in_doubt`` there, ``gone``; others stay.
 
-        See :data:`airflow_reverse_etl.sql.statements.plan.DOUBTS`. After everything was sent again, a row that was not
-        accepted is not known to be there any more. Where statements are no transaction, the first decision stands.
+        See :data:`airflow_reverse_etl.sql.statements.plan.MODES_IN_DOUBT`. After everything was sent again, a row that
+        was not accepted is not known to be there any more. Where statements are no transaction, the first decision
+        stands.
         """
         resent = self._approach.resent and not self._approach.anew
         known = " OR s.key_hi IS NOT NULL" if resent else ""
         snapshot = f" LEFT JOIN {self._snapshot} AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo" if resent else ""
-        lost = f"{unanswered(self._checkpoint)} OR f.outcome = '{Outcome.UNKNOWN}'"
-        doubtful = f" WHEN {lost}{known} THEN 'doubtful'" if self._mode in DOUBTS else ""
+        lost = f"{in_doubt_sql(self._checkpoint)} OR f.outcome = '{Outcome.UNKNOWN}'"
+        in_doubt = f" WHEN {lost}{known} THEN 'in_doubt'" if self._mode in MODES_IN_DOUBT else ""
         missed = " ELSE 'gone'" if self._approach.resent else ""
         if self._tables.sql.begin is not None:
             session.run(f"DROP TABLE IF EXISTS {self._fates}")
@@ -130,7 +131,7 @@ class Fold:
             " WHEN c.change = 'forgotten' THEN 'gone' WHEN c.change = 'recorded' THEN 'accepted'"
             f" WHEN c.seq > {self._plan.total} THEN NULL"
             f" WHEN f.seq IS NULL AND {self._settled} THEN CASE c.change WHEN 'removed' THEN 'gone' ELSE 'accepted' END"
-            f"{doubtful}{missed} END AS fate"
+            f"{in_doubt}{missed} END AS fate"
             f" FROM {self._changes} AS c LEFT JOIN {self._failed} AS f ON c.seq = f.seq{snapshot}"
             ") AS decided WHERE fate IS NOT NULL"
         )

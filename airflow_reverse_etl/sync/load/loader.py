@@ -127,10 +127,10 @@ class Loader:
         own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
         # Usually all that is known of these rows. Other partitions may have sent some of them, cut otherwise.
         known = Checkpoint.merged(self._progress or [own])
-        self._done, self._doubts = known.settled, [rows for rows in known.unanswered() if share.meets(rows)]
-        own.doubts = own.unanswered()
+        self._done, self._doubts = known.settled, [rows for rows in known.in_doubt() if share.meets(rows)]
+        own.announced_before = own.in_doubt()
         own.left = {}
-        own.after, own.dispatched, before = share.after, 0, len(own.settled)
+        own.after, own.announced, before = share.after, 0, len(own.settled)
         self._checkpoint, self._announced = own, share.after
         after = self._done.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
@@ -142,9 +142,9 @@ class Loader:
         finally:
             self._checkpoint.seconds = spent + self._clock.monotonic() - started
             # Not killed, so it is known now what was announced and not sent, or sent and refused.
-            own.dispatched = 0
-            own.doubts += [range(seq, seq + 1) for seq in self._in_doubt]
-            own.doubts = own.unanswered()
+            own.announced = 0
+            own.announced_before += [range(seq, seq + 1) for seq in self._in_doubt]
+            own.announced_before = own.in_doubt()
             await self._destination.close()
             try:
                 await self._save()
@@ -337,7 +337,7 @@ class Loader:
                 self._checkpoint.settled.add(seq, seq)
 
     def _settle_failed(self, seq: int, receipt: Receipt) -> None:
-        self._checkpoint.uncertain.discard(seq)
+        self._checkpoint.answer_lost.discard(seq)
         self._checkpoint.fail(seq, receipt)
         self._checkpoint.settled.add(seq, seq)
 
@@ -350,7 +350,7 @@ class Loader:
             for seq, key in zip(batch.seqs, batch.keys, strict=True):
                 self._settle_failed(seq, receipts.of(key) if receipts.stop else ANSWER_LOST)
             return None
-        self._checkpoint.uncertain.update(batch.seqs)
+        self._checkpoint.answer_lost.update(batch.seqs)
         if policy == "accept":
             self._settled(batch)
             return None
@@ -385,9 +385,9 @@ class Loader:
             until = next((rows.start - 1 for rows in unsafe if rows.start > last), self._plan.total)
         async with self._save_lock:
             if last > self._announced:
-                self._checkpoint.dispatched = min(self._share.until, until)
+                self._checkpoint.announced = min(self._share.until, until)
                 await self._save_now()
-                self._announced = self._checkpoint.dispatched
+                self._announced = self._checkpoint.announced
 
     async def _save_regularly(self) -> None:
         while True:

@@ -90,7 +90,7 @@ SELECT COALESCE(MAX(number), 0) FROM reverse_etl.checkpoints WHERE plan_id = '20
 
 BEGIN;
 
-INSERT INTO reverse_etl.checkpoints (plan_id, sync, part, number, piece, pieces, content) SELECT '20260101T000000000000-<run>', 'Of-It.1', 0, 1, 0, 1, '{"low": 2, "above": [], "dispatched": 3, "failed": [[2, "rejected", 0]], "reasons": [["bad", "it\'s \\\\ 100% \'wrong\'", "", null]], "left": [], "uncertain": [], "requests": 0, "seconds": 0.0, "after": 0, "doubts": [], "closed": false}';
+INSERT INTO reverse_etl.checkpoints (plan_id, sync, part, number, piece, pieces, content) SELECT '20260101T000000000000-<run>', 'Of-It.1', 0, 1, 0, 1, '{"low": 2, "above": [], "announced": 3, "failed": [[2, "rejected", 0]], "reasons": [["bad", "it\'s \\\\ 100% \'wrong\'", "", null]], "left": [], "answer_lost": [], "requests": 0, "seconds": 0.0, "after": 0, "announced_before": [], "closed": false}';
 
 DELETE FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>' AND part = 0 AND number <= 0;
 
@@ -108,7 +108,7 @@ INSERT INTO reverse_etl.of_it_1_a5fc926e_failed_<run> (seq, outcome, code, messa
 
 DROP TABLE IF EXISTS reverse_etl.of_it_1_a5fc926e_fates_<run>;
 
-CREATE TABLE reverse_etl.of_it_1_a5fc926e_fates_<run> AS SELECT * FROM (SELECT c.key_hi, c.key_lo, c.fingerprint, c.row_key, c.identifiers, c.field_hashes, CASE WHEN c.change = 'forgotten' THEN 'gone' WHEN c.change = 'recorded' THEN 'accepted' WHEN c.seq > 3 THEN NULL WHEN f.seq IS NULL AND (c.seq BETWEEN 1 AND 2) THEN CASE c.change WHEN 'removed' THEN 'gone' ELSE 'accepted' END WHEN (c.seq BETWEEN 3 AND 3) OR f.outcome = 'unknown' THEN 'doubtful' END AS fate FROM reverse_etl.of_it_1_a5fc926e_changes_<run> AS c LEFT JOIN reverse_etl.of_it_1_a5fc926e_failed_<run> AS f ON c.seq = f.seq) AS decided WHERE fate IS NOT NULL;
+CREATE TABLE reverse_etl.of_it_1_a5fc926e_fates_<run> AS SELECT * FROM (SELECT c.key_hi, c.key_lo, c.fingerprint, c.row_key, c.identifiers, c.field_hashes, CASE WHEN c.change = 'forgotten' THEN 'gone' WHEN c.change = 'recorded' THEN 'accepted' WHEN c.seq > 3 THEN NULL WHEN f.seq IS NULL AND (c.seq BETWEEN 1 AND 2) THEN CASE c.change WHEN 'removed' THEN 'gone' ELSE 'accepted' END WHEN (c.seq BETWEEN 3 AND 3) OR f.outcome = 'unknown' THEN 'in_doubt' END AS fate FROM reverse_etl.of_it_1_a5fc926e_changes_<run> AS c LEFT JOIN reverse_etl.of_it_1_a5fc926e_failed_<run> AS f ON c.seq = f.seq) AS decided WHERE fate IS NOT NULL;
 
 BEGIN;
 
