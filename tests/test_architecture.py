@@ -16,7 +16,20 @@ from airflow_reverse_etl import errors
 
 ROOT = Path(airflow_reverse_etl.__file__).parent
 REPOSITORY = ROOT.parent
-ENGINE = ["sync", "dbt", "warehouses", "stores", "destinations", "testing"]
+ENGINE = [
+    "check",
+    "dbt",
+    "dbt_cloud",
+    "destinations",
+    "git",
+    "http",
+    "spec",
+    "sql",
+    "stores",
+    "sync",
+    "testing",
+    "warehouses",
+]
 HEAVY = ["aiohttp", "dbt", "deltalake", "duckdb", "git", "orjson", "pandas", "polars", "pyarrow", "sqlglot"]
 
 
@@ -121,3 +134,38 @@ def test_every_public_name_is_documented(name: str) -> None:
     ]
     missing += [node.name for node in definitions if not node.name.startswith("_") and not ast.get_docstring(node)]
     assert missing == []
+
+
+#: One module for each thing, without end: a destination.
+LEAVES = {"destinations"}
+
+
+def test_a_room_has_at_most_twelve_modules() -> None:
+    """More is two rooms."""
+    folders = {file.parent for file in ROOT.rglob("*.py")}
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder in folders
+        if (count := len(list(folder.glob("[!_]*.py")))) > 12 and folder.name not in LEAVES
+    }
+    assert crowded == {}
+
+
+def test_every_module_of_an_operator_needs_airflow() -> None:
+    """What does not is engine or adapter, and has a room."""
+    names = [name for name in modules("operators") if name != "airflow_reverse_etl.operators"]
+    code = f"""
+import importlib, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "airflow":
+            raise AssertionError("imports airflow: " + name)
+sys.meta_path.insert(0, Block())
+for name in {names!r}:
+    try:
+        importlib.import_module(name)
+    except AssertionError:
+        continue
+    print(name)
+"""
+    assert python(code).split() == []
