@@ -14,7 +14,7 @@ export PYTHON ?= python3
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-airflow-3.1 test-databricks test-dbt-versions lint format types bench docs schema constraints build clean
+.PHONY: help demo test test-all test-airflow-3.1 test-databricks test-dbt-versions lint format measure types bench docs schema constraints build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ lint: $(VENV)/.ready ## ruff: rules and format
 format: $(VENV)/.ready ## let ruff correct what it can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+measure: $(VENV)/.ready ## sizes, density and language of the package beside those of six others; for looking
+	@$(BIN)/python scripts/measure
 
 types: $(VENV)/.ready ## mypy, strict
 	$(BIN)/mypy
