@@ -233,12 +233,15 @@ class HttpDestination:
                 f"no secure connection to the destination: {error}",
                 todo="check the host, its certificate, and the connection's 'verify'",
                 connection=self.options.connection,
+                sync=self.sync.name,
+                host=host,
             )
         if isinstance(error, ValueError):  # aiohttp's InvalidURL, or a header that it refuses; nothing was sent
             return ConfigurationError(
                 "the URL or a header of the request is not valid",
                 todo="correct the connection's host and headers, and the destination's path and headers",
                 connection=self.options.connection,
+                sync=self.sync.name,
                 host=host,
             )
         if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -11,7 +11,7 @@ from airflow_reverse_etl.destinations.http import ALL_ACCEPTED, Flow, HttpDestin
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps, dumps_rows
 from airflow_reverse_etl.destinations.json_options import EndpointOptions, JsonApiOptions, Success, wrapping
 from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_failure
-from airflow_reverse_etl.destinations.results import NO_RESULT, ResultReader
+from airflow_reverse_etl.destinations.results import ResultReader, is_no_result
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, at
@@ -207,7 +207,7 @@ class _Endpoint:
             return by_status, {}
         entries = self._results.entries(reply.json()) or ()
         exceptions, _ = self._results.read(entries, batch, host=self._host, status=reply.status)
-        named = {key: receipt for key, receipt in exceptions.items() if receipt is not NO_RESULT}
+        named = {key: receipt for key, receipt in exceptions.items() if not is_no_result(receipt)}
         return (Receipts(exceptions=named), named) if named else (by_status, {})
 
     def _accepted(self, reply: Reply, batch: Batch) -> Receipts:
@@ -252,35 +252,54 @@ class _Endpoint:
         return self._destination.answer(batch, reply, {reply.status: Action.REFUSE})
 
     def _by_row(self, results: ResultReader, answer: Any, reply: Reply, batch: Batch) -> Receipts:
+        """Return the receipts that the entries of the reply give."""
         entries = results.entries(answer)
         if entries is None:
-            # An API that lists failed rows may leave the list out where there are none, but not where it reports some.
-            optional = not results.everything and (answer is None or isinstance(answer, Mapping))
-            if optional and reply.status != 207 and not signs_of_failure(answer):
-                return ALL_ACCEPTED
-            problem = f"the reply has no list at {results.path or '(the reply)'!r}, where `results` is read"
-            todo = "correct `results.list`, or set `results: null` for an operation whose replies have no such list"
-            return self._stop(reply, batch, problem + self._lists(answer), todo=todo)
+            return self._no_list(results, answer, reply, batch)
         exceptions, lost = results.read(entries, batch, host=self._host, status=reply.status)
-        if not exceptions and not lost and not results.everything:
-            elsewhere = [path for path in signs_of_failure(answer) if path != results.path]
-            if elsewhere:
-                return self._unread(reply, batch, answer)
-        unnamed = entries and not lost and len(exceptions) == len(batch)
-        if unnamed and all(receipt is NO_RESULT for receipt in exceptions.values()):
-            problem = (
-                f"none of the {len(entries)} entries of {results.path or 'the reply'!r} can be told to be of a row"
-            )
-            todo = "set `results.key` or `results.index` to what names a row in an entry"
-            return self._stop(reply, batch, problem, todo=todo)
+        if self._reports_more(results, answer, reply, some_failed=bool(exceptions or lost)):
+            return self._unread(reply, batch, answer)
+        safe = batch.operation in self._destination.capabilities.idempotent
+        named_none = len(exceptions) == len(batch) and all(map(is_no_result, exceptions.values()))
+        if named_none and (entries or not safe) and not lost:
+            return self._unnamed(results, reply, batch)
         if not lost:
             return Receipts(exceptions=exceptions) if exceptions else ALL_ACCEPTED
         # Some row failed, and the API did not say which.
         if len(batch) == 1:
             return Receipts(lost[0])
-        if batch.operation in self._destination.capabilities.idempotent:
+        if safe:
             return Receipts(lost[0], refused_whole=True)  # those written already may be sent again: split
-        return Receipts(replace(lost[0], outcome=Outcome.UNKNOWN), exceptions)
+        return replace(self._unnamed(results, reply, batch), exceptions=exceptions)
+
+    def _no_list(self, results: ResultReader, answer: Any, reply: Reply, batch: Batch) -> Receipts:
+        """Decide on a reply without the list that ``results`` names.
+
+        An API that lists failed rows may leave the list out where none failed, but not where it reports some elsewhere.
+        """
+        optional = not results.everything and (answer is None or isinstance(answer, Mapping))
+        believed = reply.status in self._options.statuses
+        reports = reply.status == 207 or signs_of_failure(answer) or results.failures_elsewhere(answer)
+        if optional and (believed or not reports):
+            return ALL_ACCEPTED
+        problem = f"the reply has no list at {results.path or '(the reply)'!r}, where `results` is read"
+        todo = "correct `results.list`, or set `results: null` for an operation whose replies have no such list"
+        return self._stop(reply, batch, problem + self._lists(answer), todo=todo)
+
+    def _reports_more(self, results: ResultReader, answer: Any, reply: Reply, *, some_failed: bool) -> bool:
+        """Return whether a reply that lists failed rows reports failures in another place, too."""
+        if results.everything or reply.status in self._options.statuses:
+            return False
+        signs = [path for path in signs_of_failure(answer) if path != results.path]
+        if some_failed:  # a count or a verdict may speak of the same rows, another list does not
+            signs = [path for path in signs if isinstance(at(answer, path.split(".")), list)]
+        return bool(signs)
+
+    def _unnamed(self, results: ResultReader, reply: Reply, batch: Batch) -> Receipts:
+        """Stop at a reply whose entries are about no row of the batch."""
+        problem = f"entries of {results.path or 'the reply'!r} name no row of the request"
+        todo = "set `results.key` or `results.index` to what names a row in an entry"
+        return self._stop(reply, batch, problem, todo=todo)
 
     def _unread(self, reply: Reply, batch: Batch, answer: Any) -> Receipts:
         """Stop at a reply that reports failures which the sync does not read."""

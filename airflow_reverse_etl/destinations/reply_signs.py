@@ -40,11 +40,9 @@ def _failures(value: Any, path: str, depth: int) -> Iterator[str]:
 
 
 def _failures_here(value: Mapping[str, Any], path: str) -> Iterator[str]:
-    for name in _VERDICTS:
-        if value.get(name) is False:
-            yield _below(path, name)
-    for name in _FAILURES:
-        if value.get(name):
+    for name, inner in value.items():
+        word = name.lower()
+        if (word in _VERDICTS and inner is False) or (word in _FAILURES and inner):
             yield _below(path, name)
 
 

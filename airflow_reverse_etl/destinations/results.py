@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from airflow_reverse_etl.destinations.base import Strict
+from airflow_reverse_etl.destinations.reply_signs import lists_of
 from airflow_reverse_etl.http.messages import at
 from airflow_reverse_etl.http.status_table import Action
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
@@ -25,6 +26,11 @@ _OUTCOMES: dict[str, Outcome] = {
 }
 NO_RESULT = Receipt(Outcome.UNKNOWN, "no_result", "the reply says nothing about this row")
 _INDEX = re.compile(r"(?:^|[/.\[])(\d+)(?=$|[/.\]])")
+
+
+def is_no_result(receipt: Receipt) -> bool:
+    """Return whether the reply did not mention the row."""
+    return receipt.code == NO_RESULT.code and receipt.outcome is Outcome.UNKNOWN
 
 
 class Results(Strict):
@@ -85,6 +91,16 @@ class ResultReader:
         found = at(answer, self._list)
         return found if isinstance(found, list) else None
 
+    def failures_elsewhere(self, answer: Any) -> bool:
+        """Return whether another list of the reply has entries with the code or message of an error."""
+        for path in lists_of(answer):
+            entries = at(answer, path.split("."))
+            if not isinstance(entries, list):
+                continue
+            if any(at(entry, self._code) or at(entry, self._message) for entry in entries):
+                return True
+        return False
+
     def read(
         self, entries: Sequence[Any], batch: Batch, *, host: str = "", status: int | None = None
     ) -> tuple[dict[str, Receipt], list[Receipt]]:
@@ -98,16 +114,17 @@ class ResultReader:
         failed = [(place, entry) for place, entry in enumerate(entries) if not self._written(entry)]
         if not failed and not self.everything:
             return {}, []
+        no_result = replace(NO_RESULT, host=host, status=status)
         by_place = self._index is None and self._key is None
         if self.everything and by_place and len(entries) != len(batch):
-            return dict.fromkeys(batch.keys, NO_RESULT), []
+            return dict.fromkeys(batch.keys, no_result), []
         if not failed and by_place:
             return {}, []
         receipts: dict[str, Receipt] = {}
         lost: list[Receipt] = []
         find = self._finder(batch)
         if self.everything:
-            receipts = dict.fromkeys(batch.keys, NO_RESULT)
+            receipts = dict.fromkeys(batch.keys, no_result)
             for place, entry in enumerate(entries):
                 for position in find(place, entry):
                     receipts.pop(batch.keys[position], None)

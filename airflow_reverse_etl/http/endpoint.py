@@ -61,10 +61,11 @@ class Endpoint:
             **_authentication(connection),
             **own,
         }
-        broken = [repr(name) for name, value in headers.items() if _CONTROL.search(name + value)]
+        texts = {**headers, "login": connection.login or "", "password": connection.password or ""}
+        broken = [repr(name) for name, text in texts.items() if _CONTROL.search(name + text)]
         if broken:
             raise ConfigurationError(
-                f"line breaks or other control characters in the connection's headers {', '.join(broken)}",
+                f"the connection has line breaks or other control characters in {', '.join(broken)}",
                 todo="enter login, password and headers again; a copied token often ends with a line break",
                 connection=connection.conn_id,
             )
@@ -134,7 +135,8 @@ def _url(connection: ConnectionInfo) -> str:
         parts = urlsplit(url)
         if connection.port and parts.port is None:
             parts = urlsplit(parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl())
-        _ = parts.port  # raises ValueError for one out of range
+        if parts.port == 0:  # reading it raises ValueError for one out of range
+            raise ValueError("Port out of range 1-65535")
         (parts.hostname or "").encode("idna")  # likewise, for what cannot be looked up
     except ValueError as error:
         raise ConfigurationError(
@@ -142,7 +144,7 @@ def _url(connection: ConnectionInfo) -> str:
             todo="enter a host name or a URL, and a port from 1 to 65535",
             connection=connection.conn_id,
         ) from None
-    odd = parts.username or parts.query or _CONTROL.search(url)
+    odd = parts.username or parts.query or re.search(r"[\x00-\x20\x7f]", url)
     if parts.scheme not in ("http", "https") or not parts.hostname or odd:
         raise ConfigurationError(
             "the connection's host is not a URL of http or https",

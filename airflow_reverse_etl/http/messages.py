@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Reply:
         import orjson
 
         try:
-            return orjson.loads(self.body)
+            return orjson.loads(self.body.removeprefix(codecs.BOM_UTF8))
         except ValueError:
             return None
 

@@ -108,6 +108,7 @@ class State:
     :param low: the model is read from here on, as text of a :class:`Bound`.
     :param stale: runs that kept no record came after the snapshot.
     :param destination: digest of the sync's ``destination``.
+    :param destination_since: time of the first plan with this ``destination``, if another one came before; UTC.
     """
 
     rows: int = 0
@@ -117,6 +118,7 @@ class State:
     low: str = ""
     stale: bool = False
     destination: str = ""
+    destination_since: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -137,7 +139,8 @@ class Comparison:
     :param forgiven: rejections of earlier runs keep no row from being sent.
     :param resent: what is sent and not accepted is not taken for delivered any more.
     :param low: only rows from this value of the cursor on are read, as text of a :class:`Bound`.
-    :param reread: rows are sent again that an earlier run left out because it could not read the reply about them.
+    :param destination_since: time of the first plan with the sync's ``destination``, if another one came before. A row
+        that was left out before that, because the reply about it could not be read, is sent again.
     :param tracked: whether there is a record at all.
     :param notes: of :data:`NOTES`.
     :param kind: of the cursor, if there is one; ``high`` and ``floor`` see :meth:`seen`.
@@ -149,13 +152,13 @@ class Comparison:
     forgiven: bool = False
     resent: bool = False
     low: str = ""
-    reread: bool = False
     tracked: bool = True
     notes: tuple[str, ...] = ()
     mapping: str = ""
     key: str = ""
     scope: str = ""
     destination: str = ""
+    destination_since: str = ""
     kind: Kind | None = None
     high: str | None = None
     floor: str | None = None
@@ -190,7 +193,15 @@ class Comparison:
         if not self.tracked:
             return replace(before or State(), stale=True)
         low = self._low(open_rows)
-        return State(rows, self.mapping, self.key, self.scope, low, destination=self.destination)
+        return State(
+            rows,
+            self.mapping,
+            self.key,
+            self.scope,
+            low,
+            destination=self.destination,
+            destination_since=self.destination_since,
+        )
 
     def _low(self, open_rows: str | None) -> str:
         """Without a bound that can be told exactly, the next run reads everything."""

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 
 def jinja_environment() -> jinja2.Environment:
-    """The sandbox that templates run in."""
+    """Make the sandbox that templates run in. A null value renders as empty text."""
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, autoescape=False, finalize=lambda value: "" if value is None else value
+    )
 
 
 def template_columns(sync: Sync) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
@@ -63,8 +64,10 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     rekeyed = known.key not in ("", plain.key)
     lost = bool(known.rows) and not snapshot_rows
     compared = not (rekeyed or lost)
-    corrected = known.destination not in ("", plain.destination) and sync.failure.on_unknown == "resend"
-    start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed, reread=corrected)
+    since = known.destination_since
+    if known.destination not in ("", plain.destination):
+        since = f"{request.now.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
+    start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed, destination_since=since)
     if request.reset:
         return replace(start, forgiven=True, recorded="all", notes=("reset",))
     if request.full_resync:

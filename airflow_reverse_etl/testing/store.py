@@ -65,6 +65,7 @@ class _Rejection:
     fingerprint: str
     attempts: int
     first_seen: datetime
+    last_seen: datetime
     outcome: Outcome
     code: str
 
@@ -316,7 +317,7 @@ def _found(
             yield "unchanged", row
     for key in set() if how.low else snapshot.keys() - {row.key for row in rows}:
         stored = json.loads(snapshot[key][1] or "{}")
-        lost = bool(list(unnamed([stored], sync.destination.match_on)))
+        lost = bool(list(unnamed([stored], sync.destination.match_on, stored=True)))
         yield "gone", _Row(key, _REMOVED, snapshot[key][1], unnamed=lost)
 
 
@@ -343,7 +344,7 @@ def _kind(
     if found == "gone" and (row.identifiers is None or row.unnamed):
         return "forgotten", "", ""
     rejection = state.rejections.get(str(row.key)) if sync.tracked and not how.forgiven else None
-    if rejection and how.reread and rejection.code == REPLY_NOT_READ:
+    if rejection and _is_sent_again(rejection, sync, how):
         return change, "", ""
     if rejection and rejection.fingerprint == row.fingerprint:
         too_old = rejection.first_seen <= now - sync.retry.max_age
@@ -351,6 +352,13 @@ def _kind(
         if maybe_written or too_old or rejection.attempts >= sync.retry.max_attempts:
             return "skipped", "in_doubt" if maybe_written else "given_up", rejection.code
     return change, "", ""
+
+
+def _is_sent_again(rejection: _Rejection, sync: Sync, how: Comparison) -> bool:
+    """Return whether the reply about a row could not be read, and the sync's destination was corrected since."""
+    if rejection.code != REPLY_NOT_READ or sync.failure.on_unknown != "resend":
+        return False
+    return f"{rejection.last_seen:%Y-%m-%d %H:%M:%S.%f}" < how.destination_since
 
 
 def _bounded(how: Comparison, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Comparison:
@@ -393,8 +401,8 @@ def _text(cursor: Any) -> str | None:
 def _again(old: _Rejection | None, row: _Row, now: datetime, failed: Receipt) -> _Rejection:
     """One more refusal; one of other values starts anew."""
     if old is None or old.fingerprint != row.fingerprint:
-        return _Rejection(row.fingerprint, 1, now, failed.outcome, failed.code)
-    return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, failed.outcome, failed.code)
+        return _Rejection(row.fingerprint, 1, now, now, failed.outcome, failed.code)
+    return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, now, failed.outcome, failed.code)
 
 
 def _model(request: PlanRequest, how: Comparison, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:

@@ -175,7 +175,7 @@ class Demo:
         note(f"{report['accepted']:,} accepted, {report['rejected']:,} rejected, in {requests}")
         if throttled:
             note(f"{throttled} of these were answered 429, too fast; the sync waited as told")
-        for reason in report["errors"]:
+        for reason in report["reasons"]:
             note(f"{reason['code']}: {reason['message']}")
 
     def _check(self, report: dict[str, Any], expected: Expected, got: dict[str, int]) -> None:
@@ -186,7 +186,7 @@ class Demo:
         _same(f"{run}rejected rows", expected.rejected, report["rejected"])
         _same(f"{run}rows that reached the CRM", expected.rows, got["rows"])
         _same(f"{run}requests as the CRM counts them", got["requests"], report["requests"])
-        _same(f"{run}codes of refusal", ["BLOCKED_DOMAIN"] * expected.rejected, [e["code"] for e in report["errors"]])
+        _same(f"{run}codes of refusal", ["BLOCKED_DOMAIN"] * expected.rejected, [e["code"] for e in report["reasons"]])
 
     def _summary(self) -> None:
         heading("What was sent")

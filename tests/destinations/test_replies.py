@@ -47,6 +47,7 @@ def stop(receipts: Receipts) -> ConfigurationError:
         (200, {"ok": False, "error": "invalid_auth"}),
         (200, {"success": False}),
         (200, {"successful": False}),
+        (200, {"Success": False, "Errors": []}),
         (200, {"error": {"message": "no"}}),
         (200, {"data": {"result": {"errors": ["x"]}}}),
         (200, {"results": [{"id": 1, "success": True}, {"id": 2, "success": False}]}),
@@ -137,7 +138,7 @@ def test_a_list_of_another_length_names_no_row_by_its_place(count: int) -> None:
 
 def test_a_list_that_names_none_of_the_rows_stops_the_load() -> None:
     error = stop(receive(reply(200, {"results": [{"ref": id_, "ok": True} for id_ in (1, 2, 3)]}), **NAMED))
-    assert "none of the 3 entries of 'results'" in error.what
+    assert "entries of 'results' name no row of the request" in error.what
 
 
 def test_a_code_that_is_a_sentence_shows_no_value_of_a_row() -> None:
@@ -151,6 +152,45 @@ def test_a_code_that_is_a_sentence_shows_no_value_of_a_row() -> None:
 def test_a_receipt_has_the_host_and_the_status() -> None:
     receipt = receive(reply(429, {"message": "slow down"})).default
     assert (receipt.host, receipt.status) == ("api.example.com", 429)
+
+
+FAILURES = {"results": {"list": "errors", "rows": "failed", "key": {"name": "name"}}}
+
+
+def test_a_list_of_errors_under_another_name_is_no_success() -> None:
+    misspelt = {"results": {**FAILURES["results"], "list": "rejcted"}}
+    error = stop(receive(reply(200, {"rejected": [{"name": "Ada", "code": "BLOCKED"}]}), **misspelt))
+    assert "it has the lists rejected" in error.what
+
+
+def test_rows_that_failed_in_a_second_list_are_no_success() -> None:
+    both = {"errors": [{"name": "Ada", "code": "X"}], "failures": [{"name": "Babbage"}]}
+    assert "at errors, failures" in stop(receive(reply(200, both), **FAILURES)).what
+    counted = {"success": False, "failed": 1, "errors": [{"name": "Ada", "code": "X"}]}
+    assert outcomes(receive(reply(200, counted), **FAILURES), THREE) == ["rejected", "accepted", "accepted"]
+
+
+def test_the_word_of_the_author_holds_for_what_looks_like_a_failure_beside_the_list() -> None:
+    echoed = reply(200, {"errors": [], "data": {"contact": {"failed": 2}}})
+    assert "at data.contact.failed" in stop(receive(echoed, **FAILURES)).what
+    assert receive(echoed, statuses={200: "accept"}, **FAILURES) == Receipts()
+
+
+def test_an_insert_stops_at_entries_that_name_none_of_its_rows() -> None:
+    """Sent again, its good rows would be there twice, three times, five times."""
+    sent = replace(THREE, operation=Operation.INSERT)
+    lowered = reply(207, {"errors": [{"name": "ada", "code": "X"}]})
+    assert "name no row of the request" in stop(receive(lowered, sent, mode="insert", **FAILURES)).what
+    assert "name no row of the request" in stop(receive(reply(200, {"results": []}), sent, mode="insert", **NAMED)).what
+
+
+def test_a_row_that_is_not_mentioned_has_host_and_status_in_its_receipt() -> None:
+    receipt = receive(reply(200, {"results": [{"id": 1, "ok": True}]}), **NAMED).of("k2")
+    assert (receipt.code, receipt.host, receipt.status) == ("no_result", "api.example.com", 200)
+
+
+def test_json_with_a_byte_order_mark_is_json() -> None:
+    assert receive(Reply(200, b"\xef\xbb\xbf{}")) == Receipts()
 
 
 # -- success -----------------------------------------------------------------------------------------------------------

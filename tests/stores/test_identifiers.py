@@ -119,6 +119,19 @@ def test_a_record_without_an_identifier_is_forgotten_and_never_deleted(bench: Ca
     assert b.plan().snapshot_rows == 0
 
 
+def test_a_record_stored_before_a_field_was_in_match_on_is_deleted_by_what_was_stored(
+    bench: Callable[..., Bench],  # noqa: F811
+) -> None:
+    b = bench(keyed("mirror", match_on=("id",)))
+    b.model([(1, "a", 1), (2, "b", 2)])
+    assert len(b.run()) == 2
+    b.sync = keyed("mirror", match_on=("email",))
+    b.model([(2, "b", 2)])
+    plan = b.plan()
+    assert plan.planned == Planned(removed=1)
+    assert [row["identifiers"] for row in b.rows(plan)] == [{"id": 1}]
+
+
 @pytest.mark.parametrize("invalid", [[(1, "", 1)], [(1, "a", 1), (1, "b", 1)]])
 def test_a_rejected_row_that_is_invalid_for_a_while_keeps_its_attempts(
     bench: Callable[..., Bench],  # noqa: F811

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
-from airflow_reverse_etl.errors import ConfigurationError, IncompleteLoadError
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, IncompleteLoadError
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.testing import Dials, FakeDestination
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
@@ -52,9 +54,37 @@ async def test_a_task_that_is_cleared_without_a_correction_does_not_send_them_ag
     assert not world.destination.table.repeated()
 
 
+async def test_a_correction_holds_when_the_first_run_with_it_is_interrupted(world: World) -> None:
+    await stopped(world)
+    world.clock.advance(60)
+    world.destination.dials = Dials(lose_request=range(100), unsent=range(100))
+    with pytest.raises(IncompleteLoadError):
+        await world.run(destination=CORRECTED)
+    world.clock.advance(60)
+    world.destination.dials = Dials()
+    report = await world.run(destination=CORRECTED)
+    assert (report.accepted, report.skipped) == (6, 0)
+
+
+async def test_rows_of_a_later_reply_that_cannot_be_read_are_left_out_again(world: World) -> None:
+    await stopped(world)
+    world.clock.advance(60)
+    world.destination.dials = Dials(unread={2})
+    with pytest.raises(ConfigurationError):
+        await world.run(destination=CORRECTED)
+    world.clock.advance(60)
+    world.destination.dials = Dials()
+    report = await world.run(destination=CORRECTED)
+    assert report.skipped == 2
+    world.clock.advance(60)
+    assert (await world.run(destination={**CORRECTED, "reply": "text"})).accepted == 2
+
+
 async def test_once_the_destination_is_corrected_the_sync_decides(world: World) -> None:
     await stopped(world)
+    world.clock.advance(60)
     await world.run()
+    world.clock.advance(60)
     report = await world.run(destination=CORRECTED)
     assert (report.planned.added, report.accepted, report.skipped) == (2, 2, 0), "on_unknown: resend"
     assert len(list(world.destination.table.repeated())) == 2, "sent twice, which it reported"
@@ -64,6 +94,7 @@ async def test_once_the_destination_is_corrected_the_sync_decides(world: World) 
 async def test_once_the_destination_is_corrected_rows_stay_out_where_the_sync_says_so(world: World) -> None:
     failure = {"max_rejected": "100%", "on_unknown": "fail"}
     await stopped(world, failure=failure)
+    world.clock.advance(60)
     report = await world.run(destination=CORRECTED, failure=failure)
     assert (report.skipped, list(world.destination.table.repeated())) == (2, [])
 
@@ -103,3 +134,14 @@ async def test_the_reasons_of_an_earlier_try_are_gone_once_its_rows_are_sent() -
     world.destination.dials = Dials()
     report = await world.run(run_id="run-1")
     assert (report.accepted, report.reasons) == (1, ())
+
+
+async def test_what_stops_a_load_is_among_the_reasons() -> None:
+    error = CredentialsError("the destination answered 401", todo="check the token", host="api.example.com")
+    world = World(FakeDestination())
+    world.destination.send = Mock(side_effect=error)  # type: ignore[method-assign]
+    with pytest.raises(CredentialsError) as caught:
+        await world.run(rows(a=1, b=1))
+    assert caught.value.report is not None
+    [reason] = caught.value.report.reasons
+    assert (reason["code"], reason["count"], reason["host"]) == ("CredentialsError", 2, "api.example.com")

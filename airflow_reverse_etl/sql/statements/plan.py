@@ -40,6 +40,7 @@ that is not mapped neither. Hashes of single fields are a matter of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -166,7 +167,11 @@ class PlanStatement:
         if not self.tracked or self.comparison.forgiven:
             return f"{found} 1 = 0"
         oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
-        unread = f"code <> '{REPLY_NOT_READ}' AND " if self.comparison.reread else ""
+        unread = ""
+        if self.comparison.destination_since and self.sync.failure.on_unknown == "resend":
+            # Rows whose reply could not be read go out again once the destination was corrected.
+            since = f"CAST('{self.comparison.destination_since}' AS TIMESTAMP)"
+            unread = f"(code <> '{REPLY_NOT_READ}' OR last_seen >= {since}) AND "
         return (
             f"{found} {unread}(outcome = 'unknown' OR attempts >= {self.sync.retry.max_attempts}"
             f" OR first_seen <= CAST('{oldest}' AS TIMESTAMP))"
@@ -284,8 +289,15 @@ class PlanStatement:
         match_on = self.sync.destination.match_on
         if not self._identifiers or not match_on:
             return "0"
-        stored = (self.dialect.json_value("s.identifiers", name.split(".")) for name in match_on)
-        return f"CASE WHEN {' OR '.join(map(self.dialect.blank, stored))} THEN 1 ELSE 0 END"
+        conditions = []
+        for name in match_on:
+            path = name.split(".")
+            value = self.dialect.json_value("s.identifiers", path)
+            # A record that was stored before the field was one of match_on lacks it, and is deleted as it was stored.
+            key = literal(json.dumps(path[-1], ensure_ascii=False), self.dialect.name)
+            has_field = f"REPLACE(s.identifiers, {key}, '') <> s.identifiers"
+            conditions.append(f"({has_field} AND {self.dialect.blank(value)})")
+        return f"CASE WHEN {' OR '.join(conditions)} THEN 1 ELSE 0 END"
 
     @property
     def _named_by(self) -> tuple[str, ...]:

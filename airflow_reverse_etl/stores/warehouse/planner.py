@@ -19,7 +19,7 @@ from airflow_reverse_etl.stores.warehouse.schema import Tables
 #: Columns of the change set beside the values.
 _HASHES = "key_hi, key_lo, fingerprint"
 _SNAPSHOT = f"{_HASHES}, row_key, identifiers"
-_REJECTIONS = f"{_HASHES}, attempts, first_seen, outcome, code"
+_REJECTIONS = f"{_HASHES}, attempts, first_seen, last_seen, outcome, code"
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class Batcher:
         """Build the records, and the receipts of those that are not to be sent, by position."""
         if removed:
             records = identifiers(rows)
-            return records, dict.fromkeys(unnamed(records, self._match_on), _NO_IDENTIFIER)
+            return records, dict.fromkeys(unnamed(records, self._match_on, stored=True), _NO_IDENTIFIER)
         records, failures = self._builder.build(rows)
         receipts = {at: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failures.items()}
         if self._templated:

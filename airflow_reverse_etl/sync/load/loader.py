@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import UnreachableError
+from airflow_reverse_etl.errors import ReverseEtlError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
-from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Batch, Outcome, Receipt, Receipts
+from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Batch, Outcome, Reason, Receipt, Receipts
 from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.rate_limit import Pace
@@ -287,8 +287,11 @@ class Loader:
     async def _send(self, batch: Batch) -> Receipts:
         try:
             return await self._destination.send(batch)
-        except BaseException:  # cut off, perhaps after it was sent
+        except BaseException as error:  # cut off, perhaps after it was sent
             self._in_doubt.update(batch.seqs)
+            if isinstance(error, ReverseEtlError):
+                reason = Reason(type(error).__name__, error.what, error.where.get("host", ""))
+                self._checkpoint.leave(reason, len(batch))
             raise
 
     def _pause(self, seconds: float) -> None:

