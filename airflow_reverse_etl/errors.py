@@ -1,11 +1,11 @@
-"""Every error this package raises, grouped by what the reader should do about it.
+"""Errors of this package, grouped by what the reader should do about them.
 
 ::
 
     ReverseEtlError
     ├── ConfigurationError            fix the configuration, then run again
     │   ├── SpecError                 a sync specification has problems; all are listed
-    │   ├── ModelNotFoundError        the sync names a model, column or relation that is not there
+    │   ├── ModelNotFoundError        the sync names a model, column or relation that does not exist
     │   ├── CredentialsError          a connection is missing, incomplete or refused (401, 403, bad key)
     │   ├── RepositoryNotFoundError   repository, branch, tag or commit does not exist or is not visible
     │   └── ProjectError              dbt project not found, or dbt cannot read it
@@ -22,21 +22,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.report import RunReport
 
 
 class ReverseEtlError(Exception):
-    """Root of the tree. ``str()`` gives what happened, where, and what to do.
+    """Base class of all errors. ``str()`` returns what happened, where, and what to do.
 
     :param what: one sentence, in the remote's own words where there are any.
     :param todo: what the reader should do.
     :param where: names of the place: ``connection``, ``sync``, ``model``, ``file`` (``path:line``) ...
         ``None`` values are left out. Never a secret, never a row's values.
-    :ivar report: the counts of the run so far, where something was sent before the error.
+    :cvar retry: Airflow may retry the task. If False, the task fails at once.
+    :ivar report: the counts of the run so far, if the error ended a run after its plan was made.
     """
+
+    retry: ClassVar[bool] = True
 
     def __init__(self, what: str, *, todo: str = "", **where: object) -> None:
         super().__init__(what)
@@ -46,17 +49,31 @@ class ReverseEtlError(Exception):
         self.report: RunReport | None = None
 
     def __str__(self) -> str:
-        place = ", ".join(f"{name} {value!r}" for name, value in self.where.items())
-        text = f"{self.what} ({place})" if place else self.what
-        return f"{text}\nWhat to do: {self.todo}" if self.todo else text
+        text = self.what
+        if self.where:
+            place = ", ".join(f"{name} {value!r}" for name, value in self.where.items())
+            text += f" ({place})"
+        if self.todo:
+            text += f"\nWhat to do: {self.todo}"
+        return text
+
+    def with_report(self, report: RunReport) -> Self:
+        """Attach the counts of the run, and return this error."""
+        self.report = report
+        return self
 
     def with_hint(self) -> str:
-        """``str()``, and the command that tells more: Airflow's own exceptions do not show which error it was."""
+        """Return the message plus the command that explains this error in detail.
+
+        Airflow's exceptions would otherwise hide the error class.
+        """
         return f"{self}\nMore: reverse-etl errors {type(self).__name__}"
 
 
 class ConfigurationError(ReverseEtlError):
     """Fix the configuration; trying again unchanged gives the same error."""
+
+    retry = False
 
 
 class SpecError(ConfigurationError):
@@ -71,7 +88,7 @@ class SpecError(ConfigurationError):
 
 
 class ModelNotFoundError(ConfigurationError):
-    """The sync names a model, column or relation that is not there."""
+    """The sync names a model, column or relation that does not exist."""
 
 
 class CredentialsError(ConfigurationError):
@@ -87,7 +104,9 @@ class ProjectError(ConfigurationError):
 
 
 class TryLaterError(ReverseEtlError):
-    """Nothing is wrong with the configuration; a later try continues where this one stopped."""
+    """The configuration is right; a later try continues where this one stopped."""
+
+    retry = True
 
 
 class UnreachableError(TryLaterError):
@@ -97,18 +116,26 @@ class UnreachableError(TryLaterError):
 class IncompleteLoadError(TryLaterError):
     """Rows are left that the destination asked to send again later; their run is not committed yet."""
 
+    def __init__(self, what: str, *, report: RunReport | None = None, todo: str = "", **where: object) -> None:
+        super().__init__(what, todo=todo, **where)
+        self.report = report
+
 
 class RunConflictError(TryLaterError):
     """Another run of the same sync holds the lease, or moved the state meanwhile.
 
-    :ivar outdated: the snapshot is not the one that the plan was made for.
+    :param outdated: the snapshot is not the one that the plan was made for.
     """
 
-    outdated = False
+    def __init__(self, what: str, *, outdated: bool = False, todo: str = "", **where: object) -> None:
+        super().__init__(what, todo=todo, **where)
+        self.outdated = outdated
 
 
 class AttentionError(ReverseEtlError):
     """A person must look; trying again by itself will not help."""
+
+    retry = False
 
 
 class GuardError(AttentionError):
@@ -118,9 +145,18 @@ class GuardError(AttentionError):
 class FailurePolicyError(AttentionError):
     """More rows were rejected, given up, or left unknown, than the sync's failure policy allows."""
 
+    def __init__(self, what: str, *, report: RunReport | None = None, todo: str = "", **where: object) -> None:
+        super().__init__(what, todo=todo, **where)
+        self.report = report
+
 
 class DbtRunError(AttentionError):
-    """dbt ran and reported failed nodes."""
+    """dbt ran and reported failed nodes.
+
+    To dbt a lost connection looks like any other failure, so the task's ``retries`` decide.
+    """
+
+    retry = True
 
 
 class StateError(AttentionError):

@@ -112,11 +112,10 @@ def _digest(value: Any) -> str:
 
 def outdated(plan: Plan) -> RunConflictError:
     """The error for a plan that was made for another snapshot than there is."""
-    error = RunConflictError(
+    return RunConflictError(
         "another run changed the snapshot since this one was planned",
+        outdated=True,
         todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
         sync=plan.sync,
         run=plan.run_id,
     )
-    error.outdated = True
-    return error

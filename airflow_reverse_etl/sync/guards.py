@@ -165,13 +165,12 @@ def check_failure_policy(sync: Sync, report: RunReport) -> None:
     if not found:
         return
     reasons = "; ".join(map(reason_text, report.reasons[:3]))
-    error = FailurePolicyError(
+    raise FailurePolicyError(
         "; ".join(found) + (f". Most frequent: {reasons}" if reasons else ""),
+        report=report,
         todo="correct the rows or the mapping; accepted rows are delivered and will not be sent again",
         sync=sync.name,
     )
-    error.report = report
-    raise error
 
 
 def _format_limit(limit: Limit, total: int) -> str:

@@ -246,16 +246,17 @@ class Run:
         )
         try:
             checkpoint, left = await loader.load()
-            if left:
-                raise IncompleteLoadError(
-                    f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
-                    todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
-                    sync=self._sync.name,
-                    connection=self._sync.destination.connection,
-                )
         except ReverseEtlError as error:
-            error.report = _report(self._sync, plan, await self._progress(plan))
+            error.with_report(await self._report_so_far(plan))
             raise
+        if left:
+            raise IncompleteLoadError(
+                f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
+                report=await self._report_so_far(plan),
+                todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
+                sync=self._sync.name,
+                connection=self._sync.destination.connection,
+            )
         return checkpoint
 
     async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
@@ -341,6 +342,9 @@ class Run:
     def _repeatable(self, destination: Destination) -> bool:
         """Whether everything that this sync sends may be sent twice."""
         return destination.capabilities.idempotent.issuperset(OPERATIONS[self._sync.mode].values())
+
+    async def _report_so_far(self, plan: Plan) -> RunReport:
+        return _report(self._sync, plan, await self._progress(plan))
 
     async def _progress(self, plan: Plan) -> Checkpoint:
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
