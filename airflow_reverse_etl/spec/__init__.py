@@ -1,1 +1,1 @@
-"""Values: what a sync says, what is sent, and what becomes of it. They know nothing but errors."""
+"""Values: a sync's specification, batches and receipts, and reports. They import nothing but errors."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a query, as the warehouse names it and types it (its own type text, may be empty)."""
+    """A column of a query: its name, and its type in the warehouse's own words (may be empty)."""
 
     name: str
     data_type: str = ""

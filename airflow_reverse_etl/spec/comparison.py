@@ -1,4 +1,4 @@
-"""How a plan compares the model with the snapshot, and the state that is kept for the next plan."""
+"""Comparison of a model with its snapshot, and the state that is stored for the next plan."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal, cast
 
-#: What a plan may have to say beside its counts.
+#: Note of a plan, in addition to its counts → its text.
 NOTES: Mapping[str, str] = {
     "baseline": "first run: the rows of the model are recorded as delivered, nothing is sent",
     "reset": "the rows of the model are recorded as delivered, nothing is sent",
     "full_resync": "every valid row is sent again; removed rows are left for the next run",
     "mapping_resync": "the mapping has changed: every row that differs under the new one is sent again",
     "mapping_keep": "the mapping has changed: rows that were delivered are recorded under the new one, not sent",
-    "key_resync": "the primary key has changed: the record of the old one is dropped, every row is sent, none deleted",
-    "key_keep": "the primary key has changed: the record of the old one is dropped, every row is recorded as delivered",
+    "key_resync": "the primary key has changed: its record is dropped, every row is sent, none deleted",
+    "key_keep": "the primary key has changed: its record is dropped, every row is recorded as delivered",
     "snapshot_lost": "the record of what was delivered is lost: every row is sent again, none deleted",
-    "snapshot_stale": "runs without a record came between: every row is sent again, removed ones with the next run",
+    "snapshot_stale": "runs without a record came in between: every row is sent again, removed ones with the next run",
 }
 
 
-#: What a cursor may be; ``instant`` is a time stamp with a zone, in UTC.
+#: Kinds of cursors. ``instant`` is a time stamp with a zone, in UTC.
 Kind = Literal["number", "date", "timestamp", "instant"]
 
 
 def cursor_kind(data_type: str, dialect: str) -> Kind | None:
-    """What a cursor of this type is; None for a type that cannot be one.
+    """Return the kind of a cursor with this type, or None if the type cannot be a cursor's.
 
-    Text has an order of its own in each database, and binary fractions do not survive being written down.
+    Each database orders text in its own way, and binary fractions change when they are written as text.
     """
     from sqlglot import ParseError, exp
     from sqlglot.errors import TokenError
@@ -46,21 +46,27 @@ def cursor_kind(data_type: str, dialect: str) -> Kind | None:
         return "date"
     if kind in {kinds.TIMESTAMPTZ, kinds.TIMESTAMPLTZ}:
         return "instant"
-    return "timestamp" if kind in exp.DataType.TEMPORAL_TYPES and kind not in {kinds.TIME, kinds.TIMETZ} else None
+    if kind in exp.DataType.TEMPORAL_TYPES - {kinds.TIME, kinds.TIMETZ}:
+        return "timestamp"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A value of the cursor column, in a form that any SQL dialect can be given. Exact, or lower by nanoseconds."""
+    """A value of the cursor column that can be written in any SQL dialect. Exact, or lower by nanoseconds."""
 
     kind: Kind
     value: Decimal | date | datetime
 
     @classmethod
     def of(cls, kind: Kind, text: str) -> Bound:
-        """From the text form of a value. Raises ValueError for what no calendar has: infinity, year 10000, BC."""
+        """Build a bound from the text form of a value.
+
+        :raises ValueError: Python cannot represent the value: infinity, year 10000, BC.
+        """
         if kind == "number":
-            if not (value := Decimal(text)).is_finite():
+            value = Decimal(text)
+            if not value.is_finite():
                 raise ValueError(text)
             return cls(kind, value)
         if kind == "date":
@@ -69,15 +75,22 @@ class Bound:
 
     @classmethod
     def from_text(cls, text: str) -> Bound:
-        """The inverse of ``str``."""
+        """Parse the result of ``str``."""
         kind, _, value = text.partition(" ")
         return cls.of(cast(Kind, kind), value)
 
     @classmethod
     def latest(cls, kind: Kind, now: datetime) -> Bound | None:
-        """The highest value that counts: a time in the future says nothing of the rows that change until then."""
+        """Return the highest value that counts, or None if every value does.
+
+        A time in the future does not count: rows may still change before it.
+        """
         at = now.astimezone(UTC).replace(tzinfo=None)
-        return None if kind == "number" else cls(kind, at.date() if kind == "date" else at)
+        if kind == "number":
+            return None
+        if kind == "date":
+            return cls(kind, at.date())
+        return cls(kind, at)
 
     def __str__(self) -> str:
         return f"{self.kind} {self._text}"
@@ -87,25 +100,27 @@ class Bound:
         return self.value.isoformat(" ") if isinstance(self.value, datetime) else str(self.value)
 
     def literal(self, dialect: str) -> str:
-        """The value as SQL, of whole seconds: some databases round to them, and up."""
+        """Return the value as SQL, cut to whole seconds: some databases would round it up."""
         from sqlglot import exp
 
         if isinstance(self.value, Decimal):
             return format(self.value, "f")
         kinds = {"date": "date", "timestamp": "timestampntz", "instant": "timestamptz"}
-        text = self._text.partition(".")[0] + ("+00:00" if self.kind == "instant" else "")
+        text = self._text.partition(".")[0]
+        if self.kind == "instant":
+            text += "+00:00"
         return exp.cast(exp.Literal.string(text), kinds[self.kind]).sql(dialect)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is remembered of the last committed run.
+    """The state that the last committed run stored.
 
-    :param rows: of the snapshot after it.
+    :param rows: number of rows in the snapshot after that run.
     :param mapping: digest of the mapping's shape.
     :param key: digest of the primary key's columns.
     :param scope: digest of everything that a cursor's value depends on.
-    :param low: the model is read from here on, as text of a :class:`Bound`.
+    :param low: text of the :class:`Bound` from which the next run reads the model.
     :param stale: runs that kept no record came after the snapshot.
     :param destination: digest of the sync's ``destination``.
     :param destination_since: time of the first plan with this ``destination``, if another one came before; UTC.
@@ -130,36 +145,36 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a plan compares the model, and what its commit does with the record. The default is the plain comparison.
+    """The way a plan compares the model, and its commit updates the record. The default is the plain comparison."""
 
-    :param compared: with the snapshot; if not, every row is ``added``.
-    :param recorded: rows that enter the snapshot without being sent: ``all`` that would be; or ``known`` ones, which
-        the snapshot has, unless in doubt or rejected before.
-    :param anew: the commit drops the snapshot's rows.
-    :param forgiven: rejections of earlier runs keep no row from being sent.
-    :param resent: what is sent and not accepted is not taken for delivered any more.
-    :param low: only rows from this value of the cursor on are read, as text of a :class:`Bound`.
-    :param destination_since: time of the first plan with the sync's ``destination``, if another one came before. A row
-        that was left out before that, because the reply about it could not be read, is sent again.
-    :param tracked: whether there is a record at all.
-    :param notes: of :data:`NOTES`.
-    :param kind: of the cursor, if there is one; ``high`` and ``floor`` see :meth:`seen`.
-    """
-
+    #: The model is compared with the snapshot. If False, every row is ``added``.
     compared: bool = True
+    #: Rows that enter the snapshot without being sent: ``all`` that would be sent; or ``known`` ones, which are in the
+    #: snapshot, unless they are in doubt or were rejected before.
     recorded: Literal["", "all", "known"] = ""
+    #: The commit drops the snapshot's rows.
     anew: bool = False
+    #: Rows are sent even if earlier runs had them rejected.
     forgiven: bool = False
+    #: Rows that are sent and not accepted no longer count as delivered.
     resent: bool = False
+    #: Text of the :class:`Bound` from which the model is read; empty if all of it is.
     low: str = ""
+    #: The sync keeps a record.
     tracked: bool = True
+    #: Keys of :data:`NOTES`.
     notes: tuple[str, ...] = ()
+    #: Digests for the next :class:`State`, which explains them.
     mapping: str = ""
     key: str = ""
     scope: str = ""
     destination: str = ""
+    #: Time (UTC) of the first plan with the sync's ``destination``, if another one came before. A row that was left out
+    #: before that, because the reply about it could not be read, is sent again.
     destination_since: str = ""
+    #: Kind of the cursor, if there is one.
     kind: Kind | None = None
+    #: Values of the cursor that the model has, see :meth:`seen`.
     high: str | None = None
     floor: str | None = None
 
@@ -169,42 +184,46 @@ class Comparison:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         values = {name: data[name] for name in cls.__slots__ if name in data}
-        return cls(**{**values, "notes": tuple(values.get("notes", ()))})
+        values["notes"] = tuple(values.get("notes", ()))
+        return cls(**values)
 
     @property
     def drops_rejections(self) -> bool:
-        """Rejections are known by the key: they go with an old one."""
+        """True if the commit drops earlier rejections: they are stored by key, and the key has changed."""
         return self.anew and self.forgiven
 
     def seen(self, kind: Kind, high: str | None, floor: str | None) -> Comparison:
-        """With what the model had, as text forms of values.
+        """Return a copy that has the cursor's values in the model, as their text forms.
 
-        :param high: highest value of the cursor, up to :meth:`Bound.latest`.
-        :param floor: lowest one of the rows that share their key with another: that one may go away, unseen.
+        :param high: highest value, up to :meth:`Bound.latest`.
+        :param floor: lowest value among rows with a duplicate key: the other row may disappear unnoticed.
         """
         return replace(self, kind=kind, high=high, floor=floor)
 
     def state_after(self, before: State | None, *, rows: int, open_rows: str | None = None) -> State:
-        """What to remember once the plan is committed.
+        """Build the state to store once the plan is committed.
 
-        :param rows: of the snapshot now.
-        :param open_rows: the lowest cursor of a row that is rejected, not settled or in doubt, as text.
+        :param before: the state that the last commit stored.
+        :param rows: number of rows in the snapshot now.
+        :param open_rows: lowest cursor value among the rows that are rejected, not settled or in doubt, as text.
         """
         if not self.tracked:
             return replace(before or State(), stale=True)
-        low = self._low(open_rows)
         return State(
-            rows,
-            self.mapping,
-            self.key,
-            self.scope,
-            low,
+            rows=rows,
+            mapping=self.mapping,
+            key=self.key,
+            scope=self.scope,
+            low=self._next_low(open_rows),
             destination=self.destination,
             destination_since=self.destination_since,
         )
 
-    def _low(self, open_rows: str | None) -> str:
-        """Without a bound that can be told exactly, the next run reads everything."""
+    def _next_low(self, open_rows: str | None) -> str:
+        """Return the bound from which the next run reads the model; empty to read all of it.
+
+        The next run reads all if the bound cannot be determined exactly.
+        """
         if not self.kind:
             return self.low
         try:

@@ -1,4 +1,4 @@
-"""The types of a specification's values: a limit, a duration, one name or several."""
+"""Types of a specification's values: a limit, a duration, one name or several."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 _LIMIT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*$")
 _DURATION = re.compile(r"^\s*(\d+)\s*(s|m|h|d|w)\s*$")
@@ -23,10 +18,10 @@ def _limit(value: object) -> object:
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    raise ValueError("must be a number of rows (100) or a share of them ('5%')")
+    raise ValueError("must be a number of rows (100) or a percentage of them ('5%')")
 
 
-#: A number of rows, or a share of them such as ``"5%"``.
+#: A number of rows, or a percentage of them such as ``"5%"``.
 Limit = Annotated[
     int | str,
     BeforeValidator(_limit),
@@ -35,7 +30,7 @@ Limit = Annotated[
 
 
 def rows_of(limit: int | str, total: int) -> float:
-    """How many rows a limit allows of ``total``: ``rows_of("5%", 200) == 10.0``."""
+    """Return the number of rows of ``total`` that a limit allows: ``rows_of("5%", 200) == 10.0``."""
     if isinstance(limit, int):
         return limit
     match = _LIMIT.match(limit)
@@ -77,5 +72,5 @@ BLANKS = " \t\r\n\u00a0"
 
 
 def is_blank(value: object) -> bool:
-    """Return whether a value cannot identify a record: null, or text of :data:`BLANKS` only."""
+    """Return whether a value is null or blank, and so cannot identify a record."""
     return value is None or (isinstance(value, str) and not value.strip(BLANKS))

@@ -1,4 +1,4 @@
-"""The sync specification: what a DAG author or a YAML file says. One definition gives validation and JSON Schema."""
+"""The sync specification, from Python or a YAML file. One definition serves validation and JSON Schema."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ from airflow_reverse_etl.spec.field_types import Duration, Limit, Names, is_blan
 from airflow_reverse_etl.spec.problems import problem_text, problems_of, title
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_yaml
 
-#: Validates what a destination adds to ``destination:``. Gets that mapping, gives problems as (path, message).
+#: Validates the keys that a destination adds to ``destination:``. Takes that mapping, returns (path, message) problems.
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
 
 Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete"]
+#: Context of a validation that raises pydantic's own error.
 _RAW: dict[str, str] = {"errors": "raw"}
 _FIX_VALUES = "correct the values below"
+_FIX_LINES = "correct the lines below"
 
 
 class _Strict(BaseModel):
@@ -41,7 +43,7 @@ class _Strict(BaseModel):
 class TableModel(_Strict):
     """A table or view that dbt does not manage."""
 
-    table: Annotated[str, Field(min_length=1, description="schema.table, quoted as the warehouse wants it")]
+    table: Annotated[str, Field(min_length=1, description="schema.table, quoted as the warehouse requires")]
 
 
 class SqlModel(_Strict):
@@ -63,18 +65,22 @@ class ValueField(_Strict):
 
 
 class TemplateField(_Strict):
-    """A sandboxed Jinja template over ``row``: the slow way, when nothing else will do."""
+    """A sandboxed Jinja template over ``row``, rendered for each row. Slow: prefer an expression."""
 
     template: Annotated[str, Field(min_length=1)]
 
 
-def _shape(*keys: str) -> Callable[[object], str | None]:
+def _tag_by_key(*keys: str) -> Callable[[object], str | None]:
+    """Build the function that picks a union's member: ``name`` for text, else the first of the keys that is set."""
+
     def discriminate(value: object) -> str | None:
         if isinstance(value, str):
             return "name"
-        if isinstance(value, Mapping):
-            return next((key for key in keys if key in value), None)
-        return next((key for key in keys if hasattr(value, key)), None)
+        for key in keys:
+            found = key in value if isinstance(value, Mapping) else hasattr(value, key)
+            if found:
+                return key
+        return None
 
     return discriminate
 
@@ -83,7 +89,7 @@ _Name = Annotated[str, Field(min_length=1)]
 ModelRef = Annotated[
     Annotated[_Name, Tag("name")] | Annotated[TableModel, Tag("table")] | Annotated[SqlModel, Tag("sql")],
     Discriminator(
-        _shape("table", "sql"),
+        _tag_by_key("table", "sql"),
         custom_error_type="model_shape",
         custom_error_message="must be a dbt model's name, {table: schema.name} or {sql: select …}",
     ),
@@ -94,7 +100,7 @@ FieldSource = Annotated[
     | Annotated[ValueField, Tag("value")]
     | Annotated[TemplateField, Tag("template")],
     Discriminator(
-        _shape("sql", "value", "template"),
+        _tag_by_key("sql", "value", "template"),
         custom_error_type="field_shape",
         custom_error_message="must be a column's name, {sql: …}, {value: …} or {template: …}",
     ),
@@ -102,128 +108,141 @@ FieldSource = Annotated[
 
 
 class TrackDetails(_Strict):
-    """Every row that was delivered is remembered, and something more."""
+    """A record of every delivered row, plus a cursor or hashes of single fields."""
 
     cursor: Annotated[
         str | None,
         Field(
             min_length=1,
             description="column of dates, time stamps or whole numbers that grows with every change of a row; rows "
-            "that were not accepted are read again whatever it says, and rows without a value always",
+            "that were not accepted and rows without a value are always read again",
         ),
     ] = None
     fields: Annotated[
         bool,
-        Field(
-            description="keep a short hash of each mapped value, so that a plan names the fields of a changed row that "
-            "changed"
-        ),
+        Field(description="short hash stored for each mapped value, so that a plan names the changed fields of a row"),
     ] = False
 
     @model_validator(mode="after")
-    def _says_something(self) -> TrackDetails:
+    def _tracks_something(self) -> TrackDetails:
         if not self.cursor and not self.fields:
             raise ValueError(_TRACK_SHAPE)
         return self
 
 
 _TRACK_SHAPE = "must be rows, none, {cursor: column}, {fields: true}, or both of these"
+
+
+def _track_tag(value: object) -> str | None:
+    if isinstance(value, str):
+        return "name"
+    if isinstance(value, Mapping | TrackDetails):
+        return "details"
+    return None
+
+
 Track = Annotated[
     Annotated[Literal["rows", "none"], Tag("name")] | Annotated[TrackDetails, Tag("details")],
-    Discriminator(
-        lambda value: (
-            "name" if isinstance(value, str) else "details" if isinstance(value, Mapping | TrackDetails) else None
-        ),
-        custom_error_type="track_shape",
-        custom_error_message=_TRACK_SHAPE,
-    ),
+    Discriminator(_track_tag, custom_error_type="track_shape", custom_error_message=_TRACK_SHAPE),
 ]
 
 
 class DestinationSpec(BaseModel):
-    """Where rows go. Each destination type adds keys of its own, see its reference page."""
+    """The destination of the rows. Each destination type adds its own keys, see its reference page."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: Annotated[str, Field(min_length=1, description="http, table, file, or a registered type")]
     connection: Annotated[str | None, Field(description="Airflow connection id")] = None
-    object: Annotated[str | None, Field(description="what is written there: contacts, schema.table …")] = None
-    match_on: Annotated[Names, Field(description="destination fields by which the destination recognises a row")] = ()
+    object: Annotated[str | None, Field(description="name of the object to write: contacts, schema.table …")] = None
+    match_on: Annotated[
+        Names, Field(description="destination fields by which the destination recognises a record")
+    ] = ()
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys that this destination's type adds."""
+        """The keys that the destination's type adds."""
         return dict(self.model_extra or {})
 
 
 class Guards(_Strict):
-    """May this plan be sent? Checked before anything is. A guard that is not met stops the run."""
+    """Limits that a plan must meet before anything is sent. A plan that exceeds one stops the run."""
 
-    min_rows: Annotated[int, Field(ge=0, description="fewer model rows than this stop the run")] = 1
+    min_rows: Annotated[int, Field(ge=0, description="minimum of rows in the model; fewer stop the run")] = 1
     max_removed: Annotated[
         Limit | None,
         Field(
-            description="more removed rows than this, of the snapshot, stop the run; default in mode mirror: 20% of "
-            "the snapshot or 10 rows, whichever is more; 100% allows any number"
+            description="maximum of removed rows, or of their share of the snapshot; more stop the run; default in "
+            "mode mirror: 20% of the snapshot or 10 rows, whichever is more; 100% allows any number"
         ),
     ] = None
     max_changes: Annotated[
-        Limit | None, Field(description="more rows to send than this, of the model, stop the run")
+        Limit | None,
+        Field(description="maximum of rows to send, or of their share of the model; more stop the run"),
     ] = None
 
 
 class FailurePolicy(_Strict):
-    """What turns the task red."""
+    """The results that fail the task."""
 
     max_rejected: Annotated[
-        Limit, Field(description="more rejected or invalid rows than this, of the planned ones, fail the task")
+        Limit,
+        Field(
+            description="maximum of rejected and invalid rows, or of their share of the planned rows; more fail the "
+            "task"
+        ),
     ] = 0
     max_given_up: Annotated[
         Limit,
-        Field(description="more rows that were rejected past `retry` than this, of the model's rows, fail the task"),
+        Field(
+            description="maximum of rows given up, because they were rejected past `retry`, or of their share of the "
+            "model's rows; more fail the task"
+        ),
     ] = "1%"
     on_unknown: Annotated[
         Literal["resend", "accept", "fail"],
         Field(
-            description="rows sent whose answer was lost, where sending twice is not safe: send again (may duplicate), "
-            "count as delivered (may lose), or leave out and fail"
+            description="handling of rows whose answer was lost, if sending twice is not safe: send again (may "
+            "duplicate), count as delivered (may lose), or leave out and fail"
         ),
     ] = "resend"
 
 
 class RetryPolicy(_Strict):
-    """How long a rejected row is tried again in later runs, while it stays unchanged."""
+    """Limits for trying a rejected, unchanged row again in later runs."""
 
     max_attempts: Annotated[int, Field(ge=1)] = 5
     max_age: Duration = timedelta(days=14)
 
 
 class Rate(_Strict):
-    """How fast. ``None`` is the destination's own default."""
+    """The pace of a load. ``None`` is the destination's own default."""
 
     requests_per_second: Annotated[float | None, Field(gt=0)] = None
-    concurrency: Annotated[int, Field(ge=1, le=1000, description="requests in flight")] = 8
-    batch_size: Annotated[int | None, Field(ge=1, description="rows in one request")] = None
+    concurrency: Annotated[int, Field(ge=1, le=1000, description="number of requests in flight")] = 8
+    batch_size: Annotated[int | None, Field(ge=1, description="number of rows in one request")] = None
 
 
 class Sync(_Strict):
-    """A named, declarative spec: model → destination object.
+    """A named, declarative specification: model → destination object.
 
-    Guarantees nothing by itself; see :mod:`airflow_reverse_etl.sync.run`.
+    For the guarantees of a run, see :mod:`airflow_reverse_etl.sync.run`.
 
-    :raises SpecError: with *all* problems, when constructed from invalid values.
+    :raises SpecError: the values are invalid; lists *all* problems.
     """
 
     name: Annotated[
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$",
-            description="identifies the sync and its state: rename it and everything is sent again",
+            description="identifier of the sync and its state; a renamed sync sends everything again",
         ),
     ]
     model: ModelRef
     source: Annotated[str, Field(min_length=1, description="Airflow connection id of the warehouse")]
-    primary_key: Annotated[Names | None, Field(description="column, or list of them; default: what dbt knows")] = None
+    primary_key: Annotated[
+        Names | None, Field(description="column, or list of columns; default: the key found in dbt")
+    ] = None
     destination: DestinationSpec
     mode: Mode = "upsert"
     mapping: Annotated[
@@ -232,32 +251,36 @@ class Sync(_Strict):
     track: Annotated[
         Track,
         Field(
-            description="what is remembered: `rows`, every row that was delivered; `{cursor: column}`, the same, but "
-            "only rows that changed since are read; `{fields: true}`, a short hash of each field beside every row, so "
-            "that a plan names the fields that changed; `none`, nothing: every row goes out in every run"
+            description="record of deliveries: `rows`, every delivered row; `{cursor: column}`, the same, but only "
+            "rows that changed since are read; `{fields: true}`, also a short hash of each field, so that a plan names "
+            "the changed fields; `none`, no record: every row is sent in every run"
         ),
     ] = "rows"
     initial: Annotated[
         Literal["send", "baseline"],
-        Field(description="the first run sends every row, or records them as delivered without sending"),
+        Field(description="behaviour of the first run: send every row, or record all as delivered without sending"),
     ] = "send"
     on_mapping_change: Annotated[
         Literal["resync", "keep"],
         Field(
-            description="after a change of the mapping or the primary key: send every row again, or take those "
-            "that were delivered as they are and send new ones only"
+            description="behaviour after a change of the mapping or the primary key: send every row again, or keep "
+            "delivered rows as they are and send only new ones"
         ),
     ] = "resync"
-    nulls: Annotated[Literal["send", "omit"], Field(description="send null, or leave the field out")] = "send"
+    nulls: Annotated[
+        Literal["send", "omit"], Field(description="handling of null values: send null, or leave the field out")
+    ] = "send"
     guards: Guards = Guards()
     failure: FailurePolicy = FailurePolicy()
     retry: RetryPolicy = RetryPolicy()
     rate: Rate = Rate()
     drift: Annotated[
         Literal["ignore", "warn", "fail"],
-        Field(description="when the columns it uses, their table or its key tests changed since the last run"),
+        Field(description="reaction if the used columns, their table or the key tests changed since the last run"),
     ] = "warn"
-    planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="where the comparison runs")] = "auto"
+    planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="engine that runs the comparison")] = (
+        "auto"
+    )
 
     @field_validator("primary_key")
     @classmethod
@@ -292,27 +315,27 @@ class Sync(_Strict):
     @model_validator(mode="after")
     def _track_fits(self) -> Sync:
         if self.mode == "mirror" and (self.cursor or self.track == "none"):
-            what = (
-                "a cursor cannot see removed rows" if self.cursor else "without a record nothing is known to be removed"
-            )
-            raise ValueError(f"mode mirror needs track: rows: {what}")
+            reason = "without a record, removed rows cannot be found"
+            if self.cursor:
+                reason = "a cursor cannot see removed rows"
+            raise ValueError(f"mode mirror needs track: rows: {reason}")
         if self.mode == "append" and self.cursor:
             raise ValueError("mode append sends every row of the model in every run; it has no use for a cursor")
         if self.mode == "append" and self.track_fields:
-            raise ValueError("mode append keeps no record, and so no hashes of fields")
+            raise ValueError("mode append keeps no record, and so cannot keep hashes of fields")
         if not self.tracked:
-            why = "mode append" if self.mode == "append" else "track: none"
+            reason = "mode append" if self.mode == "append" else "track: none"
             if self.initial != "send":
-                raise ValueError(f"initial: {self.initial} records rows, and {why} keeps no record")
+                raise ValueError(f"initial: {self.initial} records rows, and {reason} keeps no record")
             if self.on_mapping_change != "resync":
-                raise ValueError(f"on_mapping_change: {self.on_mapping_change} needs a record, and {why} keeps none")
+                raise ValueError(f"on_mapping_change: {self.on_mapping_change} needs a record, and {reason} keeps none")
         return self
 
-    # the last of the validators, so that the others run inside it
+    # last, so that the other validators run inside it
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        """Raise our error with every problem, unless :meth:`load` asked for pydantic's to add places to it."""
+        """Raise a SpecError with every problem, unless :meth:`load` asked for pydantic's error to add places."""
         try:
             return handler(values)
         except ValidationError as error:
@@ -324,27 +347,25 @@ class Sync(_Strict):
 
     @property
     def tracked(self) -> bool:
-        """Whether what was delivered is remembered. If not, every valid row goes out in every run."""
+        """True if deliveries are recorded. If not, every run sends every valid row."""
         return self.mode != "append" and self.track != "none"
 
     @property
     def cursor(self) -> str | None:
-        """The column from whose highest value on the model is read."""
+        """The column whose highest value is where the next run begins to read the model."""
         return self.track.cursor if isinstance(self.track, TrackDetails) else None
 
     @property
     def track_fields(self) -> bool:
-        """Whether hashes of single fields are remembered, see
-        :mod:`airflow_reverse_etl.sql.statements.field_hashes`.
-        """
+        """True if hashes of single fields are stored: :mod:`airflow_reverse_etl.sql.statements.field_hashes`."""
         return isinstance(self.track, TrackDetails) and self.track.fields
 
     @classmethod
     def load(cls, source: Sync | Mapping[str, Any] | str | Path, *, check: DestinationCheck | None = None) -> Sync:
-        """A sync from itself, a dict, or the path of a YAML file.
+        """Load a sync from a dict or the path of a YAML file; accept a sync as well.
 
         :param check: validates the destination's own keys, so that their problems are reported with the others.
-        :raises SpecError: with all problems, each with ``file:line`` where the source is a file.
+        :raises SpecError: lists all problems, each with ``file:line`` if the source is a file.
         """
         if isinstance(source, Sync):
             return cls._checked(source, source.model_dump(), check, {})
@@ -354,9 +375,9 @@ class Sync(_Strict):
 
     @classmethod
     def load_file(cls, path: Path, *, check: DestinationCheck | None = None) -> tuple[Sync, Lines]:
-        """A sync from a YAML file, and the line of each of its keys.
+        """Load a sync from a YAML file, together with the line of each of its keys.
 
-        :raises SpecError: with all problems, each with ``file:line``.
+        :raises SpecError: lists all problems, each with ``file:line``.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -378,41 +399,44 @@ class Sync(_Strict):
         lines: Lines,
         path: Path | None = None,
     ) -> Sync:
+        """Return the sync, or raise the problems of its values and of its destination's keys together."""
         problems: list[tuple[tuple[str, ...], str]] = []
         if sync is None:
             try:
                 sync = cls.model_validate(values, context=_RAW)
             except ValidationError as error:
                 problems += problems_of(error, _known_keys)
+
+        # let the destination check its own keys; a common key may be None
         destination = values.get("destination")
         if check and isinstance(destination, Mapping):
-            known = set(DestinationSpec.model_fields)
-            problems += [
-                (("destination", *where), message)
-                for where, message in check({k: v for k, v in destination.items() if v is not None or k not in known})
-            ]
+            common = set(DestinationSpec.model_fields)
+            given = {key: value for key, value in destination.items() if value is not None or key not in common}
+            problems += [(("destination", *where), message) for where, message in check(given)]
         if not problems and sync is not None:
             return sync
+
         texts = tuple(problem_text(where, message, line_of(lines, where), path) for where, message in problems)
+        todo = _FIX_LINES if path else _FIX_VALUES
         raise SpecError(
             title(len(texts)),
             problems=texts,
-            todo="correct the lines below" if path else _FIX_VALUES,
+            todo=todo,
             sync=values.get("name"),
             file=path,
         )
 
     @property
     def digest(self) -> str:
-        """Changes when what is sent, or how, changes; not when guards, rates or policies do."""
-        what = self.model_dump_json(
+        """Hash of everything that decides which records are sent, and how. Guards, rates and policies do not count."""
+        content = self.model_dump_json(
             include={"model", "primary_key", "destination", "mode", "mapping", "nulls", "track"}
         )
-        return hashlib.sha256(what.encode()).hexdigest()
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema (draft 2020-12) of a sync file, for editors."""
+        """Return the JSON Schema (draft 2020-12) of a sync file, for editors."""
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "Reverse ETL sync",
@@ -421,6 +445,7 @@ class Sync(_Strict):
 
 
 def _known_keys(where: Sequence[str]) -> list[str]:
+    """Return the keys that a specification may have at a path."""
     shapes: dict[str, list[type[BaseModel]]] = {
         "": [Sync],
         "model": [TableModel, SqlModel],
@@ -431,4 +456,5 @@ def _known_keys(where: Sequence[str]) -> list[str]:
         "retry": [RetryPolicy],
         "rate": [Rate],
     }
-    return [name for shape in shapes.get(where[0] if where else "", []) for name in shape.model_fields]
+    parent = where[0] if where else ""
+    return [name for shape in shapes.get(parent, []) for name in shape.model_fields]

@@ -1,4 +1,4 @@
-"""Operations: what a batch asks of the destination."""
+"""Operations: the requests that a batch can make of a destination."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Operation(StrEnum):
-    """What a batch asks of the destination. A batch has exactly one operation."""
+    """A request to the destination. Each batch has exactly one operation."""
 
     UPSERT = "upsert"
     INSERT = "insert"
@@ -14,7 +14,7 @@ class Operation(StrEnum):
     DELETE = "delete"
 
 
-#: What each part of the change set asks of the destination.
+#: Mode → part of the change set → the operation of its rows. Rows of a part without one are not sent.
 OPERATIONS: dict[str, dict[str, Operation]] = {
     "upsert": {"added": Operation.UPSERT, "changed": Operation.UPSERT},
     "insert": {"added": Operation.INSERT},

@@ -1,4 +1,4 @@
-"""The problems of a specification, in words."""
+"""Texts of the problems found in a specification."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pydantic import (
-        ValidationError,
-    )
+    from pydantic import ValidationError
 
 
 def title(count: int) -> str:
-    """Count the problems, in words."""
-    return f"the sync specification has {count} problem{'s' if count != 1 else ''}"
+    """Return the first line of an error with so many problems."""
+    noun = "problem" if count == 1 else "problems"
+    return f"the sync specification has {count} {noun}"
 
 
 def problem_text(where: Sequence[str], message: str, line: int | None = None, path: Path | None = None) -> str:
-    """A problem with its place: ``file:line: key: message``."""
+    """Return a problem with its place: ``file:line: key: message``."""
     place = f"{path}:{line}: " if path and line else ""
     return f"{place}{'.'.join(where) or 'sync'}: {message}"
 
@@ -27,10 +26,14 @@ def problem_text(where: Sequence[str], message: str, line: int | None = None, pa
 def problems_of(
     error: ValidationError, known_keys: Callable[[Sequence[str]], Sequence[str]]
 ) -> list[tuple[tuple[str, ...], str]]:
-    """Pydantic's errors in our words: path without union tags, nearest known key for an unknown one."""
+    """Translate pydantic's errors into (path, message) pairs.
+
+    Paths have no union tags. The message for an unknown key suggests the nearest known one.
+    """
     found = []
     for item in error.errors(include_url=False):
         where = tuple(str(part) for part in item["loc"])
+        # drop the tag of the union's member, which no author has written
         if len(where) > 1 and where[0] in ("model", "track") and where[1] in ("name", "table", "sql", "details"):
             where = (where[0], *where[2:])
         if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
@@ -45,7 +48,7 @@ def problems_of(
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``"; did you mean 'mapping'?"``, or the list of what is known when nothing is near."""
+    """Return ``"; did you mean 'mapping'?"``, or the list of known names if none is similar."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 
 class SettledSet:
-    """Which sequence numbers are settled: everything up to ``low``, and some ranges above it.
+    """The settled sequence numbers: everything up to ``low``, and some ranges above it.
 
-    Loads settle batches out of order; ranges that touch are one, so the set stays as small as the number of gaps.
+    Loads settle batches out of order. Adjacent ranges are merged, so the set stays as small as the number of gaps.
     """
 
     __slots__ = ("_firsts", "_lasts", "low")
@@ -19,7 +19,8 @@ class SettledSet:
         self._firsts: dict[int, int] = {last: first for first, last in self._lasts.items()}
 
     def add(self, first: int, last: int) -> None:
-        """Settle ``first`` to ``last``, both included, none of which is settled yet."""
+        """Settle ``first`` to ``last``, both included. No number of the range may be settled already."""
+        # merge with the ranges that end just before and begin just after
         if (before := self._firsts.pop(first - 1, None)) is not None:
             first = before
         if (after := self._lasts.pop(last + 1, None)) is not None:
@@ -39,13 +40,13 @@ class SettledSet:
         return self.low + sum(last - first + 1 for first, last in self._lasts.items())
 
     def covers_any(self, first: int, last: int) -> bool:
-        """Whether any number from ``first`` to ``last`` is settled."""
+        """Return whether any number from ``first`` to ``last`` is settled."""
         return first <= self.low or any(start <= last and end >= first for start, end in self._lasts.items())
 
     def end_of(self, first: int) -> int:
-        """The last number of the settled range that begins with ``first``; ``first`` - 1 if there is none."""
+        """Return the end of the settled range that begins with ``first``, or ``first`` - 1 without such a range."""
         return max(self.low, self._lasts.get(first, first - 1))
 
     def above(self) -> list[list[int]]:
-        """The ranges above ``low``, ascending."""
+        """Return the ranges above ``low``, ascending."""
         return [[first, last] for first, last in sorted(self._lasts.items())]

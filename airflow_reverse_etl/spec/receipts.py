@@ -1,4 +1,4 @@
-"""Batches and receipts: what was sent, and what came back."""
+"""Batches sent to a destination, and the receipts that come back."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from airflow_reverse_etl.spec.operations import Operation
 if TYPE_CHECKING:
     from airflow_reverse_etl.errors import ConfigurationError
 
-#: Most reasons that a report has; the last one then counts the others.
+#: The most reasons that a report lists. If there are more, the last one counts the others.
 MAX_REASONS = 20
 
 
 class Outcome(StrEnum):
-    """What became of one row."""
+    """The result of sending one row."""
 
     ACCEPTED = "accepted"  # the destination acknowledged it; it enters the snapshot
-    REJECTED = "rejected"  # the destination refused it as it is; never resent in this run
+    REJECTED = "rejected"  # the destination refused its values; never resent in this run
     RETRYABLE = "retryable"  # not written, may be sent again
-    UNKNOWN = "unknown"  # sent, answer lost: written or not, nobody knows
-    SKIPPED = "skipped"  # the destination has no such row (mode ``update``); stays out of the snapshot
+    UNKNOWN = "unknown"  # sent, but the answer was lost: it may have been written
+    SKIPPED = "skipped"  # the destination does not have it (mode ``update``); stays out of the snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows that are sent together.
 
-    ``seqs``, ``keys`` and ``records`` have the same length: sequence number in the plan, primary key as text, and
-    the mapped record (for a delete: the identifiers).
+    ``seqs``, ``keys`` and ``records`` have the same length.
+
+    :param seqs: sequence numbers in the plan.
+    :param keys: primary keys as text.
+    :param records: the mapped records; for a delete, the identifiers.
     """
 
     operation: Operation
@@ -46,17 +49,17 @@ class Batch:
         return len(self.seqs)
 
     def idempotency_key(self, content: bytes) -> str:
-        """Return a key that is the same only when the same rows of the same plan are sent with the same content.
+        """Return a key that is equal only if the same rows of the same plan are sent with the same content.
 
-        The run's id is not enough: a task that is cleared plans again under it, and its new rows have the old numbers.
+        The run's id is not enough: a cleared task plans again under the same id, and its new rows reuse the numbers.
 
-        :param content: the rows as they are sent.
+        :param content: the rows in the form in which they are sent.
         """
         rows = ",".join(map(str, self.seqs))
         return digest(self.plan_id, rows, content)
 
     def only(self, positions: Iterable[int]) -> Batch:
-        """The batch of the rows at these positions."""
+        """Return a batch of the rows at these positions."""
         at = list(positions)
         return Batch(
             self.operation,
@@ -69,7 +72,10 @@ class Batch:
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return 32 hexadecimal digits of SHA-256 over the parts, each with its length, so that none runs into the next."""
+    """Return 32 hexadecimal digits of SHA-256 over the parts.
+
+    Each part is hashed with its length, so that moving a boundary between parts changes the digest.
+    """
     whole = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -80,10 +86,12 @@ def digest(*parts: str | bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The outcome of one row. ``code`` and ``message`` are the remote's own words, without row values where known.
+    """The outcome of one row.
 
-    :param host: the remote that answered, or did not.
-    :param status: of its HTTP reply, if there was one.
+    :param code: the remote's own code.
+    :param message: the remote's own words, without known row values.
+    :param host: the remote that answered, or failed to answer.
+    :param status: the HTTP reply's status, if there was a reply.
     """
 
     outcome: Outcome
@@ -94,12 +102,12 @@ class Receipt:
 
     @property
     def reason(self) -> Reason:
-        """Everything but the outcome."""
+        """The receipt without its outcome."""
         return Reason(self.code, self.message, self.host, self.status)
 
 
 class Reason(NamedTuple):
-    """Why rows were not accepted, or left for a later try."""
+    """The reason why rows were not accepted, or were left for a later try."""
 
     code: str
     message: str
@@ -108,7 +116,7 @@ class Reason(NamedTuple):
 
 
 ACCEPTED = Receipt(Outcome.ACCEPTED)
-#: Code of a row whose reply the sync does not say how to read.
+#: Code of a row whose reply cannot be read with the sync's options.
 REPLY_NOT_READ = "reply_not_read"
 ANSWER_LOST = Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost")
 
@@ -120,15 +128,15 @@ class Receipts:
     A key that is not in ``exceptions`` has the receipt ``default``, so the common answer, everything accepted, costs
     one object whatever the batch's size.
 
-    :param default: receipt of every row without one of its own.
+    :param default: receipt of every row that is not in ``exceptions``.
     :param exceptions: key → receipt.
-    :param refused_whole: the destination refused the batch as one, because of a row that it did not name. The engine
-        splits the batch until that row is found. Only with nothing written.
-    :param retry_after: seconds to wait before anything more is sent, as the destination asked; ``None`` if it did not.
-    :param requests: how many requests were made for this answer.
-    :param stop: ends the load once these receipts are recorded, as no further batch can succeed. Rows that are
-        ``unknown`` then are in doubt; where they may not be sent twice they are left out of later runs until the sync's
-        ``destination`` changes.
+    :param refused_whole: the destination refused the whole batch because of a row that it did not name. The engine
+        splits the batch until it finds that row. Set it only if nothing was written.
+    :param retry_after: seconds that the destination asked to wait before the next request; ``None`` if it did not ask.
+    :param requests: number of requests made for this answer.
+    :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
+        that are ``unknown`` then are in doubt. If they may not be sent twice, later runs leave them out until the
+        sync's ``destination`` changes.
     """
 
     default: Receipt = ACCEPTED
@@ -144,7 +152,8 @@ class Receipts:
 
 def reason_text(reason: Mapping[str, Any]) -> str:
     """Return one of a report's reasons as a line: ``429 (12 rows, api.example.com, HTTP status 429): too fast``."""
-    facts = [f"{reason['count']:,} row{'' if reason['count'] == 1 else 's'}"]
+    rows = "row" if reason["count"] == 1 else "rows"
+    facts = [f"{reason['count']:,} {rows}"]
     if reason.get("host"):
         facts.append(reason["host"])
     if reason.get("status") and str(reason["status"]) != reason["code"]:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How many rows of the model fell into which part of the change set."""
+    """Row counts of a plan by part of the change set."""
 
     added: int = 0
     changed: int = 0
@@ -21,19 +21,19 @@ class Planned:
 
     @property
     def total(self) -> int:
-        """Rows to send."""
+        """The number of rows to send."""
         return self.added + self.changed + self.removed
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The counts of one run, as pushed to XCom and kept in the run history. Rows, requests, seconds.
+    """The counts of one run, as pushed to XCom and stored in the run history: rows, requests, seconds.
 
-    :param reasons: why rows were not accepted, or were left for a later try: ``code``, ``count`` (rows), ``message``,
-        ``host`` and ``status``, most frequent first; 20 at most, the last of which counts the others.
-    :param given_up: those of ``skipped`` that were rejected too often or for too long.
-    :param model_rows: the rows that the sync's limits take a share of.
-    :param invalid: the invalid rows by cause.
+    :param reasons: the reasons why rows were not accepted or were left for a later try: ``code``, ``count`` (rows),
+        ``message``, ``host`` and ``status``, most frequent first. There are 20 at most; the last one counts the others.
+    :param given_up: the part of ``skipped`` that was rejected too often or for too long.
+    :param model_rows: the total that percentages in the sync's limits refer to.
+    :param invalid: the number of invalid rows by cause.
     """
 
     run_id: str
@@ -72,11 +72,12 @@ class RunReport:
         """Read a stored report. Before the first release, ``reasons`` was called ``errors``."""
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["planned"] = Planned(**data["planned"])
-        values["reasons"] = tuple(data["reasons"] if "reasons" in data else data["errors"])
+        reasons = data["reasons"] if "reasons" in data else data["errors"]
+        values["reasons"] = tuple(reasons)
         return cls(**values)
 
 
-#: Why a row of the model is invalid, and so never sent. A row with several causes counts under the first.
+#: Cause → why a row of the model is invalid, and so never sent. A row with several causes counts under the first.
 CAUSES: Mapping[str, str] = {
     "null_key": "the primary key is null",
     "duplicate_key": "several rows have the same primary key",
@@ -85,5 +86,5 @@ CAUSES: Mapping[str, str] = {
 
 
 def listed(counts: Mapping[str, int]) -> str:
-    """Counts as text: ``null_key (3), no_identifier (1)``."""
+    """Return counts as text: ``null_key (3), no_identifier (1)``."""
     return ", ".join(f"{name} ({count:,})" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""The columns that a sync's templates read."""
+"""Columns that a sync's templates read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def jinja_environment() -> jinja2.Environment:
-    """Make the sandbox that templates run in. A null value renders as empty text."""
+    """Build the sandbox that templates run in. A null value renders as empty text."""
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -22,14 +22,19 @@ def jinja_environment() -> jinja2.Environment:
 
 
 def template_columns(sync: Sync) -> tuple[str, ...]:
-    """The columns that the sync's templates read, sorted. Raises SpecError as :func:`template_reads` does."""
+    """Return the columns that the sync's templates read, sorted.
+
+    :raises SpecError: see :func:`template_reads`.
+    """
     return tuple(template_reads(sync))
 
 
 def template_reads(sync: Sync) -> dict[str, tuple[str, ...]]:
-    """The columns that templates read, as ``row.name`` or ``row['name']``, sorted → the fields of those templates.
+    """Map each column that templates read to the fields of those templates, both sorted.
 
-    :raises SpecError: for templates that do not parse, or that use ``row`` in a way that does not name a column.
+    A template reads a column as ``row.name`` or ``row['name']``.
+
+    :raises SpecError: a template does not parse, or uses ``row`` without naming a column.
     """
     templates = {name: field for name, field in sync.mapping.items() if isinstance(field, TemplateField)}
     if not templates:
@@ -45,7 +50,9 @@ def template_reads(sync: Sync) -> dict[str, tuple[str, ...]]:
         except TemplateSyntaxError as error:
             problems.append(f"mapping.{name}.template: {error.message}")
             continue
-        named = 0
+
+        # collect the columns that the template names
+        accesses = 0
         for access in tree.find_all((nodes.Getattr, nodes.Getitem)):
             match access:
                 case (
@@ -53,11 +60,17 @@ def template_reads(sync: Sync) -> dict[str, tuple[str, ...]]:
                     | nodes.Getitem(node=nodes.Name(name="row"), arg=nodes.Const(value=str(column)))
                 ):
                     columns.setdefault(column, set()).add(name)
-                    named += 1
-        if named != sum(node.name == "row" for node in tree.find_all(nodes.Name)):
+                    accesses += 1
+
+        # any other use of row would read columns that nobody can name before the template runs
+        mentions = sum(node.name == "row" for node in tree.find_all(nodes.Name))
+        if accesses != mentions:
             problems.append(f"mapping.{name}.template: use row only as row.column or row['column']")
     if problems:
         raise SpecError(
-            "the sync's templates cannot be used", problems=tuple(problems), todo="correct them", sync=sync.name
+            "the sync's templates cannot be used",
+            problems=tuple(problems),
+            todo="correct the templates listed below",
+            sync=sync.name,
         )
     return {column: tuple(sorted(fields)) for column, fields in sorted(columns.items())}

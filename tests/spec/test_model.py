@@ -1,4 +1,4 @@
-"""The sync specification: what is accepted, and how problems are told."""
+"""The sync specification: accepted values, and reports of problems."""
 
 from __future__ import annotations
 
@@ -124,20 +124,20 @@ def test_python_authors_get_all_problems_too() -> None:
         ({"rate": {"concurrency": 0}}, "rate.concurrency"),
     ],
 )
-def test_what_cannot_work_is_refused(values: dict[str, Any], message: str) -> None:
+def test_impossible_values_are_refused(values: dict[str, Any], message: str) -> None:
     assert any(message in problem for problem in problems(values)), problems(values)
 
 
-def test_a_key_that_is_there_twice_is_a_problem(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_a_problem(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("name: a\nname: b\nmapping:\n  email: x\n  email: y\n")
     with pytest.raises(SpecError) as error:
         Sync.load(path)
-    assert error.value.problems == (f"{path}:2: name: is there twice", f"{path}:5: mapping.email: is there twice")
+    assert error.value.problems == (f"{path}:2: name: duplicate key", f"{path}:5: mapping.email: duplicate key")
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n- b\n", "", "plain"])
-def test_a_file_that_is_no_mapping_is_one_clear_error(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_one_clear_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(text)
     with pytest.raises(SpecError, match=str(path)):

@@ -1,4 +1,4 @@
-"""Outcomes and progress: what is counted, and what survives being written down."""
+"""Outcomes and progress: the counts, and what is stored and read again."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_a_checkpoint_counts_each_settled_row_once() -> None:
         Outcome.ACCEPTED: 3,  # 1, 8, 9
         Outcome.REJECTED: 2,
         Outcome.SKIPPED: 1,
-        Outcome.UNKNOWN: 2,  # 5, and 6 that may be there twice; 7 is not settled yet
+        Outcome.UNKNOWN: 2,  # 5, and 6 that may be a duplicate; 7 is not settled yet
         Outcome.RETRYABLE: 0,
     }
     assert sum(counts.values()) == len(checkpoint().settled)
 
 
-def test_a_checkpoint_written_down_is_the_same_checkpoint() -> None:
+def test_a_checkpoint_survives_json() -> None:
     again = Checkpoint.from_json(checkpoint().to_json())
     assert again.to_json() == checkpoint().to_json()
     again.fail(9, Receipt(Outcome.REJECTED, "INVALID_EMAIL", "not an address"))
@@ -95,7 +95,7 @@ def test_errors_are_grouped_by_code_most_frequent_first_without_skipped_rows() -
     ]
 
 
-def test_reasons_have_an_end_and_the_last_one_counts_the_others() -> None:
+def test_a_report_has_20_reasons_and_the_last_one_counts_the_others() -> None:
     made = Checkpoint()
     for seq in range(1, 3001):
         made.fail(seq, Receipt(Outcome.REJECTED, f"code {seq}"))
@@ -130,8 +130,8 @@ def test_the_idempotency_key_is_the_same_for_the_same_rows() -> None:
     assert len(keys) == 15, "other rows, other key, even with the same ends and count"
 
 
-def test_the_idempotency_key_is_another_for_other_values_and_for_a_later_plan_of_the_same_run() -> None:
-    """A task that is cleared plans again under its run id, and its new rows have the old numbers."""
+def test_the_idempotency_key_differs_for_other_values_and_for_a_later_plan_of_the_same_run() -> None:
+    """A cleared task plans again under its run id, and its new rows reuse the numbers."""
     batch = Batch(Operation.UPSERT, [1], ["a"], [{}], "run", "plan 1")
     later = replace(batch, plan_id="plan 2")
     keys = {batch.idempotency_key(b"A"), batch.idempotency_key(b"B"), later.idempotency_key(b"A")}
@@ -139,7 +139,8 @@ def test_the_idempotency_key_is_another_for_other_values_and_for_a_later_plan_of
 
 
 def test_partitions_add_up_to_the_whole() -> None:
-    first, second = checkpoint(), Checkpoint(announced=20, requests=2, seconds=4.0)
+    first = checkpoint()
+    second = Checkpoint(announced=20, requests=2, seconds=4.0)
     second.settled.add(11, 20)
     second.fail(12, Receipt(Outcome.REJECTED, "TOO_LONG", "name"))
     whole = Checkpoint.merged([second, first])
@@ -148,7 +149,7 @@ def test_partitions_add_up_to_the_whole() -> None:
     assert whole.reasons[whole.failed[12][1]] == Reason("TOO_LONG", "name")
     assert whole.in_doubt() == [range(7, 8), range(10, 11)]
     assert (whole.requests, whole.seconds) == (5, 4.0)
-    assert second.settled.end_of(11) == 20, "where the partition that starts at 11 goes on"
+    assert second.settled.end_of(11) == 20, "the partition that starts at 11 continues from here"
     assert Checkpoint().settled.end_of(11) == 10
 
 
@@ -174,7 +175,8 @@ def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None
 
 
 def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more() -> None:
-    first, second = Checkpoint(announced_before=[range(1, 3)], answer_lost={1, 2}), Checkpoint()
+    first = Checkpoint(announced_before=[range(1, 3)], answer_lost={1, 2})
+    second = Checkpoint()
     second.settled.add(1, 2)
     second.fail(1, Receipt(Outcome.REJECTED))
     whole = Checkpoint.merged([first, second])

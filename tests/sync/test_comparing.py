@@ -129,7 +129,7 @@ def test_whatever_fails_a_cursor_loses_no_change(steps: list[Any]) -> None:
     ("values", "problem"),
     [
         ({"mode": "mirror", "track": {"cursor": "v"}}, "cannot see removed rows"),
-        ({"mode": "mirror", "track": "none"}, "nothing is known to be removed"),
+        ({"mode": "mirror", "track": "none"}, "removed rows cannot be found"),
         ({"mode": "append", "track": {"cursor": "v"}}, "no use for a cursor"),
         ({"track": "none", "initial": "baseline"}, "keeps no record"),
         ({"mode": "append", "on_mapping_change": "keep"}, "keeps none"),
