@@ -1,1 +1,1 @@
-"""SQL: the statements, and how each database writes them. Text in, text out."""
+"""SQL: statements, and the forms in which each database writes them. Text in, text out."""

@@ -1,6 +1,7 @@
-"""Nothing but one SELECT reaches a database: by its tree where sqlglot knows the SQL, by its words where it does not.
+"""Check that a query is one SELECT that only reads.
 
-What a function does when it is called, as Postgres' ``pg_terminate_backend``, is a matter of the connection's rights.
+The check uses the syntax tree if sqlglot can parse the SQL, and patterns of words if it cannot. It ignores side effects
+of functions, such as Postgres' ``pg_terminate_backend``: the connection's rights must exclude them.
 """
 
 from __future__ import annotations
@@ -19,40 +20,40 @@ if TYPE_CHECKING:
 
 _BEGINS = ("SELECT", "WITH", "L_PAREN", "VALUES", "FROM", "TABLE")
 
-#: What no statement that only reads has, in the words that :func:`_words` gives. Names of columns may be among them,
-#: so these are asked only where sqlglot does not know the SQL.
+#: Patterns that no reading statement matches, over the text of :func:`_words`. A column's name may match by chance, so
+#: they apply only if sqlglot cannot parse the SQL.
 _WRITES = (
     r"\b(INSERT) (?:INTO|OVERWRITE) ",
-    # in a common table expression, or the table of Db2's FINAL TABLE
+    # in a common table expression, or in Db2's FINAL TABLE
     r"\( (DELETE) FROM ",
     r"\( (MERGE) INTO ",
     r'\( (UPDATE) [\w"][^()]* SET [\w"]',
-    # after the common table expressions, or a pipe
+    # after common table expressions, or after a pipe
     r'[)>] (DELETE|UPDATE|INSERT|MERGE|REPLACE|CREATE|EXPORT) [\w"]',
-    # DuckDB's UNPIVOT … INTO NAME makes columns
+    # but not DuckDB's UNPIVOT … INTO NAME, which names columns
     r'\b(INTO) (?!NAME [\w"]+ VALUE )',
 )
 _LOCKS = r"\b(FOR (?:NO KEY )?UPDATE|FOR (?:KEY )?SHARE|LOCK IN SHARE MODE) "
 
-#: Of dialects with ways of their own to more than one SELECT, that sqlglot takes for something else.
-_OWN_WAYS = {
-    # a statement needs no semicolon before it, and these words are reserved: no column is called so
+#: Dialects → pattern of their own syntax for more than one SELECT, which sqlglot misreads.
+_DIALECT_WRITES = {
+    # no semicolon is required between statements, and these words are reserved, so they cannot name columns
     ("tsql", "fabric"): (
         r"\b(ALTER|BACKUP|BEGIN|CHECKPOINT|COMMIT|CREATE|DBCC|DECLARE|DELETE|DENY|DROP|EXEC|EXECUTE|GRANT|INSERT|KILL"
         r"|MERGE(?! (?:JOIN|UNION) )|RECONFIGURE|RESTORE|REVOKE|ROLLBACK|SET|SHUTDOWN|TRUNCATE|UPDATE|WAITFOR) "
     ),
-    # the flow operator runs one statement after the other; it is no operator on JSON there
+    # the flow operator runs several statements in order; it is not a JSON operator in Snowflake
     ("snowflake",): r"(->>) ",
-    # comments whose text is executed
+    # comments whose text the database executes
     ("mysql", "doris", "singlestore", "starrocks"): r"(/\*M?!)",
 }
 
 
 def single_select(query: str, source: str, sync: Sync) -> str:
-    """The query without a closing semicolon.
+    """Return the query without a closing semicolon.
 
-    :param source: the dialect it is written in.
-    :raises SpecError: it is not one SELECT that only reads.
+    :param source: the query's dialect.
+    :raises SpecError: the query is not one SELECT that only reads.
     """
     import sqlglot
     from sqlglot.errors import SqlglotError
@@ -61,6 +62,8 @@ def single_select(query: str, source: str, sync: Sync) -> str:
         tokens = sqlglot.tokenize(query, read=source)
     except SqlglotError as error:
         raise _refused(str(error).splitlines()[0], sync) from None
+
+    # only semicolons may follow the first semicolon
     kinds = [token.token_type.name for token in tokens]
     ends = [at for at, kind in enumerate(kinds) if kind == "SEMICOLON"]
     last = ends[0] if ends else len(tokens)
@@ -68,26 +71,28 @@ def single_select(query: str, source: str, sync: Sync) -> str:
         raise _refused("it is empty", sync)
     if len(ends) < len(kinds) - last:
         raise _refused("it has several statements", sync)
+
+    # the statement itself must begin like a SELECT, and only read
     if kinds[0] not in _BEGINS or not _balanced(kinds[:last]):
         raise _refused("it is not a SELECT", sync)
     body = query[: tokens[last].start] if ends else query
-    found = _own_ways(tokens[:last], source) or _more_than_read(body, tokens[:last], source)
+    found = _dialect_write(tokens[:last], source) or _write(body, tokens[:last], source)
     if found:
         raise _refused(f"it does more than read: {found}", sync)
     return body
 
 
 def files_closed(**where: object) -> ConfigurationError:
-    """The error for a model in DuckDB that reads or writes files, which it may not by default."""
+    """Build the error for a DuckDB model that reads or writes files, which is off by default."""
     return ConfigurationError(
-        "the model reads or writes files, or views over files, which is turned off for DuckDB",
+        "the model reads or writes files, or views over files, which is off for DuckDB",
         todo="load the files into tables, or set [reverse_etl] duckdb_external_access to True for all syncs",
         **where,
     )
 
 
-def written(tree: exp.Expr) -> str:
-    """What in a tree writes, locks rows, or is a statement other than SELECT; empty if nothing is."""
+def writing_part(tree: exp.Expr) -> str:
+    """Return the name of a part that writes, locks rows, or is a statement other than SELECT; empty without one."""
     from sqlglot import exp
 
     statements = (
@@ -102,34 +107,42 @@ def written(tree: exp.Expr) -> str:
     return {"LOCK": "a locking clause", "MULTITABLEINSERTS": "INSERT"}.get(name.upper(), name.upper())
 
 
-def _more_than_read(body: str, tokens: Sequence[Token], source: str) -> str:
-    """What a statement does besides reading."""
+def _write(body: str, tokens: Sequence[Token], source: str) -> str:
+    """Return the words of a statement that do more than read; empty without any."""
     import sqlglot
     from sqlglot import exp
 
     try:
         trees = sqlglot.parse(body, read=source)
-    except Exception:  # noqa: BLE001 - beside its own errors, sqlglot's bugs: SQL that it does not know
-        return _first(tokens, *_WRITES, _LOCKS)
-    found = next(filter(None, map(written, filter(None, trees))), "")
-    if found or all(isinstance(tree, exp.Query | exp.Values) for tree in trees):
-        return found
-    return _first(tokens, *_WRITES, _LOCKS)
+    except Exception:  # noqa: BLE001 - its own errors, and its bugs: SQL that sqlglot cannot parse
+        return _first_match(tokens, *_WRITES, _LOCKS)
+    for tree in filter(None, trees):
+        if part := writing_part(tree):
+            return part
+    if all(isinstance(tree, exp.Query | exp.Values) for tree in trees):
+        return ""
+    return _first_match(tokens, *_WRITES, _LOCKS)
 
 
-def _own_ways(tokens: Sequence[Token], source: str) -> str:
-    return next((_first(tokens, way) for dialects, way in _OWN_WAYS.items() if source in dialects), "")
+def _dialect_write(tokens: Sequence[Token], source: str) -> str:
+    """Return the words that match the dialect's own pattern; empty without a match."""
+    for dialects, pattern in _DIALECT_WRITES.items():
+        if source in dialects:
+            return _first_match(tokens, pattern)
+    return ""
 
 
-def _first(tokens: Sequence[Token], *patterns: str) -> str:
-    """The first group of the first pattern that the tokens match; empty if none does."""
+def _first_match(tokens: Sequence[Token], *patterns: str) -> str:
+    """Return the first group of the first pattern that the tokens match; empty without a match."""
     text = "".join(f"{word} " for word in _words(tokens))
-    matches = (re.search(pattern, text) for pattern in patterns)
-    return next((match[1] for match in matches if match), "")
+    for pattern in patterns:
+        if match := re.search(pattern, text):
+            return match[1]
+    return ""
 
 
 def _words(tokens: Sequence[Token]) -> Iterator[str]:
-    """Tokens in upper case: quoted names as ``"``, constants as ``'``; of comments, those that MySQL executes."""
+    """Yield tokens in upper case: quoted names as ``"``, constants as ``'``, and the comments that MySQL executes."""
     for token in tokens:
         kind = token.token_type.name
         if kind == "IDENTIFIER":
@@ -144,10 +157,10 @@ def _words(tokens: Sequence[Token]) -> Iterator[str]:
 
 
 def _balanced(kinds: Sequence[str]) -> bool:
-    """No parenthesis closes what the query did not open."""
+    """Return whether every parenthesis that is closed was opened before, and the reverse."""
     depths = list(accumulate({"L_PAREN": 1, "R_PAREN": -1}.get(kind, 0) for kind in kinds))
     return min(depths) >= 0 and depths[-1] == 0
 
 
 def _refused(reason: str, sync: Sync) -> SpecError:
-    return SpecError(f"the model's query cannot be used: {reason}", todo="give one SELECT statement", sync=sync.name)
+    return SpecError(f"the model's query cannot be used: {reason}", todo="write one SELECT statement", sync=sync.name)

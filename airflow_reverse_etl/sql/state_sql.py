@@ -1,4 +1,4 @@
-"""What each warehouse's SQL needs, to keep state in it, that is not the plan statement: types, sessions, grants."""
+"""SQL that each warehouse needs to store state, apart from the plan statement: types, sessions, grants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Text that is the same whatever the user's or the server's settings are. Rolled into every session of ours.
+#: Settings of every session of ours: they make text forms independent of the user's and the server's settings.
 _POSTGRES_SESSION = (
     "SET TimeZone = 'UTC'",
     "SET DateStyle = 'ISO, YMD'",
@@ -17,27 +17,28 @@ _POSTGRES_SESSION = (
 _SNOWFLAKE_SESSION = (
     "ALTER SESSION SET TIMEZONE = 'UTC', TIMESTAMP_NTZ_OUTPUT_FORMAT = 'YYYY-MM-DD HH24:MI:SS.FF9',"
     " DATE_OUTPUT_FORMAT = 'YYYY-MM-DD', TIME_OUTPUT_FORMAT = 'HH24:MI:SS.FF9', BINARY_OUTPUT_FORMAT = 'HEX',"
-    " LOCK_TIMEOUT = 60"  # seconds; twelve hours are usual
+    " LOCK_TIMEOUT = 60"  # seconds; the default is twelve hours
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StateSql:
-    """One dialect. ``{schema}``, ``{table}``, ``{user}`` and ``{database}`` are filled in.
+    """SQL of one dialect, with placeholders ``{schema}``, ``{table}``, ``{user}`` and ``{database}``.
 
     :param types: our word for a type, as in :mod:`airflow_reverse_etl.stores.lake.commit` → the warehouse's.
     :param session: statements at the start of each session.
-    :param begin: starts a transaction; None where several statements cannot be one.
-    :param plan_in_transaction: whether CREATE TABLE can be part of one. In Snowflake it ends the one that is open.
-    :param one_moment: makes a transaction just begun see the data of one moment.
-    :param describe: gives name and type of each column of a table, in order.
-    :param identity: gives the user (or role) and the database that the session works with.
-    :param has_schema: gives a row if the schema is there.
-    :param grant_schema: what an administrator runs where the schema is missing; ``grant_tables`` where it is there.
-    :param analyzed: refreshes the statistics of a table after many changes.
-    :param indexed: makes ranges of ``seq`` fast to read, and in order.
-    :param add_column: the part of ALTER TABLE that adds one.
-    :param piece: characters in one statement's text constants: warehouses take a megabyte of SQL.
+    :param begin: statement that starts a transaction; None if the warehouse has no transactions of several statements.
+    :param plan_in_transaction: CREATE TABLE can be part of a transaction. In Snowflake, it ends the open one.
+    :param one_moment: statement that lets a new transaction see all data as of one moment.
+    :param describe: query for the name and type of each column of a table, in order.
+    :param identity: query for the session's user (or role) and database.
+    :param has_schema: query that returns a row if the schema exists.
+    :param grant_schema: statement for an administrator if the schema is missing.
+    :param grant_tables: statement for an administrator if the schema exists.
+    :param analyzed: statement that refreshes the statistics of a table after many changes.
+    :param indexed: statement that makes ranges of ``seq`` fast to read, and in order.
+    :param add_column: the part of ALTER TABLE that adds a column.
+    :param piece: most characters of one text constant; warehouses accept about a megabyte of SQL in a statement.
     """
 
     name: str
@@ -72,7 +73,7 @@ _POSTGRES: Mapping[str, Any] = {
     "grant_schema": 'CREATE SCHEMA {schema} AUTHORIZATION "{user}";',
     "grant_tables": 'GRANT USAGE, CREATE ON SCHEMA {schema} TO "{user}";',
 }
-#: Redshift's catalog as its own tools read it: https://github.com/awslabs/amazon-redshift-utils, v_generate_tbl_ddl.
+#: Query on Redshift's catalog, after v_generate_tbl_ddl in https://github.com/awslabs/amazon-redshift-utils.
 _REDSHIFT_COLUMNS = (
     "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a JOIN pg_class AS c"
     " ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = LOWER('{schema}')"
@@ -112,7 +113,7 @@ STATE_SQL: Mapping[str, StateSql] = {
         StateSql(
             name="redshift",
             types=_types("VARCHAR(MAX)", "TIMESTAMPTZ"),
-            # 15 digits of a float are usual, which hides changes
+            # the default of 15 digits of a float hides changes
             session=("SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'", "SET extra_float_digits = 2"),
             plan_in_transaction=True,
             analyzed="ANALYZE {table}",
@@ -124,7 +125,7 @@ STATE_SQL: Mapping[str, StateSql] = {
             name="snowflake",
             types=_types("VARCHAR", "TIMESTAMP_TZ"),
             session=(_SNOWFLAKE_SESSION,),
-            describe="DESCRIBE TABLE {schema}.{table}",  # the information schema does not say NUMBER's scale with it
+            describe="DESCRIBE TABLE {schema}.{table}",  # the information schema has no scale in NUMBER's type
             identity="SELECT CURRENT_ROLE(), CURRENT_DATABASE()",
             has_schema=_SCHEMA,
             grant_schema='GRANT CREATE SCHEMA ON DATABASE "{database}" TO ROLE "{user}";',

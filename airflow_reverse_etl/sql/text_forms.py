@@ -1,28 +1,28 @@
-"""How each planner dialect writes what is not common SQL: the text form of a value, a digest, a JSON record.
+"""Expressions that each planner dialect writes in its own way: text forms of values, digests, JSON records.
 
-The text form is what fingerprints are made of, so it is the same for equal values wherever the types allow:
+Fingerprints are digests of text forms, so equal values have equal text forms as far as the types allow:
 
 ======================  =====================================================================================
 type                    text
 ======================  =====================================================================================
-text, uuid, enum        as it is
+text, uuid, enum        the text itself
 integer                 decimal digits
 boolean                 ``true`` / ``false``
 decimal                 decimal digits, without trailing zeros: ``1.50``, ``1.5`` and ``1.500`` are equal
 float                   the shortest text that reads back as the same number, without ``.0``, and ``0`` for ``-0``;
                         below 0.0001 and from 1e16 on with an exponent: ``1e-05``, ``1e+16``; ``nan``, ``inf``.
-                        DuckDB, Postgres and Databricks agree on it, save for some whole numbers beyond the precision
-                        of the type, which Postgres gives a digit more, and for texts of 17 digits where 16 would do,
-                        which an old Java writes; BigQuery, Redshift and Snowflake have their own way with exponents
-date, time, timestamp   ISO 8601 with a space between date and time, fraction of a second only if there is one, to the
-                        nanosecond in Snowflake
-timestamp with zone     the same, of the instant in UTC, and ``Z``
+                        DuckDB, Postgres and Databricks agree on it, except for some whole numbers beyond the type's
+                        precision, which Postgres writes with one digit more, and for texts of 17 digits where 16 are
+                        enough, which an old Java writes; BigQuery, Redshift and Snowflake write exponents differently
+date, time, timestamp   ISO 8601 with a space between date and time, fraction of a second only if it is not zero, to
+                        the nanosecond in Snowflake
+timestamp with zone     the instant in UTC, written like a timestamp, and ``Z``
 binary                  lower-case hexadecimal
-JSON, nested            the planner's JSON text; a JSON column is the text that the warehouse gives
+JSON, nested            the planner's JSON text; for a JSON column, the text that the warehouse returns
 ======================  =====================================================================================
 
-A digest is MD5. It is kept as BIGINTs, which join faster than text: hexadecimal digits 1 to 15 and 17 to 31 of it for a
-key, the latter for a fingerprint, which is only ever compared within one key. Planners of all dialects agree on them.
+A digest is MD5, stored as BIGINTs, which join faster than text. A key has two, from the hexadecimal digits 1 to 15 and
+17 to 31. A fingerprint, which is only compared within one key, has the second. Planners of all dialects agree on them.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ _BLANKS = " || ".join(f"CHR({ord(character)})" for character in BLANKS)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Templates; ``{x}`` is an expression, ``{h}`` a digest, ``{items}`` a list, ``{path}`` a path into JSON.
+    """Templates of one dialect: ``{x}`` is an expression, ``{h}`` a digest, ``{items}`` a list, ``{path}`` a JSON path.
 
-    :param timestamp: without a zone; empty, as for other types, where a cast gives the text form.
-    :param clocks_as_text: dates and times go into a JSON record as text forms: Redshift's OBJECT takes none, and
-        Databricks' TO_JSON cuts microseconds off.
-    :param digest: of a text, in the form that ``high`` and ``low`` split.
+    A template for the text form of a type is empty if a cast gives the text form.
+
+    :param timestamp: text form of a timestamp without a zone.
+    :param instant: text form of a timestamp with a zone.
+    :param clocks_as_text: dates and times enter a JSON record as text forms. Redshift's OBJECT does not accept them,
+        and Databricks' TO_JSON cuts off microseconds.
+    :param digest: digest of a text, in the form that ``high`` and ``low`` split.
     :param array: JSON array of texts, as text.
-    :param record: JSON object of ``'name', value`` pairs; ``record_text`` makes text of it.
-    :param value: text of a scalar in JSON text; NULL where it is null or missing.
-    :param path: a path's beginning, separator and end; empty where its parts are arguments of their own.
-    :param trimmed: text without the blanks around it.
+    :param record: JSON object of ``'name', value`` pairs; ``record_text`` casts it to text.
+    :param value: text of a scalar in JSON text; NULL if it is null or missing.
+    :param path: beginning, separator and end of a path; None if each part of the path is an argument.
+    :param trimmed: text without surrounding blanks.
     """
 
     name: str
@@ -74,16 +77,21 @@ class Dialect:
     clocks_as_text: bool = False
 
     def text(self, expression: str, data_type: str) -> str:
-        """The text form of a value of this type (the dialect's own type text; unknown ones are cast)."""
+        """Return SQL for the text form of a value.
+
+        :param data_type: type in the dialect's own words; a value of an unknown type is cast.
+        """
         form = _form(data_type, self.name)
         template = str(getattr(self, form)) if form else ""
-        return (template or f"CAST({{x}} AS {self.string})").format(x=expression)
+        if not template:
+            return f"CAST({expression} AS {self.string})"
+        return template.format(x=expression)
 
     def prefix_code(self, texts: Sequence[str]) -> str:
-        """One text of several, such that no two lists of texts give the same, NULL and '' included.
+        """Return SQL that joins texts so that no two lists of texts give the same result, NULL and '' included.
 
-        ``coalesce(length(t) || ':' || t, 'n')`` of each, in one call where CONCAT skips nulls: a third faster than a
-        chain of ``||``.
+        Each text becomes ``coalesce(length(t) || ':' || t, 'n')``. In DuckDB, where CONCAT skips nulls, one call of it
+        is a third faster than a chain of ``||``.
         """
         if self.name == "duckdb":
             parts = ", ".join(f"COALESCE(LENGTH({text}) || ':', 'n'), {text}" for text in texts)
@@ -91,18 +99,20 @@ class Dialect:
         return " || ".join(f"COALESCE(CAST(LENGTH({t}) AS {self.string}) || ':' || {t}, 'n')" for t in texts)
 
     def hex_digest(self, text: str) -> str:
-        """A digest as hexadecimal text."""
-        return ("MD5({x})" if self.name == "duckdb" else self.digest).format(x=text)
+        """Return SQL for the digest of a text, as hexadecimal text."""
+        template = "MD5({x})" if self.name == "duckdb" else self.digest
+        return template.format(x=text)
 
     def json_array(self, texts: Iterable[str]) -> str:
+        """Return SQL for a JSON array of texts, as text."""
         return self.array.format(items=", ".join(texts))
 
     def blank(self, text: str) -> str:
-        """SQL for whether a text is null or blank."""
+        """Return a condition that is true if a text is null or blank."""
         return f"COALESCE({self.trimmed.format(x=text)}, '') = ''"
 
     def json_value(self, json: str, path: Sequence[str]) -> str:
-        """Text of a scalar in JSON text, by the names that lead to it; NULL where it is null or missing."""
+        """Return SQL for the text of a scalar in JSON text, found by the names on its path; NULL if null or missing."""
         if self.path is None:
             place = ", ".join(literal(name, self.name) for name in path)
         else:
@@ -111,7 +121,7 @@ class Dialect:
         return self.value.format(x=json, path=place)
 
     def json_record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
-        """JSON text of nested records whose leaves are columns with these types, and constants."""
+        """Return SQL for the JSON text of nested records, whose leaves are columns with these types, or constants."""
         return self.record_text.format(x=self._record(record, types))
 
     def _record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
@@ -122,51 +132,52 @@ class Dialect:
         if isinstance(item, Mapping):
             return self._record(item, types)
         data_type = types.get(str(item))
-        as_text = self.clocks_as_text and data_type and _form(data_type, self.name) in _CLOCKS
-        return self.text(str(item), str(data_type)) if as_text else str(item)
+        if self.clocks_as_text and data_type and _form(data_type, self.name) in _CLOCKS:
+            return self.text(str(item), data_type)
+        return str(item)
 
 
 def literal(value: object, dialect: str) -> str:
-    """A constant (text, number, boolean, None) as SQL."""
+    """Return a constant (text, number, boolean, None) as SQL."""
     from sqlglot import exp
 
     return exp.convert(value).sql(dialect)
 
 
 def quoted(name: str, dialect: str) -> str:
-    """An identifier as SQL, always quoted."""
+    """Return an identifier as SQL, always quoted."""
     from sqlglot import exp
 
     return exp.to_identifier(name, quoted=True).sql(dialect)
 
 
 _TRIMMED = "RTRIM(RTRIM(CAST({x} AS VARCHAR), '0'), '.')"
-#: Shortest digits, too, but with an exponent in other places.
+#: The cast also writes the shortest digits, but switches to an exponent at other limits.
 _POSTGRES_FLOAT = (
     "CASE WHEN ABS({x}) >= 1e-4 AND ABS({x}) < 1e16 THEN CAST(TRIM_SCALE(CAST(CAST({x} AS TEXT) AS NUMERIC)) AS TEXT)"
     " WHEN {x} = 0 THEN '0' ELSE REPLACE(LOWER(CAST({x} AS TEXT)), 'infinity', 'inf') END"
 )
 _NO_FRACTION = "REGEXP_REPLACE(CAST({x} + 0 AS %s), '[.]0$', '')"
 _PLAIN_FLOAT = "REPLACE(LOWER(" + _NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')"
-#: The characters to be trimmed are the *first* argument of RTRIM, says the page of the function in Databricks' manual.
+#: TRIM, because RTRIM takes the characters to trim as its *first* argument, according to Databricks' manual.
 _SPARK_TRIMMED = "TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM CAST({x} AS STRING)))"
-#: Java's text of a number: 1.0E16, 1.5E-5. A decimal of 38 digits holds every one that is written without exponent.
+#: Java writes 1.0E16, 1.5E-5. A decimal of 38 digits holds every number that is written without an exponent.
 _SPARK_FLOAT = (
     "CASE WHEN {x} = 0 THEN '0' WHEN ABS({x}) >= 1e-4 AND ABS({x}) < 1e16 THEN "
     + _SPARK_TRIMMED.format(x="CAST(CAST({x} AS STRING) AS DECIMAL(38, 21))")
     + " ELSE REGEXP_REPLACE(REGEXP_REPLACE(REPLACE(REPLACE(LOWER(CAST({x} AS STRING)), '.0e', 'e'), 'infinity', 'inf'),"
     " 'e([0-9])', 'e+$1'), 'e([+-])([0-9])$', 'e$10$2') END"
 )
-#: With nine digits of a second, so that there is always a point to trim zeros up to.
+#: Always with nine digits of a second, so that trimming zeros stops at the decimal point.
 _SNOWFLAKE_CLOCK = "RTRIM(RTRIM(TO_VARCHAR({x}, '%sHH24:MI:SS.FF9'), '0'), '.')"
-#: Redshift's CHR documents ASCII only.
+#: A literal, because the documentation of Redshift's CHR covers ASCII only.
 _NO_BREAK_SPACE = "'\u00a0'"
-#: DuckDB shows the sign of a NaN, which no comparison sees.
+#: A cast shows the sign of a NaN, although DuckDB treats all NaNs as equal.
 _DUCKDB_FLOAT = "CASE WHEN ISNAN({x}) THEN 'nan' ELSE " + _NO_FRACTION % "VARCHAR" + " END"
 
 
 def _reversed(eight: str) -> str:
-    """The first 60 bits of eight bytes that are in reverse, as MD5_NUMBER has them; much faster than over text."""
+    """Return SQL for the first 60 bits of eight bytes in reverse order, as in MD5_NUMBER; much faster than text."""
     pairs = f"((({eight} & 71777214294589695) << 8) | (({eight} >> 8) & 71777214294589695))"  # 0x00ff00ff00ff00ff
     fours = f"((({pairs} & 281470681808895) << 16) | (({pairs} >> 16) & 281470681808895))"  # 0x0000ffff0000ffff
     return f"CAST(({fours} >> 36) | (({fours} & 4294967295) << 28) AS BIGINT)"
@@ -225,7 +236,7 @@ DIALECTS: Mapping[str, Dialect] = {
             record_text="JSON_SERIALIZE({x})",
             value="JSON_EXTRACT_PATH_TEXT({x}, {path})",
             trimmed=f"BTRIM({{x}}, {_BLANKS.replace('CHR(160)', _NO_BREAK_SPACE)})",
-            boolean="CASE WHEN {x} THEN 'true' WHEN NOT {x} THEN 'false' END",  # it has no cast to text
+            boolean="CASE WHEN {x} THEN 'true' WHEN NOT {x} THEN 'false' END",  # Redshift cannot cast it to text
             clocks_as_text=True,
         ),
         Dialect(
@@ -263,7 +274,7 @@ DIALECTS: Mapping[str, Dialect] = {
             record_text="TO_JSON_STRING({x})",
             value="JSON_VALUE({x}, {path})",
             path=('$."', '"."', '"'),
-            time="FORMAT_TIME('%H:%M:%E*S', {x})",  # a cast writes fractions in threes
+            time="FORMAT_TIME('%H:%M:%E*S', {x})",  # a cast writes fractions in groups of three digits
             timestamp="FORMAT_DATETIME('%F %H:%M:%E*S', {x})",
         ),
         Dialect(
@@ -294,6 +305,7 @@ _CLOCKS = frozenset({"date", "time", "timestamp", "instant"})
 
 @lru_cache(maxsize=1024)
 def _form(data_type: str, dialect: str) -> str | None:
+    """Return the name of the template for a type's text form, or None for a cast."""
     from sqlglot import ParseError, exp
     from sqlglot.errors import TokenError
 
@@ -310,7 +322,9 @@ def _form(data_type: str, dialect: str) -> str | None:
     if kind in {kinds.BINARY, kinds.VARBINARY, kinds.BLOB}:
         return "binary"
     nested = {*exp.DataType.STRUCT_TYPES, *exp.DataType.ARRAY_TYPES, kinds.MAP, kinds.VARIANT, kinds.SUPER}
-    if kind in nested or (kind == kinds.JSON and dialect == "bigquery"):  # which has no cast of it to text
+    if kind in nested:
+        return "nested"
+    if kind == kinds.JSON and dialect == "bigquery":  # BigQuery cannot cast it to text
         return "nested"
     if kind == kinds.BOOLEAN:
         return "boolean"
@@ -320,14 +334,19 @@ def _form(data_type: str, dialect: str) -> str | None:
         return "date"
     if kind in {kinds.TIMESTAMP, kinds.TIMESTAMPNTZ, kinds.DATETIME}:
         return "timestamp"
-    if kind in {kinds.DECIMAL, kinds.BIGDECIMAL}:
-        return None if _scale(parsed, dialect) == 0 else "decimal"
+    if kind in {kinds.DECIMAL, kinds.BIGDECIMAL} and _scale(parsed, dialect) != 0:
+        return "decimal"
     return None
 
 
 def _scale(decimal: object, dialect: str) -> int | None:
-    """Digits after the point. Undeclared it is any number in Postgres, and 0 elsewhere."""
+    """Return the number of digits after the point, or None for any number of them.
+
+    A decimal without precision has any number of them in Postgres and BigQuery, and none elsewhere.
+    """
     declared = getattr(decimal, "expressions", [])
     if len(declared) > 1:
         return int(declared[1].name)
-    return None if dialect in ("postgres", "bigquery") and not declared else 0
+    if not declared and dialect in ("postgres", "bigquery"):
+        return None
+    return 0

@@ -1,4 +1,4 @@
-"""The plan statement: which columns it reads, what it refuses, and what a fingerprint is made of."""
+"""The plan statement: the columns it reads, the SQL it refuses, and the parts of a fingerprint."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_is_not_one_select_is_refused(query: str) -> None:
 @pytest.mark.parametrize(
     "query", ["select 1;", "select ';' as a -- ; no", "with a as (select 1) select * from a ; ;", "(select 1)"]
 )
-def test_one_select_is_taken_whatever_its_comments_and_closing_semicolons(query: str) -> None:
+def test_one_select_is_accepted_with_any_comments_and_closing_semicolons(query: str) -> None:
     statement = build(sync_of(), query=query)
     assert len(sqlglot.parse(statement.extract, read="postgres")) == 1
 
@@ -136,12 +136,14 @@ def test_expressions_over_more_than_one_row_are_refused(expression: str) -> None
         ("clickhouse", "arrayJoin(payload)", "arrayjoin"),
     ],
 )
-def test_functions_that_make_several_rows_of_one_or_none_are_refused_by_name(
+def test_functions_that_return_several_rows_for_one_or_none_are_refused_by_name(
     dialect: str, expression: str, name: str
 ) -> None:
     with pytest.raises(SpecError) as caught:
         build(sync_of({"a": {"sql": expression}}), source=dialect)
-    assert caught.value.problems == (f"mapping.a.sql: {name} makes several rows of one, or none: use it in the model",)
+    assert caught.value.problems == (
+        f"mapping.a.sql: {name} returns several rows for one, or none: use it in the model",
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_functions_that_make_several_rows_of_one_or_none_are_refused_by_name(
         ("postgres", "string_to_array(first, ',')"),
     ],
 )
-def test_functions_with_one_value_for_each_row_are_taken(dialect: str, expression: str) -> None:
+def test_functions_with_one_value_for_each_row_are_accepted(dialect: str, expression: str) -> None:
     build(sync_of({"a": {"sql": expression}}), source=dialect)
 
 
@@ -174,7 +176,7 @@ def test_a_key_is_needed_unless_every_row_is_sent() -> None:
     assert build(sync_of(mode="append"), primary_key=()).keys == ()
 
 
-def test_a_mirror_cannot_match_on_what_is_gone_with_the_row() -> None:
+def test_a_mirror_cannot_match_on_a_value_that_a_removed_row_no_longer_has() -> None:
     with pytest.raises(SpecError, match="match_on"):
         build(
             sync_of(
@@ -204,7 +206,7 @@ def test_every_part_is_valid_sql_in_every_dialect(dialect: str, mode: str) -> No
 
 
 def hashes(rows: str, mapping: Mapping[str, Any], key: tuple[str, ...] = ("id",), **more: Any) -> list[tuple[Any, ...]]:
-    """(key, key hash, fingerprint) of the rows of a DuckDB query."""
+    """Return (key, key hash, fingerprint) of the rows of a DuckDB query."""
     relation = duckdb.sql(rows)
     sync = sync_of(mapping, **more)
     statement = build(sync, query=rows, primary_key=key, columns=relation.columns, source="duckdb")
@@ -243,7 +245,7 @@ def test_a_field_renamed_added_or_fixed_differently_is_a_change() -> None:
     assert len({fingerprint(values, mapping) for mapping in mappings}) == len(mappings)
 
 
-def test_what_a_template_reads_counts() -> None:
+def test_columns_that_a_template_reads_are_part_of_the_fingerprint() -> None:
     mapping = {"t": {"template": "{{ row.y }}"}}
     assert fingerprint("'b' AS y", mapping) != fingerprint("'c' AS y", mapping)
 
@@ -308,7 +310,7 @@ def test_a_composite_key_is_a_json_array_and_null_if_a_part_is() -> None:
     assert found[3][1] == (None, None)
 
 
-def test_surplus_tells_repeated_keys_from_counts() -> None:
+def test_surplus_finds_repeated_keys_by_counts() -> None:
     assert surplus(model_rows=10, snapshot_rows=8, found={"added": 3, "gone": 1}) == 0
     assert surplus(model_rows=11, snapshot_rows=8, found={"added": 3, "gone": 1}) == 1
     assert surplus(model_rows=5, snapshot_rows=0, found={"added": 4, "null": 1}) == 0

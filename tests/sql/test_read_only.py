@@ -1,4 +1,4 @@
-"""Nothing but one SELECT reaches a database, and whatever a database takes for one SELECT does."""
+"""Only one SELECT reaches a database, and everything that a database accepts as one SELECT does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from airflow_reverse_etl.sync.ports import PlanRequest
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SYNC = Sync(name="s", model="m", source="w", destination={"type": "file"}, mapping={"email": "email"})
 
-#: Dialect → statements that are no SELECT, or that do more than read.
+#: Dialect → statements that are not a SELECT, or that do more than read.
 HOSTILE = {
     "duckdb": [
         "",
@@ -44,7 +44,7 @@ HOSTILE = {
         "select 1; delete from customers",
         "select 1; -- and\n delete from customers",
         "; select 1",
-        # a table's text, as it becomes a query
+        # the query that is built from a table's name
         "SELECT * FROM customers; drop table customers",
         "SELECT * FROM (delete from customers returning *)",
         "SELECT * FROM customers) as x, (select 1",
@@ -72,7 +72,7 @@ HOSTILE = {
         "vacuum customers",
         "grant select on customers to public",
         "lock table customers",
-        # with something that sqlglot does not know
+        # with SQL that sqlglot cannot parse
         "select * from t, lateral (update customers set id = 1 returning id) as y where (insert is null)",
         "with d as (delete from customers returning *) select * from d where (insert is null)",
         "select * into copies from t where (insert is null)",
@@ -101,8 +101,8 @@ HOSTILE = {
     "bigquery": ["from customers |> insert into copies", "from customers |> create table copies"],
     "oracle": ["select * from customers for update of id nowait", "select id bulk collect into x from customers"],
 }
-#: Dialect → what it takes for one SELECT: words of statements as names, texts and comments, and SQL of its own, of
-#: which sqlglot does not know all.
+#: Dialect → queries that it accepts as one SELECT: with words of statements as names, texts and comments, and with the
+#: dialect's own SQL, part of which sqlglot cannot parse.
 VALID = {
     "duckdb": [
         "from customers",
@@ -194,7 +194,7 @@ def pairs(statements: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 
 class Untouched:
-    """A warehouse that is not to be asked anything."""
+    """A warehouse that records every call."""
 
     def __init__(self, dialect: str) -> None:
         self.dialect = dialect
@@ -216,10 +216,10 @@ def request(query: str) -> PlanRequest:
 
 
 @pytest.mark.parametrize(("dialect", "query"), pairs(HOSTILE))
-def test_what_is_no_select_or_does_more_than_read_reaches_no_warehouse(
+def test_a_query_that_is_not_a_select_or_does_more_than_read_reaches_no_warehouse(
     tmp_path: Path, dialect: str, query: str
 ) -> None:
-    """Whoever plans locally asks the warehouse nothing: not for columns, not for rows."""
+    """The local planner asks the warehouse neither for columns nor for rows."""
     warehouse = Untouched(dialect)
     with pytest.raises(SpecError, match="query cannot be used"):
         LakeStore(str(tmp_path)).plan(request(query), warehouse)
@@ -227,7 +227,7 @@ def test_what_is_no_select_or_does_more_than_read_reaches_no_warehouse(
 
 
 @pytest.mark.parametrize(("dialect", "query"), pairs(VALID))
-def test_what_a_database_takes_for_one_select_reaches_it(tmp_path: Path, dialect: str, query: str) -> None:
+def test_a_query_that_a_database_accepts_as_one_select_reaches_it(tmp_path: Path, dialect: str, query: str) -> None:
     warehouse = Untouched(dialect)
     with pytest.raises(ModelNotFoundError, match="read"):
         LakeStore(str(tmp_path)).plan(request(query), warehouse)
@@ -235,15 +235,15 @@ def test_what_a_database_takes_for_one_select_reaches_it(tmp_path: Path, dialect
     assert len(warehouse.calls) == 2
 
 
-class _Told:
-    """A DB-API connection that keeps what it is told, and knows no rows."""
+class _Recorder:
+    """A DB-API connection that records statements and returns no rows."""
 
     description = None
 
     def __init__(self) -> None:
         self.statements: list[str] = []
 
-    def cursor(self) -> _Told:
+    def cursor(self) -> _Recorder:
         return self
 
     def execute(self, statement: str) -> None:
@@ -253,18 +253,18 @@ class _Told:
 
 
 @pytest.mark.parametrize("query", HOSTILE["duckdb"])
-def test_rows_are_not_counted_in_the_warehouse_of_what_is_no_select(query: str) -> None:
+def test_rows_are_not_counted_in_the_warehouse_for_a_query_that_is_not_a_select(query: str) -> None:
     """``planner: auto`` counts them before anything else."""
-    told = _Told()
-    store = WarehouseStore(lambda: told, lambda: Untouched("duckdb"), dialect="duckdb")
+    recorder = _Recorder()
+    store = WarehouseStore(lambda: recorder, lambda: Untouched("duckdb"), dialect="duckdb")
     with pytest.raises(SpecError, match="query cannot be used"):
         store.model_rows(query, SYNC, at_most=1)
-    assert told.statements == []
+    assert recorder.statements == []
 
 
 @pytest.mark.airflow
 @pytest.mark.parametrize("query", HOSTILE["postgres"])
-def test_drift_is_not_looked_for_in_what_is_no_select(tmp_path: Path, query: str) -> None:
+def test_drift_is_not_looked_for_in_a_query_that_is_not_a_select(tmp_path: Path, query: str) -> None:
     from airflow_reverse_etl.check.drift_memory import look_for_drift
     from airflow_reverse_etl.stores.files import StateFiles
 
@@ -274,7 +274,7 @@ def test_drift_is_not_looked_for_in_what_is_no_select(tmp_path: Path, query: str
     assert warehouse.calls == []
 
 
-#: Of Postgres: each can be a common table expression. ``{}`` is where a blank is.
+#: Statements of Postgres that can be common table expressions. ``{}`` is the place of a blank.
 WRITES = [
     "delete{}from{}customers",
     "insert{}into{}customers{}values{}(1)",
@@ -288,7 +288,7 @@ AROUND = [
     "with a as (select 1), d as materialized ({write}) select 1",
     "with d as (select 1) {write}",
     "select * from ({write}) as x",
-    # which sqlglot does not know
+    # SQL that sqlglot cannot parse
     "with d as ({write} returning *) select * from d where (insert is null)",
     "select * from t where (insert is null); {write}",
 ]
@@ -296,7 +296,7 @@ AROUND = [
 
 @st.composite
 def hostile(draw: st.DrawFn) -> str:
-    """A statement that writes, however it is written."""
+    """Draw a statement that writes, in any layout."""
     write = draw(st.sampled_from(WRITES))
     blank = st.sampled_from([" ", "\n", "\t ", " /* select */ ", " -- select\n"])
     write = write.format(*(draw(blank) for _ in range(write.count("{}"))))
@@ -305,7 +305,7 @@ def hostile(draw: st.DrawFn) -> str:
 
 
 @given(query=hostile())
-def test_a_statement_that_writes_is_refused_however_it_is_written(query: str) -> None:
+def test_a_statement_that_writes_is_refused_in_any_layout(query: str) -> None:
     with pytest.raises(SpecError, match="query cannot be used"):
         single_select(query, "postgres", SYNC)
 
@@ -317,6 +317,6 @@ WORDS = ["delete from x", "insert into x", "; drop table x", "for update", "into
 @pytest.mark.parametrize("dialect", ["postgres", "duckdb", "snowflake", "redshift", "oracle", "trino"])
 @pytest.mark.parametrize("condition", ["", " and (insert is null)"], ids=["known", "unknown"])
 def test_words_in_names_texts_and_comments_are_not_read(dialect: str, words: str, condition: str) -> None:
-    """Also where sqlglot does not know the SQL."""
+    """Even if sqlglot cannot parse the SQL."""
     query = f"select '{words}' as a, \"{words}\" /* {words} */ from t where a = '{words}'{condition} -- {words}"
     assert single_select(query, dialect, SYNC) == query

@@ -283,7 +283,7 @@ def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not
     sync = sync_of(mapping={"email": {"sql": "twice(email)"}}, mode="upsert")
     warehouse = place.open_warehouse()
     with stored(place) as store:
-        with pytest.raises(ConfigurationError, match="the mapping makes 4 rows of the 2 that were read"):
+        with pytest.raises(ConfigurationError, match="the mapping returns 4 rows for the 2 that were read"):
             store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "r", NOW), warehouse)
         assert store.unfinished(sync.name) == []
     warehouse.close()

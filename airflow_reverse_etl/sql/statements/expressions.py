@@ -1,4 +1,4 @@
-"""The author's expressions: which columns of the model they name, and whether they are what they must be."""
+"""Expressions that an author wrote: resolved to the model's columns, and checked to be expressions over one row."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.problems import nearest
-from airflow_reverse_etl.sql.read_only import written
+from airflow_reverse_etl.sql.read_only import writing_part
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-#: Functions that make any number of rows of one, none included, in some dialect …
+#: Functions that return any number of rows for one row, including none, in some dialect …
 _SET_RETURNING = frozenset(
     (
         # Postgres and Redshift; DuckDB has some of them
@@ -32,7 +32,7 @@ _SET_RETURNING = frozenset(
         *("flatten", "split_to_table", "strtok_split_to_table", "arrayjoin"),
     )
 )
-#: … and those that have one value for each row in a dialect.
+#: … and dialect → those of them that return one value for each row there.
 _SCALAR = {
     "duckdb": frozenset({"generate_series", "regexp_matches", "flatten"}),
     **dict.fromkeys(
@@ -42,7 +42,7 @@ _SCALAR = {
 
 
 class UsedColumns:
-    """Resolves names to columns of the model, each extracted once as ``c0``, ``c1`` …; gathers problems."""
+    """The columns of the model that a sync uses, each extracted once as ``c0``, ``c1`` …, and the problems found."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = [column.name for column in columns]
@@ -51,34 +51,54 @@ class UsedColumns:
         self.problems: list[str] = []
 
     def column(self, name: str) -> str:
-        """Exact name first, else the only one that differs in case alone."""
+        """Return the alias of a column, and NULL for a missing one.
+
+        The exact name comes first, then the only name that differs in case alone.
+        """
         near = [known for known in self._columns if known.lower() == name.lower()]
-        if name in self._columns or len(near) == 1:
-            return self.found.setdefault(name if name in self._columns else near[0], f"c{len(self.found)}")
-        text = f"{name!r} (which of {', '.join(near)}?)" if near else f"{name!r}{nearest(name, self._columns)}"
+        if name in self._columns:
+            return self._alias(name)
+        if len(near) == 1:
+            return self._alias(near[0])
+        hint = f" (which of {', '.join(near)}?)" if near else nearest(name, self._columns)
+        text = f"{name!r}{hint}"
         if text not in self.missing:
             self.missing.append(text)
         return "NULL"
 
+    def _alias(self, name: str) -> str:
+        return self.found.setdefault(name, f"c{len(self.found)}")
+
     def check(self, sync: Sync) -> None:
+        """Raise the problems found so far.
+
+        :raises ModelNotFoundError: columns are missing; names all of them.
+        :raises SpecError: expressions have problems; lists all of them.
+        """
         if self.missing:
+            model = sync.model if isinstance(sync.model, str) else None
             raise ModelNotFoundError(
                 f"the model lacks {len(self.missing)} of the columns that the sync uses: {', '.join(self.missing)}",
                 todo="correct the names in the sync, or add the columns to the model and build it",
-                model=sync.model if isinstance(sync.model, str) else None,
+                model=model,
                 sync=sync.name,
             )
         if self.problems:
             raise SpecError(
                 "the sync's expressions cannot be used",
                 problems=tuple(self.problems),
-                todo="correct them",
+                todo="correct the expressions listed below",
                 sync=sync.name,
             )
 
 
 def expression(where: str, text: str, used: UsedColumns, *, source: str, planner: str) -> str:
-    """An expression over the model's columns, from the source's dialect to the planner's."""
+    """Translate an expression over the model's columns from the source's dialect to the planner's.
+
+    A problem is added to ``used``, and NULL returned.
+
+    :param where: key of the expression in the sync, which a problem names.
+    """
     import sqlglot
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
@@ -91,18 +111,18 @@ def expression(where: str, text: str, used: UsedColumns, *, source: str, planner
         return "NULL"
     forbidden = parsed.find(exp.Query, exp.AggFunc, exp.Window, exp.Star, exp.Alias)
     clauses = any(value for name, value in select.args.items() if name != "expressions")
-    if forbidden or clauses or isinstance(parsed, exp.Tuple) or written(parsed):
+    if forbidden or clauses or isinstance(parsed, exp.Tuple) or writing_part(parsed):
         used.problems.append(f"{where}: must be one expression over a row's columns, without aggregates and queries")
         return "NULL"
     if name := _set_returning(parsed, text, source):
-        used.problems.append(f"{where}: {name} makes several rows of one, or none: use it in the model")
+        used.problems.append(f"{where}: {name} returns several rows for one, or none: use it in the model")
         return "NULL"
     resolved = parsed.transform(lambda node: _resolve(node, used) if isinstance(node, exp.Column) else node)
     return str(resolved.sql(dialect=planner))
 
 
 def _set_returning(parsed: exp.Expression, text: str, source: str) -> str:
-    """A function in an expression that may not have one value for each row; empty if there is none."""
+    """Return the name of a function that may return any number of rows for one; empty without such a function."""
     import sqlglot
     from sqlglot import exp
 
@@ -113,13 +133,13 @@ def _set_returning(parsed: exp.Expression, text: str, source: str) -> str:
         called = after.token_type.name == "L_PAREN" and before.token_type.name != "IN"
         if called and token.text.lower() in names:
             return token.text.lower()
-    # what sqlglot knows under other names
+    # functions that sqlglot parses under another name
     found = next((node for node in parsed.find_all(exp.UDTF) if not isinstance(node.parent, exp.In)), None)
     return type(found).__name__.lower() if found else ""
 
 
 def _resolve(column: exp.Column, used: UsedColumns) -> exp.Expression:
-    """``a`` is a column, ``a.b`` a field of a column."""
+    """Replace a column's name by its alias. ``a`` is a column, ``a.b`` a field of a column."""
     from sqlglot import exp
 
     first, *rest = column.parts

@@ -1,10 +1,10 @@
-"""Which fields of a changed row changed: told from a short hash of each of its mapped values. Pure.
+"""Short hashes of a row's mapped values, which show the fields that changed.
 
-With ``track: {fields: true}`` a store keeps, for each row that the destination has, one text: eight digits of the
-mapping's shape, then four for each value that a fingerprint takes, in its order. Each four are the first digits of the
-MD5 of the row's ``key_hi``, a colon and the value's text form, or ``null``: equal values of different rows have
-different hashes, and planners of all dialects agree on them. Of 65,536 changed values one has the hash that it had
-before, and goes unnamed.
+With ``track: {fields: true}``, a store keeps one text for each delivered row: eight digits of the mapping's shape,
+then four digits for each value of the fingerprint, in the fingerprint's order. The four are the first digits of the MD5
+of the row's ``key_hi``, a colon and the value's text form; for NULL they are ``null``. So equal values of different
+rows have different hashes, and planners of all dialects agree on them. One of 65,536 changed values keeps its hash by
+chance, and its field is then not named.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.text_forms import Dialect, literal
 
-_SHAPE, _VALUE = 8, 4
+#: Digits of the mapping's shape, and of each value.
+_SHAPE = 8
+_VALUE = 4
 
 
 def fixed(field: object) -> bool:
-    """Whether a mapped field has no value of its own for each row: constants and templates."""
+    """Return whether the plan has no value of a field for each row: constants and templates."""
     return isinstance(field, ValueField | TemplateField)
 
 
 def shape(sync: Sync) -> str:
-    """Digest of what of the mapping is the same for every row."""
+    """Return a digest of the parts of the mapping that are equal for every row: names, constants and templates."""
     shapes = {name: _shape_of(field) for name, field in sync.mapping.items()}
     return hashlib.sha256(json.dumps(shapes, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def values(sync: Sync) -> dict[str, tuple[str, ...]]:
-    """The values that a fingerprint is made of, in order, each with the destination fields that it is for.
+    """Map each value of the fingerprint, in order, to the destination fields that use it.
 
-    ``f…`` by name of the field, then ``r…``, what templates read.
+    First the mapped values ``f…``, by name of the field; then the columns ``r…`` that templates read.
     """
     own = sorted((name, f"f{at}") for at, (name, field) in enumerate(sync.mapping.items()) if not fixed(field))
     read = enumerate(template_reads(sync).values())
@@ -43,34 +45,40 @@ def values(sync: Sync) -> dict[str, tuple[str, ...]]:
 
 
 def hashes(sync: Sync, dialect: Dialect, types: Mapping[str, str], *, model: str) -> str:
-    """SQL for the hashes of a row of the relation ``model``. ``types``: of its values, in the dialect's own words."""
+    """Return SQL for the hashes of a row.
+
+    :param types: type of each value, in the dialect's own words.
+    :param model: relation of the row.
+    """
     salt = f"CAST({model}.key_hi AS {dialect.string}) || ':' || "
-    parts = [
-        f"COALESCE(SUBSTR({dialect.hex_digest(salt + dialect.text(f'{model}.{value}', types[value]))}, 1, {_VALUE}),"
-        " 'null')"
-        for value in values(sync)
-    ]
-    return " || ".join([literal(shape(sync)[:_SHAPE], dialect.name), *parts])
+    parts = [literal(shape(sync)[:_SHAPE], dialect.name)]
+    for value in values(sync):
+        text = dialect.text(f"{model}.{value}", types[value])
+        digest = dialect.hex_digest(salt + text)
+        parts.append(f"COALESCE(SUBSTR({digest}, 1, {_VALUE}), 'null')")
+    return " || ".join(parts)
 
 
 def changed(sync: Sync, before: str | None, now: str | None) -> tuple[str, ...] | None:
-    """The destination fields whose values differ, sorted; None where it is not known.
+    """Return the destination fields whose values differ, sorted, or None if they are unknown.
 
-    It is not where hashes were not kept, where the mapping has changed since, and where the row was sent for another
-    reason than a value: it was in doubt, say.
+    They are unknown if hashes were not stored, if the mapping has changed since, or if the row is sent for another
+    reason than a changed value: for example, because it was in doubt.
     """
     if not before or not now or before[:_SHAPE] != now[:_SHAPE] or len(before) != len(now):
         return None
     starts = range(_SHAPE, len(now), _VALUE)
-    differ = (
-        names
-        for at, names in zip(starts, values(sync).values(), strict=True)
-        if before[at : at + _VALUE] != now[at : at + _VALUE]
-    )
-    return tuple(sorted({name for names in differ for name in names})) or None
+    differing: set[str] = set()
+    for start, fields in zip(starts, values(sync).values(), strict=True):
+        end = start + _VALUE
+        if before[start:end] != now[start:end]:
+            differing.update(fields)
+    return tuple(sorted(differing)) or None
 
 
 def _shape_of(field: object) -> Any:
     if isinstance(field, ValueField):
         return {"value": field.value}
-    return {"template": field.template} if isinstance(field, TemplateField) else None
+    if isinstance(field, TemplateField):
+        return {"template": field.template}
+    return None

@@ -1,42 +1,43 @@
-"""The plan statement: which rows of the model does the destination not have yet? Pure: SQL text in, SQL text out.
+"""The plan statement, which finds the rows of the model that the destination does not have yet.
 
-Built once for a sync, in the dialect of the planner that runs it, over these relations::
+It is built once for a sync, in the dialect of the planner that runs it, over these relations::
 
-    extracted    the columns that the sync uses, as c0 … cn                       extract, in the source's dialect
-    mapped       k0 …, the key; f0 …, the mapped values; r0 …, what templates read; w, the cursor  mapped
-    model        values, row_key, identifiers, key_hi, key_lo, fingerprint        model, given the types of mapped
-    delivered    key_hi, key_lo, fingerprint, row_key, identifiers                what the destination acknowledged
-    candidates   every row that may be a change, what was ``found``, field_hashes compare, one pass over the model
-    repeated     keys of several candidates                                       repeated
-    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  rejected rows of earlier runs
-    quarantined  those of them that are not tried again                           quarantined
-    the plan     candidates, the ``change`` that each of them is, ``cause``, ``code``  classify
+    relation     columns or rows                                                   made by
+    extracted    the columns that the sync uses, as c0 … cn                        extract, in the source's dialect
+    mapped       k0 …, the key; f0 …, the mapped values; r0 …, the columns
+                 that templates read; w, the cursor                                mapped
+    model        values, row_key, identifiers, key_hi, key_lo, fingerprint         model, given the types of mapped
+    delivered    key_hi, key_lo, fingerprint, row_key, identifiers                 the store: acknowledged rows
+    candidates   rows that may be a change, ``found``, field_hashes                compare, one pass over the model
+    repeated     keys of several candidates                                        repeated
+    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  the store: earlier rejected rows
+    quarantined  rejections that are not tried again                               quarantined
+    the plan     candidates with their ``change``, ``cause`` and ``code``          classify
 
-No name is a reserved word of any of the dialects: ``snapshot`` is one of Redshift's.
+No name is a reserved word in any of the dialects; ``snapshot`` is one in Redshift.
 
 ``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (``cause`` is one of
 :data:`~airflow_reverse_etl.spec.report.CAUSES`), ``skipped`` (quarantined; ``cause`` is ``given_up`` or
-``in_doubt``, ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot without the destination being
-asked), ``recorded`` (enters it, or has its fingerprint there replaced, without the destination being asked),
-``ignored``. What is compared with what, and what is only recorded, is the
-:class:`~airflow_reverse_etl.spec.comparison.Comparison`.
+``in_doubt``, and ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot, and nothing is sent),
+``recorded`` (enters the snapshot, or replaces its fingerprint there, and nothing is sent), or ``ignored``. The
+:class:`~airflow_reverse_etl.spec.comparison.Comparison` decides what is compared, and what is only recorded.
 
-``unnamed`` is 1 for a row of the model, or a record that left it, with a null or blank identifier: a field in
-``match_on``. Such a row is a candidate whatever the snapshot has of it; such a record is never deleted.
+``unnamed`` is 1 for a row of the model, or a record that left the model, if an identifier (a field in ``match_on``) is
+null or blank. Such a row is always a candidate, even if it equals the snapshot. Such a record is never deleted.
 
-``compare`` reads the model once, so it can be a stream, and finds repeated keys only among the candidates. A repeated
-key whose rows all equal the snapshot is not among them; :func:`surplus` tells that there is one, and then the
-comparison must run again over a stored model, with ``repeated`` made from the whole of it (``compare_repeated``). With
-a cursor the model is only a part, about which counts say nothing: it is always stored and compared like that.
+``compare`` reads the model once, so the model can be a stream, and finds repeated keys only among the candidates. A
+repeated key is not a candidate if all its rows equal the snapshot. :func:`surplus` counts such rows; if there are any,
+the comparison must run again over a stored model, with ``repeated`` made from all of it (``compare_repeated``). With a
+cursor, only part of the model is read, and counts cannot find repeated keys: the model is then always stored, and
+compared with ``compare_repeated``.
 
 A key's hash and a row's fingerprint are digests of the *text forms* of values, see
-:mod:`airflow_reverse_etl.sql.text_forms`. Fingerprints take the mapped values in the order of the destination fields'
-names, and the names, constants and templates themselves: the order of the mapping makes no difference, and a column
-that is not mapped neither. Hashes of single fields are a matter of
-:mod:`airflow_reverse_etl.sql.statements.field_hashes`.
+:mod:`airflow_reverse_etl.sql.text_forms`. A fingerprint covers the mapped values in the order of the destination
+fields' names, plus the names, constants and templates themselves. The order of the mapping, and columns that are not
+mapped, make no difference. For hashes of single fields, see :mod:`airflow_reverse_etl.sql.statements.field_hashes`.
 """
 
-# ruff: noqa: S608 - building SQL is what this module does; names are quoted, constants are literals
+# ruff: noqa: S608 - this module builds SQL; names are quoted, constants are literals
 
 from __future__ import annotations
 
@@ -58,22 +59,23 @@ from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
 from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, literal, quoted
 
-#: Fingerprints that no digest is, as none is negative: of a removal, and of a row in doubt.
-REMOVED, IN_DOUBT = -1, -2
+#: Fingerprints of a removal and of a row in doubt. Digests are never negative.
+REMOVED = -1
+IN_DOUBT = -2
 
-#: Modes in which a row that may have been written, or not, is recorded as such, so that the next run sends or deletes
-#: it whatever the model says then. In the others it is left out of the snapshot, and so is sent again if it is there.
+#: Modes in which a row in doubt is recorded as such, so that the next run sends or deletes it even if the model's row
+#: is unchanged or removed. In other modes the row stays out of the snapshot, and is sent again if the model has it.
 MODES_IN_DOUBT = frozenset({"upsert", "update", "mirror"})
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStatement:
-    """The parts of the plan statement. ``extract`` is in the source's dialect, all else in the planner's.
+    """The parts of the plan statement. ``extract`` is in the source's dialect, everything else in the planner's.
 
-    :param values: columns that go into the change set: ``f0 …`` and ``r0 …``.
-    :param keys: ``k0 …``; empty where the sync has no key.
-    :param tracked: whether there is a snapshot to compare with.
-    :param cursor: the cursor's column in ``mapped`` and in the candidates, empty where the sync has none. Not sent.
+    :param values: columns of the change set: ``f0 …`` and ``r0 …``.
+    :param keys: ``k0 …``; empty if the sync has no key.
+    :param tracked: there is a snapshot to compare with.
+    :param cursor: the cursor's column in ``mapped`` and in the candidates; empty without a cursor. It is not sent.
     """
 
     sync: Sync
@@ -88,7 +90,10 @@ class PlanStatement:
     _identifiers: Mapping[str, Any] | None
 
     def model(self, types: Mapping[str, str]) -> str:
-        """The model with its hashes. ``types``: of the columns of ``mapped``, in the planner's own words."""
+        """Build the query for the model with its hashes.
+
+        :param types: type of each column of ``mapped``, in the planner's own words.
+        """
         texts = {name: self.dialect.text(name, data_type) for name, data_type in types.items()}
         string = self.dialect.string
         names = ", ".join((*self.values, *self.cursor))
@@ -100,66 +105,73 @@ class PlanStatement:
         if not self.keys:
             hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in ("key_hi", "key_lo", "fingerprint"))
             return f"SELECT {columns.format(key='NULL')}, {hashes}, 1 AS present FROM mapped"
+
+        # the key: its text, and a digest of all its parts
         key = [texts[name] for name in self.keys]
-        row = self.dialect.prefix_code(
-            [
-                literal(field_hashes.shape(self.sync), self.dialect.name),
-                *(texts[name] for name in field_hashes.values(self.sync)),
-            ]
-        )
-        high, low = self.dialect.high, self.dialect.low
+        row_key = key[0] if len(key) == 1 else self.dialect.json_array(key)
+
+        # the fingerprint: a digest of the mapping's shape and of all values
+        shape = literal(field_hashes.shape(self.sync), self.dialect.name)
+        values = [texts[name] for name in field_hashes.values(self.sync)]
+        row = self.dialect.prefix_code([shape, *values])
+
+        high = self.dialect.high
+        low = self.dialect.low
         hashes = (
             f"{high.format(h='key_digest')} AS key_hi, {low.format(h='key_digest')} AS key_lo,"
             f" {low.format(h='row_digest')} AS fingerprint"
         )
         return (
             f"SELECT {names}, row_key, identifiers, unnamed, {hashes}, 1 AS present FROM ("
-            f"SELECT {columns.format(key=key[0] if len(key) == 1 else self.dialect.json_array(key))},"
+            f"SELECT {columns.format(key=row_key)},"
             f" {self._key_digest(key)} AS key_digest, {self.dialect.digest.format(x=row)} AS row_digest"
             " FROM mapped) AS digests"
         )
 
     @property
     def hashed(self) -> tuple[str, ...]:
-        """The column of the candidates with hashes of single fields; empty where the sync keeps none."""
+        """The candidates' column with hashes of single fields; empty if the sync does not store them."""
         return ("field_hashes",) if self.sync.track_fields else ()
 
     @property
     def calculates(self) -> bool:
-        """Whether expressions of the author's are part of ``mapped``."""
+        """True if ``mapped`` contains expressions that the author wrote."""
         return any(isinstance(field, SqlField) for field in self.sync.mapping.values())
 
     def check_rows(self, *, read: int, mapped: int) -> None:
-        """:raises ConfigurationError: ``mapped`` does not have the rows that were read, each once."""
+        """Check that ``mapped`` has each row that was read, once.
+
+        :raises ConfigurationError: the numbers of rows differ.
+        """
         if read != mapped:
             raise ConfigurationError(
-                f"the mapping makes {mapped:,} rows of the {read:,} that were read",
-                todo="leave out of its expressions what makes several rows of one, or none: use it in the model",
+                f"the mapping returns {mapped:,} rows for the {read:,} that were read",
+                todo="move functions that return several rows for one, or none, from its expressions to the model",
                 sync=self.sync.name,
             )
 
     def compare(self, types: Mapping[str, str], *, identified: bool = True) -> str:
-        """The candidates, in one pass over ``model``.
+        """Build the query for the candidates, in one pass over ``model``.
 
-        :param types: as for ``model``.
-        :param identified: whether ``delivered`` may have identifiers, kept for when the sync is a mirror again.
+        :param types: see ``model``.
+        :param identified: ``delivered`` may have identifiers, which are kept in case the sync is a mirror again.
         """
         return self._compare(types, "", identified=identified)
 
     def compare_repeated(self, types: Mapping[str, str]) -> str:
-        """The candidates and, whatever the snapshot says of them, all rows of the keys in ``repeated``."""
+        """Build the query for the candidates, and for all rows of the keys in ``repeated``, changed or not."""
         return self._compare(types, "repeated")
 
     @staticmethod
     def repeated(relation: str) -> str:
-        """The keys of several rows of ``candidates`` or ``model``."""
+        """Build the query for keys of several rows of ``candidates`` or ``model``."""
         return (
             f"SELECT key_hi, key_lo FROM {relation} WHERE present = 1 AND key_hi IS NOT NULL"
             " GROUP BY key_hi, key_lo HAVING COUNT(*) > 1"
         )
 
     def quarantined(self, now: datetime) -> str:
-        """The rows that are not tried again as they are: rejected too often or for too long, or maybe written."""
+        """Build the query for rows that are not tried again while unchanged: given up, or in doubt."""
         found = (
             "SELECT key_hi, key_lo, fingerprint, code,"
             " CASE WHEN outcome = 'unknown' THEN 'in_doubt' ELSE 'given_up' END AS cause FROM rejections WHERE"
@@ -179,7 +191,7 @@ class PlanStatement:
 
     @property
     def classify(self) -> str:
-        """The plan."""
+        """The query for the plan."""
         unnamed = "c.unnamed = 1 AND c.found <> 'gone'"
         invalid = f"c.found = 'null' OR d.key_hi IS NOT NULL OR {unnamed}"
         cause = (
@@ -196,12 +208,12 @@ class PlanStatement:
             )
         sent = OPERATIONS[self.sync.mode]
         gone = "'ignored'"
-        if "removed" in sent:  # without identifiers, from before the sync was a mirror, nothing can be deleted
+        if "removed" in sent:  # a row without identifiers, from before the sync was a mirror, cannot be deleted
             gone = (
                 "CASE WHEN c.identifiers IS NULL OR c.unnamed = 1 THEN 'forgotten'"
                 " WHEN q.key_hi IS NULL THEN 'removed' ELSE 'skipped' END"
             )
-        elif self.sync.mode == "delete":  # a key that comes back is to be deleted again
+        elif self.sync.mode == "delete":  # so that a key that comes back is deleted again
             gone = "'forgotten'"
         unsent = "" if "changed" in sent else " WHEN c.found IN ('changed', 'known') THEN 'ignored'"
         quarantined = (
@@ -223,7 +235,10 @@ class PlanStatement:
         )
 
     def cursor_kind(self, types: Mapping[str, str]) -> Kind:
-        """What the cursor is. Raises ConfigurationError for a type that cannot be one."""
+        """Return the kind of the cursor.
+
+        :raises ConfigurationError: the column's type cannot be a cursor's.
+        """
         [name] = self.cursor
         if kind := cursor_kind(types[name], self.dialect.name):
             return kind
@@ -233,25 +248,25 @@ class PlanStatement:
             sync=self.sync.name,
         )
 
-    #: Rows of the plan that are not sent and keep the next run from reading on from above them: of several rows with
-    #: one key, the others may go away without a trace. A row gets a key, or an identifier, only by a change of its own.
+    #: Rows of the plan that are not sent, and that the next run must read again: the other rows of a duplicate key may
+    #: disappear without a change here. Other invalid rows change themselves when they get a key or an identifier.
     open_unsent = "cause = 'duplicate_key'"
 
     def highest_cursor(self, relation: str, types: Mapping[str, str], now: datetime) -> str:
-        """A query for the highest value of the cursor that counts, as text; NULL without any."""
+        """Build the query for the highest value of the cursor that counts, as text; NULL without any."""
         [name] = self.cursor
         latest = Bound.latest(self.cursor_kind(types), now)
         only = f" WHERE {name} <= {latest.literal(self.dialect.name)}" if latest else ""
         return f"SELECT {self.dialect.text(f'MAX({name})', types[name])} FROM {relation}{only}"
 
     def lowest_cursor(self, relation: str, types: Mapping[str, str], where: str) -> str:
-        """A query for the lowest value of the cursor among some rows, as text; NULL without any."""
+        """Build the query for the lowest value of the cursor among some rows, as text; NULL without any."""
         [name] = self.cursor
         return f"SELECT {self.dialect.text(f'MIN({name})', types[name])} FROM {relation} WHERE {where}"
 
     def _compare(self, types: Mapping[str, str], repeated: str, *, identified: bool = True) -> str:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
-        if self.hashed:  # of candidates only, as it costs a digest for each field
+        if self.hashed:  # only for candidates, as each field costs a digest
             columns += f", {field_hashes.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
         if not self.tracked or not self.comparison.compared:
             found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
@@ -263,11 +278,11 @@ class PlanStatement:
         names = "m.row_key, m.identifiers"
         if identified or self._identifiers:
             names = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in ("row_key", "identifiers"))
-        if self._identifiers:  # what was recorded before the sync was a mirror
+        if self._identifiers:  # recorded before the sync was a mirror
             differs.append("s.identifiers IS NULL")
         if self._named_by:
             differs.append("m.unnamed = 1")
-        # of a part of the model nothing can be said to be gone
+        # part of a model does not show which rows were removed
         join = "LEFT" if self.comparison.low else "FULL"
         join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
         if repeated:
@@ -285,7 +300,7 @@ class PlanStatement:
 
     @property
     def _unnamed_before(self) -> str:
-        """SQL for whether a record of the snapshot has a null or blank identifier."""
+        """SQL that is 1 for a record of the snapshot with a null or blank identifier, else 0."""
         match_on = self.sync.destination.match_on
         if not self._identifiers or not match_on:
             return "0"
@@ -301,30 +316,30 @@ class PlanStatement:
 
     @property
     def _named_by(self) -> tuple[str, ...]:
-        """The columns of ``mapped`` that identify a row at the destination. Templates are known only in its record."""
+        """The columns of ``mapped`` that identify a row at the destination. The plan cannot render templates."""
         match_on = self.sync.destination.match_on
         mapping = enumerate(self.sync.mapping.items())
         return tuple(f"f{at}" for at, (name, field) in mapping if name in match_on and not field_hashes.fixed(field))
 
     def _key_digest(self, texts: Sequence[str]) -> str:
-        """NULL where any part of the key is."""
+        """Return SQL for the key's digest; NULL if any part of the key is NULL."""
         digest = self.dialect.digest.format(x=self.dialect.prefix_code(texts))
         nulls = " OR ".join(f"{name} IS NULL" for name in self.keys)
         return f"CASE WHEN {nulls} THEN NULL ELSE {digest} END"
 
 
 def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) -> int:
-    """How many rows of the model, beyond the first, share a key that is in the snapshot.
+    """Return the number of rows that repeat a key of the snapshot, without the first row of each key.
 
-    Every row of the model matched a row of the snapshot, or is ``added`` or ``null``; every row of the snapshot was
-    matched, or is ``gone``. More matches than matched rows of the snapshot means repeated keys.
+    Every row of the model matches a row of the snapshot, or is ``added`` or ``null``. Every row of the snapshot is
+    matched, or is ``gone``. If there are more matches than matched rows of the snapshot, keys are repeated.
     """
     matches = model_rows - found.get("added", 0) - found.get("null", 0)
     return matches - (snapshot_rows - found.get("gone", 0))
 
 
 def counted(relation: str) -> str:
-    """A query for the counts that :func:`make_plan` takes, of the relation ``the plan``."""
+    """Build the query for the counts of a plan, which is stored as ``relation``."""
     return f"SELECT change, cause, code, COUNT(*) FROM {relation} GROUP BY change, cause, code"
 
 
@@ -341,11 +356,11 @@ def plan_statement(
     """Build the plan statement of a sync.
 
     :param query: the model as one SELECT in the dialect ``source``.
-    :param columns: what the query has.
-    :param planner: the dialect that the statement is run in.
-    :param comparison: how to compare; default: the plain comparison.
-    :raises ModelNotFoundError: naming every column that the sync uses and the model lacks.
-    :raises SpecError: the query is not one SELECT, an expression cannot be used, or a key is needed and missing.
+    :param columns: the query's columns.
+    :param planner: the dialect in which the statement runs.
+    :param comparison: default: the plain comparison.
+    :raises ModelNotFoundError: the model lacks columns that the sync uses; names all of them.
+    :raises SpecError: the query is not one SELECT, an expression cannot be used, or a required key is missing.
     """
     if not primary_key and sync.mode != "append":
         raise SpecError(
@@ -355,17 +370,23 @@ def plan_statement(
         )
     body = single_select(query, source, sync)
     dialect = DIALECTS[planner]
+
+    # resolve every column that the sync uses, and report all problems at once
     used = UsedColumns(columns)
     keys = [used.column(name) for name in primary_key]
     mapped = [_field(name, field, used, source=source, planner=dialect) for name, field in sync.mapping.items()]
     read = [used.column(name) for name in template_columns(sync)]
     cursor = used.column(sync.cursor) if sync.cursor else ""
     used.check(sync)
+
+    # name the columns of ``mapped``
     targets = {f"k{at}": sql for at, sql in enumerate(keys)} | {f"f{at}": sql for at, sql in enumerate(mapped)}
     targets |= {f"r{at}": sql for at, sql in enumerate(read)}
     if cursor:
         targets["w"] = cursor
-    # a model of which no column is used (constants only) still has rows
+    cursor_columns = ("w",) if cursor else ()
+
+    # a model without used columns (constants only) still has rows
     extracted = ", ".join(f"{quoted(name, source)} AS {alias}" for name, alias in used.found.items()) or "1 AS c0"
     return PlanStatement(
         sync=sync,
@@ -376,7 +397,7 @@ def plan_statement(
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
         _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped),
         tracked=sync.tracked,
-        cursor=("w",) if cursor else (),
+        cursor=cursor_columns,
         comparison=comparison or Comparison(),
     )
 
@@ -389,7 +410,7 @@ def _window(used: UsedColumns, cursor: str, source: str, comparison: Comparison 
 
 
 def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: Dialect) -> str:
-    """The planner's SQL for a mapped field over ``extracted``; NULL for what is not a column's business."""
+    """Return the planner's SQL for a mapped field over ``extracted``; NULL for constants and templates."""
     if isinstance(field, str):
         return used.column(field)
     if isinstance(field, SqlField):
@@ -398,9 +419,12 @@ def _field(name: str, field: object, used: UsedColumns, *, source: str, planner:
 
 
 def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> dict[str, Any] | None:
-    """What a delete needs to name a row: the fields in ``match_on``, and those that map a key column.
+    """Return the fields that a delete sends, nested like a record.
 
-    Nested as records are. Where neither gives any field, the key columns under their own names.
+    These are the fields in ``match_on`` and those that map a key column; without such fields, the key columns under
+    their own names. None if the mode does not delete removed rows.
+
+    :raises SpecError: ``match_on`` names a field whose value is unknown once the row is removed.
     """
     if sync.mode != "mirror":
         return None
@@ -410,7 +434,7 @@ def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> 
             continue
         if isinstance(field, TemplateField) or (isinstance(field, ValueField) and isinstance(field.value, dict | list)):
             raise SpecError(
-                f"destination.match_on names {name}, which cannot be known of a row that is gone",
+                f"destination.match_on names {name}, whose value is unknown for a removed row",
                 todo="match on a column, an expression or a plain constant in mode mirror",
                 sync=sync.name,
             )
@@ -418,5 +442,5 @@ def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> 
         level = record
         for parent in parents:
             level = level.setdefault(parent, {})
-        level[leaf] = f"f{at}" if not isinstance(field, ValueField) else literal(field.value, "duckdb")
+        level[leaf] = literal(field.value, "duckdb") if isinstance(field, ValueField) else f"f{at}"
     return record or {column: f"k{at}" for at, column in enumerate(keys)}

@@ -1,4 +1,4 @@
-"""The statements of destination type ``table``, built per dialect with quoted identifiers."""
+"""Statements of destination type ``table``, built per dialect with quoted identifiers."""
 
 # ruff: noqa: S608 - identifiers are quoted by sqlglot, values are parameters
 from __future__ import annotations
@@ -13,14 +13,14 @@ from airflow_reverse_etl.spec.operations import Operation
 if TYPE_CHECKING:
     from sqlglot import exp
 
-#: How drivers mark parameters (PEP 249 ``paramstyle``); rows are given as sequences to all of them.
+#: PEP 249 ``paramstyle`` → mark of a parameter. All these drivers take a row's values as a sequence.
 _MARKS = {"qmark": "?", "format": "%s", "pyformat": "%s", "numeric": ":{}", "named": ":{}"}
 _ON_CONFLICT = frozenset({"sqlite", "duckdb", "postgres"})
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL text, and the columns whose values are its parameters, in order."""
+    """SQL text, plus the columns whose values are its parameters, in order."""
 
     sql: str
     columns: tuple[str, ...]
@@ -31,11 +31,12 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Statements on one table.
+    """Builder of the statements on one table.
 
-    :param dialect: sqlglot's name. sqlite, duckdb and postgres get ``ON CONFLICT``, mysql ``ON DUPLICATE KEY``: these
-        need a unique constraint on the key. Others get ``MERGE``.
-    :param table: name, with schema and catalog where wanted, quoted as the database wants it.
+    :param dialect: sqlglot's name of the database. Upserts use ``ON CONFLICT`` for sqlite, duckdb and postgres, and
+        ``ON DUPLICATE KEY`` for mysql, which require a unique constraint on the key. Others use ``MERGE``.
+    :param paramstyle: the driver's, see PEP 249.
+    :param table: name, optionally with schema and catalog, quoted as the database requires.
     :param key: columns by which the database recognises a row.
     """
 
@@ -45,9 +46,9 @@ class Writer:
     key: tuple[str, ...]
 
     def statement(self, operation: Operation, columns: Sequence[str], *, rows: int = 1) -> Statement:
-        """The statement of an operation on rows with these columns. An update with nothing to set is a look-up.
+        """Build the statement of an operation on rows with these columns. An update that sets nothing is a look-up.
 
-        :param rows: how many rows, with distinct keys, it takes; more than 1 where ``takes_many``.
+        :param rows: number of rows, with distinct keys, in one statement; more than 1 only if ``takes_many``.
         """
         others = tuple(name for name in columns if name not in self.key)
         match operation:
@@ -71,19 +72,22 @@ class Writer:
             action = f"UPDATE SET {sets}" if sets else "NOTHING"
             return self._finish(f"{self._insert(columns, rows)} ON CONFLICT ({keys}) DO {action}", tuple(columns))
         if self.dialect == "mysql":
-            # VALUES() in this place also works on MariaDB, which the newer row alias does not.
+            # VALUES() here also works in MariaDB; the newer row alias does not.
             sets = ", ".join(f"{self._name(name)} = VALUES({self._name(name)})" for name in others or self.key)
             return self._finish(f"{self._insert(columns)} ON DUPLICATE KEY UPDATE {sets}", tuple(columns))
         return self._finish(self._merge(columns, others), tuple(columns))
 
     @property
     def takes_many(self) -> bool:
-        """Whether inserts, upserts and deletes may take many rows, as is much faster with these drivers than
-        ``executemany``: DuckDB's takes a millisecond a row, psycopg2's a round trip."""
+        """True if inserts, upserts and deletes may have many rows in one statement.
+
+        With these drivers that is much faster than ``executemany``: DuckDB's takes a millisecond a row, and psycopg2's
+        a round trip.
+        """
         return self.dialect in ("duckdb", "postgres")
 
     def look_up(self) -> Statement:
-        """Is there a row with this key?"""
+        """Build the query that finds a row by its key."""
         return self._finish(f"SELECT 1 FROM {self._table} WHERE {self._where}", self.key)
 
     @property
@@ -98,7 +102,7 @@ class Writer:
             table = None
         if not isinstance(table, exp.Table) or set(table.args) & {"joins", "alias", "pivots"} & _set_args(table):
             raise ConfigurationError(
-                f"{self.table!r} is not the name of a table", todo="correct destination.object: schema.table"
+                f"{self.table!r} is not a valid table name", todo="write destination.object as schema.table"
             )
         return table.sql(dialect=self.dialect)
 
@@ -131,7 +135,7 @@ class Writer:
         )
 
     def _finish(self, sql: str, columns: tuple[str, ...]) -> Statement:
-        """With the driver's own parameter marks; names with a percent sign are safe from its formatting."""
+        """Put the driver's parameter marks into the SQL, and escape percent signs in names if the driver needs it."""
         mark = _MARKS[self.paramstyle]
         if mark == "%s":
             sql = sql.replace("%", "%%")
@@ -140,12 +144,13 @@ class Writer:
         return Statement(first + marked, columns)
 
 
-#: Stands for a parameter until the statement is finished; no name can have it.
+#: Placeholder of a parameter until the statement is finished. No name can contain it.
 _MARK = "\x00"
 
 
 def _tuples(columns: Sequence[str], rows: int) -> str:
-    return ", ".join([f"({', '.join([_MARK] * len(columns))})"] * rows)
+    marks = ", ".join([_MARK] * len(columns))
+    return ", ".join([f"({marks})"] * rows)
 
 
 def _set_args(table: exp.Table) -> set[str]:
