@@ -1,4 +1,4 @@
-"""What errors carry beyond their text."""
+"""Errors: their text, the results they carry, and the retry they allow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPORT = RunReport("r", Planned(added=1), 0, 1, 0, 0, 0, 1, 0.5)
 
 
 def test_every_error_says_whether_a_retry_may_help() -> None:
-    """As the table of groups in ``docs/reference/errors.md`` has it."""
+    """The table of groups in ``docs/reference/errors.md`` promises this."""
     classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, ReverseEtlError)]
     assert {cls.__name__ for cls in classes if cls.retry} == {
         "ReverseEtlError",
