@@ -1,1 +1,1 @@
-"""Where rows go: the shared drivers, and a small module for each type."""
+"""Destinations: the shared HTTP driver, and a small module for each type."""

@@ -1,4 +1,4 @@
-"""The parts that a destination is made of: its options, its setup, its class."""
+"""Base classes and protocols of destinations: options, setup, class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Strict(BaseModel):
 class DestinationOptions(DestinationSpec):
     """Everything under ``destination:``. A destination type subclasses it with the keys that it adds.
 
-    Redeclare ``connection: str`` or ``object: str`` where the type cannot do without.
+    Redeclare ``connection: str`` or ``object: str`` in a type that requires them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,10 +30,11 @@ class DestinationOptions(DestinationSpec):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a destination is made from.
+    """Everything a destination is made from.
 
     :param options: an instance of the class's ``Options``.
-    :param connect: opens a DB-API connection; for destinations that are databases.
+    :param connection: the Airflow connection that the options name, if they name one.
+    :param connect: function that opens a DB-API connection, for destinations that are databases.
     """
 
     sync: Sync
@@ -43,14 +44,14 @@ class Setup:
 
     @property
     def operations(self) -> frozenset[Operation]:
-        """What the sync's mode asks of the destination."""
+        """The operations that the sync's mode requires of the destination."""
         return frozenset(OPERATIONS[self.sync.mode].values())
 
 
 class DestinationClass(Protocol):
-    """A class that the registry can make a destination of.
+    """A class whose instances are destinations.
 
-    ``needs_match_on``: operations that are impossible without ``match_on``.
+    :cvar needs_match_on: operations that are impossible without ``match_on``.
     """
 
     Options: ClassVar[type[DestinationOptions]]

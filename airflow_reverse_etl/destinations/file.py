@@ -23,39 +23,41 @@ from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Trying again is the engine's; the library's own long patience would only hide that.
-_PATIENCE = {"max_retries": "1", "retry_timeout": "10s"}
+#: The engine retries; the library's own long retries would only delay and hide that.
+_SHORT_RETRIES = {"max_retries": "1", "retry_timeout": "10s"}
 
 
 class FileOptions(DestinationOptions):
     """Options of destination type ``file``."""
 
-    url: Annotated[str, Field(min_length=1, description="folder: a path, file://, s3://, gs://, az:// …")]
-    format: Annotated[Literal["csv", "jsonl", "parquet"], Field(description="of the files")] = "csv"
+    url: Annotated[str, Field(min_length=1, description="folder, as a path or URL: file://, s3://, gs://, az:// …")]
+    format: Annotated[Literal["csv", "jsonl", "parquet"], Field(description="file format")] = "csv"
     operation_column: Annotated[
-        str | None, Field(description="column that says upsert or delete; null: none, which a mirror cannot do without")
+        str | None,
+        Field(description="column for the row's operation, such as upsert; null: no such column, and no deletes"),
     ] = "_operation"
-    max_batch_rows: Annotated[int, Field(ge=1, description="most rows in a file")] = 50_000
+    max_batch_rows: Annotated[int, Field(ge=1, description="maximum number of rows in a file")] = 50_000
 
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("", "file") and not parts.netloc:
-            raise ValueError("names no bucket: write it as s3://bucket/folder")
+            raise ValueError("the URL has no bucket: write it as s3://bucket/folder")
         return value.rstrip("/")
 
 
 class FileDestination:
-    """Writes ``<url>/<object or sync>/<run id>/<first>-<last>-<rows>-<operation>.<format>``; the numbers are the rows'
-    places in the change set.
+    """Writes each batch to ``<url>/<object or sync>/<run id>/<first>-<last>-<rows>-<operation>.<format>``.
 
-    A file appears whole or not at all. Its name follows from what is in it, so a batch that is sent again replaces its
-    own file: every operation may be repeated. Whoever reads the files applies them in the order of their names.
+    ``first`` and ``last`` are sequence numbers in the change set, ``rows`` is the number of rows.
 
-    CSV has a header, the fields of the mapping in its order; nested fields have dots in their names. Text is always
-    quoted, and null is empty without quotes. Values are written as they are: a spreadsheet takes a cell that begins
-    with ``=``, ``+``, ``-`` or ``@`` for a formula, so do not open files with text from strangers in one.
+    A file appears whole or not at all. Its name depends only on the rows in it, so sending a batch again replaces its
+    own file: every operation may be repeated. Readers apply the files in the order of their names.
+
+    CSV files have a header with the fields of the mapping in its order; nested fields have dots in their names. Text is
+    always quoted, and null is empty without quotes. Values are written unchanged: a spreadsheet reads a cell that
+    begins with ``=``, ``+``, ``-`` or ``@`` as a formula, so do not open files with untrusted text in a spreadsheet.
 
     Credentials of an object storage come from the connection's extra ``storage_options``, with deltalake's names.
     """
@@ -65,22 +67,27 @@ class FileDestination:
 
     def __init__(self, setup: Setup) -> None:
         options: FileOptions = setup.options
-        self._sync, self._options = setup.sync, options
-        storage = (setup.connection.extra.get("storage_options") if setup.connection else None) or {}
-        self._storage_options = {str(name): str(value) for name, value in storage.items()}
+        self._sync = setup.sync
+        self._options = options
+        storage_options = (setup.connection.extra.get("storage_options") if setup.connection else None) or {}
+        self._storage_options = {str(name): str(value) for name, value in storage_options.items()}
         self._fields = tuple(setup.sync.mapping)
         self._folder = options.object or setup.sync.name
-        without = options.operation_column is None
-        operations = frozenset(Operation) - {Operation.DELETE} if without else frozenset(Operation)
+        operations = frozenset(Operation)
+        if options.operation_column is None:  # a reader could not tell a delete from an upsert
+            operations -= {Operation.DELETE}
         self.capabilities = Capabilities(operations, frozenset(Operation), max_batch_rows=options.max_batch_rows)
 
     async def open(self, limiter: Limiter) -> None:
-        """:raises ConfigurationError: the URL's kind of storage is not known, or its settings are incomplete."""
+        """Prepare the storage.
+
+        :raises ConfigurationError: the URL's scheme is unknown, or the storage's settings are incomplete.
+        """
         self._limiter = limiter
-        self._write = await asyncio.to_thread(_storage, self._options.url, self._storage_options)
+        self._write = await asyncio.to_thread(_storage_writer, self._options.url, self._storage_options)
 
     async def close(self) -> None:
-        """Nothing is open between batches."""
+        """Do nothing: no file stays open between batches."""
 
     async def send(self, batch: Batch) -> Receipts:
         """Write one file."""
@@ -89,66 +96,74 @@ class FileDestination:
 
     def _send(self, batch: Batch) -> Receipts:
         if self._options.format == "jsonl":
-            data, exceptions = self._lines(batch)
+            data, exceptions = self._json_lines(batch)
         else:
-            data, exceptions = self._encode(batch), {}
+            data, exceptions = self._table(batch), {}
         if len(exceptions) == len(batch):
             return Receipts(exceptions=exceptions, requests=0)
         try:
-            self._write(self._name(batch), data)
+            self._write(self._file_name(batch), data)
         except OSError as error:
-            return self._failed(_plain(error))
+            return self._failed(_error_text(error))
         return Receipts(exceptions=exceptions)
 
     def _failed(self, message: str) -> Receipts:
-        """The file did not appear, or it did and the answer was lost: sending again replaces it, so both may be."""
+        """Return the receipts of a failed write.
+
+        Either the write failed or its response was lost. Retrying is safe in both cases because it overwrites the file.
+        """
         where = {"url": self._options.url, "connection": self._options.connection, "sync": self._sync.name}
         if re.search(r"\b(401 Unauthorized|403 Forbidden)\b|AccessDenied|PermissionDenied", message):
             raise CredentialsError(f"the storage refused the file: {message}", todo="check the credentials", **where)
         if "NoSuchBucket" in message:
-            raise ConfigurationError(f"there is no such bucket: {message}", todo="correct the URL", **where)
+            raise ConfigurationError(f"bucket not found: {message}", todo="correct the URL", **where)
         return Receipts(Receipt(Outcome.RETRYABLE, "storage", message))
 
-    def _name(self, batch: Batch) -> str:
+    def _file_name(self, batch: Batch) -> str:
         run = quote(batch.run_id, safe="")
         numbers = f"{batch.seqs[0]:012}-{batch.seqs[-1]:012}-{len(batch)}"
         return f"{self._folder}/{run}/{numbers}-{batch.operation}.{self._options.format}"
 
-    def _lines(self, batch: Batch) -> tuple[bytes, dict[str, Receipt]]:
+    def _json_lines(self, batch: Batch) -> tuple[bytes, dict[str, Receipt]]:
         column = self._options.operation_column
-        lines, exceptions = [], {}
+        lines: list[bytes] = []
+        exceptions: dict[str, Receipt] = {}
         for key, record in zip(batch.keys, batch.records, strict=True):
+            line = {**record, column: batch.operation} if column else record
             try:
-                lines.append(dumps({**record, column: batch.operation} if column else record) + b"\n")
+                lines.append(dumps(line) + b"\n")
             except NotJsonError as error:
                 exceptions[key] = Receipt(Outcome.REJECTED, "not_json", str(error))
         return b"".join(lines), exceptions
 
-    def _encode(self, batch: Batch) -> bytes:
+    def _table(self, batch: Batch) -> bytes:
         import pyarrow as pa
         from pyarrow import csv, parquet
 
+        # One column for each field of the mapping, and the operation's.
         records = [dict(_flat(record)) for record in batch.records]
         columns = {name: _array([record.get(name) for record in records]) for name in self._fields}
         if column := self._options.operation_column:
             columns[column] = pa.array([batch.operation.value] * len(batch), pa.string())
         target = io.BytesIO()
         if self._options.format == "csv":
-            csv.write_csv(pa.table({name: _text(array) for name, array in columns.items()}), target)
+            texts = {name: _csv_column(array) for name, array in columns.items()}
+            csv.write_csv(pa.table(texts), target)
         else:
             parquet.write_table(pa.table(columns), target)
         return target.getvalue()
 
 
-def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value with its dotted name; an object both as a whole and by its fields."""
     for name, value in record.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        yield f"{before}{name}", value
+            yield from _flat(value, f"{prefix}{name}.")
+        yield f"{prefix}{name}", value
 
 
 def _array(values: Sequence[Any]) -> pa.Array:
-    """A typed column; values that do not share a type become JSON texts, and nothing but nulls a text column."""
+    """Return a typed column. Values that do not share a type become JSON texts; a column of nulls gets type text."""
     import pyarrow as pa
 
     try:
@@ -158,8 +173,8 @@ def _array(values: Sequence[Any]) -> pa.Array:
     return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
 
-def _text(array: pa.Array) -> pa.Array:
-    """A column that CSV can hold: lists and objects as JSON."""
+def _csv_column(array: pa.Array) -> pa.Array:
+    """Return a column that CSV can hold: lists and objects become JSON."""
     import pyarrow as pa
 
     if pa.types.is_nested(array.type):
@@ -167,8 +182,8 @@ def _text(array: pa.Array) -> pa.Array:
     return array
 
 
-def _storage(url: str, options: Mapping[str, str]) -> Any:
-    """A function that writes a file, all or nothing: object storages and deltalake's local one alike."""
+def _storage_writer(url: str, options: Mapping[str, str]) -> Any:
+    """Return a function that writes a file under a URL, all or nothing, in a local folder or an object storage."""
     from deltalake.fs import DeltaStorageHandler
 
     parts = urlsplit(url)
@@ -177,16 +192,16 @@ def _storage(url: str, options: Mapping[str, str]) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         url = str(folder)
     try:
-        handler = DeltaStorageHandler(url, _PATIENCE | dict(options))
-    except Exception as error:  # noqa: BLE001 - a Rust library's errors; none of them is about rows
+        handler = DeltaStorageHandler(url, _SHORT_RETRIES | dict(options))
+    except Exception as error:  # noqa: BLE001 - errors of a Rust library; none concerns rows
         raise ConfigurationError(
-            f"the storage cannot be used: {type(error).__name__}: {_plain(error)}",
+            f"the storage cannot be used: {type(error).__name__}: {_error_text(error)}",
             todo="check the URL, and the connection's extra storage_options",
             url=url,
         ) from None
 
     def write(name: str, data: bytes) -> None:
-        # The handler's own method would be given buffers by pyarrow, which it does not take.
+        # The handler's public method refuses the buffers that pyarrow passes.
         stream: Any = handler._handler.open_output_stream(name, None)
         stream.write(data)
         stream.close()  # the file appears here
@@ -194,6 +209,6 @@ def _storage(url: str, options: Mapping[str, str]) -> Any:
     return write
 
 
-def _plain(error: Exception) -> str:
-    """The library's words, which name buckets and paths, without its colours."""
+def _error_text(error: Exception) -> str:
+    """Return the library's message, which names buckets and paths, without its terminal colours."""
     return clean(re.sub(r"\x1b\[\d+m", "", str(error)), ())

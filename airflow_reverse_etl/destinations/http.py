@@ -1,8 +1,8 @@
-"""What every HTTP destination shares: requests out, replies in, receipts back, and the one driver that runs it.
+"""Base class of HTTP destinations, and the driver that sends their requests.
 
-A destination subclasses :class:`HttpDestination` and writes no I/O: its options, its capabilities, a *flow* that
-yields :class:`Request` and gets :class:`Reply`, and, where the API is special, its own status → action table.
-Batching, pacing, waiting and sending again are the engine's.
+A destination subclasses :class:`HttpDestination` and does no I/O. It has options, capabilities, a *flow* that yields
+:class:`Request` and receives :class:`Reply`, and, if its API is special, its own status → action table. The engine
+does the batching, pacing, waiting and retrying.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ __all__ = [
     "Request",
 ]
 
-#: A reply larger than this, in bytes, is not read to its end.
+#: Size of a reply, in bytes, after which it is not read any further.
 MAX_REPLY_BYTES = 16 * 1024 * 1024
+#: Size of a request body, in bytes, above which it is sent in pieces.
+_LARGE_BODY_BYTES = 1_000_000
 
-
+#: Outcome of a request's rows by the action of its status; the other actions stop the load.
 _OUTCOMES = {
     Action.ACCEPT: Outcome.ACCEPTED,
     Action.REJECT: Outcome.REJECTED,
@@ -54,7 +56,7 @@ _OUTCOMES = {
 }
 ALL_ACCEPTED = Receipts()
 
-
+#: Generator that yields requests, receives their replies and returns the receipts of a batch.
 Flow = Generator[Request, Reply, Receipts]
 
 
@@ -62,20 +64,20 @@ class HttpOptions(DestinationOptions):
     """Options of every HTTP destination."""
 
     connection: str
-    timeout: Annotated[float, Field(gt=0, description="seconds that a request may take")] = 60.0
-    connect_timeout: Annotated[float, Field(gt=0, description="seconds that connecting may take")] = 10.0
+    timeout: Annotated[float, Field(gt=0, description="timeout of a request, in seconds")] = 60.0
+    connect_timeout: Annotated[float, Field(gt=0, description="timeout of connecting, in seconds")] = 10.0
 
 
 class HttpDestination:
-    """Base of the destinations that speak HTTP. See ``docs/how-to/write-a-destination.md``.
+    """Base class of HTTP destinations. See ``docs/how-to/write-a-destination.md``.
 
-    Does one thing to a batch: sends it once and says what became of it. Never waits, never sends again, never follows
-    a redirect (a redirected write may arrive as something else, and elsewhere).
+    Sends a batch once and returns its receipts. Never waits, never retries, and never follows a redirect, because a
+    redirected write may arrive with another method and at another host.
     """
 
     Options: ClassVar[type[HttpOptions]] = HttpOptions
     needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.DELETE})
-    #: Where this API's statuses mean something of their own.
+    #: Statuses that have another meaning in this API than usual.
     actions: Mapping[int, Action] = {}
     capabilities: Capabilities
 
@@ -86,23 +88,23 @@ class HttpDestination:
             )
         self.sync = setup.sync
         self.options = setup.options
-        self.endpoint = Endpoint.of(setup.connection)
+        self.endpoint = Endpoint.from_connection(setup.connection)
 
     def flow(self, batch: Batch) -> Flow:
-        """From a batch to its receipts, through as many requests as the API needs. Pure: no I/O, no clock."""
+        """Turn a batch into receipts, with as many requests as the API needs. Pure: no I/O, no clock."""
         raise NotImplementedError
 
-    def error_text(self, batch: Batch, reply: Reply) -> tuple[str, str]:  # noqa: ARG002 - for those who override it
-        """Code and message in the API's own words; either may be empty."""
+    def error_text(self, batch: Batch, reply: Reply) -> tuple[str, str]:  # noqa: ARG002 - for subclasses
+        """Return an error's code and message in the API's own words; either may be empty."""
         return error_text(reply.json())
 
     @final
     def answer(self, batch: Batch, reply: Reply, actions: Mapping[int, Action] | None = None) -> Receipts:
-        """Receipts by the status alone, as the table says.
+        """Return the receipts that the status alone decides, by the status table.
 
-        :param actions: entries that go before the destination's own.
-        :raises CredentialsError: the status says that the credentials were refused.
-        :raises ConfigurationError: the status says that no row can succeed.
+        :param actions: entries that take precedence over the destination's own.
+        :raises CredentialsError: the status means that the credentials were refused.
+        :raises ConfigurationError: the status means that no row can succeed.
         """
         action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
@@ -117,27 +119,25 @@ class HttpDestination:
             self.endpoint.host,
             reply.status,
         )
-        return Receipts(
-            receipt,
-            refused_whole=action is Action.REFUSE and len(batch) > 1,
-            retry_after=retry_after(reply) if action in (Action.THROTTLE, Action.RETRY) else None,
-        )
+        wait = retry_after(reply) if action in (Action.THROTTLE, Action.RETRY) else None
+        refused_whole = action is Action.REFUSE and len(batch) > 1
+        return Receipts(receipt, refused_whole=refused_whole, retry_after=wait)
 
     @final
     def clean(self, message: str, batch: Batch) -> str:
-        """A message of the remote without the rows' values and our secrets, on one line, of bounded length."""
+        """Return a message of the remote on one line, of bounded length, without the rows' values and our secrets."""
         return clean(message, self.endpoint.secrets, batch.records)
 
     def _stop(self, action: Action, reply: Reply, message: str) -> NoReturn:
         where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.endpoint.host}
-        text = f"the destination answered {reply.status}{': ' + message if message else ''}"
+        text = f"the destination answered {reply.status}"
+        if message:
+            text += f": {message}"
         if action is Action.CREDENTIALS:
-            raise CredentialsError(
-                text, todo="check the connection's credentials and what they are allowed to do", **where
-            )
+            raise CredentialsError(text, todo="check the connection's credentials and their permissions", **where)
         if 300 <= reply.status < 400:
             raise ConfigurationError(
-                f"{text or 'the destination answered'}: a redirect, which is not followed for a write",
+                f"{text}: a redirect, which is not followed for a write",
                 todo="put the URL that the API redirects to into the connection or the path",
                 **where,
             )
@@ -147,7 +147,7 @@ class HttpDestination:
 
     @final
     async def open(self, limiter: Limiter) -> None:
-        """Make the session. Sends nothing yet."""
+        """Create the session. Sends no request."""
         import aiohttp
 
         self._limiter = limiter
@@ -159,12 +159,12 @@ class HttpDestination:
             timeout=aiohttp.ClientTimeout(total=self.options.timeout, connect=self.options.connect_timeout),
             proxy=self.endpoint.proxy(),
         )
-        # aiohttp sends PUT and DELETE a second time when a connection breaks. Sending again is the engine's to decide.
+        # aiohttp sends PUT and DELETE a second time when a connection breaks; the engine decides what is sent again.
         self._session._retry_connection = False
 
     @final
     async def close(self) -> None:
-        """Close the session; in-flight requests are given up."""
+        """Close the session. Requests in flight are cancelled."""
         if session := getattr(self, "_session", None):
             await session.close()
 
@@ -172,7 +172,8 @@ class HttpDestination:
     async def send(self, batch: Batch) -> Receipts:
         """Run the flow of a batch."""
         flow = self.flow(batch)
-        requests, may_have_written = 0, False
+        requests = 0
+        may_have_written = False
         try:
             request = next(flow)
             while True:
@@ -189,15 +190,15 @@ class HttpDestination:
             return receipts if requests == 1 else replace(receipts, requests=requests)
         except NotAnsweredError as lost:
             receipt = lost.receipt
-            if may_have_written:  # an earlier request of this flow went through
+            if may_have_written:  # by an earlier request of this flow
                 receipt = replace(receipt, outcome=Outcome.UNKNOWN)
             return Receipts(receipt, requests=requests)
 
     async def _exchange(self, request: Request) -> Reply:
         await self._limiter.acquire()
         body: bytes | io.BytesIO | None = request.body
-        if request.body is not None and len(request.body) > 1_000_000:
-            body = io.BytesIO(request.body)  # written piece by piece, so that other requests are not held up
+        if request.body is not None and len(request.body) > _LARGE_BODY_BYTES:
+            body = io.BytesIO(request.body)  # sent in pieces, so that other requests proceed meanwhile
         try:
             async with self._session.request(
                 request.method,
@@ -211,6 +212,7 @@ class HttpDestination:
             raise self._not_answered(error) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        # A length is the size of what arrives only if the body is not compressed.
         length = response.content_length
         if length is not None and length <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
             return await response.read()
@@ -219,12 +221,12 @@ class HttpDestination:
             data += chunk
             if len(data) > MAX_REPLY_BYTES:
                 raise NotAnsweredError(
-                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large to be read", host=self.endpoint.host
+                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large", host=self.endpoint.host
                 )
         return bytes(data)
 
     def _not_answered(self, error: Exception) -> Exception:
-        """Return what a failure of the transport says of the request; see :class:`NotAnsweredError` for why."""
+        """Return our exception for a failure of the transport. :class:`NotAnsweredError` explains the outcomes."""
         aiohttp = self._aiohttp
         host = self.endpoint.host
         cause = getattr(error, "strerror", None) or type(error).__name__
@@ -236,7 +238,7 @@ class HttpDestination:
                 sync=self.sync.name,
                 host=host,
             )
-        if isinstance(error, ValueError):  # aiohttp's InvalidURL, or a header that it refuses; nothing was sent
+        if isinstance(error, ValueError):  # aiohttp refused the URL or a header, and sent nothing
             return ConfigurationError(
                 "the URL or a header of the request is not valid",
                 todo="correct the connection's host and headers, and the destination's path and headers",

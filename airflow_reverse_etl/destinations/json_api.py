@@ -14,25 +14,25 @@ from airflow_reverse_etl.destinations.reply_signs import lists_of, signs_of_fail
 from airflow_reverse_etl.destinations.results import ResultReader, is_no_result
 from airflow_reverse_etl.destinations.templates import BadValueError, Template, header_value, path_value
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, at
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts, digest
 from airflow_reverse_etl.sync.ports import Capabilities
 
-_DEFAULT_BATCH = 100
-#: A row that is not there, where the path names the row.
-_NO_SUCH_ROW: Mapping[Operation, Mapping[int, Action]] = {
+_DEFAULT_BATCH_ROWS = 100
+#: Statuses that mean that the row does not exist, if the path names the row.
+_MISSING_ROW: Mapping[Operation, Mapping[int, Action]] = {
     Operation.UPDATE: {404: Action.SKIP, 410: Action.SKIP},
     Operation.DELETE: {404: Action.ACCEPT, 410: Action.ACCEPT},
 }
 
 
 class JsonApi(HttpDestination):
-    """Sends rows to a JSON API and reads its answer per row, as the options say.
+    """Sends rows to a JSON API and reads the outcome of each row from the reply, as the options describe.
 
-    Does not authenticate by more than headers, and does not page, poll or upload: an API that needs these wants a
-    destination of its own.
+    Authenticates with headers only, and does not page, poll or upload. An API that needs more needs a destination of
+    its own.
     """
 
     Options: ClassVar[type[HttpOptions]] = JsonApiOptions
@@ -42,52 +42,70 @@ class JsonApi(HttpDestination):
         options: JsonApiOptions = setup.options
         endpoints = options.endpoints()
         self._endpoints = {operation: _Endpoint(self, operation, found) for operation, found in endpoints.items()}
+        # A batch has one row if every endpoint that this sync uses takes one row.
         used = [endpoints[operation] for operation in setup.operations if operation in endpoints]
-        single = bool(used) and all(endpoint.rows == "single" for endpoint in used)
-        rows = options.max_batch_rows or setup.sync.rate.batch_size or _DEFAULT_BATCH
+        max_rows = options.max_batch_rows or setup.sync.rate.batch_size or _DEFAULT_BATCH_ROWS
+        if used and all(endpoint.rows == "single" for endpoint in used):
+            max_rows = 1
+        # With an idempotency key the API recognises repeated requests of every operation.
+        idempotent = (
+            frozenset(Operation) if options.idempotency_header else frozenset(map(Operation, options.idempotent))
+        )
         self.capabilities = Capabilities(
             operations=frozenset(endpoints),
-            idempotent=frozenset(Operation if options.idempotency_header else map(Operation, options.idempotent)),
-            max_batch_rows=1 if single else rows,
+            idempotent=idempotent,
+            max_batch_rows=max_rows,
             max_batch_bytes=options.max_batch_bytes,
         )
 
     def flow(self, batch: Batch) -> Flow:
-        """One request, and another one without the bad rows when the API names them and refuses all for them."""
+        """Send a batch in one request, and again without the rows that an API names when it refuses the whole batch."""
         endpoint = self._endpoints[batch.operation]
         if endpoint.single and len(batch) > 1:
             return (yield from self._one_by_one(endpoint, batch))
         rejected: dict[str, Receipt] = {}
         while True:
+            # Leave out the rows that cannot be sent.
             request, problems = endpoint.request(batch)
             if problems:
                 rejected |= {batch.keys[position]: receipt for position, receipt in problems.items()}
                 batch = batch.only(position for position in range(len(batch)) if position not in problems)
             if request is None:
                 return Receipts(exceptions=rejected, requests=0)
-            if request.body and len(request.body) > (self.options.max_batch_bytes or len(request.body)):
-                return _with(rejected, _too_large(batch))
+            max_bytes = self.options.max_batch_bytes
+            if max_bytes and request.body and len(request.body) > max_bytes:
+                return _with_rejected(_too_large(batch), rejected)
             receipts, named = endpoint.read((yield request), batch)
             if receipts.stop or not named or len(named) == len(batch):
-                return _with(rejected, receipts)
+                return _with_rejected(receipts, rejected)
+            # Nothing was written because of the named rows: send the others.
             rejected |= named
             batch = batch.only(position for position, key in enumerate(batch.keys) if key not in named)
 
     def error_text(self, batch: Batch, reply: Reply) -> tuple[str, str]:
-        """As ``error`` says, where it does."""
+        """Return an error's code and message from the paths of the option ``error``, else from the usual places."""
         code, message = super().error_text(batch, reply)
-        options, answer = self._endpoints[batch.operation].error, reply.json()
-        found = [at(answer, path.split(".")) if path else None for path in (options.code, options.message)]
-        return str(found[0] or code), str(found[1] or message)
+        paths = self._endpoints[batch.operation].error_paths
+        answer = reply.json()
+        if paths.code:
+            code = str(value_at(answer, paths.code.split(".")) or code)
+        if paths.message:
+            message = str(value_at(answer, paths.message.split(".")) or message)
+        return code, message
 
     def _one_by_one(self, endpoint: _Endpoint, batch: Batch) -> Flow:
-        """An endpoint for single rows, in a batch that is larger because another operation's endpoint takes many."""
+        """Send each row of a batch in a request of its own.
+
+        A batch for such an endpoint has several rows if another operation's endpoint takes many.
+        """
         exceptions: dict[str, Receipt] = {}
         wait: float | None = None
         for position, key in enumerate(batch.keys):
             row = batch.only([position])
             if wait is not None:
-                exceptions[key] = Receipt(Outcome.RETRYABLE, "not_sent", "an earlier row was told to wait")
+                exceptions[key] = Receipt(
+                    Outcome.RETRYABLE, "not_sent", "the destination asked to wait before this row"
+                )
                 continue
             request, problems = endpoint.request(row)
             if request is None:
@@ -95,22 +113,23 @@ class JsonApi(HttpDestination):
                 continue
             try:
                 receipts, named = endpoint.read((yield request), row)
-            except NotAnsweredError as lost:
-                exceptions[key] = lost.receipt
+            except NotAnsweredError as error:
+                exceptions[key] = error.receipt
                 continue
             if receipts.stop:
                 exceptions[key] = receipts.default
-                for left in batch.keys[position + 1 :]:
-                    exceptions[left] = Receipt(Outcome.RETRYABLE, "not_sent", "the load was stopped before this row")
+                for unsent in batch.keys[position + 1 :]:
+                    exceptions[unsent] = Receipt(Outcome.RETRYABLE, "not_sent", "the load was stopped before this row")
                 return Receipts(exceptions=exceptions, stop=receipts.stop)
             wait = receipts.retry_after
-            if (receipt := named.get(key) or receipts.of(key)).outcome is not Outcome.ACCEPTED:
+            receipt = named.get(key) or receipts.of(key)
+            if receipt.outcome is not Outcome.ACCEPTED:
                 exceptions[key] = receipt
         return Receipts(exceptions=exceptions, retry_after=wait)
 
 
 class _Endpoint:
-    """One operation's endpoint, with everything prepared that does not depend on the rows."""
+    """Endpoint of one operation, with everything prepared that does not depend on the rows."""
 
     def __init__(self, destination: JsonApi, operation: Operation, options: EndpointOptions) -> None:
         self._destination = destination
@@ -118,23 +137,27 @@ class _Endpoint:
         self.single = options.rows == "single"
         self._actions = {**options.statuses}
         self._values = {"object": destination.options.object, "operation": operation.value}
-        self.error = options.error
+        self.error_paths = options.error
         self._host = destination.endpoint.host
         self._path = Template(options.path or "", path_value)
         self._headers = {name: Template(text, header_value) for name, text in options.headers.items()}
         names = self._path.names.union(*(template.names for template in self._headers.values()))
         self._per_row = "row" in names
         if "row" in self._path.names:
-            self._actions = {**_NO_SUCH_ROW.get(operation, {}), **self._actions}
+            self._actions = {**_MISSING_ROW.get(operation, {}), **self._actions}
+        #: Run id, path and headers of the last request; valid for the whole run unless they depend on the row.
         self._prepared: tuple[str, str, dict[str, str] | None] | None = None
         self._idempotency_header: str | None = destination.options.idempotency_header
         body = options.body or ("none" if self.single and options.method == "DELETE" else "json")
-        self._encode = {"json": self._json, "ndjson": self._ndjson, "none": self._none}[body]
+        self._encode = {"json": self._json, "ndjson": self._ndjson, "none": self._no_body}[body]
         self._before, self._after = wrapping(options.records, options.envelope)
         self._results = ResultReader(options.results, destination.clean) if options.results else None
 
     def request(self, batch: Batch) -> tuple[Request | None, dict[int, Receipt]]:
-        """The request of a batch, None if no row is left, and the rows that cannot be sent: position → receipt."""
+        """Build the request of a batch.
+
+        :returns: the request, or None if no row can be sent; the receipts of rows that cannot be sent, by position.
+        """
         try:
             path, headers = self._address(batch)
         except BadValueError as error:
@@ -145,20 +168,23 @@ class _Endpoint:
         if problems and len(problems) == len(batch):
             return None, rejected
         if self._idempotency_header:
-            sent = batch.only(n for n in range(len(batch)) if n not in problems) if problems else batch
+            sent = batch
+            if problems:
+                sent = batch.only(position for position in range(len(batch)) if position not in problems)
             headers = {**(headers or {}), self._idempotency_header: self._idempotency_key(sent, path, body or b"")}
         return Request(self._options.method, path, body, headers), rejected
 
     def _idempotency_key(self, batch: Batch, path: str, content: bytes) -> str:
-        """Return the key under which the API may recognise this request.
+        """Return the key by which the API may recognise a repetition of this request.
 
-        An insert that is remembered goes out once for each record, in whichever run, so its key is the same in all of
-        them. Everything else may rightly be sent again with the same content by a later plan.
+        If the sync tracks what it inserted, each record is inserted once, whatever the run, so the key is the same in
+        all runs. In all other cases a later plan may send the same content again on purpose, so the key differs.
         """
         sync = self._destination.sync
         if sync.mode != "insert" or not sync.tracked:
             return batch.idempotency_key(content)
-        record = () if sync.destination.match_on else batch.keys  # the content has the fields of match_on
+        # The content identifies the record if it has the fields of match_on.
+        record = () if sync.destination.match_on else batch.keys
         return digest(self._destination.endpoint.url, path, *record, content)
 
     def _address(self, batch: Batch) -> tuple[str, dict[str, str] | None]:
@@ -183,7 +209,8 @@ class _Endpoint:
         return self._before + data + self._after if self._before else data, problems
 
     def _ndjson(self, batch: Batch) -> tuple[bytes | None, dict[int, str]]:
-        lines, problems = [], {}
+        lines: list[bytes] = []
+        problems: dict[int, str] = {}
         for position, record in enumerate(batch.records):
             try:
                 lines.append(dumps(record) + b"\n")
@@ -191,17 +218,18 @@ class _Endpoint:
                 problems[position] = str(error)
         return b"".join(lines), problems
 
-    def _none(self, _: Batch) -> tuple[bytes | None, dict[int, str]]:
+    def _no_body(self, _: Batch) -> tuple[bytes | None, dict[int, str]]:
         return None, {}
 
     def read(self, reply: Reply, batch: Batch) -> tuple[Receipts, dict[str, Receipt]]:
-        """Return the receipts; and, of a batch of which nothing was written, those of the rows that the API named.
+        """Read the reply to a request.
 
-        A 2xx reply is believed only as far as the sync's options say how to read it: see :meth:`_accepted`.
+        :returns: the receipts; and, if nothing was written, the receipts of the rows that the API named as the cause.
         """
         action = action_of(reply.status, self._actions, self._destination.actions, ACTIONS)
         if action is Action.ACCEPT:
             return self._accepted(reply, batch), {}
+        # An API may name the bad rows of a batch that it refused.
         by_status = self._destination.answer(batch, reply, self._actions)
         if self._results is None or action is not Action.REFUSE:
             return by_status, {}
@@ -211,43 +239,49 @@ class _Endpoint:
         return (Receipts(exceptions=named), named) if named else (by_status, {})
 
     def _accepted(self, reply: Reply, batch: Batch) -> Receipts:
-        """Return the receipts of a reply whose status says that it was written.
+        """Return the receipts of a reply whose status means that the rows were written.
 
-        Stops the load where the body says otherwise, or cannot be read: else a failure would pass for success.
+        The load stops if the body contradicts the status or cannot be read. Otherwise failures would count as
+        successes.
         """
         if self._options.reply == "text":
             return ALL_ACCEPTED
         if self._results is None and self._options.success is None and reply.status in self._options.statuses:
-            return ALL_ACCEPTED  # the author's own word
+            return ALL_ACCEPTED  # the sync's `statuses` decides
         answer = reply.json()
         if answer is None and reply.body.strip() not in (b"", b"null"):
-            return self._no_json(reply, batch)
+            return self._not_json(reply, batch)
         if self._options.success is not None and answer is not None:
-            refused = self._verdict(self._options.success, answer, reply, batch)
+            refused = self._refused(self._options.success, answer, reply, batch)
             if refused is not None:
                 return refused
         if self._results is not None:
             return self._by_row(self._results, answer, reply, batch)
         if reply.status == 207 or signs_of_failure(answer):
-            return self._unread(reply, batch, answer)
+            return self._stop_unread(reply, batch, answer)
         return ALL_ACCEPTED
 
-    def _no_json(self, reply: Reply, batch: Batch) -> Receipts:
-        kind = reply.headers.get("Content-Type", "").partition(";")[0].strip()
-        problem = f"the reply is not JSON{f' but {kind}' if kind else ''}"
-        todo = "set `reply: text` in the destination if this API answers so; else the API, or a proxy, is in trouble"
+    def _not_json(self, reply: Reply, batch: Batch) -> Receipts:
+        problem = "the reply is not JSON"
+        if content_type := reply.headers.get("Content-Type", "").partition(";")[0].strip():
+            problem += f" but {content_type}"
+        todo = (
+            "set `reply: text` in the destination if this API answers with plain text; "
+            "otherwise check the API and its proxies"
+        )
         if batch.operation in self._destination.capabilities.idempotent:
             receipt = Receipt(Outcome.UNKNOWN, "reply_not_json", f"{problem}; {todo}", self._host, reply.status)
             return Receipts(receipt)
         return self._stop(reply, batch, problem, todo=todo)
 
-    def _verdict(self, success: Success, answer: Any, reply: Reply, batch: Batch) -> Receipts | None:
-        """Return None if the reply as a whole says that the rows were written."""
-        found = at(answer, success.path.split("."))
+    def _refused(self, success: Success, answer: Any, reply: Reply, batch: Batch) -> Receipts | None:
+        """Return the receipts of a reply whose verdict refuses the batch, or None if the verdict is success."""
+        found = value_at(answer, success.path.split("."))
         if found is None:
-            problem = f"the reply has nothing at {success.path!r}, where `success` is read"
+            problem = f"the reply has no value at {success.path!r}, the path of `success`"
             return self._stop(reply, batch, problem, todo="correct `success.path` in the destination")
-        if found in (success.value if isinstance(success.value, list) else [success.value]):
+        allowed = success.value if isinstance(success.value, list) else [success.value]
+        if found in allowed:
             return None
         return self._destination.answer(batch, reply, {reply.status: Action.REFUSE})
 
@@ -256,68 +290,70 @@ class _Endpoint:
         entries = results.entries(answer)
         if entries is None:
             return self._no_list(results, answer, reply, batch)
-        exceptions, lost = results.read(entries, batch, host=self._host, status=reply.status)
-        if self._reports_more(results, answer, reply, some_failed=bool(exceptions or lost)):
-            return self._unread(reply, batch, answer)
+        exceptions, unmatched = results.read(entries, batch, host=self._host, status=reply.status)
+        if self._reports_more(results, answer, reply, some_failed=bool(exceptions or unmatched)):
+            return self._stop_unread(reply, batch, answer)
         safe = batch.operation in self._destination.capabilities.idempotent
         named_none = len(exceptions) == len(batch) and all(map(is_no_result, exceptions.values()))
-        if named_none and (entries or not safe) and not lost:
-            return self._unnamed(results, reply, batch)
-        if not lost:
+        if named_none and (entries or not safe) and not unmatched:
+            return self._stop_unmatched(results, reply, batch)
+        if not unmatched:
             return Receipts(exceptions=exceptions) if exceptions else ALL_ACCEPTED
-        # Some row failed, and the API did not say which.
+        # Some row failed, and the API did not name it.
+        failure = unmatched[0]
         if len(batch) == 1:
-            return Receipts(lost[0])
+            return Receipts(failure)
         if safe:
-            return Receipts(lost[0], refused_whole=True)  # those written already may be sent again: split
-        return replace(self._unnamed(results, reply, batch), exceptions=exceptions)
+            return Receipts(failure, refused_whole=True)  # splitting repeats rows already written, which is safe
+        return replace(self._stop_unmatched(results, reply, batch), exceptions=exceptions)
 
     def _no_list(self, results: ResultReader, answer: Any, reply: Reply, batch: Batch) -> Receipts:
         """Decide on a reply without the list that ``results`` names.
 
         An API that lists failed rows may leave the list out where none failed, but not where it reports some elsewhere.
         """
-        optional = not results.everything and (answer is None or isinstance(answer, Mapping))
+        optional = not results.lists_all_rows and (answer is None or isinstance(answer, Mapping))
         believed = reply.status in self._options.statuses
         reports = reply.status == 207 or signs_of_failure(answer) or results.failures_elsewhere(answer)
         if optional and (believed or not reports):
             return ALL_ACCEPTED
-        problem = f"the reply has no list at {results.path or '(the reply)'!r}, where `results` is read"
+        problem = f"the reply has no list at {results.path or '(the reply)'!r}, the path of `results`"
         todo = "correct `results.list`, or set `results: null` for an operation whose replies have no such list"
         return self._stop(reply, batch, problem + self._lists(answer), todo=todo)
 
     def _reports_more(self, results: ResultReader, answer: Any, reply: Reply, *, some_failed: bool) -> bool:
         """Return whether a reply that lists failed rows reports failures in another place, too."""
-        if results.everything or reply.status in self._options.statuses:
+        if results.lists_all_rows or reply.status in self._options.statuses:
             return False
         signs = [path for path in signs_of_failure(answer) if path != results.path]
         if some_failed:  # a count or a verdict may speak of the same rows, another list does not
-            signs = [path for path in signs if isinstance(at(answer, path.split(".")), list)]
+            signs = [path for path in signs if isinstance(value_at(answer, path.split(".")), list)]
         return bool(signs)
 
-    def _unnamed(self, results: ResultReader, reply: Reply, batch: Batch) -> Receipts:
-        """Stop at a reply whose entries are about no row of the batch."""
-        problem = f"entries of {results.path or 'the reply'!r} name no row of the request"
-        todo = "set `results.key` or `results.index` to what names a row in an entry"
+    def _stop_unmatched(self, results: ResultReader, reply: Reply, batch: Batch) -> Receipts:
+        """Stop at a reply whose entries match no row of the batch."""
+        problem = f"entries of {results.path or 'the reply'!r} match no row of the request"
+        todo = "set `results.key` or `results.index` to the path that identifies the row in an entry"
         return self._stop(reply, batch, problem, todo=todo)
 
-    def _unread(self, reply: Reply, batch: Batch, answer: Any) -> Receipts:
-        """Stop at a reply that reports failures which the sync does not read."""
+    def _stop_unread(self, reply: Reply, batch: Batch, answer: Any) -> Receipts:
+        """Stop at a reply that reports failures that the sync's options do not read."""
         signs = signs_of_failure(answer)
         where = f" at {', '.join(signs)}" if signs else ""
         problem = f"the reply reports per-row results{where}, which the sync does not read"
         todo = (
-            "set `results` in the destination, or `success` where the reply has one verdict for all rows; "
-            f"`statuses: {{{reply.status}: accept}}` takes every such reply for success"
+            "set `results` in the destination, or `success` if the reply has one verdict for all rows; "
+            f"to count every such reply as success, set `statuses: {{{reply.status}: accept}}`"
         )
         return self._stop(reply, batch, problem + self._lists(answer), todo=todo)
 
     def _lists(self, answer: Any) -> str:
+        """Return the end of a message that names the lists in a reply."""
         found = lists_of(answer)
         return f"; it has the lists {', '.join(found)}" if found else "; it has no list"
 
     def _stop(self, reply: Reply, batch: Batch, problem: str, *, todo: str) -> Receipts:
-        """Leave the rows in doubt and end the load: the next batch would fare no better."""
+        """Return receipts that leave the rows in doubt and end the load, as no later batch would succeed."""
         problem = self._destination.clean(problem, batch)
         error = ConfigurationError(
             f"the destination answered {reply.status}, but {problem}",
@@ -329,9 +365,11 @@ class _Endpoint:
         return Receipts(Receipt(Outcome.UNKNOWN, REPLY_NOT_READ, problem, self._host, reply.status), stop=error)
 
 
-def _with(rejected: Mapping[str, Receipt], receipts: Receipts) -> Receipts:
-    """The receipts of what was sent, and those of rows left out of it before."""
-    return replace(receipts, exceptions={**rejected, **receipts.exceptions}) if rejected else receipts
+def _with_rejected(receipts: Receipts, rejected: Mapping[str, Receipt]) -> Receipts:
+    """Return the receipts of the rows that were sent, and those of the rows rejected before."""
+    if not rejected:
+        return receipts
+    return replace(receipts, exceptions={**rejected, **receipts.exceptions})
 
 
 def _too_large(batch: Batch) -> Receipts:

@@ -1,4 +1,4 @@
-"""Records → JSON, exactly: decimals as numbers, times in UTC, bytes as base64; NaN and Infinity are refused."""
+"""Exact JSON of records: decimals as numbers, times in UTC, bytes as base64; NaN and Infinity are refused."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ class NotJsonError(ValueError):
 
 
 def dumps(value: Any) -> bytes:
-    """``value`` as JSON in UTF-8, without spaces.
+    """Return a value as JSON in UTF-8, without spaces.
 
-    Decimals are written as numbers with all their digits, dates and times as ISO 8601 (with a time zone: in UTC, with
-    ``Z``), UUIDs as text, bytes as base64.
+    Decimals become numbers with all their digits, UUIDs become text, bytes become base64. Dates and times are written
+    as ISO 8601; those with a time zone are converted to UTC and end with ``Z``.
 
-    :raises NotJsonError: for NaN, Infinity, text that is not Unicode, and types without a JSON form.
+    :raises NotJsonError: the value contains NaN, Infinity, text that is not Unicode, or a type without a JSON form.
     """
     import orjson
 
     try:
         data = orjson.dumps(value, _default, orjson.OPT_UTC_Z)
-    except TypeError:  # a value without JSON form, or an integer beyond 64 bits, which is fine here
+    except TypeError:  # a value without a JSON form, or an integer beyond 64 bits, which JSON allows
         return _dumps_plain(value)
-    # orjson writes NaN as null, and keeps other zones than UTC. Both are rare, and finding a hint of them in the
-    # bytes costs a hundredth of looking at every value.
+    # orjson writes NaN as null, and keeps time zones other than UTC. Both are rare, and searching the bytes for a hint
+    # costs a hundredth of checking every value.
     if b"null" in data and _has_nan(value):
         raise NotJsonError("NaN or Infinity has no JSON form")
     return _dumps_plain(value) if _may_have_offset(data) else data
 
 
 def dumps_rows(records: Sequence[Mapping[str, Any]]) -> tuple[bytes, dict[int, str]]:
-    """Records as one JSON array, without those that have no JSON form: position → problem."""
+    """Return records as one JSON array, and the problems of records that have no JSON form: position → problem.
+
+    The array leaves out the records with a problem.
+    """
+    # Usually every record has a JSON form, and one call encodes them all.
     try:
         return dumps(records), {}
     except NotJsonError:
@@ -57,17 +61,23 @@ def dumps_rows(records: Sequence[Mapping[str, Any]]) -> tuple[bytes, dict[int, s
 
 
 def json_rows(batch: Batch) -> tuple[bytes, Batch, dict[str, Receipt]]:
-    """A batch as one JSON array, without the rows that have no JSON form; the batch of the rows in it; and the
-    receipts of the others."""
+    """Encode a batch as one JSON array, without the rows that have no JSON form.
+
+    :returns: the array; the batch of the rows in it; the receipts of the rows left out, by key.
+    """
     body, problems = dumps_rows(batch.records)
     if not problems:
         return body, batch, {}
-    rejected = {batch.keys[at]: Receipt(Outcome.REJECTED, "not_json", text) for at, text in problems.items()}
-    return body, batch.only(at for at in range(len(batch)) if at not in problems), rejected
+    rejected = {
+        batch.keys[position]: Receipt(Outcome.REJECTED, "not_json", problem) for position, problem in problems.items()
+    }
+    encoded = batch.only(position for position in range(len(batch)) if position not in problems)
+    return body, encoded, rejected
 
 
 def _may_have_offset(data: bytes) -> bool:
-    """Cheapest test first: most rows have no ``T``; offsets end in :00, :30 or :45."""
+    """Return whether JSON may contain a time with an offset from UTC."""
+    # The cheapest test comes first: most rows have no "T". Offsets end in :00, :30 or :45.
     if b"T" not in data or (b':00"' not in data and b':30"' not in data and b':45"' not in data):
         return False
     return _OFFSET.search(data) is not None
@@ -96,7 +106,7 @@ def _dumps_plain(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with everything replaced that orjson writes differently from us."""
+    """Return a value in which everything is replaced that orjson alone would encode differently."""
     import orjson
 
     if isinstance(value, Mapping):

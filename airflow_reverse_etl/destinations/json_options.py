@@ -15,54 +15,64 @@ from airflow_reverse_etl.destinations.templates import Template, header_value, p
 from airflow_reverse_etl.spec.operations import Operation
 
 
-class ErrorWords(Strict):
-    """Where a reply with an error status has its code and message; by default, the usual places."""
+class ErrorPaths(Strict):
+    """Paths of the code and message in a reply with an error status; by default, the usual ones are tried."""
 
     code: Annotated[str | None, Field(description="dotted path of the error's code")] = None
     message: Annotated[str | None, Field(description="dotted path of the error's message")] = None
 
 
 class Success(Strict):
-    """What the reply as a whole says of all rows of its request."""
+    """Verdict of a reply on all rows of its request."""
 
     path: Annotated[str, Field(min_length=1, description="dotted path in the reply")]
     value: Annotated[
-        Any, Field(description="value, or list of values, that says the rows were written; any other refuses them")
+        Any,
+        Field(
+            description="value, or list of values, that means that the rows were written; any other value refuses them"
+        ),
     ]
 
 
 class EndpointOptions(Strict):
-    """One endpoint. Under ``operations:`` each key replaces the one of the same name above it."""
+    """Options of an endpoint. Under ``operations:`` each key replaces the top-level key of the same name."""
 
     method: Annotated[Literal["POST", "PUT", "PATCH", "DELETE"], Field(description="HTTP method")] = "POST"
     path: Annotated[
-        str | None, Field(description="template; over object, operation, run_id and, for one row a request, row")
+        str | None,
+        Field(description="template with the variables object, operation, run_id and, with rows: single, row"),
     ] = None
-    headers: Annotated[dict[str, str], Field(default_factory=dict, description="templates, as for path")]
-    rows: Annotated[Literal["single", "batch"], Field(description="one row a request, or many")] = "batch"
+    headers: Annotated[
+        dict[str, str],
+        Field(default_factory=dict, description="names and values of headers; the values are templates, as for path"),
+    ]
+    rows: Annotated[Literal["single", "batch"], Field(description="number of rows in a request: one or many")] = "batch"
     body: Annotated[
         Literal["json", "ndjson", "none"] | None,
-        Field(description="default: none for DELETE of a single row, json for all else"),
+        Field(description="format of the body; default: none for DELETE with rows: single, else json"),
     ] = None
     records: Annotated[
         str | None,
-        Field(min_length=1, description="field of the body for the records; default: they are the body"),
+        Field(min_length=1, description="field of the body that holds the records; default: the records are the body"),
     ] = None
     envelope: Annotated[
-        dict[str, Any], Field(default_factory=dict, description="what else the body has, beside the records")
+        dict[str, Any], Field(default_factory=dict, description="other fields of the body, with their values")
     ]
-    results: Annotated[Results | None, Field(description="where the reply says what became of each row")] = None
+    results: Annotated[
+        Results | None, Field(description="place and format of the outcome of each row in the reply")
+    ] = None
     success: Annotated[
         Success | None,
-        Field(description="where the reply says what became of the request as a whole, beside its status"),
+        Field(description="place of a verdict on the whole request in the reply, in addition to its status"),
     ] = None
     reply: Annotated[
         Literal["json", "text"],
-        Field(description="text: a reply's status alone decides, whatever its body is; json: its body counts as well"),
+        Field(description="format of replies; with text, only the status decides, with json also the body"),
     ] = "json"
-    error: Annotated[ErrorWords, Field(description="where an error reply has its code and message")] = ErrorWords()
+    error: Annotated[ErrorPaths, Field(description="paths of the code and message in an error reply")] = ErrorPaths()
     statuses: Annotated[
-        dict[int, Action], Field(default_factory=dict, description="status: what it means, where not the usual")
+        dict[int, Action],
+        Field(default_factory=dict, description="statuses whose meaning differs from the default, and their meaning"),
     ]
 
     @field_validator("path")
@@ -85,69 +95,77 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
 
     operations: Annotated[
         dict[Operation, EndpointOptions],
-        Field(default_factory=dict, description="what is different for one operation; needed for delete"),
+        Field(
+            default_factory=dict,
+            description="options that differ for one operation; required for delete",
+        ),
     ]
-    max_batch_rows: Annotated[int | None, Field(ge=1, description="most rows in a request")] = None
-    max_batch_bytes: Annotated[int | None, Field(ge=1, description="most bytes in a request body")] = None
+    max_batch_rows: Annotated[int | None, Field(ge=1, description="maximum number of rows in a request")] = None
+    max_batch_bytes: Annotated[int | None, Field(ge=1, description="maximum size of a request body, in bytes")] = None
     idempotent: Annotated[
         tuple[Literal["upsert", "insert", "update", "delete"], ...],
-        Field(description="operations that may be sent twice with the result of once"),
+        Field(description="operations that have the same result when sent twice as when sent once"),
     ] = ("upsert", "update", "delete")
     idempotency_header: Annotated[
-        str | None, Field(description="header that carries a key by which the API recognises what it has seen")
+        str | None, Field(description="header for a key by which the API recognises a repeated request")
     ] = None
 
     def endpoints(self) -> dict[Operation, EndpointOptions]:
-        """The endpoint of each operation that has one. ``delete`` has none of its own accord."""
+        """Return the options of each operation that has an endpoint. ``delete`` has one only under ``operations``."""
         keys = set(EndpointOptions.model_fields)
-        base = {name: getattr(self, name) for name in self.model_fields_set & keys}
+        top_level = {name: getattr(self, name) for name in self.model_fields_set & keys}
         found = {}
         for operation in Operation:
             own = self.operations.get(operation)
             if own is None and operation is Operation.DELETE:
                 continue
             values = {name: getattr(own, name) for name in own.model_fields_set} if own else {}
-            merged = EndpointOptions(**base | values)
+            merged = EndpointOptions(**top_level | values)
             if merged.path is not None:
                 found[operation] = merged
         return found
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _check_endpoints(self) -> Self:
         endpoints = self.endpoints()
         if not endpoints:
-            raise ValueError("give a path, or operations with one")
+            raise ValueError("'path' is required, here or under 'operations'")
         for operation, endpoint in endpoints.items():
             texts = [endpoint.path or "", *endpoint.headers.values()]
             if endpoint.rows == "batch" and any("row" in Template(text, str).names for text in texts):
-                raise ValueError(f"{operation}: 'row' can be used in path and headers only with rows: single")
+                raise ValueError(f"{operation}: the variable 'row' needs rows: single")
             if endpoint.records and endpoint.body == "ndjson":
-                raise ValueError(f"{operation}: ndjson has no field for the records")
+                raise ValueError(f"{operation}: 'records' cannot be used with body: ndjson")
             if endpoint.reply == "text" and (endpoint.results or endpoint.success):
-                raise ValueError(f"{operation}: results and success are read from JSON, not with reply: text")
+                raise ValueError(f"{operation}: 'results' and 'success' cannot be used with reply: text")
             if endpoint.envelope and not endpoint.records:
-                raise ValueError(f"{operation}: with an envelope, 'records' must name the field for the records")
+                raise ValueError(f"{operation}: 'envelope' needs 'records', the field for the records")
             wrapping(endpoint.records, endpoint.envelope)
         return self
 
 
 def wrapping(records: str | None, envelope: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """The bytes of a body before and after its records.
+    """Return the bytes of a body before and after its records.
 
-    :raises ValueError: the envelope has something else where the records go.
+    :raises ValueError: the envelope already has a value at the place of the records.
     """
     if not records:
         return b"", b""
     mark = "@records@"
     body = {**envelope}
-    level, (*parents, leaf) = body, records.split(".")
+    # Descend to the records' place on copies of the objects, which are shared with the options.
+    level = body
+    *parents, leaf = records.split(".")
     for parent in parents:
         inner = level.pop(parent, {})
         if not isinstance(inner, Mapping):
-            raise ValueError(f"envelope has a value at {parent!r}, inside which the records go")
-        level[parent] = level = {**inner}
+            raise ValueError(f"envelope: {parent!r} must be an object, as the records go inside it")
+        copy = {**inner}
+        level[parent] = copy
+        level = copy
     if leaf in level:
-        raise ValueError(f"envelope has a value at {records!r}, where the records go")
+        raise ValueError(f"envelope: {records!r} already has a value, but the records go there")
+    # Encode the body with a mark for the records, and cut it there.
     level[leaf] = mark
     before, _, after = dumps(body).partition(dumps(mark))
     return before, after

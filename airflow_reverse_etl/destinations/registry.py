@@ -1,4 +1,4 @@
-"""Which destination types there are, and making one for a sync.
+"""Registry of destination types, and creating a sync's destination.
 
 Third parties register a class under the entry point group ``airflow_reverse_etl.destinations``; its name is the
 ``type`` in ``destination:``.
@@ -29,14 +29,14 @@ _BUILT_IN = {
 
 
 def known_types() -> list[str]:
-    """Names of the destination types that are installed, sorted."""
+    """Return the names of the installed destination types, sorted."""
     return sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
 
 
 def destination_class(type_: str) -> DestinationClass:
-    """The class of a destination type.
+    """Return the class of a destination type.
 
-    :raises ConfigurationError: for a type that is unknown, naming the nearest known one, or that cannot be imported.
+    :raises ConfigurationError: the type is unknown (the message names the nearest known one), or cannot be imported.
     """
     if type_ in _BUILT_IN:
         module, _, name = _BUILT_IN[type_].partition(":")
@@ -44,12 +44,12 @@ def destination_class(type_: str) -> DestinationClass:
     found: Sequence[EntryPoint] = tuple(entry_points(group=ENTRY_POINT_GROUP, name=type_))
     if not found:
         raise ConfigurationError(
-            f"there is no destination type {type_!r}{nearest(type_, known_types())}",
+            f"destination type {type_!r} not found{nearest(type_, known_types())}",
             todo="correct the type, or install the package that provides it where Airflow runs",
         )
     try:
         return found[0].load()  # type: ignore[no-any-return]
-    except Exception as error:  # whatever the package's import raises, it is the package that must be repaired
+    except Exception as error:  # an import may raise anything
         raise ConfigurationError(
             f"destination type {type_!r} cannot be loaded: {type(error).__name__}: {error}",
             todo="repair or reinstall the package that provides it",
@@ -58,10 +58,13 @@ def destination_class(type_: str) -> DestinationClass:
 
 
 def check_options(spec: Mapping[str, Any]) -> Sequence[tuple[tuple[str, ...], str]]:
-    """Problems of what stands under ``destination:``, as (path, message); imports no driver, opens nothing."""
+    """Return the problems of the values under ``destination:``, as (path, message).
+
+    Imports no driver and opens no connection.
+    """
     type_ = spec.get("type")
     if not isinstance(type_, str):
-        return []  # the sync's own validation says so
+        return []  # the sync's own validation reports a missing type
     try:
         cls = destination_class(type_)
     except ConfigurationError as error:
@@ -69,16 +72,17 @@ def check_options(spec: Mapping[str, Any]) -> Sequence[tuple[tuple[str, ...], st
     try:
         cls.Options.model_validate(spec)
     except ValidationError as error:
-        common = _places(DestinationSpec, spec)
-        return [problem for problem in _problems(cls.Options, error) if problem[0] not in common]
+        # The sync's own validation reports the problems of the common keys.
+        reported = _places(DestinationSpec, spec)
+        return [(where, message) for where, message in _problems(cls.Options, error) if where not in reported]
     return []
 
 
 def create(sync: Sync, *, connection: ConnectionInfo | None, connect: Callable[[], Any] | None = None) -> Destination:
-    """The destination of a sync, not opened yet.
+    """Create the destination of a sync, without opening it.
 
     :raises ConfigurationError: the type is unknown.
-    :raises SpecError: the options are invalid, or the sync asks what the destination cannot do; all problems at once.
+    :raises SpecError: the options are invalid, or the destination cannot do what the sync asks; lists all problems.
     """
     cls = destination_class(sync.destination.type)
     spec = sync.destination.model_dump(exclude_unset=True)
@@ -87,7 +91,7 @@ def create(sync: Sync, *, connection: ConnectionInfo | None, connect: Callable[[
     if not problems:
         setup = Setup(sync, cls.Options.model_validate(spec), connection, connect)
         destination = cls(setup)
-        problems = _impossible(cls, setup, destination)
+        problems = _unsupported(cls, setup, destination)
     if problems or destination is None:
         raise SpecError(
             f"destination type {sync.destination.type!r} cannot do what the sync asks",
@@ -98,27 +102,28 @@ def create(sync: Sync, *, connection: ConnectionInfo | None, connect: Callable[[
     return destination
 
 
-def _impossible(cls: DestinationClass, setup: Setup, destination: Destination) -> list[str]:
-    sync, capabilities = setup.sync, destination.capabilities
+def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) -> list[str]:
+    """Return what the sync asks of a destination that cannot do it."""
+    sync = setup.sync
+    capabilities = destination.capabilities
     problems = []
     missing = sorted(setup.operations - capabilities.operations)
     if missing:
-        problems.append(
-            f"mode: {sync.mode} needs {' and '.join(missing)}; this destination can only "
-            f"{', '.join(sorted(capabilities.operations)) or 'do nothing'}"
-        )
+        supported = ", ".join(sorted(capabilities.operations)) or "do nothing"
+        problems.append(f"mode: {sync.mode} needs {' and '.join(missing)}; this destination can only {supported}")
     needing = sorted(setup.operations & cls.needs_match_on)
     if needing and not sync.destination.match_on:
         problems.append(f"destination.match_on: is required to {' and '.join(needing)}")
     if (sync.rate.batch_size or 0) > capabilities.max_batch_rows:
         problems.append(
-            f"rate.batch_size: {sync.rate.batch_size} is more than the {capabilities.max_batch_rows} rows "
-            "that this destination takes at once"
+            f"rate.batch_size: {sync.rate.batch_size} is more than this destination's maximum of "
+            f"{capabilities.max_batch_rows} rows"
         )
     return problems
 
 
 def _places(model: type[BaseModel], spec: Mapping[str, Any]) -> set[tuple[str, ...]]:
+    """Return the paths of the values that a model refuses."""
     try:
         model.model_validate(spec)
     except ValidationError as error:
@@ -127,6 +132,7 @@ def _places(model: type[BaseModel], spec: Mapping[str, Any]) -> set[tuple[str, .
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    """Return what pydantic found, as (path, message), in our words."""
     found = []
     for item in error.errors(include_url=False):
         where = tuple(str(part) for part in item["loc"])

@@ -1,29 +1,29 @@
-"""Signs in a 2xx reply that not every row was written, for syncs that do not say where the reply reports rows."""
+"""Signs in a 2xx reply that some row was not written, for syncs whose options do not read results from the reply."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Fields that are false where something failed.
+#: Fields that are false if something failed.
 _VERDICTS = ("ok", "success", "successful")
-#: Fields that hold something, or count something, only where something failed.
+#: Fields that are neither empty nor zero only if something failed.
 _FAILURES = ("error", "errors", "failed", "failures")
-#: Levels of objects that are searched: ``{"data": {"result": {"errors": […]}}}``.
+#: Number of nested objects that are searched: ``{"data": {"result": {"errors": […]}}}``.
 _DEPTH = 3
 
 
 def signs_of_failure(answer: Any) -> list[str]:
     """Return the paths at which a reply reports failures, such as ``errors`` or ``results.success``, sorted.
 
-    Objects are searched down to the third level, and each object in a list, but nothing inside of those: there stand
-    the records as the API echoes them.
+    The search covers objects down to the third level and the objects in their lists. It does not descend into the
+    objects of a list, which often contain the records as the API echoes them.
     """
     return sorted(set(_failures(answer, "", _DEPTH)))
 
 
 def lists_of(answer: Any) -> list[str]:
-    """Return the paths of the lists in a reply, sorted; ``(the reply)`` where it is a list itself."""
+    """Return the paths of the lists in a reply, sorted; ``(the reply)`` if the reply itself is a list."""
     return sorted(path or "(the reply)" for path in _lists(answer, "", _DEPTH))
 
 

@@ -1,4 +1,4 @@
-"""Destination type ``table``: rows into a table of any SQL database that has a DB-API driver."""
+"""Destination type ``table``: a table in any SQL database that has a DB-API driver."""
 
 # ruff: noqa: BLE001 - PEP 249 gives every driver exceptions of the same names, and no common root to catch
 from __future__ import annotations
@@ -35,13 +35,15 @@ _DIALECTS = {
     "odbc": "tsql",
     "postgresql": "postgres",
 }
-#: Databases where a transaction must be begun by a statement, as their drivers commit each one by themselves.
+#: Databases where a statement must begin a transaction, because their drivers otherwise commit every statement.
 _BEGIN = frozenset({"duckdb", "snowflake", "sqlite"})
-#: Databases without transactions over several statements: what a failed batch has written stays.
+#: Databases without transactions over several statements: what a failed batch has written remains.
 _NO_TRANSACTION = frozenset({"bigquery", "clickhouse", "databricks", "spark", "trino"})
 #: Databases whose ``EXPLAIN`` checks a statement against tables, columns and constraints without running it.
 _EXPLAIN = frozenset({"duckdb", "mysql", "postgres", "sqlite"})
-#: Rows in one statement, where it takes many.
+#: Phrases in a driver's message that mean that the credentials were refused.
+_REFUSED_CREDENTIALS = ("password", "authentication", "access denied", "login failed")
+#: Rows in one statement, on databases whose statements take many.
 _ROWS_AT_ONCE = 250
 
 
@@ -51,14 +53,14 @@ class TableOptions(DestinationOptions):
     connection: str
     object: Annotated[str, Field(min_length=1)]
     dialect: Annotated[
-        str | None, Field(description="sqlglot's name of the database, where the connection's type does not tell")
+        str | None, Field(description="sqlglot's name of the database; default: derived from the connection's type")
     ] = None
-    max_batch_rows: Annotated[int, Field(ge=1, description="most rows in a transaction")] = 1000
+    max_batch_rows: Annotated[int, Field(ge=1, description="maximum number of rows in a transaction")] = 1000
 
 
 @dataclass(slots=True)
-class _Sender:
-    """A thread with a connection of its own: some drivers let no other thread near it."""
+class _Session:
+    """A database connection and the thread that uses it: some drivers refuse to be used from several threads."""
 
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reverse-etl-table"))
     connection: Any = None
@@ -67,9 +69,11 @@ class _Sender:
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
-    def hang_up(self) -> None:
-        """Close the connection, which may be broken; the next use makes a new one."""
-        connection, self.connection, self.cursor = self.connection, None, None
+    def disconnect(self) -> None:
+        """Close the connection, which may be broken. The next use opens a new one."""
+        connection = self.connection
+        self.connection = None
+        self.cursor = None
         if connection is not None:
             with contextlib.suppress(Exception):
                 connection.close()
@@ -78,9 +82,9 @@ class _Sender:
 class TableDestination:
     """Writes each batch in one transaction: all of it or nothing.
 
-    What a failure means: a transaction that was not committed leaves nothing behind, so a failure before ``COMMIT`` is
-    sent is retryable, or the row's own fault; one during ``COMMIT`` is unknown. On databases without transactions a
-    failed insert of several rows is unknown, too.
+    A transaction that was not committed leaves nothing behind, so rows are retryable or rejected after a failure before
+    ``COMMIT``, and unknown after a failure during ``COMMIT``. On databases without transactions, rows are also unknown
+    after a failed insert of several rows.
     """
 
     Options: ClassVar[type[DestinationOptions]] = TableOptions
@@ -94,191 +98,211 @@ class TableDestination:
                 sync=setup.sync.name,
             )
         options: TableOptions = setup.options
-        self._options, self._sync = options, setup.sync
+        self._options = options
+        self._sync = setup.sync
         self._operations = setup.operations
         conn_type = setup.connection.conn_type
         self._dialect = _dialect(options.dialect or _DIALECTS.get(conn_type, conn_type), options.connection)
         self._connect: Callable[[], Any] = setup.connect
         self._secret = setup.connection.password or ""
         self._statements: dict[tuple[Operation, tuple[str, ...], int], Statement] = {}
-        self._free: list[_Sender] = []
-        self._senders: list[_Sender] = []
+        self._free: list[_Session] = []
+        self._sessions: list[_Session] = []
         self.capabilities = Capabilities(frozenset(Operation), max_batch_rows=options.max_batch_rows)
 
     async def open(self, limiter: Limiter) -> None:
-        """Connect once, and check the statements where the database can.
+        """Open the first connection, and check the statements if the database can do so without running them.
 
-        :raises ConfigurationError: no such table or column, or no unique constraint on ``match_on``.
+        :raises ConfigurationError: the table, a column, or the unique constraint on ``match_on`` does not exist.
         :raises CredentialsError: the database refused the credentials.
-        :raises UnreachableError: there is no connection.
+        :raises UnreachableError: no connection could be made.
         """
         self._limiter = limiter
-        sender = self._sender()
+        session = self._new_session()
         try:
-            await sender.run(self._check, sender)
+            await session.run(self._check, session)
         except BaseException:
             await self.close()
             raise
-        self._free.append(sender)
+        self._free.append(session)
 
     async def close(self) -> None:
         """Close every connection."""
-        senders, self._senders, self._free = self._senders, [], []
-        for sender in senders:
-            await sender.run(sender.hang_up)
-            sender.thread.shutdown(wait=False)
+        sessions = self._sessions
+        self._sessions = []
+        self._free = []
+        for session in sessions:
+            await session.run(session.disconnect)
+            session.thread.shutdown(wait=False)
 
     async def send(self, batch: Batch) -> Receipts:
-        """One transaction."""
+        """Write a batch in one transaction."""
         await self._limiter.acquire()
-        sender = self._free.pop() if self._free else self._sender()
+        session = self._free.pop() if self._free else self._new_session()
         try:
-            return await sender.run(self._write, sender, batch)
+            return await session.run(self._write, session, batch)
         finally:
-            self._free.append(sender)
+            self._free.append(session)
 
-    def _sender(self) -> _Sender:
-        sender = _Sender()
-        self._senders.append(sender)
-        return sender
+    def _new_session(self) -> _Session:
+        session = _Session()
+        self._sessions.append(session)
+        return session
 
-    # -- in the sender's thread ----------------------------------------------------------------------------------
+    # -- in the session's thread ---------------------------------------------------------------------------------
 
-    def _cursor(self, sender: _Sender) -> Any:
-        if sender.cursor is None:
-            sender.connection = self._connect()
-            sender.cursor = sender.connection.cursor()
-        return sender.cursor
+    def _cursor(self, session: _Session) -> Any:
+        if session.cursor is None:
+            session.connection = self._connect()
+            session.cursor = session.connection.cursor()
+        return session.cursor
 
-    def _transaction(self, sender: _Sender, step: Literal["BEGIN", "COMMIT", "ROLLBACK"]) -> None:
-        if self._dialect in _BEGIN:  # on the cursor: DuckDB's has a transaction of its own
-            sender.cursor.execute(step)
+    def _transaction(self, session: _Session, step: Literal["BEGIN", "COMMIT", "ROLLBACK"]) -> None:
+        if self._dialect in _BEGIN:  # on the cursor, because a cursor of DuckDB has a transaction of its own
+            session.cursor.execute(step)
         elif step != "BEGIN":
-            getattr(sender.connection, step.lower())()
+            getattr(session.connection, step.lower())()
 
-    def _check(self, sender: _Sender) -> None:
+    def _check(self, session: _Session) -> None:
         where = {"connection": self._options.connection, "sync": self._sync.name, "table": self._options.object}
         try:
-            cursor = self._cursor(sender)
+            cursor = self._cursor(session)
         except ReverseEtlError:
             raise
-        except Exception as error:  # any driver's, and none of them share a root
+        except Exception as error:
             text = clean(str(error), (self._secret,))
-            if any(word in text.lower() for word in ("password", "authentication", "access denied", "login failed")):
+            if any(phrase in text.lower() for phrase in _REFUSED_CREDENTIALS):
                 raise CredentialsError(
-                    f"the database refused the credentials: {text}", todo="check the connection", **where
+                    f"the database refused the credentials: {text}",
+                    todo="correct the user name and password of the connection",
+                    **where,
                 ) from None
             raise UnreachableError(
-                f"no connection to the database: {text}", todo="check that it is up and can be reached", **where
+                f"cannot connect to the database: {text}",
+                todo="check that the database is running and can be reached from the worker",
+                **where,
             ) from None
         if self._dialect not in _EXPLAIN:
             return
+        # Explain one statement for each operation: the database refuses it if a table, column or constraint is missing.
         columns = tuple(dict.fromkeys(name.partition(".")[0] for name in self._sync.mapping))
         for operation in sorted(self._operations):
-            statement = self._statement(operation, columns, sender.connection)
+            statement = self._statement(operation, columns, session.connection)
             try:
                 cursor.execute(f"EXPLAIN {statement.sql}", [None] * len(statement.columns))
                 cursor.fetchall()
             except Exception as error:
                 if _is_configuration(error):
                     raise ConfigurationError(
-                        f"the database does not accept {operation} into the table: {clean(str(error), ())}",
-                        todo="check the table's name and columns; upsert needs a unique constraint on match_on",
+                        f"the database refused a statement for {operation}: {clean(str(error), ())}",
+                        todo="correct the table's name or columns; upsert needs a unique constraint on match_on",
                         **where,
                     ) from None
                 raise UnreachableError(str(error), todo="try again when the database is free", **where) from None
         if self._dialect not in _BEGIN:
-            sender.connection.rollback()
+            session.connection.rollback()
 
     def _statement(
         self, operation: Operation, columns: tuple[str, ...], connection: Any, *, rows: int = 1
     ) -> Statement:
-        if (known := self._statements.get((operation, columns, rows))) is None:
-            known = self._writer(connection).statement(operation, columns, rows=rows)
-            self._statements[operation, columns, rows] = known
-        return known
+        statement = self._statements.get((operation, columns, rows))
+        if statement is None:
+            statement = self._writer(connection).statement(operation, columns, rows=rows)
+            self._statements[operation, columns, rows] = statement
+        return statement
 
     def _writer(self, connection: Any) -> Writer:
         return Writer(self._dialect, _paramstyle(connection), self._options.object, self._options.match_on)
 
-    def _write(self, sender: _Sender, batch: Batch) -> Receipts:
+    def _write(self, session: _Session, batch: Batch) -> Receipts:
         try:
-            self._cursor(sender)
-            self._transaction(sender, "BEGIN")
+            self._cursor(session)
+            self._transaction(session, "BEGIN")
         except Exception as error:
-            return self._failed(sender, error, batch, wrote=False)
+            return self._failed(session, error, batch, wrote=False)
         try:
-            exceptions = self._execute(sender, batch)
+            exceptions = self._execute(session, batch)
         except Exception as error:
-            return self._failed(sender, error, batch, wrote=self._dialect in _NO_TRANSACTION)
+            return self._failed(session, error, batch, wrote=self._dialect in _NO_TRANSACTION)
         try:
-            self._transaction(sender, "COMMIT")
+            self._transaction(session, "COMMIT")
         except Exception as error:
             name = type(error).__name__
-            if "IntegrityError" in _kinds(error):  # a deferred constraint: the database says that it rolled back
-                return self._failed(sender, error, batch, wrote=False)
-            with contextlib.suppress(Exception):  # harmless after a commit, and frees what is locked without one
-                self._transaction(sender, "ROLLBACK")
-            sender.hang_up()
+            if "IntegrityError" in _class_names(error):  # a deferred constraint failed, so the database rolled back
+                return self._failed(session, error, batch, wrote=False)
+            # Harmless if the transaction was committed; otherwise it releases the locks.
+            with contextlib.suppress(Exception):
+                self._transaction(session, "ROLLBACK")
+            session.disconnect()
             return Receipts(Receipt(Outcome.UNKNOWN, name, "the connection failed while the transaction was committed"))
         return Receipts(exceptions=exceptions)
 
-    def _execute(self, sender: _Sender, batch: Batch) -> dict[str, Receipt]:
+    def _execute(self, session: _Session, batch: Batch) -> dict[str, Receipt]:
+        """Write a batch; return the receipts of rows that were left out."""
         exceptions: dict[str, Receipt] = {}
+        # Rows with the same fields share a statement.
         groups: dict[tuple[str, ...], list[tuple[str, Sequence[Any]]]] = {}
         for key, record in zip(batch.keys, batch.records, strict=True):
             names = tuple(record)
-            statement = self._statement(batch.operation, names, sender.connection)
+            statement = self._statement(batch.operation, names, session.connection)
             try:
-                found = [self._value(record.get(name)) for name in statement.columns]
+                values = [self._value(record.get(name)) for name in statement.columns]
             except NotJsonError as error:
                 exceptions[key] = Receipt(Outcome.REJECTED, "no_sql_value", str(error))
                 continue
-            groups.setdefault(names, []).append((key, found))
+            groups.setdefault(names, []).append((key, values))
+        # Only an update needs a statement for each row, to find out whether the row exists.
         for names, rows in groups.items():
-            statement = self._statement(batch.operation, names, sender.connection)
+            statement = self._statement(batch.operation, names, session.connection)
             if batch.operation is Operation.UPDATE:
-                for key, values in rows:
-                    if not self._update(sender, statement, values):
-                        exceptions[key] = Receipt(Outcome.SKIPPED, "not_found", "there is no such row")
+                for key, row in rows:
+                    if not self._update(session, statement, row):
+                        exceptions[key] = Receipt(Outcome.SKIPPED, "not_found", "row not found")
             else:
-                self._send_many(sender, batch.operation, names, [values for _, values in rows])
+                self._send_many(session, batch.operation, names, [row for _, row in rows])
         return exceptions
 
     def _send_many(
-        self, sender: _Sender, operation: Operation, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
+        self, session: _Session, operation: Operation, names: tuple[str, ...], rows: Sequence[Sequence[Any]]
     ) -> None:
-        statement = self._statement(operation, names, sender.connection)
-        if not self._writer(sender.connection).takes_many:
-            sender.cursor.executemany(statement.sql, rows)
+        statement = self._statement(operation, names, session.connection)
+        if not self._writer(session.connection).takes_many:
+            session.cursor.executemany(statement.sql, rows)
             return
         key = [statement.columns.index(name) for name in self._options.match_on if name in statement.columns]
         for chunk in _chunks(rows, key):
-            statement = self._statement(operation, names, sender.connection, rows=len(chunk))
-            sender.cursor.execute(statement.sql, [value for row in chunk for value in row])
+            statement = self._statement(operation, names, session.connection, rows=len(chunk))
+            session.cursor.execute(statement.sql, [value for row in chunk for value in row])
 
-    def _update(self, sender: _Sender, statement: Statement, values: Sequence[Any]) -> bool:
-        """Whether there is such a row. Drivers count matched rows, changed rows or nothing: only a count is certain."""
-        sender.cursor.execute(statement.sql, values)
-        if sender.cursor.rowcount > 0:
+    def _update(self, session: _Session, statement: Statement, values: Sequence[Any]) -> bool:
+        """Update a row; return whether it exists."""
+        # Drivers count matched rows, changed rows or nothing. A count of 0 proves nothing, so look for the row.
+        session.cursor.execute(statement.sql, values)
+        if session.cursor.rowcount > 0:
             return True
         key = values[len(statement.columns) - len(self._options.match_on) :]
-        sender.cursor.execute(self._writer(sender.connection).look_up().sql, key)
-        return sender.cursor.fetchone() is not None
+        session.cursor.execute(self._writer(session.connection).look_up().sql, key)
+        return session.cursor.fetchone() is not None
 
-    def _failed(self, sender: _Sender, error: Exception, batch: Batch, *, wrote: bool) -> Receipts:
-        kinds, name = _kinds(error), type(error).__name__
+    def _failed(self, session: _Session, error: Exception, batch: Batch, *, wrote: bool) -> Receipts:
+        """Roll back, and return what an error means for the rows of the batch.
+
+        :param wrote: whether rows may have been written that the rollback does not remove.
+        :raises ConfigurationError: the statement cannot succeed with any row.
+        """
+        kinds = _class_names(error)
+        name = type(error).__name__
         message = clean(str(error), (self._secret,), batch.records)
         try:
-            self._transaction(sender, "ROLLBACK")
-        except Exception:  # broken: the next batch gets a new connection
-            sender.hang_up()
+            self._transaction(session, "ROLLBACK")
+        except Exception:  # the connection is broken: the next batch gets a new one
+            session.disconnect()
         if isinstance(error, ReverseEtlError):
             raise error
         if "ProgrammingError" in kinds or _is_configuration(error):
             raise ConfigurationError(
-                f"the database does not accept the statement: {message}",
-                todo="check the table's columns and the permissions of the connection's user",
+                f"the database refused the statement: {message}",
+                todo="correct the table's columns, or the permissions of the connection's user",
                 connection=self._options.connection,
                 sync=self._sync.name,
                 table=self._options.object,
@@ -292,46 +316,53 @@ class TableDestination:
         raise error
 
     def _value(self, value: Any) -> Any:
-        """A value as drivers take it: objects and lists as JSON; for SQLite, which has few types, as text."""
+        """Return a value that the driver accepts: JSON for objects and lists; text for types that SQLite lacks."""
         if isinstance(value, Mapping | list | tuple):
             return dumps(value).decode()
-        if self._dialect == "sqlite" and isinstance(value, datetime | date | time | Decimal | UUID):
-            return value.isoformat() if isinstance(value, datetime | date | time) else str(value)
+        if self._dialect == "sqlite":
+            if isinstance(value, datetime | date | time):
+                return value.isoformat()
+            if isinstance(value, Decimal | UUID):
+                return str(value)
         return value
 
 
 def _chunks(rows: Sequence[Sequence[Any]], key: Sequence[int]) -> Iterator[list[Sequence[Any]]]:
-    """The rows in order, in chunks that have no key twice: one statement cannot write a row twice."""
+    """Yield the rows in order, in chunks without duplicate keys, because one statement cannot write a row twice.
+
+    :param key: positions of the key's values in a row.
+    """
     chunk: list[Sequence[Any]] = []
     seen: set[tuple[Any, ...]] = set()
     for row in rows:
-        values = tuple(row[at] for at in key)
+        values = tuple(row[position] for position in key)
         if len(chunk) == _ROWS_AT_ONCE or (key and values in seen):
             yield chunk
-            chunk, seen = [], set()
+            chunk = []
+            seen = set()
         chunk.append(row)
         seen.add(values)
     yield chunk
 
 
-def _kinds(error: Exception) -> set[str]:
-    """The names of an exception's classes: PEP 249 gives every driver the same ones, without a common root."""
+def _class_names(error: Exception) -> set[str]:
+    """Return the names of an exception's classes. PEP 249 gives drivers the same names, but no common base class."""
     return {cls.__name__ for cls in type(error).__mro__}
 
 
 def _is_configuration(error: Exception) -> bool:
-    """Wrong tables and columns that a driver calls an operational error, or that have no other cause."""
-    if "ProgrammingError" in _kinds(error):
+    """Return whether an error means a wrong table or column, also if the driver reports an operational error."""
+    if "ProgrammingError" in _class_names(error):
         return True
     if getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR":
         return True
     code = error.args[0] if error.args else None
-    # MySQL: no such database, column, table
-    return "OperationalError" in _kinds(error) and code in (1049, 1054, 1146)
+    # MySQL: unknown database, column, table
+    return "OperationalError" in _class_names(error) and code in (1049, 1054, 1146)
 
 
 def _paramstyle(connection: Any) -> str:
-    """The PEP 249 ``paramstyle`` of the driver that a connection comes from."""
+    """Return the PEP 249 ``paramstyle`` of a connection's driver."""
     module = type(connection).__module__
     while module:
         if style := getattr(sys.modules.get(module), "paramstyle", None):
@@ -346,7 +377,7 @@ def _dialect(name: str, conn_id: str) -> str:
     if name and Dialect.get(name):
         return name
     raise ConfigurationError(
-        f"no SQL dialect is known for connections of type {name!r}",
+        f"no SQL dialect found for connections of type {name!r}",
         todo="set destination.dialect to one of sqlglot's: postgres, mysql, snowflake …",
         connection=conn_id,
     )

@@ -7,17 +7,20 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-#: What a template may use. ``row`` is the record that is sent, where a request carries one.
+#: Variables that a template may use. ``row`` is the record to be sent, if the request carries a single one.
 NAMES = frozenset({"object", "operation", "run_id", "row"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class BadValueError(ValueError):
-    """A row's value cannot stand where a template puts it. The text never has the value."""
+    """A row's value is not allowed where a template puts it. The text never contains the value."""
 
 
 def path_value(value: object) -> str:
-    """A value inside a path or query, percent-encoded so that it can never become more than one segment."""
+    """Return a value for a path or query, percent-encoded so that it always stays one segment.
+
+    :raises BadValueError: the value is null, empty, ``.`` or ``..``.
+    """
     text = _text(value)
     if text in ("", ".", ".."):
         raise BadValueError("a value in the path is empty, '.' or '..'")
@@ -25,7 +28,10 @@ def path_value(value: object) -> str:
 
 
 def header_value(value: object) -> str:
-    """A value inside a header."""
+    """Return a value for a header.
+
+    :raises BadValueError: the value is null, or has control characters.
+    """
     text = _text(value)
     if _CONTROL.search(text):
         raise BadValueError("a value in a header has control characters")
@@ -39,9 +45,10 @@ def _text(value: object) -> str:
 
 
 class Template:
-    """A text with ``{{ … }}``. ``names`` are the variables it uses.
+    """A text with ``{{ … }}``.
 
-    :param finalize: makes text of each inserted value.
+    :param finalize: function that converts each inserted value to text.
+    :ivar names: variables that the template uses.
     :raises ValueError: the template is not valid, or uses an unknown variable.
     """
 
@@ -64,7 +71,10 @@ class Template:
             raise ValueError(f"uses {', '.join(sorted(unknown))}; known: {', '.join(sorted(NAMES))}")
 
     def render(self, **values: Any) -> str:
-        """:raises BadValueError: for values that cannot stand there."""
+        """Return the text with the values inserted.
+
+        :raises BadValueError: a value is not allowed, is missing, or makes the template fail.
+        """
         from jinja2 import TemplateError
 
         try:

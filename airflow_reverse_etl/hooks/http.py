@@ -1,4 +1,4 @@
-"""The connection type of destinations that speak HTTP."""
+"""Hook of the connection type ``reverse_etl_http``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TIMEOUT = 10.0
 class ReverseEtlHttpHook(BaseHook):
     """A connection of type ``reverse_etl_http``: base URL, credentials, headers.
 
-    Sends no rows: a sync's destination does that itself, over one asynchronous session. This hook gives the connection
-    its form, its test, and a session for a task of your own.
+    This hook provides the connection's form, its test, and a session for tasks of your own. It sends no rows: a sync's
+    destination sends them over an asynchronous session.
 
     :param http_conn_id: Airflow connection id.
     """
@@ -36,17 +36,17 @@ class ReverseEtlHttpHook(BaseHook):
         self.http_conn_id = http_conn_id
 
     def get_conn(self) -> requests.Session:
-        """A session that sends the connection's credentials and headers. Close it when done.
+        """Return a session that sends the connection's credentials and headers. The caller closes it.
 
-        Its ``base_url`` attribute is the connection's URL; requests to other hosts would carry the credentials too.
+        Its ``base_url`` attribute is the connection's URL. Requests to other hosts would carry the credentials too.
 
-        :raises CredentialsError: there is no such connection, or it has no host.
+        :raises CredentialsError: the connection does not exist, or has no host.
         """
         import requests
 
         from airflow_reverse_etl.http.endpoint import Endpoint
 
-        endpoint = Endpoint.of(connection_info(self.http_conn_id))
+        endpoint = Endpoint.from_connection(connection_info(self.http_conn_id))
         session = requests.Session()
         session.headers.update(endpoint.headers)
         session.verify = endpoint.verify
@@ -54,7 +54,10 @@ class ReverseEtlHttpHook(BaseHook):
         return session
 
     def test_connection(self) -> tuple[bool, str]:
-        """GET the connection's test path. Anything but a refusal of the credentials or a server error is good."""
+        """Request the connection's test path.
+
+        :returns: False if the credentials are refused, the server fails, or no answer arrives; and a message.
+        """
         import requests
 
         try:
@@ -65,7 +68,7 @@ class ReverseEtlHttpHook(BaseHook):
         except ReverseEtlError as error:
             return False, str(error)
         except requests.RequestException as error:
-            return False, f"no answer: {type(error).__name__}"  # the text may repeat the URL with what was put into it
+            return False, f"no answer: {type(error).__name__}"  # its text may contain the URL, with secrets
         status = f"{reply.status_code} {reply.reason}"
         if reply.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return False, f"the credentials were refused: {status}"
@@ -75,13 +78,13 @@ class ReverseEtlHttpHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The form on Airflow 3.1; later versions read it from the provider information, as this does."""
+        """Return the form's behaviour, for Airflow 3.1. Later versions read the provider information themselves."""
         behaviour = HTTP_CONNECTION["ui-field-behaviour"]
         return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The form's additional fields on Airflow 3.1."""
+        """Return the form's additional fields, for Airflow 3.1."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import StringField
 

@@ -1,1 +1,1 @@
-"""HTTP: requests and replies, what a status means, where requests go."""
+"""HTTP: requests and replies, the meaning of statuses, endpoints, redaction."""

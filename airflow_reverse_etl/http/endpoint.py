@@ -1,4 +1,7 @@
-"""From a connection to where HTTP requests go and how they authenticate. The only place that touches secrets."""
+"""Endpoints made from connections: where HTTP requests go and how they authenticate.
+
+No other module touches the secrets of HTTP connections.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,17 @@ if TYPE_CHECKING:
     from yarl import URL
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+#: URLs that an endpoint remembers. Paths that name rows are all different, so the cache is emptied when it is full.
+_MAX_CACHED_URLS = 1000
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A base URL, the headers that every request has, and how the server is verified.
+    """A base URL, the headers of every request, and how the server's certificate is verified.
 
-    :param secrets: texts that must not appear anywhere else.
+    :param secrets: texts that must not appear in logs or messages.
+    :param verify: whether the certificate is verified, or the path of a CA bundle to verify it with.
     """
 
     url: str
@@ -35,8 +41,8 @@ class Endpoint:
     verify: bool | str = True
 
     @classmethod
-    def of(cls, connection: ConnectionInfo) -> Endpoint:
-        """Read a connection.
+    def from_connection(cls, connection: ConnectionInfo) -> Endpoint:
+        """Build the endpoint that a connection describes.
 
         * ``host``: a host name or a URL (``https://api.example.com/v1``); ``schema``: ``https`` (the default) or
           ``http``; ``port``.
@@ -44,33 +50,34 @@ class Endpoint:
           header that ``extra.auth_header`` names.
         * ``extra.headers``: more headers. ``extra.verify``: false, or the path of a CA bundle.
 
-        :raises CredentialsError: there is no host.
-        :raises ConfigurationError: no request can be made with it: the URL is not one of http or https, the port does
-            not exist, or a header has a line break.
+        :raises CredentialsError: the connection has no host.
+        :raises ConfigurationError: the URL is not an http or https one, the port does not exist, or a header has a
+            line break.
         """
         if not connection.host:
             raise CredentialsError(
                 "the connection has no host", todo="enter the API's host or URL", connection=connection.conn_id
             )
         extra: Mapping[str, Any] = connection.extra
-        own = {str(name): str(value) for name, value in dict(extra.get("headers") or {}).items()}
+        own_headers = {str(name): str(value) for name, value in dict(extra.get("headers") or {}).items()}
         headers = {
             "Accept": "application/json",
+            # Sent with every request, also with one that has no body; a destination overrides it per request.
             "Content-Type": "application/json",
             "User-Agent": "airflow-provider-reverse-etl",
             **_authentication(connection),
-            **own,
+            **own_headers,
         }
         texts = {**headers, "login": connection.login or "", "password": connection.password or ""}
-        broken = [repr(name) for name, text in texts.items() if _CONTROL.search(name + text)]
+        broken = [repr(name) for name, text in texts.items() if _CONTROL_CHARACTER.search(name + text)]
         if broken:
             raise ConfigurationError(
                 f"the connection has line breaks or other control characters in {', '.join(broken)}",
                 todo="enter login, password and headers again; a copied token often ends with a line break",
                 connection=connection.conn_id,
             )
-        secrets = (connection.password or "", *own.values())
-        return cls(_url(connection), headers, secrets, extra.get("verify", True))
+        secrets = (connection.password or "", *own_headers.values())
+        return cls(_base_url(connection), headers, secrets, extra.get("verify", True))
 
     @property
     def host(self) -> str:
@@ -78,15 +85,19 @@ class Endpoint:
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     def join(self, path: str) -> URL:
-        """The URL of a path, which is percent-encoded already. An absolute URL must be on the connection's host.
+        """Return the URL of a percent-encoded path, or an absolute URL unchanged if it is on the connection's host.
 
-        Credentials go with every request, hence nowhere else.
+        Every request carries the credentials, so none may go to another host.
+
+        :raises ConfigurationError: an absolute URL leads to another host.
         """
-        if (known := self._urls.get(path)) is None:
-            if len(self._urls) > 1000:
+        url = self._urls.get(path)
+        if url is None:
+            if len(self._urls) > _MAX_CACHED_URLS:
                 self._urls.clear()
-            known = self._urls[path] = self._join(path)
-        return known
+            url = self._join(path)
+            self._urls[path] = url
+        return url
 
     def _join(self, path: str) -> URL:
         from yarl import URL
@@ -96,7 +107,7 @@ class Endpoint:
         if urlsplit(path)[:2] != urlsplit(self.url)[:2]:
             raise ConfigurationError(
                 "a request must go to the connection's host",
-                todo="give a path, or use a connection with that host",
+                todo="use a path, or a connection with that host",
                 host=self.host,
             )
         return URL(path, encoded=True)
@@ -106,7 +117,10 @@ class Endpoint:
         return {}
 
     def ssl(self) -> ssl.SSLContext | bool:
-        """What aiohttp is told about verification."""
+        """Return the value of aiohttp's ``ssl`` argument.
+
+        :raises ConfigurationError: the CA bundle cannot be read.
+        """
         if isinstance(self.verify, str):
             import ssl
 
@@ -115,24 +129,27 @@ class Endpoint:
             except OSError as error:
                 raise ConfigurationError(
                     f"the connection's 'verify' is not a readable CA bundle: {error}",
-                    todo="give the path of a PEM file that is there where the task runs",
+                    todo="set 'verify' to the path of a PEM file on the machine where the task runs",
                     file=self.verify,
                 ) from None
         return self.verify
 
     def proxy(self) -> str | None:
-        """The proxy that the environment sets for this host (``HTTPS_PROXY``, ``NO_PROXY`` ...), asked for once."""
+        """Return the proxy that the environment sets for this host (``HTTPS_PROXY``, ``NO_PROXY`` ...), if any."""
         from urllib.request import getproxies, proxy_bypass
 
         parts = urlsplit(self.url)
-        return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+        if proxy_bypass(parts.netloc):
+            return None
+        return getproxies().get(parts.scheme)
 
 
-def _url(connection: ConnectionInfo) -> str:
+def _base_url(connection: ConnectionInfo) -> str:
     host = str(connection.host)
     url = host if "://" in host else f"{connection.schema or 'https'}://{host}"
     try:
         parts = urlsplit(url)
+        # A port in the host field goes before the connection's own.
         if connection.port and parts.port is None:
             parts = urlsplit(parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl())
         if parts.port == 0:  # reading it raises ValueError for one out of range
@@ -156,11 +173,11 @@ def _url(connection: ConnectionInfo) -> str:
 
 def _authentication(connection: ConnectionInfo) -> dict[str, str]:
     password = connection.password
-    if not password and not connection.login:
-        return {}
     if connection.login:
-        pair = f"{connection.login}:{password or ''}".encode()
-        return {"Authorization": f"Basic {b64encode(pair).decode()}"}
+        credentials = f"{connection.login}:{password or ''}".encode()
+        return {"Authorization": f"Basic {b64encode(credentials).decode()}"}
+    if not password:
+        return {}
     if name := connection.extra.get("auth_header"):
         return {str(name): str(password)}
     return {"Authorization": f"Bearer {password}"}

@@ -1,4 +1,4 @@
-"""What goes over the wire and what it means: requests, replies, statuses. Pure."""
+"""Requests and replies as plain values, and what can be read from a reply. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 class Request:
     """One request.
 
-    :param url: absolute, or a path that is joined to the connection's URL; percent-encoded by whoever made it.
-    :param headers: beside those that every request of the destination has.
+    :param url: absolute, or a path below the connection's URL; percent-encoded by the caller.
+    :param headers: headers of this request, in addition to the destination's own.
     """
 
     method: str
@@ -29,14 +29,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply. ``headers`` is case-insensitive when it comes from the driver."""
+    """One reply.
+
+    :param headers: case-insensitive when the driver made the reply.
+    """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Any:
-        """The body as JSON; None where it is none."""
+        """Return the body as JSON, or None if it is not JSON."""
         import orjson
 
         try:
@@ -46,10 +49,10 @@ class Reply:
 
 
 class NotAnsweredError(Exception):
-    """There is no reply to a request. A flow may catch it; if it does not, it is the outcome of the whole batch.
+    """A request got no reply. A flow may catch the error; otherwise its receipt applies to the whole batch.
 
-    ``outcome`` is ``RETRYABLE`` only where no byte of the request can have left: the connection was not made.
-    Everything else is ``UNKNOWN``, as the remote may have carried the request out before its answer was lost.
+    :param outcome: ``RETRYABLE`` only if no byte of the request can have been sent, because no connection was made.
+        ``UNKNOWN`` in every other case: the remote may have carried out the request before its answer was lost.
     """
 
     def __init__(self, outcome: Outcome, code: str, message: str, *, host: str = "") -> None:
@@ -58,15 +61,18 @@ class NotAnsweredError(Exception):
 
 
 def retry_after(reply: Reply) -> float | None:
-    """Seconds that the reply's ``Retry-After`` asks to wait, given in seconds or as a date; None without one.
+    """Return the seconds to wait that a reply's ``Retry-After`` asks for, in seconds or as a date; None without one.
 
-    A date is measured against the reply's own ``Date`` where it has one, so that a wrong clock here does no harm.
+    A date is compared with the reply's own ``Date`` if it has one, so that a wrong local clock does no harm.
     """
     text = reply.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
         return float(text)
-    then, now = _date(text), _date(reply.headers.get("Date", "")) or datetime.now(UTC)
-    return None if then is None else max(0.0, (then - now).total_seconds())
+    then = _date(text)
+    if then is None:
+        return None
+    now = _date(reply.headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (then - now).total_seconds())
 
 
 def _date(text: str) -> datetime | None:
@@ -77,8 +83,9 @@ def _date(text: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-_CODES = ("code", "error.code", "errorCode", "errors.0.code", "0.errorCode", "category", "error")
-_MESSAGES = (
+#: Paths at which JSON APIs usually put an error's code, the most specific first; likewise its message.
+_CODE_PATHS = ("code", "error.code", "errorCode", "errors.0.code", "0.errorCode", "category", "error")
+_MESSAGE_PATHS = (
     "message",
     "error.message",
     "errors.0.message",
@@ -92,17 +99,20 @@ _MESSAGES = (
 
 
 def error_text(answer: Any) -> tuple[str, str]:
-    """Code and message from where JSON APIs usually put them; empty where there are none."""
-    return _first(answer, _CODES), _first(answer, _MESSAGES)
+    """Return an error's code and message from where JSON APIs usually put them; empty texts if not found."""
+    return _first_text(answer, _CODE_PATHS), _first_text(answer, _MESSAGE_PATHS)
 
 
-def _first(answer: Any, paths: tuple[str, ...]) -> str:
-    found = (at(answer, path.split(".")) for path in paths)
-    return next((str(value) for value in found if isinstance(value, str | int) and value != ""), "")
+def _first_text(answer: Any, paths: tuple[str, ...]) -> str:
+    for path in paths:
+        value = value_at(answer, path.split("."))
+        if isinstance(value, str | int) and value != "":
+            return str(value)
+    return ""
 
 
-def at(value: Any, path: list[str] | tuple[str, ...]) -> Any:
-    """What is found by following the keys, or positions of lists; None where there is nothing."""
+def value_at(value: Any, path: list[str] | tuple[str, ...]) -> Any:
+    """Follow a path of keys and list positions; return the value at its end, or None without one."""
     for part in path:
         if isinstance(value, Mapping):
             value = value.get(part)

@@ -1,4 +1,4 @@
-"""The remote's words without our secrets and the rows' values."""
+"""Redaction: a remote's message without our secrets and the rows' values."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ MAX_MESSAGE = 300
 
 
 def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, Any]] = ()) -> str:
-    """A message on one line, of bounded length, without the secrets and the records' values.
+    """Return a message on one line, of bounded length, without the secrets and the records' values.
 
-    Values of one or two characters stay: they are in every text by chance, and tell nothing.
+    Values of one or two characters stay: every text contains them by chance, and they reveal nothing.
     """
     text = " ".join(message[: 10 * MAX_MESSAGE].split())
     lowered = text.lower()
     found = {value for value in (*secrets, *_values(records)) if len(value) > 2 and value.lower() in lowered}
     if found:
+        # The longest first: a value may be part of another.
         pattern = "|".join(re.escape(value) for value in sorted(found, key=len, reverse=True))
         text = re.sub(pattern, "…", text, flags=re.IGNORECASE)
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

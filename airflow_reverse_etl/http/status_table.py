@@ -1,4 +1,4 @@
-"""What a status means for the rows of a request."""
+"""The meaning of HTTP statuses for the rows of a request."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What a reply's status means for the rows of its request."""
+    """Consequence of a reply's status for the rows of its request."""
 
     ACCEPT = "accept"  # written
     REJECT = "reject"  # every row refused as it is
-    REFUSE = "refuse"  # nothing written because of some row: the engine splits the batch to find it
+    REFUSE = "refuse"  # nothing written because of some row: the engine splits the batch to find that row
     RETRY = "retry"  # nothing written, may be sent again
-    THROTTLE = "throttle"  # nothing written, too fast: wait as long as the reply says
-    UNKNOWN = "unknown"  # written or not, nobody knows
-    SKIP = "skip"  # there is no such row
+    THROTTLE = "throttle"  # nothing written, too many requests: wait as long as the reply asks
+    UNKNOWN = "unknown"  # maybe written
+    SKIP = "skip"  # the destination has no such row
     CREDENTIALS = "credentials"  # stop: the credentials were refused
     CONFIGURATION = "configuration"  # stop: no row can succeed before the configuration is corrected
 
 
-#: The usual meaning of a status; by its first digit where it is not listed.
+#: The usual meaning of a status, or of its first digit for a status that is not listed.
 #:
-#: 408, 423, 425, 429 and 503 say that the request was not carried out. 500, 502 and 504 do not: it may have been.
+#: With 408, 423, 425, 429 and 503 the request was not carried out. With 500, 502 and 504 it may have been.
 ACTIONS: Mapping[int, Action] = {
     2: Action.ACCEPT,
     3: Action.CONFIGURATION,
@@ -51,7 +51,7 @@ ACTIONS: Mapping[int, Action] = {
 
 
 def action_of(status: int, *tables: Mapping[int, Action]) -> Action:
-    """The first table's entry for the status; then the first one's for its first digit."""
+    """Return the first table's entry for a status, else the first table's entry for its first digit."""
     for key in (status, status // 100):
         for table in tables:
             if key in table:

@@ -67,10 +67,11 @@ def files(folder: Path) -> list[Path]:
 
 
 class Folder:
-    """A folder, and a reader that applies its files as the documentation says."""
+    """A folder, and a reader that applies its files as documented."""
 
     def __init__(self, root: Path, kind: str) -> None:
-        self.root, self.kind = root, kind
+        self.root = root
+        self.kind = kind
 
     def create(self, mode: str) -> Destination:
         return file(self.root, mode=mode, format=self.kind)
@@ -92,7 +93,7 @@ class TestConformance(DestinationConformance):
         return Folder(tmp_path, request.param)
 
     async def test_an_update_changes_known_rows_and_skips_unknown_ones(self, remote: Any, opened: Any) -> None:
-        """A file cannot know rows: it says 'update', and whoever reads it does the skipping."""
+        """Accept every update: a file cannot look up rows, so its reader skips those that do not exist."""
         receipts = await (await opened("update")).send(self.batch(Operation.UPDATE, {"1": "Ada"}))
         assert receipts.of("1").outcome is Outcome.ACCEPTED
 
@@ -121,7 +122,7 @@ async def test_a_run_id_cannot_leave_its_folder(tmp_path: Path) -> None:
     assert [path.is_relative_to(tmp_path / "in") for path in files(tmp_path)] == [True]
 
 
-async def test_csv_has_a_header_and_tells_null_from_empty_text(tmp_path: Path) -> None:
+async def test_csv_has_a_header_and_distinguishes_null_from_empty_text(tmp_path: Path) -> None:
     mapping = {"id": "id", "properties.name": "name", "amount": "amount", "tags": "tags", "seen": "seen"}
     records = [
         {"id": "1", "properties": {"name": 'a "b", c'}, "amount": Decimal("1.10"), "tags": ["x"], "seen": None},
@@ -154,8 +155,8 @@ async def test_json_lines_leave_out_a_row_without_json_form(tmp_path: Path) -> N
     assert [row["id"] for row in read(path)] == [1.5]
 
 
-async def test_a_full_disk_leaves_the_rows_retryable(tmp_path: Path) -> None:
-    folder = tmp_path / "401"  # a number in a path is no status
+async def test_a_folder_that_cannot_be_created_leaves_the_rows_retryable(tmp_path: Path) -> None:
+    folder = tmp_path / "401"  # a number in a path must not be read as a status
     folder.mkdir()
     (folder / "rows").write_text("in the way of the folder")
     receipts = await send(file(folder), batch({"id": "1", "name": "Ada"}))
@@ -171,7 +172,7 @@ async def test_an_object_storage_out_of_reach_leaves_the_rows_retryable() -> Non
     assert "s3cret" not in receipts.default.message
 
 
-async def test_an_unknown_kind_of_storage_is_a_problem_of_the_configuration() -> None:
+async def test_an_unknown_scheme_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="storage"):
         await file("gopher://bucket/rows").open(CountingLimiter())
 

@@ -126,7 +126,7 @@ SINGLE_DELETE: dict[str, Any] = {
 
 
 class TestConformance(DestinationConformance):
-    """Over real HTTP: many rows a request, one row a request, batches refused as a whole."""
+    """Conformance over real HTTP: many rows a request, one row a request, batches refused as a whole."""
 
     powers = frozenset({"bad", "throttle", "lose_answer", "revoke", "stop"})
 
@@ -144,7 +144,7 @@ class TestConformance(DestinationConformance):
 
 @pytest.mark.parametrize("case", sorted(WIRE.glob("*.json")), ids=lambda path: path.stem)
 def test_options_express_the_published_contract_of(case: Path) -> None:
-    """Each file names the page it was made from, and says what is sent, what comes back and what that means."""
+    """Compare requests and receipts with a recorded case. Each file names the page it was made from."""
     wire = json.loads(case.read_text())
     destination = api(**{"path": "/", **wire["destination"]})
     sent = batch(*wire["records"], operation=Operation(wire["operation"]))
@@ -174,7 +174,7 @@ def test_values_in_a_path_stay_one_segment() -> None:
 
 
 @pytest.mark.parametrize("value", ["..", ".", "", None])
-def test_a_value_that_cannot_stand_in_a_path_rejects_its_row(value: Any) -> None:
+def test_a_value_that_is_not_allowed_in_a_path_rejects_its_row(value: Any) -> None:
     destination = api(path="/rows/{{ row.id }}", rows="single")
     requests, receipts = talk(destination, batch({"id": value}))
     assert not requests
@@ -182,12 +182,12 @@ def test_a_value_that_cannot_stand_in_a_path_rejects_its_row(value: Any) -> None
 
 
 @pytest.mark.parametrize("record", [{"id": "a\r\nX-Evil: 1"}, {}])
-def test_a_value_that_cannot_stand_in_a_header_rejects_its_row(record: dict[str, Any]) -> None:
+def test_a_value_that_is_not_allowed_in_a_header_rejects_its_row(record: dict[str, Any]) -> None:
     _, receipts = talk(api(headers={"X-Row": "{{ row.id }}"}, rows="single"), batch(record))
     assert receipts.of("k1").code == "bad_value"
 
 
-def test_headers_and_paths_know_the_run_and_the_operation() -> None:
+def test_headers_and_paths_can_contain_the_run_and_the_operation() -> None:
     destination = api(path="/{{ operation }}", headers={"X-Run": "{{ run_id }}"})
     for run_id in ("run-1", "run-2"):
         sent = replace(batch({"id": 1}), run_id=run_id)
@@ -261,7 +261,7 @@ def test_a_row_that_a_full_list_leaves_out_is_unknown() -> None:
         (504, "unknown"),
     ],
 )
-def test_a_status_means_what_the_table_says(status: int, outcome: str) -> None:
+def test_a_status_decides_the_outcome_of_the_rows(status: int, outcome: str) -> None:
     sent = batch({"id": 1}, {"id": 2})
     _, receipts = talk(api(), sent, reply(status, {"message": "words"}))
     assert outcomes(receipts, sent) == [outcome, outcome]
@@ -287,14 +287,14 @@ def test_a_status_that_concerns_every_row_stops_the_load(status: int, error: typ
     assert "connection 'crm'" in str(caught.value)
 
 
-def test_a_status_may_mean_something_else_here() -> None:
+def test_the_option_statuses_overrides_the_table() -> None:
     sent = batch({"id": 1}, {"id": 2})
     _, receipts = talk(api(statuses={409: "retry"}), sent, reply(409))
     assert outcomes(receipts, sent) == ["retryable", "retryable"]
 
 
 @pytest.mark.parametrize(("operation", "outcome"), [("update", "skipped"), ("delete", "accepted")])
-def test_a_row_that_is_not_there_is_no_wrong_url(operation: str, outcome: str) -> None:
+def test_a_404_means_a_missing_row_if_the_path_names_the_row(operation: str, outcome: str) -> None:
     destination = api(
         path="/rows/{{ row.id }}", rows="single", operations={"delete": {"method": "DELETE"}}, match_on="id"
     )
@@ -319,16 +319,16 @@ async def test_single_deletes_in_a_larger_batch_each_keep_their_outcome() -> Non
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"path": None}, "give a path"),
-        ({"path": "/{{ row.id }}"}, "only with rows: single"),
+        ({"path": None}, "'path' is required"),
+        ({"path": "/{{ row.id }}"}, "the variable 'row' needs rows: single"),
         ({"path": "/{{ nme }}"}, "uses nme; known: object, operation, row, run_id"),
         ({"path": "/{{ row.id"}, "not a valid template"),
         ({"rowz": "single"}, "unknown key; did you mean 'rows'?"),
-        ({"results": {"list": "errors"}}, "must say which rows were written"),
-        ({"results": {"list": "errors", "rows": "failed"}}, "must say which row an entry is about"),
-        ({"records": "a", "envelope": {"a": 1}}, "where the records go"),
-        ({"records": "a.b", "envelope": {"a": 1}}, "inside which the records go"),
-        ({"envelope": {"a": 1}}, "must name the field for the records"),
+        ({"results": {"list": "errors"}}, "which show the rows that were written"),
+        ({"results": {"list": "errors", "rows": "failed"}}, "which match an entry with its row"),
+        ({"records": "a", "envelope": {"a": 1}}, "already has a value"),
+        ({"records": "a.b", "envelope": {"a": 1}}, "must be an object"),
+        ({"envelope": {"a": 1}}, "needs 'records', the field for the records"),
         ({"connection": None}, "connection: is required"),
     ],
 )
@@ -338,7 +338,7 @@ def test_a_wrong_option_is_a_problem_with_its_place(options: dict[str, Any], pro
     assert any(problem in f"{'.'.join(where)}: {message}" for where, message in found), found
 
 
-def test_all_that_a_sync_asks_in_vain_is_said_at_once() -> None:
+def test_everything_that_the_destination_cannot_do_is_reported_at_once() -> None:
     with pytest.raises(SpecError) as caught:
         create(sync({"rows": "single"}, mode="mirror", rate={"batch_size": 5}), connection=CONNECTION)
     assert len(caught.value.problems) == 3
@@ -387,7 +387,7 @@ async def test_a_redirect_is_not_followed() -> None:
     assert seen == ["/base/rows"]
 
 
-async def test_an_answer_that_takes_too_long_is_unknown() -> None:
+async def test_a_row_whose_answer_takes_too_long_is_unknown() -> None:
     async def answer(request: web.Request) -> web.Response:
         await asyncio.sleep(1)
         return web.Response()
@@ -396,7 +396,7 @@ async def test_an_answer_that_takes_too_long_is_unknown() -> None:
     assert (receipts.of("k1").outcome, receipts.of("k1").code) == (Outcome.UNKNOWN, "timeout")
 
 
-async def test_a_reply_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reply_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_reverse_etl.destinations.http.MAX_REPLY_BYTES", 1000)
 
     async def answer(request: web.Request) -> web.Response:
@@ -416,7 +416,7 @@ async def test_a_large_body_arrives_whole() -> None:
     assert receipts.of("k1").outcome is Outcome.ACCEPTED
 
 
-# -- what can never succeed, and what may ------------------------------------------------------------------------------
+# -- connections that fail ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -436,9 +436,7 @@ async def test_a_large_body_arrives_whole() -> None:
         ({"host": "api.example.com", "extra": {"headers": {"X-Key": "s3cret\r\nX: y"}}}, "'X-Key'"),
     ],
 )
-def test_a_connection_with_which_no_request_can_be_made_is_a_wrong_configuration(
-    connection: dict[str, Any], problem: str
-) -> None:
+def test_a_connection_that_allows_no_request_is_a_configuration_error(connection: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem) as caught:
         api(ConnectionInfo("crm", "http", **connection))
     assert "s3cret" not in str(caught.value)
@@ -454,13 +452,13 @@ async def receipts_from(connection: ConnectionInfo) -> Receipts:
         await destination.close()
 
 
-async def test_https_to_a_plain_port_is_a_wrong_configuration() -> None:
+async def test_https_to_a_plain_port_is_a_configuration_error() -> None:
     async with FakeApi() as fake:
         with pytest.raises(ConfigurationError, match="no secure connection"):
             await receipts_from(ConnectionInfo("crm", "http", host=fake.url.replace("http://", "https://")))
 
 
-async def test_a_host_that_is_not_known_is_named_and_tried_again() -> None:
+async def test_an_unknown_host_is_named_and_tried_again() -> None:
     receipt = (await receipts_from(ConnectionInfo("crm", "http", host="http://crm.invalid:8080"))).default
     assert (receipt.outcome, receipt.code, receipt.host) == (Outcome.RETRYABLE, "unknown_host", "crm.invalid:8080")
 

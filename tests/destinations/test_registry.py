@@ -23,7 +23,7 @@ class AcmeOptions(HttpOptions):
 
 
 class Acme(HttpDestination):
-    """Somebody else's destination."""
+    """A destination of a third party."""
 
     Options = AcmeOptions
     capabilities = Capabilities(frozenset({Operation.UPSERT, Operation.DELETE}))
@@ -51,7 +51,7 @@ def sync(mode: str = "upsert", **destination: Any) -> Sync:
 CONNECTION = ConnectionInfo("acme", host="api.acme.example")
 
 
-def test_third_parties_are_found_beside_the_built_in_types() -> None:
+def test_types_of_third_parties_are_found_in_addition_to_the_built_in_ones() -> None:
     assert known_types() == ["acme", "broken", "file", "http", "table"]
     assert destination_class("acme") is Acme
     assert isinstance(create(sync(), connection=CONNECTION), Acme)
@@ -61,11 +61,11 @@ def test_an_unknown_type_names_the_nearest() -> None:
     with pytest.raises(ConfigurationError, match="did you mean 'table'"):
         destination_class("tabel")
     assert check_options({"type": "tabel"}) == [
-        (("type",), "there is no destination type 'tabel'; did you mean 'table'?")
+        (("type",), "destination type 'tabel' not found; did you mean 'table'?")
     ]
 
 
-def test_a_type_that_cannot_be_imported_says_which_package() -> None:
+def test_the_error_for_a_type_that_cannot_be_imported_names_the_package() -> None:
     with pytest.raises(ConfigurationError, match="no_such_module") as caught:
         destination_class("broken")
     assert caught.value.where["entry_point"] == "no_such_module:Acme"
@@ -105,7 +105,7 @@ def test_a_problem_that_the_sync_reports_itself_is_not_reported_twice() -> None:
         ("append", {"colour": 1}, ["destination.colour: Input should be a valid string"]),
     ],
 )
-def test_what_a_destination_cannot_do_is_said_before_a_row_is_read(
+def test_what_a_destination_cannot_do_is_reported_before_a_row_is_read(
     mode: str, options: dict[str, Any], problems: list[str]
 ) -> None:
     if not problems:

@@ -1,4 +1,4 @@
-"""Type ``http``: no failure passes for success, and a row is accepted only when the reply says so of that row."""
+"""Replies to type ``http``: no failure counts as success, and a row is accepted only if the reply confirms that row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def receive(answer: Reply, sent: Batch = THREE, *, mode: str = "upsert", **optio
 
 
 def stop(receipts: Receipts) -> ConfigurationError:
-    """The error that ends the load, whose rows must all be unknown."""
+    """Return the error that ends the load, whose rows must all be unknown."""
     assert receipts.stop is not None
     assert receipts.default.outcome is Outcome.UNKNOWN
     return receipts.stop
@@ -54,7 +54,7 @@ def stop(receipts: Receipts) -> ConfigurationError:
         (200, [{"id": 1, "errors": []}, {"id": 2, "errors": [{"statusCode": "REQUIRED_FIELD_MISSING"}]}]),
     ],
 )
-def test_a_reply_that_reports_failures_is_no_success_where_the_sync_reads_none(
+def test_a_reply_that_reports_failures_stops_the_load_if_the_sync_does_not_read_them(
     status: int, body: Any, rows: str
 ) -> None:
     error = stop(receive(reply(status, body), THREE if rows == "batch" else ONE, rows=rows))
@@ -76,7 +76,7 @@ def test_the_error_names_where_the_reply_reports_failures_and_which_lists_it_has
     assert "at errors, which the sync does not read; it has the lists errors, results" in error.what
 
 
-def test_the_word_of_the_author_holds() -> None:
+def test_the_option_statuses_makes_such_a_reply_a_success() -> None:
     assert receive(reply(207, {"errors": [1]}), statuses={207: "accept"}) == Receipts()
 
 
@@ -98,7 +98,7 @@ def test_a_reply_without_the_list_that_the_sync_names_stops_the_load(body: Any) 
         assert "it has the lists rows" in error.what
 
 
-def test_a_list_of_failures_may_be_left_out_where_there_are_none_and_only_there() -> None:
+def test_a_list_of_failures_may_be_left_out_only_if_the_reply_reports_no_failure() -> None:
     failures = {"results": {"list": "errs", "rows": "failed", "key": {"id": "id"}}}
     assert outcomes(receive(reply(200, {"written": 3}), **failures), THREE) == ["accepted"] * 3
     assert "no list at 'errs'" in stop(receive(reply(200, {"errors": [{"id": 2}]}), **failures)).what
@@ -138,7 +138,7 @@ def test_a_list_of_another_length_names_no_row_by_its_place(count: int) -> None:
 
 def test_a_list_that_names_none_of_the_rows_stops_the_load() -> None:
     error = stop(receive(reply(200, {"results": [{"ref": id_, "ok": True} for id_ in (1, 2, 3)]}), **NAMED))
-    assert "entries of 'results' name no row of the request" in error.what
+    assert "entries of 'results' match no row of the request" in error.what
 
 
 def test_a_code_that_is_a_sentence_shows_no_value_of_a_row() -> None:
@@ -180,8 +180,10 @@ def test_an_insert_stops_at_entries_that_name_none_of_its_rows() -> None:
     """Sent again, its good rows would be there twice, three times, five times."""
     sent = replace(THREE, operation=Operation.INSERT)
     lowered = reply(207, {"errors": [{"name": "ada", "code": "X"}]})
-    assert "name no row of the request" in stop(receive(lowered, sent, mode="insert", **FAILURES)).what
-    assert "name no row of the request" in stop(receive(reply(200, {"results": []}), sent, mode="insert", **NAMED)).what
+    assert "match no row of the request" in stop(receive(lowered, sent, mode="insert", **FAILURES)).what
+    assert (
+        "match no row of the request" in stop(receive(reply(200, {"results": []}), sent, mode="insert", **NAMED)).what
+    )
 
 
 def test_a_row_that_is_not_mentioned_has_host_and_status_in_its_receipt() -> None:
@@ -207,16 +209,16 @@ def test_a_verdict_on_the_whole_reply_decides(rows: str) -> None:
     assert refused.refused_whole is (rows == "batch"), "the engine finds the bad row"
 
 
-def test_one_of_several_values_may_say_success() -> None:
+def test_one_of_several_values_may_mean_success() -> None:
     options = {"success": {"path": "status", "value": ["created", "updated"]}}
     assert receive(reply(200, {"status": "updated"}), **options) == Receipts()
 
 
 def test_a_reply_without_the_verdict_stops_the_load() -> None:
-    assert "nothing at 'ok'" in stop(receive(reply(200, {"done": True}), **SLACK)).what
+    assert "no value at 'ok'" in stop(receive(reply(200, {"done": True}), **SLACK)).what
 
 
-def test_a_verdict_does_not_speak_for_rows_that_are_listed_as_failed() -> None:
+def test_a_verdict_does_not_cover_rows_that_are_listed_as_failed() -> None:
     assert "at errors" in stop(receive(reply(200, {"ok": True, "errors": [{"id": 2}]}), **SLACK)).what
 
 
@@ -225,7 +227,7 @@ def test_a_verdict_does_not_speak_for_rows_that_are_listed_as_failed() -> None:
 PAGE = Reply(200, b"<html>We are down for maintenance</html>", {"Content-Type": "text/html; charset=utf-8"})
 
 
-def test_a_page_is_no_answer_of_an_api_where_sending_again_is_safe() -> None:
+def test_a_page_leaves_the_rows_unknown_if_sending_again_is_safe() -> None:
     receipts = receive(PAGE)
     assert receipts.stop is None
     assert (receipts.default.outcome, receipts.default.code) == (Outcome.UNKNOWN, "reply_not_json")
@@ -233,16 +235,16 @@ def test_a_page_is_no_answer_of_an_api_where_sending_again_is_safe() -> None:
     assert "set `reply: text`" in receipts.default.message
 
 
-def test_a_page_stops_the_load_at_once_where_sending_again_is_not_safe() -> None:
+def test_a_page_stops_the_load_at_once_if_sending_again_is_not_safe() -> None:
     error = stop(receive(PAGE, replace(THREE, operation=Operation.INSERT), mode="insert"))
     assert "set `reply: text`" in error.todo
 
 
-def test_a_reply_of_plain_text_is_an_answer_where_the_sync_says_so() -> None:
+def test_a_reply_of_plain_text_is_an_answer_if_the_sync_expects_text() -> None:
     assert receive(Reply(200, b"ok"), reply="text") == Receipts()
     assert receive(PAGE, reply="text") == Receipts()
     found = check_options({"type": "http", "connection": "crm", "path": "/rows", "reply": "text", **SLACK})
-    assert any("not with reply: text" in message for _, message in found)
+    assert any("cannot be used with reply: text" in message for _, message in found)
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n", b"null"])
@@ -265,7 +267,7 @@ def key(sent: Batch, *, mode: str, **options: Any) -> str:
     return str(request.headers["Idempotency-Key"])
 
 
-def test_an_insert_that_is_remembered_has_the_same_key_in_every_run() -> None:
+def test_an_insert_that_is_tracked_has_the_same_key_in_every_run() -> None:
     sent = replace(ONE, operation=Operation.INSERT, plan_id="plan-1")
     first = key(sent, mode="insert")
     assert key(replace(sent, run_id="run-2", plan_id="plan-2", seqs=[7]), mode="insert") == first

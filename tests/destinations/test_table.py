@@ -49,7 +49,8 @@ class Database:
     """A table with a primary key and a check, in a file."""
 
     def __init__(self, dialect: str, path: Path) -> None:
-        self.dialect, self.path = dialect, path
+        self.dialect = dialect
+        self.path = path
         self.reachable = True
         self.execute(CREATE)
 
@@ -94,10 +95,11 @@ class TestConformance(DestinationConformance):
 
 
 class Driver:
-    """Wraps a connection; the named method fails once, as a driver's would."""
+    """Wraps a connection. The named method fails once, like a driver's."""
 
     def __init__(self, connection: sqlite3.Connection, failing: dict[str, Exception]) -> None:
-        self._connection, self._failing = connection, failing
+        self._connection = connection
+        self._failing = failing
 
     def cursor(self) -> Any:
         return Cursor(self._connection.cursor(), self._failing)
@@ -108,7 +110,8 @@ class Driver:
 
 class Cursor:
     def __init__(self, cursor: sqlite3.Cursor, failing: dict[str, Exception]) -> None:
-        self._cursor, self._failing = cursor, failing
+        self._cursor = cursor
+        self._failing = failing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
@@ -154,7 +157,7 @@ async def test_only_a_failure_during_commit_leaves_the_outcome_unknown(
 
 
 @pytest.mark.parametrize("change", [{"object": "missing"}, {"match_on": "name"}])
-async def test_a_wrong_table_or_a_missing_constraint_is_said_before_anything_is_sent(
+async def test_a_wrong_table_or_a_missing_constraint_is_reported_before_anything_is_sent(
     database: Database, change: dict[str, Any]
 ) -> None:
     destination = create(sync(**change), connection=ConnectionInfo("db", database.dialect), connect=database.connect)
@@ -194,7 +197,7 @@ async def test_values_of_every_type_arrive(database: Database) -> None:
 
 
 async def test_rows_that_match_the_same_row_are_written_in_order(database: Database) -> None:
-    """Two rows of the model may have the same match_on, and a batch more rows than one statement takes."""
+    """Write a batch with two rows of the same match_on, and with more rows than one statement takes."""
     destination = database.create("mirror")
     await destination.open(CountingLimiter())
     names = [*map(str, range(600)), "5", "5"]
@@ -250,13 +253,13 @@ def test_statements_are_valid_in_their_dialect_and_quote_names(
 
 
 @pytest.mark.parametrize(("style", "expected"), [("format", "na%%me"), ("qmark", "na%me"), ("numeric", "na%me")])
-def test_parameters_are_marked_as_the_driver_wants(style: str, expected: str) -> None:
+def test_parameters_are_marked_in_the_style_of_the_driver(style: str, expected: str) -> None:
     sql = Writer("postgres", style, "t", ("id",)).statement(Operation.INSERT, ("id", "na%me")).sql
     assert expected in sql
     assert sql.endswith({"format": "(%s, %s)", "qmark": "(?, ?)", "numeric": "(:1, :2)"}[style])
 
 
 @pytest.mark.parametrize("name", ["t; drop table t", "select 1", "t join u", "t as u", ""])
-def test_only_a_table_name_is_taken_as_object(name: str) -> None:
+def test_object_must_be_a_table_name(name: str) -> None:
     with pytest.raises(ConfigurationError):
         Writer("postgres", "qmark", name, ("id",)).statement(Operation.INSERT, ("id",))

@@ -18,7 +18,7 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
     ],
 )
 def test_a_connection_gives_the_base_url(connection: ConnectionInfo, url: str) -> None:
-    endpoint = Endpoint.of(connection)
+    endpoint = Endpoint.from_connection(connection)
     assert endpoint.url == url
     assert str(endpoint.join("/rows/a%2Fb")) == f"{url}/rows/a%2Fb"
 
@@ -33,7 +33,7 @@ def test_a_connection_gives_the_base_url(connection: ConnectionInfo, url: str) -
     ],
 )
 def test_credentials_go_into_headers_and_nowhere_else(connection: ConnectionInfo, header: str, value: str) -> None:
-    endpoint = Endpoint.of(connection)
+    endpoint = Endpoint.from_connection(connection)
     assert endpoint.headers[header] == value
     assert "s3cret" not in repr(endpoint)
     assert "s3cret" in endpoint.secrets
@@ -42,16 +42,16 @@ def test_credentials_go_into_headers_and_nowhere_else(connection: ConnectionInfo
 @pytest.mark.parametrize("host", ["ftp://h", "https://", "https://user@h", "https://h?key=1"])
 def test_a_host_that_is_not_a_url_is_refused(host: str) -> None:
     with pytest.raises(ConfigurationError, match="not a URL"):
-        Endpoint.of(ConnectionInfo("c", host=host))
+        Endpoint.from_connection(ConnectionInfo("c", host=host))
 
 
 def test_a_connection_without_host_is_refused() -> None:
     with pytest.raises(CredentialsError):
-        Endpoint.of(ConnectionInfo("c"))
+        Endpoint.from_connection(ConnectionInfo("c"))
 
 
 def test_credentials_never_go_to_another_host() -> None:
-    endpoint = Endpoint.of(ConnectionInfo("c", host="https://api.example.com", password="s3cret"))
+    endpoint = Endpoint.from_connection(ConnectionInfo("c", host="https://api.example.com", password="s3cret"))
     assert str(endpoint.join("https://api.example.com/x")) == "https://api.example.com/x"
     with pytest.raises(ConfigurationError, match="connection's host"):
         endpoint.join("https://api.example.com.evil.test/x")
