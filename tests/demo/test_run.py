@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from dags_examples.demo import airflow_home, run, screen
 from dags_examples.demo.airflow_home import AirflowHome, DemoError
 
@@ -88,6 +89,27 @@ def test_a_table_lines_up(capsys: pytest.CaptureFixture[str]) -> None:
         "  a       1,234",
         "  longer      5",
     ]
+
+
+def test_a_report_of_a_run_is_read_as_the_task_returns_it(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = {"code": "BLOCKED_DOMAIN", "count": 1, "message": "on the block list", "host": "crm", "status": 207}
+    report = RunReport(
+        run_id="run-1",
+        planned=Planned(removed=3, changed=8, added=6, invalid=0),
+        accepted=16,
+        rejected=1,
+        retryable=0,
+        unknown=0,
+        skipped=0,
+        requests=2,
+        seconds=1.0,
+        reasons=[reason],
+    ).to_json()
+    demo = run.Demo.__new__(run.Demo)
+    demo._reports = []
+    demo._tell(report, throttled=0)
+    demo._check(report, run.Expected(added=6, changed=8, removed=3, rejected=1), {"rows": 17, "requests": 2})
+    assert "BLOCKED_DOMAIN: on the block list" in capsys.readouterr().out
 
 
 def test_it_runs_from_any_folder() -> None:
