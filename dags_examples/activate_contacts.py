@@ -1,4 +1,4 @@
-"""Customers of the warehouse go to a CRM, every hour: only those that changed since the CRM last acknowledged them.
+"""Send customers from the warehouse to a CRM every hour: only those that changed since the CRM last accepted them.
 
 Connections: ``git_dbt`` (the dbt project's repository), ``warehouse``, ``crm``. ``make demo`` runs this DAG.
 """

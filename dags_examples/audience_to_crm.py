@@ -1,12 +1,12 @@
-"""An audience goes to a CRM on eight workers, twice a day, after a person has seen what would be sent.
+"""Send an audience to a CRM on eight workers, twice a day, after a person has approved the plan.
 
-A task group: ``plan``, ``approve``, ``load`` once for each of up to eight shares, ``commit``. What waits for an answer
-is listed under "Required Actions" in Airflow; a notifier can tell people of it. Rejected, or not answered for six
-hours, the plan is discarded, and nothing is sent.
+A task group: ``plan``, ``approve``, ``load`` for each of up to eight partitions, ``commit``. Airflow lists plans that
+wait for an answer under "Required Actions"; a notifier can announce them. If a person rejects the plan, or nobody
+answers within six hours, the plan is discarded and nothing is sent.
 
-Connections: ``warehouse``, ``crm``. The CRM takes five requests a second from everybody together: the rate is a budget
-of the connection, which all loads, and other DAGs' syncs to ``crm``, share. The pool limits how many tasks work on the
-CRM at all: ``airflow pools set crm 8 "Tasks that send to the CRM"``.
+Connections: ``warehouse``, ``crm``. The CRM accepts five requests a second in total, so the rate is a budget of the
+connection: all loads share it, as do other DAGs' syncs to ``crm``. The pool limits the number of tasks that send to the
+CRM at the same time: ``airflow pools set crm 8 "Tasks that send to the CRM"``.
 """
 
 from __future__ import annotations

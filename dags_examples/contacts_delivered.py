@@ -1,6 +1,6 @@
-"""What happens after contacts were delivered: a DAG that waits for the CRM's contacts, not for a time of day.
+"""Run after contacts were delivered: a DAG that waits for the CRM's contacts instead of a time of day.
 
-Scheduled on the asset that the sync of ``activate_contacts`` writes. The event carries the counts of that run.
+Its schedule is the asset that the sync of ``activate_contacts`` updates. The event has the counts of that run.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ CONTACTS = destination_asset(Sync.load(Path(__file__).parent / "syncs" / "contac
 @dag(schedule=[CONTACTS], start_date=datetime(2026, 1, 1), catchup=False, tags=["reverse-etl"])
 def contacts_delivered() -> None:
     @task
-    def tell(triggering_asset_events: Any = None) -> list[str]:
-        """One line per delivery. Several deliveries may arrive in one run."""
+    def summarize(triggering_asset_events: Any = None) -> list[str]:
+        """Return one line per delivery. One run may be triggered by several deliveries."""
         lines = []
         for event in triggering_asset_events[CONTACTS]:
             counts = event.extra
-            lines.append(f"{counts['accepted']} contacts delivered, {counts['rejected']} refused")
+            lines.append(f"{counts['accepted']} contacts delivered, {counts['rejected']} rejected")
         print("\n".join(lines))
         return lines
 
-    tell()
+    summarize()
 
 
 contacts_delivered()

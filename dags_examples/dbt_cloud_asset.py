@@ -1,7 +1,7 @@
-"""Whenever the dbt Cloud job has finished successfully, this DAG starts, and the run's customers go to a CRM.
+"""Send customers to a CRM after every successful run of a dbt Cloud job.
 
-The triggerer polls dbt Cloud, once a minute for all watched jobs together. Events come at least once; the first task
-takes each run once, and skips the rest of the DAG when an event is a repeat.
+The triggerer polls dbt Cloud once a minute for all watched jobs together. An event may arrive more than once; the first
+task accepts each run once, and skips the rest of the DAG for a repeated event.
 
 Connections: ``dbt_cloud`` (a read-only token is enough), ``warehouse``, ``crm``.
 """

@@ -1,4 +1,4 @@
-"""Every morning, once the nightly dbt Cloud job has finished, its customers go to a CRM: each run of it once.
+"""Send customers to a CRM every morning, once the nightly dbt Cloud job has finished; each run of the job once.
 
 Connections: ``dbt_cloud`` (a read-only token is enough), ``warehouse``, ``crm``.
 """

@@ -1,8 +1,9 @@
-"""Within a second of the dbt Cloud job's end, its webhook starts this DAG, and the run's customers go to a CRM.
+"""Send customers to a CRM within a second of a dbt Cloud job's end: the job's webhook starts this DAG.
 
-``reverse-etl dbt-cloud webhook create 70403 https://<airflow>/reverse-etl/dbt-cloud/dbt_cloud`` makes the webhook; its
-secret goes into the connection's extra ``webhook_secret``, and ``[reverse_etl] dbt_cloud_webhooks = dbt_cloud`` opens
-the receiver. The watcher stays, seldom polling: it finds what finished while Airflow was down or this DAG paused.
+``reverse-etl dbt-cloud webhook create 70403 https://<airflow>/reverse-etl/dbt-cloud/dbt_cloud`` creates the webhook.
+Its secret goes into the connection's extra ``webhook_secret``, and ``[reverse_etl] dbt_cloud_webhooks = dbt_cloud``
+opens the receiver. The trigger still polls, once an hour, and finds runs that finished while Airflow was down or this
+DAG was paused.
 
 Connections: ``dbt_cloud``, ``warehouse``, ``crm``.
 """

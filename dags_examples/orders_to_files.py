@@ -1,8 +1,9 @@
-"""Orders that a partner has not been told of yet become Parquet files in a bucket, once a day.
+"""Write new orders for a partner to Parquet files in a bucket, once a day.
 
-A query as the model; mode ``insert``, so an order is written once and later changes to it are not. Connection:
-``warehouse``. ``PARTNER_URL`` says where the files go: a folder, or ``s3://``, ``gs://``, ``az://``; for a bucket the
-destination also takes a ``connection`` whose extra ``storage_options`` has the credentials.
+The model is a query. The mode is ``insert``: each order is written once, and later changes to it are not written.
+
+Connection: ``warehouse``. ``PARTNER_URL`` is the place of the files: a folder, or ``s3://``, ``gs://``, ``az://``. For
+a bucket, set the destination's ``connection`` to one whose extra ``storage_options`` has the credentials.
 """
 
 from __future__ import annotations

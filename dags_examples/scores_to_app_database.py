@@ -1,7 +1,7 @@
-"""Scores that were computed in the warehouse go to the table an application reads, every quarter of an hour.
+"""Send scores from the warehouse to a table of an application's database, every quarter of an hour.
 
-A table model, a sync written in Python, any SQL database behind a connection as the destination. Connections:
-``warehouse``, ``app_database``.
+The model is a table, the sync is written in Python, and the destination is any SQL database with a connection.
+Connections: ``warehouse``, ``app_database``.
 """
 
 from __future__ import annotations

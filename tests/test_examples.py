@@ -132,9 +132,9 @@ def test_contacts_of_a_git_project_reach_the_crm_and_announce_it(
     [event] = asset_events("http/crm/contacts")
     assert event.extra["accepted"] == CUSTOMERS
 
-    tell: Any = load("contacts_delivered").get_task("tell")
-    lines = tell.python_callable(triggering_asset_events=TriggeredBy(event))
-    assert lines == [f"{CUSTOMERS} contacts delivered, 0 refused"]
+    summarize: Any = load("contacts_delivered").get_task("summarize")
+    lines = summarize.python_callable(triggering_asset_events=TriggeredBy(event))
+    assert lines == [f"{CUSTOMERS} contacts delivered, 0 rejected"]
 
 
 class TriggeredBy:

@@ -1,7 +1,7 @@
-"""Whenever Cosmos has built the customers and their tests have passed, they go to a CRM.
+"""Send customers to a CRM whenever Cosmos has built them and their tests have passed.
 
-``DBT_MANIFEST`` is the one that Cosmos renders its tasks from: it says where the model is. Connections: ``warehouse``,
-``crm``.
+``DBT_MANIFEST`` is the path of the manifest that Cosmos renders its tasks from; it has the model's address.
+Connections: ``warehouse``, ``crm``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Cosmos runs dbt, one Airflow task per model; each model that was built and passed its tests updates our asset of it.
+"""Run dbt with Cosmos, one Airflow task per model; a model that was built and passed its tests updates its asset.
 
-Cosmos's own assets are named after the table's address, and updated before the tests run. The loop below puts
-``model_asset`` on the last task of each model: its test, where it has one. ``contacts_after_cosmos`` waits for one.
+Cosmos's own assets are named after the table's address, and updated before the tests run. The loop below adds
+``model_asset`` to the last task of each model, which is its test if it has one. ``contacts_after_cosmos`` waits for one
+of these assets.
 
-``DBT_MANIFEST`` is the manifest that ``dbt parse`` wrote, with the profile of production, where this project was
-deployed. Connection: ``warehouse``. One task at a time: DuckDB has one writer.
+``DBT_MANIFEST`` is the path of the manifest that ``dbt parse`` wrote with the production profile when the project was
+deployed. Connection: ``warehouse``. One task runs at a time because DuckDB allows one writer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An Airflow of the demo's own: its folder, its environment, and runs of a DAG that can be watched."""
+"""Airflow in a folder of its own for the demo, and runs of a DAG whose progress can be shown."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-#: Seconds after which a command is taken to hang.
+#: Seconds after which a command is stopped because it hangs.
 PATIENCE = 300
 
 
 class DemoError(Exception):
-    """What went wrong, for the person who watches."""
+    """A failure of the demo, described for the person who started it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRun:
-    """A task instance, as Airflow's database has it: state (None: not started), seconds it took, what it returned."""
+    """A task instance in Airflow's database: state (None if not started), duration in seconds, and result."""
 
     task_id: str
     state: str | None
@@ -37,24 +37,25 @@ class TaskRun:
 
 
 class AirflowHome:
-    """Airflow in ``home``, with SQLite and no examples. Its output goes to the file ``log``.
+    """Airflow in the folder ``home``, with SQLite and no examples. Its output goes to the file ``log``.
 
-    Uses nothing of an Airflow that the environment may already describe.
+    Settings of another Airflow in the environment are ignored.
     """
 
     def __init__(self, home: Path, *, dags: Path, log: Path, connections: Mapping[str, Mapping[str, Any]]) -> None:
-        self.home, self.log = home, log
-        own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        self.home = home
+        self.log = log
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         self.settings = {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # whoever opens the UI, on this machine only
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",  # no login; the UI is open on this machine only
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         }
         self._environment = {
-            **own,
+            **inherited,
             **self.settings,
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "False",
@@ -66,9 +67,9 @@ class AirflowHome:
         }
 
     def command(self, *arguments: str) -> Iterator[None]:
-        """Run ``airflow …``; yields a few times a second while it does.
+        """Run ``airflow …``; yield a few times a second until the command ends.
 
-        :raises DemoError: it failed or hangs. No process of it is left.
+        :raises DemoError: the command failed or hangs. All its processes have ended.
         """
         started = time.monotonic()
         with self.log.open("ab") as log:
@@ -93,7 +94,7 @@ class AirflowHome:
             self._fail(f"'airflow {' '.join(arguments)}' failed")
 
     def run(self, dag_id: str) -> Iterator[list[TaskRun]]:
-        """Run a DAG once, as ``airflow dags test`` does; yields its tasks again and again until the run has ended.
+        """Run a DAG once with ``airflow dags test``; yield its tasks a few times a second until the run ends.
 
         :raises DemoError: the run did not succeed.
         """
@@ -130,14 +131,14 @@ class AirflowHome:
 
     def _fail(self, what: str) -> NoReturn:
         text = self.log.read_text(errors="replace")
-        # The last exception, with its advice, up to the next line that has a time. Without one: the last lines.
+        # The last exception with its advice, up to the next line that begins with a time; else the last lines.
         errors = re.findall(r"^[\w.]+(?:Exception|Error): .*(?:\n(?!\d{4}-).*)*", text, re.MULTILINE)
         shown = errors[-1] if errors else "\n".join(text.splitlines()[-15:])
         raise DemoError(f"{what}:\n\n{shown}\n\nMore in {self.log}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt it, so that tasks can end what they have started; then make sure."""
+    """Interrupt a process, so that tasks can clean up; kill its group after ten seconds at the latest."""
     process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(10)

@@ -1,4 +1,4 @@
-"""A small CRM with an HTTP API, for the demo and the tests. Stands in for HubSpot, Salesforce and the like.
+"""A small CRM with an HTTP API, for the demo and the tests. Plays the part of HubSpot, Salesforce and others.
 
 ===========================================  ==========================================================
 ``POST /v1/contacts/batch/upsert``           ``{"records": [{"email": "…", "properties": {…}}, …]}``
@@ -9,15 +9,16 @@
 
 * Every request needs ``Authorization: Bearer <token>``; without it the answer is 401.
 * A contact is matched on its e-mail address. Upsert creates it or merges its properties; null clears a property.
-  Deleting a contact that is not there is not an error. So both may be sent twice with the result of once.
-* A batch has 1 to 100 records, else 400 and nothing is written.
-* A batch is not all or nothing: 200 when every record was taken, 207 when some were refused. ``results`` has the
-  taken ones (``{"email", "status"}``, status ``created | updated | deleted | absent``), ``errors`` the refused ones
+  Deleting a missing contact is not an error. So sending either request twice has the same result as sending it once.
+* A batch has 1 to 100 records; otherwise the answer is 400, and nothing is written.
+* A batch is not all or nothing: 200 if every record was accepted, 207 if some were refused. ``results`` lists the
+  accepted ones (``{"email", "status"}``, status ``created | updated | deleted | absent``), ``errors`` the refused ones
   (``{"email", "code", "message"}``, code ``INVALID_EMAIL | BLOCKED_DOMAIN | INVALID_PROPERTY``).
-* Too many POST requests within one second: 429 with ``Retry-After`` in seconds, and nothing is written.
+* After too many POST requests within one second the answer is 429 with ``Retry-After`` in seconds, and nothing is
+  written.
 * Contacts are on disk (SQLite) before the answer is sent.
 
-Run it with ``CRM_TOKEN=… python crm.py --data crm.sqlite``: it prints its address and serves until it is terminated.
+Run it with ``CRM_TOKEN=… python crm.py --data crm.sqlite``: it prints its URL and serves until it is terminated.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
 class Contacts:
-    """The CRM's records, in an SQLite file. What :meth:`write` returned is on disk."""
+    """The CRM's records in an SQLite file. Records are on disk when :meth:`write` returns."""
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path)
@@ -56,7 +57,7 @@ class Contacts:
         return [{"email": email, "properties": json.loads(properties)} for email, properties in rows]
 
     def write(self, action: Callable[[dict[str, Any]], str], records: list[Any]) -> dict[str, list[Any]]:
-        """Do ``action`` for each record; the refused ones change nothing."""
+        """Apply an action to each valid record; return the results and the errors."""
         reply: dict[str, list[Any]] = {"results": [], "errors": []}
         with self._db:
             for record in records:
@@ -69,7 +70,8 @@ class Contacts:
         return reply
 
     def upsert(self, record: dict[str, Any]) -> str:
-        email, properties = record["email"].lower(), record.get("properties", {})
+        email = record["email"].lower()
+        properties = record.get("properties", {})
         found = self._db.execute("select properties from contacts where email = ?", (email,)).fetchone()
         merged = {**json.loads(found[0]), **properties} if found else properties
         kept = json.dumps({name: value for name, value in merged.items() if value is not None})
@@ -77,14 +79,14 @@ class Contacts:
         return "updated" if found else "created"
 
     def delete(self, record: dict[str, Any]) -> str:
-        gone = self._db.execute("delete from contacts where email = ?", (record["email"].lower(),)).rowcount
-        return "deleted" if gone else "absent"
+        deleted = self._db.execute("delete from contacts where email = ?", (record["email"].lower(),)).rowcount
+        return "deleted" if deleted else "absent"
 
 
 def _problem(record: Any) -> tuple[str, str] | None:
     email = record.get("email") if isinstance(record, dict) else None
     if not isinstance(email, str) or not _EMAIL.fullmatch(email):
-        return "INVALID_EMAIL", "this is not an e-mail address"
+        return "INVALID_EMAIL", "not a valid e-mail address"
     if email.lower().rsplit("@", 1)[1] in BLOCKED_DOMAINS:
         return "BLOCKED_DOMAIN", "addresses of this domain are on the block list"
     if not isinstance(record.get("properties", {}), dict):
@@ -93,25 +95,26 @@ def _problem(record: Any) -> tuple[str, str] | None:
 
 
 class RateLimit:
-    """At most ``per_second`` requests in any second."""
+    """Limit of ``per_second`` requests in any second."""
 
     def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_second, self._clock = per_second, clock
-        self._taken: deque[float] = deque()
+        self._per_second = per_second
+        self._clock = clock
+        self._recent: deque[float] = deque()
 
     def wait(self) -> float:
-        """0 when the request may pass, else the seconds until one may."""
+        """Return 0 if a request is allowed now, else the seconds until one is."""
         now = self._clock()
-        while self._taken and self._taken[0] <= now - 1:
-            self._taken.popleft()
-        if len(self._taken) >= self._per_second:
-            return self._taken[0] + 1 - now
-        self._taken.append(now)
+        while self._recent and self._recent[0] <= now - 1:
+            self._recent.popleft()
+        if len(self._recent) >= self._per_second:
+            return self._recent[0] + 1 - now
+        self._recent.append(now)
         return 0.0
 
 
 def application(contacts: Contacts, *, token: str, limit: RateLimit) -> web.Application:
-    """The API described at the top of this module."""
+    """Build the API described at the top of this module."""
     stats = {"requests": 0, "throttled": 0, "rows": 0, "rejected": 0}
 
     @web.middleware
@@ -124,7 +127,7 @@ def application(contacts: Contacts, *, token: str, limit: RateLimit) -> web.Appl
             stats["requests"] += 1
             if wait := limit.wait():
                 stats["throttled"] += 1
-                # Whole seconds, rounded up, as the header demands.
+                # The header has whole seconds, so round up.
                 return web.json_response(
                     {"code": "RATE_LIMIT", "message": "too many requests"},
                     status=429,
@@ -167,7 +170,7 @@ def application(contacts: Contacts, *, token: str, limit: RateLimit) -> web.Appl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="SQLite file with the contacts")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 for any free one")
     parser.add_argument("--requests-per-second", type=int, default=5)
     args = parser.parse_args()
     app = application(Contacts(args.data), token=os.environ["CRM_TOKEN"], limit=RateLimit(args.requests_per_second))

@@ -1,11 +1,12 @@
-"""``make demo``: a dbt model in Git reaches a CRM through Airflow, three times, and every claim about it is checked.
+"""``make demo``: send a dbt model from Git to a CRM through Airflow, three times, and check every result.
 
-Runs ``activate_contacts.py`` in a real Airflow of its own under ``build/demo``: SQLite for its metadata, DuckDB as the
-warehouse, a Git repository with the dbt project, and a CRM as an HTTP server. The first run sends everything. Then a
-commit changes the model, and rows are added, changed and removed; the second run sends just that, but for a row that
-the CRM refuses. The third run sends nothing but that row again.
+Runs ``activate_contacts.py`` in an Airflow of its own under ``build/demo``, with SQLite for Airflow's metadata, DuckDB
+as the warehouse, a Git repository with the dbt project, and a CRM as an HTTP server. The first run sends everything.
+Then a commit changes the model, and rows are added, changed and removed. The second run sends only these changes; the
+CRM refuses one row. The third run sends only that row again.
 
-Leaves no process behind, starts anew each time. Exits with 1 and says why when anything is not as it should be.
+Starts from scratch each time and leaves no process behind. If a result differs from the expected one, the demo prints
+the difference and exits with 1.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Rows = dict[int, tuple[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a run must report, worked out here from the model's rows before and after."""
+    """Counts that a run must report, computed here from the model's rows before and after."""
 
     added: int
     changed: int
@@ -44,10 +45,10 @@ class Expected:
     @classmethod
     def of(cls, delivered: Rows, model: Rows) -> Expected:
         new = model.keys() - delivered.keys()
-        same = model.keys() & delivered.keys()
+        kept = model.keys() & delivered.keys()
         return cls(
             added=len(new),
-            changed=sum(model[key] != delivered[key] for key in same),
+            changed=sum(model[key] != delivered[key] for key in kept),
             removed=len(delivered.keys() - model.keys()),
             rejected=sum(_refused(model[key]) for key in new),
         )
@@ -62,7 +63,7 @@ def _refused(row: tuple[str, dict[str, Any]]) -> bool:
 
 
 def model_rows(warehouse: Warehouse) -> Rows:
-    """The model as the CRM should hold it: key → e-mail address and properties."""
+    """Return the model as the CRM should hold it: key → e-mail address and properties."""
     found = warehouse.query(
         "select customer_id, email, first_name, upper(plan), lifetime_value::double from analytics.customers"
     )
@@ -73,7 +74,7 @@ def model_rows(warehouse: Warehouse) -> Rows:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit normally, so that started processes end, too
     started = time.monotonic()
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
@@ -116,11 +117,13 @@ def _connections(crm: Crm, warehouse: Warehouse, repository: Repository) -> dict
 
 
 class Demo:
-    """The three runs."""
+    """The three runs of the DAG."""
 
     def __init__(self, airflow: AirflowHome, crm: Crm, warehouse: Warehouse, repository: Repository) -> None:
-        self._airflow, self._crm = airflow, crm
-        self._warehouse, self._repository = warehouse, repository
+        self._airflow = airflow
+        self._crm = crm
+        self._warehouse = warehouse
+        self._repository = repository
         self._delivered: Rows = {}
         self._reports: list[dict[str, Any]] = []
 
@@ -145,19 +148,20 @@ class Demo:
         )
 
     def _run_dag(self) -> None:
-        """Run the DAG once, show it, and compare what it did with what it should have done."""
-        before, started = self._crm.counts(), time.monotonic()
+        """Run the DAG once, show its progress, and compare the results with the expected ones."""
+        before = self._crm.counts()
+        started = time.monotonic()
         report = self._watch()
-        got = {name: count - before[name] for name, count in self._crm.counts().items()}
-        self._tell(report, got["throttled"])
-        self._reports.append({**report, "throttled": got["throttled"], "wall_seconds": time.monotonic() - started})
+        received = {name: count - before[name] for name, count in self._crm.counts().items()}
+        self._print_report(report, received["throttled"])
+        self._reports.append({**report, "throttled": received["throttled"], "wall_seconds": time.monotonic() - started})
         model = model_rows(self._warehouse)
-        self._check(report, Expected.of(self._delivered, model), got)
+        self._check(report, Expected.of(self._delivered, model), received)
         self._delivered = {key: row for key, row in model.items() if not _refused(row)}
-        _same("contacts in the CRM", dict(self._delivered.values()), self._crm.contacts())
+        _expect("contacts in the CRM", dict(self._delivered.values()), self._crm.contacts())
 
     def _watch(self) -> dict[str, Any]:
-        """Run the DAG, with a line for each task as it ends; returns the sync's report."""
+        """Run the DAG and print a line for each task when it ends; return the sync's report."""
         results: dict[str, Any] = {}
         step = Step("airflow")
         for tasks in self._airflow.run("activate_contacts"):
@@ -170,37 +174,43 @@ class Demo:
         report: dict[str, Any] = results["contacts"]
         return report
 
-    def _tell(self, report: dict[str, Any], throttled: int) -> None:
-        requests = f"{report['requests']} request{'s' if report['requests'] != 1 else ''}"
+    def _print_report(self, report: dict[str, Any], throttled: int) -> None:
+        requests = "1 request" if report["requests"] == 1 else f"{report['requests']} requests"
         note(f"{report['accepted']:,} accepted, {report['rejected']:,} rejected, in {requests}")
         if throttled:
-            note(f"{throttled} of these were answered 429, too fast; the sync waited as told")
+            note(f"the CRM answered {throttled} of them with 429, too many requests; the sync waited as asked")
         for reason in report["reasons"]:
             note(f"{reason['code']}: {reason['message']}")
 
-    def _check(self, report: dict[str, Any], expected: Expected, got: dict[str, int]) -> None:
+    def _check(self, report: dict[str, Any], expected: Expected, received: dict[str, int]) -> None:
         run = f"run {len(self._reports)}, "
         planned = {"added": expected.added, "changed": expected.changed, "removed": expected.removed, "invalid": 0}
-        _same(f"{run}planned rows", planned, report["planned"])
-        _same(f"{run}accepted rows", expected.rows - expected.rejected, report["accepted"])
-        _same(f"{run}rejected rows", expected.rejected, report["rejected"])
-        _same(f"{run}rows that reached the CRM", expected.rows, got["rows"])
-        _same(f"{run}requests as the CRM counts them", got["requests"], report["requests"])
-        _same(f"{run}codes of refusal", ["BLOCKED_DOMAIN"] * expected.rejected, [e["code"] for e in report["reasons"]])
+        _expect(f"{run}planned rows", planned, report["planned"])
+        _expect(f"{run}accepted rows", expected.rows - expected.rejected, report["accepted"])
+        _expect(f"{run}rejected rows", expected.rejected, report["rejected"])
+        _expect(f"{run}rows that reached the CRM", expected.rows, received["rows"])
+        _expect(f"{run}requests as the CRM counts them", received["requests"], report["requests"])
+        codes = [reason["code"] for reason in report["reasons"]]
+        _expect(f"{run}codes of refusal", ["BLOCKED_DOMAIN"] * expected.rejected, codes)
 
     def _summary(self) -> None:
         heading("What was sent")
-        planned, outcomes = ("added", "changed", "removed"), ("accepted", "rejected", "requests", "throttled")
+        planned = ("added", "changed", "removed")
+        outcomes = ("accepted", "rejected", "requests", "throttled")
         rows = []
         for number, report in enumerate(self._reports, 1):
             counts = [report["planned"][name] for name in planned] + [report[name] for name in outcomes]
             rows.append([number, *counts, round(report["wall_seconds"])])
         table(["run", *planned, *outcomes[:3], "429s", "seconds"], rows)
         contacts = self._crm.contacts()
-        heading(f"What the CRM holds: {len(contacts):,} contacts, each as the model has it. Some of them:")
+        heading(f"What the CRM holds: {len(contacts):,} contacts, all equal to the model's rows. Some of them:")
         fields = ("first_name", "plan", "lifetime_value", "origin")
         shown = [email for email in contacts if email.startswith(("customer10@", "customer103@", "customer2001@"))]
-        table(["email", *fields], [[email, *(_cell(contacts[email][name]) for name in fields)] for email in shown])
+        cells = []
+        for email in shown:
+            values = [_cell(contacts[email][name]) for name in fields]
+            cells.append([email, *values])
+        table(["email", *fields], cells)
         self._where_next()
 
     def _where_next(self) -> None:
@@ -212,9 +222,9 @@ class Demo:
             "the DAG": "dags_examples/activate_contacts.py",
             "the sync": "dags_examples/syncs/contacts_to_crm.yaml",
             "the dbt project": "dags_examples/dbt_project/models/marts/customers.sql",
-            "the tasks' log": _short(LOG),
-            "the runs' reports": _short(BUILD.parent / "demo.json"),
-            "the runs in the UI": f"(. {_short(settings)} && airflow standalone)",
+            "the tasks' log": _relative(LOG),
+            "the runs' reports": _relative(BUILD.parent / "demo.json"),
+            "the runs in the UI": f"(. {_relative(settings)} && airflow standalone)",
             "": "then http://127.0.0.1:8080",
         }.items():
             print(f"  {what:<20}{where}")
@@ -235,22 +245,24 @@ def _contacts(report: dict[str, Any]) -> str:
 _DETAILS = {"models": _models, "dbt_build": _dbt_build, "contacts": _contacts}
 
 
-def _same(what: str, expected: object, found: object) -> None:
+def _expect(what: str, expected: object, found: object) -> None:
     if expected != found:
-        raise DemoError(f"{what}: expected {_cut(expected)}, found {_cut(found)}. The tasks' log is {_short(LOG)}")
+        raise DemoError(
+            f"{what}: expected {_shortened(expected)}, found {_shortened(found)}. The tasks' log is {_relative(LOG)}"
+        )
 
 
 def _cell(value: Any) -> Any:
     return value if isinstance(value, str) else float(value)
 
 
-def _cut(value: object) -> str:
+def _shortened(value: object) -> str:
     text = str(value)
     return text if len(text) <= 300 else f"{text[:300]} …"
 
 
-def _short(path: Path) -> str:
-    """A path as it is typed from the project's folder."""
+def _relative(path: Path) -> str:
+    """Return a path relative to the project's folder, if it is inside."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""What the demo prints: steps with their time, tables, and nothing wider than 80 columns."""
+"""Output of the demo: steps with their time, tables, and nothing wider than 80 columns."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ _CLEAR = "\r\033[K"
 
 
 class Step:
-    """One line: ``… name`` while it is under way (on a terminal only), ``✓ name  detail  3.2 s`` once it is done."""
+    """A line for a step: ``… name`` while it runs (on a terminal only), ``✓ name  detail  3.2 s`` when it is done."""
 
     def __init__(self, name: str) -> None:
         self._started = time.monotonic()
         self.tick(name)
 
     def tick(self, name: str) -> None:
-        """Show what is under way, and for how long."""
+        """Show the running step, and its time so far."""
         if sys.stdout.isatty():
             print(f"{_CLEAR}  … {name:<{_NAME}} {self._seconds:.0f} s", end="", flush=True)
 
     def done(self, name: str, detail: str, seconds: float | None = None) -> None:
-        """:param seconds: what it took, where somebody knows better than this clock."""
+        """Print the step as done.
+
+        :param seconds: its duration; default: the time since the step was created.
+        """
         first, *more = textwrap.wrap(detail, _DETAIL) or [""]
         clear = _CLEAR if sys.stdout.isatty() else ""
         took = self._seconds if seconds is None else seconds
@@ -44,7 +47,7 @@ class Step:
 
 
 def note(text: str) -> None:
-    """More about the step above."""
+    """Print more about the step above."""
     say(text, indent=" " * (_NAME + 5))
 
 
@@ -57,13 +60,13 @@ def say(text: str, *, indent: str = "  ") -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns under their heads; numbers to the right, with thousands separators."""
-    texts = [list(head), *([_text(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in texts) for column in range(len(head))]
-    signs = [">" if isinstance(cell, int | float) else "<" for cell in rows[0]]
+    """Print columns under their heads; numbers are aligned to the right, with thousands separators."""
+    texts = [list(head), *(list(map(_text, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    alignments = [">" if isinstance(cell, int | float) else "<" for cell in rows[0]]
     for number, line in enumerate(texts):
-        cells = zip(line, signs, widths, strict=True)
-        print("  " + "  ".join(f"{cell:{sign}{width}}" for cell, sign, width in cells).rstrip())
+        cells = zip(line, alignments, widths, strict=True)
+        print("  " + "  ".join(f"{cell:{alignment}{width}}" for cell, alignment, width in cells).rstrip())
         if not number:
             print("  " + "  ".join("─" * width for width in widths))
 

@@ -1,4 +1,4 @@
-"""What is around the DAG in the demo: a warehouse with raw data, a Git repository with the dbt project, and the CRM."""
+"""Surroundings of the demo's DAG: a warehouse with raw data, a Git repository with the dbt project, and the CRM."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Warehouse:
         self._execute(_RAW.format(customers=CUSTOMERS))
 
     def change(self) -> None:
-        """Six customers are new, one of them with an address that the CRM refuses; others change plan or leave."""
+        """Add six customers, one with an address that the CRM refuses; change the plan of some, and delete three."""
         self._execute(_CHANGES)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
@@ -79,32 +79,32 @@ class Repository:
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace text in a file of the project.
 
-        :raises ValueError: the text is not there, or more than once.
+        :raises ValueError: the file does not have the text exactly once.
         """
         path = self.path / "analytics" / file
         text = path.read_text()
         if text.count(old) != 1:
-            raise ValueError(f"{file} has {old!r} {text.count(old)} times, not once")
+            raise ValueError(f"{file} has {old!r} {text.count(old)} times instead of once")
         path.write_text(text.replace(old, new))
 
     def commit(self, message: str) -> str:
-        """Commit everything; returns the short hash."""
+        """Commit everything; return the short hash."""
         self._git("add", "--all")
         self._git("-c", "user.name=Demo", "-c", "user.email=demo@example.com", "commit", "--quiet", "-m", message)
         return self._git("rev-parse", "--short", "HEAD").strip()
 
     def _git(self, *arguments: str) -> str:
-        # What the user's own configuration says about signing, hooks or templates has no business here.
-        own = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        # Ignore the user's own configuration, which may ask for signatures, hooks or templates.
+        environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
         done = subprocess.run(
-            ["git", "-C", str(self.path), *arguments], env=own, check=True, capture_output=True, text=True
+            ["git", "-C", str(self.path), *arguments], env=environment, check=True, capture_output=True, text=True
         )
         return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
 class Crm:
-    """The CRM's process, seen from outside."""
+    """A client of the CRM, which runs in a process of its own."""
 
     url: str
     token: str
@@ -112,7 +112,7 @@ class Crm:
     @classmethod
     @contextmanager
     def running(cls, data: Path, log: Path) -> Iterator[Crm]:
-        """Start it on a free port with a token of its own; it ends with the block."""
+        """Start the CRM on a free port with a new token; stop it at the end of the block."""
         token = secrets.token_hex(16)
         command = [sys.executable, str(HERE / "crm.py"), "--data", str(data)]
         with (
@@ -128,15 +128,15 @@ class Crm:
                 process.terminate()
 
     def contacts(self) -> dict[str, dict[str, Any]]:
-        """E-mail address → properties."""
+        """Return the CRM's contacts: e-mail address → properties."""
         return {record["email"]: record["properties"] for record in self._get("/v1/contacts")["records"]}
 
     def counts(self) -> dict[str, int]:
-        """Requests that it got, and how many it answered 429, since it started."""
+        """Return what the CRM counted since it started: requests, requests answered with 429, rows, rejected rows."""
         counts: dict[str, int] = self._get("/v1/stats")
         return counts
 
     def _get(self, path: str) -> Any:
         request = Request(self.url + path, headers={"Authorization": f"Bearer {self.token}"})
-        with build_opener(ProxyHandler({})).open(request) as reply:  # it is on this machine, whatever proxy is set
+        with build_opener(ProxyHandler({})).open(request) as reply:  # on this machine, so without a proxy
             return json.load(reply)

@@ -1,4 +1,4 @@
-"""The demo's CRM keeps the contract in its docstring."""
+"""The contract in the docstring of the demo's CRM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo knows what to expect, and says so when it is not so."""
+"""The demo computes what to expect, and fails if a result differs."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_the_environment_of_another_airflow_is_not_used(
     list(home(code).command("db", "migrate"))
 
 
-def test_a_surprise_makes_the_demo_fail(
+def test_an_unexpected_result_makes_the_demo_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(run, "BUILD", tmp_path / "demo")
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr(run, "demo", lambda: run._same("accepted rows", 1200, 1199))
+    monkeypatch.setattr(run, "demo", lambda: run._expect("accepted rows", 1200, 1199))
     assert run.main() == 1
     assert "accepted rows: expected 1200, found 1199" in capsys.readouterr().err
 
@@ -107,7 +107,7 @@ def test_a_report_of_a_run_is_read_as_the_task_returns_it(capsys: pytest.Capture
     ).to_json()
     demo = run.Demo.__new__(run.Demo)
     demo._reports = []
-    demo._tell(report, throttled=0)
+    demo._print_report(report, throttled=0)
     demo._check(report, run.Expected(added=6, changed=8, removed=3, rejected=1), {"rows": 17, "requests": 2})
     assert "BLOCKED_DOMAIN: on the block list" in capsys.readouterr().out
 
