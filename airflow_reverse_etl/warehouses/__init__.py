@@ -1,1 +1,1 @@
-"""Where models are: readers that yield Arrow batches."""
+"""Warehouses that hold the models: readers that yield Arrow batches."""

@@ -1,7 +1,7 @@
-"""What drivers give → Arrow columns of few types.
+"""Conversion of drivers' rows and batches to Arrow columns of few types.
 
-Rows of Python values are typed by the cursor where it says, else by the first values. Arrow that a driver gives keeps
-its types, save that widths and units become the same whichever driver it was.
+Rows of Python values are typed by the cursor's description if it has the type, otherwise by the first values. Arrow
+batches of a driver keep their types, but widths and units become the same for all drivers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from airflow_reverse_etl.errors import ConfigurationError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: A query under way: its cursor, the schema, the first batch, and what gives the next until there is none.
-Started = tuple[Any, "pa.Schema", "pa.RecordBatch | None", Callable[[], "pa.RecordBatch | None"]]
+#: A running query: its cursor, schema, first batch, and a function that returns the next batch, or None at the end.
+RunningQuery = tuple[Any, "pa.Schema", "pa.RecordBatch | None", Callable[[], "pa.RecordBatch | None"]]
 
 #: Most digits of a decimal in Arrow's 128 bits and in DuckDB.
 _DIGITS = 38
-#: Digits after the point that an undeclared decimal may have in later rows.
+#: Digits after the point reserved for later rows of a decimal without a declared scale.
 _ROOM = 9
 _INT64 = range(-(2**63), 2**63)
 _DAY = 86_400_000_000  # microseconds
@@ -33,7 +33,7 @@ _LAST_DAY = (date.max - date(1970, 1, 1)).days
 
 @dataclass(frozen=True, slots=True)
 class ArrowColumn:
-    """How a column's values become an Arrow array: ``convert`` is None where pyarrow takes them as they are."""
+    """A column, and the conversion of its values to an Arrow array. Without ``convert``, pyarrow accepts the values."""
 
     name: str
     data_type: pa.DataType
@@ -41,7 +41,7 @@ class ArrowColumn:
 
     @classmethod
     def of(cls, name: str, data_type: pa.DataType) -> ArrowColumn:
-        """A column of a known type."""
+        """Build a column of a known type."""
         import pyarrow as pa
 
         converts: dict[pa.DataType, Callable[[Any], Any]] = {pa.string(): _text, pa.binary(): bytes}
@@ -49,17 +49,17 @@ class ArrowColumn:
 
     @classmethod
     def text(cls, name: str) -> ArrowColumn:
-        """A column whose values become text, whatever they are."""
+        """Build a column that converts all values to text."""
         import pyarrow as pa
 
         return cls.of(name, pa.string())
 
 
-def column_for(description: Sequence[Any], values: Sequence[Any], *, whole: bool) -> ArrowColumn | None:
-    """The column that these values need; None if they are all null.
+def column_for(description: Sequence[Any], values: Sequence[Any], *, complete: bool) -> ArrowColumn | None:
+    """Return a column for these values; None if all are null.
 
     :param description: the column's entry in ``cursor.description``.
-    :param whole: no more values are to come.
+    :param complete: no values follow these.
     """
     import pyarrow as pa
 
@@ -70,13 +70,15 @@ def column_for(description: Sequence[Any], values: Sequence[Any], *, whole: bool
     if kinds <= {int} and all(value in _INT64 for value in values if value is not None):
         return ArrowColumn(name, pa.int64())
     if kinds <= {int, Decimal}:
-        return _decimal(description, values, whole=whole)
+        return _decimal(description, values, complete=complete)
     if kinds <= {int, float}:
         return ArrowColumn(name, pa.float64())
     if kinds == {datetime}:
         aware = {value.tzinfo is not None for value in values if value is not None}
+        if len(aware) > 1:
+            return ArrowColumn.text(name)
         zone = "UTC" if aware == {True} else None
-        return ArrowColumn(name, pa.timestamp("us", tz=zone)) if len(aware) == 1 else ArrowColumn.text(name)
+        return ArrowColumn(name, pa.timestamp("us", tz=zone))
     if kinds <= {bytes, bytearray, memoryview}:
         return ArrowColumn.of(name, pa.binary())
     plain = {bool: pa.bool_(), str: pa.string(), date: pa.date32(), time: pa.time64("us")}
@@ -84,29 +86,34 @@ def column_for(description: Sequence[Any], values: Sequence[Any], *, whole: bool
     return ArrowColumn(name, plain[kind]) if kind in plain else ArrowColumn.text(name)
 
 
-def _decimal(description: Sequence[Any], values: Sequence[Any], *, whole: bool) -> ArrowColumn:
-    """A decimal of the declared scale; else of the scale seen, with room for more where more rows are to come."""
+def _decimal(description: Sequence[Any], values: Sequence[Any], *, complete: bool) -> ArrowColumn:
+    """Return a decimal column of the declared scale.
+
+    Without a declared scale, use the scale of the values, with room for more digits if more values follow.
+    """
     import pyarrow as pa
 
-    precision, scale = description[4], description[5]
-    if not (isinstance(precision, int) and isinstance(scale, int) and 0 <= scale <= precision <= _DIGITS and precision):
+    precision = description[4]
+    scale = description[5]
+    is_declared = isinstance(precision, int) and isinstance(scale, int)
+    if not (is_declared and 0 <= scale <= precision <= _DIGITS and precision):
         exponents = (value.as_tuple().exponent for value in values if isinstance(value, Decimal))
         seen = max((-exponent for exponent in exponents if isinstance(exponent, int)), default=0)
-        scale = min(max(seen, 0 if whole else _ROOM), _DIGITS)
+        scale = min(max(seen, 0 if complete else _ROOM), _DIGITS)
     return ArrowColumn(description[0], pa.decimal128(_DIGITS, scale))
 
 
 def schema_of(columns: Sequence[ArrowColumn]) -> pa.Schema:
-    """The Arrow schema of columns."""
+    """Return the Arrow schema of columns."""
     import pyarrow as pa
 
     return pa.schema([(column.name, column.data_type) for column in columns])
 
 
 def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch | None:
-    """An Arrow batch of rows; None of none.
+    """Build an Arrow batch of rows; None without rows.
 
-    :raises ConfigurationError: naming the column, when a value does not have the type of those before it.
+    :raises ConfigurationError: a value does not have the type of its column. The error names the column.
     """
     import pyarrow as pa
 
@@ -119,21 +126,21 @@ def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, c
             items = values if convert is None else [None if value is None else convert(value) for value in values]
             arrays.append(pa.array(items, column.data_type))
         except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
-            raise _unfit(column.name, column.data_type, conn_id) from None
+            raise _does_not_fit(column.name, column.data_type, conn_id) from None
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
 
 
-def _unfit(name: str, data_type: pa.DataType, conn_id: str) -> ConfigurationError:
+def _does_not_fit(name: str, data_type: pa.DataType, conn_id: str) -> ConfigurationError:
     return ConfigurationError(
-        f"column {name!r} is read as {data_type}, and a row has something there that this cannot hold:"
-        " a value of another type, NaN, or too many digits",
+        f"column {name!r} is read as {data_type}, and a value does not fit: it has another type, is NaN, or has too"
+        " many digits",
         todo="cast the column to one type in the model",
         connection=conn_id,
     )
 
 
-def settled(kind: pa.DataType) -> pa.DataType:
-    """The type in which a driver's Arrow column is handed on."""
+def unified_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type to which a driver's Arrow column is converted."""
     import pyarrow as pa
 
     is_ = pa.types
@@ -142,7 +149,8 @@ def settled(kind: pa.DataType) -> pa.DataType:
     if is_.is_floating(kind):
         return pa.float64()
     if is_.is_decimal(kind):
-        return pa.decimal128(_DIGITS, kind.scale) if 0 <= kind.scale <= _DIGITS >= kind.precision else pa.string()
+        fits = 0 <= kind.scale <= _DIGITS and kind.precision <= _DIGITS
+        return pa.decimal128(_DIGITS, kind.scale) if fits else pa.string()
     if is_.is_timestamp(kind):
         return pa.timestamp("us", "UTC" if kind.tz else None)
     if is_.is_date(kind):
@@ -155,9 +163,9 @@ def settled(kind: pa.DataType) -> pa.DataType:
 
 
 def cast(batch: pa.RecordBatch, schema: pa.Schema, *, conn_id: str) -> pa.RecordBatch:
-    """A driver's batch, in the types of a schema.
+    """Cast a driver's batch to the types of a schema.
 
-    :raises ConfigurationError: a value does not fit, or is a date that only Arrow has.
+    :raises ConfigurationError: a value does not fit, or is a date that Python does not support.
     """
     import pyarrow as pa
 
@@ -166,9 +174,9 @@ def cast(batch: pa.RecordBatch, schema: pa.Schema, *, conn_id: str) -> pa.Record
         try:
             arrays.append(_cast(array, field.type))
         except pa.ArrowException:
-            raise _unfit(field.name, field.type, conn_id) from None
-        if not _has_dates_of_calendars(arrays[-1]):
-            raise no_date(column=field.name, connection=conn_id)
+            raise _does_not_fit(field.name, field.type, conn_id) from None
+        if not _has_supported_dates(arrays[-1]):
+            raise unsupported_date(column=field.name, connection=conn_id)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -178,7 +186,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    if pa.types.is_float32(array.type) and pa.types.is_float64(kind):  # the number that is shown, not its neighbour
+    if pa.types.is_float32(array.type) and pa.types.is_float64(kind):  # through text: 0.1 stays 0.1
         array = array.cast(pa.string())
     if array.type == kind:
         return array
@@ -186,13 +194,13 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
         longest = pc.max(pc.binary_length(array)).as_py() or 0
         if longest > 2 * _DIGITS:
             raise pa.ArrowInvalid("too many digits")
-        if longest > _DIGITS:  # Arrow takes more digits than there is room for, and makes another number of them
+        if longest > _DIGITS:  # cast to decimal128 at once, Arrow accepts too many digits and yields a wrong number
             array = array.cast(pa.decimal256(2 * _DIGITS, kind.scale))
-    return array.cast(kind, safe=not pa.types.is_timestamp(kind))  # nanoseconds are cut off
+    return array.cast(kind, safe=not pa.types.is_timestamp(kind))  # unsafe for timestamps: truncates nanoseconds
 
 
-def _has_dates_of_calendars(array: pa.Array) -> bool:
-    """Whether all dates are in the years 1 to 9999, and all times before 24:00. Drivers give others as they come."""
+def _has_supported_dates(array: pa.Array) -> bool:
+    """Return whether all dates are in the years 1 to 9999, and all times before 24:00. Drivers do not check this."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -200,27 +208,29 @@ def _has_dates_of_calendars(array: pa.Array) -> bool:
     if not pa.types.is_temporal(kind):
         return True
     if pa.types.is_date(kind):
+        numbers = array.view(pa.int32())
         lowest, highest = _FIRST_DAY, _LAST_DAY
     elif pa.types.is_time(kind):
+        numbers = array.view(pa.int64())
         lowest, highest = 0, _DAY - 1
     else:
+        numbers = array.view(pa.int64())
         lowest, highest = _FIRST_DAY * _DAY, (_LAST_DAY + 1) * _DAY - 1
-    numbers = array.view(pa.int32() if pa.types.is_date(kind) else pa.int64())
     found = pc.min_max(numbers).as_py()
     return found["min"] is None or (lowest <= found["min"] and found["max"] <= highest)
 
 
-def no_date(**where: str) -> ConfigurationError:
-    """A date that some databases have, but neither Python nor destinations."""
+def unsupported_date(**where: str) -> ConfigurationError:
+    """Build the error for a date that some databases support, but neither Python nor destinations do."""
     return ConfigurationError(
         "the model has a date or time stamp that is infinite, or not in the years 1 to 9999, or a time of 24:00",
-        todo="give another value, such as NULL, in the model",
+        todo="replace the value in the model, for example by NULL",
         **where,
     )
 
 
 def _text(value: Any) -> str:
-    """Text as it is; JSON for what drivers make of JSON and arrays; else Python's text (UUID, interval, network …)."""
+    """Convert a value to text: dicts, lists and tuples to JSON, others (UUID, interval, network …) to Python's text."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict | list | tuple):

@@ -1,6 +1,6 @@
-"""BigQuery as Arrow: options of its ADBC driver, and its client behind the part of DB-API that is needed of it.
+"""BigQuery as Arrow: options of its ADBC driver, and a small DB-API over its client.
 
-The cursor of Airflow's hook gives rows of JSON values; driver and client read the Arrow of the Storage API.
+The cursor of Airflow's hook returns rows of JSON values. Driver and client read the Arrow of the Storage API instead.
 
 Sources: ``adbc_driver_bigquery.DatabaseOptions`` and ``StatementOptions`` (1.11); ``GoogleBaseHook`` and
 ``BigQueryHook`` of apache-airflow-providers-google 22.8; google-cloud-bigquery's ``Client.query``,
@@ -26,74 +26,83 @@ if TYPE_CHECKING:
 
 
 _SQL = "adbc.bigquery.sql."
-_PREFIX = "extra__google_cloud_platform__"  # of fields, in connections that are older
+_PREFIX = "extra__google_cloud_platform__"  # of field names in older connections
 
-#: In the service's words on a query that it cannot run; what it says of a row's value has none.
+#: A position in the query. Messages about an invalid query have one; messages about a row's value do not.
 _POSITION = re.compile(r" at \[\d+:\d+\]")
 
-#: Fields of the connection that say nothing of who logs in; where it reads is given beside them. Like the client, the
-#: driver has none of the hook's settings of its own jobs.
-_BESIDE = {"api_resource_configs", "labels", "location", "num_retries", "priority", "project", "use_legacy_sql"}
+#: Fields of the connection that do not affect the login. Project and location are passed separately. The hook's
+#: settings for its own jobs apply neither to the driver nor to the client.
+_NOT_FOR_LOGIN = {"api_resource_configs", "labels", "location", "num_retries", "priority", "project", "use_legacy_sql"}
 
-#: Batches that are fetched ahead are held in memory: two, in place of two hundred, and what the driver has on its way,
-#: up to four for each processor. It would name a default dataset of the project without its ``datasetId``, which the
-#: REST interface requires.
+#: Batches that are fetched ahead stay in memory: two instead of two hundred, in addition to up to four for each
+#: processor that the driver is fetching. The empty project keeps the driver from naming a default dataset without its
+#: ``datasetId``, which the REST interface requires.
 STATEMENT: dict[str, str | int] = {f"{_SQL}query.result_buffer_size": 2, f"{_SQL}query.default_project_id": ""}
 
 
 def database_options(extra: Mapping[str, Any], *, project: str | None, location: str | None) -> dict[str, str]:
-    """Options of the ADBC driver for a connection: a service account's key, or the worker's own credentials.
+    """Return the ADBC driver's options for a connection: a service account's key, or the worker's own credentials.
 
-    :param extra: the connection's extra fields. The options hold the key that is among them.
-    :raises ConfigurationError: fields that the driver may not have, or has in another way: the client can read as well.
+    :param extra: the connection's extra fields. If they have a key, the options hold it.
+    :raises ConfigurationError: the driver may not support a field, or supports it differently. The client can read
+        instead.
     """
+    # Fields without the prefix win over those with it.
     given = {name.removeprefix(_PREFIX): value for name, value in extra.items() if name.startswith(_PREFIX)}
     given |= {name: value for name, value in extra.items() if not name.startswith(_PREFIX)}
     given = {name: value for name, value in given.items() if value not in (None, "", False)}
-    path, key = given.pop("key_path", ""), given.pop("keyfile_dict", "")
-    if not path and not key:  # the driver does not see what was set after it was loaded
+    # The key, or the file that has it.
+    path = given.pop("key_path", "")
+    key = given.pop("keyfile_dict", "")
+    if not path and not key:  # read the variable here: the driver does not see variables set after it was loaded
         path = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
-        if not path and os.environ.get("CLOUDSDK_CONFIG"):  # it does not look there
+        if not path and os.environ.get("CLOUDSDK_CONFIG"):  # the driver does not support it
             given["CLOUDSDK_CONFIG"] = True
-    if more := given.keys() - _BESIDE:
-        raise ConfigurationError(f"a login with {', '.join(sorted(more))}", todo="read with google-cloud-bigquery")
+    if unsupported := given.keys() - _NOT_FOR_LOGIN:
+        raise ConfigurationError(
+            f"a login with {', '.join(sorted(unsupported))}", todo="read with google-cloud-bigquery"
+        )
     options = {f"{_SQL}project_id": project, f"{_SQL}location": location}
     if path:
-        way, options[f"{_SQL}auth_credentials"] = "json_credential_file", path
+        auth_type = "json_credential_file"
+        options[f"{_SQL}auth_credentials"] = path
     elif key:
-        way = "json_credential_string"
+        auth_type = "json_credential_string"
         options[f"{_SQL}auth_credentials"] = key if isinstance(key, str) else json.dumps(key)
     else:
-        way = "auth_bigquery"
-    options[f"{_SQL}auth_type"] = f"{_SQL}auth_type.{way}"
+        auth_type = "auth_bigquery"
+    options[f"{_SQL}auth_type"] = f"{_SQL}auth_type.{auth_type}"
     return {name: value for name, value in options.items() if value}
 
 
 class Error(Exception):
-    """What DB-API calls the root of a driver's errors."""
+    """Base class of the errors, named as in DB-API."""
 
 
 class ProgrammingError(Error):
-    """The query is wrong: syntax, or a name."""
+    """An invalid query: its syntax, or a name in it."""
 
 
 class DatabaseError(Error):
-    """The query fails for some row, which the service's words may quote."""
+    """A query that fails for a row. The service's message may quote its values."""
 
 
 class OperationalError(Error):
-    """The service did not do it."""
+    """A failure or refusal of the service."""
 
 
 class BigQueryConnection:
-    """A client as a connection.
+    """A DB-API connection over a client.
 
     :param client: ``google.cloud.bigquery.Client``.
-    :param storage: ``google.cloud.bigquery_storage.BigQueryReadClient``, which reads faster; None: the REST interface.
+    :param storage: ``google.cloud.bigquery_storage.BigQueryReadClient``, which reads faster; None to read through the
+        REST interface.
     """
 
     def __init__(self, client: Any, storage: Any = None) -> None:
-        self._client, self._storage = client, storage
+        self._client = client
+        self._storage = storage
 
     def cursor(self) -> BigQueryCursor:
         return BigQueryCursor(self._client, self._storage)
@@ -103,10 +112,11 @@ class BigQueryConnection:
 
 
 class BigQueryCursor:
-    """One query."""
+    """A DB-API cursor for one query."""
 
     def __init__(self, client: Any, storage: Any) -> None:
-        self._client, self._storage = client, storage
+        self._client = client
+        self._storage = storage
         self._job: Any = None
         self._rows: Any = None
 
@@ -122,7 +132,7 @@ class BigQueryCursor:
     def fetch_arrow_batches(self) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        with _errors(reading=True):  # one stream and a short queue: what is read ahead is held in memory
+        with _errors(reading=True):  # one stream and a short queue: batches that are read ahead stay in memory
             for batch in self._rows.to_arrow_iterable(self._storage, max_queue_size=2, max_stream_count=1):
                 yield pa.Table.from_batches([batch])
 
@@ -131,12 +141,15 @@ class BigQueryCursor:
             self._job.cancel()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the cursor does not hold resources."""
 
 
 @contextlib.contextmanager
 def _errors(*, reading: bool = False) -> Iterator[None]:
-    """:param reading: the query has run: what is not found now is the stream, such as one whose time is up."""
+    """Translate the client's errors into those of DB-API.
+
+    :param reading: the query has run. A 404 is then about the stream of rows, which may have expired.
+    """
     try:
         yield
     except Exception as error:
@@ -145,12 +158,16 @@ def _errors(*, reading: bool = False) -> Iterator[None]:
             raise
         text = (str(getattr(error, "message", "")).splitlines() or [""])[0]
         if code in (400, 404) and not reading:
-            raise (ProgrammingError if code == 404 or _POSITION.search(text) else DatabaseError)(text) from None
-        raise OperationalError("permission denied: " + text if code in (401, 403) else text) from None
+            if code == 404 or _POSITION.search(text):
+                raise ProgrammingError(text) from None
+            raise DatabaseError(text) from None
+        if code in (401, 403):
+            raise OperationalError("permission denied: " + text) from None
+        raise OperationalError(text) from None
 
 
 def adbc_connection(hook: Any, info: ConnectionInfo) -> Any:
-    """An ADBC connection with the credentials, project and place that the connection names."""
+    """Return an ADBC connection with the credentials, project and location of the Airflow connection."""
     from adbc_driver_bigquery.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
 
     options = database_options(info.extra, project=hook.project_id, location=hook.location)
@@ -158,7 +175,7 @@ def adbc_connection(hook: Any, info: ConnectionInfo) -> Any:
 
 
 def connection(hook: Any) -> Any:
-    """A connection of the own client, with its storage reader where that is installed."""
+    """Return a connection over Google's client, with its storage reader if that is installed."""
     storage = None
     if find_spec("google.cloud.bigquery_storage"):
         from google.cloud.bigquery_storage import BigQueryReadClient
@@ -168,12 +185,12 @@ def connection(hook: Any) -> Any:
 
 
 def dbapi_connection(hook: Any) -> Any:
-    """A DB-API connection of Google's own driver."""
+    """Return a connection of Google's own DB-API driver."""
     from google.cloud.bigquery.dbapi import connect
 
     return connect(_client(hook), prefer_bqstorage_client=False)
 
 
 def _client(hook: Any) -> Any:
-    """In the project and place that the connection names; by itself the hook takes the worker's project."""
+    """Return a client for the connection's project and location. By default the hook uses the worker's project."""
     return hook.get_client(project_id=hook.project_id, location=hook.location)

@@ -1,4 +1,4 @@
-"""A warehouse's connection: opened when first needed, used in one thread of its own, its errors in our words."""
+"""A warehouse's connection in a thread of its own, opened when first needed, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -19,46 +19,52 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.sql.read_only import files_closed
-from airflow_reverse_etl.warehouses.arrow import no_date
+from airflow_reverse_etl.warehouses.arrow import unsupported_date
 
 T = TypeVar("T")
 
-_CANCELS, _CANCEL_SECONDS = 50, 0.2
+_CANCEL_ATTEMPTS = 50
+_CANCEL_SECONDS = 0.2
 
 
-class Connected:
+class ThreadedConnection:
     """A connection in a thread of its own.
 
-    Some drivers insist on one thread, and the next rows are fetched while the last ones are worked on. Whoever stops
-    waiting for the thread, because of a signal or because no more rows are wanted, has the query cancelled. The
-    connection is then made anew when it is needed, as nobody knows what is still on its way in the old one.
+    Some drivers require one thread, and the thread fetches the next rows while the caller processes the last ones. If
+    the caller stops waiting, because of a signal or because it needs no more rows, the query is cancelled. The next use
+    then makes a new connection, because the state of the old one is unknown.
 
     :param connect: makes a connection.
     :param conn_id: names the connection in errors.
     """
 
     def __init__(self, connect: Callable[[], Any], conn_id: str) -> None:
-        self._connect, self._conn_id = connect, conn_id
+        self._connect = connect
+        self._conn_id = conn_id
         self._connection: Any = None
-        self._cursor: Any = None  # the last one that runs a query, or is read
-        self._coming: Future[Any] | None = None  # what is fetched ahead of it
+        self._cursor: Any = None  # the last cursor that ran a query or was read
+        self._coming: Future[Any] | None = None  # the rows being fetched ahead from this cursor
         self._thread = _Worker()
 
     def call(self, action: Callable[[Any], T]) -> T:
-        """What ``action`` makes of the connection. After an error, the connection is made anew, too."""
+        """Return what ``action`` returns for the connection. After an error the next use makes a new connection."""
         return self._wait(self._thread.submit(lambda: self._run(action)))
 
     def runs(self, cursor: Any) -> None:
-        """Note what a query is about to run in, for whoever cancels it: some drivers cannot by the connection."""
+        """Note the cursor of the next query. Some drivers can cancel a query through its cursor only."""
         self._cursor = cursor
 
     def ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
-        """``first``, and what ``following`` returns until that is None. Closes the cursor at the end, or when left."""
-        self._cursor, self._coming = cursor, None
+        """Iterate over ``first`` and the results of ``following`` until it returns None, fetching one item ahead.
+
+        The cursor is closed at the end, or when the caller stops early.
+        """
+        self._cursor = cursor
+        self._coming = None
         return self._ahead(cursor, first, following)
 
     def close(self) -> None:
-        """Close the connection; what is still being read from it is cancelled."""
+        """Close the connection, and cancel a query that is still being read."""
         if self._coming:
             self._stop(self._cursor, self._coming)
         with contextlib.suppress(RuntimeError):  # closed already
@@ -66,15 +72,16 @@ class Connected:
         self._thread.shutdown()
 
     def _ahead(self, cursor: Any, first: T | None, following: Callable[[], T | None]) -> Iterator[T]:
-        item, coming = first, None
+        item = first
+        coming: Future[T | None] | None = None
         try:
             while item is not None:
                 self._coming = coming = self._thread.submit(following)
                 yield item
                 item = self._wait(coming)
         finally:
-            with contextlib.suppress(RuntimeError):  # all is closed already
-                if item is not None and coming:
+            with contextlib.suppress(RuntimeError):  # everything is closed already
+                if item is not None and coming:  # the caller stopped early
                     self._stop(cursor, coming)
                     self._thread.submit(partial(self._drop, cursor))
                 else:
@@ -92,34 +99,35 @@ class Connected:
             raise
 
     def _drop(self, cursor: Any = None) -> None:
+        """Close the cursor and the connection; the next use makes a new connection."""
         connection, self._connection = self._connection, None
-        for left in (cursor, connection):
-            if left is not None:
-                with contextlib.suppress(Exception):  # some refuse to after an error
-                    left.close()
+        for resource in (cursor, connection):
+            if resource is not None:
+                with contextlib.suppress(Exception):  # some drivers cannot close after an error
+                    resource.close()
 
     def _wait(self, future: Future[T]) -> T:
         try:
             return future.result()
-        except Exception as error:  # drivers share no base class; what is not theirs is raised as it is
-            found = explained(error, self._conn_id)
-            if found is error:
+        except Exception as error:  # drivers do not share a base class
+            ours = translated(error, self._conn_id)
+            if ours is error:
                 raise
-            raise found from None
+            raise ours from None
         finally:
             if not future.done():  # a signal, or the end of the process
                 self._cancel(self._cursor)
 
     def _stop(self, cursor: Any, coming: Future[Any]) -> None:
-        """Cancel what is fetched ahead."""
-        for _ in range(_CANCELS):  # the first may come before the server has the query
+        """Cancel the query until fetching ahead ends. The first attempt may come before the server has the query."""
+        for _ in range(_CANCEL_ATTEMPTS):
             if coming.done():
                 return
             self._cancel(cursor)
             wait([coming], timeout=_CANCEL_SECONDS)
 
     def _cancel(self, cursor: Any = None) -> None:
-        """Have the server stop, if the driver can from another thread: ADBC's, Databricks', psycopg."""
+        """Cancel the running query, if the driver can do so from another thread: ADBC, Databricks and psycopg can."""
         for owner in (cursor, self._connection):
             for name in ("adbc_cancel", "cancel_safe", "cancel"):
                 if hasattr(owner, name):
@@ -129,10 +137,10 @@ class Connected:
 
 
 class _Worker:
-    """A thread that does one thing after another, until it is closed or forgotten.
+    """A thread that runs actions in turn, until it is closed or garbage-collected.
 
-    Not a ThreadPoolExecutor: its locks are not reentrant, and a reader that is left behind is closed by the garbage
-    collector, which may run in a thread that holds them. ``SimpleQueue.put`` may be called from there.
+    This is not a ThreadPoolExecutor, because the garbage collector closes abandoned readers, and may do so in a thread
+    that holds the executor's locks, which are not reentrant. ``SimpleQueue.put`` is safe there.
     """
 
     def __init__(self) -> None:
@@ -143,7 +151,10 @@ class _Worker:
         weakref.finalize(self, self._todo.put, None)
 
     def submit(self, action: Callable[[], T]) -> Future[T]:
-        """:raises RuntimeError: it is closed."""
+        """Queue an action and return the future of its result.
+
+        :raises RuntimeError: the worker is closed.
+        """
         if self._closed:
             raise RuntimeError("closed")
         future: Future[T] = Future()
@@ -151,7 +162,7 @@ class _Worker:
         return future
 
     def shutdown(self) -> None:
-        """Wait until all is done."""
+        """Run the queued actions, then end the thread."""
         self._closed = True
         self._todo.put(None)
         self._thread.join()
@@ -162,43 +173,47 @@ def _work(todo: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> No
         future, action = task
         try:
             future.set_result(action())
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+        except BaseException as error:  # noqa: BLE001 - the caller that waits for the future handles it
             future.set_exception(error)
-        del task, future, action  # the thread idles on: it must not keep what it was given alive
+        del task, future, action  # while the thread idles, it must not keep these objects alive
 
 
-def explained(error: Exception, conn_id: str) -> Exception:
-    """A driver's error in our words, by SQLSTATE or by PEP 249's class; any other error as it is.
+def translated(error: Exception, conn_id: str) -> Exception:
+    """Translate a driver's error by its SQLSTATE or its class in PEP 249. Any other error is returned unchanged.
 
-    The driver's words are kept where they speak of names, and left out where they may quote a value.
+    The message keeps the driver's text if it is about names, and drops it if it may quote a value.
     """
     classes = {cls.__name__ for cls in type(error).__mro__}
     if isinstance(error, ReverseEtlError) or not classes & {"Error", "DatabaseError", "InterfaceError"}:
         return error
     state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    if "Permission Error: " in text:  # DuckDB's, for nothing else
+    if "Permission Error: " in text:  # DuckDB uses it for closed files only
         return files_closed(connection=conn_id)
-    if state.startswith("28") or state == "42501" or any(word in text.lower() for word in _REFUSED):
+    is_refused = any(words in text.lower() for words in _REFUSED)
+    if state.startswith("28") or state == "42501" or is_refused:
         return CredentialsError(
             text, todo="correct the connection, or grant it SELECT on the model", connection=conn_id
         )
     if "ProgrammingError" in classes or state.startswith("42") or "no such" in text:
         return ModelNotFoundError(text, todo="build the model, or correct its name or query", connection=conn_id)
-    if classes & {"OperationalError", "InterfaceError"} or state.startswith(_GONE):
+    if classes & {"OperationalError", "InterfaceError"} or state.startswith(_UNAVAILABLE):
         return unreachable(text, conn_id)
-    if "DataError" in classes and not state:  # of psycopg, not of its server
-        return no_date(connection=conn_id)
-    return failed(type(error).__name__, conn_id)
+    if "DataError" in classes and not state:  # psycopg raised it, not the server
+        return unsupported_date(connection=conn_id)
+    return query_failed(type(error).__name__, conn_id)
 
 
 def unreachable(text: str, conn_id: str) -> UnreachableError:
-    """The warehouse is gone, in its driver's words."""
+    """Build the error for a warehouse that does not answer.
+
+    :param text: the driver's message.
+    """
     return UnreachableError(text, todo="check that the warehouse is up and reachable", connection=conn_id)
 
 
-def failed(error: str, conn_id: str) -> ConfigurationError:
-    """The model's query fails for some row. The warehouse's words are left out: they may quote a value."""
+def query_failed(error: str, conn_id: str) -> ConfigurationError:
+    """Build the error for a query that fails for a row, without the warehouse's message, which may quote a value."""
     return ConfigurationError(
         f"the model's query fails while it is read ({error})",
         todo="run the query in the warehouse to see why",
@@ -208,4 +223,4 @@ def failed(error: str, conn_id: str) -> ConfigurationError:
 
 _REFUSED = ("authentication failed", "access denied", "permission denied", "not authorized")
 #: Classes of SQLSTATE: connection lost, resources spent, an administrator stepped in.
-_GONE = ("08", "53", "57P")
+_UNAVAILABLE = ("08", "53", "57P")

@@ -1,4 +1,4 @@
-"""Any database with a DB-API driver as a warehouse: cursors on the server where the driver can, Arrow out."""
+"""Any database with a DB-API driver as a warehouse: Arrow out, by server-side cursors if the driver has them."""
 
 # ruff: noqa: S608 - the query is the model, and the user's own; names are quoted
 
@@ -14,15 +14,23 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.sql.text_forms import quoted
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses import postgres
-from airflow_reverse_etl.warehouses.arrow import ArrowColumn, Started, batch_of, cast, column_for, schema_of, settled
-from airflow_reverse_etl.warehouses.connection import Connected
+from airflow_reverse_etl.warehouses.arrow import (
+    ArrowColumn,
+    RunningQuery,
+    batch_of,
+    cast,
+    column_for,
+    schema_of,
+    unified_type,
+)
+from airflow_reverse_etl.warehouses.connection import ThreadedConnection
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 class DbApiWarehouse(Warehouse):
-    """Reads through a DB-API 2.0 connection: Arrow where the driver has it, else rows from a cursor on the server.
+    """A reader through a DB-API 2.0 connection: the driver's Arrow, or without Arrow rows of a server-side cursor.
 
     :param connect: makes a connection.
     :param dialect: sqlglot's name of the database's SQL.
@@ -31,47 +39,53 @@ class DbApiWarehouse(Warehouse):
 
     def __init__(self, connect: Callable[[], Any], *, dialect: str, conn_id: str) -> None:
         self.dialect = dialect
-        self._connect, self._conn_id = connect, conn_id
-        self._connected = Connected(self._opened, conn_id)
+        self._connect = connect
+        self._conn_id = conn_id
+        self._connection = ThreadedConnection(self._open, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
-        described = self._connected.call(lambda connection: _described(connection, query))
+        described = self._connection.call(lambda connection: _described(connection, query))
         return [Column(column[0]) for column in described]
 
     def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
         import pyarrow as pa
 
-        cursor, schema, first, following = self._connected.call(
+        cursor, schema, first, following = self._connection.call(
             lambda connection: self._start(connection, query, batch_rows)
         )
-        return pa.RecordBatchReader.from_batches(schema, self._connected.ahead(cursor, first, following))
+        return pa.RecordBatchReader.from_batches(schema, self._connection.ahead(cursor, first, following))
 
     def close(self) -> None:
-        self._connected.close()
+        self._connection.close()
 
-    def _opened(self) -> Any:
+    def _open(self) -> Any:
         connection = self._connect()
-        return postgres.strict(connection) if self.dialect == "postgres" else connection
+        return postgres.reject_unsupported_dates(connection) if self.dialect == "postgres" else connection
 
-    def _start(self, connection: Any, query: str, batch_rows: int) -> Started:
+    def _start(self, connection: Any, query: str, batch_rows: int) -> RunningQuery:
+        """Run a query and fetch its first batch."""
+        # Postgres has types that drivers read differently: the server casts those to text.
         kinds: list[pa.DataType | None] = []
         if self.dialect == "postgres":
-            columns = [postgres.PostgresColumn.described(column) for column in _described(connection, query)]
-            query, kinds = postgres.as_read(query, columns), [column.data_type for column in columns]
+            columns = [postgres.PostgresColumn.from_description(column) for column in _described(connection, query)]
+            query = postgres.with_text_casts(query, columns)
+            kinds = [column.data_type for column in columns]
         cursor = _server_side(connection)
-        self._connected.runs(cursor)
+        self._connection.runs(cursor)
         try:
             cursor.execute(query)
             batches = _arrow_batches(cursor, batch_rows)
-            return self._rows(cursor, query, batch_rows, kinds) if batches is None else self._arrow(cursor, batches)
+            if batches is None:
+                return self._read_rows(cursor, query, batch_rows, kinds)
+            return self._read_arrow(cursor, batches)
         except Exception:
             with contextlib.suppress(Exception):
                 cursor.close()
             raise
 
-    def _rows(self, cursor: Any, query: str, batch_rows: int, kinds: list[pa.DataType | None]) -> Started:
+    def _read_rows(self, cursor: Any, query: str, batch_rows: int, kinds: list[pa.DataType | None]) -> RunningQuery:
         rows = cursor.fetchmany(batch_rows)
-        columns = self._columns(query, cursor.description, rows, kinds, whole=len(rows) < batch_rows)
+        columns = self._columns(query, cursor.description, rows, kinds, complete=len(rows) < batch_rows)
 
         def batch(rows: Sequence[Any]) -> pa.RecordBatch | None:
             return batch_of(columns, rows, conn_id=self._conn_id)
@@ -79,32 +93,45 @@ class DbApiWarehouse(Warehouse):
         return cursor, schema_of(columns), batch(rows), lambda: batch(cursor.fetchmany(batch_rows))
 
     def _columns(
-        self, query: str, described: Sequence[Any], rows: Sequence[Any], kinds: list[pa.DataType | None], *, whole: bool
+        self,
+        query: str,
+        described: Sequence[Any],
+        rows: Sequence[Any],
+        kinds: list[pa.DataType | None],
+        *,
+        complete: bool,
     ) -> list[ArrowColumn]:
+        """Type the columns.
+
+        :param kinds: known types, one for each column, or an empty list.
+        :param complete: no rows follow these.
+        """
         columns = []
-        values = list(zip(*rows, strict=True)) or [()] * len(described)
-        for description, column, kind in zip(described, values, kinds or [None] * len(described), strict=True):
-            found = ArrowColumn.of(description[0], kind) if kind else column_for(description, column, whole=whole)
-            if found is None and not whole:
-                found = column_for(description, self._probe(query, description[0]), whole=False)
-            columns.append(found or ArrowColumn.text(description[0]))
+        all_values = list(zip(*rows, strict=True)) or [()] * len(described)
+        for description, values, kind in zip(described, all_values, kinds or [None] * len(described), strict=True):
+            name = description[0]
+            found = ArrowColumn.of(name, kind) if kind else column_for(description, values, complete=complete)
+            if found is None and not complete:
+                found = column_for(description, self._probe(query, name), complete=False)
+            columns.append(found or ArrowColumn.text(name))
         return columns
 
     def _probe(self, query: str, column: str) -> list[Any]:
-        """A value from further down, of a column that has had nothing but nulls so far."""
+        """Return a value from later rows, for a column with nulls only so far; an empty list without one."""
         name = quoted(column, self.dialect)
-        # another connection: some have room for one cursor only
-        with contextlib.closing(self._opened()) as connection, contextlib.closing(_server_side(connection)) as cursor:
+        # Another connection, because some can have one cursor only.
+        with contextlib.closing(self._open()) as connection, contextlib.closing(_server_side(connection)) as cursor:
             cursor.execute(f"SELECT {name} FROM (\n{query}\n) AS model WHERE {name} IS NOT NULL")
             return [row[0] for row in cursor.fetchmany(1)]
 
-    def _arrow(self, cursor: Any, batches: Iterator[pa.RecordBatch]) -> Started:
+    def _read_arrow(self, cursor: Any, batches: Iterator[pa.RecordBatch]) -> RunningQuery:
         import pyarrow as pa
 
         first = next(batches, None)
-        if first is None:
-            return cursor, pa.schema([(column[0], pa.string()) for column in cursor.description]), None, lambda: None
-        schema = pa.schema([(field.name, settled(field.type)) for field in first.schema])
+        if first is None:  # no rows, and so no types
+            no_rows = pa.schema([(column[0], pa.string()) for column in cursor.description])
+            return cursor, no_rows, None, lambda: None
+        schema = pa.schema([(field.name, unified_type(field.type)) for field in first.schema])
 
         def following() -> pa.RecordBatch | None:
             batch = next(batches, None)
@@ -120,7 +147,7 @@ def _described(connection: Any, query: str) -> Sequence[Any]:
 
 
 def _server_side(connection: Any) -> Any:
-    """A cursor whose rows stay on the server until they are fetched."""
+    """Return a cursor whose rows stay on the server until they are fetched."""
     modules = {cls.__module__.partition(".")[0] for cls in type(connection).__mro__}
     if modules & {"psycopg", "psycopg2"}:
         return connection.cursor(name=f"reverse_etl_{secrets.token_hex(4)}")
@@ -128,13 +155,13 @@ def _server_side(connection: Any) -> Any:
         return connection.cursor(import_module("pymysql.cursors").SSCursor)
     if "MySQLdb" in modules:
         return connection.cursor(import_module("MySQLdb.cursors").SSCursor)
-    if hasattr(type(connection), "arrow_number_to_decimal_setter"):  # Snowflake's: else decimals come as floats
+    if hasattr(type(connection), "arrow_number_to_decimal_setter"):  # Snowflake would return decimals as floats
         connection.arrow_number_to_decimal_setter = True
     return connection.cursor()
 
 
 def _arrow_batches(cursor: Any, batch_rows: int) -> Iterator[pa.RecordBatch] | None:
-    """The rows of an executed query as the driver's own Arrow; None if it has none.
+    """Return the rows of an executed query as the driver's own Arrow; None if the driver does not support Arrow.
 
     Sources: ``SnowflakeCursor`` of snowflake-connector-python, ``Cursor`` of databricks-sql-connector.
     """

@@ -1,4 +1,4 @@
-"""DuckDB as a warehouse: rows come out as Arrow, without a copy."""
+"""DuckDB as a warehouse: rows are read as Arrow, without a copy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def without_files(connect: Callable[[], Any]) -> Any:
-    """A new connection to a DuckDB that is kept from files, for all its connections in this process and for good.
+    """Connect to a DuckDB, and close files to all its connections in this process, permanently.
 
-    Its own file, what is attached, and its temporary folder stay. MotherDuck would be cut off with the rest of what is
-    outside: there only local files are closed.
+    Its own file, attached databases and its temporary folder stay open. For MotherDuck only local files are closed,
+    because closing all external access would close MotherDuck too.
 
     :param connect: makes a DB-API connection, of DuckDB itself or of its ADBC driver.
     """
@@ -28,16 +28,17 @@ def without_files(connect: Callable[[], Any]) -> Any:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SELECT 1 FROM duckdb_settings() WHERE name = 'motherduck_token'")
         motherduck = cursor.fetchone()
-        cursor.execute(
-            "SET disabled_filesystems = 'LocalFileSystem'" if motherduck else "SET enable_external_access = false"
-        )
+        if motherduck:
+            cursor.execute("SET disabled_filesystems = 'LocalFileSystem'")
+        else:
+            cursor.execute("SET enable_external_access = false")
     return connection
 
 
 class DuckDBWarehouse(Warehouse):
-    """Reads from a DuckDB connection, which it closes.
+    """A reader of a DuckDB connection, which it closes.
 
-    :param connection: is used by one thread at a time; each call takes a cursor of it.
+    :param connection: used by one thread at a time; each call opens a cursor.
     :param conn_id: names the connection in errors.
     """
 
@@ -60,7 +61,7 @@ class DuckDBWarehouse(Warehouse):
         try:
             reader = relation.to_arrow_reader(batch_rows)
         except duckdb.Error as error:
-            raise self._explained(error) from None
+            raise self._translated(error) from None
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader, cursor))
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class DuckDBWarehouse(Warehouse):
         try:
             yield from reader
         except (duckdb.Error, OSError) as error:
-            raise self._explained(error) from None
+            raise self._translated(error) from None
         finally:
             cursor.close()
 
@@ -82,10 +83,10 @@ class DuckDBWarehouse(Warehouse):
         try:
             return cursor.sql(query)
         except duckdb.Error as error:
-            raise self._explained(error) from None
+            raise self._translated(error) from None
 
-    def _explained(self, error: Exception) -> ReverseEtlError:
-        """Our error. DuckDB's words name tables and columns where a name is wrong, and may quote values elsewhere."""
+    def _translated(self, error: Exception) -> ReverseEtlError:
+        """Translate DuckDB's error. Its text is kept if it is about names, and dropped if it may quote a value."""
         import duckdb
 
         first = str(error).splitlines()[0]
@@ -99,6 +100,6 @@ class DuckDBWarehouse(Warehouse):
             return ConfigurationError(first, todo="correct the model's query", connection=self._conn_id)
         return ConfigurationError(
             f"the model's query fails while it is read ({type(error).__name__})",
-            todo="run the query in DuckDB to see which row it is",
+            todo="run the query in DuckDB to see which row fails",
             connection=self._conn_id,
         )

@@ -1,13 +1,13 @@
-"""What rows of Postgres are in Arrow: the same, whichever driver reads them.
+"""Rows of Postgres in Arrow: the same for every driver.
 
 =====================================================  ========================================================
 type                                                   in Arrow
 =====================================================  ========================================================
 smallint, integer, bigint                              int64
 boolean                                                bool
-real, double precision                                 float64; of a real, the number that its shortest text is
-numeric                                                decimal of the declared scale; undeclared, of the first
-                                                       rows' scale with room for more
+real, double precision                                 float64; of a real, the number of its shortest text
+numeric                                                decimal of the declared scale; without one, of the scale
+                                                       of the first rows, with room for more digits
 text, varchar, char, name                              string
 bytea                                                  binary
 date, time, timestamp, timestamptz                     date32, time64, timestamp in microseconds, the last in UTC
@@ -16,8 +16,8 @@ arrays, composite types                                string: the server's JSON
 anything else: uuid, interval, enums, ranges, inet …   string: the server's text
 =====================================================  ========================================================
 
-Infinite dates, those before the year 1 or after 9999, NaN and infinity as a numeric, and numerics of more than 38
-digits have no value there: they are refused. Drivers give them too, but as something else.
+Infinite dates, dates before the year 1 or after 9999, NaN and infinity as a numeric, and numerics of more than 38
+digits cannot be represented. They raise an error; the drivers alone would return other values.
 
 Sources: PostgreSQL's system catalog ``pg_type`` for the numbers of types.
 """
@@ -33,48 +33,56 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.sql.text_forms import quoted
-from airflow_reverse_etl.warehouses.arrow import no_date
+from airflow_reverse_etl.warehouses.arrow import unsupported_date
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: The types that drivers read as they are, by their numbers.
+#: Type number → name, of the types that drivers read directly.
 _NAMES = {
     16: "bool", 17: "bytea", 18: "char", 19: "name", 20: "int8", 21: "int2", 23: "int4", 25: "text", 114: "json",
     700: "float4", 701: "float8", 1042: "bpchar", 1043: "varchar", 1082: "date", 1083: "time", 1114: "timestamp",
     1184: "timestamptz", 1700: "numeric", 3802: "jsonb",
 }  # fmt: skip
 _DAYS_AND_TIMES = (1082, 1083, 1114, 1184)
-_NO_DATE = ("infinity", "BC", "24:00:00")
+_UNSUPPORTED_ENDINGS = ("infinity", "BC", "24:00:00")
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresColumn:
-    """A column of a query. ``kind``: name of its type, empty if it is one that is read as text. ``scale``: declared."""
+    """A column of a query.
+
+    :param kind: name of the type; empty if the column is read as text.
+    :param scale: the declared scale of a numeric.
+    """
 
     name: str
     kind: str
     scale: int | None = None
 
     @classmethod
-    def described(cls, description: Sequence[Any]) -> PostgresColumn:
-        """From an entry of psycopg's ``cursor.description``."""
+    def from_description(cls, description: Sequence[Any]) -> PostgresColumn:
+        """Build a column from an entry of psycopg's ``cursor.description``."""
         return cls(description[0], _NAMES.get(description[1], ""), description[5])
 
     @classmethod
-    def of_field(cls, field: pa.Field) -> PostgresColumn:
-        """From a field of the schema that the ADBC driver has for a query. Raises ConfigurationError: it is too old."""
+    def from_field(cls, field: pa.Field) -> PostgresColumn:
+        """Build a column from a field of the schema that the ADBC driver returns for a query.
+
+        :raises ConfigurationError: the driver is too old.
+        """
         metadata = field.metadata or {}
         if b"POSTGRESQL:type" not in metadata:
             raise ConfigurationError("the ADBC driver of Postgres is too old", todo="upgrade adbc-driver-postgresql")
-        kind, modifier = (metadata.get(name, b"").decode() for name in (b"POSTGRESQL:type", b"POSTGRESQL:typmod"))
-        # a numeric's modifier is 4 more than precision (16 bits) and scale (11 bits, with a sign)
+        kind = metadata[b"POSTGRESQL:type"].decode()
+        modifier = metadata.get(b"POSTGRESQL:typmod", b"").decode()
+        # A numeric's modifier is 4 more than its precision (16 bits) and scale (11 bits, signed).
         scale = ((int(modifier) - 4) & 0x7FF ^ 0x400) - 0x400 if int(modifier or -1) >= 4 else None
         return cls(field.name, kind if kind in _NAMES.values() else "", scale)
 
     @property
     def data_type(self) -> pa.DataType | None:
-        """None where only values tell: a numeric without a scale."""
+        """The type in Arrow; None for a numeric without a declared scale, which only values can type."""
         import pyarrow as pa
 
         if self.kind == "numeric":
@@ -97,29 +105,32 @@ class PostgresColumn:
         return name if self.kind else f"TO_JSON({name}) #>> '{{}}' AS {name}"
 
 
-def as_read(query: str, columns: Sequence[PostgresColumn]) -> str:
-    """The query, with the server writing as text what drivers have values of their own for. Keeps the order of rows."""
+def with_text_casts(query: str, columns: Sequence[PostgresColumn]) -> str:
+    """Return the query with casts to text for the types that drivers read differently. Keeps the order of rows."""
     if all(column.kind and column.kind not in ("json", "jsonb", "float4") for column in columns):
         return query
     return f"SELECT {', '.join(column._selected for column in columns)} FROM (\n{query}\n) AS model"
 
 
 def conninfo(connection: Any) -> str:
-    """The parameters of a psycopg connection, those that its Airflow hook found out included, as libpq's text.
+    """Return the parameters of a psycopg connection as libpq's connection string, with those that the hook resolved.
 
-    Holds the password.
+    The text has the password.
     """
     info = connection.info
-    parameters = dict(info.get_parameters() if hasattr(info, "get_parameters") else info.dsn_parameters)
+    is_psycopg3 = hasattr(info, "get_parameters")
+    parameters = dict(info.get_parameters() if is_psycopg3 else info.dsn_parameters)
     parameters["password"] = info.password
-    texts = (
-        (name, str(value).replace("\\", "\\\\").replace("'", "\\'")) for name, value in parameters.items() if value
-    )
-    return " ".join(f"{name}='{text}'" for name, text in texts)
+    pairs = []
+    for name, value in parameters.items():
+        if value:
+            escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+            pairs.append(f"{name}='{escaped}'")
+    return " ".join(pairs)
 
 
-def strict(connection: Any) -> Any:
-    """Have psycopg2 refuse the dates that it makes others of; psycopg 3 does."""
+def reject_unsupported_dates(connection: Any) -> Any:
+    """Make psycopg2 raise an error for dates that it would change, as psycopg 3 does."""
     if not hasattr(connection, "info") or not hasattr(connection.info, "dsn_parameters"):
         return connection
     from psycopg2 import extensions
@@ -129,18 +140,18 @@ def strict(connection: Any) -> Any:
 
         def checked(text: str | None, cursor: Any, standard: Any = standard) -> Any:
             try:
-                if text is not None and text.endswith(_NO_DATE):
+                if text is not None and text.endswith(_UNSUPPORTED_ENDINGS):
                     raise ValueError(text)
                 return standard(text, cursor)
             except ValueError:
-                raise no_date() from None
+                raise unsupported_date() from None
 
         extensions.register_type(extensions.new_type((number,), f"STRICT{number}", checked), connection)
     return connection
 
 
 def adbc_connection(hook: Any) -> Any:
-    """An ADBC connection with the parameters that the hook finds out, tokens that it fetches included."""
+    """Return an ADBC connection with the parameters that the hook resolves, including tokens that it fetches."""
     from adbc_driver_postgresql.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
 
     with closing(hook.get_conn()) as connection:

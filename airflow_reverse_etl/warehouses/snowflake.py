@@ -1,7 +1,7 @@
-"""Snowflake's ADBC driver: it logs in as Airflow's hook does, and has the types that the connector has.
+"""Snowflake's ADBC driver, with the login of Airflow's hook and the types of Snowflake's connector.
 
 Sources: ``adbc_driver_snowflake.DatabaseOptions`` and ``StatementOptions`` (1.11); the parameters of
-snowflake-connector-python's ``connect``, as ``SnowflakeHook`` of apache-airflow-providers-snowflake 6 makes them.
+snowflake-connector-python's ``connect``, which ``SnowflakeHook`` of apache-airflow-providers-snowflake 6 builds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SQL = "adbc.snowflake.sql."
 _CLIENT = f"{_SQL}client_option."
 
-#: Parameters of the connector → options of the driver, which are text.
+#: Parameters of the connector → options of the driver.
 _OPTIONS = {
     "user": "username",
     "account": f"{_SQL}account",
@@ -32,39 +32,46 @@ _OPTIONS = {
     "protocol": f"{_SQL}uri.protocol",
     "application": f"{_CLIENT}app_name",
 }
-#: What one login needs of the connector's parameters.
+#: Authenticator → the connector's parameters that it needs.
 _LOGINS = {
     "snowflake": ("password", "private_key"),
     "snowflake_jwt": ("private_key",),
     "oauth": ("token",),
 }
-#: By which the hook fetches a token; the login itself is done with that.
-_TOKEN = ("azure_conn_id", "token_endpoint", "scope", "client_id", "client_secret", "grant_type", "refresh_token")
+#: Parameters with which the hook fetches a token. The login itself uses the token.
+_TOKEN_PARAMETERS = (
+    "azure_conn_id",
+    "token_endpoint",
+    "scope",
+    "client_id",
+    "client_secret",
+    "grant_type",
+    "refresh_token",
+)
 
-#: Nanoseconds, the driver's default, reach from the year 1677 to 2262: of others it makes wrong dates. And it would
-#: wait minutes for a host that does not answer, where the connector, which is asked next, says so at once.
+#: Nanoseconds, the driver's default, cover the years 1677 to 2262 only; other dates would become wrong. The timeout
+#: replaces minutes of waiting for a host that does not answer: the connector, which is tried next, fails at once.
 _ALWAYS = {f"{_CLIENT}max_timestamp_precision": "microseconds", f"{_CLIENT}login_timeout": "30s"}
 
-#: What is fetched ahead is held in memory: two chunks, each of a few ten megabytes, in place of two hundred.
+#: Chunks that are fetched ahead stay in memory, a few tens of megabytes each: two instead of two hundred.
 STATEMENT = {"adbc.rpc.result_queue_size": "2", "adbc.snowflake.rpc.prefetch_concurrency": "2"}
 
 
 def database_options(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Options of the ADBC driver for what the connector would be given. They hold the password, key or token.
+    """Return the ADBC driver's options for the connector's parameters. They hold the password, key or token.
 
-    :raises ConfigurationError: a parameter or a login that the driver may not have, or has in another way: the
-        connector, which is what they are for, can read as well.
+    :raises ConfigurationError: the driver may not support a parameter or the login, or supports it differently. The
+        connector can read instead.
     """
     given = {name: value for name, value in parameters.items() if value not in (None, "", {})}
     authenticator = given.pop("authenticator", "snowflake")
     login = {name: given.pop(name) for name in _LOGINS.get(authenticator, ()) if name in given}
     if authenticator == "oauth":
-        given = {name: value for name, value in given.items() if name not in _TOKEN}
-    if not login or (more := given.keys() - _OPTIONS.keys()):
-        raise ConfigurationError(
-            f"authenticator {authenticator!r}" if not login else f"parameters {', '.join(sorted(more))}",
-            todo="read with snowflake-connector-python",
-        )
+        given = {name: value for name, value in given.items() if name not in _TOKEN_PARAMETERS}
+    unsupported = given.keys() - _OPTIONS.keys()
+    if not login or unsupported:
+        reason = f"parameters {', '.join(sorted(unsupported))}" if login else f"authenticator {authenticator!r}"
+        raise ConfigurationError(reason, todo="read with snowflake-connector-python")
     options = {**_ALWAYS, **{_OPTIONS[name]: str(value) for name, value in given.items()}}
     if "private_key" in login:
         text = base64.encodebytes(login["private_key"]).decode()
@@ -75,10 +82,12 @@ def database_options(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {**options, "password": login["password"]}
 
 
-def whole(kind: pa.DataType | None, at: int, first: pa.RecordBatch | None) -> pa.DataType | None:
-    """The type of a column: a NUMBER without a scale is an integer, as the connector has it, unless it is too large.
+def integer_if_possible(kind: pa.DataType | None, at: int, first: pa.RecordBatch | None) -> pa.DataType | None:
+    """Return int64 for a NUMBER without a scale, as the connector does, unless a value is too large.
 
-    :param kind: what it is otherwise. :param at: the column. :param first: the first batch of it.
+    :param kind: the column's type, returned in all other cases.
+    :param at: position of the column.
+    :param first: the first batch of rows.
     """
     import pyarrow as pa
 
@@ -93,8 +102,10 @@ def whole(kind: pa.DataType | None, at: int, first: pa.RecordBatch | None) -> pa
 
 
 def adbc_connection(hook: Any) -> Any:
-    """An ADBC connection with the parameters that the hook has for its own driver, tokens that it fetches included."""
+    """Return an ADBC connection with the hook's parameters for its own driver, including tokens that it fetches."""
     from adbc_driver_snowflake.dbapi import connect  # type: ignore[import-untyped, unused-ignore]
 
-    parameters = hook._get_conn_params  # nothing public has them; a property in older providers
-    return connect(db_kwargs=database_options(parameters() if callable(parameters) else parameters))
+    parameters = hook._get_conn_params  # the hook has no public method for them; older providers have a property
+    if callable(parameters):
+        parameters = parameters()
+    return connect(db_kwargs=database_options(parameters))

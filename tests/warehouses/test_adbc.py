@@ -1,4 +1,4 @@
-"""Rows through an ADBC driver, DuckDB's own; Postgres's is in test_postgres.py."""
+"""Rows through DuckDB's own ADBC driver; the tests of Postgres's driver are in test_postgres.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse, without_files
 
 
 class Other(DuckDBWarehouse):
-    """Tells whether it was asked."""
+    """A warehouse that records whether it was used."""
 
     asked = 0
 
@@ -102,7 +102,7 @@ def test_readers_that_are_left_early_hold_nothing(warehouse: AdbcWarehouse) -> N
         assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
 
 
-def test_what_the_driver_refuses_is_told_in_the_other_ones_words(warehouse: AdbcWarehouse) -> None:
+def test_an_error_of_the_driver_is_reported_by_the_other_driver(warehouse: AdbcWarehouse) -> None:
     with pytest.raises(ModelNotFoundError, match="nothing"):
         warehouse.read("SELECT * FROM nothing").read_all()
     assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
@@ -122,10 +122,10 @@ def test_a_login_that_fails_is_not_tried_again_and_again(other: Other) -> None:
     warehouse.close()
 
 
-def test_a_driver_that_does_not_tell_columns_is_named_as_the_cause() -> None:
-    """As BigQuery's, behind a connection of type ``adbc``, which has no other driver."""
+def test_a_driver_that_cannot_report_columns_is_named_as_the_cause() -> None:
+    """BigQuery's driver behind a connection of type ``adbc``, which has no other driver, is an example."""
     connection = Mock()
     connection.cursor().adbc_execute_schema.side_effect = NotSupportedError("")
     warehouse = AdbcWarehouse(lambda: connection, dialect="bigquery", conn_id="wh")
-    with closing(warehouse), pytest.raises(ConfigurationError, match="does not tell the columns"):
+    with closing(warehouse), pytest.raises(ConfigurationError, match="cannot report the columns"):
         warehouse.columns("SELECT 1 AS x")

@@ -20,7 +20,7 @@ from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 from airflow_reverse_etl.warehouses.bigquery import database_options
 from tests.bigquery import PROJECT, BigQuery
 
-#: The driver has no such option: whoever gives one has the client read.
+#: The driver does not have this option: with it, the client reads.
 BY_CLIENT = {"quota_project_id": "another-project"}
 #: Five batches.
 MODEL = """
@@ -33,7 +33,7 @@ MODEL = """
 
 
 class Hook:
-    """As much of BigQueryHook as is used, as it makes them (apache-airflow-providers-google 22.8)."""
+    """BigQueryHook's parts that are used, copied from apache-airflow-providers-google 22.8."""
 
     project_id, location = PROJECT, "EU"
 
@@ -51,7 +51,7 @@ class Hook:
 
 
 def read(query: str, extra: Mapping[str, Any], columns: list[str] | None) -> Any:
-    """Rows, or the error: in a process of its own, as drivers see only what it was started with.
+    """Return rows, or the error, of a new process: drivers see only the variables that their process started with.
 
     :param columns: asked for and compared first.
     """
@@ -108,7 +108,7 @@ def ask(process: ProcessPoolExecutor, service: BigQuery) -> Callable[..., Any]:
     ],
 )
 def test_the_driver_reads_what_the_client_reads(ask: Callable[..., Any], service: BigQuery, query: str) -> None:
-    """So that it makes no difference which of them a worker has."""
+    """The result does not depend on which of them a worker has."""
     found = ask(query)
     assert service.asked == ["go"]
     expected = ask(query, BY_CLIENT)
@@ -136,7 +136,7 @@ def test_it_logs_in_as_the_hook_does(
     assert service.asked == ["go"]
 
 
-def test_the_client_tells_columns_where_there_are_no_rows(ask: Callable[..., Any], service: BigQuery) -> None:
+def test_the_client_reports_columns_without_rows(ask: Callable[..., Any], service: BigQuery) -> None:
     assert ask("SELECT 1 AS x, 'x' AS y FROM UNNEST([1]) WHERE FALSE").column_names == ["x", "y"]
     assert service.asked == ["go", "python"]
     assert ask("SELECT 1 AS x, 'x' AS y", columns=["x", "y"]).to_pylist() == [{"x": 1, "y": "x"}]
@@ -148,7 +148,7 @@ def test_the_client_tells_columns_where_there_are_no_rows(ask: Callable[..., Any
 def test_a_stream_that_breaks_off_is_not_the_end_of_the_rows(
     ask: Callable[..., Any], service: BigQuery, monkeypatch: pytest.MonkeyPatch, extra: dict[str, str], rows: int
 ) -> None:
-    """The rest would count as removed."""
+    """Otherwise the missing rows would count as removed."""
     monkeypatch.setattr(service, "breaks_after", rows)
     error = ask(MODEL, extra)
     assert isinstance(error, str)
@@ -191,14 +191,14 @@ def test_where_the_driver_does_not_look_the_client_logs_in(monkeypatch: pytest.M
     assert "key.json" in database_options({}, project=PROJECT, location=None).values()
 
 
-def test_a_value_that_the_service_quotes_is_not_told(ask: Callable[..., Any]) -> None:
+def test_a_value_that_the_service_quotes_is_not_reported(ask: Callable[..., Any]) -> None:
     error = ask("SELECT CAST(name AS INT64) AS n FROM (SELECT 'secret' AS name)")
     assert error.startswith("ConfigurationError: the model's query fails")
     assert "secret" not in error
 
 
 def test_a_query_that_takes_long_is_cancelled_where_it_runs() -> None:
-    """The driver cannot by its connection."""
+    """The driver cannot cancel through its connection."""
     runs = threading.Event()
 
     class Cursor(Mock):

@@ -1,4 +1,4 @@
-"""Databases behind a DB-API driver: SQLite for real, and a driver whose cursor can be told what to return."""
+"""Databases behind a DB-API driver: SQLite for real, and a driver whose cursor returns what a test sets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_connection_stays_in_one_thread_while_a_plan_reads_it_from_others(
 def test_a_reader_left_behind_is_closed_whatever_locks_the_garbage_collector_runs_under(
     sqlite: DbApiWarehouse,
 ) -> None:
-    """It may run in a thread that is just handing work to an executor of the standard library."""
+    """It may run in a thread that is submitting work to an executor of the standard library."""
     reader = sqlite.read("SELECT * FROM m", batch_rows=10)
     reader.read_next_batch()
 
@@ -77,7 +77,7 @@ def test_a_query_without_rows_has_columns(sqlite: DbApiWarehouse) -> None:
     sqlite.close()
 
 
-def test_a_model_that_is_not_there_is_named(sqlite: DbApiWarehouse) -> None:
+def test_a_missing_model_is_named(sqlite: DbApiWarehouse) -> None:
     for query in ("SELECT * FROM nope", "SELECT nope FROM m"):
         with pytest.raises(ModelNotFoundError, match="nope"):
             sqlite.columns(query)
@@ -88,7 +88,7 @@ def test_a_model_that_is_not_there_is_named(sqlite: DbApiWarehouse) -> None:
 
 
 class FakeCursor:
-    """Returns rows of one column ``v``; remembers how it was made."""
+    """A cursor with rows of one column ``v``, which records how it was made."""
 
     def __init__(self, connection: FakeConnection, how: dict[str, Any]) -> None:
         self.connection, self.how, self.rows = connection, how, list[Any]()
@@ -203,7 +203,7 @@ def test_mysql_rows_stay_on_the_server(name: str, monkeypatch: pytest.MonkeyPatc
 
 
 class ArrowCursor(FakeCursor):
-    """Has Arrow of its own, in the widths that the rows at hand need."""
+    """A cursor with Arrow of its own, in the widths that its rows need."""
 
     tables = (pa.table({"v": pa.array([1, 2], pa.int8())}), pa.table({"v": pa.array([2**40], pa.int64())}))
 
@@ -224,7 +224,7 @@ class DatabricksCursor(ArrowCursor):
 
 
 @pytest.mark.parametrize("kind", [SnowflakeCursor, DatabricksCursor])
-def test_arrow_that_a_driver_has_is_taken(kind: type[ArrowCursor]) -> None:
+def test_arrow_of_a_driver_is_used(kind: type[ArrowCursor]) -> None:
     """Snowflake's widths differ from chunk to chunk; ours do not."""
     connection = driver("vendor", arrow_number_to_decimal_setter=False, cursor=lambda self: kind(self, {}))()
     warehouse = DbApiWarehouse(lambda: connection, dialect="snowflake", conn_id="w")
@@ -235,7 +235,7 @@ def test_arrow_that_a_driver_has_is_taken(kind: type[ArrowCursor]) -> None:
 
 
 class BigQueryClient:
-    """As much of google.cloud.bigquery's as is used; it is client, job and rows at once."""
+    """Google's client with the parts that are used: client, job and rows in one object."""
 
     schema = (types.SimpleNamespace(name="v", field_type="INTEGER"),)
     error: Exception | None = None
@@ -310,7 +310,7 @@ class InsufficientPrivilegeError(DatabaseError):
         (DataError("invalid input syntax: 'secret'"), ConfigurationError),
     ],
 )
-def test_driver_errors_say_what_to_do_and_tell_no_value(error: Exception, expected: type[Exception]) -> None:
+def test_driver_errors_say_what_to_do_and_quote_no_value(error: Exception, expected: type[Exception]) -> None:
     warehouse = DbApiWarehouse(lambda: FakeConnection(error=error), dialect="postgres", conn_id="pg")
     with pytest.raises(expected) as caught:
         warehouse.columns("SELECT 1")

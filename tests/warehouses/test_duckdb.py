@@ -39,25 +39,25 @@ def test_two_queries_can_be_read_at_once(warehouse: DuckDBWarehouse) -> None:
 
 
 @pytest.mark.parametrize("query", ["SELECT * FROM nope", "SELECT nope FROM range(1)"])
-def test_a_model_that_is_not_there_is_named(warehouse: DuckDBWarehouse, query: str) -> None:
+def test_a_missing_model_is_named(warehouse: DuckDBWarehouse, query: str) -> None:
     with pytest.raises(ModelNotFoundError, match="nope") as caught:
         warehouse.columns(query)
     assert caught.value.where == {"connection": "warehouse"}
 
 
-def test_an_error_while_reading_does_not_tell_the_value(warehouse: DuckDBWarehouse) -> None:
+def test_an_error_while_reading_does_not_quote_the_value(warehouse: DuckDBWarehouse) -> None:
     with pytest.raises(ConfigurationError) as caught:
         warehouse.read("SELECT CASE WHEN i > 70000 THEN 'secret' ELSE '1' END::INT FROM range(99999) t(i)").read_all()
     assert "secret" not in str(caught.value)
 
 
-def test_an_error_in_the_first_batch_does_not_tell_the_value_either(warehouse: DuckDBWarehouse) -> None:
+def test_an_error_in_the_first_batch_does_not_quote_the_value_either(warehouse: DuckDBWarehouse) -> None:
     with pytest.raises(ConfigurationError, match="fails while it is read") as caught:
         warehouse.read("SELECT CAST('row-value-7' AS INTEGER) AS a")
     assert "row-value-7" not in str(caught.value)
 
 
-def test_a_query_that_does_not_fit_into_memory_is_said() -> None:
+def test_a_query_that_does_not_fit_into_memory_is_reported() -> None:
     warehouse = DuckDBWarehouse(duckdb.connect(config={"memory_limit": "20MB", "max_temp_directory_size": "0MB"}))
     with pytest.raises(ConfigurationError, match="OutOfMemory"):
         warehouse.read("SELECT i, hash(i) AS h FROM range(9000000) AS t(i) ORDER BY h").read_all()
@@ -65,7 +65,7 @@ def test_a_query_that_does_not_fit_into_memory_is_said() -> None:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> DuckDBWarehouse:
-    """Without files: a database with a table ``t``, a view ``v`` over a file, and ``other.t`` that is attached."""
+    """Open a database without files: with a table ``t``, a view ``v`` over a file, and ``other.t``, attached."""
     file = tmp_path / "rows.csv"
 
     def connect() -> duckdb.DuckDBPyConnection:
@@ -101,7 +101,7 @@ def test_a_model_over_files_is_refused_with_the_option_that_allows_it(
 
 
 def test_without_files_a_database_has_all_that_is_its_own(closed: DuckDBWarehouse, tmp_path: Path) -> None:
-    """Tables of its own and of attached files, room to spill, and tables to write."""
+    """It can read its own and attached tables, spill, and write tables."""
     assert closed.read("SELECT t.id, o.id AS o FROM t, other.t AS o").read_all().to_pylist() == [{"id": 1, "o": 2}]
     spilled = "SELECT count(h) AS n FROM (SELECT i, hash(i) AS h FROM range(6000000) AS t(i) ORDER BY h)"
     assert closed.read(spilled).read_all().to_pylist() == [{"n": 6_000_000}]
@@ -113,7 +113,7 @@ def test_without_files_a_database_has_all_that_is_its_own(closed: DuckDBWarehous
 
 
 def test_of_motherduck_only_local_files_are_closed() -> None:
-    """It is itself outside of the worker's DuckDB."""
+    """MotherDuck itself is external to the worker's DuckDB."""
     connection = Mock()
     cursor = connection.cursor.return_value
     cursor.fetchone.return_value = (1,)

@@ -1,4 +1,4 @@
-"""Postgres for real: read with psycopg 2, psycopg 3 and ADBC, which must make no difference."""
+"""A real Postgres, read with psycopg 2, psycopg 3 and ADBC: the results must be equal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WAYS = ("psycopg2", "psycopg", "adbc")
 
 
 def open_way(way: str, dsn: str) -> Warehouse:
-    """A reader of the database, alone: without another to fall back on."""
+    """Build a reader of the database that cannot fall back on another."""
     if way == "adbc":
         import adbc_driver_postgresql.dbapi
 
@@ -121,7 +121,7 @@ def select(column: int, rows: str = "") -> str:
 
 
 def test_each_type_is_one_in_arrow_whatever_the_driver(warehouse: Warehouse) -> None:
-    """One query of all columns, its rows as they are and as null."""
+    """One query reads all columns, with values and with nulls."""
     columns = ", ".join(f"{value} AS c{at}" for at, (value, *_) in enumerate(VALUES))
     table = warehouse.read(f'SELECT * FROM (SELECT {columns}) AS "Some" -- all').read_all()
     assert [column.name for column in warehouse.columns(f"SELECT {columns}")] == table.column_names
@@ -144,7 +144,7 @@ def test_an_empty_result_has_the_same_columns(warehouse: Warehouse) -> None:
     ],
 )  # fmt: skip
 def test_values_that_arrow_has_not_are_refused_and_never_others(warehouse: Warehouse, value: str) -> None:
-    """In the first rows or later."""
+    """This holds for the first rows and for later ones."""
     for first in (0, 4000):
         query = f"SELECT CASE WHEN i > {first} THEN {value} END AS v FROM generate_series(1, 5000) AS t(i)"
         with pytest.raises(ConfigurationError, match="in the model"):
@@ -163,7 +163,7 @@ def test_a_numeric_with_more_digits_further_down_is_read_if_there_is_room(wareho
 
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_a_plan_does_not_see_which_driver_read(place: Place, dsn: str, tmp_path: Path, way: str) -> None:
-    """All types as mapped values and some as keys; recorded with psycopg 2."""
+    """The plan has all types as mapped values and some as keys; the expected plan was recorded with psycopg 2."""
     columns = {at: value for at, (value, *_) in enumerate(VALUES) if not value.startswith("ROW")}  # no column is one
     place.run(
         "DROP TABLE IF EXISTS model",
@@ -191,7 +191,7 @@ def test_a_plan_does_not_see_which_driver_read(place: Place, dsn: str, tmp_path:
 
 @pytest.mark.parametrize("way", [pytest.param("psycopg2", marks=pytest.mark.slow), *WAYS[1:]])
 def test_a_large_result_is_never_in_memory(dsn: str, way: str) -> None:
-    """400 MB of rows pass; measured in a process of its own."""
+    """A process of its own reads 400 MB of rows and measures its memory."""
     script = f"""
         from tests.peak import peak
         from tests.warehouses.test_postgres import open_way
@@ -223,7 +223,7 @@ def test_a_large_result_is_never_in_memory(dsn: str, way: str) -> None:
         (f"SELECT 1 / (90000 - i) AS v FROM {MANY}", ConfigurationError, ""),
     ],
 )
-def test_errors_of_the_query_name_what_is_missing_and_tell_no_value(
+def test_errors_of_the_query_name_what_is_missing_and_quote_no_value(
     warehouse: Warehouse, query: str, expected: type[ReverseEtlError], told: str
 ) -> None:
     with pytest.raises(expected) as caught:
@@ -242,7 +242,7 @@ def test_a_table_that_may_not_be_read(place: Place, dsn: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_server_that_is_not_there(way: str) -> None:
+def test_a_missing_server(way: str) -> None:
     dsn = "host=127.0.0.1 port=1 user=u password='hidden'"
     with closing(open_way(way, dsn)) as warehouse, pytest.raises(UnreachableError) as caught:
         warehouse.columns("SELECT 1")
@@ -264,8 +264,8 @@ OTHERS = "pg_stat_activity WHERE datname = CURRENT_DATABASE() AND pid <> PG_BACK
 SLOW = f"SELECT i, REPEAT('x', 500) AS text, CASE WHEN i > 90000 THEN PG_SLEEP(60) END::TEXT AS slow FROM {MANY}"
 
 
-def test_whoever_leaves_need_not_wait_for_the_server(place: Place, warehouse: Warehouse) -> None:
-    """The query is cancelled, and the connection good for another."""
+def test_a_caller_that_leaves_need_not_wait_for_the_server(place: Place, warehouse: Warehouse) -> None:
+    """The query is cancelled, and the connection can run another."""
     started = time.monotonic()
     rows = iter(warehouse.read(SLOW, batch_rows=80_000))
     assert next(rows).num_rows
@@ -279,7 +279,7 @@ def test_whoever_leaves_need_not_wait_for_the_server(place: Place, warehouse: Wa
 
 
 def test_the_parameters_of_a_connection_can_be_used_again(postgres: str) -> None:
-    """Of both drivers, quotes and backslashes in a password included."""
+    """This holds for both drivers, and for quotes and backslashes in a password."""
     import psycopg
     import psycopg2
 

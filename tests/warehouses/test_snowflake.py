@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from airflow_reverse_etl import wiring
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
 from airflow_reverse_etl.sync.ports import Warehouse
-from airflow_reverse_etl.warehouses.snowflake import database_options, whole
+from airflow_reverse_etl.warehouses.snowflake import database_options, integer_if_possible
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the server's own
 
@@ -66,7 +66,7 @@ def server() -> Iterator[dict[str, Any]]:
 def open_warehouse(
     server: dict[str, Any], monkeypatch: pytest.MonkeyPatch, add_connection: Callable[..., None]
 ) -> Callable[..., Warehouse]:
-    """The warehouse behind a connection, whose hook has these parameters; ``connects``: how often it was the hook's."""
+    """Open the warehouse of a hook with these parameters; ``connects`` counts the connections of the hook."""
     import snowflake.connector
 
     add_connection("snow", conn_type="snowflake")
@@ -94,7 +94,7 @@ def open_warehouse(
     ],
 )
 def test_the_driver_reads_what_the_connector_reads(open_warehouse: Callable[..., Warehouse], query: str) -> None:
-    """So that it makes no difference which of them a worker has."""
+    """The result does not depend on which of them a worker has."""
     connects: list[int] = []
     with closing(open_warehouse(PARAMETERS, connects)) as driver:
         found = driver.read(query).read_all()
@@ -146,7 +146,7 @@ def test_the_connector_says_what_is_wrong_with_a_query(open_warehouse: Callable[
 
 
 def test_whole_numbers_beyond_64_bits_stay_decimals() -> None:
-    """fakesnow has none: the driver's batch is made here."""
+    """fakesnow does not support them, so the test makes the driver's batch."""
     numbers = pa.RecordBatch.from_pydict({"N": pa.array([Decimal(2**70)], pa.decimal128(38, 0))})
-    assert whole(numbers.schema.field("N").type, 0, numbers) == pa.decimal128(38, 0)
-    assert whole(numbers.schema.field("N").type, 0, None) == pa.int64()
+    assert integer_if_possible(numbers.schema.field("N").type, 0, numbers) == pa.decimal128(38, 0)
+    assert integer_if_possible(numbers.schema.field("N").type, 0, None) == pa.int64()
