@@ -1,1 +1,1 @@
-"""Where state is: snapshots, change sets, checkpoints, history."""
+"""State stores: snapshots, change sets, checkpoints and history."""

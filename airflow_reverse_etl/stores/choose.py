@@ -1,4 +1,4 @@
-"""Where a sync's state is kept, and so where its plans are made: in the warehouse, or with the worker's own planner."""
+"""The choice of a sync's state store, and with it of its planner: in the warehouse, or local on the worker."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def choose_store(
     open_warehouse_store: Callable[[], WarehouseStore | None],
     say: Callable[[str], object],
 ) -> LakeStore | WarehouseStore:
-    """The state store of a sync: the one that has its state, and for a new sync the one that ``planner`` asks for.
+    """Return the store that has the sync's state, or for a new sync the store that ``planner`` asks for.
 
-    A sync never starts from nothing because it was told to plan elsewhere: it stays, and a line says so.
+    A changed ``planner`` never loses state: the sync keeps the store that it has, and a log line reports it.
 
     :param query: the model; None in a task that does not plan.
-    :param open_warehouse_store: opens the store in the sync's source; None where there can be none.
-    :param say: told why, once.
-    :raises ConfigurationError: ``planner: warehouse`` is asked of a warehouse that cannot.
-    :raises CredentialsError: the same, for want of a right.
+    :param open_warehouse_store: opens the store in the sync's source; returns None if the source cannot hold one.
+    :param say: logs why the store was chosen; called at most once.
+    :raises ConfigurationError: ``planner: warehouse`` is set, and the sync's source cannot plan.
+    :raises CredentialsError: ``planner: warehouse`` is set, and a privilege in the warehouse is missing.
     """
+    # State decides first: the lake's, then the warehouse's.
     if lake.has_state(sync.name):
         if sync.planner == "warehouse":
             say(f"{sync.name}: planned locally although planner is 'warehouse': its state is under the state URL")
@@ -52,15 +53,16 @@ def choose_store(
         if sync.planner == "local":
             say(f"{sync.name}: planned in the warehouse although planner is 'local': its state is there")
         return warehouse
+    # A new sync: ``planner`` decides, and with ``auto`` the size of the model.
     if sync.planner == "local" or query is None:
         return lake
     if sync.planner == "warehouse":
         warehouse.make_tables()
         return warehouse
-    return _chosen(sync, query, lake, warehouse, say)
+    return _choose_by_size(sync, query, lake, warehouse, say)
 
 
-def _chosen(
+def _choose_by_size(
     sync: Sync, query: str, lake: LakeStore, warehouse: WarehouseStore, say: Callable[[str], object]
 ) -> LakeStore | WarehouseStore:
     rows = warehouse.model_rows(query, sync, at_most=LARGE)

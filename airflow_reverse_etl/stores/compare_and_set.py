@@ -1,4 +1,4 @@
-"""Compare-and-set: a document, or a few values, that several workers change one at a time."""
+"""Compare-and-set for a text or a few values that several workers change."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
 
 _TRANSACTION = "ledger"
-_TIDY_EVERY = 50
+_CLEAN_UP_EVERY = 50
 _KEEP_FILES = timedelta(days=1)
 
 
 class VersionedFile:
-    """A text under compare-and-set.
+    """A text under compare-and-set, stored in a Delta Lake table of its own.
 
-    :param url: of the ledger's own folder, see :meth:`airflow_reverse_etl.stores.files.StateFiles.child`.
+    :param url: folder of the table, see :meth:`airflow_reverse_etl.stores.files.StateFiles.child`.
     :param storage_options: credentials and settings of the object storage, as deltalake takes them.
     :raises UnreachableError: from every method, when the storage does not answer or refuses.
     """
@@ -33,7 +33,7 @@ class VersionedFile:
         self._table: DeltaTable | None = None
 
     def read(self) -> tuple[int, str | None]:
-        """The version, which :meth:`replace` wants back, and the text; version 0 and None before the first."""
+        """Return the version, which :meth:`replace` needs, and the text; version 0 and None before the first write."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -49,7 +49,10 @@ class VersionedFile:
         return version, text[0] if text else None
 
     def replace(self, version: int, text: str) -> bool:
-        """Write the text if nobody has since ``read`` returned this version. False: read again."""
+        """Write the text unless it was changed since ``read`` returned this version.
+
+        :returns: False if another worker changed the text first; read it again.
+        """
         import pyarrow as pa
         from deltalake import CommitProperties, Transaction, write_deltalake
         from deltalake.exceptions import CommitFailedError, DeltaError
@@ -67,12 +70,12 @@ class VersionedFile:
                 mode="overwrite",
                 commit_properties=CommitProperties(app_transactions=[transaction], max_commit_retries=0),
             )
-            if (version + 1) % _TIDY_EVERY == 0:
-                self._tidy(self._table)
+            if (version + 1) % _CLEAN_UP_EVERY == 0:
+                self._clean_up(self._table)
         except CommitFailedError:
             return False
         except (DeltaError, OSError) as error:
-            if "commit transaction" in str(error):  # lost against another's creation of the table
+            if "commit transaction" in str(error):  # another worker created the table at the same moment
                 return False
             raise self._unreachable(error) from error
         return True
@@ -82,7 +85,7 @@ class VersionedFile:
         from deltalake.exceptions import DeltaError
 
         try:
-            # Not exclusive and need not be: an empty table has no version yet, whoever made it.
+            # Two workers may create the table at the same moment: it stays empty, and without a version.
             DeltaTable.create(
                 self.url,
                 Schema([Field("text", "string")]),  # type: ignore[arg-type]
@@ -91,10 +94,10 @@ class VersionedFile:
                 configuration={"delta.checkpointInterval": "20", "delta.logRetentionDuration": "interval 1 days"},
             )
         except (DeltaError, OSError) as error:
-            if "commit transaction" not in str(error):  # another has made it meanwhile
+            if "commit transaction" not in str(error):  # another worker has created the table meanwhile
                 raise self._unreachable(error) from error
 
-    def _tidy(self, table: DeltaTable) -> None:
+    def _clean_up(self, table: DeltaTable) -> None:
         table.update_incremental()
         hours = int(_KEEP_FILES.total_seconds() // 3600)
         table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
@@ -109,30 +112,35 @@ class VersionedFile:
 
 
 class FileValues:
-    """Values under a folder of the state URL.
+    """A few values under compare-and-set, in a folder under the state URL.
 
     :raises UnreachableError: from every method, when the storage does not answer.
     """
 
     def __init__(self, files: StateFiles, folder: str) -> None:
-        self._ledger = VersionedFile(files.child(folder), files.storage_options)
+        self._file = VersionedFile(files.child(folder), files.storage_options)
 
     def read(self) -> tuple[int, dict[str, str]]:
-        """The version, and the values; none before the first change."""
-        version, text = self._ledger.read()
+        """Return the version and the values; version 0 and no values before the first change."""
+        version, text = self._file.read()
         return version, json.loads(text) if text else {}
 
     def swap(self, version: int, values: Mapping[str, str]) -> bool:
-        """Make these the values if the version that was read is still the current one; False if it is not."""
-        return self._ledger.replace(version, json.dumps(values))
+        """Store these values if ``version`` is still the current one.
+
+        :returns: False if another worker changed the values first.
+        """
+        return self._file.replace(version, json.dumps(values))
 
 
 V = TypeVar("V")
 
 
 class VersionedValues(Protocol[V]):
-    """A few values that are changed by compare-and-swap: their version and themselves, and whether a change won."""
+    """A few values that are changed by compare-and-set."""
 
-    def read(self) -> tuple[V, dict[str, str]]: ...
+    def read(self) -> tuple[V, dict[str, str]]:
+        """Return the version and the values."""
 
-    def swap(self, version: V, values: Mapping[str, str]) -> bool: ...
+    def swap(self, version: V, values: Mapping[str, str]) -> bool:
+        """Store these values if ``version`` is still the current one; return whether it was."""

@@ -1,4 +1,4 @@
-"""Small files under the state URL: a folder, or any object storage that Delta Lake tables can live in."""
+"""Small files under the state URL: a folder, or any object storage that Delta Lake supports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StateFiles:
-    """Files by path relative to ``url``; folders come and go with their files.
+    """Files by path relative to ``url``. Folders are created as needed.
 
     :param url: a folder's path, ``file://``, or an object storage URL such as ``s3://bucket/prefix``, ``gs://``, ``az://``.
     :param storage_options: credentials and settings of the object storage, as deltalake takes them.
@@ -28,20 +28,22 @@ class StateFiles:
 
     def __init__(self, url: str, storage_options: Mapping[str, str] | None = None) -> None:
         scheme, netloc, path, *_ = urlsplit(url)
-        if scheme not in ("", "file") and not netloc:
-            raise ConfigurationError("the state URL names no bucket", todo="write it as s3://bucket/prefix", url=url)
-        self._root = None if scheme not in ("", "file") else Path(unquote(path) if scheme else url).absolute()
+        is_local = scheme in ("", "file")
+        if not is_local and not netloc:
+            raise ConfigurationError("the state URL has no bucket", todo="write it as s3://bucket/prefix", url=url)
+        local_path = unquote(path) if scheme else url
+        self._root = Path(local_path).absolute() if is_local else None
         self.url = str(self._root) if self._root else url.rstrip("/")
         self.storage_options = dict(storage_options or {})
         self._remote: FileSystem | None = None
 
     @property
     def root(self) -> Path | None:
-        """The folder, or None where the files are in object storage."""
+        """The folder, or None if the files are in object storage."""
         return self._root
 
     def filesystem(self) -> FileSystem:
-        """The same files for pyarrow; paths are relative to the URL."""
+        """Return a pyarrow filesystem of these files; paths are relative to the URL."""
         from pyarrow import fs
 
         if self._root:
@@ -52,11 +54,11 @@ class StateFiles:
         return self._remote
 
     def child(self, path: str) -> str:
-        """The absolute URL, or local path, of something under this URL."""
+        """Return the absolute URL, or local path, of a path under this URL."""
         return f"{self.url}/{path}"
 
     def read(self, path: str) -> bytes | None:
-        """The file's content; None when it is absent."""
+        """Return the file's content; None if the file does not exist."""
         with _reachable(self.url):
             try:
                 if self._root:
@@ -67,7 +69,7 @@ class StateFiles:
                 return None
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether the file exists."""
         with _reachable(self.url):
             if self._root:
                 return (self._root / path).is_file()
@@ -76,7 +78,7 @@ class StateFiles:
             return bool(self.filesystem().get_file_info(path).type == fs.FileType.File)
 
     def write(self, path: str, data: bytes) -> None:
-        """Durable when it returns, and atomic: readers and crashes see the old content or the new one."""
+        """Write the file durably and atomically: readers and crashes see the old content or the new one."""
         with _reachable(self.url):
             if self._root:
                 _replace(self._root / path, data)
@@ -85,27 +87,28 @@ class StateFiles:
                 file.write(data)
 
     def list(self, folder: str) -> list[str]:
-        """Names directly in the folder, sorted; empty when there is no such folder."""
+        """Return the names directly in the folder, sorted; an empty list if the folder does not exist."""
         with _reachable(self.url):
             if self._root:
-                place = self._root / folder
-                names = [path.name for path in place.iterdir()] if place.is_dir() else []
+                directory = self._root / folder
+                if not directory.is_dir():
+                    return []
+                names = [path.name for path in directory.iterdir()]
                 return sorted(name for name in names if not name.startswith(_TEMPORARY))
             from pyarrow import fs
 
-            selector = fs.FileSelector(folder, allow_not_found=True)
-            return sorted(
-                {info.path.rstrip("/").rsplit("/", 1)[-1] for info in self.filesystem().get_file_info(selector)}
-            )
+            found = self.filesystem().get_file_info(fs.FileSelector(folder, allow_not_found=True))
+            return sorted({info.path.rstrip("/").rsplit("/", 1)[-1] for info in found})
 
     def delete(self, path: str) -> None:
-        """Delete a file, or a folder with everything in it; absent ones are no error."""
+        """Delete a file, or a folder with everything in it. A missing path is not an error."""
         from pyarrow import fs
 
         with _reachable(self.url):
             if self._root:
                 _remove(self._root / path)
                 return
+            # The path may be a folder: its files first. Then it may be a file.
             found = self.filesystem().get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
             for info in found:
                 if info.type == fs.FileType.File:
@@ -118,7 +121,7 @@ _TEMPORARY = ".writing-"
 
 
 def _object_storage(url: str, options: dict[str, str]) -> Any:
-    """deltalake's object storage for pyarrow, writing repaired: pyarrow hands it buffers, it takes only bytes."""
+    """Return deltalake's object storage for pyarrow, with writing fixed: deltalake accepts only bytes, not buffers."""
     import pyarrow as pa
     from deltalake.fs import DeltaStorageHandler
 
@@ -146,7 +149,7 @@ def _object_storage(url: str, options: dict[str, str]) -> Any:
 
 @contextlib.contextmanager
 def _reachable(url: str) -> Iterator[None]:
-    """Storage errors in our words. The remote's text names buckets and paths, never keys."""
+    """Raise storage errors as UnreachableError. The remote's text names buckets and paths, never keys."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A budget of requests that tasks on many workers, of any DAG, draw from."""
+"""A budget of requests shared by tasks on many workers, of any DAG."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ from airflow_reverse_etl.stores.compare_and_set import FileValues
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
 
-_TRIES = 200
+_ATTEMPTS = 200
 
 
 class FileBudget:
     """Budgets under the state URL, one for each name. Implements :class:`~airflow_reverse_etl.sync.ports.RateBudget`.
 
-    A reservation is a stretch of time that nobody else gets, so its cost does not grow with the number of tasks: they
-    queue for it. Workers' clocks are taken to agree to within a fraction of a second.
+    A reservation is a span of time for one task alone. Tasks queue for the next span, so the cost of a reservation
+    does not grow with their number. Workers' clocks are assumed to agree to within a fraction of a second.
     """
 
     def __init__(self, files: StateFiles) -> None:
         self._files = files
 
     def reserve(self, name: str, tokens: int, *, rate: float, now: datetime) -> float:
-        """See the protocol.
+        """Reserve tokens: :meth:`airflow_reverse_etl.sync.ports.RateBudget.reserve`.
 
-        :raises UnreachableError: the storage did not answer, or too many others reserve at the same moment.
+        :raises UnreachableError: the storage did not answer, or too many tasks reserve at the same moment.
         """
-        register = FileValues(self._files, f"budgets/{quote(name, safe='')}")
-        for _ in range(_TRIES):
-            version, values = register.read()
+        stored = FileValues(self._files, f"budgets/{quote(name, safe='')}")
+        for _ in range(_ATTEMPTS):
+            version, values = stored.read()
+            # Reserve the time that these tokens take, from when the budget is free.
             free_at = datetime.fromisoformat(values["free_at"]) if values else now
             start = max(free_at, now)
-            if register.swap(version, {"free_at": (start + timedelta(seconds=tokens / rate)).isoformat()}):
+            end = start + timedelta(seconds=tokens / rate)
+            if stored.swap(version, {"free_at": end.isoformat()}):
                 return (start - now).total_seconds()
-            time.sleep(random.uniform(0.001, 0.05))  # in a thread of its own; others were faster
+            # Another task was faster. Sleeping is safe: the caller runs this in a thread of its own.
+            time.sleep(random.uniform(0.001, 0.05))
         raise UnreachableError(
-            "could not draw from the budget of requests: too many tasks draw from it at once",
-            todo="nothing by hand: the next try goes on; lower the number of partitions if this comes back",
+            "the budget of requests could not be reserved: too many tasks reserve at once",
+            todo="lower the number of partitions if the next try fails too; it resumes by itself",
             connection=name,
         )

@@ -53,7 +53,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def lose_snapshot(store: Any) -> Callable[[str], None]:
-    """Delete what a store knows to be delivered, behind its back."""
+    """Delete the snapshot of a store without its knowledge."""
 
     def lose(sync: str) -> None:
         if isinstance(store, MemoryStateStore):

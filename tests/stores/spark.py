@@ -1,4 +1,4 @@
-"""Databricks as far as a local Spark is it: Spark's parser and functions, with its own tables in place of Delta's.
+"""A local Spark that plays Databricks: Spark's parser and functions, with its own tables instead of Delta's.
 
 Plain Spark has no UPDATE and DELETE. They are parsed by it, and done as an overwrite with the rows that they leave.
 """
@@ -22,12 +22,12 @@ _ONE = threading.RLock()
 
 
 class DatabaseError(Exception):
-    """As in PEP 249."""
+    """Base class of the errors, named as in PEP 249."""
 
 
 @functools.cache
 def spark() -> Any:
-    """The one session of this process."""
+    """Return the session of this process."""
     from pyspark.sql import SparkSession
 
     folder = tempfile.mkdtemp(prefix="spark")
@@ -49,7 +49,7 @@ def spark() -> Any:
 
 
 class Connection:
-    """A DB-API connection, as little of it as is used."""
+    """A DB-API connection with the parts that the store uses."""
 
     def __init__(self, schema: str) -> None:
         self.description: list[tuple[str, None]] | None = None
@@ -111,7 +111,7 @@ class Connection:
 
 
 def spark_place() -> Place:
-    """A schema for models, and a schema for the state that is not there yet."""
+    """Yield a schema for models, and a schema for the state that does not exist yet."""
     from tests.stores.warehouses import Place
 
     for name in ("reverse_etl", "models"):

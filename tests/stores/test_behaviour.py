@@ -1,4 +1,4 @@
-"""What every state store does, whatever it is made of."""
+"""The behaviour of every state store, whatever its storage."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Bench:
         self.model([])
 
     def model(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Rows of (id, email, score)."""
+        """Replace the model by rows of (id, email, score)."""
         self.database.execute("CREATE OR REPLACE TABLE m (id BIGINT, email VARCHAR, score INT)")
         if values := list(rows):
             self.database.executemany("INSERT INTO m VALUES (?, ?, ?)", values)
 
     def timed(self, rows: Iterable[tuple[Any, ...]], kind: str = "TIMESTAMP") -> None:
-        """Rows of (id, email, at)."""
+        """Replace the model by rows of (id, email, at)."""
         self.database.execute(f'CREATE OR REPLACE TABLE m (id BIGINT, email VARCHAR, "at" {kind})')
         if values := list(rows):
             self.database.executemany("INSERT INTO m VALUES (?, ?, ?)", values)
@@ -68,7 +68,7 @@ class Bench:
         return {row["key"]: row["change"] for row in self.rows(plan)}
 
     def commit(self, plan: Plan, refused: Mapping[str, Receipt] | None = None, *, upto: int | None = None) -> RunReport:
-        """Settle rows up to a number, these keys as given, and commit."""
+        """Settle rows up to a number, with the given outcomes by key, and commit."""
         checkpoint = Checkpoint()
         last = plan.total if upto is None else upto
         if last:
@@ -81,7 +81,7 @@ class Bench:
         return report
 
     def run(self, refused: Mapping[str, Receipt] | None = None, **options: bool) -> dict[str, str]:
-        """A whole run; returns what was planned, key → change."""
+        """Plan and commit a run; return what was planned, key → change."""
         plan = self.plan(**options)
         keys = self.keys(plan)
         self.commit(plan, refused)
@@ -163,7 +163,7 @@ class TestChanges:
         assert b.plan().snapshot_rows == 0
 
     def test_a_mirror_that_was_something_else_for_a_while_still_deletes(self, bench: Callable[..., Bench]) -> None:
-        """What a delete needs is kept, also of a row that was sent, or recorded, in between."""
+        """The store keeps what a delete needs, also for a row that was sent, or recorded, in between."""
         b = bench(sync_of("mirror"))
         b.model([(1, "a", 1), (2, "b", 1), (3, "c", 1)])
         b.commit(b.plan())
@@ -289,7 +289,7 @@ class TestRejections:
         tried = [b.run({"1": REJECTED}) for _ in range(5)]
         assert tried == [{"1": "added"}] * 3 + [{}] * 2
 
-    def test_a_rejected_row_that_vanished_starts_anew(self, bench: Callable[..., Bench]) -> None:
+    def test_a_rejected_row_that_vanished_starts_from_scratch(self, bench: Callable[..., Bench]) -> None:
         b = bench(sync_of(retry={"max_attempts": 1}))
         b.model(THREE)
         b.run({"2": REJECTED})
@@ -430,7 +430,7 @@ class TestWithoutRecord:
         assert plan.notes == ("snapshot_stale",)
         assert b.keys(plan) == {"1": "added", "2": "added"}, "the destination has 9, which no snapshot tells"
         b.commit(plan, {"2": REJECTED})
-        assert b.run() == {"2": "changed", "3": "removed"}, "what was refused is not taken for delivered"
+        assert b.run() == {"2": "changed", "3": "removed"}, "a refused row does not count as delivered"
         assert b.run() == {}
 
 
@@ -635,7 +635,7 @@ class TestChangedSpec:
         plan = b.plan()
         assert (plan.recorded, plan.notes) == (2, ("mapping_keep",))
         expected = {"4": "added", "3": "removed", "5": "changed"}
-        assert b.keys(plan) == expected, "a row that was refused is not delivered, and removals go on"
+        assert b.keys(plan) == expected, "a refused row is not delivered, and removals continue"
         b.commit(plan)
         assert b.run() == {}
         b.model([(1, "a", 7), THREE[1], (4, "d", 4), (5, "e", 6)])
@@ -680,7 +680,7 @@ class TestChangedSpec:
 
 
 class TestLostSnapshot:
-    def test_it_is_told_nothing_is_deleted_and_everything_is_sent_again(
+    def test_it_is_reported_nothing_is_deleted_and_everything_is_sent_again(
         self, bench: Callable[..., Bench], lose_snapshot: Callable[[str], None]
     ) -> None:
         b = bench(sync_of("mirror", initial="baseline", retry={"max_attempts": 1}))
@@ -717,7 +717,7 @@ class TestLostSnapshot:
 
 class TestRunOptions:
     @pytest.mark.parametrize("mode", ["upsert", "insert", "mirror", "delete"])
-    def test_reset_takes_the_model_for_delivered(self, bench: Callable[..., Bench], mode: str) -> None:
+    def test_reset_counts_the_model_as_delivered(self, bench: Callable[..., Bench], mode: str) -> None:
         b = bench(sync_of(mode, retry={"max_attempts": 1}))
         b.model(THREE)
         b.run({"2": REJECTED})

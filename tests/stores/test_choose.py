@@ -1,4 +1,4 @@
-"""Where a sync is planned: what it asks for, unless its state is elsewhere."""
+"""The place where a sync is planned: as ``planner`` says, unless its state is elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sync_of(planner: str) -> Sync:
 
 
 class Places:
-    """Both places, and what was said."""
+    """Both stores, and the lines that were logged."""
 
     def __init__(self, folder: Path) -> None:
         self.place: Place = duckdb_place()

@@ -1,4 +1,4 @@
-"""Of several writers that read the same version exactly one writes, whatever the storage."""
+"""Compare-and-set: exactly one of several writers that read the same version writes, whatever the storage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_writer_that_read_an_older_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_racing_writers_lose_no_update(tmp_path: Path) -> None:
-    """From the very first write on, when the ledger is not there yet."""
+    """This holds for the first write too, which creates the table."""
     won: list[str] = []
 
     def add(name: str) -> None:

@@ -38,7 +38,7 @@ def test_what_was_written_is_read_and_listed_until_it_is_deleted(files: StateFil
     files.delete("never/was")
 
 
-def test_a_write_cut_short_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = StateFiles(str(tmp_path))
     files.write("a.json", b"old")
 

@@ -32,7 +32,7 @@ years = {"min_value": datetime(1, 1, 2), "max_value": datetime(9999, 12, 30)}  #
 
 
 def floats(width: int) -> st.SearchStrategy[float]:
-    """Without whole numbers beyond the precision: of some Postgres writes a digit more than is needed."""
+    """Return floats, except whole numbers beyond the precision: for some, Postgres writes more digits than needed."""
     precise, large = (2**53, 1e23) if width == 64 else (2**24, 1e12)
     some = st.floats(width=width, allow_nan=True, allow_infinity=True) | st.integers(-precise, precise).map(float)  # type: ignore[arg-type]
     return some.filter(lambda value: not precise < abs(value) < large)
@@ -59,7 +59,7 @@ TYPES: dict[str, tuple[str, str, st.SearchStrategy[Any]]] = {
 
 
 class Pair:
-    """The same rows in both warehouses, hashed by each of them."""
+    """Two warehouses with the same rows, each of which hashes them."""
 
     def __init__(self, postgres: Any) -> None:
         self.postgres, self.duckdb = postgres.cursor(), duckdb.connect()
@@ -122,7 +122,7 @@ def test_null_never_equals_an_empty_text(pair: Pair) -> None:
 
 
 def test_times_are_those_of_a_clock(pair: Pair) -> None:
-    """A fraction of a second shows only if there is one, in both."""
+    """Both write a fraction of a second only if it is not zero."""
     values = [time(12), time(12, 0, 0, 500_000), time(12, 0, 0, 1)]
     in_postgres, in_duckdb = pair.hashes(values, "TIME", "TIME")
     assert in_postgres == in_duckdb

@@ -1,5 +1,5 @@
-"""Any value and any column name, from the model through plan, change set and record to the bytes that are sent: right,
-or refused with a clear error. Never something else."""
+"""Any value and any column name, from the model through plan, change set and record to the bytes that are sent: either
+right, or refused with a clear error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ names = st.one_of(
 
 @dataclass(frozen=True)
 class Model:
-    """A key, one column of each of some types, and their values by row."""
+    """A model: a key, columns of some types, and their values by row."""
 
     columns: dict[str, str]
     rows: list[dict[str, Any]]
@@ -113,7 +113,7 @@ def models(draw: st.DrawFn) -> Model:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal to a fingerprint: NaN is NaN, -0 is 0."""
+    """Return whether two values have the same fingerprint: NaN is NaN, -0 is 0."""
     if isinstance(one, float) and isinstance(other, float):
         return one == other or (math.isnan(one) and math.isnan(other))
     return bool(one == other)
@@ -165,7 +165,7 @@ def test_values_arrive_as_they_are_and_a_fingerprint_tells_them_apart(model: Mod
 
 
 def expected(value: Any) -> Any:
-    """What JSON that is read with exact numbers gives for a value."""
+    """Return a value as JSON read with exact numbers returns it."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -223,7 +223,7 @@ def test_large_texts_and_every_special_number_through_the_lake() -> None:
         _, records = planner.run(model.table(model.rows))
         assert [len(record["field 0"]) for record in records] == [1_000_001] * 7 + [1_000_000]
         assert all(same(record["field 1"], other) for record, (_, other) in zip(records, values, strict=True))
-        for at, one in enumerate(special):  # each is told from each
+        for at, one in enumerate(special):  # every value differs from the others
             for other in special:
                 rows = [dict(row) for row in model.rows]
                 if same(one, other) or at > 0:

@@ -1,4 +1,4 @@
-"""What every state store does with rows and records whose identifier, a field in match_on, is null or blank."""
+"""Rows and records whose identifier, a field in match_on, is null or blank, in every state store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAPPING = {"id": "id", "email": "email", "score": "score"}
 
 
 def keyed(mode: str = "upsert", *, match_on: tuple[str, ...] = ("email",), **more: Any) -> Sync:
-    """A sync that maps its key, too."""
+    """Build a sync that maps its key too."""
     destination = {"type": "file", "match_on": match_on}
     values: dict[str, Any] = {"name": "s", "model": "m", "source": "w", "mapping": MAPPING, **more}
     return Sync(mode=mode, destination=destination, **values)
@@ -75,7 +75,7 @@ def test_every_cause_is_counted_and_a_row_once(bench: Callable[..., Bench]) -> N
 
 
 def test_an_unchanged_row_is_counted_too_and_repeated_keys_are_still_found(bench: Callable[..., Bench]) -> None:  # noqa: F811
-    """The counts that tell of repeated keys hold when a row is a candidate for its identifier alone."""
+    """The counts that reveal repeated keys are right if a row is a candidate for its identifier alone."""
     b = bench(keyed(match_on=()))
     b.model([(1, "", 1), (2, "b", 2), (3, "c", 3)])
     b.run()
@@ -106,7 +106,7 @@ def test_a_record_whose_row_lost_its_identifier_stays_until_the_row_leaves(bench
 
 @pytest.mark.parametrize("blank", ["", " \u00a0\t"])
 def test_a_record_without_an_identifier_is_forgotten_and_never_deleted(bench: Callable[..., Bench], blank: str) -> None:  # noqa: F811
-    """As a mirror without match_on has delivered it, or an earlier version."""
+    """A mirror without match_on, or an earlier version, has delivered such a record."""
     b = bench(keyed("mirror", match_on=()), primary_key=("email",))
     b.model([(1, blank, 1), (2, "b", 2)])
     assert len(b.run()) == 2
@@ -144,7 +144,7 @@ def test_a_rejected_row_that_is_invalid_for_a_while_keeps_its_attempts(
     assert b.run() == {}
     b.model([(1, "a", 1)])
     assert b.run({"1": REJECTED}) == {"1": "added"}
-    assert b.plan().given_up == 1, "invalid runs are no attempts, and forget none"
+    assert b.plan().given_up == 1, "runs in which the row is invalid do not count as attempts, and do not reset them"
 
 
 def test_a_rejected_removal_is_dropped_once_an_invalid_row_has_the_key(bench: Callable[..., Bench]) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""What is special to the lake: its files, its failures, and its answers compared with a plain model of them."""
+"""The lake alone: its files, its failures, and its answers compared with those of a plain model."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_committed_sync_leaves_delta_tables_with_one_file_each_and_no_values(t
 def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, rows: int
 ) -> None:
-    """Whatever function did it, in a first run and in a later one; no row is taken for one that is gone."""
+    """This holds for every function, in a first run and in a later one; no row counts as removed."""
     monkeypatch.setattr(expressions, "_set_returning", lambda *_: "")
     b = Bench(lake(tmp_path), sync_of(mode, mapping={"email": {"sql": "unnest(str_split(email, ','))"}}))
     b.model([(key, "a", 1) for key in range(rows)])
@@ -97,7 +97,7 @@ def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not
 
 
 def test_an_expression_reads_no_file_of_the_worker(tmp_path: Path) -> None:
-    """Not even by what nobody thought of: the planner's DuckDB has the state's files and its own."""
+    """The planner's DuckDB can read the state's files and its own only, so functions not on a list are covered too."""
     with lake(tmp_path)._scratch() as work:
         for statement in ("FROM read_text('/etc/hostname')", f"COPY (SELECT 1) TO '{tmp_path.parent / 'x.csv'}'"):
             with pytest.raises(duckdb.PermissionException):
@@ -139,7 +139,7 @@ def test_a_snapshot_of_an_earlier_version_is_read_and_widened(tmp_path: Path, mo
 
 @pytest.mark.parametrize("table", ["snapshot", "rejections", "change_log", "history"])
 @pytest.mark.parametrize("after", [True, False])
-def test_a_commit_cut_short_anywhere_is_completed_by_the_next(
+def test_a_commit_interrupted_anywhere_is_completed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, *, after: bool
 ) -> None:
     b = Bench(lake(tmp_path, change_log=True), sync_of("mirror", retry={"max_attempts": 2}))
@@ -172,7 +172,7 @@ def test_a_commit_cut_short_anywhere_is_completed_by_the_next(
 
 
 def logged(folder: Path) -> list[tuple[str, ...]]:
-    """The change log, as any SQL tool reads it."""
+    """Return the change log as an SQL tool reads it."""
     log = DeltaTable(folder / "syncs/s/change_log").to_pyarrow_dataset()
     assert set(log.schema.names) == set(SHARED["change_log"])
     return duckdb.execute(
@@ -239,7 +239,9 @@ def test_a_commit_loses_a_race_instead_of_overwriting(tmp_path: Path, monkeypatc
         b.commit(one)
 
 
-def test_a_plan_cut_short_is_no_plan_and_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_plan_does_not_count_and_is_deleted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     b = Bench(lake(tmp_path), sync_of())
     b.model(THREE)
     monkeypatch.setattr(LakeStore, "_store", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -263,7 +265,7 @@ def test_nothing_is_left_in_the_scratch_folder(tmp_path: Path) -> None:
 
 
 def test_folders_may_be_called_as_columns_are(tmp_path: Path) -> None:
-    """``name=value`` is how other tools write that a folder holds one value of a column."""
+    """Other tools use ``name=value`` for a folder that holds one value of a column."""
     scratch = tmp_path / "found=1" / "change=7"
     scratch.mkdir(parents=True)
     b = Bench(LakeStore(str(tmp_path / "key_hi=1" / "state"), scratch=scratch), sync_of())
@@ -297,7 +299,7 @@ def test_a_plan_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """One without causes and given-up rows; what it would send is sent."""
+    """Such a plan does not have causes and given-up rows; its changes are sent."""
     b = Bench(lake(tmp_path), sync_of())
     b.model(THREE)
     b.plan()
@@ -403,7 +405,7 @@ Row = tuple[str | None, int]
 
 
 class Naive:
-    """The same promise in a few lines of Python: key → values that the destination acknowledged."""
+    """A model of the store in a few lines of Python: key → values that the destination acknowledged."""
 
     def __init__(self, mode: str) -> None:
         self.mode, self.acknowledged = mode, dict[int, Row]()
@@ -475,7 +477,7 @@ def test_many_rows_in_little_memory(tmp_path: Path) -> None:
 
 
 def test_a_cursor_without_end_hides_nothing(tmp_path: Path) -> None:
-    """Where no bound can be told, the next run reads everything."""
+    """The next run reads everything if the bound cannot be determined."""
     b = Bench(lake(tmp_path), sync_of(mapping={"email": "email"}, track={"cursor": "at"}))
     b.timed([(1, "a", "2026-01-01"), (2, "b", "infinity"), (3, "c", "-infinity"), (4, "d", "0044-03-15 (BC)")])
     assert len(b.run({"3": REJECTED, "4": REJECTED})) == 4

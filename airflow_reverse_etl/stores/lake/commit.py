@@ -1,4 +1,4 @@
-"""Folding a load into the state: one query for each table."""
+"""The commit of a load: one query for each table of the state."""
 
 # ruff: noqa: S608 - the SQL is ours: names and numbers
 
@@ -56,7 +56,7 @@ CHANGE_LOG = {
 }
 
 
-def fold(
+def commit_plan(
     scratch: Scratch,
     plan: Plan,
     checkpoint: Checkpoint,
@@ -70,47 +70,57 @@ def fold(
     change_log: DeltaLog | None,
     kept: timedelta,
 ) -> None:
-    """Bring the tables up to date, each unless this plan did so before.
+    """Bring each table up to date, unless this plan has done so before.
 
     :param folder: of the change set.
-    :param stored: plan.json.
-    :param change_log: None where none is wanted.
+    :param stored: content of plan.json.
+    :param change_log: None if the store keeps no change log.
     :param kept: how long runs are kept.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
     comparison = Comparison.from_json(stored["comparison"])
     snapshot.view(scratch, "snapshot", empty=comparison.anew)
-    _relations(scratch, plan, checkpoint, folder, left=stored["left"])
+    _create_relations(scratch, plan, checkpoint, folder, unsent=stored["left"])
+    # The snapshot: only if no other plan has changed it, and if this plan changes anything.
     rows = snapshot.rows
     if comparison.tracked and not snapshot.made_by(plan.plan_id):
         if snapshot.generation != stored["generation"]:
             raise outdated(plan)
-        _in_doubt(scratch, checkpoint, mode=stored["mode"], resent=comparison.resent)
-        if comparison.anew or _any(scratch, "accepted") or _any(scratch, "outdated"):  # the first is quick to find
+        _create_in_doubt(scratch, checkpoint, mode=stored["mode"], resent=comparison.resent)
+        # ``accepted`` first, because it is the faster query.
+        if comparison.anew or _has_rows(scratch, "accepted") or _has_rows(scratch, "outdated"):
             rows = snapshot.replace(scratch, _SNAPSHOT, plan.plan_id)
+    # The rejections.
     if not rejections.made_by(plan.plan_id) and (rejections.rows or checkpoint.failed):
         rejections.view(scratch, "rejections", empty=comparison.drops_rejections)
-        rows_kept = _REJECTIONS + (_UNREAD if comparison.low else _STILL)
-        rejections.replace(scratch, rows_kept.format(now=plan.created_at.isoformat()), plan.plan_id)
+        earlier_rows = _EARLIER_OF_UNREAD_ROWS if comparison.low else _EARLIER_STILL_REFUSED
+        select = (_REJECTIONS + earlier_rows).format(now=plan.created_at.isoformat())
+        rejections.replace(scratch, select, plan.plan_id)
+    # The change log.
     if change_log and plan.total:
-        change_log.append(scratch, _log(plan, checkpoint), plan.plan_id)
-    state = comparison.state_after(state_of(history), rows=rows, open_rows=_open(scratch) if comparison.kind else None)
+        change_log.append(scratch, _select_log(plan, checkpoint), plan.plan_id)
+    # The history last: with it the commit is complete.
+    open_rows = _lowest_open_cursor(scratch) if comparison.kind else None
+    state = comparison.state_after(saved_state(history), rows=rows, open_rows=open_rows)
     history.view(scratch, "history")
-    _one_run(scratch, plan, report, stored["mode"])
+    _create_this_run(scratch, plan, report, stored["mode"])
     oldest = (plan.created_at - kept).isoformat()
     select = f"SELECT * FROM history WHERE planned_at >= '{oldest}' UNION ALL BY NAME SELECT * FROM this_run"
     history.replace(scratch, select, plan.plan_id, {_STATE: json.dumps(state.to_json())})
 
 
-def state_of(history: DeltaFile) -> State | None:
-    """What the last commit left to remember; None if there was none, an empty state if it is lost."""
-    text = history.kept(_STATE)
+def saved_state(history: DeltaFile) -> State | None:
+    """Return the state that the last commit saved.
+
+    :returns: None before the first commit; an empty state if it was lost.
+    """
+    text = history.metadata(_STATE)
     if text:
         return State.from_json(json.loads(text))
     return State() if history.rows else None
 
 
-#: Where the state is kept: in the last commit of the history, which is the last step of a commit.
+#: Name of the state in the metadata of the history's last commit, which is the last step of a commit.
 _STATE = "state"
 
 _SNAPSHOT = """
@@ -124,9 +134,9 @@ _SNAPSHOT = """
     )
 """
 
-# A row is tried again in every run. One that is not in this run's outcomes is still refused only if this run left it
-# out because of that (skipped), did not come to it, or could not send it (invalid). A refused removal is dropped once
-# a row has the key again, even an invalid one.
+# Every run tries a refused row again. A row without an outcome in this run is still refused only if this run skipped it
+# for its rejection, did not come to it, or could not send it (invalid). A refused removal is dropped once a row has
+# the key again, even an invalid row.
 _REJECTIONS = """
     SELECT c.row_key, c.key_hi, c.key_lo, c.fingerprint, c.change, f.outcome, f.code, f.message,
         coalesce(r.attempts, 0) + 1 AS attempts, coalesce(r.first_seen, '{now}'::TIMESTAMPTZ) AS first_seen,
@@ -138,20 +148,20 @@ _REJECTIONS = """
     UNION ALL BY NAME
     SELECT r.* FROM rejections AS r
 """
-_STILL = f"""
+_EARLIER_STILL_REFUSED = f"""
     WHERE (key_hi, key_lo) IN (
         SELECT (key_hi, key_lo) FROM skipped UNION ALL SELECT (key_hi, key_lo) FROM changes WHERE NOT settled
     )
     OR (fingerprint <> {REMOVED} AND (key_hi, key_lo) IN (SELECT (key_hi, key_lo) FROM invalid))
 """
-# Of a part of the model: a row that was not read is still refused.
-_UNREAD = """
+# After a run that read only part of the model: a row that was not read is still refused.
+_EARLIER_OF_UNREAD_ROWS = """
     ANTI JOIN (SELECT key_hi, key_lo FROM changes WHERE settled) USING (key_hi, key_lo)
 """
 
 
-def _log(plan: Plan, checkpoint: Checkpoint) -> str:
-    """What became of each row that was to be sent."""
+def _select_log(plan: Plan, checkpoint: Checkpoint) -> str:
+    """Build the SELECT of the change log's rows: the outcome of each row that was to be sent."""
     sync, run = literal(plan.sync, "duckdb"), literal(plan.run_id, "duckdb")
     return (
         f"SELECT {sync} AS sync, {run} AS run_id, c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
@@ -161,9 +171,9 @@ def _log(plan: Plan, checkpoint: Checkpoint) -> str:
 
 
 def logged_outcome(checkpoint: Checkpoint, *, settled: str) -> str:
-    """SQL for what the change log says of a row: of ``c``, the change set, and ``f``, what was not accepted.
+    """Build the SQL of a row's outcome in the change log. ``c`` is the change set, ``f`` the rows not accepted.
 
-    :param settled: SQL for whether the row is.
+    :param settled: SQL condition for a settled row.
     """
     listed = ", ".join(map(str, sorted(checkpoint.answer_lost)))
     answer_lost = f" WHEN c.seq IN ({listed}) THEN '{Outcome.UNKNOWN}'" if listed else ""
@@ -174,32 +184,36 @@ def logged_outcome(checkpoint: Checkpoint, *, settled: str) -> str:
 
 
 def in_doubt_sql(checkpoint: Checkpoint) -> str:
-    """SQL for whether a row of ``c``, the change set, may have been sent and has no outcome."""
+    """Build the SQL condition for rows in doubt of ``c``, the change set."""
     ranges = (f"c.seq BETWEEN {rows.start} AND {rows.stop - 1}" for rows in checkpoint.in_doubt())
     return f"({' OR '.join(ranges) or '1 = 0'})"
 
 
-def _any(scratch: Scratch, relation: str) -> bool:
+def _has_rows(scratch: Scratch, relation: str) -> bool:
     return bool(scratch.execute(f"SELECT 1 FROM {relation} LIMIT 1"))
 
 
-def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, left: list[str]) -> None:
-    """``changes`` with ``settled``, ``failed``, ``accepted``, and one relation for each of :data:`changes.LEFT`."""
+def _create_relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str, *, unsent: list[str]) -> None:
+    """Create ``changes`` with ``settled``, ``failed``, ``accepted``, and one relation for each unsent kind of row.
+
+    :param unsent: the kinds that the plan has.
+    """
     import pyarrow as pa
 
-    settled = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
-    change_set.view(scratch, folder, plan.planned, settled=" OR ".join(f"seq BETWEEN {a} AND {b}" for a, b in settled))
-    rows = []
+    ranges = [(1, checkpoint.settled.low), *checkpoint.settled.above()]
+    settled = " OR ".join(f"seq BETWEEN {first} AND {last}" for first, last in ranges)
+    change_set.view(scratch, folder, plan.planned, settled=settled)
+    # The rows that were not accepted.
+    failed: list[dict[str, Any]] = []
     for seq, (outcome, at) in checkpoint.failed.items():
         reason = checkpoint.reasons[at]
-        rows.append((seq, outcome.value, reason.code, reason.message))
-    names = ("seq", "outcome", "code", "message")
-    kinds = (pa.int64(), pa.string(), pa.string(), pa.string())
-    columns = [pa.array([row[at] for row in rows], kind) for at, kind in enumerate(kinds)]
-    scratch.connection.register("failed", pa.Table.from_arrays(columns, names=names))
+        failed.append({"seq": seq, "outcome": outcome.value, "code": reason.code, "message": reason.message})
+    schema = pa.schema([("seq", pa.int64()), ("outcome", pa.string()), ("code", pa.string()), ("message", pa.string())])
+    scratch.connection.register("failed", pa.Table.from_pylist(failed, schema))
     scratch.execute("CREATE TEMP VIEW accepted AS SELECT * FROM changes ANTI JOIN failed USING (seq) WHERE settled")
-    for name in change_set.LEFT:
-        if name in left:
+    # The rows that were not sent; an empty relation for a kind that the plan does not have.
+    for name in change_set.UNSENT_KINDS:
+        if name in unsent:
             scratch.view(name, f"{folder}/{name}.parquet")
         else:
             texts = "'' AS row_key, '' AS identifiers"
@@ -207,10 +221,11 @@ def _relations(scratch: Scratch, plan: Plan, checkpoint: Checkpoint, folder: str
             scratch.execute(f"CREATE TEMP VIEW {name} AS SELECT {hashes}, {texts} LIMIT 0")
 
 
-def _in_doubt(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool) -> None:
-    """``in_doubt``, rows that the destination may have, and ``outdated``, the keys whose place in the snapshot is lost.
+def _create_in_doubt(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bool) -> None:
+    """Create ``in_doubt``, the rows in doubt, and ``outdated``, the keys that leave the snapshot.
 
-    After everything was sent again, a row that was not accepted is not known to be there any more.
+    :param resent: all rows were to be sent again. A row that was not accepted then leaves the snapshot, because the
+        destination may not have it any more.
     """
     lost = f"{in_doubt_sql(checkpoint)} OR seq IN (SELECT seq FROM failed WHERE outcome = 'unknown')"
     missed = "seq NOT IN (SELECT seq FROM accepted)"
@@ -227,19 +242,19 @@ def _in_doubt(scratch: Scratch, checkpoint: Checkpoint, *, mode: str, resent: bo
     scratch.execute(f"CREATE TEMP VIEW outdated AS {' UNION ALL '.join(keys)}")
 
 
-def _open(scratch: Scratch) -> str | None:
-    """The lowest cursor of a row that was sent, or not, and has to be read again."""
+def _lowest_open_cursor(scratch: Scratch) -> str | None:
+    """Return the lowest cursor of the rows that a later run must read again; None without such rows."""
     types = scratch.columns("changes")
     if "w" not in types:
         return None
     refused = "seq IN (SELECT seq FROM failed WHERE outcome <> 'skipped')"
-    [(lowest,)] = scratch.execute(
-        f"SELECT {DIALECTS['duckdb'].text('MIN(w)', types['w'])} FROM changes WHERE NOT settled OR {refused}"
-    )
+    lowest_cursor = DIALECTS["duckdb"].text("MIN(w)", types["w"])
+    [(lowest,)] = scratch.execute(f"SELECT {lowest_cursor} FROM changes WHERE NOT settled OR {refused}")
     return str(lowest) if lowest is not None else None
 
 
-def _one_run(scratch: Scratch, plan: Plan, report: RunReport, mode: str) -> None:
+def _create_this_run(scratch: Scratch, plan: Plan, report: RunReport, mode: str) -> None:
+    """Create ``this_run``, the row of the history for this run."""
     import pyarrow as pa
 
     numbers = report.to_json()

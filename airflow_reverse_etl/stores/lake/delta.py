@@ -1,7 +1,7 @@
-"""Delta Lake tables that a plan's commit writes one Parquet file to: as the whole of it, or beside the others.
+"""Delta Lake tables to which the commit of a plan writes one Parquet file, replacing the others or adding to them.
 
-DuckDB writes the file, in parallel and with bounded memory; Delta Lake's log makes the change atomic, refuses it when
-someone else was faster, and remembers which plan made it. Any reader of Delta Lake can read the table.
+DuckDB writes the file, in parallel and with bounded memory. Delta Lake's log makes the change atomic, refuses it when
+another run was faster, and records which plan made it. Any reader of Delta Lake can read the table.
 """
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_reverse_etl.errors import RunConflictError, StateError, UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles
@@ -21,8 +21,8 @@ from airflow_reverse_etl.stores.lake.duckdb import Scratch
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-#: How many commits back a plan is looked for. Nothing between a commit and its repetition makes more.
-_REMEMBERED = 50
+#: Commits that are searched for a plan. Fewer happen between a commit and its repetition.
+_SEARCHED_COMMITS = 50
 _PLAN = "plan_id"
 
 
@@ -31,11 +31,11 @@ class _Table:
 
     :param columns: name → DuckDB type, all of them nullable.
     :raises UnreachableError: the storage did not answer.
-    :raises StateError: what is there is not a table that we can read.
+    :raises StateError: the folder holds something that is not a readable table.
     """
 
-    #: Columns whose value is the same throughout a file, and is kept with its name instead of in it.
-    _of_files: tuple[str, ...] = ()
+    #: Columns with one value for each file. Delta Lake's log holds the value, the file does not.
+    _file_columns: tuple[str, ...] = ()
 
     def __init__(self, files: StateFiles, folder: str, columns: Mapping[str, str]) -> None:
         self._files = files
@@ -54,8 +54,10 @@ class _Table:
             return None
 
     def _names(self) -> list[str]:
-        """The files that make up the table."""
-        return [uri.rsplit("/", 1)[-1] for uri in self._table.file_uris()] if self._table else []
+        """Return the names of the files that make up the table."""
+        if not self._table:
+            return []
+        return [uri.rsplit("/", 1)[-1] for uri in self._table.file_uris()]
 
     def _add(
         self,
@@ -64,33 +66,34 @@ class _Table:
         plan_id: str,
         *,
         mode: Literal["append", "overwrite"],
-        of_file: Mapping[str, str] | None = None,
-        keep: Mapping[str, str] | None = None,
+        file_values: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> int:
-        """Write the rows of a SELECT as a file named after the plan; returns how many there are.
+        """Write the rows of a SELECT to a file named after the plan; return their number.
 
-        :param of_file: values of the columns that are not in the file.
+        :param file_values: values of the columns that are not in the file.
+        :param metadata: values that the commit in Delta Lake's log keeps.
         """
         from deltalake import CommitProperties, Schema
         from deltalake.transaction import AddAction, create_table_with_add_actions
 
-        name, held = f"{plan_id}.parquet", [name for name in self._columns if name not in self._of_files]
-        rows, size = scratch.copy(
-            f"SELECT {', '.join(f'CAST({column} AS {self._columns[column]}) AS {column}' for column in held)}"
-            f" FROM ({select})",
-            f"{self._folder}/{name}",
-        )
+        # Write the file. Nothing refers to it yet.
+        name = f"{plan_id}.parquet"
+        written = {column: kind for column, kind in self._columns.items() if column not in self._file_columns}
+        casts = ", ".join(f"CAST({column} AS {kind}) AS {column}" for column, kind in written.items())
+        rows, size = scratch.copy(f"SELECT {casts} FROM ({select})", f"{self._folder}/{name}")
+        # Commit it to the log.
         add = AddAction(
             path=name,
             size=size,
-            partition_values=dict(of_file or {}),
+            partition_values=dict(file_values or {}),
             modification_time=int(time.time() * 1000),
             data_change=True,
             stats=json.dumps({"numRecords": rows}),
         )
-        schema = Schema.from_arrow(scratch.connection.sql(self._nothing).to_arrow_table().schema)
-        properties = CommitProperties(custom_metadata={_PLAN: plan_id, **(keep or {})}, max_commit_retries=0)
-        partitions = list(self._of_files) or None
+        schema = Schema.from_arrow(scratch.connection.sql(self._empty_select).to_arrow_table().schema)
+        properties = CommitProperties(custom_metadata={_PLAN: plan_id, **(metadata or {})}, max_commit_retries=0)
+        partitions = list(self._file_columns) or None
         with _storage(self._files.url, writing=True):
             if self._table:
                 self._table.create_write_transaction(
@@ -108,64 +111,68 @@ class _Table:
         return rows
 
     @property
-    def _nothing(self) -> str:
-        return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in self._columns.items())} LIMIT 0"
+    def _empty_select(self) -> str:
+        """SELECT with the columns of the table and no rows."""
+        nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in self._columns.items())
+        return f"SELECT {nulls} LIMIT 0"
 
 
 class DeltaFile(_Table):
-    """A table that is one file, replaced as a whole."""
+    """A table of one file, which every commit replaces."""
 
     def __init__(self, files: StateFiles, folder: str, columns: Mapping[str, str]) -> None:
         super().__init__(files, folder, columns)
         names = self._names()
-        if names and names[0] not in files.list(folder):  # deleted behind our back
+        if names and names[0] not in files.list(folder):  # a person deleted the file
             names = []
-        #: Name of the current file: changes with every commit. None without one.
+        #: Name of the current file, which changes with every commit, or None.
         self.generation = names[0] if names else None
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return self._table.count() if self._table and self.generation else 0
 
     def made_by(self, plan_id: str) -> bool:
-        """Whether a recent commit of this table was the one of this plan."""
-        commits = self._table.history(_REMEMBERED) if self._table else []
-        return any(commit.get(_PLAN) == plan_id for commit in commits)
+        """Return whether a recent commit of this table belongs to this plan."""
+        return any(commit.get(_PLAN) == plan_id for commit in self._recent_commits())
 
-    def kept(self, name: str) -> str | None:
-        """A value that :meth:`replace` was given to keep, by the last of the recent commits that has one."""
-        commits = self._table.history(_REMEMBERED) if self._table else []
-        return next((str(commit[name]) for commit in commits if name in commit), None)
+    def metadata(self, name: str) -> str | None:
+        """Return a value that :meth:`replace` kept, from the last recent commit that has it."""
+        return next((str(commit[name]) for commit in self._recent_commits() if name in commit), None)
 
     def view(self, scratch: Scratch, name: str, *, empty: bool = False) -> None:
-        """Make the table a relation; one without rows where it does not exist yet, or if it shall be ``empty``."""
+        """Make the table a relation: without rows if the table does not exist yet, or if ``empty`` is set."""
         if self.generation and not empty:
             scratch.view(name, f"{self._folder}/{self.generation}", columns=self._columns)
         else:
-            scratch.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._nothing}")
+            scratch.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._empty_select}")
 
-    def replace(self, scratch: Scratch, select: str, plan_id: str, keep: Mapping[str, str] | None = None) -> int:
-        """Make the rows of a SELECT the table's content, delete the old file; returns how many rows there are.
+    def replace(self, scratch: Scratch, select: str, plan_id: str, metadata: Mapping[str, str] | None = None) -> int:
+        """Replace the table's content by the rows of a SELECT, and delete the old file; return the number of rows.
 
-        :param keep: values for :meth:`kept`.
+        :param metadata: values for :meth:`metadata`.
         :raises RunConflictError: the table was changed since it was loaded.
         """
-        rows = self._add(scratch, select, plan_id, mode="overwrite", keep=keep)
+        rows = self._add(scratch, select, plan_id, mode="overwrite", metadata=metadata)
         for old in self._files.list(self._folder):
             if old.endswith(".parquet") and old != f"{plan_id}.parquet":
                 self._files.delete(f"{self._folder}/{old}")
         return rows
 
+    def _recent_commits(self) -> list[dict[str, Any]]:
+        return self._table.history(_SEARCHED_COMMITS) if self._table else []
+
 
 class DeltaLog(_Table):
-    """A table that grows by a file with each plan, whose id is a column. Of ids, earlier ones sort first."""
+    """A table that grows by one file with each plan. The plan's id is a column; the ids sort by time."""
 
-    _of_files = (_PLAN,)
+    _file_columns = (_PLAN,)
 
     def append(self, scratch: Scratch, select: str, plan_id: str) -> None:
-        """Add the rows of a SELECT, unless this plan did so before."""
+        """Add the rows of a SELECT, unless this plan has added its rows before."""
         if f"{plan_id}.parquet" not in self._names():
-            self._add(scratch, select, plan_id, mode="append", of_file={_PLAN: plan_id})
+            self._add(scratch, select, plan_id, mode="append", file_values={_PLAN: plan_id})
 
     def forget(self, before: str) -> None:
         """Delete the rows of plans whose id sorts before this text."""
@@ -180,6 +187,7 @@ class DeltaLog(_Table):
 
 @contextlib.contextmanager
 def _storage(url: str, *, writing: bool = False) -> Iterator[None]:
+    """Translate errors of Delta Lake and the storage. TableNotFoundError is raised as it is, for callers to handle."""
     from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
     try:
@@ -190,7 +198,7 @@ def _storage(url: str, *, writing: bool = False) -> Iterator[None]:
         if writing and (isinstance(error, CommitFailedError) or "already exists" in str(error)):
             raise RunConflictError(
                 "another run committed the state of this sync meanwhile",
-                todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+                todo="let only one run of a sync be active at a time; the next try plans again",
                 url=url,
             ) from error
         if isinstance(error, OSError):

@@ -4,11 +4,11 @@
 
     <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror;
                                      field_hashes, see sql/statements/field_hashes.py
-                       rejections/   Delta: rows that the destination refused and that are still refused
+                       rejections/   Delta: rows that the destination refuses
                        history/      Delta: one row for each committed run
-                       change_log/   Delta: what became of each row that was to be sent, if wanted
-                       lease/        who is at work on the sync, see stores/compare_and_set.py
-                       runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until it is committed
+                       change_log/   Delta: the outcome of each row that was to be sent, if enabled
+                       lease/        the holder of the sync's lease, see stores/compare_and_set.py
+                       runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until the commit
 
 The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
 """
@@ -45,9 +45,26 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 
-#: A plan cut short leaves a folder without plan.json. After this long no planner is at work in it any more.
-_CUT_SHORT = timedelta(days=1)
+#: Age of a folder without plan.json from which its planner counts as interrupted.
+_INTERRUPTED_AFTER = timedelta(days=1)
 _PLAN_ID_TIME = "%Y%m%dT%H%M%S%f"
+
+#: Fields of a plan that plan.json holds unchanged.
+_PLAN_FIELDS = (
+    "plan_id",
+    "run_id",
+    "sync",
+    "total",
+    "model_rows",
+    "snapshot_rows",
+    "skipped",
+    "spec",
+    "recorded",
+    "notes",
+    "causes",
+    "given_up",
+    "given_up_codes",
+)
 
 
 class LakeStore(StateStore):
@@ -55,11 +72,11 @@ class LakeStore(StateStore):
 
     :param url: folder, ``file://`` or object storage URL.
     :param storage_options: credentials and settings of the object storage, as deltalake takes them.
-    :param memory_limit: of DuckDB; beyond it, it spills to ``scratch``. The process needs up to 600 MB besides.
+    :param memory_limit: of DuckDB, which spills to ``scratch`` beyond it. The process needs up to 600 MB in addition.
     :param threads: of DuckDB; default: one for each core.
-    :param scratch: an existing local folder for what is spilled; default: the system's temporary folder.
+    :param scratch: an existing local folder for spilled data; default: the system's temporary folder.
     :param history: how long runs, and the change log, are kept.
-    :param change_log: whether to keep what became of each row that was sent: hashes, keys and outcomes, no values.
+    :param change_log: whether to log the outcome of each row that was sent: hashes, keys and outcomes, no values.
     """
 
     def __init__(
@@ -74,11 +91,14 @@ class LakeStore(StateStore):
         change_log: bool = False,
     ) -> None:
         self._files = StateFiles(url, storage_options)
-        self._memory_limit, self._threads, self._scratch_folder = memory_limit, threads, scratch
-        self._kept, self._logs_changes = history, change_log
+        self._memory_limit = memory_limit
+        self._threads = threads
+        self._scratch_folder = scratch
+        self._kept = history
+        self._logs_changes = change_log
 
     def has_state(self, sync: str) -> bool:
-        """Whether there is a committed or unfinished run of this sync."""
+        """Return whether this sync has a committed or unfinished run."""
         return bool(self._history(sync).rows or self.unfinished(sync))
 
     def unfinished(self, sync: str) -> Sequence[Plan]:
@@ -99,9 +119,12 @@ class LakeStore(StateStore):
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
-        self._delete_cut_short(sync.name, request.now)
-        snapshot, rejections = self._snapshot(sync.name), self._rejections(sync.name)
-        how = comparison_for(request, commit.state_of(self._history(sync.name)), snapshot_rows=snapshot.rows)
+        self._delete_interrupted(sync.name, request.now)
+        snapshot = self._snapshot(sync.name)
+        rejections = self._rejections(sync.name)
+        # Build the plan statement.
+        before = commit.saved_state(self._history(sync.name))
+        comparison = comparison_for(request, before, snapshot_rows=snapshot.rows)
         statement = plan_statement(
             sync,
             query=request.query,
@@ -109,8 +132,9 @@ class LakeStore(StateStore):
             columns=model_columns(request.query, warehouse, sync),
             source=warehouse.dialect,
             planner="duckdb",
-            comparison=how,
+            comparison=comparison,
         )
+        # Run it.
         plan_id = f"{request.now.strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
         with self._scratch() as work:
             snapshot.view(work, "delivered")
@@ -123,14 +147,15 @@ class LakeStore(StateStore):
             compared.counts,
             model_rows=compared.model_rows,
             snapshot_rows=snapshot.rows,
-            comparison=how,
+            comparison=comparison,
         )
+        # Store the plan: from here on it exists.
         self._store(
             plan,
             mode=sync.mode,
             values=statement.values,
             generation=snapshot.generation,
-            left=[name for name in change_set.LEFT if name in compared.changes],
+            left=[name for name in change_set.UNSENT_KINDS if name in compared.changes],
             comparison=compared.comparison.to_json(),
         )
         return plan
@@ -138,7 +163,7 @@ class LakeStore(StateStore):
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         stored = self._stored(plan.sync, plan.plan_id)
         if stored is None:
-            raise change_set.forgotten()
+            raise change_set.plan_gone()
         yield from change_set.read_changes(
             self._files,
             _plan_folder(plan.sync, plan.plan_id) + "/changes",
@@ -151,7 +176,8 @@ class LakeStore(StateStore):
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
     ) -> dict[int, tuple[str, ...] | None]:
-        folder, last = f"{_plan_folder(plan.sync, plan.plan_id)}/changes", plan.total if until is None else until
+        folder = f"{_plan_folder(plan.sync, plan.plan_id)}/changes"
+        last = plan.total if until is None else until
         with self._scratch() as work:
             self._snapshot(plan.sync).view(work, "snapshot")
             change_set.view(work, folder, plan.planned, settled="false")
@@ -186,11 +212,13 @@ class LakeStore(StateStore):
         folder = _plan_folder(plan.sync, plan.plan_id)
         history = self._history(plan.sync)
         stored = self._stored(plan.sync, plan.plan_id)
-        if not history.made_by(plan.plan_id):  # the last table of a commit: what it says is true of the others
+        # The history is the last table of a commit: if it has the plan, so have the others.
+        if not history.made_by(plan.plan_id):
             if stored is None:
-                raise change_set.forgotten()
+                raise change_set.plan_gone()
+            change_log = self._change_log(plan.sync) if self._logs_changes else None
             with self._scratch() as work:
-                commit.fold(
+                commit.commit_plan(
                     work,
                     plan,
                     checkpoint,
@@ -200,20 +228,20 @@ class LakeStore(StateStore):
                     snapshot=self._snapshot(plan.sync),
                     rejections=self._rejections(plan.sync),
                     history=history,
-                    change_log=self._change_log(plan.sync) if self._logs_changes else None,
+                    change_log=change_log,
                     kept=self._kept,
                 )
             self._shorten_log(plan)
-        self._forget(plan)
+        self._delete(plan)
 
     def discard(self, plan: Plan) -> None:
-        self._forget(plan)
+        self._delete(plan)
 
     def acquire(
         self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
     ) -> int:
-        register = FileValues(self._files, f"{_folder(sync)}/lease")
-        return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
+        values = FileValues(self._files, f"{_folder(sync)}/lease")
+        return leases.acquire(values, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
         leases.release(FileValues(self._files, f"{_folder(sync)}/lease"), fence=fence)
@@ -234,24 +262,29 @@ class LakeStore(StateStore):
         return DeltaLog(self._files, f"{_folder(sync)}/change_log", commit.CHANGE_LOG)
 
     def _shorten_log(self, plan: Plan) -> None:
-        """Also when no log is wanted any more."""
+        """Delete old rows of the change log, also if it is no longer enabled."""
         if self._files.list(f"{_folder(plan.sync)}/change_log"):
             self._change_log(plan.sync).forget((plan.created_at - self._kept).strftime(_PLAN_ID_TIME))
 
-    def _store(self, plan: Plan, **how: Any) -> None:
-        """Write plan.json: the plan exists from here on."""
+    def _store(self, plan: Plan, **further: Any) -> None:
+        """Write plan.json, which makes the plan exist.
+
+        :param further: values that the commit needs in addition to the plan.
+        """
         data = {
             "format": _FORMAT,
-            **{name: getattr(plan, name) for name in ("plan_id", "run_id", "sync", "total", "model_rows")},
-            **{name: getattr(plan, name) for name in ("snapshot_rows", "skipped", "spec", "recorded", "notes")},
-            **{name: getattr(plan, name) for name in ("causes", "given_up", "given_up_codes")},
+            **{name: getattr(plan, name) for name in _PLAN_FIELDS},
             "planned": dict(plan.planned),
             "created_at": plan.created_at.isoformat(),
-            **how,
+            **further,
         }
         self._files.write(f"{_plan_folder(plan.sync, plan.plan_id)}/plan.json", json.dumps(data).encode())
 
     def _stored(self, sync: str, plan_id: str) -> dict[str, Any] | None:
+        """Read plan.json; None if the plan does not exist.
+
+        :raises StateError: a newer version of this package made the plan.
+        """
         data = self._files.read(f"{_plan_folder(sync, plan_id)}/plan.json")
         if data is None:
             return None
@@ -259,22 +292,22 @@ class LakeStore(StateStore):
         if stored["format"] > _FORMAT:
             raise StateError(
                 "an unfinished plan was made by a newer version of this package",
-                todo="upgrade this worker to the version of the others",
+                todo="upgrade this worker to the version of the other workers",
                 sync=sync,
                 plan=plan_id,
             )
         return stored
 
-    def _forget(self, plan: Plan) -> None:
-        """Delete the plan; plan.json first, so that what is left of a deletion cut short is no plan."""
+    def _delete(self, plan: Plan) -> None:
+        """Delete the plan: plan.json first, so that an interrupted deletion does not leave a plan."""
         folder = _plan_folder(plan.sync, plan.plan_id)
         self._files.delete(f"{folder}/plan.json")
         self._files.delete(folder)
 
-    def _delete_cut_short(self, sync: str, now: datetime) -> None:
-        """Delete what planners and deletions that were cut short have left."""
+    def _delete_interrupted(self, sync: str, now: datetime) -> None:
+        """Delete folders that interrupted planners and deletions have left."""
         runs = f"{_folder(sync)}/runs"
-        oldest = (now - _CUT_SHORT).strftime(_PLAN_ID_TIME)
+        oldest = (now - _INTERRUPTED_AFTER).strftime(_PLAN_ID_TIME)
         for plan_id in self._files.list(runs):
             if plan_id < oldest and self._files.read(f"{runs}/{plan_id}/plan.json") is None:
                 self._files.delete(f"{runs}/{plan_id}")

@@ -1,4 +1,4 @@
-"""A warehouse as a place to run SQL in: sessions from a small pool, transactions, and errors by their kind."""
+"""A warehouse that runs the state's SQL: sessions from a small pool, transactions, and errors by kind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from airflow_reverse_etl.sql.driver_errors import SqlError, sql_errors
 from airflow_reverse_etl.sql.state_sql import StateSql
 
-#: A session that was not used for so long may have been closed by the server.
+#: The server may have closed a session that was idle for longer.
 _IDLE_SECONDS = 60.0
 
 
@@ -22,26 +22,34 @@ class Session:
         self.sql = sql
         self.used = 0.0
         self._connection = connection
-        # Google's driver makes one % of two; the one that is part of Airflow's hook takes a statement as it is
-        self._doubles = type(connection).__module__.startswith("google.cloud.bigquery.dbapi")
+        # Google's driver reads %% as one %; the driver in Airflow's hook runs a statement unchanged.
+        self._doubles_percent = type(connection).__module__.startswith("google.cloud.bigquery.dbapi")
         with sql_errors():
-            if sql.name in ("postgres", "redshift"):  # the driver would begin transactions of its own
+            if sql.name in ("postgres", "redshift"):  # otherwise the driver begins transactions by itself
                 connection.autocommit = True
             self._cursor = connection.cursor()
         for statement in sql.session:
             self.run(statement)
 
     def run(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run one statement; its rows, if it has any. Constants are in its text: drivers agree on nothing else."""
-        if self._doubles:
+        """Run one statement and return its rows.
+
+        Constants are part of the statement's text, because drivers differ in their parameters.
+        """
+        if self._doubles_percent:
             statement = statement.replace("%", "%%")
         with sql_errors():
             self._cursor.execute(statement)
-            return [tuple(row) for row in self._cursor.fetchall()] if self._cursor.description else []
+            if not self._cursor.description:
+                return []
+            return [tuple(row) for row in self._cursor.fetchall()]
 
     @contextlib.contextmanager
     def transaction(self, *, one_moment: bool = False) -> Iterator[None]:
-        """All or nothing, where the warehouse can; elsewhere each statement by itself."""
+        """Run the block in a transaction if the warehouse supports it; otherwise each statement stands alone.
+
+        :param one_moment: all statements of the block see the data of one moment, if the warehouse supports it.
+        """
         if self.sql.begin is None:
             yield
             return
@@ -52,17 +60,18 @@ class Session:
             yield
             self.run("COMMIT")
         except BaseException:
-            with contextlib.suppress(SqlError):  # the first error is the one to tell
+            with contextlib.suppress(SqlError):  # the first error is the one to report
                 self.run("ROLLBACK")
             raise
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):  # what was done is done
+        """Close the connection. Errors are ignored, because every statement has completed before."""
+        with contextlib.suppress(Exception):
             self._connection.close()
 
 
 class Database:
-    """Opens sessions, and keeps those that are idle for the next statement.
+    """A pool of sessions, which keeps idle sessions for the next statement.
 
     :param connect: makes a DB-API connection that may write.
     """
@@ -75,11 +84,11 @@ class Database:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
-        """A session of one's own inside the block. After an error it is not used again.
+        """Yield a session for the block alone. After an error the session is closed.
 
         :raises SqlError: no connection could be made.
         """
-        session = self._take() or self._new()
+        session = self._idle_session() or self._new_session()
         try:
             yield session
         except BaseException:
@@ -90,15 +99,16 @@ class Database:
             self._idle.append(session)
 
     def run(self, statement: str) -> list[tuple[Any, ...]]:
-        """One statement by itself."""
+        """Run one statement in a session of its own and return its rows."""
         with self.session() as session:
             return session.run(statement)
 
     def close(self) -> None:
+        """Close the idle sessions."""
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> Session | None:
+    def _idle_session(self) -> Session | None:
         with self._lock:
             while self._idle:
                 session = self._idle.pop()
@@ -107,7 +117,7 @@ class Database:
                 session.close()
         return None
 
-    def _new(self) -> Session:
+    def _new_session(self) -> Session:
         with sql_errors():
             connection = self._connect()
         return Session(connection, self.sql)

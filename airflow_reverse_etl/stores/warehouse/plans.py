@@ -1,4 +1,4 @@
-"""Plans that are not committed, in a warehouse: the tables ``plans`` and ``checkpoints``, and those of a plan's own."""
+"""Uncommitted plans in a warehouse: the tables ``plans`` and ``checkpoints``, and each plan's own tables."""
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed or made safe, constants are literals
 
@@ -13,39 +13,40 @@ from typing import Any
 from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.driver_errors import SqlError
-from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES, Built
+from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES, BuiltPlan
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 _FORMAT = 1
 
-#: A plan cut short leaves tables. After this long no planner is at work in them any more.
-_CUT_SHORT = timedelta(days=1)
+#: Age of a plan that is not ready from which its planner counts as interrupted.
+_INTERRUPTED_AFTER = timedelta(days=1)
 
 
 def run_of(plan: Plan) -> str:
-    """What the names of a plan's own tables end with."""
+    """Return the suffix of the names of a plan's own tables."""
     return plan.plan_id[-12:]
 
 
 class OpenPlans:
-    """From the moment that a plan is begun until nothing of it is left.
+    """The uncommitted plans, from their creation to their cleanup.
 
     :raises SqlError: from every method.
     """
 
     def __init__(self, tables: Tables) -> None:
-        self._tables, self._database = tables, tables.database
+        self._tables = tables
+        self._database = tables.database
 
     def begin(self, plan_id: str, request: PlanRequest) -> None:
-        """Make it known that tables of this plan may come to be."""
+        """Record that tables of this plan may be created."""
         self._add(plan_id, request, "begun", "")
 
     def make_ready(
-        self, plan: Plan, request: PlanRequest, built: Built, *, generation: str, values: Sequence[str]
+        self, plan: Plan, request: PlanRequest, built: BuiltPlan, *, generation: str, values: Sequence[str]
     ) -> None:
-        """Make it known that the plan can be used."""
+        """Record that the plan can be used."""
         content = {
             **asdict(plan),
             "format": _FORMAT,
@@ -60,14 +61,14 @@ class OpenPlans:
         self._add(plan.plan_id, request, "ready", json.dumps(content))
 
     def ready(self, sync: str) -> list[Plan]:
-        """The plans of a sync that can be used, oldest first."""
+        """Return the plans of a sync that can be used, oldest first."""
         rows = self._ready(f"sync = {self._tables.text(sync)}")
         return [_plan_from(json.loads(content)) for (content,) in rows]
 
     def stored(self, plan: Plan) -> dict[str, Any] | None:
-        """What :meth:`make_ready` was given; None if the plan is gone.
+        """Return what :meth:`make_ready` stored; None if the plan is gone.
 
-        :raises StateError: it was made by a newer version of this package.
+        :raises StateError: a newer version of this package made the plan.
         """
         found = self._ready(f"plan_id = {self._tables.text(plan.plan_id)}")
         if not found:
@@ -76,15 +77,19 @@ class OpenPlans:
         if stored["format"] > _FORMAT:
             raise StateError(
                 "an unfinished plan was made by a newer version of this package",
-                todo="upgrade this worker to the version of the others",
+                todo="upgrade this worker to the version of the other workers",
                 sync=plan.sync,
                 plan=plan.plan_id,
             )
         return stored
 
     def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int) -> None:
-        """In pieces, as a statement's length has limits; the old one goes when the new one is complete."""
-        table, plan_id = self._tables["checkpoints"], self._tables.text(plan.plan_id)
+        """Store a checkpoint in pieces, because the length of a statement is limited.
+
+        The old checkpoint is deleted when the new one is complete.
+        """
+        table = self._tables["checkpoints"]
+        plan_id = self._tables.text(plan.plan_id)
         content = json.dumps(checkpoint.to_json())
         length = self._tables.sql.piece
         pieces = [content[at : at + length] for at in range(0, len(content), length)]
@@ -101,22 +106,25 @@ class OpenPlans:
                 session.run(f"DELETE FROM {table} WHERE {where} AND number <= {int(last)}")
 
     def checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
-        """The newest complete checkpoint of each partition."""
+        """Return the newest complete checkpoint of each partition."""
         rows = self._database.run(
             f"SELECT part, number, pieces, content FROM {self._tables['checkpoints']}"
             f" WHERE plan_id = {self._tables.text(plan.plan_id)} ORDER BY part, number, piece"
         )
+        # Collect the pieces of each checkpoint. They come in order.
         texts: dict[tuple[int, int, int], list[str]] = {}
         for part, number, pieces, content in rows:
             texts.setdefault((int(part), int(number), int(pieces)), []).append(content)
-        return {
-            part: Checkpoint.from_json(json.loads("".join(content)))
-            for (part, _, pieces), content in texts.items()
-            if len(content) == pieces
-        }
+        # Keep the complete ones; a newer checkpoint of a partition replaces an older one.
+        newest = {part: content for (part, _, pieces), content in texts.items() if len(content) == pieces}
+        return {part: Checkpoint.from_json(json.loads("".join(content))) for part, content in newest.items()}
 
     def drop(self, own: str, plan_id: str) -> None:
-        """Forget a plan: first that it is ready, last that it was begun, so that nothing is left behind unknown."""
+        """Delete a plan and its tables.
+
+        The ``ready`` row goes first, so that the plan cannot be used. The ``begun`` row goes last, so that a later plan
+        finds what an interrupted deletion has left.
+        """
         where = f"WHERE plan_id = {self._tables.text(plan_id)}"
         plans = self._tables["plans"]
         self._database.run(f"DELETE FROM {plans} {where} AND stage = 'ready'")
@@ -124,27 +132,28 @@ class OpenPlans:
             for name in PLAN_TABLES:
                 self._database.run(f"DROP TABLE IF EXISTS {self._tables[f'{own}_{name}_{plan_id[-12:]}']}")
         except SqlError as error:
-            if error.kind == "conflict":  # somebody is reading it: a later plan deletes it
+            if error.kind == "conflict":  # another task reads the table: a later plan deletes it
                 return
             raise
         self._database.run(f"DELETE FROM {self._tables['checkpoints']} {where}")
         self._database.run(f"DELETE FROM {plans} {where}")
 
-    def drop_cut_short(self, sync: str, now: datetime) -> None:
-        """Delete what planners and deletions that were cut short have left."""
+    def drop_interrupted(self, sync: str, now: datetime) -> None:
+        """Delete what interrupted planners and deletions have left."""
         plans = self._tables["plans"]
         rows = self._database.run(f"SELECT plan_id, stage FROM {plans} WHERE sync = {self._tables.text(sync)}")
         ready = {plan_id for plan_id, stage in rows if stage == "ready"}
-        oldest = f"{now - _CUT_SHORT:%Y%m%dT%H%M%S%f}"
+        oldest = f"{now - _INTERRUPTED_AFTER:%Y%m%dT%H%M%S%f}"
         for plan_id in {plan_id for plan_id, _ in rows} - ready:
             if plan_id < oldest:
                 self.drop(self._tables.make_own(sync), plan_id)
 
     def _add(self, plan_id: str, request: PlanRequest, stage: str, content: str) -> None:
-        """``begun`` before the first table is made, ``ready`` when the plan can be used."""
+        """Insert a row: ``begun`` before the first table is made, ``ready`` when the plan can be used."""
         text = self._tables.text
         texts = ", ".join(text(value) for value in (plan_id, request.sync.name, request.run_id, stage, content))
-        created = f"CAST({text(f'{request.now:%Y-%m-%d %H:%M:%S.%f}')} AS {self._tables.sql.types['TIMESTAMPTZ']})"
+        now = text(f"{request.now:%Y-%m-%d %H:%M:%S.%f}")
+        created = f"CAST({now} AS {self._tables.sql.types['TIMESTAMPTZ']})"
         self._database.run(
             f"INSERT INTO {self._tables['plans']} (plan_id, sync, run_id, stage, content, created_at)"
             f" SELECT {texts}, {created}"
@@ -157,6 +166,7 @@ class OpenPlans:
         )
 
 
+#: Fields of a plan whose JSON differs from their value.
 _CONVERTED = ("planned", "created_at", "notes")
 
 

@@ -1,13 +1,13 @@
-"""The tables of the state in a warehouse: their names, columns, and how they come to be.
+"""The tables of the state in a warehouse: their names, columns and creation.
 
-Shared by all syncs, and only ever appended to and deleted from, so that syncs do not wait for each other::
+All syncs share these tables. Rows are only added and deleted, so that syncs do not wait for each other::
 
-    syncs        which tables are a sync's                 leases       who is at work, see compare_and_set.py
-    runs         one row for each committed run            plans        plans that are not committed
-    change_log   what became of each row, if wanted        checkpoints  how far their loads have come
+    syncs        the prefix of each sync's tables          leases       the holders of leases, see compare_and_set.py
+    runs         one row for each committed run            plans        uncommitted plans
+    change_log   the outcome of each row, if enabled       checkpoints  the progress of their loads
 
-Of each sync, named ``<sync>_<hash>_...``, see :func:`prefix`: ``snapshot``, ``rejections`` and ``state``; and while a
-run is unfinished ``changes_<run>``, the only table with row values.
+Each sync has the tables ``snapshot``, ``rejections`` and ``state``, named ``<sync>_<hash>_...``, see :func:`prefix`.
+While a run is unfinished, the sync has ``changes_<run>`` too, the only table with row values.
 """
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed or made safe
@@ -68,14 +68,14 @@ OWN: Mapping[str, Mapping[str, str]] = {
     "state": {"generation": "VARCHAR", "remembered": "VARCHAR"},
 }
 
-#: What ``generation`` is before the first commit.
+#: The ``generation`` before the first commit.
 NOTHING_YET = "nothing yet"
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 
 
 def prefix(sync: str) -> str:
-    """What the names of a sync's own tables begin with: readable, and different for different syncs."""
+    """Return the prefix of the names of a sync's own tables: readable, and unique for each sync."""
     readable = re.sub(r"[^a-z0-9]+", "_", sync.lower()).strip("_")[:24].rstrip("_")
     return f"{readable or 'sync'}_{hashlib.sha256(sync.encode()).hexdigest()[:8]}"
 
@@ -89,23 +89,27 @@ class Tables:
     def __init__(self, database: Database, schema: str) -> None:
         if not _SCHEMA_NAME.fullmatch(schema):
             raise ConfigurationError(
-                f"{schema!r} cannot be the schema of the state",
+                f"{schema!r} is not a valid schema name for the state",
                 todo="use letters, digits and underscores, as in reverse_etl or my_database.reverse_etl",
             )
-        self.database, self.schema, self.sql = database, schema, database.sql
-        self._shared = False
-        self._syncs: set[str] = set()
+        self.database = database
+        self.schema = schema
+        self.sql = database.sql
+        self._has_shared = False
+        self._syncs_with_tables: set[str] = set()
 
     def __getitem__(self, name: str) -> str:
-        """The full name of a table."""
+        """Return the full name of a table."""
         return f"{self.schema}.{name}"
 
     def text(self, value: object) -> str:
-        """A constant as SQL."""
-        return literal(value.replace("\0", "\ufffd") if isinstance(value, str) else value, self.sql.name)
+        """Return a constant as SQL. NUL, which Postgres cannot store, becomes U+FFFD."""
+        if isinstance(value, str):
+            value = value.replace("\0", "\ufffd")
+        return literal(value, self.sql.name)
 
     def exist(self) -> bool:
-        """Whether there is any state in this schema that we may read."""
+        """Return whether the shared tables exist and can be read."""
         try:
             for name in SHARED:
                 self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
@@ -116,79 +120,82 @@ class Tables:
         return True
 
     def make(self) -> None:
-        """Make what all syncs share, where it is missing.
+        """Make the schema and the shared tables, if they are missing.
 
-        :raises CredentialsError: with the statement that grants the missing right.
+        :raises CredentialsError: a privilege is missing. The error has the statement that grants it.
         """
-        if self._shared or self.exist():
-            self._shared = True
+        if self._has_shared or self.exist():
+            self._has_shared = True
             return
         has_schema = False
         try:
             has_schema = bool(self.database.run(self.sql.has_schema.format(schema=self.schema.rpartition(".")[2])))
             if not has_schema:
-                self._tolerantly(f"CREATE SCHEMA {self.schema}")
-                self.database.close()  # in Snowflake it became the session's own: a model's bare names would be its
+                self._run_ddl(f"CREATE SCHEMA {self.schema}")
+                # In Snowflake, CREATE SCHEMA makes it the session's schema, where a model's bare names would resolve.
+                self.database.close()
             for name, columns in SHARED.items():
-                self._tolerantly(self._create(name, columns))
+                self._run_ddl(self._create(name, columns))
         except SqlError as error:
             if error.kind == "denied":
                 raise self.denied(error, has_schema=has_schema) from None
             raise
-        self._shared = True
+        self._has_shared = True
 
     def make_own(self, sync: str) -> str:
-        """Make the tables of one sync, where they are missing; their prefix."""
+        """Make the tables of one sync, if they are missing; return their prefix."""
         own = prefix(sync)
-        if sync in self._syncs:
+        if sync in self._syncs_with_tables:
             return own
         known = self.database.run(f"SELECT 1 FROM {self['syncs']} WHERE sync = {self.text(sync)}")
         try:
-            missing = [name for name in OWN if not (known and self._is_there(f"{own}_{name}"))]
+            missing = [name for name in OWN if not (known and self._exists(f"{own}_{name}"))]
             for name in missing:
-                self._tolerantly(self._create(f"{own}_{name}", OWN[name]))
+                self._run_ddl(self._create(f"{own}_{name}", OWN[name]))
             if "snapshot" not in missing:
-                self._widen(f"{own}_snapshot", OWN["snapshot"])
+                self._add_missing_columns(f"{own}_snapshot", OWN["snapshot"])
         except SqlError as error:
             if error.kind == "denied":
                 raise self.denied(error, has_schema=True) from None
             raise
         if missing:
             self._register(sync, own, known=bool(known))
-        self._syncs.add(sync)
+        self._syncs_with_tables.add(sync)
         return own
 
     def columns(self, session: Session, name: str) -> dict[str, str]:
-        """The columns of a table, with the warehouse's words for their types."""
+        """Return the columns of a table with the warehouse's types."""
         schema = self.schema if self.sql.name not in ("duckdb", "redshift") else self.schema.rpartition(".")[2]
         rows = session.run(self.sql.describe.format(schema=schema, table=name))
-        named = takewhile(lambda row: row[0] and not row[0].startswith("#"), rows)  # Databricks adds how it is stored
+        # Databricks adds rows about the storage after the columns.
+        named = takewhile(lambda row: row[0] and not row[0].startswith("#"), rows)
         return {str(row[0]).lower(): str(row[1]) for row in named}
 
     def denied(self, error: SqlError, *, has_schema: bool) -> CredentialsError:
-        """The error for a right that is missing, with the statement that grants it."""
+        """Build the error for a missing privilege, with the statement that grants it."""
         user, current = self._identity()
         database = self.schema.rpartition(".")[0] or current
         grant = self.sql.grant_tables if has_schema else self.sql.grant_schema
+        statement = grant.format(schema=self.schema, user=user, database=database)
         return CredentialsError(
             f"the state cannot be kept in the warehouse: {error.text}",
-            todo=f"have an administrator run: {grant.format(schema=self.schema, user=user, database=database)} "
+            todo=f"have an administrator run: {statement} "
             "Or set `planner: local` in the sync, which only reads from the warehouse",
             schema=self.schema,
         )
 
     @contextlib.contextmanager
     def errors(self, sync: str | None = None) -> Iterator[None]:
-        """What the warehouse says against a statement, in our words.
+        """Translate the warehouse's SQL errors into our exceptions.
 
-        :raises ReverseEtlError: of the class that says what to do about it.
+        :raises ReverseEtlError: of the class that fits the error.
         """
         try:
             yield
         except SqlError as error:
-            raise self._explained(error, sync) from None
+            raise self._translated(error, sync) from None
 
-    def _explained(self, error: SqlError, sync: str | None) -> ReverseEtlError:
+    def _translated(self, error: SqlError, sync: str | None) -> ReverseEtlError:
         where: Mapping[str, Any] = {"sync": sync, "schema": self.schema}
         if error.kind == "files":
             return files_closed(**where)
@@ -199,7 +206,7 @@ class Tables:
         if error.kind in ("conflict", "exists"):
             return RunConflictError(
                 f"another run of this sync was faster: {error.text}",
-                todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+                todo="let only one run of a sync be active at a time; the next try plans again",
                 **where,
             )
         if error.kind == "missing":
@@ -229,23 +236,23 @@ class Tables:
         typed = ", ".join(f"{column} {self.sql.types[kind]}" for column, kind in columns.items())
         return f"CREATE TABLE IF NOT EXISTS {self[name]} ({typed})"
 
-    def _widen(self, name: str, columns: Mapping[str, str]) -> None:
-        """Add the columns that an earlier version of ours did not have."""
+    def _add_missing_columns(self, name: str, columns: Mapping[str, str]) -> None:
+        """Add the columns that a table of an earlier version of this package does not have."""
         with self.database.session() as session:
-            there = self.columns(session, name)
-        for column in columns.keys() - there.keys():
+            existing = self.columns(session, name)
+        for column in columns.keys() - existing.keys():
             typed = f"{column} {self.sql.types[columns[column]]}"
-            self._tolerantly(f"ALTER TABLE {self[name]} {self.sql.add_column.format(column=typed)}")
+            self._run_ddl(f"ALTER TABLE {self[name]} {self.sql.add_column.format(column=typed)}")
 
-    def _tolerantly(self, statement: str) -> None:
-        """Two workers may make the same at the same moment."""
+    def _run_ddl(self, statement: str) -> None:
+        """Run a CREATE or ALTER statement. It is not an error if another worker has run it at the same moment."""
         try:
             self.database.run(statement)
         except SqlError as error:
             if error.kind not in ("exists", "conflict"):
                 raise
 
-    def _is_there(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         try:
             self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
         except SqlError as error:
@@ -255,12 +262,13 @@ class Tables:
         return True
 
     def _register(self, sync: str, own: str, *, known: bool) -> None:
+        """Insert the first row of the sync's state, and the sync itself unless it is known."""
         with self.database.session() as session, session.transaction():
             session.run(
                 f"INSERT INTO {self[f'{own}_state']} (generation) SELECT {self.text(NOTHING_YET)} AS generation"
                 f" FROM (SELECT COUNT(*) AS n FROM {self[f'{own}_state']}) AS t WHERE n = 0"
             )
-            if known:  # a table was gone: what that means is for the next plan to say
+            if known:  # a table was missing: the next plan decides what follows from that
                 return
             session.run(
                 f"INSERT INTO {self['syncs']} (sync, table_prefix, created_at)"

@@ -1,6 +1,6 @@
-"""State as tables in the warehouse that has the model: only changed rows leave it. See :mod:`.tables` for what is kept.
+"""State as tables in the warehouse that has the model: only changed rows leave it. :mod:`.schema` has the tables.
 
-The plan statement, the commit and the lease run in the warehouse, so it is as distributed as the warehouse is.
+The plan statement, the commit and the lease run in the warehouse, as distributed as the warehouse is.
 """
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed or made safe, constants are literals
@@ -24,7 +24,7 @@ from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
-from airflow_reverse_etl.stores.warehouse.commit import Fold, remembered
+from airflow_reverse_etl.stores.warehouse.commit import PlanCommit, saved_state
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.planner import PlanBuilder
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 class WarehouseStore(StateStore):
     """Snapshot, plans, checkpoints, rejections and history of all syncs of one warehouse, in a schema of ours.
 
-    Safe to use from several threads. What it does not do: read a model of another warehouse.
+    Safe to use from several threads. It cannot read a model of another warehouse.
 
     :param connect: makes a DB-API connection that may create tables in ``schema``.
-    :param open_warehouse: opens what reads from the same warehouse; the change set is read with one of its own.
+    :param open_warehouse: opens a reader of the same warehouse. Each reading of a change set opens its own.
     :param dialect: ``postgres``, ``redshift``, ``snowflake``, ``bigquery``, ``databricks`` or ``duckdb``.
     :param schema: made when it is missing.
     :param history: how long runs, and the change log, are kept.
-    :param change_log: whether to keep what became of each row that was sent: hashes, keys and outcomes, no values.
-    :raises CredentialsError: from every method, when a right is missing, with the statement that grants it.
+    :param change_log: whether to log the outcome of each row that was sent: hashes, keys and outcomes, no values.
+    :raises CredentialsError: from every method, when a privilege is missing, with the statement that grants it.
     :raises UnreachableError: from every method, when the warehouse does not answer.
     """
 
@@ -67,20 +67,21 @@ class WarehouseStore(StateStore):
         if dialect not in STATE_SQL:
             raise ConfigurationError(
                 f"state cannot be kept in a warehouse of type {dialect!r}",
-                todo=f"set `planner: local` in the sync; warehouses that can: {', '.join(STATE_SQL)}",
+                todo=f"set `planner: local` in the sync; only these warehouses can keep state: {', '.join(STATE_SQL)}",
             )
         self._open_warehouse = open_warehouse
         self._database = Database(connect, STATE_SQL[dialect])
         self._tables = Tables(self._database, schema)
-        self._open = OpenPlans(self._tables)
-        self._history, self._change_log = history, change_log
+        self._open_plans = OpenPlans(self._tables)
+        self._history = history
+        self._logs_changes = change_log
 
     def close(self) -> None:
-        """Close the connections that are open. More are made when needed."""
+        """Close the idle connections. The store makes new ones when needed."""
         self._database.close()
 
     def has_state(self, sync: str) -> bool:
-        """Whether there is a committed or unfinished run of this sync. Makes no table."""
+        """Return whether this sync has a committed or unfinished run. Does not make tables."""
         with self._tables.errors(sync):
             return self._tables.exist() and any(
                 self._database.run(f"SELECT 1 FROM {self._tables[table]} WHERE sync = {self._text(sync)} LIMIT 1")
@@ -88,14 +89,14 @@ class WarehouseStore(StateStore):
             )
 
     def make_tables(self) -> None:
-        """Make the schema and the tables that all syncs share, where they are missing."""
+        """Make the schema and the tables that all syncs share, if they are missing."""
         with self._tables.errors():
             self._tables.make()
 
     def model_rows(self, query: str, sync: Sync, *, at_most: int) -> int:
-        """How many rows a sync's model has, counted no further than ``at_most``.
+        """Return the number of rows of a sync's model, counted up to ``at_most``.
 
-        :raises SpecError: the query is not one SELECT.
+        :raises SpecError: the query is not a single SELECT.
         """
         query = single_select(query, self._database.sql.name, sync)
         with self._tables.errors(sync.name):
@@ -108,7 +109,7 @@ class WarehouseStore(StateStore):
 
     def unfinished(self, sync: str) -> Sequence[Plan]:
         with self._tables.errors(sync):
-            return self._open.ready(sync)
+            return self._open_plans.ready(sync)
 
     def last_report(self, sync: str, run_id: str) -> RunReport | None:
         with self._tables.errors(sync):
@@ -120,14 +121,17 @@ class WarehouseStore(StateStore):
         return RunReport.from_json(json.loads(found[0][0])) if found else None
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
-        sync, dialect = request.sync, self._database.sql.name
+        sync = request.sync
+        dialect = self._database.sql.name
+        # Load the state.
         with self._tables.errors(sync.name):
             self._tables.make()
             own = self._tables.make_own(sync.name)
-            self._open.drop_cut_short(sync.name, request.now)
+            self._open_plans.drop_interrupted(sync.name, request.now)
             with self._database.session() as session:
-                generation, before = remembered(session, self._tables, self._tables[f"{own}_state"], sync.name)
+                generation, before = saved_state(session, self._tables, self._tables[f"{own}_state"], sync.name)
                 [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
+        # Build the plan statement.
         statement = plan_statement(
             sync,
             query=request.query,
@@ -137,10 +141,11 @@ class WarehouseStore(StateStore):
             planner=dialect,
             comparison=comparison_for(request, before, snapshot_rows=int(rows)),
         )
+        # Run it.
         with self._tables.errors(sync.name):
             run = secrets.token_hex(6)
             plan_id = f"{request.now:%Y%m%dT%H%M%S%f}-{run}"
-            self._open.begin(plan_id, request)
+            self._open_plans.begin(plan_id, request)
             try:
                 builder = PlanBuilder(
                     self._tables, statement, own=own, run=run, snapshot_rows=int(rows), now=request.now
@@ -155,31 +160,34 @@ class WarehouseStore(StateStore):
                     snapshot_rows=int(rows),
                     comparison=built.comparison,
                 )
-                self._open.make_ready(plan, request, built, generation=generation, values=statement.values)
+                self._open_plans.make_ready(plan, request, built, generation=generation, values=statement.values)
                 return plan
             except BaseException:
-                with contextlib.suppress(SqlError):  # what is left is deleted by a later plan
-                    self._open.drop(own, plan_id)
+                with contextlib.suppress(SqlError):  # a later plan deletes what is left
+                    self._open_plans.drop(own, plan_id)
                 raise
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         with self._tables.errors(plan.sync):
-            own, stored = self._tables.make_own(plan.sync), self._open.stored(plan)
+            own = self._tables.make_own(plan.sync)
+            stored = self._open_plans.stored(plan)
         if stored is None:
-            raise change_set.forgotten()
+            raise change_set.plan_gone()
         last = plan.total if until is None else until
         if last <= after:
             return
+        # Only removals need identifiers. In a model without a primary key, only the sequence number names a row.
         string = self._tables.sql.types["VARCHAR"]
         names = ["seq", "change", "key", *stored["values"], "identifiers"]
+        values = "".join(f"{name}, " for name in stored["values"])
         query = (
             f"SELECT seq, change, COALESCE(row_key, CAST(seq AS {string})) AS row_key,"
-            f" {''.join(f'{name}, ' for name in stored['values'])}"
+            f" {values}"
             "CASE WHEN change = 'removed' THEN identifiers END AS identifiers"
             f" FROM {self._tables[f'{own}_changes_{run_of(plan)}']}"
             f" WHERE seq > {after} AND seq <= {last} ORDER BY seq"
         )
-        warehouse = self._open_warehouse()  # its own, as partitions are read at the same time
+        warehouse = self._open_warehouse()  # a reader of its own, because partitions are read at the same time
         try:
             reader = warehouse.read(query)
             try:
@@ -187,18 +195,19 @@ class WarehouseStore(StateStore):
                     yield _typed(batch, names)
             finally:
                 reader.close()
-                del reader  # it still holds the cursor
+                del reader  # drops its reference to the cursor
         finally:
-            warehouse.close()  # ends the transaction, which would keep the table from being dropped
+            warehouse.close()  # ends the transaction, which would prevent dropping the table
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
     ) -> dict[int, tuple[str, ...] | None]:
         last = plan.total if until is None else until
         with self._tables.errors(plan.sync):
-            own, stored = self._tables.make_own(plan.sync), self._open.stored(plan)
+            own = self._tables.make_own(plan.sync)
+            stored = self._open_plans.stored(plan)
             if stored is None:
-                raise change_set.forgotten()
+                raise change_set.plan_gone()
             now = "c.field_hashes" if stored.get("field_hashes") else "NULL"
             rows = self._database.run(
                 f"SELECT c.seq, s.field_hashes, {now} FROM {self._tables[f'{own}_changes_{run_of(plan)}']} AS c"
@@ -217,43 +226,43 @@ class WarehouseStore(StateStore):
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         with self._tables.errors(plan.sync):
-            return self._open.checkpoints(plan).get(partition, Checkpoint())
+            return self._open_plans.checkpoints(plan).get(partition, Checkpoint())
 
     def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
         with self._tables.errors(plan.sync):
-            self._open.save_checkpoint(plan, checkpoint, partition=partition)
+            self._open_plans.save_checkpoint(plan, checkpoint, partition=partition)
 
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
         with self._tables.errors(plan.sync):
-            return list(self._open.checkpoints(plan).values())
+            return list(self._open_plans.checkpoints(plan).values())
 
     # -- the end of a run ------------------------------------------------------------------------------------------
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
         with self._tables.errors(plan.sync):
-            stored = self._open.stored(plan)
+            stored = self._open_plans.stored(plan)
             own = self._tables.make_own(plan.sync)
             if not self._committed(plan):
                 if stored is None:
-                    raise change_set.forgotten()
-                fold = Fold(self._tables, plan, checkpoint, own=own, run=run_of(plan), stored=stored)
+                    raise change_set.plan_gone()
+                commit = PlanCommit(self._tables, plan, checkpoint, own=own, run=run_of(plan), stored=stored)
                 with self._database.session() as session:
-                    fold.prepare(session)
+                    commit.prepare(session)
                     with session.transaction():
-                        fold.run(session, report, history=self._history, change_log=self._change_log)
-            self._open.drop(own, plan.plan_id)
+                        commit.run(session, report, history=self._history, change_log=self._logs_changes)
+            self._open_plans.drop(own, plan.plan_id)
 
     def discard(self, plan: Plan) -> None:
         with self._tables.errors(plan.sync):
-            self._open.drop(self._tables.make_own(plan.sync), plan.plan_id)
+            self._open_plans.drop(self._tables.make_own(plan.sync), plan.plan_id)
 
     def acquire(
         self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
     ) -> int:
         with self._tables.errors(sync):
             self._tables.make()
-            register = TableValues(self._tables, sync)
-            return leases.acquire(register, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
+            values = TableValues(self._tables, sync)
+            return leases.acquire(values, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
         with self._tables.errors(sync):
@@ -271,11 +280,11 @@ class WarehouseStore(StateStore):
 
 
 def _typed(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """With the promised names and types: some warehouses have names in upper case, and numbers as decimals."""
+    """Return a batch with the promised names and types. Some warehouses use upper case, and decimals for numbers."""
     import pyarrow as pa
 
     promised = {"seq": pa.int64(), "change": pa.string(), "key": pa.string(), "identifiers": pa.string()}
-    columns = zip(names, batch.columns, strict=True)
-    return pa.RecordBatch.from_pydict(
-        {name: column.cast(promised[name]) if name in promised else column for name, column in columns}
-    )
+    columns = dict(zip(names, batch.columns, strict=True))
+    for name, data_type in promised.items():
+        columns[name] = columns[name].cast(data_type)
+    return pa.RecordBatch.from_pydict(columns)
