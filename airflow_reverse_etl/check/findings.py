@@ -1,4 +1,4 @@
-"""What a check says: findings, and the report they make up. Values only."""
+"""Findings of a check, and its report. Values only."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 from airflow_reverse_etl.check.usage import Place
 
-#: ``any_change``: no edit of a model that a sync uses. ``breaking``: nothing that a sync relies on goes away or changes
-#: its meaning. ``contract``: only what dbt's own contracts promise.
+#: ``any_change`` fails for every edit of a model that a sync uses, ``breaking`` for the loss or a new meaning of
+#: anything that a sync relies on, ``contract`` for a violation of dbt's own contracts only.
 Policy = Literal["any_change", "breaking", "contract"]
 POLICIES: tuple[Policy, ...] = ("any_change", "breaking", "contract")
 
 
 class Level(StrEnum):
-    """How bad. Ordered from worst to least."""
+    """Severity of a finding, in order from the worst."""
 
     BREAKING = "breaking"
-    REVIEW = "needs review"  # it cannot be known whether it breaks anything
+    REVIEW = "needs review"  # the check cannot determine whether a sync breaks
     WARNING = "warning"
 
     @property
@@ -27,9 +27,9 @@ class Level(StrEnum):
         return list(Level).index(self)
 
 
-#: Every rule, in a few words: titles of findings, and the rules of a SARIF report.
+#: Rule → title, for findings and for the rules of a SARIF report.
 RULE_TITLES = {
-    "model-missing": "A model that a sync uses is gone",
+    "model-missing": "A model that a sync uses is missing",
     "model-disabled": "A model that a sync uses is disabled",
     "model-unknown": "A sync names a model that is in neither version of the project",
     "model-changed": "A model that a sync uses was edited",
@@ -37,20 +37,20 @@ RULE_TITLES = {
     "version-bumped": "A sync without a pinned version would move to another version of its model",
     "model-deprecated": "A model that a sync uses is deprecated",
     "access-private": "A model that a sync uses was made private",
-    "column-missing": "A column that a sync uses is gone",
+    "column-missing": "A column that a sync uses is missing",
     "column-type": "A column that a sync uses has another type",
     "column-meaning": "A column that a sync uses is computed differently",
-    "column-unverified": "It cannot be known whether the columns that a sync uses are still there",
+    "column-unverified": "The check cannot verify that the columns that a sync uses still exist",
     "column-added": "A model that a sync uses has more columns",
     "column-removed": "A model that a sync uses has fewer columns, none of which the sync uses",
-    "key-changed": "The primary key that a sync takes from dbt is another one",
-    "key-test-removed": "Nothing tests the key of a sync any more",
+    "key-changed": "The primary key that a sync takes from dbt changed",
+    "key-test-removed": "The tests of a sync's primary key were removed",
     "contract-broken": "The contract of a model that a sync uses was weakened",
     "ephemeral": "A model that a sync uses would have no table",
     "materialization": "A model that a sync uses is materialized differently",
-    "rows-changed": "A model that a sync uses may have other rows",
+    "rows-changed": "A model that a sync uses may return different rows",
     "sync-removed": "The project no longer marks this model for reverse ETL",
-    "sync-unread": "A part of a sync cannot be understood",
+    "sync-unread": "A part of a sync cannot be read",
 }
 
 
@@ -59,8 +59,8 @@ class Finding:
     """One consequence of the change for one sync.
 
     :param rule: a key of ``RULE_TITLES``.
-    :param places: where the sync relies on it; then the model's file.
-    :param contract: dbt's own contract forbids it.
+    :param places: the place in the sync that is affected, then the model's file.
+    :param contract: the change violates dbt's own contract of the model.
     """
 
     rule: str
@@ -78,11 +78,12 @@ class Finding:
         return self.places[0]
 
     def under(self, policy: Policy) -> Finding:
-        """The finding as a policy sees it."""
+        """Return the finding with the level that a policy gives it."""
         if policy == "any_change":
             return replace(self, level=Level.BREAKING)
         if policy == "contract":
-            return replace(self, level=Level.BREAKING if self.contract else Level.WARNING)
+            level = Level.BREAKING if self.contract else Level.WARNING
+            return replace(self, level=level)
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,8 +103,8 @@ class Finding:
 class CheckReport:
     """The outcome of a check.
 
-    :param syncs: names of all syncs that were looked at.
-    :param unrelated: sync → why no model of this project concerns it.
+    :param syncs: names of all syncs that were given to the check.
+    :param unrelated: sync that reads no model of this project → the reason.
     """
 
     policy: Policy
@@ -114,6 +115,7 @@ class CheckReport:
     unrelated: dict[str, str] = field(default_factory=dict)
 
     def of(self, level: Level) -> Sequence[Finding]:
+        """Return the findings of one level."""
         return [finding for finding in self.findings if finding.level == level]
 
     @property
@@ -122,14 +124,25 @@ class CheckReport:
             return "failed"
         return "needs review" if self.of(Level.REVIEW) else "passed"
 
+    def fails(self, *, review_blocks: bool) -> bool:
+        """Return True if the check failed.
+
+        :param review_blocks: count findings that need review as failures.
+        """
+        return self.conclusion == "failed" or (self.conclusion == "needs review" and review_blocks)
+
     @property
     def summary(self) -> str:
-        """``"failed: 2 breaking, 1 warning, for 1 of 3 syncs"``."""
-        counts = [f"{len(self.of(level))} {_plural(level, len(self.of(level)))}" for level in Level if self.of(level)]
-        touched = len({finding.sync for finding in self.findings})
-        if not counts:
+        """Return one line, such as ``"failed: 2 breaking, 1 warning, for 1 of 3 syncs"``."""
+        if not self.findings:
             return f"{self.conclusion}: nothing changes for {len(self.syncs)} syncs"
-        return f"{self.conclusion}: {', '.join(counts)}, for {touched} of {len(self.syncs)} syncs"
+        counts: list[str] = []
+        for level in Level:
+            count = len(self.of(level))
+            if count:
+                counts.append(f"{count} {_plural(level, count)}")
+        affected = len({finding.sync for finding in self.findings})
+        return f"{self.conclusion}: {', '.join(counts)}, for {affected} of {len(self.syncs)} syncs"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -147,4 +160,6 @@ class CheckReport:
 def _plural(level: Level, count: int) -> str:
     if level is Level.REVIEW:
         return "need review" if count > 1 else "needs review"
-    return f"{level.value}s" if level is Level.WARNING and count > 1 else level.value
+    if level is Level.WARNING and count > 1:
+        return "warnings"
+    return level.value

@@ -1,4 +1,4 @@
-"""Local stand-ins for the Git hosts' APIs: only the calls that a check makes, with their published rules.
+"""Local servers with the Git hosts' APIs: only the calls of a check, with their published rules.
 
 Sources: GitHub REST API 2022-11-28 (checks/runs, commits/statuses, issues/comments), GitLab REST API v4 (commits,
 notes), Bitbucket Cloud REST API 2.0 (commit statuses, pull request comments).
@@ -24,8 +24,13 @@ Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 @dataclass
 class Host:
-    """What one API was asked, and what it holds. ``faults``: answers given first, one for each request. ``lacks``: a
-    GitHub App's permissions that it does not have. ``valid``: judges tokens. ``foreign``: comments of others."""
+    """The requests that one API received, and the data that it holds.
+
+    :param faults: answers to the first requests, one for each.
+    :param lacks: permissions that the GitHub App does not have.
+    :param foreign: ids of comments that other users wrote.
+    :param valid: returns True for a valid token.
+    """
 
     url: str = ""
     app: bool = True
@@ -83,7 +88,7 @@ def github(host: Host, method: str, path: str, page: int, body: Any, headers: An
 
 
 def _is_annotation(note: dict[str, Any]) -> bool:
-    """Path from the repository's root, lines, level and message."""
+    """Return True for an annotation with a path from the repository's root, lines, level and message."""
     return (
         not note["path"].startswith(("/", "."))
         and 0 < note["start_line"] <= note["end_line"]
@@ -146,7 +151,7 @@ def _comments(
 
 
 def answer(api: Callable[..., Answer], host: Host, method: str, url: str, headers: Any, data: bytes) -> Answer:
-    """One request: a contract that is broken is answered with 422."""
+    """Answer one request. A violation of the contract gets status 422."""
     parts = urlsplit(url)
     body = json.loads(data) if data else None
     host.requests.append((method, parts.path, body))

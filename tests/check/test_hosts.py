@@ -1,4 +1,4 @@
-"""A check's outcome on the three Git hosts, against servers that keep to their published contracts."""
+"""Tests of reports on the three Git hosts, against servers that keep to the published contracts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.check.hosts import SHA, TOKEN, Host, serve
 
 def report(*levels: Level) -> CheckReport:
     findings = tuple(
-        Finding("column-missing", level, "contacts", "model.shop.c", f"column c{n} is gone", (Place("s.yaml", 3),))
+        Finding("column-missing", level, "contacts", "model.shop.c", f"column c{n} is missing", (Place("s.yaml", 3),))
         for n, level in enumerate(levels)
     )
     return CheckReport("breaking", "main", "HEAD", ("contacts",), findings)
@@ -41,13 +41,13 @@ def host(name: str) -> Iterator[Host]:
 
 
 def reporter(name: str, host: Host, tmp_path: Path, **other: str) -> Reporter:
-    """As the CI job's environment describes it, a pull request included."""
+    """Build the reporter from the environment of a CI job for a pull request."""
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": {"number": 7, "head": {"sha": SHA}}}))
     environment = {
         "GITHUB_API_URL": host.url,
         "GITHUB_REPOSITORY": "acme/shop",
-        "GITHUB_SHA": "the merge commit that nobody sees",
+        "GITHUB_SHA": "the temporary merge commit",
         "GITHUB_TOKEN": TOKEN,
         "GITHUB_EVENT_PATH": str(event),
         "CI_API_V4_URL": host.url,
@@ -67,14 +67,14 @@ def reporter(name: str, host: Host, tmp_path: Path, **other: str) -> Reporter:
 
 
 def verdict(host: Host) -> str:
-    """The last status or check run, in one word."""
+    """Return the result of the last status or check run."""
     last: dict[str, Any] = (host.runs or host.statuses)[-1]
     return str(last.get("conclusion") or last["state"]).lower()
 
 
 def test_the_comment_is_written_once_and_then_updated(name: str, host: Host, tmp_path: Path) -> None:
     host.comments = dict.fromkeys(range(1, 6), "nice work")
-    host.comments[5] = f"somebody quotes {MARKER}"
+    host.comments[5] = f"a person quotes {MARKER}"
     for _ in range(2):
         reporter(name, host, tmp_path).publish(BROKEN)
     reporter(name, host, tmp_path).publish(FINE)
@@ -99,7 +99,7 @@ def test_the_status_follows_the_conclusion(
     assert (verdict(host) in ("success", "successful", "neutral")) is good
 
 
-def test_a_refused_token_is_told_apart_and_never_shown(name: str, host: Host, tmp_path: Path) -> None:
+def test_a_refused_token_has_its_own_error_and_is_never_shown(name: str, host: Host, tmp_path: Path) -> None:
     wrong = {f"{name.upper()}_TOKEN": "wr0ng-secret"}
     with pytest.raises(CredentialsError) as error:
         reporter(name, host, tmp_path, **wrong).publish(BROKEN)
@@ -107,7 +107,9 @@ def test_a_refused_token_is_told_apart_and_never_shown(name: str, host: Host, tm
     assert "wr0ng-secret" not in str(error.value) + repr(reporter(name, host, tmp_path, **wrong))
 
 
-def test_a_busy_server_is_asked_again_and_a_broken_one_is_not(name: str, host: Host, tmp_path: Path) -> None:
+def test_a_request_is_repeated_for_a_busy_server_but_not_for_a_broken_one(
+    name: str, host: Host, tmp_path: Path
+) -> None:
     host.faults = [(429, {}, {"Retry-After": "0"}), (503, {}, {"Retry-After": "0"})]
     reporter(name, host, tmp_path).publish(BROKEN)
     assert len([r for r in host.requests if r[:2] == host.requests[0][:2]]) == 3
@@ -129,10 +131,10 @@ SECONDARY = {"message": "You have exceeded a secondary rate limit"}
         ((403, {"message": "API rate limit exceeded"}, {"Retry-After": "3600"}), None),
     ],
 )
-def test_github_limits_are_waited_for_as_long_as_they_say_but_not_for_an_hour(
+def test_the_reporter_waits_for_the_end_of_githubs_limits_but_not_for_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, waits: list[float] | None
 ) -> None:
-    """A limit is no missing permission: no status is written in place of the check run."""
+    """A limit is not a missing permission, so no status replaces the check run."""
     slept: list[float] = []
     monkeypatch.setattr(api, "_sleep", slept.append)
     with serve(hosts.github, Host(faults=[fault])) as host:
@@ -157,7 +159,7 @@ def test_a_missing_variable_is_named(name: str) -> None:
         from_environment(name, {})
 
 
-def test_github_status_where_check_runs_need_an_app(tmp_path: Path) -> None:
+def test_a_token_without_check_runs_writes_a_commit_status(tmp_path: Path) -> None:
     with serve(hosts.github, Host(app=False)) as host:
         done = reporter("github", host, tmp_path).publish(report(*[Level.BREAKING] * 100))
     assert (host.runs, host.statuses[0]["state"]) == ([], "failure")
@@ -168,12 +170,12 @@ def test_github_annotations_go_out_fifty_at_a_time(tmp_path: Path) -> None:
     with serve(hosts.github, Host()) as host:
         reporter("github", host, tmp_path).publish(report(*[Level.BREAKING] * 120))
     notes = host.runs[0]["output"]["annotations"]
-    assert (len(notes), notes[119]["message"]) == (120, "column c119 is gone.")
+    assert (len(notes), notes[119]["message"]) == (120, "column c119 is missing.")
     shown = {(note["path"], note["start_line"], note["annotation_level"]) for note in notes}
     assert shown == {("s.yaml", 3, "failure")}
 
 
-def test_gitlab_may_be_told_the_same_state_twice(tmp_path: Path) -> None:
+def test_gitlab_accepts_the_same_state_twice(tmp_path: Path) -> None:
     with serve(hosts.gitlab, Host()) as host:
         for _ in range(2):
             reporter("gitlab", host, tmp_path).publish(FINE)

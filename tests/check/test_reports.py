@@ -1,4 +1,4 @@
-"""A report in each of its forms: what CI systems read from it."""
+"""Tests of the report in each format, read as CI systems do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_reverse_etl.check.usage import Place
 
 
 def report(
-    message: str = "column email is gone", *, level: Level = Level.BREAKING, line: int | None = 8
+    message: str = "column email is missing", *, level: Level = Level.BREAKING, line: int | None = 8
 ) -> CheckReport:
     places = (Place("syncs/a b.yaml", line), Place("models/customers.sql"))
     finding = Finding("column-missing", level, "contacts", "model.shop.customers", message, places, "keep it", "email")
@@ -30,7 +30,7 @@ def report(
 
 def test_text() -> None:
     assert formats.text(report()).splitlines() == [
-        "syncs/a b.yaml:8: breaking: column email is gone [column-missing]",
+        "syncs/a b.yaml:8: breaking: column email is missing [column-missing]",
         "    sync contacts, model model.shop.customers, models/customers.sql",
         "    What to do: keep it",
         "not checked: sync other: another project",
@@ -41,7 +41,7 @@ def test_text() -> None:
 def test_github_commands_escape_what_would_end_them() -> None:
     (line, _) = github.github(report("50%: one\n::error::two")).splitlines()
     assert line == (
-        "::error file=syncs/a b.yaml,line=8,title=contacts%3A A column that a sync uses is gone"
+        "::error file=syncs/a b.yaml,line=8,title=contacts%3A A column that a sync uses is missing"
         "::50%25: one%0A::error::two. Keep it"
     )
 
@@ -61,7 +61,7 @@ def test_junit_has_a_case_for_each_sync(level: Level, failures: int) -> None:
 
 
 @pytest.mark.parametrize("line", [8, None])
-def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
+def test_sarif_keeps_to_its_standard(line: int | None) -> None:
     log = json.loads(sarif.sarif(report(line=line)))
     (run,) = log["runs"]
     (result,) = run["results"]
@@ -75,7 +75,7 @@ def test_sarif_has_what_its_standard_demands(line: int | None) -> None:
     assert model["physicalLocation"]["artifactLocation"]["uri"] == "models/customers.sql"
 
 
-def test_sarif_has_what_github_wants_of_every_rule() -> None:
+def test_sarif_has_the_texts_that_github_requires_of_every_rule() -> None:
     """Source: GitHub's page "SARIF support for code scanning", reportingDescriptor object."""
     rules = json.loads(sarif.sarif(report()))["runs"][0]["tool"]["driver"]["rules"]
     assert [rule["id"] for rule in rules] == list(RULE_TITLES)
@@ -83,7 +83,7 @@ def test_sarif_has_what_github_wants_of_every_rule() -> None:
 
 
 def test_markdown_makes_no_markup_of_names() -> None:
-    text = markdown.markdown(report("column [x](http://evil) <img> @everyone is gone"))
+    text = markdown.markdown(report("column [x](http://evil) <img> @everyone is missing"))
     assert text.startswith(markdown.MARKER)
     assert "\\[x\\](http" in text
     assert "<img" not in text
@@ -93,7 +93,7 @@ def test_markdown_makes_no_markup_of_names() -> None:
 
 
 @given(st.text())
-def test_every_format_takes_any_text(message: str) -> None:
+def test_every_format_accepts_any_text(message: str) -> None:
     found = report(message)
     Xml.fromstring(junit.junit(found))
     assert json.loads(sarif.sarif(found))

@@ -106,5 +106,5 @@ def test_a_deploy_key_cannot_report() -> None:
 
 
 def test_another_servers_token_does_not_go_to_bitbucket_cloud() -> None:
-    with pytest.raises(ConfigurationError, match="only Bitbucket Cloud"):
+    with pytest.raises(ConfigurationError, match="Bitbucket Cloud only"):
         hosts.for_repository("bitbucket", "https://git.acme.example/scm/a/shop.git", token="t", commit="c")

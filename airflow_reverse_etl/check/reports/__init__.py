@@ -1,1 +1,1 @@
-"""A check's report, in each format and on each Git host."""
+"""Reports of a check, one module for each format, and one for each Git host."""

@@ -1,4 +1,4 @@
-"""The formats of a check's report, by name."""
+"""The report formats by name."""
 
 from __future__ import annotations
 

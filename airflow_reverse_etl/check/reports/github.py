@@ -1,4 +1,4 @@
-"""A check's report as GitHub's workflow commands and annotations.
+"""The report as GitHub workflow commands and check run annotations.
 
 Source: https://docs.github.com/actions/reference/workflow-commands-for-github-actions
 """
@@ -10,42 +10,49 @@ from typing import Any
 from airflow_reverse_etl.check.findings import RULE_TITLES, CheckReport, Level
 from airflow_reverse_etl.check.reports.wording import place_in_repository, sentences
 
-_GITHUB = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "notice"}
+_COMMANDS = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "notice"}
 
 
 def github(report: CheckReport) -> str:
-    """Workflow commands: GitHub shows them beside the lines of the pull request."""
-    lines = []
+    """Return workflow commands, which GitHub shows next to the lines of the pull request."""
+    lines: list[str] = []
     for finding in report.findings:
         place = place_in_repository(finding)
-        line = f",line={place.line}" if place.line else ""
-        title = _property(f"{finding.sync}: {RULE_TITLES[finding.rule]}")
-        lines.append(
-            f"::{_GITHUB[finding.level]} file={_property(place.file)}{line},title={title}::{_data(sentences(finding))}"
-        )
-    return "\n".join([*lines, report.summary]) + "\n"
+        title = f"{finding.sync}: {RULE_TITLES[finding.rule]}"
+        properties = f"file={_property(place.file)}"
+        if place.line:
+            properties += f",line={place.line}"
+        properties += f",title={_property(title)}"
+        lines.append(f"::{_COMMANDS[finding.level]} {properties}::{_data(sentences(finding))}")
+    lines.append(report.summary)
+    return "\n".join(lines) + "\n"
 
 
 def check_annotations(report: CheckReport) -> list[dict[str, Any]]:
-    """For a GitHub check run."""
+    """Return the annotations of a GitHub check run."""
     levels = {Level.BREAKING: "failure", Level.REVIEW: "warning", Level.WARNING: "notice"}
-    return [
-        {
-            "path": place.file,
-            "start_line": place.line or 1,
-            "end_line": place.line or 1,
-            "annotation_level": levels[finding.level],
-            "title": f"{finding.sync}: {RULE_TITLES[finding.rule]}"[:255],
-            "message": sentences(finding),
-        }
-        for finding in report.findings
-        for place in [place_in_repository(finding)]
-    ]
+    annotations: list[dict[str, Any]] = []
+    for finding in report.findings:
+        place = place_in_repository(finding)
+        line = place.line or 1
+        annotations.append(
+            {
+                "path": place.file,
+                "start_line": line,
+                "end_line": line,
+                "annotation_level": levels[finding.level],
+                "title": f"{finding.sync}: {RULE_TITLES[finding.rule]}"[:255],
+                "message": sentences(finding),
+            }
+        )
+    return annotations
 
 
-def _data(words: str) -> str:
-    return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _data(text: str) -> str:
+    """Escape the message of a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(words: str) -> str:
-    return _data(words).replace(":", "%3A").replace(",", "%2C")
+def _property(text: str) -> str:
+    """Escape a property of a workflow command."""
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

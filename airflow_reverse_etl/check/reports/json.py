@@ -1,4 +1,4 @@
-"""A check's report for programs."""
+"""The report as JSON."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from airflow_reverse_etl.check.findings import CheckReport
 
 
 def as_json(report: CheckReport) -> str:
-    """For programs."""
+    """Return the report as JSON, for programs."""
     return json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -1,8 +1,9 @@
-"""A check's report as JUnit XML, as Jenkins and GitLab read it."""
+"""The report as JUnit XML, in the form that Jenkins and GitLab read."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from airflow_reverse_etl.check.findings import CheckReport, Finding, Level
 
@@ -10,7 +11,7 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(report: CheckReport) -> str:
-    """One test case for each sync. What needs review is a failure of its own type."""
+    """Return a test suite with a case for each sync. Findings that need review are failures of their own type."""
     from xml.etree import ElementTree as Xml
 
     suite = Xml.Element("testsuite", name="reverse-etl check", tests=str(len(report.syncs)))
@@ -18,27 +19,36 @@ def junit(report: CheckReport) -> str:
     for sync in report.syncs:
         found = [finding for finding in report.findings if finding.sync == sync]
         case = Xml.SubElement(suite, "testcase", classname="reverse-etl", name=sync, time="0")
-        bad = [finding for finding in found if finding.level is not Level.WARNING]
+        problems = [finding for finding in found if finding.level is not Level.WARNING]
+        warnings = [finding for finding in found if finding.level is Level.WARNING]
         if sync in report.unrelated:
             Xml.SubElement(case, "skipped", message=_xml(report.unrelated[sync]))
-        if bad:
+        if problems:
             failures += 1
-            case.set("file", bad[0].place.file)
-            failure = Xml.SubElement(case, "failure", type=bad[0].level.value, message=_xml(bad[0].message))
-            failure.text = _xml("\n".join(_line(finding) for finding in bad))
-        if warnings := [finding for finding in found if finding.level is Level.WARNING]:
-            Xml.SubElement(case, "system-out").text = _xml("\n".join(_line(finding) for finding in warnings))
-    for name, number in {"failures": failures, "errors": 0, "skipped": len(report.unrelated), "time": 0}.items():
-        suite.set(name, str(number))
+            worst = problems[0]
+            case.set("file", worst.place.file)
+            failure = Xml.SubElement(case, "failure", type=worst.level.value, message=_xml(worst.message))
+            failure.text = _text(problems)
+        if warnings:
+            Xml.SubElement(case, "system-out").text = _text(warnings)
+    suite.set("failures", str(failures))
+    suite.set("errors", "0")
+    suite.set("skipped", str(len(report.unrelated)))
+    suite.set("time", "0")
     root = Xml.Element("testsuites")
     root.append(suite)
     return Xml.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _line(finding: Finding) -> str:
-    todo = f"\n    What to do: {finding.todo}" if finding.todo else ""
-    return f"{finding.place}: {finding.level}: {finding.message}{todo}"
+def _text(findings: Sequence[Finding]) -> str:
+    lines: list[str] = []
+    for finding in findings:
+        lines.append(f"{finding.place}: {finding.level}: {finding.message}")
+        if finding.todo:
+            lines.append(f"    What to do: {finding.todo}")
+    return _xml("\n".join(lines))
 
 
-def _xml(words: str) -> str:
-    return _NOT_XML.sub("?", words)
+def _xml(text: str) -> str:
+    """Replace characters that XML does not allow."""
+    return _NOT_XML.sub("?", text)

@@ -1,4 +1,4 @@
-"""A check's report for people."""
+"""The report as text for people."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from airflow_reverse_etl.check.findings import CheckReport, Finding
 
 
 def text(report: CheckReport) -> str:
-    """For people: ``file:line: level: what``, and what to do."""
-    lines = []
+    """Return a few lines for each finding: ``file:line: level: message``, sync and model, and what to do."""
+    lines: list[str] = []
     for finding in report.findings:
         lines.append(f"{finding.place}: {finding.level}: {finding.message} [{finding.rule}]")
-        lines.append(f"    {_where(finding)}")
+        lines.append(f"    {_origin(finding)}")
         if finding.todo:
             lines.append(f"    What to do: {finding.todo}")
-    lines += [f"not checked: sync {name}: {why}" for name, why in sorted(report.unrelated.items())]
+    lines += [f"not checked: sync {name}: {reason}" for name, reason in sorted(report.unrelated.items())]
     lines.append(f"{report.summary} (policy {report.policy}; {report.base} → {report.head})")
     return "\n".join(lines) + "\n"
 
 
-def _where(finding: Finding) -> str:
-    return ", ".join([f"sync {finding.sync}", f"model {finding.model}", *(str(place) for place in finding.places[1:])])
+def _origin(finding: Finding) -> str:
+    parts = [f"sync {finding.sync}", f"model {finding.model}"]
+    parts += [str(place) for place in finding.places[1:]]
+    return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Wording that several formats share."""
+"""Parts of a report that several formats share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from airflow_reverse_etl.check.usage import Place
 
 
 def place_in_repository(finding: Finding) -> Place:
-    """Where the repository's host can show it: syncs may be elsewhere, such as beside a DAG; models never are."""
+    """Return the first place of a finding that is inside the repository, where its host can show it.
+
+    Files of syncs may be elsewhere, such as next to a DAG; files of models never are.
+    """
     return next((place for place in finding.places if not place.file.startswith(("/", ".."))), finding.place)
 
 
 def sentences(finding: Finding) -> str:
-    """A finding's message and what to do, as sentences."""
+    """Return the message and the advice of a finding as sentences."""
     return f"{finding.message}. {finding.todo[:1].upper()}{finding.todo[1:]}".strip()

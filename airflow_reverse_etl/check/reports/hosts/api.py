@@ -1,4 +1,4 @@
-"""What the Git hosts' APIs have in common."""
+"""The HTTP client and the comment logic that the Git hosts share."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 NAME = "reverse-etl check"
 
-_PATIENCE_SECONDS = 120.0  # that one request may wait for a limit in all; less than the shortest life of an App's token
+_MAX_WAIT_SECONDS = 120.0  # for one request, over all its tries; less than the shortest life of an App's token
 _TRIES = 5
 _sleep = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to get to an API: ``verify`` is True or a file of certificate authorities, ``proxy`` an HTTP proxy's URL."""
+    """The route to an API.
+
+    :param verify: True, or the path of a file with certificate authorities.
+    :param proxy: URL of an HTTP proxy.
+    """
 
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
@@ -37,13 +41,13 @@ class Route:
 
 @dataclass(slots=True)
 class Api:
-    """One API with one token. ``repr`` shows no secret.
+    """A client of one API with one token. ``repr`` shows no secret.
 
-    Asks again only where a server says that it did nothing: 503, and what it refuses because of a rate limit (429, and
-    403 on GitHub), after the time that it asks for, up to two minutes.
+    A request is repeated only if the server certainly did nothing: at 503, and at a rate limit (429, and 403 on
+    GitHub). The client waits as long as the server asks for, up to two minutes.
 
-    :param url: its root, without a slash at the end.
-    :param headers: sent with every request, and to no other host: redirects are not followed.
+    :param url: root of the API, without a trailing slash.
+    :param headers: headers of every request. They reach no other host, because redirects are not followed.
     """
 
     url: str
@@ -53,28 +57,34 @@ class Api:
     _session: requests.Session | None = field(default=None, repr=False)
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """The answer's JSON. ``path`` may be a whole URL of this API, as for a next page."""
-        return self._answer(method, path, **request).json()
+        """Send a request and return the JSON of the response.
+
+        :param path: path below the root, or a whole URL of this API, such as that of a next page.
+        """
+        return self._request(method, path, **request).json()
 
     def pages(self, path: str) -> Iterator[Any]:
-        """Every item of a list, over all pages: by ``Link`` header, or by ``next`` beside ``values``."""
-        following: str | None = path
-        while following:
-            response = self._answer("GET", following)
-            found = response.json()
-            yield from found["values"] if isinstance(found, dict) else found
-            following = response.links.get("next", {}).get("url")
-            following = following or (found.get("next") if isinstance(found, dict) else None)
+        """Yield every item of a list over all pages, which a ``Link`` header or ``next`` in the body leads to."""
+        next_page: str | None = path
+        while next_page:
+            response = self._request("GET", next_page)
+            page = response.json()
+            next_page = response.links.get("next", {}).get("url")
+            if isinstance(page, dict):
+                yield from page["values"]
+                next_page = next_page or page.get("next")
+            else:
+                yield from page
 
-    def _answer(self, method: str, path: str, **request: Any) -> requests.Response:
+    def _request(self, method: str, path: str, **request: Any) -> requests.Response:
         url = path if path.startswith(f"{self.url}/") else f"{self.url}/{path.lstrip('/')}"
         if self._session is None:
             self._session = self._open()
         waited = 0.0
         for attempt in range(_TRIES):
             response = self._send(self._session, method, url, request)
-            wait = _asked_to_wait(response, attempt)
-            if wait is None or attempt == _TRIES - 1 or waited + wait > _PATIENCE_SECONDS:
+            wait = _seconds_to_wait(response, attempt)
+            if wait is None or attempt == _TRIES - 1 or waited + wait > _MAX_WAIT_SECONDS:
                 break
             _sleep(wait)
             waited += wait
@@ -96,7 +106,7 @@ class Api:
                 proxies=proxies,
                 **request,
             )
-        except requests.RequestException as error:  # its text may repeat the proxy with its password
+        except requests.RequestException as error:  # not shown: its text may contain the proxy's password
             raise UnreachableError(
                 f"{self.url} did not answer: {type(error).__name__}",
                 todo="try again; check the URL, the proxy, and ca_certificates",
@@ -108,7 +118,7 @@ class Api:
         from urllib3.util import Retry
 
         def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            request.headers.update(self.headers)  # as auth, so that a .netrc cannot put another in its place
+            request.headers.update(self.headers)  # set as auth, so that a .netrc cannot replace the token
             return request
 
         session = requests.Session()
@@ -119,30 +129,35 @@ class Api:
         return session
 
     def _error(self, method: str, path: str, response: requests.Response) -> ReverseEtlError:
-        said = f"{method} {path}: {response.status_code} {_message(response)}".strip()
         status = response.status_code
-        if status == 429 or status >= 500 or _limited(response):
-            return UnreachableError(said, todo=f"try again {_when(response)}", url=self.url)
+        what = f"{method} {path}: {status} {_message(response)}".strip()
+        if status == 429 or status >= 500 or _is_rate_limited(response):
+            return UnreachableError(what, todo=f"try again {_when(response)}", url=self.url)
         if status in (401, 403):
-            rights = response.headers.get("X-Accepted-GitHub-Permissions")
-            todo = f"give it {rights}; " if rights and status == 403 else ""
-            return CredentialsError(said, todo=f"{todo}the how-to guide lists the rights of a token", url=self.url)
+            todo = "give the token the rights that the how-to guide lists"
+            permissions = response.headers.get("X-Accepted-GitHub-Permissions")
+            if permissions and status == 403:
+                todo = f"give the token the permission {permissions}"
+            return CredentialsError(what, todo=todo, url=self.url)
         if status == 404:
             todo = "check the repository's name, the commit, and that the token can see them"
-            return RepositoryNotFoundError(said, todo=todo, url=self.url)
-        return ConfigurationError(said, todo="check the API's URL and the repository's name", url=self.url)
+            return RepositoryNotFoundError(what, todo=todo, url=self.url)
+        return ConfigurationError(what, todo="check the API's URL and the repository's name", url=self.url)
 
 
-def _limited(response: requests.Response) -> bool:
-    """GitHub refuses with 403, too: ``x-ratelimit-remaining: 0``, or, of its secondary limits, in words."""
+def _is_rate_limited(response: requests.Response) -> bool:
+    """Return True if GitHub refuses with 403 because of a rate limit.
+
+    The primary limit shows in the headers, a secondary one in ``Retry-After`` or in the message.
+    """
     headers = response.headers
-    over = headers.get("x-ratelimit-remaining") == "0" or "Retry-After" in headers
-    return response.status_code == 403 and (over or "rate limit" in _message(response))
+    in_headers = headers.get("x-ratelimit-remaining") == "0" or "Retry-After" in headers
+    return response.status_code == 403 and (in_headers or "rate limit" in _message(response))
 
 
-def _asked_to_wait(response: requests.Response, attempt: int) -> float | None:
-    """Seconds until a request may be repeated; None when that would not help."""
-    if response.status_code not in (429, 503) and not _limited(response):
+def _seconds_to_wait(response: requests.Response, attempt: int) -> float | None:
+    """Return the seconds until the request may be repeated, or None if repeating would not help."""
+    if response.status_code not in (429, 503) and not _is_rate_limited(response):
         return None
     reset = _reset(response)
     if reset is not None:
@@ -152,7 +167,7 @@ def _asked_to_wait(response: requests.Response, attempt: int) -> float | None:
 
 
 def _reset(response: requests.Response) -> float | None:
-    """Seconds from now, as ``Retry-After`` or the hosts' own headers (a time since 1970) say."""
+    """Return the seconds that ``Retry-After``, or a host's own header (a time since 1970), asks to wait."""
     headers = response.headers
     try:
         if "Retry-After" in headers:
@@ -166,25 +181,29 @@ def _reset(response: requests.Response) -> float | None:
 
 def _when(response: requests.Response) -> str:
     seconds = _reset(response)
-    return f"after {datetime.fromtimestamp(time.time() + seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else "later"
+    if not seconds:
+        return "later"
+    reset = datetime.fromtimestamp(time.time() + seconds, UTC)
+    return f"after {reset:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def write_comment(api: Api, path: str, body: str, *, needed: bool, shape: Callable[[str], Any], update: str) -> str:
-    """Our one comment: updated where it is, else written if ``needed``. Returns what was done, or why it was not: the
-    status is written by then, and says the same.
+    """Update our comment, or write it if it is missing and ``needed``.
 
-    :param path: of the list of comments.
-    :param shape: a request's JSON for a text.
+    :param path: path of the list of comments.
+    :param shape: function that turns a text into the JSON of a request.
     :param update: ``METHOD path`` of one comment, with ``{}`` for its id.
+    :returns: what was done. An error is returned as text, too: the status, which has the same result, is written by
+        then.
     """
-    method, _, place = update.partition(" ")
+    method, _, comment_path = update.partition(" ")
     try:
         for comment in api.pages(f"{path}?per_page=100&pagelen=100"):
             if _text(comment).startswith(MARKER) and not comment.get("deleted"):
                 try:
-                    api.call(method, place.format(comment["id"]), json=shape(body))
+                    api.call(method, comment_path.format(comment["id"]), json=shape(body))
                 except (CredentialsError, RepositoryNotFoundError):
-                    continue  # somebody else's, such as an earlier token's
+                    continue  # written with another token
                 return "updated the comment"
         if not needed:
             return "no comment is needed"
@@ -195,15 +214,19 @@ def write_comment(api: Api, path: str, body: str, *, needed: bool, shape: Callab
 
 
 def _text(comment: Mapping[str, Any]) -> str:
-    """GitHub and GitLab: ``body``; Bitbucket: ``content.raw``."""
+    """Return a comment's text: ``body`` on GitHub and GitLab, ``content.raw`` on Bitbucket."""
     return str(comment.get("body") or (comment.get("content") or {}).get("raw") or "")
 
 
 def _message(response: requests.Response) -> str:
-    """The server's own words, shortened."""
+    """Return the first 300 characters of the server's own message."""
     try:
-        said = response.json()
+        body = response.json()
     except ValueError:
         return response.reason or ""
-    found = said.get("message") or said.get("error") or "" if isinstance(said, dict) else ""
-    return str(found.get("message", found) if isinstance(found, dict) else found)[:300]
+    if not isinstance(body, dict):
+        return ""
+    message = body.get("message") or body.get("error") or ""
+    if isinstance(message, dict):
+        message = message.get("message", message)
+    return str(message)[:300]

@@ -13,13 +13,16 @@ from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_comment
 from airflow_reverse_etl.check.reports.markdown import markdown
 
-_COMMENT = 30_000  # characters that a comment may have, with room to spare
-_DESCRIPTION = 255
+_MAX_COMMENT = 30_000  # characters of a comment, below the limit
+_MAX_DESCRIPTION = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Bitbucket:
-    """A commit of a repository ``workspace/name``. ``details`` is a URL, which a build status must have."""
+    """A commit of a repository ``workspace/name``.
+
+    :param details: URL behind the build status, which must have one.
+    """
 
     api: Api
     repository: str
@@ -39,15 +42,23 @@ class Bitbucket:
         details: str | None = None,
         route: Route | None = None,
     ) -> Self:
-        """:param token: repository access token with the scopes ``repository:write`` and ``pullrequest:write``."""
-        shown = details or f"https://bitbucket.org/{repository}/commits/{commit}"
+        """Build a reporter with a token.
+
+        :param token: repository access token with the scopes ``repository:write`` and ``pullrequest:write``.
+        :param details: default: the page of the commit.
+        """
+        details = details or f"https://bitbucket.org/{repository}/commits/{commit}"
         api = Api(url.rstrip("/"), {"Authorization": f"Bearer {token}"}, route=route or Route())
-        return cls(api, repository, commit, shown, pull_request)
+        return cls(api, repository, commit, details, pull_request)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
-        """What Bitbucket Pipelines tells a job; ``BITBUCKET_API_URL`` only to go through something in between."""
-        request, number = env.get("BITBUCKET_PR_ID"), env.get("BITBUCKET_BUILD_NUMBER")
+        """Build a reporter from the variables of a Bitbucket Pipelines job.
+
+        Pipelines does not set ``BITBUCKET_API_URL``; it is read so that requests can go through a gateway.
+        """
+        request = env.get("BITBUCKET_PR_ID")
+        number = env.get("BITBUCKET_BUILD_NUMBER")
         repository = env["BITBUCKET_REPO_FULL_NAME"]
         return cls.connect(
             env["BITBUCKET_TOKEN"],
@@ -60,13 +71,13 @@ class Bitbucket:
 
     def publish(self, report: CheckReport, *, review_blocks: bool = True) -> list[str]:
         """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
-        bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
+        failed = report.fails(review_blocks=review_blocks)
         status = {
             "key": NAME.replace(" ", "-"),
             "name": NAME,
-            "state": "FAILED" if bad else "SUCCESSFUL",
+            "state": "FAILED" if failed else "SUCCESSFUL",
             "url": self.details,
-            "description": report.summary[:_DESCRIPTION],
+            "description": report.summary[:_MAX_DESCRIPTION],
         }
         self.api.call("POST", f"/repositories/{self.repository}/commit/{self.commit}/statuses/build", json=status)
         done = [f"wrote the build status: {status['state']}"]
@@ -79,7 +90,7 @@ class Bitbucket:
         return write_comment(
             self.api,
             path,
-            markdown(report, limit=_COMMENT),
+            markdown(report, limit=_MAX_COMMENT),
             needed=bool(report.findings),
             shape=lambda text: {"content": {"raw": text}},
             update=f"PUT {path}/{{}}",

@@ -1,4 +1,4 @@
-"""GitHub: a check run with annotations where the token may (GitHub Apps, GitHub Actions), else a commit status.
+"""GitHub: a check run with annotations if the token may write one (GitHub Apps, GitHub Actions), else a commit status.
 
 Source: GitHub REST API 2022-11-28: checks/runs, commits/statuses, issues/comments.
 """
@@ -18,8 +18,8 @@ from airflow_reverse_etl.check.reports.markdown import markdown
 from airflow_reverse_etl.errors import CredentialsError, RepositoryNotFoundError
 from airflow_reverse_etl.git.github_app import GitHubApp
 
-_PER_REQUEST = 50  # annotations
-_DESCRIPTION = 140
+_MAX_ANNOTATIONS = 50  # of one request
+_MAX_DESCRIPTION = 140
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,10 @@ class GitHub:
         details: str | None = None,
         route: Route | None = None,
     ) -> Self:
-        """:param url: of the API; of GitHub Enterprise Server: ``https://HOST/api/v3``."""
+        """Build a reporter with a token.
+
+        :param url: root of the API; ``https://HOST/api/v3`` for GitHub Enterprise Server.
+        """
         headers = {
             "Authorization": f"Bearer {token}",
             "Accept": "application/vnd.github+json",
@@ -57,13 +60,15 @@ class GitHub:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
-        """In a pull request ``GITHUB_SHA`` is a merge commit that nobody sees: the event names the branch's own.
+        """Build a reporter from the variables of a GitHub Actions job.
 
-        Instead of ``GITHUB_TOKEN``: ``GITHUB_APP_ID`` and ``GITHUB_APP_PRIVATE_KEY``, for CI systems without one.
+        In a pull request ``GITHUB_SHA`` is a temporary merge commit, so the branch's own commit is taken from the
+        event. CI systems without ``GITHUB_TOKEN`` set ``GITHUB_APP_ID`` and ``GITHUB_APP_PRIVATE_KEY`` instead.
         """
         event = json.loads(Path(env["GITHUB_EVENT_PATH"]).read_text()) if env.get("GITHUB_EVENT_PATH") else {}
         request = event.get("pull_request") or {}
-        repository, run = env["GITHUB_REPOSITORY"], env.get("GITHUB_RUN_ID")
+        repository = env["GITHUB_REPOSITORY"]
+        run = env.get("GITHUB_RUN_ID")
         server = env.get("GITHUB_SERVER_URL", "https://github.com")
         return cls.connect(
             env.get("GITHUB_TOKEN") or _app_token(env, f"{server}/{repository}"),
@@ -79,7 +84,7 @@ class GitHub:
         try:
             done = [self._check_run(report, review_blocks=review_blocks)]
         except (CredentialsError, RepositoryNotFoundError) as error:  # a person's token has no check runs
-            done = [self._status(report, review_blocks=review_blocks), f"in place of a check run: {error}"]
+            done = [self._status(report, review_blocks=review_blocks), f"could not write a check run: {error}"]
         if self.pull_request:
             done.append(self._comment(report))
         return done
@@ -87,7 +92,7 @@ class GitHub:
     def _check_run(self, report: CheckReport, *, review_blocks: bool) -> str:
         needs_review = "action_required" if review_blocks else "neutral"
         conclusion = {"failed": "failure", "needs review": needs_review, "passed": "success"}[report.conclusion]
-        notes = check_annotations(report)
+        annotations = check_annotations(report)
         output = {"title": report.summary, "summary": markdown(report)}
         run = self.api.call(
             "POST",
@@ -97,25 +102,26 @@ class GitHub:
                 "head_sha": self.commit,
                 "status": "completed",
                 "conclusion": conclusion,
-                "output": {**output, "annotations": notes[:_PER_REQUEST]},
+                "output": {**output, "annotations": annotations[:_MAX_ANNOTATIONS]},
                 **({"details_url": self.details} if self.details else {}),
             },
         )
-        for start in range(_PER_REQUEST, len(notes), _PER_REQUEST):
-            more = {**output, "annotations": notes[start : start + _PER_REQUEST]}
+        # Each update adds its annotations to those before.
+        for start in range(_MAX_ANNOTATIONS, len(annotations), _MAX_ANNOTATIONS):
+            more = {**output, "annotations": annotations[start : start + _MAX_ANNOTATIONS]}
             self.api.call("PATCH", f"/repos/{self.repository}/check-runs/{run['id']}", json={"output": more})
         return f"wrote the check run: {conclusion}"
 
     def _status(self, report: CheckReport, *, review_blocks: bool) -> str:
-        bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
+        state = "failure" if report.fails(review_blocks=review_blocks) else "success"
         status = {
-            "state": "failure" if bad else "success",
+            "state": state,
             "context": NAME,
-            "description": report.summary[:_DESCRIPTION],
+            "description": report.summary[:_MAX_DESCRIPTION],
             **({"target_url": self.details} if self.details else {}),
         }
         self.api.call("POST", f"/repos/{self.repository}/statuses/{self.commit}", json=status)
-        return f"wrote the commit status: {status['state']}"
+        return f"wrote the commit status: {state}"
 
     def _comment(self, report: CheckReport) -> str:
         issues = f"/repos/{self.repository}/issues"
@@ -130,7 +136,10 @@ class GitHub:
 
 
 def _app_token(env: Mapping[str, str], url: str) -> str:
-    """KeyError names what every job should have where there is no App either."""
+    """Return a token of the GitHub App that the variables name.
+
+    :raises KeyError: names ``GITHUB_TOKEN``, the usual way, if no App is named either.
+    """
     if not env.get("GITHUB_APP_ID"):
         return env["GITHUB_TOKEN"]
     return GitHubApp(env["GITHUB_APP_ID"], env["GITHUB_APP_PRIVATE_KEY"]).token(url)

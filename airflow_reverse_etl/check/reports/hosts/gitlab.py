@@ -15,12 +15,12 @@ from airflow_reverse_etl.check.reports.hosts.api import NAME, Api, Route, write_
 from airflow_reverse_etl.check.reports.markdown import markdown
 from airflow_reverse_etl.errors import ConfigurationError
 
-_DESCRIPTION = 255
+_MAX_DESCRIPTION = 255
 
 
 @dataclass(frozen=True, slots=True)
 class GitLab:
-    """A commit of a project, by its number or by ``group/name``."""
+    """A commit of a project, which is given by its id or as ``group/name``."""
 
     api: Api
     project: str
@@ -40,13 +40,21 @@ class GitLab:
         details: str | None = None,
         route: Route | None = None,
     ) -> Self:
-        """:param token: personal, project or group access token with scope ``api``; a job token may do neither."""
+        """Build a reporter with a token.
+
+        :param token: personal, project or group access token with scope ``api``. A job token may neither write a
+            commit status nor a note.
+        """
         api = Api(url.rstrip("/"), {"PRIVATE-TOKEN": token}, route=route or Route())
         return cls(api, project, commit, merge_request, details)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
-        """In merged results pipelines ``CI_COMMIT_SHA`` is a commit that nobody sees: prefer the branch's own."""
+        """Build a reporter from the variables of a GitLab CI job.
+
+        In merged results pipelines ``CI_COMMIT_SHA`` is a temporary commit that is not part of the branch, so the
+        branch's own commit is preferred.
+        """
         request = env.get("CI_MERGE_REQUEST_IID")
         return cls.connect(
             env["GITLAB_TOKEN"],
@@ -61,25 +69,32 @@ class GitLab:
         """See :class:`~airflow_reverse_etl.check.reports.hosts.Reporter`."""
         done = [self._status(report, review_blocks=review_blocks)]
         if self.merge_request:
-            path = f"{self._project}/merge_requests/{self.merge_request}/notes"
-            shape, update = (lambda text: {"body": text}), f"PUT {path}/{{}}"
-            needed = bool(report.findings)
-            done.append(write_comment(self.api, path, markdown(report), needed=needed, shape=shape, update=update))
+            done.append(self._comment(report))
         return done
+
+    def _comment(self, report: CheckReport) -> str:
+        path = f"{self._project}/merge_requests/{self.merge_request}/notes"
+        return write_comment(
+            self.api,
+            path,
+            markdown(report),
+            needed=bool(report.findings),
+            shape=lambda text: {"body": text},
+            update=f"PUT {path}/{{}}",
+        )
 
     @property
     def _project(self) -> str:
         return f"/projects/{quote(self.project, safe='')}"
 
     def _status(self, report: CheckReport, *, review_blocks: bool) -> str:
-        bad = report.conclusion == "failed" or (report.conclusion == "needs review" and review_blocks)
-        state = "failed" if bad else "success"
-        status = {"state": state, "name": NAME, "description": report.summary[:_DESCRIPTION]}
+        state = "failed" if report.fails(review_blocks=review_blocks) else "success"
+        status = {"state": state, "name": NAME, "description": report.summary[:_MAX_DESCRIPTION]}
         if self.details:
             status["target_url"] = self.details
         try:
             self.api.call("POST", f"{self._project}/statuses/{self.commit}", json=status)
         except ConfigurationError as error:
-            if "Cannot transition status" not in error.what:  # what it answers when that is the state already
+            if "Cannot transition status" not in error.what:  # GitLab's answer if the commit has this state already
                 raise
         return f"wrote the commit status: {state}"
