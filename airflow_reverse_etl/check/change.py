@@ -1,4 +1,4 @@
-"""A model that a sync uses, before and after: what every rule of a check looks at."""
+"""The change of one model that a sync uses: the input of every rule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from airflow_reverse_etl.dbt.catalog import Model
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """A model that a sync uses, before and after.
+    """A model that a sync uses, before and after a change.
 
-    :param columns: the sync's columns of this model → where it uses them.
+    :param columns: columns of this model that the sync uses → places where it uses them.
+    :param today: the day that decides whether a deprecation date has passed.
     :param other_target: no model of the project kept its database and schema.
     """
 
@@ -32,16 +33,21 @@ class ModelChange:
     other_target: bool = False
 
     @property
-    def changed(self) -> bool:
-        """Whether the model's SQL, or anything upstream of it, did."""
+    def sql_changed(self) -> bool:
+        """Return True if the SQL of the model, or of anything upstream, changed."""
         return self.base.project.digest(self.before.unique_id) != self.head.project.digest(self.after.unique_id)
 
     @property
-    def bumped(self) -> bool:
+    def version_changed(self) -> bool:
+        """Return True if the sync, which pins no version, would move to another version of the model."""
         return self.before.version != self.after.version
 
     def finding(self, rule: str, level: Level, message: str, *, place: Place | None = None, **more: Any) -> Finding:
+        """Build a finding about this model.
+
+        :param place: the affected place in the sync; default: its ``model``.
+        """
         source = self.usage.source
-        model = Place((PurePosixPath(self.head.project.folder) / self.after.path).as_posix())
-        places = (place or source.place("model"), model)
+        model_file = (PurePosixPath(self.head.project.folder) / self.after.path).as_posix()
+        places = (place or source.place("model"), Place(model_file))
         return Finding(rule, level, source.sync.name, self.before.unique_id, message, places, **more)

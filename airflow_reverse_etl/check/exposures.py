@@ -1,4 +1,4 @@
-"""Syncs in dbt's own files: exposures, which show in dbt's lineage where a model goes, and syncs in a model's meta."""
+"""Syncs in dbt's own files: exposures, which show in dbt's lineage where a model goes, and syncs in models' meta."""
 
 from __future__ import annotations
 
@@ -15,81 +15,105 @@ from airflow_reverse_etl.spec.model import Sync
 
 
 def exposures(sources: Iterable[SyncSource], project: ProjectVersion, *, owner: str) -> str:
-    """YAML for dbt: an exposure for each sync that models of this project feed. Put it into a models folder.
+    """Return dbt YAML with an exposure for each sync that models of this project feed, for a models folder.
 
-    dbt lets no exposure refer to a private model: a comment says which syncs read those.
+    dbt does not allow exposures of private models. Comments name the syncs that read such models.
 
-    :param owner: dbt wants one: a name, or an e-mail address.
+    :param owner: the owner that dbt requires: a name, or an e-mail address.
     """
     import yaml
 
     found: dict[str, dict[str, Any]] = {}
-    text = "# Written by: reverse-etl exposures. Do not edit; run it again.\n"
+    comments = "# Written by: reverse-etl exposures. Do not edit; run it again.\n"
     for source in sorted(sources, key=lambda source: source.sync.name):
-        read = project.models_of(source.sync.model)
-        models = [model for model in read if model.access != "private"]
-        text += "".join(f"# {source.sync.name} reads {m.name}, which is private.\n" for m in read if m not in models)
+        sync_name = source.sync.name
+        models: list[Model] = []
+        for model in project.models_of(source.sync.model):
+            if model.access == "private":
+                comments += f"# {sync_name} reads {model.name}, which is private.\n"
+            else:
+                models.append(model)
         if models:
-            name = re.sub(r"\W", "_", source.sync.name)
+            name = re.sub(r"\W", "_", sync_name)
             if name in found:  # a.b and a-b
-                name += "_" + sha256(source.sync.name.encode()).hexdigest()[:6]
+                name += "_" + sha256(sync_name.encode()).hexdigest()[:6]
             found[name] = {"name": name, **_exposure(source, models, project, owner)}
-    return text + yaml.safe_dump({"version": 2, "exposures": list(found.values())}, sort_keys=False, allow_unicode=True)
+    document = {"version": 2, "exposures": list(found.values())}
+    return comments + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def _exposure(source: SyncSource, models: Sequence[Model], project: ProjectVersion, owner: str) -> dict[str, Any]:
     sync = source.sync
-    to = sync.destination
+    destination = sync.destination
+    description = f"Reverse ETL: {sync.mode} to {destination.type}"
+    if destination.object:
+        description += f", {destination.object}"
+    owner_key = "email" if "@" in owner else "name"
     return {
         "label": sync.name,
         "type": "application",
-        "description": f"Reverse ETL: {sync.mode} to {to.type}" + (f", {to.object}" if to.object else ""),
+        "description": description,
         "depends_on": [_ref(model, project) for model in models],
-        "owner": {"email" if "@" in owner else "name": owner},
+        "owner": {owner_key: owner},
         "meta": {
-            "reverse_etl": {"sync": sync.name, "file": source.file, "destination": to.type, "mode": sync.mode},
-            "referenced_columns": _referenced(source, models, project),
+            "reverse_etl": {"sync": sync.name, "file": source.file, "destination": destination.type, "mode": sync.mode},
+            "referenced_columns": _referenced_columns(source, models, project),
         },
     }
 
 
 def _ref(model: Model, project: ProjectVersion) -> str:
-    words = [f"'{model.name}'"]
+    arguments = [f"'{model.name}'"]
     if model.package != project.catalog.project:
-        words.insert(0, f"'{model.package}'")
+        arguments.insert(0, f"'{model.package}'")
     if model.version:
-        words.append(f"v={model.version}" if model.version.isdigit() else f"v='{model.version}'")
-    # A flow-style [ref('a', v=2)] splits at the comma; safe_dump writes a block list.
-    return f"ref({', '.join(words)})"
+        version = model.version if model.version.isdigit() else f"'{model.version}'"
+        arguments.append(f"v={version}")
+    # In a flow-style list, [ref('a', v=2)], YAML would split at the comma; safe_dump writes a block-style list.
+    return f"ref({', '.join(arguments)})"
 
 
-def _referenced(source: SyncSource, models: Sequence[Model], project: ProjectVersion) -> list[dict[str, str]]:
+def _referenced_columns(source: SyncSource, models: Sequence[Model], project: ProjectVersion) -> list[dict[str, str]]:
     used = usage(source, dialect=project.dialect)
-    key = source.sync.primary_key or (models[0].primary_key if isinstance(source.sync.model, str) else ())
+    key = source.sync.primary_key or ()
+    if not key and isinstance(source.sync.model, str):
+        key = models[0].primary_key
     declared = {column.name.lower(): column.data_type for model in models for column in model.columns}
-    return [
-        {"column_name": name, **({"data_type": kind} if (kind := declared.get(name.lower())) else {})}
-        for name in {**dict.fromkeys(key), **used.columns, **used.mentions}
-    ]
+    columns: list[dict[str, str]] = []
+    for name in {**dict.fromkeys(key), **used.columns, **used.mentions}:
+        column = {"column_name": name}
+        data_type = declared.get(name.lower())
+        if data_type:
+            column["data_type"] = data_type
+        columns.append(column)
+    return columns
 
 
 def specs_in_meta(catalog: Catalog) -> Iterator[tuple[Model, dict[str, Any]]]:
-    """What models' ``meta.reverse_etl`` say about syncs, unchecked: one mapping, or a list of them.
+    """Yield the syncs in models' ``meta.reverse_etl``, unvalidated, each with its model.
 
-    ``model`` is the model itself, unless said. Other values of ``meta.reverse_etl`` (``true``), and mappings with
-    neither ``destination`` nor ``mapping``, are marks for selections, not syncs.
+    ``meta.reverse_etl`` is one mapping or a list of them. A mapping without ``model`` is a sync of the model itself.
+    Other values (``true``), and mappings with neither ``destination`` nor ``mapping``, are marks for selections, not
+    syncs.
     """
     for model in catalog.models:
-        told = model.meta.get("reverse_etl")
-        ref = f"{model.package}.{model.name}" + (f".v{model.version}" if model.version else "")
-        for values in told if isinstance(told, list) else [told]:
-            if isinstance(values, Mapping) and {"mapping", "destination"} & set(values):
-                yield model, {"model": ref, **values}
+        value = model.meta.get("reverse_etl")
+        specs = value if isinstance(value, list) else [value]
+        ref = f"{model.package}.{model.name}"
+        if model.version:
+            ref += f".v{model.version}"
+        for spec in specs:
+            if isinstance(spec, Mapping) and {"mapping", "destination"} & set(spec):
+                yield model, {"model": ref, **spec}
 
 
 def syncs_in_meta(catalog: Catalog) -> tuple[list[SyncSource], list[SpecError]]:
-    """Syncs in models' ``meta.reverse_etl``, see :func:`specs_in_meta`; and what is wrong with the others."""
-    sources, errors = [], []
+    """Return the valid syncs in models' ``meta.reverse_etl``, and an error for each invalid one.
+
+    See :func:`specs_in_meta`.
+    """
+    sources: list[SyncSource] = []
+    errors: list[SpecError] = []
     for model, values in specs_in_meta(catalog):
         try:
             sources.append(SyncSource(Sync.load(values), model.path))

@@ -1,8 +1,8 @@
-"""The columns of a model, as far as they can be known without a warehouse: names, types, and what each is made of.
+"""The columns of a model without a warehouse: names, types and lineage, as far as the artifacts reveal them.
 
-Asked in this order: the manifest, where a contract makes dbt enforce what it declares; catalog.json, where it describes
-this very model; sqlglot, on the model's SQL and that of everything upstream. Columns that are only documented are the
-last resort: nothing keeps documentation true.
+Sources, in this order: the manifest, if a contract makes dbt enforce it; catalog.json, if it describes this very model;
+the SQL of the model and everything upstream, analysed on top of sqlglot's qualify and scopes. Documented columns are
+the last resort, because nothing keeps documentation true.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from sqlglot import exp
     from sqlglot.optimizer.scope import Scope
 
-Known = Literal["contract", "catalog", "sql", "documentation"]
+#: Where the columns of a node come from.
+Origin = Literal["contract", "catalog", "sql", "documentation"]
 
-_LOST = re.compile(r"\0([^\0]+)\0")  # inside what a column is made of: an input that is not there
+_MISSING = re.compile(r"\0([^\0]+)\0")  # marks a missing input inside a lineage id
 _FAMILIES = (
     ("boolean", r"bool"),
     ("timestamp", r"timestamp|datetime|smalldatetime"),
@@ -42,98 +43,124 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """By name in lower case. Unless ``known`` is ``documentation``, these are all the columns there are."""
+    """The columns of one node.
+
+    :param by_name: column by its name in lower case; all columns of the node, unless ``origin`` is ``documentation``.
+    """
 
     by_name: Mapping[str, Column]
-    known: Known
-    derivation: ColumnLineage | None = None
+    origin: Origin
+    lineage: ColumnLineage | None = None
 
     @property
     def complete(self) -> bool:
-        return self.known != "documentation"
+        """Return True if no other columns exist."""
+        return self.origin != "documentation"
 
     def get(self, name: str) -> Column | None:
+        """Return a column by its name, compared case-insensitively."""
         return self.by_name.get(name.lower())
 
     def lineage_id(self, name: str) -> str:
-        """Equal for columns that are computed alike from the same inputs; empty where that is not known."""
-        return self.derivation.lineage_id(name) if self.derivation else ""
+        """Return an id that is equal for columns with the same lineage, or an empty string if it is unknown."""
+        return self.lineage.lineage_id(name) if self.lineage else ""
 
     def missing_input(self, name: str) -> str | None:
-        """The input, ``table.column``, that a column is computed from and that is not there."""
-        found = _LOST.search(self.lineage_id(name))
+        """Return the missing input, ``table.column``, that a column is computed from, if any."""
+        found = _MISSING.search(self.lineage_id(name))
         return found[1] if found else None
 
 
 def family(data_type: str) -> str | None:
-    """``number``, ``text``, ``timestamp`` …: what a destination can tell apart. None for a type that is not known."""
+    """Return the family of a type, such as ``number`` or ``text``, or None for an unknown type.
+
+    Destinations distinguish families, not types.
+    """
     text = data_type.strip().lower()
-    return next((name for name, pattern in _FAMILIES if re.match(pattern, text)), None)
+    for name, pattern in _FAMILIES:
+        if re.match(pattern, text):
+            return name
+    return None
 
 
 @dataclass(slots=True)
 class ColumnResolver:
-    """What is known of one side's columns; each node is looked at once.
+    """A cache of the columns of one project version.
 
-    :param other: the other side, whose derivations serve for what is the same there.
+    :param other: the resolver of the other version, whose lineage is reused for nodes that are the same in both.
     """
 
     project: ProjectVersion
     other: ColumnResolver | None = None
-    _found: dict[str, Columns] = field(default_factory=dict)
-    _derivations: dict[str, ColumnLineage | None] = field(default_factory=dict)
+    _columns: dict[str, Columns] = field(default_factory=dict)
+    _lineages: dict[str, ColumnLineage | None] = field(default_factory=dict)
 
     def columns(self, unique_id: str) -> Columns:
-        if unique_id not in self._found:
-            self._found[unique_id] = Columns({}, "documentation")  # while its parents are looked at
-            self._found[unique_id] = self._columns(unique_id)
-        return self._found[unique_id]
+        """Return the columns of a node."""
+        if unique_id not in self._columns:
+            self._columns[unique_id] = Columns({}, "documentation")  # ends a recursion, should parents form a cycle
+            self._columns[unique_id] = self._resolve(unique_id)
+        return self._columns[unique_id]
 
-    def _columns(self, unique_id: str) -> Columns:
+    def _resolve(self, unique_id: str) -> Columns:
         node = self.project.nodes[unique_id]
-        declared = {c["name"].lower(): Column(c["name"], c.get("data_type") or "") for c in node["columns"].values()}
+        declared: dict[str, Column] = {}
+        for entry in node["columns"].values():
+            declared[entry["name"].lower()] = Column(entry["name"], entry.get("data_type") or "")
         warehouse = self.project.warehouse_columns(unique_id)
-        derivation = self.derivation(unique_id)
-        derived = derivation.columns if derivation else {}
+        lineage = self.lineage(unique_id)
+        selected = lineage.columns if lineage else {}
         if (node.get("contract") or {}).get("enforced"):
-            return Columns(_typed(declared, derived), "contract", derivation)
+            return Columns(_with_types(declared, selected), "contract", lineage)
         if warehouse is not None:
-            there = {name.lower(): Column(name, kind) for name, kind in warehouse.items()}
-            return Columns(there, "catalog", derivation)
-        if derived:
-            return Columns(_typed(derived, declared), "sql", derivation)
+            reported = {name.lower(): Column(name, data_type) for name, data_type in warehouse.items()}
+            return Columns(reported, "catalog", lineage)
+        if selected:
+            return Columns(_with_types(selected, declared), "sql", lineage)
         return Columns(declared, "documentation")
 
-    def derivation(self, unique_id: str) -> ColumnLineage | None:
-        """What sqlglot makes of a model's SQL. None when it cannot tell all columns."""
-        if unique_id not in self._derivations:
-            same = self.other and not (self.project.measured or self.other.project.measured)
-            if same and self.other and self.other.project.same(self.project, unique_id):
-                self._derivations[unique_id] = self.other.derivation(unique_id)
-            else:
-                statement = self.project.statement(unique_id)
-                self._derivations[unique_id] = ColumnLineage.of(statement, unique_id, self) if statement else None
-        return self._derivations[unique_id]
+    def lineage(self, unique_id: str) -> ColumnLineage | None:
+        """Return the lineage of a node's columns, or None if its SQL does not reveal all of them."""
+        if unique_id not in self._lineages:
+            self._lineages[unique_id] = self._analyse(unique_id)
+        return self._lineages[unique_id]
+
+    def _analyse(self, unique_id: str) -> ColumnLineage | None:
+        # Columns of a catalog.json may differ between the versions although the SQL is the same.
+        other = self.other
+        reusable = other and not (self.project.has_catalog_file or other.project.has_catalog_file)
+        if other and reusable and other.project.has_same(unique_id, self.project):
+            return other.lineage(unique_id)
+        statement = self.project.statement(unique_id)
+        return ColumnLineage.of(statement, unique_id, self) if statement else None
 
 
-def _typed(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[str, Column]:
-    """Columns, with another source's types where these have none."""
-    none = Column("")
-    return {n: replace(c, data_type=c.data_type or other.get(n, none).data_type) for n, c in columns.items()}
+def _with_types(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[str, Column]:
+    """Return the columns, with the types of another source for those that have none."""
+    typed: dict[str, Column] = {}
+    for name, column in columns.items():
+        if not column.data_type and name in other:
+            column = replace(column, data_type=other[name].data_type)
+        typed[name] = column
+    return typed
 
 
 @dataclass(slots=True)
 class ColumnLineage:
-    """One statement's columns, and what each is made of, all the way up to the project's sources."""
+    """The columns of one statement, and the lineage of each up to the project's sources.
+
+    :param parents: table name in the statement → id of its node.
+    """
 
     resolver: ColumnResolver
     parents: Mapping[str, str]
     scope: Scope
     columns: Mapping[str, Column]
-    _digests: dict[tuple[int, str], str] = field(default_factory=dict)
+    _ids: dict[tuple[int, str], str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, statement: exp.Query, unique_id: str, resolver: ColumnResolver) -> ColumnLineage | None:
+        """Analyse a statement. Returns None if it does not reveal the names of all its columns."""
         from sqlglot.optimizer.annotate_types import annotate_types
         from sqlglot.optimizer.qualify import qualify
         from sqlglot.optimizer.scope import build_scope
@@ -141,7 +168,7 @@ class ColumnLineage:
         dialect = resolver.project.dialect
         parents = {table_name(parent): parent for parent in resolver.project.parents(unique_id)}
         scope = None
-        # Without columns upstream where it will not do with them: it refuses a query that names one that is gone.
+        # sqlglot rejects a query that names a missing column of a known table: then try again with unknown tables.
         for schema in (_schema(resolver, parents), {}):
             try:
                 tree = qualify(
@@ -155,80 +182,94 @@ class ColumnLineage:
                 tree = annotate_types(tree, schema=schema, dialect=dialect)
                 scope = build_scope(tree)
                 break
-            except Exception:  # noqa: BLE001, S112 - what sqlglot does not understand, or stumbles over, is not known
+            except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
                 continue
         if scope is None or tree.is_star or not _all_named(tree):
             return None
-        names = {select.alias_or_name: _type(select, dialect) for select in tree.selects}
-        return cls(resolver, parents, scope, {name.lower(): Column(name, kind) for name, kind in names.items()})
+        columns: dict[str, Column] = {}
+        for select in tree.selects:
+            name = select.alias_or_name
+            columns[name.lower()] = Column(name, _type(select, dialect))
+        return cls(resolver, parents, scope, columns)
 
     def lineage_id(self, name: str) -> str:
-        return self._digest(self.scope, name) if name.lower() in self.columns else ""
+        """Return the lineage id of a column, or an empty string for an unknown column."""
+        return self._column_id(self.scope, name) if name.lower() in self.columns else ""
 
-    def _digest(self, scope: Scope, name: str) -> str:
-        """What a scope's column is computed from: its expression, with every input replaced by what that is made of."""
+    def _column_id(self, scope: Scope, name: str) -> str:
+        """Return the lineage id of a scope's column: a digest of its expression, with inputs named by their ids."""
         key = (id(scope), name.lower())
-        if key not in self._digests:
-            self._digests[key] = f"{name.lower()} of itself"  # recursive CTE
-            # Their name before sqlglot 30 was union_scopes.
+        if key not in self._ids:
+            self._ids[key] = f"{name.lower()} of itself"  # for a recursive CTE, which reads its own column
+            # Before sqlglot 30 the attribute was named union_scopes.
             branches = getattr(scope, "set_operation_scopes", None) or getattr(scope, "union_scopes", [])
-            parts = [self._digest(branch, self._same_position(scope, branch, name)) for branch in branches]
+            parts = [self._column_id(branch, self._name_in_branch(scope, branch, name)) for branch in branches]
             text = " union ".join(parts) if parts else self._expression(scope, name)
-            lost = _LOST.search(text)
-            self._digests[key] = lost[0] if lost else sha256(text.encode()).hexdigest()[:16]
-        return self._digests[key]
+            missing = _MISSING.search(text)
+            self._ids[key] = missing[0] if missing else sha256(text.encode()).hexdigest()[:16]
+        return self._ids[key]
 
     @staticmethod
-    def _same_position(scope: Scope, branch: Scope, name: str) -> str:
-        """A set operation's columns are named by its first branch."""
-        first, own = (list(getattr(s.expression, "named_selects", ())) for s in (scope, branch))
-        at = next((n for n, known in enumerate(first) if known.lower() == name.lower()), len(own))
-        return str(own[at]) if at < len(own) else name
+    def _name_in_branch(scope: Scope, branch: Scope, name: str) -> str:
+        """Return the name that a column of a set operation has in a branch.
+
+        The first branch names the columns, and columns of the same position belong together.
+        """
+        names = [known.lower() for known in getattr(scope.expression, "named_selects", ())]
+        branch_names = list(getattr(branch.expression, "named_selects", ()))
+        if name.lower() not in names:
+            return name
+        position = names.index(name.lower())
+        return str(branch_names[position]) if position < len(branch_names) else name
 
     def _expression(self, scope: Scope, name: str) -> str:
+        """Return the expression of a scope's column, with inputs named by their lineage ids."""
         from sqlglot import exp
 
         selects = getattr(scope.expression, "selects", [])
-        select = next((s for s in selects if s.alias_or_name.lower() == name.lower()), None)
+        select = next((item for item in selects if item.alias_or_name.lower() == name.lower()), None)
         if select is None:
-            return self._unqualified(scope, name)
+            return self._unqualified_id(scope, name)
         tree = select.unalias().copy()
-        for column in [tree] if isinstance(tree, exp.Column) else list(tree.find_all(exp.Column)):
-            lineage_id = exp.to_identifier(self._source_digest(scope, column))
-            if column is tree:
-                return f"column {lineage_id}"
-            column.replace(exp.column(lineage_id))
+        if isinstance(tree, exp.Column):
+            return f"column {exp.to_identifier(self._input_id(scope, tree))}"
+        for column in list(tree.find_all(exp.Column)):
+            input_id = exp.to_identifier(self._input_id(scope, column))
+            column.replace(exp.column(input_id))
         return str(tree.sql(dialect=self.resolver.project.dialect, comments=False, normalize=True))
 
-    def _source_digest(self, scope: Scope, column: exp.Column) -> str:
+    def _input_id(self, scope: Scope, column: exp.Column) -> str:
+        """Return the lineage id of a column that an expression reads."""
         if not column.table:
-            return self._unqualified(scope, column.name)
+            return self._unqualified_id(scope, column.name)
         source = scope.sources.get(column.table)
-        return self._from(source, column.name) if source else f"{column.table}.{column.name.lower()}"
+        return self._source_id(source, column.name) if source else f"{column.table}.{column.name.lower()}"
 
-    def _unqualified(self, scope: Scope, name: str) -> str:
-        """Of a name that any of the scope's sources may have."""
-        may = [source for source in scope.sources.values() if not self._lacks(source, name)]
-        if scope.sources and not may:
-            return _lost(next(iter(scope.sources)), name)
-        return " or ".join(self._from(source, name) for source in may) or f"{name.lower()} of {scope.expression.sql()}"
+    def _unqualified_id(self, scope: Scope, name: str) -> str:
+        """Return the lineage id of a column that any of the scope's sources may have."""
+        candidates = [source for source in scope.sources.values() if not self._lacks(source, name)]
+        if scope.sources and not candidates:
+            return _missing(next(iter(scope.sources)), name)
+        ids = [self._source_id(source, name) for source in candidates]
+        return " or ".join(ids) or f"{name.lower()} of {scope.expression.sql()}"
 
-    def _from(self, source: exp.Table | Scope, name: str) -> str:
+    def _source_id(self, source: exp.Table | Scope, name: str) -> str:
+        """Return the lineage id of a column of a table, a CTE or a subquery."""
         from sqlglot import exp
 
         if not isinstance(source, exp.Table):
-            return self._digest(source, name)
+            return self._column_id(source, name)
         parent = self.parents.get(source.name.lower())
         if not parent:
             return f"{name.lower()} of {source.sql()}"
         columns = self.resolver.columns(parent)
         if columns.complete and not columns.get(name) and not source.args.get("pivots"):
-            return _lost(parent.split(".")[-1], name)
-        # What is not known in detail is what it is as a whole.
+            return _missing(parent.split(".")[-1], name)
+        # A column without a lineage of its own changes with the whole parent.
         return columns.lineage_id(name) or f"{name.lower()} of {source.sql()} {self.resolver.project.digest(parent)}"
 
     def _lacks(self, source: exp.Table | Scope, name: str) -> bool:
-        """Whether it is certain that a source has no such column."""
+        """Return True if a source certainly has no such column."""
         from sqlglot import exp
 
         if isinstance(source, exp.Table):
@@ -241,12 +282,12 @@ class ColumnLineage:
         return name.lower() not in (known.lower() for known in query.named_selects)
 
 
-def _lost(table: str, column: str) -> str:
+def _missing(table: str, column: str) -> str:
     return f"\0{table}.{column.lower()}\0"
 
 
 def _all_named(tree: exp.Query) -> bool:
-    """Whether every column has a name of its own: what an unnamed expression is called is the warehouse's choice."""
+    """Return True if every column has an explicit name. Warehouses name unaliased expressions differently."""
     from sqlglot import exp
 
     names = tree.named_selects
@@ -255,7 +296,7 @@ def _all_named(tree: exp.Query) -> bool:
 
 
 def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, object]:
-    """Tables whose columns are all known. sqlglot expands ``*`` only over those."""
+    """Return the parents whose columns are all known. sqlglot expands ``*`` for these tables only."""
     found: dict[str, object] = {}
     for table, parent in parents.items():
         columns = resolver.columns(parent)
@@ -267,7 +308,8 @@ def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, o
 def _type(select: exp.Expr, dialect: str | None) -> str:
     from sqlglot import exp
 
-    kind = select.type
-    if not isinstance(kind, exp.DataType) or kind.this in (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL):
+    data_type = select.type
+    unknown = (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL)
+    if not isinstance(data_type, exp.DataType) or data_type.this in unknown:
         return ""
-    return kind.sql(dialect)
+    return data_type.sql(dialect)

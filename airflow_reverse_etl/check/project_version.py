@@ -1,7 +1,7 @@
-"""One side of a comparison: a dbt project before or after a change, as its artifacts tell it.
+"""A dbt project at one commit, read from its artifacts: one of the two that a check compares.
 
-SQL comes from the manifest: compiled where dbt compiled it, otherwise rendered here, as far as it uses nothing but
-``ref``, ``source``, ``config``, ``this`` and ``is_incremental``. Whatever else it calls is unknown, and is said to be.
+SQL comes from the manifest: compiled by dbt, or else rendered here if it calls nothing but ``ref``, ``source``,
+``config``, ``this`` and ``is_incremental``. Any other SQL is unknown and reported as such.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 Relation = tuple[str, ...]
 
 _PART = re.compile(r'"((?:[^"]|"")*)"|`([^`]*)`|\[([^\]]*)\]|([^.]+)')
-_KEPT_CASE = ("bigquery",)
-_UPPER = ("snowflake",)
+# Adapters by how they compare names without quotes. Adapters not listed ignore case, with quotes as well.
+_CASE_SENSITIVE = ("bigquery",)
+_FOLDS_TO_UPPER = ("snowflake",)
+_FOLDS_TO_LOWER = ("postgres", "redshift")
 
 
 class ProjectVersion:
     """The project at one commit.
 
     :param manifest: manifest.json.
-    :param catalog: of that manifest, where it is at hand.
+    :param catalog: the catalog of that manifest, if the caller has it already.
     :param catalog_file: catalog.json, with the columns that the warehouse had.
-    :param built: catalog.json describes these very models, as what is deployed. Known by itself where one run of dbt
-        wrote both files.
-    :param variables: ``vars`` of dbt_project.yml, where it is at hand.
-    :param label: how a report calls this side.
+    :param built: catalog.json describes these very models, as they are deployed. Detected if one run of dbt wrote
+        both files.
+    :param variables: ``vars`` of dbt_project.yml, if available.
+    :param label: the name of this version in reports.
     :param folder: the dbt project's folder in its repository, for the places of models.
     """
 
@@ -62,9 +64,9 @@ class ProjectVersion:
         self.dialect = sqlglot_dialect(self.catalog.adapter)
         self.use_compiled = True
         self._variables = repr(variables)
-        described = catalog_file or {}
-        self._warehouse = {**(described.get("nodes") or {}), **(described.get("sources") or {})}
-        self._built = built or _invocation(described) == _invocation(manifest) != ""
+        catalog_json = catalog_file or {}
+        self._warehouse = {**(catalog_json.get("nodes") or {}), **(catalog_json.get("sources") or {})}
+        self._built = built or _invocation(catalog_json) == _invocation(manifest) != ""
         self._digests: dict[str, str] = {}
         self._statements: dict[str, exp.Query | None] = {}
 
@@ -78,7 +80,7 @@ class ProjectVersion:
 
     @cached_property
     def by_relation(self) -> Mapping[Relation, str]:
-        """Relation, and its last two parts, → id of the node behind it."""
+        """Map each relation, and the last two parts of its name, to the id of its node."""
         found: dict[Relation, str] = {}
         for unique_id, node in self.nodes.items():
             if node.get("relation_name") and node["resource_type"] in ("model", "seed", "snapshot", "source"):
@@ -88,26 +90,31 @@ class ProjectVersion:
         return found
 
     def find(self, ref: str) -> Model | None:
-        """The model that a sync's ``model`` means, this project's own before another package's."""
+        """Find the model that a sync's ``model`` names. Models of this project precede those of other packages."""
         found = self._by_name.get(ref, ())
         own = [model for model in found if model.package == self.catalog.project]
         return next(iter(own or found), None)
 
     def find_relation(self, table: str) -> Model | None:
-        """The model behind a table's name: as written, or by schema and name."""
+        """Find the model that builds a table, by the table's full name or by schema and name."""
         parts = self.relation(table)
         unique_id = self.by_relation.get(parts) or self.by_relation.get(parts[-2:])
         return self.models.get(unique_id or "")
 
     def models_of(self, model: ModelRef) -> list[Model]:
-        """The models that a sync reads: the one that it names, or those behind its table or its query's tables."""
+        """Return the models that a sync reads: the one that it names, or those that build the tables it reads."""
         if isinstance(model, SqlModel):
-            found = {known.unique_id: known for name in self._tables(model.sql) if (known := self.find_relation(name))}
+            found: dict[str, Model] = {}
+            for name in self._tables(model.sql):
+                known = self.find_relation(name)
+                if known:
+                    found[known.unique_id] = known
             return list(found.values())
         known = self.find(model) if isinstance(model, str) else self.find_relation(model.table)
         return [known] if known else []
 
     def _tables(self, sql: str) -> Iterator[str]:
+        """Yield the names of a query's tables, except those without a schema, such as CTEs."""
         from sqlglot import exp
 
         query = parse(sql, self.dialect)
@@ -116,18 +123,24 @@ class ProjectVersion:
                 yield ".".join(part.sql(self.dialect) for part in table.parts)
 
     def relation(self, text: str) -> Relation:
-        """The parts of a relation's name, as the warehouse compares them."""
+        """Split a relation's name into its parts, as the warehouse compares them."""
         return tuple(self._part(match) for match in _PART.finditer(text.strip()))
 
     def _part(self, match: re.Match[str]) -> str:
         adapter = self.catalog.adapter
-        if match[4] is None:
-            text = next(group for group in match.groups() if group is not None)
-            return text if adapter in (*_KEPT_CASE, *_UPPER, "postgres", "redshift") else text.lower()
-        return match[4] if adapter in _KEPT_CASE else match[4].upper() if adapter in _UPPER else match[4].lower()
+        text = next(group for group in match.groups() if group is not None)
+        is_quoted = match[4] is None
+        if adapter in _CASE_SENSITIVE:
+            return text
+        if is_quoted and adapter in (*_FOLDS_TO_UPPER, *_FOLDS_TO_LOWER):
+            return text
+        return text.upper() if adapter in _FOLDS_TO_UPPER else text.lower()
 
     def warehouse_columns(self, unique_id: str) -> Mapping[str, str] | None:
-        """Column → type as catalog.json has them; of models only if it describes them as they are here."""
+        """Return the columns of catalog.json with their types.
+
+        :returns: None if catalog.json lacks the node, or describes another version of the model.
+        """
         entry = self._warehouse.get(unique_id)
         if not entry or (unique_id.startswith("model.") and not self._built):
             return None
@@ -135,11 +148,13 @@ class ProjectVersion:
         return {column["name"]: column.get("type") or "" for column in columns}
 
     def parents(self, unique_id: str) -> tuple[str, ...]:
+        """Return the ids of the nodes that a node reads."""
         node = self.nodes.get(unique_id, {})
-        return tuple(p for p in (node.get("depends_on") or {}).get("nodes") or () if p in self.nodes and p != unique_id)
+        names = (node.get("depends_on") or {}).get("nodes") or ()
+        return tuple(name for name in names if name in self.nodes and name != unique_id)
 
     def ancestors(self, unique_id: str) -> Iterator[str]:
-        """Everything upstream, each once, nearest first."""
+        """Yield the ids of all nodes upstream, each once, nearest first."""
         seen = {unique_id}
         queue = [unique_id]
         while queue:
@@ -150,19 +165,21 @@ class ProjectVersion:
                     yield parent
 
     def code(self, unique_id: str) -> str:
-        """The node's SQL as this comparison looks at it; raw, with Jinja, where it was not compiled."""
+        """Return the SQL of a node as it is compared: compiled, or else raw with its Jinja."""
         node = self.nodes[unique_id]
         compiled = node.get("compiled_code") if self.use_compiled else None
         if not compiled:
             return (node.get("raw_code") or "").strip()
-        for parent in self.parents(unique_id):  # another schema upstream is no other query
+        # A parent in another schema does not make a different query.
+        for parent in self.parents(unique_id):
             compiled = compiled.replace(self.nodes[parent].get("relation_name") or "\0", table_name(parent))
         return str(compiled).strip()
 
     def own_digest(self, unique_id: str) -> str:
-        """Changes when the node's own SQL, or a macro that it calls, does."""
+        """Return a digest of the node's own SQL and of the macros that it calls."""
         node = self.nodes[unique_id]
         parts = [self.code(unique_id)]
+        # Macros and variables are part of compiled SQL already.
         if not (self.use_compiled and node.get("compiled_code")):
             parts += self._macro_texts((node.get("depends_on") or {}).get("macros") or ())
             if any(re.search(r"\bvar\s*\(", part) for part in parts):
@@ -175,38 +192,42 @@ class ProjectVersion:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def digest(self, unique_id: str) -> str:
-        """Changes when the node or anything upstream of it does. Where it is equal, so are columns and rows."""
+        """Return a digest of the node and everything upstream. Nodes with equal digests have equal columns and rows."""
         if unique_id not in self._digests:
-            self._digests[unique_id] = ""  # a cycle cannot be, yet must not hang
+            self._digests[unique_id] = ""  # dbt rejects cycles; a broken manifest must not cause endless recursion
             upstream = sorted(f"{parent} {self.digest(parent)}" for parent in self.parents(unique_id))
             text = "\n".join([self.own_digest(unique_id), *upstream])
             self._digests[unique_id] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[unique_id]
 
-    def same(self, other: ProjectVersion, unique_id: str) -> bool:
-        """Whether a node and everything upstream of it is the same on another side."""
+    def has_same(self, unique_id: str, other: ProjectVersion) -> bool:
+        """Return True if a node of the other version, and everything upstream, is the same in this version."""
         return unique_id in self.nodes and self.digest(unique_id) == other.digest(unique_id)
 
     @property
-    def measured(self) -> bool:
-        """Whether there is a catalog.json."""
+    def has_catalog_file(self) -> bool:
+        """Return True if a catalog.json with columns is available."""
         return bool(self._warehouse)
 
-    def _macro_texts(self, wanted: Any) -> list[str]:
+    def _macro_texts(self, called: Any) -> list[str]:
+        """Return the texts of the project's macros that are called, directly or through other macros."""
         seen: set[str] = set()
-        queue = list(wanted)
+        queue = list(called)
         while queue:
             name = queue.pop()
             if name not in seen:
                 seen.add(name)
                 queue += (self.macros.get(name, {}).get("depends_on") or {}).get("macros") or ()
-        # Those of dbt itself change with its version, not with the project.
-        engine = ("dbt", f"dbt_{self.catalog.adapter}", "dbt_postgres")
-        project = sorted(name for name in seen if name.split(".")[1] not in engine)
+        # Macros of dbt itself change with dbt's version, not with the project.
+        dbt_packages = ("dbt", f"dbt_{self.catalog.adapter}", "dbt_postgres")
+        project = sorted(name for name in seen if name.split(".")[1] not in dbt_packages)
         return [str(self.macros.get(name, {}).get("macro_sql")) for name in project]
 
     def statement(self, unique_id: str) -> exp.Query | None:
-        """The node's query, its tables named by their nodes' ids (:func:`table_name`). None when it is not known."""
+        """Return the node's query, with tables named by the ids of their nodes (:func:`table_name`).
+
+        :returns: None if the query is unknown.
+        """
         if unique_id not in self._statements:
             self._statements[unique_id] = self._parse(unique_id)
         return self._statements[unique_id]
@@ -217,22 +238,27 @@ class ProjectVersion:
         node = self.nodes[unique_id]
         if node["resource_type"] != "model" or node.get("language", "sql") != "sql":
             return None
-        compiled = self.use_compiled and node.get("compiled_code")
-        sql = node["compiled_code"] if compiled else self._render(node)
+        is_compiled = self.use_compiled and node.get("compiled_code")
+        sql = node["compiled_code"] if is_compiled else self._render(node)
         tree = parse(sql, self.dialect) if sql else None
         if not isinstance(tree, exp.Query):
             return None
-        rendered = {table_name(name): name for name in (unique_id, *self.parents(unique_id))}
+        ids = {table_name(name): name for name in (unique_id, *self.parents(unique_id))}
         for table in list(tree.find_all(exp.Table)):
-            self._rename(table, rendered)
+            self._rename(table, ids)
         return tree
 
-    def _rename(self, table: exp.Table, rendered: Mapping[str, str]) -> None:
+    def _rename(self, table: exp.Table, ids: Mapping[str, str]) -> None:
+        """Name a table of a query by the id of its node, if it has one.
+
+        :param ids: table name in rendered SQL → id.
+        """
         from sqlglot import exp
 
         parts = self.relation(".".join(part.sql(self.dialect) for part in table.parts))
-        unique_id = rendered.get(table.name) or self.by_relation.get(parts)
-        unique_id = unique_id or (self.by_relation.get(parts[-2:]) if len(parts) > 1 else None)
+        unique_id = ids.get(table.name) or self.by_relation.get(parts)
+        if not unique_id and len(parts) > 1:
+            unique_id = self.by_relation.get(parts[-2:])
         if unique_id:
             node = self.nodes[unique_id]
             alias = table.alias or node.get("alias") or node.get("identifier") or node["name"]
@@ -242,31 +268,38 @@ class ProjectVersion:
             table.set("alias", exp.TableAlias(this=exp.to_identifier(alias)))
 
     def _render(self, node: Mapping[str, Any]) -> str | None:
-        """The SQL of a model that was only parsed."""
+        """Render the SQL of a model that dbt only parsed."""
         return render(
             node.get("raw_code") or "",
-            ref=lambda *words, **version: table_name(self._ref(node, words, version)),
-            source=lambda *words: table_name(self._parent(node, f".{'.'.join(words)}")),
+            ref=lambda *names, **version: table_name(self._ref(node, names, version)),
+            source=lambda *names: table_name(self._parent(node, f".{'.'.join(names)}")),
             config=lambda *_, **__: "",
             this=table_name(node["unique_id"]),
             is_incremental=lambda: False,
         )
 
-    def _ref(self, node: Mapping[str, Any], words: tuple[str, ...], version: Mapping[str, Any]) -> str:
+    def _ref(self, node: Mapping[str, Any], names: tuple[str, ...], version: Mapping[str, Any]) -> str:
+        """Return the id of the model, seed or snapshot that a call of ``ref`` names."""
         pinned = version.get("v", version.get("version"))
-        model = self.find(".".join([*words, *([f"v{pinned}"] if pinned is not None else [])]))
-        return model.unique_id if model else self._parent(node, f".{words[-1]}")
+        path = list(names)
+        if pinned is not None:
+            path.append(f"v{pinned}")
+        model = self.find(".".join(path))
+        return model.unique_id if model else self._parent(node, f".{names[-1]}")
 
-    def _parent(self, node: Mapping[str, Any], ends: str) -> str:
-        """The parent whose id ends so. Raises LookupError when it is none, or not clear."""
-        found = [p for p in self.parents(node["unique_id"]) if p.endswith(ends)]
+    def _parent(self, node: Mapping[str, Any], suffix: str) -> str:
+        """Return the id of the only parent whose id ends with a suffix.
+
+        :raises LookupError: no parent has the suffix, or several have it.
+        """
+        found = [parent for parent in self.parents(node["unique_id"]) if parent.endswith(suffix)]
         if len(found) != 1:
-            raise LookupError(ends)
+            raise LookupError(suffix)
         return found[0]
 
 
 def table_name(unique_id: str) -> str:
-    """A node's id as a plain SQL name."""
+    """Turn a node's id into a plain SQL name."""
     return re.sub(r"\W", "__", unique_id).lower()
 
 

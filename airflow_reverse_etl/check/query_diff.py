@@ -1,4 +1,4 @@
-"""Do two versions of a query give the same rows, as far as their clauses tell? What they select is another matter."""
+"""The comparison of two versions of a query by the clauses that decide which rows it returns."""
 
 from __future__ import annotations
 
@@ -24,30 +24,38 @@ _CLAUSES = {
 
 
 def different_clauses(old: exp.Query, new: exp.Query) -> list[str]:
-    """The kinds of clauses, other than what is selected, in which two queries differ."""
-    before, after = _clauses(old), _clauses(new)
-    return sorted({kind for kind, _ in ((before - after) + (after - before))})
+    """Return the kinds of clauses in which two queries differ. The selected expressions are not compared."""
+    before = _clauses(old)
+    after = _clauses(new)
+    different = (before - after) + (after - before)
+    return sorted({kind for kind, _ in different})
 
 
 def _clauses(query: exp.Query) -> Counter[tuple[str, str]]:
+    """Count the clauses of a query and its subqueries by kind and normalized SQL."""
     from sqlglot import exp
 
     found: Counter[tuple[str, str]] = Counter()
     for select in query.find_all(exp.Select):
         for name, kind in _CLAUSES.items():
-            value = select.args.get(name)
-            for part in value if isinstance(value, list) else [value] if value else []:
-                found[kind, part.sql(comments=False, normalize=True) if hasattr(part, "sql") else ""] += 1
-        if any(_aggregates(item) for item in select.expressions):
+            value = select.args.get(name) or []
+            parts = value if isinstance(value, list) else [value]
+            for part in parts:
+                text = part.sql(comments=False, normalize=True) if hasattr(part, "sql") else ""
+                found[kind, text] += 1
+        if any(_changes_row_count(item) for item in select.expressions):
             found["aggregation", ""] += 1
     for operation in query.find_all(exp.SetOperation):
         found["set operation", f"{type(operation).__name__} {operation.args.get('distinct')}"] += 1
     return found
 
 
-def _aggregates(item: exp.Expr) -> bool:
-    """Whether a selected expression makes one row of many, or many of one."""
+def _changes_row_count(item: exp.Expr) -> bool:
+    """Return True if a selected expression aggregates many rows into one, or expands one row into many."""
     from sqlglot import exp
 
-    some = (f for f in item.find_all(exp.AggFunc, exp.UDTF) if not isinstance(f.parent, (exp.Window, exp.IgnoreNulls)))
-    return any(f.parent_select is item.parent_select for f in some)
+    for function in item.find_all(exp.AggFunc, exp.UDTF):
+        in_window = isinstance(function.parent, (exp.Window, exp.IgnoreNulls))
+        if not in_window and function.parent_select is item.parent_select:
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""Which model, and which of its columns, a sync uses: from its specification alone."""
+"""The model and the columns that a sync uses, derived from its specification alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 if TYPE_CHECKING:
     from sqlglot import exp
 
-_SAME = {"sqlserver": "tsql", "fabric": "tsql", "synapse": "tsql", "glue": "spark"}
+#: dbt adapter → sqlglot's name of its dialect, where the names differ.
+_DIALECTS = {"sqlserver": "tsql", "fabric": "tsql", "synapse": "tsql", "glue": "spark"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """A file, and a line in it where one is known."""
+    """A file, and a line in it if known."""
 
     file: str
     line: int | None = None
@@ -31,24 +32,25 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class SyncSource:
-    """A sync and where it is written. ``lines`` is empty where it is not a YAML file."""
+    """A sync and the file that defines it. ``lines`` is empty unless that is a YAML file."""
 
     sync: Sync
     file: str
     lines: Lines = field(default_factory=dict)
 
-    def place(self, *where: str) -> Place:
-        return Place(self.file, line_of(self.lines, where))
+    def place(self, *keys: str) -> Place:
+        """Return the place of a key of the sync, given as the path of keys that lead to it."""
+        return Place(self.file, line_of(self.lines, keys))
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a sync reads.
+    """The columns that a sync reads.
 
-    :param columns: name as the sync writes it → where it does. Compare names without regard to case.
-    :param mentions: columns named in the query of a ``{sql: …}`` model. They belong to any of its tables.
-    :param star: the query of a ``{sql: …}`` model has a ``*``: ``columns`` may belong to any of its tables as well.
-    :param unread: places that cannot be understood, with the reason.
+    :param columns: name as the sync writes it → place where it does. Compare names case-insensitively.
+    :param mentions: columns named in the query of a ``{sql: …}`` model. Any of the query's tables may have them.
+    :param star: the query of a ``{sql: …}`` model selects ``*``, so any of its tables may have the ``columns`` too.
+    :param unread: places that cannot be read, with the reason.
     """
 
     source: SyncSource
@@ -57,24 +59,35 @@ class Usage:
     star: bool = False
     unread: tuple[tuple[Place, str], ...] = ()
 
+    def query_columns(self) -> dict[str, Place]:
+        """Return the columns that the tables of a ``{sql: …}`` model may have to provide."""
+        columns = dict(self.columns) if self.star else {}
+        columns.update(self.mentions)
+        return columns
+
 
 def sqlglot_dialect(adapter: str) -> str | None:
-    """sqlglot's name for a dbt adapter's SQL; None, its common SQL, for one it does not know."""
+    """Return sqlglot's name for a dbt adapter's SQL, or None, its generic SQL, for an unknown adapter."""
     from sqlglot.dialects import Dialect
 
-    name = _SAME.get(adapter, adapter)
+    name = _DIALECTS.get(adapter, adapter)
     return name if Dialect.get(name) else None
 
 
 def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:
-    """Every sync in a folder's YAML files, subfolders included, or in one file; and what is wrong with the others.
+    """Read every sync in one YAML file, or in those of a folder and its subfolders.
 
-    :raises ConfigurationError: there is no such folder or file.
+    :returns: the valid syncs, and an error for each invalid one.
+    :raises ConfigurationError: folder or file not found.
     """
     if not folder.exists():
-        raise ConfigurationError("there is no such folder or file of syncs", todo="check the path", file=folder)
-    files = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix in (".yaml", ".yml"))
-    sources, errors = [], []
+        raise ConfigurationError("folder or file of syncs not found", todo="check the path", file=folder)
+    if folder.is_file():
+        files = [folder]
+    else:
+        files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
+    sources: list[SyncSource] = []
+    errors: list[SpecError] = []
     for path in files:
         try:
             sync, lines = Sync.load_file(path)
@@ -85,7 +98,7 @@ def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:
 
 
 def usage(source: SyncSource, *, dialect: str | None) -> Usage:
-    """What the sync reads, its explicit primary key included.
+    """Return the columns that the sync reads, including its explicit primary key.
 
     :param dialect: sqlglot's name of the warehouse's SQL.
     """
@@ -101,8 +114,9 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
         elif isinstance(value, SqlField):
             names = _columns_in(value.sql, dialect)
             if names is None:
+                names = ()
                 unread.append((place, "its SQL expression cannot be read"))
-            for name in names or ():
+            for name in names:
                 found.setdefault(name, place)
         elif isinstance(value, TemplateField):
             try:
@@ -118,31 +132,35 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
         return Usage(source, found, unread=tuple(unread))
     query = parse(sync.model.sql, dialect)
     if query is None:
-        return Usage(source, found, unread=(*unread, (source.place("model"), "its query cannot be read")))
+        unread.append((source.place("model"), "its query cannot be read"))
+        return Usage(source, found, unread=tuple(unread))
     place = source.place("model", "sql")
     mentions = dict.fromkeys(column_names(query), place)
     return Usage(source, found, mentions, star=query.is_star, unread=tuple(unread))
 
 
 def parse(sql: str, dialect: str | None) -> exp.Expr | None:
-    """The statement, or None when it cannot be read."""
+    """Parse a statement. Returns None if sqlglot cannot read it."""
     import sqlglot
 
     try:
         return sqlglot.parse_one(sql, dialect=dialect)
-    except Exception:  # noqa: BLE001 - a parser stumbling over one statement must not stop the others
+    except Exception:  # noqa: BLE001 - an unexpected error of the parser must not stop the other statements
         return None
 
 
 def column_names(tree: exp.Expr) -> Iterator[str]:
-    """Every column name mentioned."""
+    """Yield the name of every column that a statement mentions."""
     from sqlglot import exp
 
     return (column.name for column in tree.find_all(exp.Column) if not isinstance(column.this, exp.Star))
 
 
 def _columns_in(expression: str, dialect: str | None) -> Iterable[str] | None:
-    """In an expression over one model, ``address.city`` is a part of the column ``address``."""
+    """Return the columns of an expression over one model, or None if they cannot be determined.
+
+    ``address.city`` is a part of the column ``address`` there.
+    """
     from sqlglot import exp
 
     tree = parse(expression, dialect)

@@ -1,4 +1,4 @@
-"""What a change to the dbt project would do to syncs: each rule, and what is not reported."""
+"""Tests of the check: each rule, and the changes that it must not report."""
 
 from __future__ import annotations
 
@@ -47,39 +47,39 @@ def customers(sql: str = SQL, **more: Any) -> Node:
     return model("customers", sql, parents=["stg"], **more)
 
 
-def test_nothing_is_said_about_an_unchanged_project() -> None:
+def test_an_unchanged_project_has_no_findings() -> None:
     report = run(project(), project())
     assert (report.conclusion, report.findings) == ("passed", ())
 
 
-def test_a_column_that_the_sync_does_not_use_may_go() -> None:
+def test_a_column_that_the_sync_does_not_use_may_be_removed() -> None:
     head = project(customers=customers("select id, email from {{ ref('stg') }} where active"))
     assert run(project(), head).findings == ()
 
 
-def test_comments_and_formatting_are_no_change_of_rows() -> None:
+def test_comments_and_formatting_do_not_change_rows() -> None:
     head = customers("-- who pays\nSELECT id, email, plan\nFROM {{ ref('stg') }}\nWHERE active")
     assert run(project(), project(customers=head)).findings == ()
 
 
-def test_a_used_column_that_is_gone_breaks_its_sync_and_the_line_is_named() -> None:
+def test_a_missing_used_column_breaks_its_sync_and_the_line_is_named() -> None:
     finding = only(run(project(), project(customers=customers("select id, plan from {{ ref('stg') }} where active"))))
     assert (finding.rule, finding.level, finding.column) == ("column-missing", Level.BREAKING, "email")
     assert [str(place) for place in finding.places] == ["syncs/customers.yaml:6", "models/customers.sql"]
 
 
-def test_a_renamed_column_is_found_by_what_it_is_made_of() -> None:
+def test_a_renamed_column_is_found_by_its_lineage() -> None:
     head = customers("select id, email as mail_address, plan from {{ ref('stg') }} where active")
-    assert "probably mail_address" in only(run(project(), project(customers=head))).message
+    assert "probably renamed to mail_address" in only(run(project(), project(customers=head))).message
 
 
-def test_a_column_that_goes_upstream_is_gone_behind_a_star_too() -> None:
+def test_a_column_removed_upstream_is_missing_behind_a_star_too() -> None:
     star = customers("select * from {{ ref('stg') }} where active")
     head = project(stg=STG.replace("email, ", ""), customers=star)
     assert only(run(project(customers=star), head)).rule == "column-missing"
 
 
-def test_a_column_computed_differently_upstream_is_told_with_its_type_unknown() -> None:
+def test_a_column_computed_differently_upstream_needs_review_if_its_type_is_unknown() -> None:
     head = project(stg=STG.replace("email,", "coalesce(email, plan) as email,"))
     finding = only(run(project(), head))
     assert (finding.rule, finding.level) == ("column-meaning", Level.REVIEW)
@@ -94,13 +94,13 @@ def test_a_column_computed_differently_upstream_is_told_with_its_type_unknown() 
         "select id, email, plan from {{ ref('stg') }} union all select id, plan, plan from {{ ref('stg') }}",
     ],
 )
-def test_a_column_whose_input_is_gone_upstream_cannot_be_built(sql: str) -> None:
+def test_a_column_whose_input_was_removed_upstream_cannot_be_built(sql: str) -> None:
     gone = project(stg=STG.replace("email,", ""), customers=customers(sql))
     findings = [f for f in run(project(customers=customers(sql)), gone).findings if f.rule == "column-missing"]
-    assert [(f.level, "email, which is gone" in f.message) for f in findings] == [(Level.BREAKING, True)]
+    assert [(f.level, "email, which is missing" in f.message) for f in findings] == [(Level.BREAKING, True)]
 
 
-def test_a_column_from_something_that_cannot_be_read_any_more_needs_review() -> None:
+def test_a_column_of_a_model_that_can_no_longer_be_read_needs_review() -> None:
     opaque = [project(stg=f"select {{{{ f({n}) }}}}", customers=customers()) for n in (1, 2)]
     typed = "select id, cast(email as varchar) as email from {{ ref('stg') }}"
     known = [project(stg=f"select {{{{ f({n}) }}}}", customers=customers(typed)) for n in (1, 2)]
@@ -139,13 +139,13 @@ def test_filters_and_grain_are_warnings(sql: str, clause: str) -> None:
     assert clause in findings[0].message
 
 
-def test_a_filter_upstream_is_told_where_it_is() -> None:
+def test_a_filter_upstream_is_reported_with_its_model() -> None:
     finding = only(run(project(), project(stg=STG + " where not deleted")))
     assert (finding.rule, finding.message.endswith("WHERE in stg")) == ("rows-changed", True)
 
 
 @pytest.mark.parametrize("macro", ["{{ columns_of('stg') }}", "{{ dbt_utils.star(ref('stg')) }}"])
-def test_what_cannot_be_read_needs_review_and_is_never_safe(macro: str) -> None:
+def test_unreadable_sql_needs_review_and_is_never_safe(macro: str) -> None:
     base, head = (
         project(customers=customers(f"select {macro}{more} from {{{{ ref('stg') }}}}")) for more in ("", ", 1 as one")
     )
@@ -156,21 +156,21 @@ def test_what_cannot_be_read_needs_review_and_is_never_safe(macro: str) -> None:
     )
 
 
-def test_what_cannot_be_read_and_did_not_change_is_safe_until_a_macro_of_it_changes() -> None:
+def test_unreadable_unchanged_sql_is_safe_until_one_of_its_macros_changes() -> None:
     opaque = customers("select {{ all_of() }} from {{ ref('stg') }}", macros=["macro.shop.all_of"])
     base, same, other = (project(customers=opaque, macros={"macro.shop.all_of": text}) for text in ("*", "*", "id"))
     assert run(base, same).findings == ()
     assert run(base, other).conclusion == "needs review"
 
 
-def test_a_changed_variable_makes_what_reads_it_unknown() -> None:
+def test_a_changed_variable_makes_models_that_read_it_unknown() -> None:
     opaque = manifest(customers("select {{ var('columns') }} from {{ ref('stg') }}"))
     base, head = (ProjectVersion(opaque, variables={"columns": text}) for text in ("id, email", "id"))
     assert run(base, head).conclusion == "needs review"
     assert run(base, ProjectVersion(opaque, variables={"columns": "id, email"})).conclusion == "passed"
 
 
-def test_a_documented_column_is_no_proof_when_the_changed_sql_cannot_be_read() -> None:
+def test_a_documented_column_proves_nothing_when_the_changed_sql_cannot_be_read() -> None:
     base, head = (
         project(customers=customers(f"select {{{{ f({n}) }}}} from {{{{ ref('stg') }}}}", columns={"email": "text"}))
         for n in (1, 2)
@@ -188,7 +188,7 @@ def test_a_contract_proves_columns_even_when_the_sql_cannot_be_read() -> None:
     assert run(base, gone).conclusion == "failed"
 
 
-def test_catalog_json_proves_columns_of_the_run_that_wrote_it_and_of_no_other() -> None:
+def test_catalog_json_proves_only_the_columns_of_the_run_that_wrote_it() -> None:
     def at(n: int, columns: list[str], made_by: str) -> ProjectVersion:
         entry = {"columns": {c: {"name": c, "type": "VARCHAR", "index": i} for i, c in enumerate(columns)}}
         catalog = {"metadata": {"invocation_id": made_by}, "nodes": {"model.shop.customers": entry}}
@@ -201,7 +201,7 @@ def test_catalog_json_proves_columns_of_the_run_that_wrote_it_and_of_no_other() 
     assert run(base, at(2, ["id", "email"], "yesterday")).conclusion == "needs review"
 
 
-def test_compiled_sql_is_read_where_both_sides_have_it() -> None:
+def test_compiled_sql_is_read_if_both_versions_have_it() -> None:
     def at(sql: str) -> ProjectVersion:
         node = customers("select {{ f() }}", compiled=sql)
         stg = model("stg", "select {{ g() }}", compiled="select 1 as id, 'x' as email")
@@ -211,7 +211,7 @@ def test_compiled_sql_is_read_where_both_sides_have_it() -> None:
     assert only(run(at('select id, email from "db"."main"."stg"'), head)).rule == "column-missing"
 
 
-def test_compiled_sql_of_another_target_is_the_same_sql() -> None:
+def test_compiled_sql_does_not_depend_on_the_target() -> None:
     def at(schema: str) -> ProjectVersion:
         stg = model("stg", compiled="select 1 as id, 'x' as email", schema=schema)
         sql = f'select id, email from "db"."{schema}"."stg"'
@@ -222,25 +222,25 @@ def test_compiled_sql_of_another_target_is_the_same_sql() -> None:
     assert "different targets" in finding.message
 
 
-def test_a_model_that_is_gone_renamed_or_disabled() -> None:
+def test_a_model_is_missing_renamed_or_disabled() -> None:
     base = project()
     stg, people = model("stg", STG, parents=["source.shop.raw.people"]), source("people")
-    gone = only(run(base, side(people, stg)))
-    assert (gone.rule, gone.level) == ("model-missing", Level.BREAKING)
+    missing = only(run(base, side(people, stg)))
+    assert (missing.rule, missing.level) == ("model-missing", Level.BREAKING)
     renamed = only(run(base, side(people, stg, model("dim_customers", SQL, parents=["stg"]))))
-    assert "probably dim_customers" in renamed.message
+    assert "probably renamed to dim_customers" in renamed.message
     disabled = only(run(base, side(people, stg, disabled=["model.shop.customers"])))
     assert disabled.rule == "model-disabled"
 
 
-def test_a_moved_relation_is_told_and_quoting_alone_is_no_move() -> None:
+def test_a_moved_relation_is_reported_and_quoting_alone_is_not_a_move() -> None:
     moved = only(run(project(), project(customers=customers(schema="marts"))))
     assert (moved.rule, moved.level) == ("relation-moved", Level.BREAKING)
     unquoted = customers(relation_name="db.main.customers")
     assert run(project(), project(customers=unquoted)).findings == ()
 
 
-def test_quoting_is_a_move_where_the_warehouse_folds_case() -> None:
+def test_quoting_is_a_move_if_the_warehouse_folds_case() -> None:
     def at(relation: str) -> ProjectVersion:
         return project(customers=customers(relation_name=relation), adapter="snowflake")
 
@@ -351,7 +351,7 @@ def test_an_expression_that_cannot_be_read_needs_review_when_the_model_changes()
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_manifests_of_every_engine(path: Path) -> None:
-    """v10 to v12 and Fusion: the same edit, the same finding."""
+    """Apply one edit to v10 to v12 and Fusion, and expect one finding."""
     before = json.loads(path.read_text())
     after = copy.deepcopy(before)
     node = after["nodes"]["model.jaffle.stg_orders"]
@@ -363,8 +363,8 @@ def test_manifests_of_every_engine(path: Path) -> None:
     assert (finding.rule, finding.sync, finding.column) == ("column-missing", "orders", "status")
 
 
-def test_a_manifest_of_another_engine_is_no_change() -> None:
-    """Base by dbt 1.7, head by Fusion: dbt itself reports a breaking change here."""
+def test_a_manifest_of_another_engine_is_not_a_change() -> None:
+    """Compare a base of dbt 1.7 with a head of Fusion, for which dbt itself reports a breaking change."""
     paths = (MANIFESTS[0].parent / name for name in ("v11-1.7.20.json", "v12-fusion-rc196.json"))
     sides = [ProjectVersion(json.loads(path.read_text())) for path in paths]
     syncs = [sync(name=m, model=m, mapping={"x": "customer_id"}) for m in ("customers.v1", "customers.v2", "orders")]

@@ -1,4 +1,4 @@
-"""Syncs as dbt knows them: exposures that dbt itself takes, and syncs in models' meta."""
+"""Tests of syncs in dbt's own files: exposures, which dbt itself reads, and syncs in models' meta."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ QUERY = "select c.id, email from main.customers_v1 c join main.theirs t on c.id 
 
 
 @pytest.mark.slow
-def test_dbt_takes_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
-    """A versioned model, a private one, another package's, a query over two; and names that dbt cannot tell apart."""
+def test_dbt_reads_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
+    """Cover versioned models, private ones, another package's, a query over two, and names that dbt treats as equal."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -65,8 +65,8 @@ def test_dbt_takes_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
     assert "# private reads secret, which is private." in text
 
 
-def test_an_exposure_says_which_columns_are_used() -> None:
-    """With the types that the project declares, in the form that other tools read."""
+def test_an_exposure_lists_the_used_columns() -> None:
+    """Types are those that the project declares, in the form that other tools read."""
     source = sync(mapping={"mail": "email", "plan": {"sql": "upper(plan)"}}, primary_key="id")
     text = exposures([source], side(model("customers", columns={"id": "int", "email": "text"})), owner="data")
     [found] = yaml.safe_load(text)["exposures"]
@@ -78,16 +78,16 @@ def test_an_exposure_says_which_columns_are_used() -> None:
 
 
 def test_syncs_and_marks_in_meta() -> None:
-    """One, or a list; a mark is no sync, and a sync with a mistake is told."""
+    """Meta has one sync or a list; a mark is not a sync, and an invalid sync is an error."""
     spec: dict[str, Any] = json.loads(sync().sync.model_dump_json(exclude={"model"}, exclude_unset=True))
-    told = {
+    values = {
         "one": spec,
         "two": [{**spec, "name": "a"}, {**spec, "name": "b", "model": "one"}],
         "mark": True,
         "marked": {"owner": "crm"},
         "wrong": {"name": "c", "destination": {"type": "http"}, "maping": {}},
     }
-    nodes = [model(name, meta={"reverse_etl": value}) for name, value in told.items()]
+    nodes = [model(name, meta={"reverse_etl": value}) for name, value in values.items()]
     sources, errors = syncs_in_meta(read_manifest(manifest(*nodes)))
     assert {source.sync.name: source.sync.model for source in sources} == {
         "customers_to_crm": "shop.one", "a": "shop.two", "b": "one",

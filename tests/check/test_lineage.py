@@ -1,4 +1,4 @@
-"""What is known of a model's columns, in the dialects of the warehouses."""
+"""Tests of a model's columns and lineage, in the dialects of the warehouses."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def test_families(types: str, name: str) -> None:
     assert {family(text) for text in types.split()} == {name}
 
 
-def test_a_type_that_nobody_knows_has_no_family() -> None:
+def test_an_unknown_type_has_no_family() -> None:
     assert family("hstore_of_mine") is None
     assert family("") is None

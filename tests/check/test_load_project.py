@@ -1,4 +1,4 @@
-"""Versions of a project for a check: files, folders, and refs of a local repository, parsed by the real dbt."""
+"""Tests of loading a project's version from files, folders, and refs of a local repository, parsed by the real dbt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(files: dict[str, str]) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A dbt project under ``analytics``, whose last commit renames a column."""
+    """Create a dbt project under ``analytics``, whose last commit renames a column."""
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet", "--initial-branch=main")
     write(
@@ -57,16 +57,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_refs_are_parsed_by_dbt_and_compared(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And dbt reads our exposures: the head, which is the folder, has them among its models."""
+    """dbt also reads our exposures, which the head, a folder, has among its models."""
     project = ["--project-path", "analytics", "--syncs", "syncs"]
     assert main(["exposures", "--project", "main~1", "--owner", "data", *project]) == 0
     write({"analytics/models/exposures.yml": capsys.readouterr().out})
     assert main(["check", "--base", "main~1", "--head", ".", *project]) == 1
-    assert "email of customers is gone; it is probably email_address now" in capsys.readouterr().out
+    assert "email of customers is missing; it was probably renamed to email_address" in capsys.readouterr().out
     assert not (repository / "analytics" / "target").exists()
 
 
-def test_a_ref_that_is_not_there_says_how_to_fetch_it(repository: Path) -> None:
+def test_the_error_of_a_missing_ref_says_how_to_fetch_it(repository: Path) -> None:
     with pytest.raises(RepositoryNotFoundError, match="fetch-depth"):
         ProjectLoader().load("origin/main")
     with pytest.raises(ProjectError, match="no folder 'dbt'"):
@@ -75,7 +75,7 @@ def test_a_ref_that_is_not_there_says_how_to_fetch_it(repository: Path) -> None:
         ProjectLoader().load("--output=/tmp/x")
 
 
-def test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_manifest_in_the_target_folder_is_used_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "dbt_project.yml").write_text("vars: {a: 1}")
     (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest(model("customers"))))
@@ -84,7 +84,7 @@ def test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path: Path) -> No
 
 
 def test_a_manifest_older_than_its_sources_is_not_trusted(tmp_path: Path) -> None:
-    test_a_manifest_in_the_target_folder_is_taken_as_it_is(tmp_path)
+    test_a_manifest_in_the_target_folder_is_used_as_it_is(tmp_path)
     (tmp_path / "models").mkdir()
     model = tmp_path / "models" / "customers.sql"
     model.write_text("select 1")

@@ -103,7 +103,7 @@ def test_the_commands_find_the_breaking_change(repository: Origin, tmp_path: Pat
         command, cwd=repository.work, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "syncs/people.yaml:5: breaking: column email of customers is gone; it is probably mail" in done.stdout
+    assert "syncs/people.yaml:5: breaking: column email of customers is missing; it was probably renamed to mail" in done.stdout
     assert f"could not report to {host}: the environment variable" in done.stderr
     assert host != "gitlab" or 'failures="1"' in (repository.work / "reverse-etl.xml").read_text()
 
@@ -127,4 +127,4 @@ def test_the_pre_commit_hook(repository: Origin, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=repository.work, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "column mail of customers is gone" in done.stdout
+    assert "column mail of customers is missing" in done.stdout

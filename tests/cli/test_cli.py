@@ -73,7 +73,7 @@ def test_exit_codes(here: Path, head: str, more: tuple[str, ...], code: int) -> 
 def test_people_get_file_line_and_advice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check("gone")
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("syncs/customers.yaml:6: breaking: column email of customers is gone; it is probably mail")
+    assert first.startswith("syncs/customers.yaml:6: breaking: column email of customers is missing; it was probably renamed to mail")
     assert last.startswith("failed: 1 breaking, for 1 of 1 syncs")
 
 
@@ -87,10 +87,10 @@ def test_several_outputs_at_once(here: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--base", "nowhere", "--syncs", "syncs"], "no manifest, no folder and no ref"),
-        (["--base", "base", "--head", "base", "--syncs", "missing"], "no such folder"),
+        (["--base", "nowhere", "--syncs", "syncs"], "not a manifest, a folder or a ref"),
+        (["--base", "base", "--head", "base", "--syncs", "missing"], "folder or file of syncs not found"),
         (["--base", "base", "--head", "base"], "no syncs to check"),
-        (["--base", "syncs/customers.yaml", "--syncs", "syncs"], "cannot read"),
+        (["--base", "syncs/customers.yaml", "--syncs", "syncs"], "customers.yaml cannot be read"),
         (["--base", "base", "--head", "base", "--syncs", "syncs", "--output", "pdf"], "no output format"),
         (["--base", "base", "--head", "base", "--syncs", "syncs", "--env", "NOT_SET_HERE"], "NOT_SET_HERE"),
     ],

@@ -103,7 +103,7 @@ def test_a_ref_is_never_an_option(
         local(origin).checkout("1" * 40, path="analytics", under=tmp_path / "c", ref=ref)
     monkeypatch.chdir(origin.work)
     assert main(["check", f"--base={ref}", "--head=.", "--syncs=."]) == 2
-    assert "no manifest, no folder and no ref" in capsys.readouterr().err
+    assert "not a manifest, a folder or a ref" in capsys.readouterr().err
     assert not marker.exists()
 
 
@@ -228,7 +228,7 @@ def test_a_manifest_that_is_a_trap_is_an_error_in_words(
     path.write_text(text)
     assert main(["check", "--base", str(path), "--head", str(path), "--syncs", "x"]) == 2
     error = capsys.readouterr().err
-    assert "cannot read manifest.json" in error
+    assert "manifest.json cannot be read" in error
     assert said in error
 
 

@@ -185,7 +185,7 @@ def test_a_sync_that_cannot_be_read_does_not_hold_up_the_models(
     assert isinstance(found, dict), found
     assert "Not looked at for drift" in capsys.readouterr().out
     missing, _ = execute(DbtModelSyncOperator(**settings, syncs=tmp_path / "nowhere"))
-    assert "no such folder or file of syncs" in str(missing)
+    assert "folder or file of syncs not found" in str(missing)
 
 
 def test_a_dag_runs_the_syncs_in_its_models_meta(

@@ -1,1 +1,1 @@
-"""The rules of a check, by what they look at."""
+"""The rules of a check: functions that take a change and yield findings."""

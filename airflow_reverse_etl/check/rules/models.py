@@ -1,10 +1,9 @@
-"""The rules of a check: what each kind of change to a model means for a sync that uses it."""
+"""The rules about models, and the list of all rules."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
@@ -18,178 +17,193 @@ _TABLES = ("table", "incremental")
 
 
 def relation(change: ModelChange) -> Iterator[Finding]:
-    """Another database, schema or name, as the warehouse compares them."""
-    before, after = change.before.relation, change.after.relation
-    if (
-        change.bumped
-        or not before
-        or not after
-        or change.base.project.relation(before) == change.head.project.relation(after)
-    ):
+    """Yield a finding if database, schema or name differ, as the warehouse compares them."""
+    before = change.before.relation
+    after = change.after.relation
+    if change.version_changed or not before or not after:
         return
-    text = f"{change.after.name} moves from {before} to {after}"
+    if change.base.project.relation(before) == change.head.project.relation(after):
+        return
+    level = Level.BREAKING
+    message = f"{change.after.name} moves from {before} to {after}"
+    todo = "build the new table and grant the sync's connection access to it before deployment; the old one goes stale"
     if change.other_target:
-        text += "; so does every model: base and head seem to be made for different targets"
-    yield change.finding(
-        "relation-moved",
-        Level.REVIEW if change.other_target else Level.BREAKING,
-        text,
-        todo="make both manifests with the same target"
-        if change.other_target
-        else "build it there and grant the sync's connection access before this is deployed; the old table goes stale",
-    )
+        level = Level.REVIEW
+        message += "; every model moves: base and head seem to be built for different targets"
+        todo = "build both manifests with the same target"
+    yield change.finding("relation-moved", level, message, todo=todo)
 
 
 def materialization(change: ModelChange) -> Iterator[Finding]:
-    """Ephemeral models have nothing to read."""
-    before, after = change.before.materialized, change.after.materialized
+    """Yield a finding if the materialization changes. An ephemeral model has no table to read."""
+    before = change.before.materialized
+    after = change.after.materialized
     if before == after:
         return
     if after == "ephemeral":
-        text = f"{change.after.name} becomes ephemeral: there is no table or view to read"
+        text = f"{change.after.name} becomes ephemeral and has no table or view to read"
         yield change.finding("ephemeral", Level.BREAKING, text, todo="materialize it as a view or a table")
-    else:
-        text = f"{change.after.name} is a {after} now, and was a {before}"
-        broken = (
-            change.before.contract and before in _TABLES and after not in _TABLES and bool(change.before.constraints)
-        )
-        yield change.finding("materialization", Level.WARNING, text, contract=broken)
+        return
+    text = f"{change.after.name} changes from {before} to {after}"
+    # Only tables enforce the constraints of a contract.
+    loses_constraints = bool(change.before.constraints) and before in _TABLES and after not in _TABLES
+    broken = change.before.contract and loses_constraints
+    yield change.finding("materialization", Level.WARNING, text, contract=broken)
 
 
 def version_and_access(change: ModelChange) -> Iterator[Finding]:
-    """What dbt's governance says about who may use the model, and for how long."""
-    name, today = change.after.name, change.today.isoformat()
-    if change.bumped:
+    """Yield findings about dbt's governance of the model: version, deprecation and access."""
+    name = change.after.name
+    if change.version_changed:
         yield change.finding(
             "version-bumped",
             Level.BREAKING,
-            f"{name} without a version means v{change.after.version} now, and meant v{change.before.version}",
-            todo=f"pin the sync to {name}.v{change.before.version}, then move it on its own",
+            f"{name} without a version moves from v{change.before.version} to v{change.after.version}",
+            todo=f"pin the sync to {name}.v{change.before.version}, then move it in a change of its own",
         )
     due = change.after.deprecation_date
     if due and due != change.before.deprecation_date:
-        level = Level.BREAKING if due <= today else Level.WARNING
+        level = Level.BREAKING if due <= change.today.isoformat() else Level.WARNING
         todo = "move the sync to another model or version before that day"
         yield change.finding("model-deprecated", level, f"{name} is deprecated from {due}", todo=todo)
     if change.after.access == "private" != change.before.access:
         yield change.finding(
             "access-private",
             Level.BREAKING,
-            f"{name} is private now: its owners no longer promise it to anyone outside their group",
-            todo="keep it protected or public, or agree with its owners and use another model",
+            f"{name} becomes private: its owners no longer promise it to anyone outside their group",
+            todo="keep it protected or public, or agree with its owners on another model",
         )
 
 
 def key(change: ModelChange) -> Iterator[Finding]:
-    """The primary key that dbt knows, and what keeps it one."""
+    """Yield a finding if dbt has another primary key, or no longer tests the primary key."""
     sync = change.usage.source.sync
     if isinstance(sync.model, SqlModel) or (isinstance(sync.model, TableModel) and not sync.primary_key):
         return  # such a sync takes no key from dbt
-    before, after = change.before.primary_key, change.after.primary_key
-    if sync.primary_key is None and [n.lower() for n in before] != [n.lower() for n in after]:
+    before = change.before.primary_key
+    after = change.after.primary_key
+    if sync.primary_key is None and _lowered(before) != _lowered(after):
+        old = _listed(before) or "none"
+        new = _listed(after) or "none"
         yield change.finding(
             "key-changed",
             Level.BREAKING,
-            f"the sync takes its primary key from dbt, where it changes from {_listed(before) or 'none'} "
-            f"to {_listed(after) or 'none'}",
+            f"the sync takes its primary key from dbt, where it changes from {old} to {new}",
             todo="restore the tests or constraints that declare the key, or set primary_key in the sync",
             contract=change.before.contract,
         )
         return
-    lost = _proofs(change.before, sync.primary_key or before) - _proofs(change.after, sync.primary_key or before)
+    names = sync.primary_key or before
+    lost = _key_proofs(change.before, names) - _key_proofs(change.after, names)
     if lost:
         yield change.finding(
             "key-test-removed",
             Level.BREAKING,
-            f"nothing in dbt tests any more that {' and that '.join(sorted(lost))}",
+            f"dbt no longer tests that {' and that '.join(sorted(lost))}",
             place=change.usage.source.place("primary_key"),
-            todo="keep the unique and not_null tests of the key: rows with a null or double key are not synced",
+            todo="keep the unique and not_null tests of the key: rows with a null or duplicate key are not synced",
         )
 
 
-def _proofs(model: Model, names: tuple[str, ...]) -> set[str]:
-    """What the project's tests and enforced constraints say about a key."""
-    wanted = {name.lower() for name in names}
-    found = set()
-    for fact in (*model.tests, *(model.constraints if model.contract else ())):
+def _key_proofs(model: Model, names: tuple[str, ...]) -> set[str]:
+    """Return the statements about a key that the model's tests and enforced constraints prove."""
+    key_columns = set(_lowered(names))
+    verb = "is" if len(names) == 1 else "are"
+    facts = [*model.tests]
+    if model.contract:
+        facts += model.constraints
+    proofs: set[str] = set()
+    for fact in facts:
         kind, _, rest = fact.rstrip(")").partition("(")
-        on = {name.strip().lower() for name in rest.split(",")} - {""}
-        if kind in ("unique", "primary_key") and on and on <= wanted:
-            found.add(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} unique")
+        tested = {name.strip().lower() for name in rest.split(",")} - {""}
+        if kind in ("unique", "primary_key") and tested and tested <= key_columns:
+            proofs.add(f"{_listed(names)} {verb} unique")
         if kind in ("not_null", "primary_key"):
-            found |= {f"{name} is never null" for name in on & wanted}
-    return found
+            proofs |= {f"{name} is never null" for name in tested & key_columns}
+    return proofs
 
 
 def contract(change: ModelChange) -> Iterator[Finding]:
-    """What the contract promised and no longer does, beyond the columns that the sync uses."""
-    before, after = change.before, change.after
+    """Yield what the contract no longer promises. The rule of columns reports those that the sync uses."""
+    before = change.before
+    after = change.after
     if not before.contract:
         return
-    used = {name.lower() for name in change.columns}
+    used = set(_lowered(change.columns))
     if not after.contract:
         text = f"the contract of {after.name} is no longer enforced"
         todo = "keep the contract enforced: without it nothing proves that the sync's columns stay"
         yield change.finding("contract-broken", Level.BREAKING, text, todo=todo, contract=True)
         return
-    now = {column.name.lower(): column.data_type for column in after.columns}
-    gone = [c.name for c in before.columns if c.name.lower() not in now and c.name.lower() not in used]
-    if gone:
-        text = f"the contract of {after.name} no longer has {_listed(gone)}, which this sync does not use"
+    # Columns that were removed.
+    new_types = {column.name.lower(): column.data_type for column in after.columns}
+    kept = used | set(new_types)
+    removed = [column.name for column in before.columns if column.name.lower() not in kept]
+    if removed:
+        text = f"the contract of {after.name} no longer has {_listed(removed)}, which this sync does not use"
         yield change.finding("contract-broken", Level.WARNING, text, contract=True)
+    # Columns with another type; used ones whose family changes are reported by the rule of columns.
     for column in before.columns:
-        other = now.get(column.name.lower())
-        same_family = other is not None and family(other) == family(column.data_type)
-        if other and _base(other) != _base(column.data_type) and (same_family or column.name.lower() not in used):
-            text = f"the contract of {after.name} changes {column.name} from {column.data_type} to {other}"
+        new_type = new_types.get(column.name.lower())
+        if not new_type or _base_type(new_type) == _base_type(column.data_type):
+            continue
+        if column.name.lower() not in used or family(new_type) == family(column.data_type):
+            text = f"the contract of {after.name} changes {column.name} from {column.data_type} to {new_type}"
             yield change.finding("contract-broken", Level.WARNING, text, column=column.name, contract=True)
+    # Constraints that were removed.
     for constraint in sorted({*before.constraints} - {*after.constraints}):
-        on = {name.lower() for name in re.findall(r"\w+", constraint.partition("(")[2])}
-        level = Level.BREAKING if on & used else Level.WARNING
+        constrained = set(_lowered(re.findall(r"\w+", constraint.partition("(")[2])))
+        level = Level.BREAKING if constrained & used else Level.WARNING
         text = f"the contract of {after.name} loses the constraint {constraint}"
         yield change.finding("contract-broken", level, text, contract=True)
 
 
 def rows(change: ModelChange) -> Iterator[Finding]:
-    """Filters, joins or grain, of the model or upstream of it."""
-    if not change.changed:
+    """Yield a finding if filters, joins or grain change, in the model or upstream."""
+    if not change.sql_changed:
         return
-    base, head = change.base.project, change.head.project
-    found = []
-    for unique_id in (change.after.unique_id, *head.ancestors(change.after.unique_id)):
-        was = change.before.unique_id if unique_id == change.after.unique_id else unique_id
-        if was not in base.nodes or base.own_digest(was) == head.own_digest(unique_id):
-            continue
-        name = unique_id.split(".", 2)[2]
-        if unique_id.startswith("seed."):
-            found.append(f"the file of seed {name}")
-        elif not unique_id.startswith("source."):
-            old, new = base.statement(was), head.statement(unique_id)
-            if old is None or new is None:
-                found.append(f"the SQL of {name}, which cannot be read here")
-            elif clauses := different_clauses(old, new):
-                found.append(f"{', '.join(clauses)} in {name}")
-    if found:
+    changes = list(_row_changes(change))
+    if changes:
         yield change.finding(
             "rows-changed",
             Level.WARNING,
-            f"{change.after.name} may have other rows: the change touches {'; '.join(found)}",
+            f"{change.after.name} may return different rows: the change affects {'; '.join(changes)}",
             todo="compare the plan's counts before it is sent: guards max_removed and max_changes stop a surprise",
         )
 
 
+def _row_changes(change: ModelChange) -> Iterator[str]:
+    base = change.base.project
+    head = change.head.project
+    for unique_id in (change.after.unique_id, *head.ancestors(change.after.unique_id)):
+        # The model itself may have another id, such as another version.
+        old_id = change.before.unique_id if unique_id == change.after.unique_id else unique_id
+        if old_id not in base.nodes or base.own_digest(old_id) == head.own_digest(unique_id):
+            continue
+        name = unique_id.split(".", 2)[2]
+        if unique_id.startswith("seed."):
+            yield f"the file of seed {name}"
+        elif not unique_id.startswith("source."):
+            old = base.statement(old_id)
+            new = head.statement(unique_id)
+            if old is None or new is None:
+                yield f"the SQL of {name}, which cannot be read"
+            elif clauses := different_clauses(old, new):
+                yield f"{', '.join(clauses)} in {name}"
+
+
 def marks(change: ModelChange) -> Iterator[Finding]:
-    """``meta.reverse_etl``, by which models are selected."""
+    """Yield a finding if the model loses ``meta.reverse_etl``, by which selections find it."""
     if change.before.meta.get("reverse_etl") and not change.after.meta.get("reverse_etl"):
-        text = f"{change.after.name} loses its meta.reverse_etl: selections by it no longer find the model"
+        text = f"{change.after.name} loses its meta.reverse_etl: selections by it no longer match the model"
         yield change.finding("sync-removed", Level.WARNING, text, todo="keep it while syncs use the model")
 
 
 def unread(change: ModelChange) -> Iterator[Finding]:
-    """Parts of the sync itself that cannot be understood matter once the model changes."""
-    if change.changed:
+    """Yield a finding for each part of the sync that cannot be read, if the model changes."""
+    if change.sql_changed:
         for place, reason in change.usage.unread:
-            text = f"{change.after.name} changes, and which of its columns the sync needs is not clear: {reason}"
+            text = f"{change.after.name} changes, and the columns that the sync needs are not clear: {reason}"
             yield change.finding("sync-unread", Level.REVIEW, text, place=place, todo="correct or simplify this part")
 
 
@@ -206,9 +220,14 @@ RULES: tuple[Callable[[ModelChange], Iterator[Finding]], ...] = (
 )
 
 
-def _base(data_type: str) -> str:
+def _base_type(data_type: str) -> str:
+    """Return a type without its length or precision."""
     return data_type.partition("(")[0].strip().lower()
 
 
-def _listed(names: Any) -> str:
+def _lowered(names: Iterable[str]) -> list[str]:
+    return [name.lower() for name in names]
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
