@@ -1,4 +1,4 @@
-"""What changed under a sync: the project's catalog since the last one, and the warehouse's own columns."""
+"""The drift under a sync: changes of the project's catalog, and of the columns that the warehouse reports."""
 
 from __future__ import annotations
 
@@ -23,44 +23,53 @@ _RULES = (version_and_access, relation, materialization, key, contract, marks)
 
 
 def catalog_drift(sources: Iterable[SyncSource], before: Catalog, after: Catalog, *, today: date) -> list[Finding]:
-    """What two catalogs of a project say, for the models that syncs name or whose table they read: gone, moved
-    relation, lost key test, another version, declared columns.
+    """Compare two catalogs of a project for the models that syncs name, or whose tables they read.
 
-    A catalog has no SQL: columns are those that the project declares. :func:`column_drift` knows the true ones.
+    Reports missing models, moved relations, lost key tests, other versions and changes of declared columns. A catalog
+    has no SQL, so columns are those that the project declares. :func:`column_drift` compares the actual ones.
     """
-    base, head = _version_of(before), _version_of(after)
-    known = ColumnResolver(base), ColumnResolver(head)
+    base = _version_of(before)
+    head = _version_of(after)
+    resolvers = (ColumnResolver(base), ColumnResolver(head))
     found: list[Finding] = []
     for source in sources:
-        for old in base.models_of(source.sync.model):
-            new = head.find(source.sync.model) if isinstance(source.sync.model, str) else head.models.get(old.unique_id)
+        ref = source.sync.model
+        for old in base.models_of(ref):
+            new = head.find(ref) if isinstance(ref, str) else head.models.get(old.unique_id)
             if new is None:
-                text = f"model {old.name} is not in the project any more"
+                text = f"model {old.name} is no longer in the project"
                 found.append(_finding(source, "model-missing", Level.BREAKING, text, source.place("model")))
             elif new != old:
-                found += _model_drift(source, old, new, known, today)
+                found += _model_drift(source, old, new, resolvers, today)
     return found
 
 
 def project_drift(before: Catalog, after: Catalog, *, today: date) -> list[Finding]:
-    """The same for every model, as a sync that used each of its declared columns would see it. ``sync`` is empty."""
-    unchanged = {model.unique_id: model for model in after.models}
-    changed = [_reader(model) for model in before.models if unchanged.get(model.unique_id) != model]
-    return [replace(finding, sync="") for finding in catalog_drift(changed, before, after, today=today)]
+    """Compare two catalogs for every model, as for a sync that uses all its declared columns.
+
+    :returns: findings with an empty ``sync``.
+    """
+    models_after = {model.unique_id: model for model in after.models}
+    changed = [model for model in before.models if models_after.get(model.unique_id) != model]
+    found = catalog_drift([_sync_of_all(model) for model in changed], before, after, today=today)
+    return [replace(finding, sync="") for finding in found]
 
 
 def retired_syncs(before: Catalog, after: Catalog) -> list[Finding]:
-    """Syncs that were in a model's ``meta.reverse_etl`` and are not any more: nothing breaks, and nothing is sent."""
-    now = {source.sync.name for source in syncs_in_meta(after)[0]}
+    """Return a warning for each sync that was removed from its model's ``meta.reverse_etl``."""
+    syncs_before, _ = syncs_in_meta(before)
+    syncs_after, _ = syncs_in_meta(after)
+    kept = {source.sync.name for source in syncs_after}
+    text = "it is no longer in the meta.reverse_etl of a model"
     return [
-        _finding(source, "sync-removed", Level.WARNING, "it is in no model's meta.reverse_etl any more", source.place())
-        for source in syncs_in_meta(before)[0]
-        if source.sync.name not in now and source.sync.drift != "ignore"
+        _finding(source, "sync-removed", Level.WARNING, text, source.place())
+        for source in syncs_before
+        if source.sync.name not in kept and source.sync.drift != "ignore"
     ]
 
 
 def _version_of(catalog: Catalog) -> ProjectVersion:
-    """What a catalog knows of the manifest that it was made from."""
+    """Rebuild the parts of a manifest that its catalog contains."""
     nodes = {
         model.unique_id: {"resource_type": "model", "relation_name": model.relation, "name": model.name}
         for model in catalog.models
@@ -68,8 +77,8 @@ def _version_of(catalog: Catalog) -> ProjectVersion:
     return ProjectVersion({"nodes": nodes}, catalog=catalog)
 
 
-def _reader(model: Model) -> SyncSource:
-    """A sync that uses everything the model declares."""
+def _sync_of_all(model: Model) -> SyncSource:
+    """Build a sync that uses everything that the model declares."""
     values: dict[str, Any] = {"name": "any", "source": "any", "destination": {"type": "any"}, "model": model.unique_id}
     values["mapping"] = {f"c{n}": column.name for n, column in enumerate(model.columns)} or {"none": {"value": None}}
     sync = Sync.model_validate({**values, "primary_key": model.primary_key or None})
@@ -77,31 +86,35 @@ def _reader(model: Model) -> SyncSource:
 
 
 def _model_drift(
-    source: SyncSource, old: Model, new: Model, known: tuple[ColumnResolver, ColumnResolver], today: date
+    source: SyncSource, old: Model, new: Model, resolvers: tuple[ColumnResolver, ColumnResolver], today: date
 ) -> list[Finding]:
-    used = usage(source, dialect=known[0].project.dialect)
-    columns = used.columns
-    if isinstance(source.sync.model, SqlModel):
-        columns = {**(columns if used.star else {}), **used.mentions}
-    change = ModelChange(used, old, new, *known, columns, today)
-    found = [finding for rule in _RULES for finding in rule(change)]
-    then, now = ([Column(c.name, c.data_type) for c in model.columns] for model in (old, new))
-    declared = {column.name.lower() for column in then}
-    there = {name: place for name, place in columns.items() if name.lower() in declared}
-    lost = Level.BREAKING if old.contract and new.contract else Level.REVIEW
-    return found + list(_compare(source, there, then, now, lost=lost))
+    used = usage(source, dialect=resolvers[0].project.dialect)
+    columns = used.query_columns() if isinstance(source.sync.model, SqlModel) else used.columns
+    change = ModelChange(used, old, new, *resolvers, columns, today)
+    found: list[Finding] = []
+    for rule in _RULES:
+        found += rule(change)
+    # Undeclared columns are unknown, and only a contract proves that declared ones are all.
+    before = [Column(column.name, column.data_type) for column in old.columns]
+    after = [Column(column.name, column.data_type) for column in new.columns]
+    declared = {column.name.lower() for column in before}
+    used_and_declared = {name: place for name, place in columns.items() if name.lower() in declared}
+    missing = Level.BREAKING if old.contract and new.contract else Level.REVIEW
+    found += _compare(source, used_and_declared, before, after, missing=missing)
+    return found
 
 
 def column_drift(
     source: SyncSource, now: Sequence[Column], before: Sequence[Column] | None, *, dialect: str | None = None
 ) -> list[Finding]:
-    """What the warehouse has now, against what the sync needs, and against what was there at its last run.
+    """Compare the warehouse's columns with the needs of the sync, and with the columns at its last run.
 
     :param now: columns of the sync's model, or of its query.
-    :param before: the same at the last run; None: it is the first.
+    :param before: the columns at the last run; None for the first run.
     """
     used = usage(source, dialect=dialect).columns
-    return list(_compare(source, used, before or [], now, lost=Level.BREAKING, first=before is None))
+    is_first = before is None
+    return list(_compare(source, used, before or [], now, missing=Level.BREAKING, is_first=is_first))
 
 
 def _compare(
@@ -110,37 +123,52 @@ def _compare(
     before: Sequence[Column],
     now: Sequence[Column],
     *,
-    lost: Level,
-    first: bool = False,
+    missing: Level,
+    is_first: bool = False,
 ) -> Iterator[Finding]:
-    then = {column.name.lower(): column for column in before}
-    there = {column.name.lower(): column for column in now}
-    wanted = {name.lower() for name in used}
-    added = {key: column.name for key, column in there.items() if key not in then}
+    """Yield the findings about columns.
+
+    :param missing: the level of a used column that is missing.
+    :param is_first: report missing columns only, as no earlier columns are known.
+    """
+    old_columns = {column.name.lower(): column for column in before}
+    new_columns = {column.name.lower(): column for column in now}
+    used_keys = {name.lower() for name in used}
+    added = {key: column.name for key, column in new_columns.items() if key not in old_columns}
+    # Columns that the sync uses.
     for name, place in used.items():
-        old, new = then.get(name.lower()), there.get(name.lower())
+        old = old_columns.get(name.lower())
+        new = new_columns.get(name.lower())
         if new is None:
-            near = difflib.get_close_matches(name.lower(), added, n=1, cutoff=0.6)
-            text = f"column {name} is gone" + (f"; it is probably {added[near[0]]} now" if near else "")
+            text = f"column {name} is missing"
+            similar = difflib.get_close_matches(name.lower(), added, n=1, cutoff=0.6)
+            if similar:
+                text += f"; it was probably renamed to {added[similar[0]]}"
             todo = "restore it, or change the sync"
-            yield _finding(source, "column-missing", lost, text, place, column=name, todo=todo)
-        elif old and _base(old) != _base(new) and _base(old) and _base(new):
-            families = family(old.data_type), family(new.data_type)
-            level = Level.WARNING if families[0] == families[1] is not None else Level.BREAKING
+            yield _finding(source, "column-missing", missing, text, place, column=name, todo=todo)
+        elif old and _base_type(old) and _base_type(new) and _base_type(old) != _base_type(new):
+            old_family = family(old.data_type)
+            same_family = old_family is not None and old_family == family(new.data_type)
+            level = Level.WARNING if same_family else Level.BREAKING
             text = f"column {name} changed from {old.data_type} to {new.data_type}"
-            todo = "check that the destination takes the new type"
+            todo = "check that the destination accepts the new type"
             yield _finding(source, "column-type", level, text, place, column=name, todo=todo)
-    if first:
+    if is_first:
         return
-    gone = [column.name for key, column in then.items() if key not in there and key not in wanted]
-    more = [name for key, name in added.items() if key not in wanted]
-    for rule, names, word in (("column-added", more, "new"), ("column-removed", gone, "gone, and not used here")):
-        if names:
-            text = f"columns that are {word}: {', '.join(names)}"
-            yield _finding(source, rule, Level.WARNING, text, source.place("model"))
+    # Columns that the sync does not use.
+    new_unused = [name for key, name in added.items() if key not in used_keys]
+    if new_unused:
+        text = f"new columns: {', '.join(new_unused)}"
+        yield _finding(source, "column-added", Level.WARNING, text, source.place("model"))
+    kept = used_keys | set(new_columns)
+    removed = [column.name for key, column in old_columns.items() if key not in kept]
+    if removed:
+        text = f"removed columns, not used by the sync: {', '.join(removed)}"
+        yield _finding(source, "column-removed", Level.WARNING, text, source.place("model"))
 
 
-def _base(column: Column) -> str:
+def _base_type(column: Column) -> str:
+    """Return the column's type without its length or precision."""
     return column.data_type.partition("(")[0].strip().lower()
 
 

@@ -1,6 +1,6 @@
-"""Has a model changed under a sync: since its last run, and since a task last read the project?
+"""The memory of the last run's columns, and of the catalog that a task last read, to compare with.
 
-The memory of either is one small file under the state URL.
+Each is one small file under the state URL.
 """
 
 from __future__ import annotations
@@ -25,55 +25,63 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
 
-#: So many findings are told one by one.
-_LISTED = 20
+#: Findings that are reported one by one; more are only counted.
+_MAX_LISTED = 20
 
 
 def look_for_drift(
     sync: Sync, *, query: str, warehouse: Warehouse, files: StateFiles, output: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """What changed, worst first. Remembers the present state, unless this raises.
+    """Return the changes since the sync's last run, worst first, and store the present state unless this raises.
 
-    :param output: of the task that the catalog comes from.
+    :param output: output of the task that stored the catalog.
     :raises SpecError: the query is not one SELECT.
-    :raises GuardError: the sync's ``drift`` is ``fail``, and something that it uses is not as it was.
+    :raises GuardError: the sync's ``drift`` is ``fail``, and something that it uses changed.
     """
     if sync.drift == "ignore":
         return []
     from airflow_reverse_etl.check.drift import catalog_drift, column_drift
     from airflow_reverse_etl.check.usage import SyncSource
 
-    place = f"drift/{sync.name}.json"
-    known = _known(files.read(place), sync)
-    now = list(model_columns(query, warehouse, sync))
-    before = [Column(*column) for column in known["columns"]] if known else None
+    path = f"drift/{sync.name}.json"
+    state = _load_state(files.read(path), sync)
     source = SyncSource(sync, sync.name)
-    found = column_drift(source, now, before, dialect=warehouse.dialect)
-    then, there = _catalog(files, known.get("catalog")), _catalog(files, (output or {}).get("catalog"))
-    if then and there and then != there:
+    # Compare the columns, as the warehouse reports them.
+    columns = list(model_columns(query, warehouse, sync))
+    columns_before = [Column(*column) for column in state["columns"]] if state else None
+    found = column_drift(source, columns, columns_before, dialect=warehouse.dialect)
+    # Compare the catalogs for everything else.
+    catalog_path = (output or {}).get("catalog")
+    catalog_before = _load_catalog(files, state.get("catalog"))
+    catalog = _load_catalog(files, catalog_path)
+    if catalog_before and catalog and catalog_before != catalog:
         today = datetime.now(UTC).date()
-        more = catalog_drift([source], then, there, today=today)
-        # What the warehouse itself says about columns is the better word.
+        more = catalog_drift([source], catalog_before, catalog, today=today)
         found += [finding for finding in more if not finding.rule.startswith("column-")]
     found.sort(key=lambda finding: finding.level.rank)
-    if sync.drift == "fail" and (stop := _stop(sync.name, found)):
-        raise stop
-    columns = [[column.name, column.data_type] for column in now]
-    state = {"sync": sync.digest, "columns": columns, "catalog": (output or {}).get("catalog")}
-    files.write(place, json.dumps(state).encode())
+    if sync.drift == "fail":
+        error = _drift_error(sync.name, found)
+        if error:
+            raise error
+    new_state = {
+        "sync": sync.digest,
+        "columns": [[column.name, column.data_type] for column in columns],
+        "catalog": catalog_path,
+    }
+    files.write(path, json.dumps(new_state).encode())
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogDrift:
-    """What changed in a project since a task last read it.
+    """Changes of a project since a task last read it.
 
-    :param project: its name.
-    :param models: how many its catalog has now.
-    :param other_catalog: this is not the catalog that the task saw last.
-    :param since: the commit that it saw; None, if it was none or is not stored any more.
-    :param findings: worst first.
-    :param stops: why the task must not succeed.
+    :param project: name of the project.
+    :param models: number of models in its present catalog.
+    :param other_catalog: the task has not read this catalog before.
+    :param since: commit of the catalog that the task read last; None if no such catalog is stored.
+    :param findings: the changes, worst first.
+    :param stops: errors that must fail the task.
     """
 
     project: str
@@ -84,110 +92,130 @@ class CatalogDrift:
     stops: tuple[GuardError, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """For the log."""
-        for finding in self.findings[:_LISTED]:
+        """Yield a line for the log for each of the first findings."""
+        for finding in self.findings[:_MAX_LISTED]:
             yield f"{finding.sync or finding.model}: {finding.level}: {finding.message}"
-        if len(self.findings) > _LISTED:
-            yield f"and {len(self.findings) - _LISTED} findings more"
+        if len(self.findings) > _MAX_LISTED:
+            yield f"and {len(self.findings) - _MAX_LISTED} more findings"
 
     def to_dict(self) -> dict[str, Any]:
-        """For XCom: small."""
+        """Return a form for XCom, which is kept small."""
         counts = Counter(finding.level.name.lower() for finding in self.findings)
-        names = ("rule", "level", "sync", "model", "column", "message")
-        listed = [{name: found[name] for name in names} for found in (f.to_dict() for f in self.findings[:_LISTED])]
         levels = {level: counts[level] for level in ("breaking", "review", "warning")}
+        names = ("rule", "level", "sync", "model", "column", "message")
+        listed: list[dict[str, Any]] = []
+        for finding in self.findings[:_MAX_LISTED]:
+            values = finding.to_dict()
+            listed.append({name: values[name] for name in names})
         return {"since": self.since, **levels, "findings": listed}
 
 
 class CatalogMemory:
-    """What a task saw of a project when it last succeeded: the catalog, and the syncs that used it, as they were.
+    """The catalog that a task read when it last succeeded, and the digests of the syncs at that time.
 
-    :param task: the task as a part of a path.
-    :param key: of the project and the settings that its catalog depends on.
+    :param task: id of the task, as a part of a path.
+    :param key: digest of the project and the settings that its catalog depends on.
     """
 
     def __init__(self, files: StateFiles, task: str, key: str) -> None:
-        self._files, self._place = files, f"model_drift/{task}/{key}.json"
-        self._known: dict[str, Any] = {}
+        self._files = files
+        self._path = f"model_drift/{task}/{key}.json"
+        self._state: dict[str, Any] = {}
+        # Damaged state counts as none: the next comparison starts from the present catalog.
         with contextlib.suppress(ValueError, TypeError):
-            self._known = dict(json.loads(files.read(self._place) or b"{}"))
+            self._state = dict(json.loads(files.read(self._path) or b"{}"))
 
     def unchanged(self, place: str, given: Sequence[SyncSource]) -> CatalogDrift | None:
-        """No drift, where the task saw this catalog, which is still there, and was given these syncs."""
+        """Return an empty drift if the task has read this catalog and got these syncs before, else None.
+
+        :param place: path of the catalog under the state URL.
+        """
         with contextlib.suppress(KeyError, TypeError):
-            if (place, _digests(given)) == (self._known["catalog"], self._known["given"]) and self._files.exists(place):
-                return CatalogDrift(self._known["project"], self._known["models"], other_catalog=False)
+            same_catalog = place == self._state["catalog"]
+            same_syncs = _digests(given) == self._state["given"]
+            if same_catalog and same_syncs and self._files.exists(place):
+                return CatalogDrift(self._state["project"], self._state["models"], other_catalog=False)
         return None
 
     def compare(self, catalog: Catalog, place: str, sources: Sequence[SyncSource]) -> CatalogDrift:
-        """What changed for the syncs; without any, for every model. A sync that is new or was changed takes things as
-        they are now.
+        """Compare with the last catalog, for the syncs, or for every model if no syncs are given.
 
-        :param place: the catalog's path under the state URL.
+        Syncs that are new or were changed since are not compared: they accept the present catalog.
+
+        :param place: path of the catalog under the state URL.
         """
-        facts = catalog.project, len(catalog.models)
-        last = self._known.get("catalog")
-        before = _catalog(self._files, last) if last != place else None
+        models = len(catalog.models)
+        last = self._state.get("catalog")
+        before = _load_catalog(self._files, last) if last != place else None
         if before is None:
-            return CatalogDrift(*facts, other_catalog=last != place)
+            return CatalogDrift(catalog.project, models, other_catalog=last != place)
         from airflow_reverse_etl.check.drift import catalog_drift, project_drift, retired_syncs
 
-        today, syncs = datetime.now(UTC).date(), self._known.get("syncs", {})
-        same = [source for source in sources if syncs.get(source.sync.name) == source.sync.digest]
-        policies = {source.sync.name: source.sync.drift for source in same}
-        looked_at = [source for source in same if source.sync.drift != "ignore"]
-        found = catalog_drift(looked_at, before, catalog, today=today)
-        names = {source.sync.name for source in sources}  # one that moved into a file is not gone
+        today = datetime.now(UTC).date()
+        digests = self._state.get("syncs", {})
+        unchanged = [source for source in sources if digests.get(source.sync.name) == source.sync.digest]
+        compared = [source for source in unchanged if source.sync.drift != "ignore"]
+        found = catalog_drift(compared, before, catalog, today=today)
+        # A sync that moved from meta into a file is not removed.
+        names = {source.sync.name for source in sources}
         found += [finding for finding in retired_syncs(before, catalog) if finding.sync not in names]
         if not sources:
             found += project_drift(before, catalog, today=today)
         found.sort(key=lambda finding: finding.level.rank)
-        stops = (
-            _stop(name, [finding for finding in found if finding.sync == name])
-            for name, policy in policies.items()
-            if policy == "fail"
-        )
+        # Collect the errors of syncs with ``drift: fail``; a name counts once, with the policy given last.
+        policies = {source.sync.name: source.sync.drift for source in unchanged}
+        stops: list[GuardError] = []
+        for name, policy in policies.items():
+            own = [finding for finding in found if finding.sync == name]
+            error = _drift_error(name, own) if policy == "fail" else None
+            if error:
+                stops.append(error)
         return CatalogDrift(
-            *facts, other_catalog=True, since=before.commit, findings=tuple(found), stops=tuple(filter(None, stops))
+            catalog.project,
+            models,
+            other_catalog=True,
+            since=before.commit,
+            findings=tuple(found),
+            stops=tuple(stops),
         )
 
     def keep(self, catalog: Catalog, place: str, *, given: Sequence[SyncSource], beside: Sequence[SyncSource]) -> None:
-        """The task succeeds: what it compares with the next time.
+        """Store the state to compare with the next time, because the task succeeds.
 
-        :param given: the syncs that the task was given.
-        :param beside: those written beside the models.
+        :param given: syncs that the task was given.
+        :param beside: syncs defined in the meta of the models.
         """
-        known = {
+        state = {
             "catalog": place,
             "project": catalog.project,
             "models": len(catalog.models),
             "given": _digests(given),
             "syncs": _digests([*beside, *given]),
         }
-        if known != self._known:
-            self._files.write(self._place, json.dumps(known).encode())
+        if state != self._state:
+            self._files.write(self._path, json.dumps(state).encode())
 
 
 def _digests(sources: Sequence[SyncSource]) -> dict[str, str]:
     return {source.sync.name: source.sync.digest for source in sources}
 
 
-def _stop(sync: str, findings: Sequence[Finding]) -> GuardError | None:
-    """The end of a run whose sync says ``drift: fail``, if something that it uses is not as it was."""
+def _drift_error(sync: str, findings: Sequence[Finding]) -> GuardError | None:
+    """Build the error of a sync with ``drift: fail``, if something that it uses changed."""
     from airflow_reverse_etl.check.findings import Level
 
-    bad = [finding.message for finding in findings if finding.level is not Level.WARNING]
-    if not bad:
+    messages = [finding.message for finding in findings if finding.level is not Level.WARNING]
+    if not messages:
         return None
     return GuardError(
-        f"the model changed under the sync: {'; '.join(bad)}",
-        todo="restore it, or change the sync: a changed sync takes things as they are then",
+        f"the model changed under the sync: {'; '.join(messages)}",
+        todo="restore the model, or change the sync: a changed sync accepts the model as it is",
         sync=sync,
     )
 
 
-def _known(data: bytes | None, sync: Sync) -> dict[str, Any]:
-    """What was there at the last run of this very specification; a damaged memory is none."""
+def _load_state(data: bytes | None, sync: Sync) -> dict[str, Any]:
+    """Return the state that the last run stored; empty if it is damaged or the specification changed since."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         state = json.loads(data or b"")
         if state["sync"] == sync.digest and all(len(column) == 2 for column in state["columns"]):
@@ -195,7 +223,8 @@ def _known(data: bytes | None, sync: Sync) -> dict[str, Any]:
     return {}
 
 
-def _catalog(files: StateFiles, path: str | None) -> Catalog | None:
+def _load_catalog(files: StateFiles, path: str | None) -> Catalog | None:
+    """Return a stored catalog, or None if it is missing or damaged."""
     from airflow_reverse_etl.dbt.catalog import Catalog
 
     data = files.read(path) if path else None

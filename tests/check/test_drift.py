@@ -1,4 +1,4 @@
-"""What changed under a sync since its last run."""
+"""Tests of the drift under a sync since its last run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.dbt.projects import Node, data_test, keyed, manifest, model, sync
 THERE = [Column("ID", "NUMBER(38,0)"), Column("EMAIL", "VARCHAR"), Column("PLAN", "VARCHAR(20)")]
 
 
-def told(findings: Any) -> list[tuple[str, Level, str | None]]:
+def summaries(findings: Any) -> list[tuple[str, Level, str | None]]:
     return [(finding.rule, finding.level, finding.column) for finding in findings]
 
 
-def test_the_first_run_and_one_without_changes_say_nothing() -> None:
+def test_the_first_run_and_one_without_changes_have_no_findings() -> None:
     assert column_drift(sync(), THERE, None) == []
     assert column_drift(sync(), THERE, THERE) == []
 
 
-def test_a_used_column_that_is_gone_is_told_at_the_first_run_too() -> None:
-    assert told(column_drift(sync(), THERE[:1], None)) == [("column-missing", Level.BREAKING, "email")]
+def test_a_missing_used_column_is_reported_at_the_first_run_too() -> None:
+    assert summaries(column_drift(sync(), THERE[:1], None)) == [("column-missing", Level.BREAKING, "email")]
 
 
 def test_a_renamed_column_is_named() -> None:
     (missing, added) = column_drift(sync(), [THERE[0], Column("E_MAIL"), THERE[2]], THERE)
-    assert "probably E_MAIL now" in missing.message
+    assert "probably renamed to E_MAIL" in missing.message
     assert added.rule == "column-added"
 
 
@@ -46,17 +46,17 @@ def test_a_renamed_column_is_named() -> None:
     ],
 )
 def test_retyped(data_type: str, expected: list[Any]) -> None:
-    assert told(column_drift(sync(), [THERE[0], Column("EMAIL", data_type), THERE[2]], THERE)) == expected
+    assert summaries(column_drift(sync(), [THERE[0], Column("EMAIL", data_type), THERE[2]], THERE)) == expected
 
 
 def test_columns_that_the_sync_does_not_use_are_warnings() -> None:
     now = [*THERE[:2], Column("SCORE", "FLOAT")]
     expected = [("column-added", Level.WARNING, None), ("column-removed", Level.WARNING, None)]
-    assert told(column_drift(sync(), now, THERE)) == expected
+    assert summaries(column_drift(sync(), now, THERE)) == expected
 
 
 def catalog(*nodes: Node) -> Catalog:
-    """Through its stored form, as a task finds it."""
+    """Read a catalog through its stored form, as a task does."""
     return Catalog.from_json(read_manifest(manifest(*nodes)).to_json())
 
 
@@ -84,8 +84,8 @@ def test_catalogs(after: list[Node], rule: str | None) -> None:
 
 
 @pytest.mark.parametrize("reads", [{"table": "main.customers"}, {"sql": "select email from main.customers"}])
-def test_a_table_and_a_query_are_told_of_the_model_behind_them(reads: dict[str, str]) -> None:
-    """Only of the model that they read, and of the columns that a query names."""
+def test_a_table_and_a_query_get_the_findings_of_the_model_they_read(reads: dict[str, str]) -> None:
+    """Report only that model, and only the columns that a query names."""
     source = sync(model=reads, primary_key="id")
     moved = catalog(model("customers", columns={"id": "integer"}, schema="marts"), *keyed("customers"))
     found = catalog_drift([source], BEFORE, moved, today=TODAY)
@@ -95,7 +95,7 @@ def test_a_table_and_a_query_are_told_of_the_model_behind_them(reads: dict[str, 
 
 
 def test_every_model_of_a_project_where_no_sync_is_known() -> None:
-    """Columns that went, came, were renamed or retyped; a moved table; a lost test; a model that is gone. No other."""
+    """Report removed, added, renamed and retyped columns, moved tables, lost tests and missing models; nothing else."""
     before = catalog(
         model("customers", columns={**COLUMNS, "plan": "text", "age": "integer"}),
         *keyed("customers"),
@@ -114,11 +114,11 @@ def test_every_model_of_a_project_where_no_sync_is_known() -> None:
         "column-added", "column-missing", "column-type", "key-test-removed", "model-missing", "relation-moved",
     ]  # fmt: skip
     texts = "; ".join(finding.message for finding in found)
-    assert "column plan is gone; it is probably plan_name now" in texts
-    assert "model orders is not in the project any more" in texts
+    assert "column plan is missing; it was probably renamed to plan_name" in texts
+    assert "model orders is no longer in the project" in texts
 
 
-def test_a_sync_that_left_its_models_meta_is_told_and_breaks_nothing() -> None:
+def test_a_sync_removed_from_its_models_meta_is_a_warning() -> None:
     def tagged(*names: str) -> Catalog:
         specs = [{**sync().sync.model_dump(exclude={"model"}, exclude_unset=True), "name": name} for name in names]
         return catalog(model("customers", columns=COLUMNS, meta={"reverse_etl": specs}))

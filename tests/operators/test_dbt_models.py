@@ -84,7 +84,7 @@ def test_drift_of_two_commits_is_told_or_fails_as_each_sync_says(
         capsys.readouterr()
         error, pushed = read(syncs=syncs)
         assert isinstance(error, AirflowFailException)
-        assert "column email is gone; it is probably e_mail now" in str(error)
+        assert "column email is missing; it was probably renamed to e_mail" in str(error)
         assert "'fails'" in str(error)
         assert "'warns'" not in str(error)
         found = {(finding["sync"], finding["rule"]) for finding in pushed["drift"]["findings"]}
@@ -94,7 +94,7 @@ def test_drift_of_two_commits_is_told_or_fails_as_each_sync_says(
             ("warns", "column-missing"), ("warns", "column-added"),
         }  # fmt: skip
         assert pushed["events"] == []
-        assert "warns: needs review: column email is gone" in capsys.readouterr().out
+        assert "warns: needs review: column email is missing" in capsys.readouterr().out
 
     strict["mapping"] = {"email": "e_mail"}
     second, pushed = read(syncs=syncs)
