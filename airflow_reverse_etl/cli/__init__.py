@@ -1,1 +1,1 @@
-"""``reverse-etl``: what can be done without Airflow running. Imports no Airflow."""
+"""The ``reverse-etl`` program: commands that work without Airflow running. Imports no Airflow."""

@@ -1,4 +1,4 @@
-"""``reverse-etl check``."""
+"""The command ``reverse-etl check``."""
 
 from __future__ import annotations
 
@@ -17,47 +17,54 @@ from airflow_reverse_etl.cli.options import FAILED, REVIEW, project_loader, sync
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import CheckReport
 
-
+# Repeated here, so that the parser of the command line is built without importing the check.
 FORMATS = ("text", "json", "junit", "sarif", "github")
 POLICIES = ("breaking", "any_change", "contract")
 HOSTS = ("github", "gitlab", "bitbucket")
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """Check a change; returns the exit code."""
+    """Check a change and return the exit code."""
     from airflow_reverse_etl.check.check import check_project
 
     outputs = [_output(text) for text in options.output or ["text"]]
-    versions = project_loader(options)
+    loader = project_loader(options)
+    today = datetime.now(UTC).date()
     with _relaxed_gc():
-        base, head = versions.load(options.base, built=True), versions.load(options.head)
-        report = check_project(
-            syncs_of(options, base), base, head, today=datetime.now(UTC).date(), policy=options.policy
-        )
+        base = loader.load(options.base, built=True)
+        head = loader.load(options.head)
+        report = check_project(syncs_of(options, base), base, head, today=today, policy=options.policy)
     _write(report, outputs)
     if options.report:
-        _report(report, options)
-    codes = {"failed": FAILED, "needs review": 0 if options.allow_review else REVIEW, "passed": 0}
-    return codes[report.conclusion]
+        _publish(report, options)
+    if report.conclusion == "failed":
+        return FAILED
+    if report.conclusion == "needs review" and not options.allow_review:
+        return REVIEW
+    return 0
 
 
 @contextmanager
 def _relaxed_gc() -> Iterator[None]:
-    """Manifests are millions of objects that all stay: looking for garbage among them took a third of the time."""
-    usual = gc.get_threshold()
+    """Collect garbage rarely while manifests are read.
+
+    Two large manifests are millions of objects that all stay alive; collecting took a third of the time of a check.
+    """
+    thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
     try:
         yield
     finally:
-        gc.set_threshold(*usual)
+        gc.set_threshold(*thresholds)
 
 
 def _output(text: str) -> tuple[str, Path | None]:
+    """Split ``FORMAT[=FILE]`` into the format and the file, with None for standard output."""
     from airflow_reverse_etl.errors import ConfigurationError
 
     name, _, file = text.partition("=")
     if name not in FORMATS:
-        raise ConfigurationError(f"there is no output format {name!r}", todo=f"use one of {', '.join(FORMATS)}")
+        raise ConfigurationError(f"output format {name!r} not found", todo=f"use one of {', '.join(FORMATS)}")
     return name, Path(file) if file else None
 
 
@@ -72,13 +79,14 @@ def _write(report: CheckReport, outputs: Sequence[tuple[str, Path | None]]) -> N
             print(text, end="")
 
 
-def _report(report: CheckReport, options: argparse.Namespace) -> None:
-    """Not being able to tell is said, and changes nothing about the check's outcome."""
+def _publish(report: CheckReport, options: argparse.Namespace) -> None:
+    """Report to the Git host. A failure is printed and leaves the exit code of the check as it is."""
     from airflow_reverse_etl.check.reports.hosts import from_environment
     from airflow_reverse_etl.errors import ReverseEtlError
 
     try:
         reporter = from_environment(options.report, os.environ)
-        print("\n".join(reporter.publish(report, review_blocks=not options.allow_review)), file=sys.stderr)
+        done = reporter.publish(report, review_blocks=not options.allow_review)
+        print("\n".join(done), file=sys.stderr)
     except ReverseEtlError as error:
         print(f"reverse-etl: could not report to {options.report}: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""``reverse-etl dbt-cloud webhook …``: webhook subscriptions from a shell, with no Airflow running.
+"""The commands ``reverse-etl dbt-cloud webhook …``: webhook subscriptions of a dbt Cloud account.
 
-The connection comes from its environment form, ``AIRFLOW_CONN_<ID>`` as JSON; a token never appears in the arguments.
+The connection is read from the environment variable ``AIRFLOW_CONN_<ID>`` as JSON, so no token appears in the
+arguments.
 """
 
 from __future__ import annotations
@@ -16,24 +17,32 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``dbt-cloud`` to a program. Its parsed arguments have ``run``, a function that takes them."""
-    cloud = commands.add_parser("dbt-cloud", help="dbt Cloud").add_subparsers(required=True)
-    actions = cloud.add_parser("webhook", help="what dbt Cloud tells Airflow").add_subparsers(
-        dest="action", required=True
+    """Add ``dbt-cloud`` to a program. The parsed arguments have ``run``, a function that takes them."""
+    cloud = commands.add_parser("dbt-cloud", help="manage dbt Cloud").add_subparsers(required=True)
+    webhook = cloud.add_parser("webhook", help="manage the webhooks by which dbt Cloud notifies Airflow")
+    actions = webhook.add_subparsers(dest="action", required=True)
+
+    create = actions.add_parser(
+        "create", help="create a webhook that reports finished runs of a job; print its secret, once"
     )
-    create = actions.add_parser("create", help="tell a URL when a job has finished; prints the secret, once")
-    create.add_argument("job_id", type=int, help="the number in the job's URL")
+    create.add_argument("job_id", type=int, help="number in the job's URL")
     create.add_argument("url", help="https://<airflow>/reverse-etl/dbt-cloud/<connection id>")
-    actions.add_parser("list", help="the account's webhooks")
-    for action, text in (("test", "let dbt Cloud send a test delivery"), ("delete", "stop telling")):
-        actions.add_parser(action, help=text).add_argument("webhook_id", help="wsu_…, see list")
+
+    actions.add_parser("list", help="list the webhooks of the account")
+
+    test = actions.add_parser("test", help="ask dbt Cloud for a test delivery")
+    test.add_argument("webhook_id", help="id of the webhook, wsu_…, as printed by list")
+
+    delete = actions.add_parser("delete", help="delete a webhook")
+    delete.add_argument("webhook_id", help="id of the webhook, wsu_…, as printed by list")
+
     for parser in actions.choices.values():
         parser.add_argument("--connection", default="dbt_cloud_default", help="Airflow connection id (%(default)s)")
         parser.set_defaults(run=run_webhook)
 
 
 def run_webhook(args: argparse.Namespace) -> Any:
-    """Do what the arguments say; returns the text to print.
+    """Carry out the action of the arguments and return the text to print.
 
     :raises ReverseEtlError: as :class:`airflow_reverse_etl.dbt_cloud.client.DbtCloudApi` does.
     """
@@ -67,9 +76,9 @@ def _connection(conn_id: str) -> ConnectionInfo:
             password=fields.get("password"),
             extra=json.loads(extra) if isinstance(extra, str) else extra,
         )
-    except (KeyError, ValueError, AttributeError):  # never the cause: it would show the value
+    except (KeyError, ValueError, AttributeError):  # without its cause, whose text may contain the token
         raise CredentialsError(
-            f"the environment variable {name} has no connection in JSON",
+            f"the environment variable {name} is not set to a connection as JSON",
             todo='set it to {"login": "<account id>", "password": "<token>", "host": "<access URL>"}',
             connection=conn_id,
         ) from None

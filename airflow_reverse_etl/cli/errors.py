@@ -1,4 +1,4 @@
-"""``reverse-etl errors``."""
+"""The command ``reverse-etl errors``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 
 def run_errors(options: argparse.Namespace) -> str:
-    """The page of the documentation, of which the package has a copy."""
+    """Return the page about errors, or its sections about one error. The package contains a copy of the page."""
     from airflow_reverse_etl.errors import ConfigurationError
 
     page = Path(__file__).parents[1].joinpath("errors.md").read_text(encoding="utf-8")
     name = options.name
-    sections = [section for section in re.split(r"(?m)^(?=## )", page) if not name or f"`{name}`" in section]
+    sections = re.split(r"(?m)^(?=## )", page)
+    if name:
+        sections = [section for section in sections if f"`{name}`" in section]
     if not sections:
-        raise ConfigurationError(f"there is no error {name!r}", todo="leave the name out to see them all")
+        raise ConfigurationError(f"error {name!r} not found", todo="leave the name out to list all errors")
     return "".join(sections).rstrip()

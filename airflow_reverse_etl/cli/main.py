@@ -1,6 +1,7 @@
-"""``reverse-etl``: what can be done without Airflow running. Imports no Airflow, and nothing heavy before it is needed.
+"""The ``reverse-etl`` program. It imports no Airflow, and loads heavy modules only in the commands that need them.
 
-Exit codes: 0 passed, 1 the change would break a sync, 2 the check itself could not be done, 3 something needs review.
+Exit codes: 0 passed, 1 the change would break a sync, 2 the command could not be carried out, 3 the change needs
+review.
 """
 
 from __future__ import annotations
@@ -17,55 +18,70 @@ from airflow_reverse_etl.cli.schema import run_schema
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is in the module's docstring."""
+    """Run a command and return its exit code; see the module's docstring."""
     options = build_parser().parse_args(arguments)
     from airflow_reverse_etl.errors import ReverseEtlError
 
     try:
-        done = options.run(options)
+        result = options.run(options)
     except ReverseEtlError as error:
         print(f"reverse-etl: {error.with_hint()}", file=sys.stderr)
         return UNUSABLE
-    if isinstance(done, str):
-        print(done)
+    # A command returns either the text to print or an exit code.
+    if isinstance(result, str):
+        print(result)
         return 0
-    return int(done)
+    return int(result)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     from airflow_reverse_etl.cli import dbt_cloud
 
-    parser = argparse.ArgumentParser(prog="reverse-etl", description="Reverse ETL for Airflow, from a shell.")
+    parser = argparse.ArgumentParser(prog="reverse-etl", description="Reverse ETL for Airflow, from a shell")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    check = commands.add_parser("check", help="what a change to a dbt project would do to the syncs that use it")
-    check.add_argument("--base", required=True, help="before: a manifest.json, a folder, or a Git ref")
-    check.add_argument("--head", default=".", help="after: the same; default: the folder here")
-    check.add_argument("--policy", choices=POLICIES, default=POLICIES[0])
+    check = commands.add_parser("check", help="check what a change to a dbt project does to the syncs that use it")
+    check.add_argument(
+        "--base", required=True, help="project before the change: a manifest.json, a folder, or a Git ref"
+    )
+    check.add_argument(
+        "--head",
+        default=".",
+        help="project after the change: a manifest.json, a folder, or a Git ref; default: the current folder",
+    )
+    check.add_argument(
+        "--policy",
+        choices=POLICIES,
+        default=POLICIES[0],
+        help=f"changes that fail the check: {', '.join(POLICIES)}; default: {POLICIES[0]}",
+    )
     check.add_argument(
         "--output",
         action="append",
         metavar="FORMAT[=FILE]",
-        help=f"{', '.join(FORMATS)}; may be repeated; default: text",
+        help=f"format of the report, and a file for it: {', '.join(FORMATS)}; may be repeated; default: text",
     )
-    check.add_argument("--report", choices=HOSTS, help="tell the Git host, as the CI job's environment describes it")
-    check.add_argument("--allow-review", action="store_true", help="exit with 0 when something only needs review")
+    check.add_argument("--report", choices=HOSTS, help="Git host to report to, found in the CI job's environment")
+    check.add_argument("--allow-review", action="store_true", help="exit code 0 for a change that only needs review")
     add_project_options(check)
     check.set_defaults(run=run_check)
 
-    exposures = commands.add_parser("exposures", help="dbt exposures for syncs, as YAML")
-    exposures.add_argument("--project", default=".", help="a manifest.json, a folder, or a Git ref; default: here")
-    exposures.add_argument("--owner", required=True, help="name or e-mail address that dbt shows")
+    exposures = commands.add_parser("exposures", help="print dbt exposures for syncs, as YAML")
+    exposures.add_argument(
+        "--project", default=".", help="a manifest.json, a folder, or a Git ref; default: the current folder"
+    )
+    exposures.add_argument("--owner", required=True, help="owner that dbt shows: a name or an e-mail address")
     add_project_options(exposures)
     exposures.set_defaults(run=run_exposures)
 
-    schema = commands.add_parser("schema", help="the JSON Schema of a sync file, for editors")
+    schema = commands.add_parser("schema", help="print the JSON Schema of a sync file, for editors")
     schema.set_defaults(run=run_schema)
 
-    errors = commands.add_parser("errors", help="what can go wrong, and what to do about it")
-    errors.add_argument("name", nargs="?", default="", help="only what is about this error, such as CredentialsError")
+    errors = commands.add_parser("errors", help="explain errors and how to resolve them")
+    errors.add_argument("name", nargs="?", default="", help="name of one error, such as CredentialsError; default: all")
     errors.set_defaults(run=run_errors)
+
     dbt_cloud.add_commands(commands)
     return parser
 

@@ -12,49 +12,67 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.check.project_version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
 
-
-FAILED, UNUSABLE, REVIEW = 1, 2, 3
+# Exit codes; see airflow_reverse_etl.cli.main.
+FAILED = 1
+UNUSABLE = 2
+REVIEW = 3
 
 
 def add_project_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where project and syncs are."""
+    """Add the options that locate the project and the syncs."""
     parser.add_argument("--syncs", action="append", default=[], help="folder or file of syncs; may be repeated")
     parser.add_argument("--project-path", default=".", help="folder of dbt_project.yml in the repository")
-    parser.add_argument("--dbt", default="dbt", help="dbt executable, where there is no manifest yet")
-    parser.add_argument("--target", help="dbt target, where there is no manifest yet")
+    parser.add_argument("--dbt", default="dbt", help="dbt executable for a project without an up-to-date manifest")
+    parser.add_argument("--target", help="dbt target for a project without an up-to-date manifest")
     parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME", help="environment variable that the dbt project needs"
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="environment variable that the dbt project reads; may be repeated",
     )
 
 
 def project_loader(options: argparse.Namespace) -> ProjectLoader:
-    """Load versions of the project as the options say."""
+    """Return the loader of project versions that the options describe.
+
+    :raises ConfigurationError: an environment variable named by ``--env`` is not set.
+    """
     from airflow_reverse_etl.check.load_project import ProjectLoader
     from airflow_reverse_etl.errors import ConfigurationError
 
     missing = [name for name in options.env if name not in os.environ]
     if missing:
-        raise ConfigurationError(f"environment variables are not set: {', '.join(missing)}", todo="set them")
-    return ProjectLoader(
-        options.project_path, options.dbt, options.target, {name: os.environ[name] for name in options.env}
-    )
+        raise ConfigurationError(
+            f"environment variables not set: {', '.join(missing)}", todo="set them, or leave out their --env"
+        )
+    env = {name: os.environ[name] for name in options.env}
+    return ProjectLoader(options.project_path, options.dbt, options.target, env)
 
 
 def syncs_of(options: argparse.Namespace, version: ProjectVersion) -> list[SyncSource]:
-    """From the folders given, and from the models' own meta. One that cannot be read stops everything."""
+    """Return the syncs of the folders given by ``--syncs`` and those in the meta of the models.
+
+    :raises SpecError: a sync cannot be read. :raises ConfigurationError: no syncs found.
+    """
     from airflow_reverse_etl.check.exposures import syncs_in_meta
     from airflow_reverse_etl.check.usage import read_syncs
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
 
     sources, errors = syncs_in_meta(version.catalog)
     for folder in options.syncs:
-        found, wrong = read_syncs(Path(folder))
-        sources, errors = sources + found, errors + wrong
+        found, invalid = read_syncs(Path(folder))
+        sources += found
+        errors += invalid
     if errors:
-        problems = tuple(line for error in errors for line in (error.problems or (str(error),)))
-        raise SpecError(f"{len(errors)} syncs cannot be read", problems=problems, todo="correct them first")
+        problems: list[str] = []
+        for error in errors:
+            problems += error.problems or (str(error),)
+        raise SpecError(
+            f"{len(errors)} syncs cannot be read", problems=tuple(problems), todo="correct the problems listed above"
+        )
     if not sources:
         raise ConfigurationError(
-            "there are no syncs to check", todo="give the folder of their YAML files as --syncs", syncs=options.syncs
+            "no syncs found", todo="pass the folder of their YAML files as --syncs", syncs=options.syncs
         )
     return sources

@@ -1,4 +1,4 @@
-"""``reverse-etl schema``."""
+"""The command ``reverse-etl schema``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The workflow files of the how-to guide: what each CI system takes, and what their commands do."""
+"""Tests of the workflow files in the how-to guide: each CI system accepts its file, and the commands work."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SCHEMAS = {
 
 
 def snippet(name: str) -> str:
-    """The YAML that the guide shows after a file's name."""
+    """Return the YAML that the guide shows after a file's name."""
     found = re.search(rf"`{re.escape(name)}`(?:(?!```).)*```yaml\n(.*?)```", PAGE, re.DOTALL)
     assert found, name
     return found[1]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_the_ci_system_takes_the_file(tmp_path: Path, name: str) -> None:
-    """By its published schema."""
+def test_the_file_is_valid_for_its_ci_system(tmp_path: Path, name: str) -> None:
+    """Validate against the schema that the CI system publishes."""
     file = tmp_path / Path(name).name
     file.write_text(snippet(name))
     command = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema", SCHEMAS[name], str(file)]
@@ -47,7 +47,7 @@ def test_the_ci_system_takes_the_file(tmp_path: Path, name: str) -> None:
 
 
 def scripts() -> dict[str, str]:
-    """What each file runs, after the installation."""
+    """Return the commands of each file, without the installation."""
     jobs = yaml.safe_load(snippet(".github/workflows/reverse-etl.yml"))["jobs"]
     step = yaml.safe_load(snippet("bitbucket-pipelines.yml"))["pipelines"]["pull-requests"]["**"][0]["step"]
     found = {
@@ -60,7 +60,7 @@ def scripts() -> dict[str, str]:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Origin:
-    """A project in ``analytics`` whose branch renames a column; each commit has its manifest, so that no dbt runs."""
+    """Create a project in ``analytics`` whose branch renames a column. Each commit has its manifest; dbt is not run."""
     origin = Origin.create(tmp_path / "git")
     for column in ("email", "mail"):
         found = manifest(model("customers", f"select 1 as id, 'x' as {column}"), *keyed("customers"))
@@ -72,7 +72,7 @@ def repository(tmp_path: Path) -> Origin:
 
 
 def programs(folder: Path) -> Path:
-    """``reverse-etl`` as it is installed, and a dbt that gives the commit's manifest."""
+    """Write ``reverse-etl`` as an installed program, and a ``dbt`` that copies the commit's manifest."""
     folder.mkdir()
     (folder / "reverse-etl").write_text(f'#!/bin/sh\nexec {sys.executable} -m airflow_reverse_etl.cli.main "$@"\n')
     (folder / "dbt").write_text('#!/bin/sh\ncp manifest.json "$DBT_TARGET_PATH/manifest.json"\n')
@@ -83,7 +83,7 @@ def programs(folder: Path) -> Path:
 
 @pytest.mark.parametrize("host", ["github", "gitlab", "bitbucket"])
 def test_the_commands_find_the_breaking_change(repository: Origin, tmp_path: Path, host: str) -> None:
-    """With the variables that the CI system sets, in a shell; reporting fails here, and changes nothing."""
+    """Run them in a shell, with the CI system's variables. Reporting fails here; the exit code stays."""
     base = git(repository.work, "rev-parse", "HEAD~1")
     environment = {
         "PATH": f"{programs(tmp_path / 'bin')}:{os.environ['PATH']}",
@@ -103,13 +103,16 @@ def test_the_commands_find_the_breaking_change(repository: Origin, tmp_path: Pat
         command, cwd=repository.work, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "syncs/people.yaml:5: breaking: column email of customers is missing; it was probably renamed to mail" in done.stdout
+    assert (
+        "syncs/people.yaml:5: breaking: column email of customers is missing; it was probably renamed to mail"
+        in done.stdout
+    )
     assert f"could not report to {host}: the environment variable" in done.stderr
     assert host != "gitlab" or 'failures="1"' in (repository.work / "reverse-etl.xml").read_text()
 
 
 def test_the_pre_commit_hook(repository: Origin, tmp_path: Path) -> None:
-    """Its keys are pre-commit's, its pattern takes the project and the syncs, and its command stops the commit."""
+    """Its keys are valid, its pattern matches project and syncs, and its command stops the commit."""
     (local,) = yaml.safe_load(snippet(".pre-commit-config.yaml"))["repos"]
     (hook,) = local["hooks"]
     assert (local["repo"], hook["language"], hook["pass_filenames"]) == ("local", "system", False)

@@ -1,4 +1,4 @@
-"""The command line: exit codes, what it needs, and what it must not need."""
+"""Tests of the command line: exit codes, output, and the modules that it must not load."""
 
 from __future__ import annotations
 
@@ -70,10 +70,12 @@ def test_exit_codes(here: Path, head: str, more: tuple[str, ...], code: int) -> 
     assert check(head, *more) == code
 
 
-def test_people_get_file_line_and_advice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_report_has_file_line_and_advice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check("gone")
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("syncs/customers.yaml:6: breaking: column email of customers is missing; it was probably renamed to mail")
+    assert first.startswith(
+        "syncs/customers.yaml:6: breaking: column email of customers is missing; it was probably renamed to mail"
+    )
     assert last.startswith("failed: 1 breaking, for 1 of 1 syncs")
 
 
@@ -85,31 +87,31 @@ def test_several_outputs_at_once(here: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--base", "nowhere", "--syncs", "syncs"], "not a manifest, a folder or a ref"),
         (["--base", "base", "--head", "base", "--syncs", "missing"], "folder or file of syncs not found"),
-        (["--base", "base", "--head", "base"], "no syncs to check"),
+        (["--base", "base", "--head", "base"], "no syncs found"),
         (["--base", "syncs/customers.yaml", "--syncs", "syncs"], "customers.yaml cannot be read"),
-        (["--base", "base", "--head", "base", "--syncs", "syncs", "--output", "pdf"], "no output format"),
+        (["--base", "base", "--head", "base", "--syncs", "syncs", "--output", "pdf"], "output format 'pdf' not found"),
         (["--base", "base", "--head", "base", "--syncs", "syncs", "--env", "NOT_SET_HERE"], "NOT_SET_HERE"),
     ],
 )
-def test_what_cannot_be_checked_is_code_2_and_never_passes(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+def test_a_check_that_cannot_be_made_exits_with_2_and_never_passes(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["check", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_every_unreadable_sync_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
         (here / "syncs" / f"{name}.yml").write_text("name: x\nmodel: customers\n")
     assert check("same") == 2
-    said = capsys.readouterr().err
-    assert "2 syncs cannot be read" in said
-    assert "syncs/a.yml:1" in said
-    assert "syncs/b.yml:1" in said
+    printed = capsys.readouterr().err
+    assert "2 syncs cannot be read" in printed
+    assert "syncs/a.yml:1" in printed
+    assert "syncs/b.yml:1" in printed
 
 
 def test_syncs_in_a_models_meta_are_checked_too(here: Path) -> None:
@@ -127,22 +129,22 @@ def test_exposures_are_yaml_that_dbt_reads(here: Path, capsys: pytest.CaptureFix
     assert [c["column_name"] for c in found["meta"]["referenced_columns"]] == ["id", "email"]
 
 
-def test_schema_is_the_sync_files(capsys: pytest.CaptureFixture[str]) -> None:
+def test_schema_prints_the_json_schema_of_a_sync_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert "mapping" in json.loads(capsys.readouterr().out)["required"]
 
 
 @pytest.mark.parametrize("error", [errors.SpecError, errors.CredentialsError, errors.ProjectError, errors.GuardError])
-def test_an_errors_last_line_is_a_command_that_says_more(
+def test_an_errors_last_line_is_a_command_that_explains_it(
     error: type[errors.ReverseEtlError], capsys: pytest.CaptureFixture[str]
 ) -> None:
     program, *arguments = error("it is not there").with_hint().splitlines()[-1].removeprefix("More: ").split()
     assert program == "reverse-etl"
     assert main(arguments) == 0
-    told = capsys.readouterr().out
-    assert f"\n| `{error.__name__}` |" in told
-    assert ("\n## dbt\n" in told) == (error is errors.ProjectError)
-    assert ("passphrase does not open the SSH key" in told) == (error is errors.CredentialsError)
+    printed = capsys.readouterr().out
+    assert f"\n| `{error.__name__}` |" in printed
+    assert ("\n## dbt\n" in printed) == (error is errors.ProjectError)
+    assert ("passphrase does not open the SSH key" in printed) == (error is errors.CredentialsError)
 
 
 def test_all_errors_are_explained_and_others_are_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +155,7 @@ def test_all_errors_are_explained_and_others_are_not(capsys: pytest.CaptureFixtu
 
 
 def test_check_runs_with_airflow_blocked_and_starts_within_a_second(here: Path) -> None:
-    """Processor time, so that a busy machine does not decide; the interpreter's own start is not ours."""
+    """Measure processor time, which a busy machine does not distort, without the start of the interpreter."""
     code = f"""
 import sys, time
 started = time.process_time()
