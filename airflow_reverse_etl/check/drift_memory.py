@@ -179,18 +179,18 @@ class CatalogMemory:
             stops=tuple(stops),
         )
 
-    def keep(self, catalog: Catalog, place: str, *, given: Sequence[SyncSource], beside: Sequence[SyncSource]) -> None:
+    def keep(self, catalog: Catalog, place: str, *, given: Sequence[SyncSource], in_meta: Sequence[SyncSource]) -> None:
         """Store the state to compare with the next time, because the task succeeds.
 
         :param given: syncs that the task was given.
-        :param beside: syncs defined in the meta of the models.
+        :param in_meta: syncs defined in the meta of the models.
         """
         state = {
             "catalog": place,
             "project": catalog.project,
             "models": len(catalog.models),
             "given": _digests(given),
-            "syncs": _digests([*beside, *given]),
+            "syncs": _digests([*in_meta, *given]),
         }
         if state != self._state:
             self._files.write(self._path, json.dumps(state).encode())

@@ -38,14 +38,14 @@ def check_drift(
     from airflow_reverse_etl.check.exposures import syncs_in_meta
 
     catalog = read()
-    beside, wrong = syncs_in_meta(catalog)
+    in_meta, wrong = syncs_in_meta(catalog)
     for error in wrong + errors:  # its own task says so as well, and fails: no reason to hold up the others
         task.log.warning("Not looked at for drift: %s", error)
-    drift = memory.compare(catalog, place, beside + given)
+    drift = memory.compare(catalog, place, in_meta + given)
     for line in drift.lines():
         task.log.warning("Since %s: %s", drift.since, line)
     if drift.stops:
         context["ti"].xcom_push(key="drift", value=drift.to_dict())
         raise AirflowFailException("\n".join(str(stop) for stop in drift.stops))
     yield drift
-    memory.keep(catalog, place, given=given, beside=beside)
+    memory.keep(catalog, place, given=given, in_meta=in_meta)

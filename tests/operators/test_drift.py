@@ -90,7 +90,7 @@ def test_a_sync_that_moves_from_its_models_meta_into_a_file_is_not_gone(tmp_path
         for commit, meta in (("a", {"reverse_etl": spec}), ("b", {}))
     )
     files.write("a.json", before.to_json())
-    CatalogMemory(files, "dag/task", "key").keep(before, "a.json", given=[], beside=[source])
+    CatalogMemory(files, "dag/task", "key").keep(before, "a.json", given=[], in_meta=[source])
     memory = CatalogMemory(files, "dag/task", "key")
     assert {found.rule for found in memory.compare(after, "b.json", []).findings} == {"sync-removed"}
     told = memory.compare(after, "b.json", [source]).findings
