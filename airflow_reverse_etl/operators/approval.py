@@ -62,6 +62,6 @@ class PlanApprovalOperator(SyncOperator, ApprovalOperator):
     async def _reject(self, sync: Sync, context: Context, destination: Destination) -> None:
         from airflow_reverse_etl.sync.run import Run
 
-        steps = Run(sync, run_id=self.plan["run_id"], **self._around(sync, context))
+        steps = Run(sync, self._run_context(sync, context, self.plan["run_id"]))
         async with steps.lease():
             await steps.reject(destination)

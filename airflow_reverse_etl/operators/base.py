@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.spec.report import RunReport
+    from airflow_reverse_etl.sync.context import RunContext, RunOptions
     from airflow_reverse_etl.sync.ports import Destination, Warehouse
 
 T = TypeVar("T")
@@ -95,26 +96,30 @@ class SyncOperator(BaseOperator):
         finally:
             self._stop = None
 
-    def _around(self, sync: Sync, context: Context, *, query: str | None = None) -> dict[str, Any]:
-        """What every run of this task works with, as arguments of the engine. ``query``: the model, if it plans."""
-        # A late import: the engine is needed by a task, not by whoever parses the DAG.
-        from airflow_reverse_etl.stores.rate_budget import FileBudget
+    def _run_context(self, sync: Sync, context: Context, run_id: str, *, query: str | None = None) -> RunContext:
+        """Build the surroundings of a run in this task.
 
-        ti = context["ti"]
-        mapped = "" if ti.map_index is None or ti.map_index < 0 else f", map index {ti.map_index}"
-        return {
-            "store": choose_store(
-                sync,
-                query,
-                lake=state_store(),
-                open_warehouse_store=lambda: warehouse_store(sync.source),
-                say=self.log.info,
-            ),
-            "observer": LogObserver(self.log.info, self.log.warning),
-            "clock": SystemClock(),
-            "label": f"DAG {ti.dag_id}, run {ti.run_id}, task {ti.task_id}{mapped}",
-            "budget": FileBudget(state_files()),
-        }
+        :param query: the model as a SELECT; only a task that plans has one.
+        """
+        # Imported here because a task needs the engine, and parsing the DAG does not.
+        from airflow_reverse_etl.stores.rate_budget import FileBudget
+        from airflow_reverse_etl.sync.context import RunContext
+
+        store = choose_store(
+            sync,
+            query,
+            lake=state_store(),
+            open_warehouse_store=lambda: warehouse_store(sync.source),
+            say=self.log.info,
+        )
+        return RunContext(
+            run_id,
+            store,
+            observer=LogObserver(self.log.info, self.log.warning),
+            clock=SystemClock(),
+            label=_label(context["ti"]),
+            budget=FileBudget(state_files()),
+        )
 
     def _load_sync(self) -> Sync:
         from airflow_reverse_etl.destinations.registry import check_options
@@ -208,9 +213,15 @@ class PlanningOperator(SyncOperator):
         self.full_resync: Any = full_resync
         self.lift_guards: Any = lift_guards
 
-    def _options(self) -> dict[str, bool]:
-        """What this run does differently; a template renders to text."""
-        return {name: str(getattr(self, name)).strip().lower() == "true" for name in ("reset", "full_resync")}
+    def _run_options(self, sync: Sync, context: Context) -> RunOptions:
+        """Read the options of this run from the arguments, of which templates render to text, and from its conf."""
+        from airflow_reverse_etl.sync.context import RunOptions
+
+        return RunOptions(
+            reset=_is_true(self.reset),
+            full_resync=_is_true(self.full_resync),
+            lift_guards=self._lifted_guards(sync, context),
+        )
 
     def _lifted_guards(self, sync: Sync, context: Context) -> frozenset[str]:
         """Return the guards that do not stop this run: those of ``lift_guards``, and those of the DAG run's conf."""
@@ -261,6 +272,17 @@ class PlanningOperator(SyncOperator):
         return [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]
 
 
+def _label(ti: Any) -> str:
+    """Describe a task instance to other runs of the sync."""
+    mapped = ti.map_index is not None and ti.map_index >= 0
+    index = f", map index {ti.map_index}" if mapped else ""
+    return f"DAG {ti.dag_id}, run {ti.run_id}, task {ti.task_id}{index}"
+
+
+def _is_true(option: Any) -> bool:
+    return str(option).strip().lower() == "true"
+
+
 def _flag_or_names(text: str) -> bool | list[str]:
     """Read what a template rendered: a flag, or names with commas between them."""
     word = text.strip().lower()
@@ -269,8 +291,14 @@ def _flag_or_names(text: str) -> bool | list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def run_id_of(ti: Any) -> str:
+    """Return the run id of a task instance."""
+    map_index = -1 if ti.map_index is None else ti.map_index
+    return run_id(ti.dag_id, ti.run_id, ti.task_id, map_index)
+
+
 def run_id(dag_id: str, dag_run: str, task_id: str, map_index: int) -> str:
-    """The same for every try of one task instance, different for every other; safe in file names."""
+    """Build an id that all tries of one task instance share, and no other; safe in file names."""
     identity = "\0".join((dag_id, dag_run, task_id, str(map_index)))
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from airflow_reverse_etl.compat import BaseOperator, BaseOperatorLink, Context
 from airflow_reverse_etl.connections import connection_info
-from airflow_reverse_etl.operators.base import PlanningOperator, close_quietly, run_id
+from airflow_reverse_etl.operators.base import PlanningOperator, close_quietly, run_id_of
 from airflow_reverse_etl.wiring import open_warehouse
 
 if TYPE_CHECKING:
@@ -69,31 +69,20 @@ class ReverseEtlOperator(PlanningOperator):
         return self._report(sync, report, context, drift=drift)
 
     def _run(self, sync: Sync, context: Context) -> tuple[RunReport, list[dict[str, str]]]:
+        from airflow_reverse_etl.sync.context import SourceModel
         from airflow_reverse_etl.sync.run import run_sync
 
-        lifted = self._lifted_guards(sync, context)
+        options = self._run_options(sync, context)
         query, primary_key = self._model(sync)
         destination = self._destination(sync)
         if sync.destination.connection:
             self.destination_url = _web_address(connection_info(sync.destination.connection))
-        ti, options = context["ti"], self._options()
         warehouse = open_warehouse(sync.source)
         try:
             drift = self._look_for_drift(sync, query, warehouse)
-            report = self._await(
-                run_sync(
-                    sync,
-                    query=query,
-                    primary_key=primary_key,
-                    warehouse=warehouse,
-                    destination=destination,
-                    run_id=run_id(ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index),
-                    reset=options["reset"],
-                    full_resync=options["full_resync"],
-                    lift_guards=lifted,
-                    **self._around(sync, context, query=query),
-                )
-            )
+            run_context = self._run_context(sync, context, run_id_of(context["ti"]), query=query)
+            model = SourceModel(query, primary_key, warehouse)
+            report = self._await(run_sync(sync, model, destination, run_context, options))
         finally:
             close_quietly(warehouse)
         return report, drift

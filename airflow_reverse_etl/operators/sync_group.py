@@ -9,7 +9,7 @@ from airflow.sdk import XComArg
 
 from airflow_reverse_etl.compat import Context, TaskGroup
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, run_id
+from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, run_id_of
 from airflow_reverse_etl.wiring import open_warehouse
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.spec.report import RunReport
+    from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
     from airflow_reverse_etl.sync.ports import Destination, Plan
     from airflow_reverse_etl.sync.run import Run
 
@@ -71,30 +72,22 @@ class ReverseEtlPlanOperator(PlanningOperator):
         self.sample = sample
 
     def _work(self, sync: Sync, context: Context) -> Any:
+        from airflow_reverse_etl.sync.context import SourceModel
+
         self._check_gate(sync)
-        lifted = self._lifted_guards(sync, context)
+        options = self._run_options(sync, context)
         ti = context["ti"]
-        index = -1 if ti.map_index is None else ti.map_index
-        this = run_id(ti.dag_id, ti.run_id, ti.task_id, index) + ("-preview" if self.preview else "")
+        this = run_id_of(ti)
+        if self.preview:
+            this += "-preview"
         destination = self._destination(sync)
         query, primary_key = self._model(sync)
-        around = self._around(sync, context, query=query)
+        run_context = self._run_context(sync, context, this, query=query)
         warehouse = open_warehouse(sync.source)
         try:
             drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
-            summary = self._await(
-                self._plan(
-                    sync,
-                    this,
-                    around,
-                    destination,
-                    warehouse=warehouse,
-                    query=query,
-                    primary_key=primary_key,
-                    lifted=lifted,
-                    drift=drift,
-                )
-            )
+            model = SourceModel(query, primary_key, warehouse)
+            summary = self._await(self._plan(sync, model, destination, run_context, options, drift=drift))
         finally:
             close_quietly(warehouse)
         self.log.info("%s", summary["text"])
@@ -111,44 +104,47 @@ class ReverseEtlPlanOperator(PlanningOperator):
     async def _plan(
         self,
         sync: Sync,
-        this: str,
-        around: Mapping[str, Any],
+        model: SourceModel,
         destination: Destination,
+        run_context: RunContext,
+        options: RunOptions,
         *,
-        warehouse: Any,
-        query: str,
-        primary_key: tuple[str, ...],
-        lifted: frozenset[str],
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
         from airflow_reverse_etl.spec.report import RunReport
-        from airflow_reverse_etl.sync.ports import PlanRequest
         from airflow_reverse_etl.sync.preview import summary
         from airflow_reverse_etl.sync.run import Run
 
-        steps, store = Run(sync, run_id=this, **around), around["store"]
-        request = PlanRequest(sync, query, primary_key, this, around["clock"].now(), **self._options())
+        steps = Run(sync, run_context)
+        request = steps.request(model, options)
         async with steps.lease():
             if self.preview:
-                plan: Plan | RunReport = await steps.preview(request, warehouse)
+                plan: Plan | RunReport = await steps.preview(request, model.warehouse)
             else:
-                plan = await steps.plan(request, warehouse, destination, approval=self.approval, lift_guards=lifted)
+                plan = await steps.plan(
+                    request,
+                    model.warehouse,
+                    destination,
+                    approval=self.approval,
+                    lift_guards=options.lift_guards,
+                )
             if isinstance(plan, RunReport):
-                return {"run_id": this, "total": 0, "shares": 0, "text": f"{sync.name}: this run is committed already"}
+                text = f"{sync.name}: this run is committed already"
+                return {"run_id": run_context.run_id, "total": 0, "shares": 0, "text": text}
             try:
                 return summary(
                     sync,
                     plan,
-                    store,
+                    run_context.store,
                     destination,
                     sample=self.sample,
                     partitions=self.partitions,
-                    lifted=lifted,
+                    lifted=options.lift_guards,
                     drift=drift,
                 )
             finally:
                 if self.preview:
-                    store.discard(plan)
+                    run_context.store.discard(plan)
 
 
 class ReverseEtlLoadOperator(SyncOperator):
@@ -168,15 +164,16 @@ class ReverseEtlLoadOperator(SyncOperator):
 
     def _work(self, sync: Sync, context: Context) -> dict[str, int]:
         destination = self._destination(sync)
-        return self._await(self._load(sync, self._around(sync, context), destination))
+        run_context = self._run_context(sync, context, self.share["run_id"])
+        return self._await(self._load(sync, run_context, destination))
 
-    async def _load(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> dict[str, int]:
+    async def _load(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int]:
         from airflow_reverse_etl.spec.receipts import Outcome
         from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.load.loader import Share
         from airflow_reverse_etl.sync.run import Run
 
-        steps = Run(sync, run_id=self.share["run_id"], **around)
+        steps = Run(sync, run_context)
         async with steps.lease(release=False):
             found = await _plan_or_report(sync, steps)
             if isinstance(found, RunReport):
@@ -205,15 +202,16 @@ class ReverseEtlCommitOperator(SyncOperator):
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.sync.guards import check_failure_policy
 
-        report = self._await(self._commit(sync, self._around(sync, context), self._destination(sync)))
+        run_context = self._run_context(sync, context, self.plan["run_id"])
+        report = self._await(self._commit(sync, run_context, self._destination(sync)))
         check_failure_policy(sync, report)
         return self._report(sync, report, context)
 
-    async def _commit(self, sync: Sync, around: Mapping[str, Any], destination: Destination) -> RunReport:
+    async def _commit(self, sync: Sync, run_context: RunContext, destination: Destination) -> RunReport:
         from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.run import Run
 
-        steps = Run(sync, run_id=self.plan["run_id"], **around)
+        steps = Run(sync, run_context)
         async with steps.lease():
             found = await _plan_or_report(sync, steps)
             if isinstance(found, RunReport):

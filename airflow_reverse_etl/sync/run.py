@@ -25,19 +25,11 @@ from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load.loader import Loader, Share, unrepeatable
-from airflow_reverse_etl.sync.ports import (
-    Clock,
-    Destination,
-    Observer,
-    Plan,
-    PlanRequest,
-    RateBudget,
-    StateStore,
-    Warehouse,
-)
+from airflow_reverse_etl.sync.ports import Destination, Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: The partition under which the checkpoint that is being committed is kept.
@@ -46,46 +38,32 @@ CLOSED = -1
 #: What the run of a preview's plan begins with, so that one whose process died is told from a plan to be sent.
 _PREVIEW = "preview of "
 
+_NO_OPTIONS = RunOptions()
+
 
 async def run_sync(
     sync: Sync,
-    *,
-    query: str,
-    primary_key: tuple[str, ...],
-    warehouse: Warehouse,
-    store: StateStore,
+    model: SourceModel,
     destination: Destination,
-    run_id: str,
-    observer: Observer,
-    clock: Clock,
-    label: str = "",
-    budget: RateBudget | None = None,
-    reset: bool = False,
-    full_resync: bool = False,
-    lift_guards: Collection[str] = (),
+    context: RunContext,
+    options: RunOptions = _NO_OPTIONS,
 ) -> RunReport:
     """Bring the destination up to date with the model, once, in this process.
 
-    :param query: the model as a SELECT in the warehouse's dialect.
-    :param primary_key: column names; may be empty in mode ``append`` only.
-    :param run_id: stable over the retries of one task. A run that is committed is not repeated where nothing is tracked
-        (mode ``append``, ``track: none``); elsewhere a new plan is made, which sends only what is not delivered yet.
-    :param label: description of this task, shown to a run that finds the sync taken. Default: ``run_id``.
-    :param budget: shares the sync's ``requests_per_second`` with all that use the destination's connection.
-    :param reset: record every valid row as delivered, and send nothing.
-    :param full_resync: send every valid row again.
-    :param lift_guards: names of guards that do not stop this run.
+    A committed run is not repeated in a sync that tracks nothing (mode ``append``, ``track: none``). In any other sync,
+    a second call with its run id makes a new plan, which sends only what is not delivered yet.
+
     :raises RunConflictError: another run of the sync is at work, or took over from this one.
     :raises GuardError: nothing was sent.
     :raises IncompleteLoadError: rows are left for a later try with the same ``run_id``; has ``report``.
     :raises FailurePolicyError: committed, but with more rejected rows than the sync allows; has ``report``.
     """
+    clock = context.clock
     started = clock.monotonic()
-    steps = Run(sync, store=store, run_id=run_id, observer=observer, clock=clock, label=label, budget=budget)
+    steps = Run(sync, context)
     async with steps.lease():
-        now = clock.now()
-        request = PlanRequest(sync, query, primary_key, run_id, now, reset=reset, full_resync=full_resync)
-        found = await steps.plan(request, warehouse, destination, lift_guards=lift_guards)
+        request = steps.request(model, options)
+        found = await steps.plan(request, model.warehouse, destination, lift_guards=options.lift_guards)
         if isinstance(found, Plan):
             if found.total:
                 await steps.load(found, destination)
@@ -101,21 +79,25 @@ class Run:
     any order and at the same time, then ``commit``. Every step can be repeated after it was cut short.
     """
 
-    def __init__(
-        self,
-        sync: Sync,
-        *,
-        store: StateStore,
-        run_id: str,
-        observer: Observer,
-        clock: Clock,
-        label: str = "",
-        budget: RateBudget | None = None,
-    ) -> None:
-        self._budget = budget
-        self._sync, self._store, self._run_id = sync, store, run_id
-        self._observer, self._clock, self._label = observer, clock, label
+    def __init__(self, sync: Sync, context: RunContext) -> None:
+        self._sync = sync
+        self._context = context
+        self._run_id = context.run_id
+        self._store = context.store
+        self._observer = context.observer
         self._lease: Lease | None = None
+
+    def request(self, model: SourceModel, options: RunOptions = _NO_OPTIONS) -> PlanRequest:
+        """Build the request for this run's plan, as of now."""
+        return PlanRequest(
+            self._sync,
+            model.query,
+            model.primary_key,
+            self._run_id,
+            self._context.clock.now(),
+            reset=options.reset,
+            full_resync=options.full_resync,
+        )
 
     @contextlib.asynccontextmanager
     async def lease(self, *, release: bool = True) -> AsyncIterator[None]:
@@ -129,8 +111,8 @@ class Run:
             self._store,
             self._sync.name,
             holder=self._run_id,
-            clock=self._clock,
-            label=self._label,
+            clock=self._context.clock,
+            label=self._context.label,
             release=release,
         ) as self._lease:
             yield
@@ -235,14 +217,11 @@ class Run:
         loader = Loader(
             self._sync,
             plan,
-            store=self._store,
+            destination,
+            self._context,
             still_held=self._lease.check,
-            destination=destination,
-            observer=self._observer,
-            clock=self._clock,
             share=share,
             progress=progress,
-            budget=self._budget,
         )
         try:
             checkpoint, left = await loader.load()

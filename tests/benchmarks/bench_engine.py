@@ -20,9 +20,10 @@ from typing import Any
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
+from airflow_reverse_etl.sync.context import RunContext, SourceModel
 from airflow_reverse_etl.sync.load import loader as load_module
 from airflow_reverse_etl.sync.load.loader import Share
-from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, PlanRequest
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter
 from airflow_reverse_etl.sync.run import Run, run_sync
 from tests.benchmarks.contenders import sink
 from tests.peak import peak
@@ -166,58 +167,47 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
     from airflow_reverse_etl.sync.clock import SystemClock
     from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
-    around: dict[str, Any] = {
-        "store": LakeStore(str(folder / "state")),  # as it is by default
-        "run_id": "bench",
-        "observer": Silent(),
-        "clock": SystemClock(),
-    }
+    store = LakeStore(str(folder / "state"))  # as it is by default
+    context = RunContext("bench", store, observer=Silent(), clock=SystemClock())
     if what == "share":
-        return await _share(around, how)
+        return await _share(context, how)
     if what == "load":
-        return await _load(around, how)
+        return await _load(context, how)
     config: dict[str, Any] = {"memory_limit": "256MB", "threads": "1"}  # of the source: not what is measured
     warehouse = DuckDBWarehouse(duckdb.connect(str(folder / "source.duckdb"), read_only=True, config=config))
     query, started = f"SELECT * FROM customers LIMIT {rows}", time.perf_counter()
     sync = _sync(how.get("mode", "upsert"), **{name: how[name] for name in _SLOW if name in how})
     if what == "whole":
-        await run_sync(
-            sync,
-            query="SELECT * FROM customers",
-            primary_key=("id",),
-            warehouse=warehouse,
-            destination=Accepting(),
-            **around,
-        )
+        await run_sync(sync, SourceModel("SELECT * FROM customers", ("id",), warehouse), Accepting(), context)
         seconds = time.perf_counter() - started
         return {
             "seconds": round(seconds, 2),
             "peak": peak() // 2**20,
         }
-    request = PlanRequest(sync, query, ("id",), "bench", around["clock"].now())
-    steps = Run(sync, **around)
+    steps = Run(sync, context)
+    request = steps.request(SourceModel(query, ("id",), warehouse))
     async with steps.lease():
         await steps.plan(request, warehouse, Accepting())
     return {}
 
 
-async def _load(around: dict[str, Any], how: dict[str, Any]) -> dict[str, float]:
+async def _load(context: RunContext, how: dict[str, Any]) -> dict[str, float]:
     load_module.CHECKPOINT_SECONDS = how["interval"]
-    [plan] = around["store"].unfinished("bench")
-    steps = Run(_sync(how["mode"]), **around)
+    [plan] = context.store.unfinished("bench")
+    steps = Run(_sync(how["mode"]), context)
     async with steps.lease():
         before = time.process_time()
         await steps.load(plan, Accepting())
         return {"cpu": round(time.process_time() - before, 2)}
 
 
-async def _share(around: dict[str, Any], how: dict[str, Any]) -> dict[str, float]:
+async def _share(context: RunContext, how: dict[str, Any]) -> dict[str, float]:
     from airflow_reverse_etl.destinations.registry import create
 
     sync = _sync(**_SLOW, rate={"concurrency": how["concurrency"]})
-    [plan] = around["store"].unfinished("bench")
+    [plan] = context.store.unfinished("bench")
     destination = create(sync, connection=ConnectionInfo("sink", host=how["url"]))
-    steps = Run(sync, **around)
+    steps = Run(sync, context)
     async with steps.lease(release=False):
         started = time.monotonic()
         await steps.load(plan, destination, Share.of(plan, how["part"], how["parts"]))

@@ -27,6 +27,7 @@ from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.clock import SystemClock
+from airflow_reverse_etl.sync.context import RunContext, SourceModel
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
@@ -59,16 +60,12 @@ def sync(task: dict[str, Any]) -> Sync:
 
 async def send(task: dict[str, Any], state: str) -> None:
     spec = sync(task)
+    warehouse = DuckDBWarehouse(duckdb.connect(task["database"], read_only=True))
     report = await run_sync(
         spec,
-        query=f"select * from customers limit {task['rows']}",
-        primary_key=("id",),
-        warehouse=DuckDBWarehouse(duckdb.connect(task["database"], read_only=True)),
-        store=LakeStore(state),
-        destination=create(spec, connection=ConnectionInfo("sink", host=task["url"].removesuffix("/v1/contacts"))),
-        run_id="bench",
-        observer=Timeline(),
-        clock=SystemClock(),
+        SourceModel(f"select * from customers limit {task['rows']}", ("id",), warehouse),
+        create(spec, connection=ConnectionInfo("sink", host=task["url"].removesuffix("/v1/contacts"))),
+        RunContext("bench", LakeStore(state), observer=Timeline(), clock=SystemClock()),
     )
     assert report.accepted == task["rows"], report
 

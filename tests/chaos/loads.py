@@ -31,6 +31,7 @@ from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync import lease
 from airflow_reverse_etl.sync.clock import SystemClock
+from airflow_reverse_etl.sync.context import RunContext, SourceModel
 from airflow_reverse_etl.sync.load import loader
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -114,18 +115,14 @@ def work(attempt: Try, marks: Connection) -> None:
     sync = Sync.load(attempt.sync)
     warehouse, store = _parts(attempt)
     marked: Any = Marked(store, marks)
+    primary_key = () if sync.mode == "append" else ("id",)
     try:
         report = asyncio.run(
             run_sync(
                 sync,
-                query=f"select * from {attempt.table}",
-                primary_key=() if sync.mode == "append" else ("id",),
-                warehouse=warehouse,
-                store=marked,
-                destination=create(sync, connection=attempt.api),
-                run_id=attempt.run_id,
-                observer=RecordingObserver(),
-                clock=SystemClock(),
+                SourceModel(f"select * from {attempt.table}", primary_key, warehouse),
+                create(sync, connection=attempt.api),
+                RunContext(attempt.run_id, marked, observer=RecordingObserver(), clock=SystemClock()),
             )
         )
     except Exception as error:  # noqa: BLE001 - the parent decides which errors are right

@@ -15,9 +15,9 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync import run as module
+from airflow_reverse_etl.sync.context import RunOptions
 from airflow_reverse_etl.sync.load.loader import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
-from airflow_reverse_etl.sync.run import Run
 from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination
 from tests.stores.warehouses import copying_store, duckdb_place
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
@@ -33,12 +33,9 @@ class Broken(World):
 
     lose_snapshot: Callable[[], None]
 
-    def steps(self, run_id: str) -> Run:
-        return Run(self.sync(), store=self.store, run_id=run_id, observer=self.observer, clock=self.clock)
-
     def request(self, model: list[dict[str, Any]], run_id: str, **options: bool) -> PlanRequest:
         self.build(model)
-        return PlanRequest(self.sync(), "select * from customers", ("id",), run_id, self.clock.now(), **options)
+        return self.steps(run_id).request(self.source, RunOptions(**options))
 
     async def planned(self, model: list[dict[str, Any]], run_id: str) -> Plan:
         steps, request = self.steps(run_id), self.request(model, run_id)

@@ -24,8 +24,9 @@ from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.stores.lake.delta import DeltaFile
 from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.load.loader import Share
-from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import Capabilities, Plan
 from airflow_reverse_etl.sync.run import Run, run_sync
 from airflow_reverse_etl.testing import (
     CrashError,
@@ -128,17 +129,21 @@ class World:
             run_id = f"run-{self.runs}"
         return await run_sync(
             self.sync(**more),
-            query="select * from customers",
-            primary_key=("id",),
-            warehouse=self.warehouse,
-            store=self.store,
-            destination=self.destination,
-            run_id=run_id,
-            observer=self.observer,
-            clock=self.clock,
-            full_resync=full_resync,
-            lift_guards=lift_guards,
+            self.source,
+            self.destination,
+            self.context(run_id),
+            RunOptions(full_resync=full_resync, lift_guards=frozenset(lift_guards)),
         )
+
+    @property
+    def source(self) -> SourceModel:
+        return SourceModel("select * from customers", ("id",), self.warehouse)
+
+    def context(self, run_id: str) -> RunContext:
+        return RunContext(run_id, self.store, observer=self.observer, clock=self.clock)
+
+    def steps(self, run_id: str) -> Run:
+        return Run(self.sync(), self.context(run_id))
 
     @property
     def held(self) -> dict[str, int]:
@@ -564,7 +569,7 @@ async def test_a_plan_that_is_rejected_when_a_part_of_it_was_sent_keeps_what_was
     world.destination.dials.unsent = {2, 3, 4, 5, 6, 7, 8}
     with pytest.raises(IncompleteLoadError):
         await world.run(rows(a=1, b=1), run_id="r")
-    steps = Run(world.sync(), store=world.store, run_id="r", observer=world.observer, clock=world.clock)
+    steps = world.steps("r")
     async with steps.lease():
         await steps.reject(world.destination)
         await steps.reject(world.destination)
@@ -584,8 +589,8 @@ async def test_in_mode_append_a_plan_that_nobody_may_have_seen_is_not_sent_by_th
     world.destination.dials.crash = ()
     world.sent()
     for run_id, seen in (("waits", ["a#1"]), ("next", [] if approval else ["a#1"])):
-        steps = Run(world.sync(), store=world.store, run_id=run_id, observer=world.observer, clock=world.clock)
-        request = PlanRequest(world.sync(), "select * from customers", ("id",), run_id, world.clock.now())
+        steps = world.steps(run_id)
+        request = steps.request(world.source)
         async with steps.lease():
             await steps.plan(request, world.warehouse, world.destination, approval=approval)
         assert world.sent() == seen
@@ -599,8 +604,8 @@ async def test_what_mapped_loads_have_sent_is_not_sent_again_by_a_load_of_other_
     world.model = rows(a=1, b=1, c=1, d=1, e=1, f=1, g=1)
     world.warehouse.set("customers", world.model)
     world.sent()
-    steps = Run(world.sync(), store=world.store, run_id="mapped", observer=world.observer, clock=world.clock)
-    request = PlanRequest(world.sync(), "select * from customers", ("id",), "mapped", world.clock.now())
+    steps = world.steps("mapped")
+    request = steps.request(world.source)
     async with steps.lease():
         plan = await steps.plan(request, world.warehouse, world.destination)
         assert isinstance(plan, Plan)

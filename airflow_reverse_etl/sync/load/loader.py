@@ -15,9 +15,10 @@ from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Batch, Outcome, Reason, Receipt, Receipts
 from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.rate_limit import Pace
-from airflow_reverse_etl.sync.ports import Clock, Destination, Observer, Plan, RateBudget, StateStore
+from airflow_reverse_etl.sync.ports import Destination, Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> Iterator[r
 
 
 class Loader:
-    """Sends one plan, or a share of it. Made for one load.
+    """Sender of one plan, or of a share of it; made for one load.
+
+    :param still_held: check that raises RunConflictError if another run has taken over the lease.
+    :param share: the rows to send.
+    :param progress: saved checkpoints of all partitions of the plan.
 
     Guarantees: a row is settled as accepted only after the destination's answer; a checkpoint never claims more than
     what was answered; no row is sent that a checkpoint has settled; nothing is sent or saved once the lease of the sync
@@ -81,25 +86,25 @@ class Loader:
         self,
         sync: Sync,
         plan: Plan,
-        *,
-        store: StateStore,
         destination: Destination,
+        context: RunContext,
+        *,
         still_held: Callable[[], Awaitable[None]],
-        observer: Observer,
-        clock: Clock,
-        share: Share | None = None,
-        progress: Sequence[Checkpoint] = (),
-        budget: RateBudget | None = None,
-        backoff: Backoff | None = None,
+        share: Share,
+        progress: Sequence[Checkpoint],
     ) -> None:
-        self._sync, self._plan = sync, plan
-        self._share = share or Share(0, 0, plan.total)
+        self._sync = sync
+        self._plan = plan
+        self._share = share
         self._progress = progress
-        self._store, self._destination = store, destination
-        self._observer, self._clock, self._still_held = observer, clock, still_held
-        self._backoff = backoff or Backoff()
+        self._destination = destination
+        self._store = context.store
+        self._observer = context.observer
+        self._clock = context.clock
+        self._still_held = still_held
+        self._backoff = Backoff()
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
-        self._pace = Pace(sync.rate.requests_per_second, clock, budget, sync.destination.connection)
+        self._pace = Pace(sync.rate.requests_per_second, context.clock, context.budget, sync.destination.connection)
         self._batches: Iterator[tuple[Batch, dict[int, Receipt]]] = iter(())
         self._ready: deque[Batch] = deque()
         self._refill = asyncio.Lock()

@@ -1,0 +1,56 @@
+"""What a run is given: where it works, the model that it reads, and what it does differently from other runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow_reverse_etl.sync.ports import Clock, Observer, RateBudget, StateStore, Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Surroundings of one run, shared by all its steps and tries.
+
+    :param run_id: id of the run, stable over the retries of one task.
+    :param store: state store of the sync.
+    :param observer: receiver of the run's events.
+    :param clock: source of time.
+    :param label: description of this task, shown to another run that waits for the sync's lease. Default: ``run_id``.
+    :param budget: budget that shares the sync's ``requests_per_second`` between all users of the destination's
+        connection. Default: the rate applies to this load alone.
+    """
+
+    run_id: str
+    store: StateStore
+    observer: Observer
+    clock: Clock
+    label: str = ""
+    budget: RateBudget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceModel:
+    """The model of a sync in the warehouse that holds it.
+
+    :param query: the model as a SELECT in the warehouse's dialect.
+    :param primary_key: column names; may be empty in mode ``append`` only.
+    :param warehouse: open warehouse that runs the query.
+    """
+
+    query: str
+    primary_key: tuple[str, ...]
+    warehouse: Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Exceptions that a person asks for in a single run.
+
+    :param reset: record every valid row as delivered, and send nothing.
+    :param full_resync: send every valid row again.
+    :param lift_guards: names of guards that do not stop this run.
+    """
+
+    reset: bool = False
+    full_resync: bool = False
+    lift_guards: frozenset[str] = frozenset()
