@@ -1,4 +1,4 @@
-"""What every operator that works on a sync shares: the sync, its adapters, its assets, and how errors reach Airflow."""
+"""Base classes of the operators that work on a sync: its adapters, its assets, and how its errors reach Airflow."""
 
 from __future__ import annotations
 
@@ -40,53 +40,59 @@ _COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up"
 
 
 class SyncOperator(BaseOperator):
-    """A task that does a run of a sync, or a step of one. Subclasses define ``_work``."""
+    """Base class for a task that does a run of a sync, or a step of one. Subclasses define ``_work``."""
 
     template_fields: Sequence[str] = ("sync",)
     ui_color = "#e8f3ec"
-    #: Which of the sync's assets this task reads and writes.
+    #: Assets of the sync that this task reads and writes.
     _reads: ClassVar[bool] = False
     _writes: ClassVar[bool] = False
 
     def __init__(self, *, sync: Sync | Mapping[str, Any] | str | Path | XComArg, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # A dict becomes a Sync here: Airflow would render the row templates inside a dict.
-        self.sync: Any = Sync.load(sync) if isinstance(sync, Mapping) else str(sync) if isinstance(sync, Path) else sync
+        if isinstance(sync, Mapping):
+            # Airflow would render the row templates inside a dict.
+            sync = Sync.load(sync)
+        elif isinstance(sync, Path):
+            sync = str(sync)
+        self.sync: Any = sync
         self._stop: Callable[[], object] | None = None
         self._declare_assets()
 
     def execute(self, context: Context) -> Any:
-        """Do the work; see the class."""
+        """Do the task's work, and translate its errors for Airflow."""
         try:
             return self._work(self._load_sync(), context)
         except (ConfigurationError, AttentionError) as error:
             self._push_report(context, error)
-            # Not chained: what a driver said may repeat a row's values. str(error) says all that is needed.
+            # Not chained: a driver's message may contain values of a row. str(error) has all that is needed.
             raise AirflowFailException(error.with_hint()) from None
         except TryLaterError as error:
             self._push_report(context, error)
             raise AirflowException(error.with_hint()) from None
         except asyncio.CancelledError:
             raise AirflowException(
-                "The task was told to stop. What was delivered is kept; a new try continues."
+                "The task was stopped. Delivered rows are recorded; a new try sends the remaining ones."
             ) from None
 
     def on_kill(self) -> None:
-        """Let the requests in flight be answered, save the progress, stop. A new try continues from there."""
-        stop, self._stop = self._stop, None  # once: told again, it would not wait for the answers
+        """Wait for the answers to requests in flight, save the progress, and stop. A new try resumes from there."""
+        stop = self._stop
+        self._stop = None  # a second cancellation would not wait for the answers
         if stop is not None:
             stop()
 
     def _work(self, sync: Sync, context: Context) -> Any:
         raise NotImplementedError
 
-    # -- what a step works with ------------------------------------------------------------------------------------
+    # -- adapters of a step ----------------------------------------------------------------------------------------
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine that ``on_kill`` cancels."""
 
         async def main() -> T:
-            task, loop = asyncio.current_task(), asyncio.get_running_loop()
+            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
             assert task is not None
             self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
             return await work
@@ -124,7 +130,8 @@ class SyncOperator(BaseOperator):
     def _load_sync(self) -> Sync:
         from airflow_reverse_etl.destinations.registry import check_options
 
-        return Sync.load(self._place(self.sync) if isinstance(self.sync, str) else self.sync, check=check_options)
+        sync = self._resolve_path(self.sync) if isinstance(self.sync, str) else self.sync
+        return Sync.load(sync, check=check_options)
 
     def _destination(self, sync: Sync) -> Destination:
         from airflow_reverse_etl.destinations.registry import create
@@ -133,12 +140,12 @@ class SyncOperator(BaseOperator):
         if conn_id is None:
             return create(sync, connection=None)
         connection = connection_info(conn_id)
-        if options := storage_options(connection):  # for files in object storage, from the usual connection types
+        if options := storage_options(connection):  # credentials of object storage, from its connection type
             connection = dataclasses.replace(connection, extra={**connection.extra, "storage_options": options})
         return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)())
 
-    def _place(self, path: str) -> Path:
-        """A path relative to the DAG file, wherever this worker has it."""
+    def _resolve_path(self, path: str) -> Path:
+        """Resolve a path relative to the DAG file on this worker."""
         dag = self.get_dag()
         file = dag.fileloc if dag is not None else ""
         return Path(file).parent / path if file else Path(path)
@@ -149,38 +156,43 @@ class SyncOperator(BaseOperator):
         sync = self.sync
         if isinstance(sync, str):
             if "{{" in sync:
-                return  # known when the task runs; its assets are then not declared
-            path = self._place(sync)
+                return  # the path is known only when the task runs, which is too late to declare assets
+            path = self._resolve_path(sync)
             if not path.is_file():
                 self.log.warning(
-                    "The sync file %s is not there. Task %s will fail, and has no assets, until it is.",
+                    "Sync file %s not found. Until it exists, task %s fails, and has no assets.",
                     path,
                     self.task_id,
                 )
                 return
             sync = Sync.load(path)
         if isinstance(sync, Sync):
-            self.inlets = [*self.inlets, *(inlets(sync) if self._reads else ())]
-            self.outlets = [*self.outlets, *([destination_asset(sync)] if self._writes else ())]
+            if self._reads:
+                self.inlets = [*self.inlets, *inlets(sync)]
+            if self._writes:
+                self.outlets = [*self.outlets, destination_asset(sync)]
 
     def _report(
         self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, Any]:
-        """Report what became of a run: in the log, and on the event of the destination's asset."""
-        counts = {**report.to_json(), **({"drift": list(drift)} if drift else {})}
+        """Report a run's counts: in the log, on the event of the destination's asset, and as the returned XCom."""
+        counts = report.to_json()
+        if drift:
+            counts["drift"] = list(drift)
         self._log_report(report, sync.name)
         asset = destination_asset(sync)
         if asset in self.outlets:
-            told = {name: value for name, value in counts.items() if name != "reasons"}
-            context["outlet_events"][asset].extra = {"sync": sync.name, **told}
+            extra = {name: value for name, value in counts.items() if name != "reasons"}
+            context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
         return counts
 
     def _log_report(self, report: RunReport, sync: str) -> None:
-        """Log the counts, and why rows were not accepted."""
+        """Log the counts, and the reasons why rows were not accepted."""
         from airflow_reverse_etl.spec.receipts import reason_text
 
         counts = report.to_json()
-        self.log.info("%s: %s", sync, ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS))
+        text = ", ".join(f"{name} {counts[name]:,}" for name in _COUNTS)
+        self.log.info("%s: %s", sync, text)
         for reason in report.reasons:
             self.log.warning("%s: %s", sync, reason_text(reason))
 
@@ -191,7 +203,7 @@ class SyncOperator(BaseOperator):
 
 
 class PlanningOperator(SyncOperator):
-    """A task that plans, and so reads the model."""
+    """Base class for a task that plans, and therefore reads the model."""
 
     template_fields: Sequence[str] = ("sync", "catalog", "reset", "full_resync", "lift_guards", "gate")
     _reads = True
@@ -214,7 +226,7 @@ class PlanningOperator(SyncOperator):
         self.lift_guards: Any = lift_guards
 
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
-        """Read the options of this run from the arguments, of which templates render to text, and from its conf."""
+        """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
         from airflow_reverse_etl.sync.context import RunOptions
 
         return RunOptions(
@@ -224,7 +236,7 @@ class PlanningOperator(SyncOperator):
         )
 
     def _lifted_guards(self, sync: Sync, context: Context) -> frozenset[str]:
-        """Return the guards that do not stop this run: those of ``lift_guards``, and those of the DAG run's conf."""
+        """Return the guards that do not stop this run, from ``lift_guards`` and the DAG run's conf."""
         from airflow_reverse_etl.sync.guards import lifted_by_conf, lifted_guards
 
         option = self.lift_guards
@@ -237,12 +249,15 @@ class PlanningOperator(SyncOperator):
         return lifted
 
     def _check_gate(self, sync: Sync) -> None:
-        """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh."""
+        """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh.
+
+        :raises AirflowSkipException: the gate is closed.
+        """
         if self.gate is None:
             return
         if not isinstance(sync.model, str) or self.catalog is None:
             raise ConfigurationError(
-                "a gate needs a dbt model and its catalog", todo="give catalog=, or leave gate out", sync=sync.name
+                "a gate needs a dbt model and its catalog", todo="set catalog=, or remove gate=", sync=sync.name
             )
         from airflow_reverse_etl.dbt.catalog import load_catalog
         from airflow_reverse_etl.dbt.run_state import gate_reasons
@@ -254,7 +269,7 @@ class PlanningOperator(SyncOperator):
             raise AirflowSkipException("Nothing was sent: " + "; ".join(reasons))
 
     def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
-        """The model as a SELECT, and its primary key."""
+        """Return the model as a SELECT, and its primary key."""
         if not isinstance(sync.model, str) or self.catalog is None:
             return resolve_model(sync, None)
         from airflow_reverse_etl.dbt.catalog import load_catalog
@@ -262,7 +277,7 @@ class PlanningOperator(SyncOperator):
         return resolve_model(sync, load_catalog(state_files(), self.catalog))
 
     def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
-        """What changed under the sync since its last run, as the sync's ``drift`` says."""
+        """Find and log changes to the model since the sync's last run, as its ``drift`` asks."""
         from airflow_reverse_etl.check.drift_memory import look_for_drift
 
         output = self.catalog if isinstance(self.catalog, Mapping) else None
@@ -284,7 +299,7 @@ def _is_true(option: Any) -> bool:
 
 
 def _flag_or_names(text: str) -> bool | list[str]:
-    """Read what a template rendered: a flag, or names with commas between them."""
+    """Read a rendered template: a flag, or names separated by commas."""
     word = text.strip().lower()
     if word in ("true", "false", "none", ""):
         return word == "true"
@@ -304,6 +319,6 @@ def run_id(dag_id: str, dag_run: str, task_id: str, map_index: int) -> str:
 
 
 def close_quietly(warehouse: Warehouse) -> None:
-    """Close a warehouse whose rows are read: nothing is lost when the driver cannot say goodbye."""
+    """Close a warehouse after its rows were read, and ignore errors: nothing can be lost any more."""
     with contextlib.suppress(Exception):
         warehouse.close()

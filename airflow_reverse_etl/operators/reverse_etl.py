@@ -1,4 +1,4 @@
-"""The operator that runs a sync."""
+"""Operator that runs a sync in one task."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class DestinationLink(BaseOperatorLink):
-    """A button on the task instance that leads to the destination, where it is a web address."""
+    """Button on the task instance that opens the destination, if the connection's host is a web address."""
 
     name = "Destination"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
-        """Called in the task's process when it ends; Airflow keeps the answer."""
+        """Return the destination's address. Airflow calls this at the end of the task, and stores the result."""
         return str(getattr(operator, "destination_url", ""))
 
 
 class ReverseEtlOperator(PlanningOperator):
     """Bring a destination up to date with a model: plan, load, commit.
 
-    Sends only what changed since the destination last acknowledged it. A try that is cut short is continued by the
-    next one, hence set ``retries``. Reads the model through the connection that the sync names as ``source``.
+    Sends only the rows that changed since the destination last acknowledged them. Set ``retries``: the next try resumes
+    an interrupted one. Reads the model through the connection that the sync names as ``source``.
 
     Returns, and pushes to XCom also when the task fails after sending: ``run_id``, ``planned`` (``added``,
     ``changed``, ``removed``, ``invalid``), ``accepted``, ``rejected``, ``retryable``, ``unknown``, ``skipped``,
@@ -40,23 +40,25 @@ class ReverseEtlOperator(PlanningOperator):
     since the last run, ``drift``. Has the model as inlet and the destination object as outlet asset; the outlet's
     event carries the counts.
 
-    What it does not do: build the model, or notice that nobody did. Put the task that does before this one. To spread
-    a sync over workers, or have a person approve its plan, see :func:`airflow_reverse_etl.reverse_etl`.
+    It does not build the model, and does not check that the model was built, unless ``gate`` is set: put the task that
+    builds it before this one. To spread a sync over workers, or let a person approve its plan, see
+    :func:`airflow_reverse_etl.reverse_etl`.
 
     :param sync: a :class:`~airflow_reverse_etl.Sync`, a dict with the same names, or the path of a YAML file, absolute
-        or relative to the folder of the DAG file. A path is templated; what is in a sync is not.
+        or relative to the folder of the DAG file. A path is templated; the contents of a sync are not.
     :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
-    :param reset: record every valid row as delivered, and send nothing. Templated, so a DAG's ``params`` can say it:
+    :param reset: record every valid row as delivered, and send nothing. Templated, so a DAG's ``params`` can set it:
         ``"{{ params.reset }}"``.
     :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
     :param lift_guards: guards that do not stop this run: true for all of them, or a list of their names, as in
         ``["max_removed"]``. Templated; a template gives ``true``, ``false`` or names with commas between them. A DAG
         run's conf lifts guards as well: ``{"reverse_etl": {"<sync>": {"lift_guards": ["max_removed"]}}}``.
-    :param gate: output of a ``DbtOperator``, or several of one dbt run (freshness, run, test): the sync runs only if in
-        them its model was built, the model's tests passed and its sources were fresh; otherwise the task is skipped,
-        and says why. A dbt task that failed for another model needs ``trigger_rule="all_done"`` here. Templated.
-    :raises AirflowFailException: fix the configuration, or look at what was rejected; no retry would help.
-    :raises AirflowException: a retry continues.
+    :param gate: output of a ``DbtOperator``, or several of one dbt run (freshness, run, test). The sync runs only if,
+        according to them, its model was built, the model's tests passed and its sources were fresh. Otherwise the task
+        is skipped, and logs the reason. To run also after a dbt task that failed for another model, set
+        ``trigger_rule="all_done"``. Templated.
+    :raises AirflowFailException: a retry would not help: fix the configuration, or look at the rejected rows.
+    :raises AirflowException: a retry resumes the run.
     """
 
     operator_extra_links = (DestinationLink(),)
@@ -89,7 +91,7 @@ class ReverseEtlOperator(PlanningOperator):
 
 
 def _web_address(connection: ConnectionInfo) -> str:
-    """The connection's host where it is a web address, without credentials; empty otherwise."""
+    """Return the connection's host without credentials if it is a web address, else an empty string."""
     host = connection.host or ""
     if "://" not in host:
         if connection.conn_type not in ("http", "reverse_etl_http") or not host:

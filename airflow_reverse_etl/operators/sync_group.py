@@ -1,4 +1,4 @@
-"""A sync spread over workers: plan, approve, load in mapped tasks, commit."""
+"""Task group of a sync spread over workers: plan, approve, load in mapped tasks, commit."""
 
 from __future__ import annotations
 
@@ -21,39 +21,42 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Destination, Plan
     from airflow_reverse_etl.sync.run import Run
 
-#: Keys of each kind of change that a plan shows.
+#: Most keys that a plan shows for each kind of change.
 _SAMPLE = 5
 
 
 class ReverseEtlPlanOperator(PlanningOperator):
-    """Plan a sync without sending anything: what would go out, and how long it would take.
+    """Plan a sync without sending anything: what would be sent, and how long it would take.
 
-    Returns the shares that the plan is loaded in, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
-    ``{"run_id", "partition", "partitions"}``, empty when there is nothing to send; a try after the first has
-    ``partitions`` of them, maybe of no rows. Pushes the XCom ``plan``: ``run_id``, ``planned``, ``total`` (rows to
-    send), ``shares``, ``skipped``, ``given_up`` (the skipped rows that were rejected too often or for too long),
+    Returns the shares to load, for ``ReverseEtlLoadOperator.expand(share=…)``: a list of
+    ``{"run_id", "partition", "partitions"}``, empty if there is nothing to send. A try after the first always returns
+    ``partitions`` shares, some of which may have no rows. Pushes the XCom ``plan``: ``run_id``, ``planned``,
+    ``total`` (rows to send), ``shares``, ``skipped``, ``given_up`` (the skipped rows that were rejected too often or
+    for too long),
     ``invalid`` (cause → number of ``rows``, and ``keys`` of some), ``model_rows``, ``requests`` and ``minutes``
-    (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (what each of them said), ``sample``
+    (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (the verdict of each), ``sample``
     (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the destination fields
-    that changed, null where it is not known), ``drift``, where the model changed since the last run, and ``text``, all
-    of it for a person to read.
+    that changed, null if they are not known), ``drift``, if the model changed since the last run, and ``text``, a
+    summary for a person.
 
-    Which fields changed is known of rows that were delivered since the sync has ``track: {fields: true}``, with the
-    mapping that it has now.
+    The changed fields are known for rows that were delivered with the current mapping, since the sync has
+    ``track: {fields: true}``.
 
-    Guards are checked here: beyond one of them that is not lifted the plan is discarded and the task fails.
+    Guards are checked here: if a guard that is not lifted stops the plan, the plan is discarded and the task fails.
 
     :param sync: as :class:`ReverseEtlOperator` takes it. A path is templated.
     :param catalog: output of a ``DbtModelSyncOperator``; needed when the sync's model is a dbt model. Templated.
     :param reset: record every valid row as delivered, and send nothing. Templated.
     :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
     :param lift_guards: as :class:`ReverseEtlOperator` takes it. Templated.
-    :param gate: as :class:`ReverseEtlOperator` takes it. Closed, the task is skipped: nothing is planned. Templated.
-    :param approval: a person sees the plan before it is sent. A plan of the sync of which nothing was sent yet, left by
-        an earlier run or by an earlier try of this task, is then discarded, as nobody may have agreed to it.
+    :param gate: as :class:`ReverseEtlOperator` takes it. If the gate is closed, the task is skipped and plans nothing.
+        Templated.
+    :param approval: a person approves the plan before it is sent. An earlier plan of which nothing was sent yet, of
+        another run or of an earlier try of this task, is then discarded, as it may not have been approved.
     :param partitions: shares to load at the same time, at most one for each batch of the plan.
-    :param preview: forget the plan again, and return what is otherwise the XCom ``plan``.
-    :param sample: keys of each kind of change, and of invalid rows, to show; 0 for none. Keys are values of your rows.
+    :param preview: discard the plan, and return the summary that is otherwise the XCom ``plan``.
+    :param sample: most keys to show of each kind of change, and of invalid rows; 0 for none. Keys are values of your
+        rows.
     """
 
     def __init__(
@@ -94,8 +97,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
         if self.preview:
             return summary
         if ti.try_number > 1:
-            # Before the group was cleared there may have been as many loads. To Airflow 3.1, a mapped task of which
-            # fewer are left is a deadlock.
+            # Before the group was cleared, it may have had this many loads. Airflow 3.1 reports a deadlock if a mapped
+            # task has fewer instances than before.
             summary["shares"] = self.partitions
         ti.xcom_push(key="plan", value=summary)
         shares = summary["shares"]
@@ -129,7 +132,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
                     lift_guards=options.lift_guards,
                 )
             if isinstance(plan, RunReport):
-                text = f"{sync.name}: this run is committed already"
+                text = f"{sync.name}: this run is already committed"
                 return {"run_id": run_context.run_id, "total": 0, "shares": 0, "text": text}
             try:
                 return summary(
@@ -148,12 +151,12 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
 
 class ReverseEtlLoadOperator(SyncOperator):
-    """Send one share of a plan. Mapped over what a :class:`ReverseEtlPlanOperator` returns.
+    """Send one share of a plan. Map it over the output of a :class:`ReverseEtlPlanOperator`.
 
-    A try that is cut short is continued by the next one, hence set ``retries``.
+    Set ``retries``: the next try resumes an interrupted one.
 
-    :param sync: the sync that was planned. A path is templated.
-    :param share: one of the plan's shares. Templated.
+    :param sync: sync of the plan. A path is templated.
+    :param share: share of the plan to send. Templated.
     """
 
     template_fields: Sequence[str] = ("sync", "share")
@@ -184,11 +187,11 @@ class ReverseEtlLoadOperator(SyncOperator):
 
 
 class ReverseEtlCommitOperator(SyncOperator):
-    """Commit a plan that was loaded, and report on all of it, as :class:`ReverseEtlOperator` does.
+    """Commit a loaded plan, and report on the whole run, as :class:`ReverseEtlOperator` does.
 
     Has the destination object as outlet asset.
 
-    :param sync: the sync that was planned. A path is templated.
+    :param sync: sync of the plan. A path is templated.
     :param plan: the XCom ``plan`` of the :class:`ReverseEtlPlanOperator`. Templated.
     """
 
@@ -215,7 +218,7 @@ class ReverseEtlCommitOperator(SyncOperator):
         async with steps.lease():
             found = await _plan_or_report(sync, steps)
             if isinstance(found, RunReport):
-                steps.check_whole(found)
+                steps.check_complete(found)
                 return found
             return await steps.commit(found, destination)
 
@@ -234,26 +237,27 @@ def reverse_etl(
     group_id: str = "reverse_etl",
     **task_arguments: Any,
 ) -> TaskGroup:
-    """A sync as a task group: plan, then a person's approval if asked for, then load in mapped tasks, then commit.
+    """Build a task group for a sync: plan, a person's approval if wanted, load in mapped tasks, commit.
 
-    Works with any executor. Nothing but run id and partition numbers, counts and a sample of keys goes through XCom;
-    rows go through the state store. The sync's ``requests_per_second`` is one budget for all tasks on the destination's
-    connection, those of other DAGs included; ``concurrency`` is of each task. A load that fails leaves the commit
-    undone; what was delivered is kept, and the next run of the sync goes on from there. Without anything to send,
+    Works with any executor. XCom carries only run ids, partition numbers, counts and a sample of keys; rows go through
+    the state store. The sync's ``requests_per_second`` is one budget for all tasks on the destination's connection,
+    including those of other DAGs; ``concurrency`` applies to each task. If a load fails, the commit does not run. The
+    delivered rows are recorded, and the next run of the sync continues from there. If there is nothing to send,
     approval and loads are skipped.
 
     :param sync: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it.
     :param catalog: output of a ``DbtModelSyncOperator``.
-    :param gate: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it. Closed, the group is skipped.
+    :param gate: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it. If the gate is closed, the
+        group is skipped.
     :param reset: record every valid row as delivered, and send nothing.
     :param full_resync: send every valid row again; removed rows are left for the next run.
     :param lift_guards: as :class:`~airflow_reverse_etl.operators.ReverseEtlOperator` takes it.
-    :param partitions: load tasks at the same time.
-    :param approve: let a person see the plan and approve it. Rejected, it is discarded, and the tasks after it are
-        skipped; the next run plans anew. A mapping is for Airflow's ``ApprovalOperator``: ``assigned_users``,
+    :param partitions: most load tasks.
+    :param approve: let a person approve the plan. A rejected plan is discarded, and the tasks after it are skipped; the
+        next run makes a new plan. A mapping has arguments of Airflow's ``ApprovalOperator``: ``assigned_users``,
         ``notifiers``, ``response_timeout`` …
-    :param trigger_rule: of the plan, the first task of the group.
-    :param task_arguments: of every task of the group but the approval: ``retries``, ``pool``, ``queue`` …
+    :param trigger_rule: trigger rule of the plan, the first task of the group.
+    :param task_arguments: arguments of every task of the group except the approval: ``retries``, ``pool``, ``queue`` …
     """
     with TaskGroup(group_id) as group:
         plan = ReverseEtlPlanOperator(
@@ -269,33 +273,36 @@ def reverse_etl(
             trigger_rule=trigger_rule,
             **task_arguments,
         )
-        seen = XComArg(plan, key="plan")
+        summary = XComArg(plan, key="plan")
         load = ReverseEtlLoadOperator.partial(task_id="load", sync=sync, **task_arguments).expand(share=plan.output)
-        # Not one of these is enough: loads are skipped where there is nothing to send, and all tasks by a closed gate.
+        # Loads are skipped if there is nothing to send, and the commit must still run. A closed gate skips all tasks.
         commit = ReverseEtlCommitOperator(
             task_id="commit",
             sync=sync,
-            plan=seen,
+            plan=summary,
             trigger_rule="none_failed_min_one_success",
             **task_arguments,
         )
         if approve:
             from airflow_reverse_etl.operators.approval import PlanApprovalOperator
 
-            more = approve if isinstance(approve, Mapping) else {}
-            approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=seen, **more)
-            approval >> [load, commit]  # both, as rejecting skips the next tasks whatever their trigger rule
+            arguments = approve if isinstance(approve, Mapping) else {}
+            approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=summary, **arguments)
+            approval >> [load, commit]  # a rejection skips only direct successors, whatever their trigger rule
         load >> commit
     return group
 
 
 async def _plan_or_report(sync: Sync, steps: Run) -> Plan | RunReport:
-    """The plan of this run, or its report when it is committed already."""
+    """Return the plan of this run, or its report if it is already committed.
+
+    :raises RunConflictError: the plan does not exist any more.
+    """
     found = await steps.unfinished() or await steps.committed()
     if found is None:
         raise RunConflictError(
-            "the plan of this run is gone: it was rejected, or another run of the sync came first",
-            todo="clear the task group to plan again; set max_active_runs=1 on the DAG",
+            "the plan of this run does not exist any more: it was rejected, or another run of the sync came first",
+            todo="clear the task group to plan again, and set max_active_runs=1 on the DAG",
             sync=sync.name,
         )
     return found

@@ -14,8 +14,8 @@ class Backoff:
 
     :param first: seconds, upper bound of the first wait.
     :param longest: seconds, upper bound of any wait.
-    :param attempts: sends of one batch, the first included, before it is left for a later try.
-    :param throttles: times that a batch may be told to slow down; these do not count as attempts.
+    :param attempts: sends of one batch, including the first, before its rows are left for a later try.
+    :param throttles: throttled sends of one batch before its rows are left. They do not count as attempts.
     """
 
     first: float = 0.5
@@ -25,6 +25,6 @@ class Backoff:
     random: random.Random = field(default_factory=random.Random, repr=False)
 
     def wait(self, attempt: int) -> float:
-        """Seconds to wait after the ``attempt``-th failed send, counted from 1."""
+        """Return the seconds to wait after the ``attempt``-th failed send, counted from 1."""
         bound = min(self.longest, self.first * 2.0 ** min(attempt - 1, 30))
         return self.random.uniform(0.0, bound)

@@ -1,10 +1,9 @@
-"""What a store remembers of a sync beside its rows, and what follows for the next plan. Pure: no rows, no storage.
+"""Comparison of a model with the snapshot, and descriptions of the rows that a plan does not send.
 
-After each commit a store keeps a :class:`State`. Before each plan,
-:func:`~airflow_reverse_etl.sync.comparing.comparison_for` says from it, the sync and the run's options how the model
-is compared, and the plan keeps that :class:`Comparison`. At the commit,
-:meth:`Comparison.state_after` gives the next state, to be stored after the snapshot is folded. A state that is lost
-costs a comparison of everything, and is wrong about nothing.
+Pure: no rows, no storage. After each commit, a store saves a :class:`State`. Before each plan, :func:`comparison_for`
+derives the :class:`Comparison` from that state, the sync and the run's options. The plan stores the comparison. At the
+commit, :meth:`Comparison.state_after` returns the next state, which the store saves after the snapshot. If the state is
+lost, the next plan compares all rows, and is still correct.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from airflow_reverse_etl.spec.report import CAUSES, listed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 
 
-def given_up(plan: Plan) -> str:
-    """Explain why rows of a plan are given up, and the way out."""
+def given_up_text(plan: Plan) -> str:
+    """Explain why rows of a plan are given up, and how to send them again."""
     return (
         f"rejected too often or for too long, last with {listed(plan.given_up_codes)}; "
         "to send a row again, change it; to send all rows again, run with full_resync"
@@ -36,31 +35,34 @@ def warnings(plan: Plan) -> list[str]:
     if plan.causes:
         found.append(f"invalid, not sent: {listed(plan.causes)}")
     if plan.given_up:
-        found.append(f"given up, not sent: {plan.given_up:,} rows: {given_up(plan)}")
+        found.append(f"given up, not sent: {plan.given_up:,} rows: {given_up_text(plan)}")
     return found
 
 
 def reasons(plan: Plan) -> dict[Reason, int]:
-    """Return why rows of a plan are not delivered and not sent, with their number."""
+    """Return the reasons why rows of a plan are not delivered and not sent, with their number of rows."""
     found = {Reason(cause, CAUSES[cause]): count for cause, count in plan.causes.items()}
     if plan.given_up:
-        found[Reason("given_up", given_up(plan))] = plan.given_up
+        found[Reason("given_up", given_up_text(plan))] = plan.given_up
     return found
 
 
 def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows: int) -> Comparison:
-    """How to plan a run.
+    """Decide how the plan of a request compares the model with the snapshot.
 
-    :param before: None when no run of the sync was ever committed.
-    :param snapshot_rows: that can be read now.
-    :raises ConfigurationError: for run options that contradict each other or the sync.
+    :param before: state saved by the last commit; None if no run of the sync was ever committed.
+    :param snapshot_rows: rows of the snapshot that the store can read now.
+    :raises ConfigurationError: the run's options contradict each other or the sync.
     """
     sync = request.sync
-    _check(request)
+    _check_options(request)
     if not sync.tracked:
         return Comparison(compared=False, tracked=False, forgiven=True)
-    known, plain = before or State(), _plain(request)
+    known = before or State()
+    plain = _unrestricted(request)
     keep = sync.on_mapping_change == "keep"
+
+    # A snapshot of another primary key, or a lost one, cannot be compared with the model.
     rekeyed = known.key not in ("", plain.key)
     lost = bool(known.rows) and not snapshot_rows
     compared = not (rekeyed or lost)
@@ -68,6 +70,8 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     if known.destination not in ("", plain.destination):
         since = f"{request.now.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
     start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed, destination_since=since)
+
+    # The run's options come first, then the first run of a sync, then the state of the snapshot.
     if request.reset:
         return replace(start, forgiven=True, recorded="all", notes=("reset",))
     if request.full_resync:
@@ -77,16 +81,25 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     if lost:
         return replace(start, notes=("snapshot_lost",))
     if rekeyed:
-        return replace(start, recorded="all" if keep else "", notes=("key_keep" if keep else "key_resync",))
+        if keep:
+            return replace(start, recorded="all", notes=("key_keep",))
+        return replace(start, notes=("key_resync",))
     if known.stale and snapshot_rows:
         return replace(start, compared=False, resent=True, notes=("snapshot_stale",))
     if known.mapping not in ("", plain.mapping) and snapshot_rows:
-        return replace(start, recorded="known" if keep else "", notes=("mapping_keep" if keep else "mapping_resync",))
-    return replace(start, low=known.low if known.scope == plain.scope else "")
+        if keep:
+            return replace(start, recorded="known", notes=("mapping_keep",))
+        return replace(start, notes=("mapping_resync",))
+
+    # The cursor's lower bound holds only for the sync that it was saved for.
+    low = known.low if known.scope == plain.scope else ""
+    return replace(start, low=low)
 
 
-def _plain(request: PlanRequest) -> Comparison:
-    sync, columns = request.sync, [name.lower() for name in request.primary_key]
+def _unrestricted(request: PlanRequest) -> Comparison:
+    """Return the comparison of all rows with the whole snapshot."""
+    sync = request.sync
+    columns = [name.lower() for name in request.primary_key]
     scope = _digest([sync.digest, columns, sync.cursor.lower()]) if sync.cursor else ""
     return Comparison(
         mapping=_digest(sync.model_dump(include={"mapping"})),
@@ -96,12 +109,12 @@ def _plain(request: PlanRequest) -> Comparison:
     )
 
 
-def _check(request: PlanRequest) -> None:
+def _check_options(request: PlanRequest) -> None:
     problem = ""
     if request.reset and request.full_resync:
-        problem = "reset sends nothing and full_resync sends everything: a run cannot do both"
+        problem = "reset sends nothing and full_resync sends everything, so a run cannot do both"
     elif request.reset and not request.sync.tracked:
-        problem = "reset records rows as delivered, and this sync keeps no record (mode append, or track: none)"
+        problem = "reset records rows as delivered, but this sync keeps no record (mode append, or track: none)"
     if problem:
         raise ConfigurationError(problem, todo="start the run without the option", sync=request.sync.name)
 
@@ -111,11 +124,11 @@ def _digest(value: Any) -> str:
 
 
 def outdated(plan: Plan) -> RunConflictError:
-    """The error for a plan that was made for another snapshot than there is."""
+    """Build the error for a plan that was made from an earlier snapshot."""
     return RunConflictError(
-        "another run changed the snapshot since this one was planned",
+        "another run changed the snapshot after this run was planned",
         outdated=True,
-        todo="nothing by hand: the next try plans again; let only one run of a sync be active at a time",
+        todo="let the next try plan again, and allow only one active run of the sync at a time",
         sync=plan.sync,
         run=plan.run_id,
     )

@@ -1,4 +1,4 @@
-"""What a run is given: where it works, the model that it reads, and what it does differently from other runs."""
+"""Input of a run: its surroundings, the model that it reads, and its options."""
 
 from __future__ import annotations
 

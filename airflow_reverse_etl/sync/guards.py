@@ -1,4 +1,4 @@
-"""May this plan be sent, and may this report pass? Both decide from counts alone."""
+"""Guards, checked before a plan is sent, and failure policy, checked after a commit. Both use counts alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from airflow_reverse_etl.spec.receipts import reason_text
 from airflow_reverse_etl.spec.report import RunReport, listed
 from airflow_reverse_etl.sync.ports import Plan
 
-#: Every guard's name.
+#: Names of all guards.
 GUARDS = tuple(Guards.model_fields)
 
-#: Removed rows that stop a mirror whose sync sets no ``max_removed``: more than this share, and more than so many.
+#: Default limit of a mirror that sets no ``max_removed``: this share of the snapshot or this many rows, if more.
 MIRROR_SHARE = "20%"
 MIRROR_ROWS = 10
 
@@ -54,22 +54,27 @@ def check_guards(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> None:
 def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdict]:
     """Compare the plan with every guard of the sync.
 
-    A share (``5%``) of removed rows is of the snapshot, of changes of the model. On a sync's first run, with an empty
-    snapshot, there is nothing to take a share of: only absolute limits hold then. With a cursor only a part of the
-    model is read, maybe none of it: what the snapshot has counts as the model, too.
+    A share (``5%``) refers to the snapshot for removed rows, and to the model for changes. On a sync's first run the
+    snapshot is empty, and only absolute limits apply. A plan with a cursor reads a part of the model or none of it, so
+    the rows of the snapshot count as rows of the model.
 
     :param lifted: guards that do not stop this plan.
     """
-    guards, planned = sync.guards, plan.planned
+    guards = sync.guards
+    planned = plan.planned
     rows = known_rows(sync, plan)
+
     enough = rows >= guards.min_rows
     than = "at least" if enough else "fewer than"
     found = [("min_rows", enough, f"the model has {rows:,} rows, {than} {guards.min_rows:,}")]
+
+    # A mirror that sets no limit gets the default one, which lets a few rows pass in any case.
     max_removed = guards.max_removed
     always_removed = 0
     if max_removed is None and sync.mode == "mirror":
         max_removed = MIRROR_SHARE
         always_removed = MIRROR_ROWS
+
     for name, limit, always, count, total in (
         ("max_removed", max_removed, always_removed, planned.removed, plan.snapshot_rows),
         ("max_changes", guards.max_changes, 0, planned.total, rows),
@@ -77,13 +82,15 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
         if limit is None:
             continue
         if isinstance(limit, str) and plan.snapshot_rows == 0:
-            found.append((name, True, f"{limit} says nothing of a first run"))
+            found.append((name, True, f"{limit} does not apply to a first run"))
             continue
         few = count <= max(rows_of(limit, total), always)
-        said = _format_limit(limit, total)
+        than = "at most" if few else "more than"
+        allowed = _format_limit(limit, total)
         if always:
-            said = f"the larger of {said} and {always:,}, the default of a mirror"
-        found.append((name, few, f"{count:,} rows, {'at most' if few else 'more than'} {said}"))
+            allowed = f"the larger of {allowed} and {always:,}, the default of a mirror"
+        found.append((name, few, f"{count:,} rows, {than} {allowed}"))
+
     note = dict.fromkeys(lifted, ", lifted for this run")
     return [Verdict(name, met, name in lifted, f"{name}: {text}{note.get(name, '')}") for name, met, text in found]
 
@@ -92,7 +99,7 @@ def lifted_guards(value: object, *, where: str, sync: str) -> frozenset[str]:
     """Read an option that lifts guards: true for all of them, or a list of their names.
 
     :param where: the option's place, for the error.
-    :raises ConfigurationError: it is neither, or a guard of that name does not exist.
+    :raises ConfigurationError: the value is neither, or names a guard that does not exist.
     """
     if value is None or isinstance(value, bool):
         return frozenset(GUARDS if value else ())
@@ -113,7 +120,7 @@ def lifted_guards(value: object, *, where: str, sync: str) -> frozenset[str]:
 def lifted_by_conf(conf: object, sync: str) -> frozenset[str]:
     """Read the guards that a DAG run's conf lifts: ``conf["reverse_etl"][<sync>]["lift_guards"]``.
 
-    :raises ConfigurationError: the conf has another shape there, or names unknown guards.
+    :raises ConfigurationError: the conf has another shape, or names unknown guards.
     """
     where = "dag_run.conf"
     options = _mapping(conf, where, sync)
@@ -130,7 +137,10 @@ def lifted_by_conf(conf: object, sync: str) -> frozenset[str]:
 
 
 def _mapping(value: object, where: str, sync: str) -> Mapping[object, object]:
-    """Return a mapping as it is, and an empty one for None."""
+    """Return the mapping, or an empty one for None.
+
+    :raises ConfigurationError: the value is not a mapping.
+    """
     if value is None:
         return {}
     if isinstance(value, Mapping):
@@ -140,35 +150,47 @@ def _mapping(value: object, where: str, sync: str) -> Mapping[object, object]:
 
 
 def known_rows(sync: Sync, plan: Plan) -> int:
-    """Return the rows that a share is taken of: the model's, or with a cursor the snapshot's if those are more."""
-    return max(plan.model_rows, plan.snapshot_rows) if sync.cursor else plan.model_rows
+    """Return the number of rows that a share of the model refers to.
+
+    With a cursor, that is the snapshot's number if it is larger, as the plan read a part of the model only.
+    """
+    if sync.cursor:
+        return max(plan.model_rows, plan.snapshot_rows)
+    return plan.model_rows
 
 
 def check_failure_policy(sync: Sync, report: RunReport) -> None:
-    """Raise :class:`FailurePolicyError` when the report is worse than the sync allows. The run is committed."""
-    limit, total = sync.failure.max_rejected, report.planned.total + report.planned.invalid
-    bad = report.rejected + report.planned.invalid
+    """Raise :class:`FailurePolicyError` if the report of a committed run is worse than the sync allows."""
     found = []
+
+    limit = sync.failure.max_rejected
+    total = report.planned.total + report.planned.invalid
+    bad = report.rejected + report.planned.invalid
     if bad > rows_of(limit, total):
         causes = f", {listed(report.invalid)}," if report.invalid else ""
         found.append(
             f"{report.rejected:,} rows rejected and {report.planned.invalid:,} invalid{causes} of {total:,}, "
             f"more than {_format_limit(limit, total)}"
         )
-    limit, total = sync.failure.max_given_up, report.model_rows
+
+    limit = sync.failure.max_given_up
+    total = report.model_rows
     if report.given_up > rows_of(limit, total):
         found.append(
             f"{report.given_up:,} rows given up of {total:,} in the model, more than {_format_limit(limit, total)}"
         )
+
     if report.unknown and sync.failure.on_unknown == "fail":
         found.append(f"the answer to {report.unknown:,} rows was lost; they may or may not have been written")
     if not found:
         return
-    reasons = "; ".join(map(reason_text, report.reasons[:3]))
+    message = "; ".join(found)
+    if report.reasons:
+        message += ". Most frequent: " + "; ".join(map(reason_text, report.reasons[:3]))
     raise FailurePolicyError(
-        "; ".join(found) + (f". Most frequent: {reasons}" if reasons else ""),
+        message,
         report=report,
-        todo="correct the rows or the mapping; accepted rows are delivered and will not be sent again",
+        todo="correct the rows or the mapping; accepted rows are delivered, and are not sent again",
         sync=sync.name,
     )
 

@@ -1,7 +1,6 @@
-"""Only one run of a sync at a time: a lease, held while a run works, and a fencing number that tells holders apart.
+"""Lease of a sync: it allows only one run at a time, and its fencing number identifies the holder.
 
-A holder that is killed leaves a lease that runs out. One that was only slow, and finds its lease taken over, stops
-before it changes any state.
+The lease of a killed holder expires. A slow holder whose lease was taken over stops before it changes any state.
 """
 
 from __future__ import annotations
@@ -17,34 +16,38 @@ from airflow_reverse_etl.errors import RunConflictError, UnreachableError
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, StateStore
 
-#: Seconds that a lease lasts without being renewed: how long the next run waits after its holder was killed.
+#: Seconds until a lease expires without a renewal, so how long the next run waits after its holder was killed.
 LEASE_SECONDS = 120.0
 #: Seconds between renewals.
 RENEW_SECONDS = 30.0
-#: Seconds between two looks at a lease that somebody else holds.
+#: Seconds between two attempts to take a lease that another run holds.
 WAIT_SECONDS = 5.0
 
 
 class Lease:
-    """A lease that was taken. Made by :func:`held`."""
+    """Acquired lease; made by :func:`held`."""
 
     def __init__(
-        self, store: StateStore, sync: str, holder: str, clock: Clock, fence: int, until: datetime, *, label: str
+        self, store: StateStore, sync: str, holder: str, clock: Clock, fence: int, expires_at: datetime, *, label: str
     ) -> None:
-        self._store, self._sync, self._holder, self._clock = store, sync, holder, clock
+        self._store = store
+        self._sync = sync
+        self._holder = holder
+        self._clock = clock
         self._label = label
-        self._fence, self._until = fence, until
-        self._renewing = asyncio.Lock()
-        self._last: asyncio.Task[int] | None = None
+        self._fence = fence
+        self._expires_at = expires_at
+        self._renew_lock = asyncio.Lock()
+        self._renewal: asyncio.Task[int] | None = None
 
     async def renew(self) -> None:
-        """Make it last ``LEASE_SECONDS`` from now.
+        """Extend the lease to ``LEASE_SECONDS`` from now.
 
-        :raises RunConflictError: another run took it over.
+        :raises RunConflictError: another run took the lease over.
         """
-        async with self._renewing:
+        async with self._renew_lock:
             now = self._clock.now()
-            self._last = asyncio.create_task(
+            self._renewal = asyncio.create_task(
                 asyncio.to_thread(
                     self._store.acquire,
                     self._sync,
@@ -55,21 +58,23 @@ class Lease:
                     label=self._label,
                 )
             )
-            await asyncio.shield(self._last)
-            self._until = now + timedelta(seconds=LEASE_SECONDS)
+            await asyncio.shield(self._renewal)
+            self._expires_at = now + timedelta(seconds=LEASE_SECONDS)
 
     async def check(self) -> None:
-        """Make sure that nobody took it over; asks the store only when it may have run out, as in a paused process.
+        """Make sure that this run still holds the lease.
 
-        :raises RunConflictError: another run took it over.
+        Asks the store only if the lease may have expired, for example because the process was paused.
+
+        :raises RunConflictError: another run took the lease over.
         """
-        if self._clock.now() >= self._until:
+        if self._clock.now() >= self._expires_at:
             await self.renew()
 
     async def settle(self) -> None:
-        """Wait for a renewal under way: a thread cannot be cancelled, and would renew what is given back."""
-        if self._last:
-            await asyncio.gather(self._last, return_exceptions=True)
+        """Wait for a pending renewal: its thread cannot be cancelled, and would renew a lease that was released."""
+        if self._renewal:
+            await asyncio.gather(self._renewal, return_exceptions=True)
 
     async def release(self) -> None:
         await asyncio.to_thread(self._store.release, self._sync, fence=self._fence)
@@ -79,34 +84,35 @@ class Lease:
 async def held(
     store: StateStore, sync: str, *, holder: str, clock: Clock, label: str = "", release: bool = True
 ) -> AsyncIterator[Lease]:
-    """Hold the lease of a sync inside the block, which gets it.
+    """Hold the lease of a sync inside the block, and yield it.
 
-    The same ``holder`` may take it again at once, as a retried task does, and several times, as parallel tasks of one
-    run do; these leave it to each other with ``release=False``. ``label`` describes the holder to other runs.
+    The same ``holder`` may take the lease again immediately, as a retried task does, or several times, as parallel
+    tasks of one run do. Parallel tasks pass ``release=False``, so that none of them takes the lease from the others.
 
-    Waits for a lease that is held for as long as one lasts that nobody renews: so the run after one that was killed
-    goes on by itself.
+    If another run holds the lease, waits until a lease that is not renewed has expired. The run after a killed one
+    therefore starts by itself.
 
-    :raises RunConflictError: another run is at work, or took the lease over meanwhile; the block is then cancelled.
+    :param label: description of the holder, shown to other runs.
+    :raises RunConflictError: another run is at work, or took the lease over inside the block, which is then cancelled.
     """
     lease = await _take(store, sync, holder, clock, label)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
 
-    async def keep() -> None:
+    async def renew_regularly() -> None:
         while True:
             await clock.sleep(RENEW_SECONDS)
             try:
                 await lease.renew()
             except UnreachableError:
-                continue  # tried again in time; if the storage stays away, the commit will say so
+                continue  # the next renewal may be in time; if the storage stays unreachable, the commit fails
             except RunConflictError as error:
                 lost.append(error)
                 working.cancel()
                 return
 
-    keeper = asyncio.create_task(keep())
+    renewer = asyncio.create_task(renew_regularly())
     try:
         yield lease
     except asyncio.CancelledError:
@@ -114,22 +120,23 @@ async def held(
             raise lost[0] from None
         raise
     finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        renewer.cancel()
+        await asyncio.gather(renewer, return_exceptions=True)
         await lease.settle()
         if release and not lost:
             await lease.release()
 
 
 async def _take(store: StateStore, sync: str, holder: str, clock: Clock, label: str) -> Lease:
-    patience = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
+    give_up_at = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
     while True:
         now = clock.now()
         try:
             fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS, label=label)
         except RunConflictError:
-            if clock.monotonic() >= patience:
+            if clock.monotonic() >= give_up_at:
                 raise
         else:
-            return Lease(store, sync, holder, clock, fence, now + timedelta(seconds=LEASE_SECONDS), label=label)
+            expires_at = now + timedelta(seconds=LEASE_SECONDS)
+            return Lease(store, sync, holder, clock, fence, expires_at, label=label)
         await clock.sleep(WAIT_SECONDS)

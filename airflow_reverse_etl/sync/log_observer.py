@@ -1,4 +1,4 @@
-"""What happens in a run, as lines of a log."""
+"""Log lines for the events of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ PROGRESS_SECONDS = 5.0
 
 
 class LogObserver:
-    """Writes what happens as lines, progress every few seconds. It is given counts and codes only, never rows.
+    """Observer that writes each event as a line, and progress every few seconds.
 
-    :param write: takes a line.
-    :param warn: takes a line that is a warning; default: ``write``.
+    Events have counts and codes, never values of rows.
+
+    :param write: logs a line.
+    :param warn: logs a line that is a warning. Default: ``write``.
     """
 
     _TEXTS = {  # noqa: RUF012 - a constant, never written
@@ -25,15 +27,16 @@ class LogObserver:
         "note": "%(sync)s: %(text)s",
         "warning": "%(sync)s: %(text)s",
         "progress": "%(sync)s: %(settled)s of %(total)s rows settled, %(rejected)s rejected, %(requests)s requests",
-        "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination does not take them",
-        "folded": "%(sync)s: what the unfinished run %(run_id)s had delivered is now part of the snapshot",
-        "given_up": "%(sync)s: the unfinished run %(run_id)s was made for a snapshot that is lost, and is given up",
-        "asked_to_wait": "%(sync)s: the destination asks to wait %(seconds)s seconds; the rest is left to a retry",
-        "committed": "%(sync)s: run %(run_id)s is committed",
+        "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination did not accept them",
+        "folded": "%(sync)s: the rows that the unfinished run %(run_id)s delivered are now part of the snapshot",
+        "discarded": "%(sync)s: discarded the unfinished run %(run_id)s: the snapshot of its plan is lost",
+        "asked_to_wait": "%(sync)s: the destination asks to wait %(seconds)s seconds; a retry sends the remaining rows",
+        "committed": "%(sync)s: committed run %(run_id)s",
     }
 
     def __init__(self, write: Callable[[str], object], warn: Callable[[str], object] | None = None) -> None:
-        self._write, self._warn = write, warn or write
+        self._write = write
+        self._warn = warn or write
         self._next_progress = time.monotonic()
 
     def event(self, name: str, **facts: Any) -> None:
@@ -41,7 +44,10 @@ class LogObserver:
             if time.monotonic() < self._next_progress:
                 return
             self._next_progress = time.monotonic() + PROGRESS_SECONDS
+        # An integer has its thousands separated.
         shown = {key: f"{value:,}" if isinstance(value, int) else value for key, value in facts.items()}
+
+        # An event without a text is written as its facts.
         text = self._TEXTS.get(name)
         if text is None:
             text = name + "".join(f" {key}=%({key})s" for key in shown)

@@ -1,4 +1,4 @@
-"""Planning: the columns of a model, and the plan that counts make."""
+"""Planning: a model's columns, and the plan built from the counts of a comparison."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from airflow_reverse_etl.spec.report import CAUSES, Planned
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, Warehouse
 
-#: How many codes of given-up rows a plan knows.
-_CODES = 5
+#: Most codes of given-up rows in a plan.
+_MAX_CODES = 5
 
 
 def make_plan(
@@ -25,7 +25,7 @@ def make_plan(
     snapshot_rows: int,
     comparison: Comparison,
 ) -> Plan:
-    """Build the plan of a request from the number of rows of each ``change``, ``cause`` and ``code``."""
+    """Build the plan of a request from the number of rows for each ``change``, ``cause`` and ``code``."""
     changes: Counter[str] = Counter()
     causes: Counter[str] = Counter()
     codes: Counter[str] = Counter()
@@ -51,13 +51,13 @@ def make_plan(
         notes=comparison.notes,
         causes={cause: causes[cause] for cause in CAUSES if causes[cause]},
         given_up=codes.total(),
-        given_up_codes=dict(codes.most_common(_CODES)),
+        given_up_codes=dict(codes.most_common(_MAX_CODES)),
     )
 
 
 def model_columns(query: str, warehouse: Warehouse, sync: Sync) -> Sequence[Column]:
-    """The columns of a model, which the warehouse is asked for only if it is one SELECT.
+    """Ask the warehouse for the columns of a model.
 
-    :raises SpecError: it is not.
+    :raises SpecError: the query is not a single SELECT; it is then not sent to the warehouse.
     """
     return warehouse.columns(single_select(query, warehouse.dialect, sync))

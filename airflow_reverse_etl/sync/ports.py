@@ -1,7 +1,7 @@
-"""The seams of the engine, as small protocols. Adapters implement them; the engine knows nothing else.
+"""Protocols between the engine and its adapters. The engine knows nothing else of an adapter.
 
-A protocol never grows a method once released: every implementer would break. Optional powers get a protocol of
-their own.
+A released protocol never gets another method, as that would break every implementation. An optional ability gets a
+protocol of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Warehouse(Protocol):
-    """Where the model is. Reads only.
+    """Read-only database that holds the model.
 
     ``dialect`` is sqlglot's name: ``postgres``, ``snowflake``, ``bigquery``, ``duckdb`` ...
     """
@@ -32,7 +32,7 @@ class Warehouse(Protocol):
     dialect: str
 
     def columns(self, query: str) -> Sequence[Column]:
-        """The columns of a SELECT, without reading rows.
+        """Return the columns of a SELECT, without reading rows.
 
         Raises ModelNotFoundError, CredentialsError, UnreachableError.
         """
@@ -45,14 +45,14 @@ class Warehouse(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What a plan is made from.
+    """Input of a plan.
 
     :param query: the model as a SELECT in the warehouse's dialect.
     :param primary_key: column names, as the sync or the catalog gives them.
     :param run_id: stable over the retries of one Airflow task.
-    :param now: UTC; decides which rejected rows are too old to retry.
+    :param now: time of the plan, in UTC; decides which rejected rows are too old to retry.
     :param reset: record every valid row as delivered, send nothing.
-    :param full_resync: send every valid row again, leave removed ones for the next run.
+    :param full_resync: send every valid row again, and leave removed rows for the next run.
     """
 
     sync: Sync
@@ -66,18 +66,18 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The change set of one run, stored by the state store under ``plan_id`` until it is committed.
+    """Change set of one run, which the state store keeps under ``plan_id`` until it is committed.
 
     :param total: rows in the change set; they are numbered 1 to ``total``.
-    :param model_rows: rows that the model had, invalid ones included.
-    :param snapshot_rows: rows that the snapshot had.
-    :param skipped: rows left out because they were rejected too often or for too long, unchanged, or are in doubt.
-    :param spec: ``Sync.digest`` of the sync that it was made for; a plan is only resumed with the same one.
-    :param recorded: rows that the commit records as delivered without their being sent.
-    :param notes: what else there is to say, as codes; :data:`airflow_reverse_etl.spec.comparison.NOTES` has the words.
-    :param causes: invalid rows by cause; :data:`airflow_reverse_etl.spec.report.CAUSES` has the words.
-    :param given_up: those of the skipped rows that were rejected too often or for too long.
-    :param given_up_codes: the codes of their last rejections, most frequent first, with the number of rows.
+    :param model_rows: rows of the model, including invalid ones.
+    :param snapshot_rows: rows of the snapshot.
+    :param skipped: unchanged rows that are given up or in doubt, and not part of the change set.
+    :param spec: ``Sync.digest`` of the plan's sync. A plan is resumed only for a sync with the same digest.
+    :param recorded: rows that the commit records as delivered, and that are not sent.
+    :param notes: codes of further remarks; :data:`airflow_reverse_etl.spec.comparison.NOTES` has the texts.
+    :param causes: number of invalid rows by cause; :data:`airflow_reverse_etl.spec.report.CAUSES` has the texts.
+    :param given_up: skipped rows that were rejected too often or for too long.
+    :param given_up_codes: codes of the last rejections of given-up rows, most frequent first, with the number of rows.
     """
 
     plan_id: str
@@ -99,98 +99,99 @@ class Plan:
 
 @runtime_checkable
 class FieldTracking(Protocol):
-    """What a state store has that can tell which fields of a changed row changed."""
+    """Ability of a state store to name the changed fields of a changed row."""
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
     ) -> Mapping[int, tuple[str, ...] | None]:
-        """Of changed rows with numbers from ``after`` + 1 to ``until``: number → destination fields, sorted.
+        """Map the numbers of changed rows, from ``after`` + 1 to ``until``, to their changed fields, sorted.
 
-        None where it is not known: the sync's ``track`` does not have ``fields: true``, or did not when the row was
-        delivered; the mapping has changed since; or the row is sent for another reason than a value.
+        Fields are named as in the destination. A row whose changed fields are not known has None: the sync has no
+        ``track: {fields: true}``, or had none when the row was delivered; the mapping has changed since; or the row is
+        sent although none of its values changed.
         """
 
 
 @runtime_checkable
 class InvalidKeys(Protocol):
-    """The power of a state store to name invalid rows."""
+    """Ability of a state store to name invalid rows."""
 
     def invalid_keys(self, plan: Plan, *, count: int) -> Mapping[str, Sequence[str]]:
         """Return the first keys of a plan's invalid rows, sorted: cause → at most ``count`` different keys.
 
-        Only causes with keys are in it: a row without a primary key has none.
+        A cause without keys is left out, as a row without a primary key has no key.
         """
 
 
 class StateStore(Protocol):
-    """Snapshot, plan, checkpoint, rejections and run history of every sync.
+    """Storage for the snapshot, plans, checkpoints, rejections and run history of every sync.
 
-    Everything is keyed by the sync's name. The store never sees a destination.
+    All entries are keyed by the sync's name. A store does not know the destination.
     """
 
     def unfinished(self, sync: str) -> Sequence[Plan]:
-        """Plans that were made and not committed, oldest first."""
+        """Return the plans that are neither committed nor discarded, oldest first."""
 
     def last_report(self, sync: str, run_id: str) -> RunReport | None:
-        """The report of a committed run, or None."""
+        """Return the report of a committed run, or None."""
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         """Compare the model with the snapshot and store the change set. All or nothing."""
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
-        """The change set in ascending order of sequence number, from ``after`` + 1 to ``until`` (default: the end).
+        """Yield the change set, ascending by sequence number, from ``after`` + 1 to ``until`` (default: the end).
 
         Columns: ``seq`` int64; ``change`` string, ``added | changed | removed``, each a contiguous range in that
         order; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for constants and
         templates); ``r0 … rm``, the columns that templates read, in the order of ``spec.templates.template_columns``;
-        and ``identifiers`` string, the JSON record of a removed row's identifiers (null for others). Whoever does not
-        read it to its end closes it.
+        and ``identifiers`` string, the JSON record of a removed row's identifiers (null for other rows). A caller that
+        does not read the generator to its end must close it.
         """
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
-        """The last saved checkpoint of a partition, or a new one."""
+        """Return the last saved checkpoint of a partition, or a new one."""
 
     def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
-        """Durable when it returns; a crash leaves the old or the new one, never a mix."""
+        """Save a checkpoint durably. After a crash, either the old or the new checkpoint is complete."""
 
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
-        """The saved checkpoints of all partitions, in any order; none when nothing was saved."""
+        """Return the saved checkpoints of all partitions, in any order."""
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:
         """Fold accepted rows into the snapshot, rejected ones into the rejections, the report into the history.
 
-        Repeatable: a commit cut short is completed by the next one of the same plan. Forgets the plan at the end.
-        Raises RunConflictError when another run moved the snapshot since the plan was made.
+        Repeatable: the next commit of the same plan completes an interrupted one. Deletes the plan at the end.
+        Raises RunConflictError if another run has changed the snapshot since the plan was made.
         """
 
     def discard(self, plan: Plan) -> None:
-        """Forget a plan of which nothing was sent."""
+        """Delete a plan of which nothing was sent."""
 
     def acquire(
         self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
     ) -> int:
-        """Take the lease of a sync until ``now`` + ``seconds``, or renew it; returns its fencing number.
+        """Take or renew the lease of a sync until ``now`` + ``seconds``; returns its fencing number.
 
-        The number grows with every new holder; one that holds it already gets the same number. With ``fence``, only the
-        lease of that number is renewed.
+        Each new holder gets a higher number; the current holder gets its number again. With ``fence``, only the lease
+        with that number is renewed.
 
-        ``holder`` is an id without line breaks, the same for all tasks and tries of one run. ``label`` describes the
-        task that took or renewed the lease last, for people; it plays no part in who may take the lease.
+        ``holder`` is an id without line breaks that all tasks and tries of one run share. ``label`` describes the task
+        that last took or renewed the lease to people; it does not affect who may take the lease.
 
-        Raises RunConflictError, with the holder's label (its id where the label is empty), while another one holds the
-        lease, or when ``fence`` is not its number.
+        Raises RunConflictError, with the holder's label (its id if the label is empty), while another run holds the
+        lease, or if ``fence`` is not the lease's number.
         """
 
     def release(self, sync: str, *, fence: int) -> None:
-        """Give the lease back. Nothing happens when it is no longer the one of this number."""
+        """Release the lease with this number. Does nothing if the lease has another number by now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a destination can do. The sync is checked against it before a row is read.
+    """Abilities and limits of a destination. The sync is checked against them before a row is read.
 
-    :param operations: operations it supports.
-    :param idempotent: operations that may be sent twice with the result of once.
+    :param operations: supported operations.
+    :param idempotent: operations that have the same result when they are sent twice.
     :param max_batch_rows: most rows in one batch.
     :param max_batch_bytes: most bytes in one batch, measured on the Arrow data; None for no limit.
     """
@@ -202,13 +203,13 @@ class Capabilities:
 
 
 class Limiter(Protocol):
-    """Something that every request must ask before it is sent."""
+    """Rate limiter that a destination asks before every request."""
 
     async def acquire(self) -> None: ...
 
 
 class Destination(Protocol):
-    """Where rows go. One batch in, one receipt per row out. Used as an async context manager by the engine."""
+    """Receiver of rows: it takes one batch, and returns one receipt for each row."""
 
     capabilities: Capabilities
 
@@ -218,44 +219,46 @@ class Destination(Protocol):
     async def send(self, batch: Batch) -> Receipts:
         """Send a batch once.
 
-        A row's fate is a receipt, never an exception. Raises CredentialsError or ConfigurationError only for what
-        concerns every row (401, wrong URL); the load then stops, and nothing that was settled is lost.
+        The outcome of a row is a receipt, never an exception. Raises CredentialsError or ConfigurationError only for
+        problems that concern every row (401, wrong URL). The load then stops, and keeps all settled rows.
         """
 
     async def close(self) -> None: ...
 
 
 class Observer(Protocol):
-    """Told what happens: for logs, metrics and progress. Gets counts and codes, never row values."""
+    """Receiver of a run's events, for logs, metrics and progress. Events have counts and codes, never row values."""
 
     def event(self, name: str, **facts: Any) -> None: ...
 
 
 class Clock(Protocol):
-    """Time, injected so that retries and leases can be tested without waiting."""
+    """Source of time, injected so that retries and leases can be tested without waiting."""
 
     def now(self) -> datetime:
-        """UTC."""
+        """Return the current time in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds."""
+        """Return the seconds of a clock that never goes back."""
 
     async def sleep(self, seconds: float) -> None: ...
 
 
 class RateBudget(Protocol):
-    """Requests per second that everything which uses a connection shares, on all workers."""
+    """Budget of requests per second that all tasks with the same connection share, on all workers."""
 
     def reserve(self, name: str, tokens: int, *, rate: float, now: datetime) -> float:
-        """Reserve ``tokens`` requests at ``rate`` a second; returns the seconds from ``now`` until the first may go.
+        """Reserve ``tokens`` requests at ``rate`` a second.
 
-        Nobody else gets the time that they take: ``tokens / rate`` seconds.
+        They take ``tokens / rate`` seconds, in which no other task gets a request.
+
+        :returns: seconds from ``now`` until the first request may be sent.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """An Airflow connection as plain data, so that adapters need no Airflow. ``repr`` shows no secret."""
+    """Airflow connection as plain data, so that adapters do not need Airflow. ``repr`` shows no secret."""
 
     conn_id: str
     conn_type: str = ""

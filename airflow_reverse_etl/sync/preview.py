@@ -1,4 +1,4 @@
-"""What a person wants to know of a plan before it is sent: as data, and as Markdown that also reads well in a log."""
+"""Summary of a plan for the person who approves it: as data, and as Markdown that is also readable in a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.comparison import NOTES
 from airflow_reverse_etl.spec.report import CAUSES
-from airflow_reverse_etl.sync.comparing import given_up
+from airflow_reverse_etl.sync.comparing import given_up_text
 from airflow_reverse_etl.sync.guards import verdicts
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.sync.guards import Verdict
     from airflow_reverse_etl.sync.ports import Destination, Plan, StateStore
 
-_HOW_TO_KNOW = (
-    "Which fields of a changed row changed is not recorded; with `track: {fields: true}` in the sync it is, of rows "
+_TRACKING_HINT = (
+    "The changed fields of a row are not recorded. Set `track: {fields: true}` in the sync to record them for rows "
     "that are delivered from then on."
 )
-#: Characters of a key that are shown.
-_LONGEST = 100
+#: Most characters of a key that are shown.
+_MAX_KEY_LENGTH = 100
 
 
 def summary(
@@ -38,16 +38,18 @@ def summary(
     lifted: Collection[str] = (),
     drift: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
-    """The XCom ``plan``. Values of rows are not in it; keys are, ``sample`` of each kind of change.
+    """Build the XCom ``plan``. It contains no values of rows, but some of their keys.
 
-    :param partitions: shares that the plan is loaded in, if it has as many batches.
+    :param sample: most keys to show for each kind of change.
+    :param partitions: most shares to load the plan in; a plan with fewer batches has fewer shares.
     :param lifted: guards that do not stop this plan.
-    :param drift: what changed under the sync since its last run.
+    :param drift: changes to the sync's model since its last run.
     """
     batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
     shares = min(partitions, math.ceil(plan.total / batch))
     requests = _requests(plan, batch, shares)
     rate = sync.rate.requests_per_second
+    minutes = round(requests / rate / 60, 2) if rate else None
     guards = verdicts(sync, plan, lifted)
     keys, changed_fields = _sample(sync, plan, store, sample)
     found = {
@@ -60,18 +62,22 @@ def summary(
         "invalid": _invalid(plan, store, sample),
         "model_rows": plan.model_rows,
         "requests": requests,
-        "minutes": round(requests / rate / 60, 2) if rate else None,
+        "minutes": minutes,
         "guards": [verdict.text for verdict in guards],
         "sample": keys,
         "changed_fields": changed_fields,
-        **({"drift": list(drift)} if drift else {}),
     }
+    if drift:
+        found["drift"] = list(drift)
     return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found, guards))}
 
 
 def _requests(plan: Plan, batch: float, shares: int) -> int:
-    """A batch is of one kind of change, and of one share."""
-    edges, last = {plan.total * share // shares for share in range(shares + 1)} if shares else {0}, 0
+    """Estimate the requests of a plan, one for each batch: a batch has one kind of change, and is part of one share."""
+    edges = {0}
+    if shares:
+        edges = {plan.total * share // shares for share in range(shares + 1)}
+    last = 0
     for kind, count in plan.planned:
         if kind != "invalid":
             last += count
@@ -80,17 +86,19 @@ def _requests(plan: Plan, batch: float, shares: int) -> int:
 
 
 def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequence[Verdict]) -> Iterator[str]:
-    rate, to = sync.rate.requests_per_second, sync.destination
-    where = " at ".join(_code(name) for name in (to.object, to.connection) if name) or f"a {to.type}"
-    long = f": {_duration(found['requests'] / rate)} at {rate:g} a second" if rate else ""
+    rate = sync.rate.requests_per_second
+    destination = sync.destination
+    names = [name for name in (destination.object, destination.connection) if name]
+    where = " at ".join(map(_code, names)) or f"a {destination.type}"
+    duration = f": {_duration(found['requests'] / rate)} at {rate:g} a second" if rate else ""
     record = f"{plan.snapshot_rows:,} are" if plan.snapshot_rows else "none is"
     yield (
         f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {found['requests']:,}"
-        f" requests{long}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
+        f" requests{duration}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
     )
     yield "\n".join(_counts(plan, found["sample"], found["changed_fields"], found["invalid"]))
     if "changed" in found["sample"] and not found["changed_fields"]:
-        yield _HOW_TO_KNOW
+        yield _TRACKING_HINT
     if plan.notes:
         yield "\n".join(f"- {NOTES[note]}" for note in plan.notes)
     yield f"**Guards**, {_outcome(guards)}:\n\n" + "\n".join(map(_guard, guards))
@@ -109,14 +117,16 @@ def _outcome(guards: Sequence[Verdict]) -> str:
 
 
 def _guard(guard: Verdict) -> str:
-    """Format one guard's verdict as a line; bold where it is not met, lifted or not."""
+    """Format one guard's verdict as a line, in bold if the guard is not met, lifted or not."""
     return f"- {guard.text}" if guard.met else f"- **{guard.text}**"
 
 
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
+    if seconds < 7200:
+        return f"{seconds / 60:,.0f} minutes"
+    return f"{seconds / 3600:,.1f} hours"
 
 
 def _counts(
@@ -125,41 +135,46 @@ def _counts(
     changed_fields: Mapping[str, Sequence[str] | None],
     invalid: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[str]:
-    """A line for each kind of change, and for each cause of invalid rows."""
+    """Yield a line for each kind of change, and for each cause of invalid rows."""
     for kind, count in plan.planned:
         if kind == "invalid":
             continue
         shown = ", ".join(_shown(key, kind, changed_fields) for key in sample.get(kind, ()))
         more = ", …" if shown and count > len(sample[kind]) else ""
-        yield f"- **{count:,} {kind}**{': keys ' if shown else ''}{shown}{more}"
+        label = ": keys " if shown else ""
+        yield f"- **{count:,} {kind}**{label}{shown}{more}"
     for cause, found in invalid.items():
         keys = ", ".join(map(_code, found["keys"]))
         more = ", …" if keys and found["rows"] > len(found["keys"]) else ""
-        yield f"- {found['rows']:,} invalid, never sent: {CAUSES[cause]}{': keys ' if keys else ''}{keys}{more}"
+        label = ": keys " if keys else ""
+        yield f"- {found['rows']:,} invalid, never sent: {CAUSES[cause]}{label}{keys}{more}"
     if plan.given_up:
-        yield f"- {plan.given_up:,} given up, not sent: {given_up(plan)}"
+        yield f"- {plan.given_up:,} given up, not sent: {given_up_text(plan)}"
     if in_doubt := plan.skipped - plan.given_up:
-        yield f"- {in_doubt:,} skipped: the answer was lost, they may have been written, and are unchanged since"
+        yield f"- {in_doubt:,} in doubt, not sent: their answer was lost, and they have not changed since"
 
 
 def _shown(key: str, kind: str, changed_fields: Mapping[str, Sequence[str] | None]) -> str:
-    """A key, and of a changed row the fields."""
+    """Format a key, and the changed fields of a changed row."""
     if kind != "changed" or key not in changed_fields:
         return _code(key)
     names = changed_fields[key]
-    return f"{_code(key)} ({', '.join(map(_code, names)) if names else 'fields not known'})"
+    fields = ", ".join(map(_code, names)) if names else "fields not known"
+    return f"{_code(key)} ({fields})"
 
 
 def _code(text: str) -> str:
-    """Whatever it says, as it is: no Markdown, no line of its own."""
-    text = json.dumps(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…", ensure_ascii=False)[1:-1]
+    """Format text as a Markdown code span, so that it cannot add Markdown or a line break."""
+    if len(text) > _MAX_KEY_LENGTH:
+        text = f"{text[:_MAX_KEY_LENGTH]}…"
+    text = json.dumps(text, ensure_ascii=False)[1:-1]
     ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     space = " " if len(ticks) > 1 else ""
     return f"{ticks}{space}{text}{space}{ticks}"
 
 
 def _invalid(plan: Plan, store: StateStore, count: int) -> dict[str, dict[str, Any]]:
-    """Count the invalid rows of a plan: cause → how many ``rows``, and the first ``keys``."""
+    """Count the invalid rows of a plan: cause → number of ``rows``, and the first ``keys``."""
     from airflow_reverse_etl.sync.ports import InvalidKeys
 
     keys: Mapping[str, Sequence[str]] = {}
@@ -171,7 +186,7 @@ def _invalid(plan: Plan, store: StateStore, count: int) -> dict[str, dict[str, A
 def _sample(
     sync: Sync, plan: Plan, store: StateStore, count: int
 ) -> tuple[dict[str, list[str]], dict[str, list[str] | None]]:
-    """The first keys of each kind of change; and of the changed ones, if the sync keeps track, what changed."""
+    """Return the first keys of each kind of change, and the changed fields of changed rows if the sync tracks them."""
     from airflow_reverse_etl.sync.ports import FieldTracking
 
     found: dict[str, list[str]] = {}
@@ -181,7 +196,10 @@ def _sample(
         if kind == "invalid" or not rows or not count:
             continue
         part = {"after": first, "until": first + min(rows, count)}
-        found[kind] = [key for batch in store.changes(plan, **part) for key in batch.column("key").to_pylist()]
+        keys: list[str] = []
+        for batch in store.changes(plan, **part):
+            keys += batch.column("key").to_pylist()
+        found[kind] = keys
         if kind == "changed" and sync.track_fields and isinstance(store, FieldTracking):
             names = store.changed_fields(plan, sync, **part)
             for seq, key in enumerate(found[kind], first + 1):

@@ -1,4 +1,4 @@
-"""Progress of a load: the checkpoint."""
+"""Progress of a load, saved as a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from airflow_reverse_etl.spec.receipts import MAX_REASONS, Outcome, Reason, Rece
 
 @dataclass(slots=True)
 class Checkpoint:
-    """Progress of a load, small and durable: everything in ``settled`` has its outcome, accepted unless listed.
+    """Progress of a load, small and durable. Every row in ``settled`` is accepted, unless it is in ``failed``.
 
     :param settled: sequence numbers with a final outcome.
-    :param after: the load's rows are those above this number.
-    :param announced: the load at work sends nothing above this number; its rows up to it may have been sent. 0 when
-        no load is at work that could not say what it sent.
-    :param announced_before: sequence numbers of rows that earlier loads may have sent. Some may be settled since.
-    :param failed: sequence number → (outcome, index into ``reasons``), for the settled rows that are not accepted.
-    :param reasons: distinct ones, of rows in ``failed`` and of rows in ``left``.
-    :param left: index into ``reasons`` → how many rows the last load left to a later try because of it.
-    :param answer_lost: rows of which an answer was lost, where sending again is not safe: sent again, or taken for
-        delivered, as the sync's ``on_unknown`` says. Reported as ``unknown`` when they are settled or all is closed.
-    :param closed: this is what is being committed. The plan is not sent any more, only committed, and with this.
+    :param after: sequence number before the load's first row.
+    :param announced: last sequence number that the current load may have sent. 0 if the load has ended, and has
+        recorded which rows are in doubt.
+    :param announced_before: sequence numbers that earlier loads may have sent, including rows settled since.
+    :param failed: sequence number → (outcome, index into ``reasons``), for settled rows that are not accepted.
+    :param reasons: distinct reasons of the rows in ``failed`` and ``left``.
+    :param left: index into ``reasons`` → number of rows that the last load left for a later try for this reason.
+    :param answer_lost: rows whose answer was lost, and that are not safe to send twice. Depending on the sync's
+        ``on_unknown``, they are sent again or count as delivered. They are reported as ``unknown`` once they are
+        settled or the checkpoint is closed.
+    :param closed: the commit has begun. The plan is not sent any more, and is committed with this checkpoint.
     """
 
     settled: SettledSet = field(default_factory=SettledSet)
@@ -43,7 +44,7 @@ class Checkpoint:
 
     def fail(self, seq: int, receipt: Receipt) -> None:
         """Record a row that was not accepted."""
-        self.failed[seq] = (receipt.outcome, self._at(receipt.reason))
+        self.failed[seq] = (receipt.outcome, self._reason_index(receipt.reason))
 
     def receipt(self, seq: int) -> Receipt | None:
         """Return the receipt of a settled row that was not accepted, None for any other row."""
@@ -54,10 +55,10 @@ class Checkpoint:
 
     def leave(self, reason: Reason, rows: int) -> None:
         """Record why rows are left for a later try."""
-        at = self._at(reason)
+        at = self._reason_index(reason)
         self.left[at] = self.left.get(at, 0) + rows
 
-    def _at(self, reason: Reason) -> int:
+    def _reason_index(self, reason: Reason) -> int:
         at = self._index.get(reason)
         if at is None:
             at = self._index[reason] = len(self.reasons)
@@ -65,17 +66,22 @@ class Checkpoint:
         return at
 
     def count(self, outcome: Outcome) -> int:
-        """Rows settled with this outcome."""
+        """Return the number of rows settled with this outcome."""
         listed = sum(1 for found, _ in self.failed.values() if found is outcome)
         answer_lost = sum(1 for seq in self.answer_lost if seq in self.settled)
         if outcome is Outcome.ACCEPTED:
             return len(self.settled) - len(self.failed) - answer_lost
-        return listed + answer_lost if outcome is Outcome.UNKNOWN else listed
+        if outcome is Outcome.UNKNOWN:
+            return listed + answer_lost
+        return listed
 
     def in_doubt(self) -> list[range]:
-        """Sequence numbers of rows that may have been sent, and have no outcome, ascending."""
+        """Return the sequence numbers of rows that may have been sent, and have no outcome, ascending."""
+        # Subtract the settled ranges from those that may have been sent, which may overlap.
         sent = [range(self.after + 1, self.announced + 1), *self.announced_before]
-        settled, found, seen = [(1, self.settled.low), *self.settled.above()], [], 0
+        settled = [(1, self.settled.low), *self.settled.above()]
+        found = []
+        seen = 0
         for part in sorted(sent, key=lambda part: part.start):
             at = max(part.start, seen)
             for first, last in settled:
@@ -84,6 +90,8 @@ class Checkpoint:
                 at = max(at, last + 1)
             found.append(range(at, part.stop))
             seen = max(seen, part.stop)
+
+        # Join adjacent ranges.
         joined: list[range] = []
         for rows in filter(None, found):
             if joined and joined[-1].stop == rows.start:
@@ -93,7 +101,7 @@ class Checkpoint:
 
     @classmethod
     def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
-        """What the partitions of one plan add up to. Partitions never share a sequence number."""
+        """Merge the checkpoints of all partitions of one plan. Partitions never share a sequence number."""
         whole = cls()
         for part in parts:
             for first, last in [(1, part.settled.low), *part.settled.above()]:
@@ -111,16 +119,17 @@ class Checkpoint:
         return whole
 
     def copy(self) -> Checkpoint:
-        """A checkpoint that later changes to this one leave alone."""
+        """Return a copy that later changes to this checkpoint do not affect."""
         return Checkpoint.from_json(self.to_json())
 
     def counted_reasons(self, others: Mapping[Reason, int] | None = None) -> list[dict[str, Any]]:
-        """Return the reasons with their counts, most frequent first, as :attr:`Report.reasons` has them.
+        """Return the reasons with their counts, most frequent first, in the form of :attr:`RunReport.reasons`.
 
-        Reasons that differ in their message alone are one, with the first message as an example.
+        Reasons that differ only in their message are counted together, with the first message as an example.
 
-        :param others: more reasons, with their number of rows.
+        :param others: further reasons, with their number of rows.
         """
+        # Count the rows by code, host and status.
         rows = Counter(at for outcome, at in self.failed.values() if outcome is not Outcome.SKIPPED)
         rows.update(self.left)
         found: dict[tuple[str, str, int | None], dict[str, Any]] = {}
@@ -129,13 +138,15 @@ class Checkpoint:
             kind = (reason.code, reason.host, reason.status)
             entry = found.setdefault(kind, {"code": reason.code, "count": 0, **reason._asdict()})
             entry["count"] += count
-        most = sorted(found.values(), key=lambda entry: -entry["count"])
-        if len(most) <= MAX_REASONS:
-            return most
-        rest = most[MAX_REASONS - 1 :]
+        ranked = sorted(found.values(), key=lambda entry: -entry["count"])
+        if len(ranked) <= MAX_REASONS:
+            return ranked
+
+        # Sum up the rarest reasons in a single entry.
+        rest = ranked[MAX_REASONS - 1 :]
         message = f"{len(rest):,} other reasons"
         count = sum(entry["count"] for entry in rest)
-        return [*most[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
+        return [*ranked[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
 
     def to_json(self) -> dict[str, Any]:
         return {

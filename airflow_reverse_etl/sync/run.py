@@ -1,12 +1,12 @@
-"""One run of a sync: plan → load → commit. The only module that knows the order.
+"""One run of a sync: plan → load → commit. Only this module knows the order.
 
-What a run guarantees, whatever is killed and whenever:
+Guarantees of a run, even if processes are killed at any moment:
 
-* A row enters the snapshot only after the destination acknowledged it. Delivery is at least once; where an operation
-  is idempotent at the destination that is as good as exactly once.
-* Called again with the same ``run_id``, an unfinished run goes on from its last checkpoint with the same change set.
-* An unfinished run of an earlier ``run_id`` is folded into the snapshot first, so that what it delivered is not sent
-  again; in mode ``append``, where there is no snapshot, its remaining rows are sent first.
+* A row enters the snapshot only after the destination acknowledged it. Delivery is at least once. If the operation is
+  idempotent at the destination, the effect is that of exactly once.
+* A call with the ``run_id`` of an unfinished run resumes it from its last checkpoint, with the same change set.
+* An unfinished run with an earlier ``run_id`` is committed first, so that its delivered rows are not sent again. In
+  mode ``append``, which has no snapshot, its remaining rows are sent first.
 * A rejected row stays out of the snapshot. The next run plans it again, with its newest values.
 """
 
@@ -32,11 +32,11 @@ from airflow_reverse_etl.sync.load.loader import Loader, Share, unrepeatable
 from airflow_reverse_etl.sync.ports import Destination, Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
-#: The partition under which the checkpoint that is being committed is kept.
+#: Partition number of the checkpoint that is being committed.
 CLOSED = -1
 
-#: What the run of a preview's plan begins with, so that one whose process died is told from a plan to be sent.
-_PREVIEW = "preview of "
+#: Prefix of a preview's run id. It marks the plan of an interrupted preview, so that the plan is never sent.
+_PREVIEW_PREFIX = "preview of "
 
 _NO_OPTIONS = RunOptions()
 
@@ -54,9 +54,9 @@ async def run_sync(
     a second call with its run id makes a new plan, which sends only what is not delivered yet.
 
     :raises RunConflictError: another run of the sync is at work, or took over from this one.
-    :raises GuardError: nothing was sent.
-    :raises IncompleteLoadError: rows are left for a later try with the same ``run_id``; has ``report``.
-    :raises FailurePolicyError: committed, but with more rejected rows than the sync allows; has ``report``.
+    :raises GuardError: a guard stopped the plan; nothing was sent.
+    :raises IncompleteLoadError: rows are left for a later try with the same run id; has ``report``.
+    :raises FailurePolicyError: the run is committed, with more failed rows than the sync allows; has ``report``.
     """
     clock = context.clock
     started = clock.monotonic()
@@ -73,10 +73,10 @@ async def run_sync(
 
 
 class Run:
-    """The steps of one run, for :func:`run` in one process, or for tasks that follow each other on many workers.
+    """Steps of one run, for :func:`run_sync` in one process, or for consecutive tasks on many workers.
 
-    Each step is called inside a :meth:`lease`. ``plan`` comes first, then ``load`` once for each share of the plan, in
-    any order and at the same time, then ``commit``. Every step can be repeated after it was cut short.
+    Call each step inside a :meth:`lease`: first ``plan``, then ``load`` once for each share of the plan, in any order
+    or at the same time, then ``commit``. An interrupted step can be repeated.
     """
 
     def __init__(self, sync: Sync, context: RunContext) -> None:
@@ -101,11 +101,12 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def lease(self, *, release: bool = True) -> AsyncIterator[None]:
-        """Hold the sync's lease. Without ``release`` it is left to the next step of the run, and runs out without one.
+        """Hold the sync's lease inside the block.
 
-        Its holder is the run's id, so that steps and tries of one run share it, and nothing else does.
+        The holder is the run's id, so that all steps and tries of one run share the lease, and other runs do not.
 
-        :raises RunConflictError: another run holds it, or took it over.
+        :param release: release the lease at the end. Otherwise the next step of the run takes it over, or it expires.
+        :raises RunConflictError: another run holds the lease, or took it over.
         """
         async with held(
             self._store,
@@ -126,18 +127,20 @@ class Run:
         approval: bool = False,
         lift_guards: Collection[str] = (),
     ) -> Plan | RunReport:
-        """The plan of this run: the unfinished one, or a new one within the sync's guards.
+        """Resume the unfinished plan of this run, or make a new one within the sync's guards.
 
-        Brings earlier runs of the sync to an end first. A run whose commit was cut short is only committed, and where
-        nothing is tracked, one that is committed is not planned again: its report is returned.
+        Finishes earlier runs of the sync first. A run whose commit was interrupted is only committed. In a sync that
+        tracks nothing, a committed run is not planned again.
 
-        :param approval: plans of this sync are sent after a person has seen them. One of which nothing was sent yet, of
-            this run or another, is then discarded: nobody may have agreed to it.
-        :param lift_guards: names of guards that do not stop this run's plan. Plans of earlier runs are not sent beyond
-            their guards.
-        :raises GuardError: the plan was discarded.
-        :raises RunConflictError: this run was brought to an end with rows left that no other run sends.
+        :param approval: a person approves the plans of this sync. A plan of which nothing was sent yet, of this run or
+            another, is then discarded, as it may not have been approved.
+        :param lift_guards: names of guards that do not stop this run's plan. The plan of an earlier run is sent only
+            within all guards.
+        :returns: the plan, or the report of this run if it is already committed.
+        :raises GuardError: a guard stopped the plan, which is discarded.
+        :raises RunConflictError: this run is finished, with rows left that no other run sends.
         """
+        # Finish what earlier runs, or earlier tries of this run, have begun.
         if approval:
             for unfinished in await asyncio.to_thread(self._store.unfinished, self._sync.name):
                 if _untouched(await self._progress(unfinished)):
@@ -145,19 +148,18 @@ class Run:
         plan = await self._settle_unfinished(destination)
         if isinstance(plan, RunReport):
             return plan
+
+        # Make a new plan, unless the run is committed and would send its rows a second time.
         if plan is None:
             if not self._sync.tracked and (report := await self.committed()):
-                self.check_whole(report)
+                self.check_complete(report)
                 return report
-            if request.full_resync and not self._repeatable(destination) and await self.committed():
+            if request.full_resync and not self._is_idempotent(destination) and await self.committed():
                 request = replace(request, full_resync=False)
             plan = await asyncio.to_thread(self._store.plan, request, warehouse)
-        facts = dict(plan.planned)
-        self._observer.event("planned", sync=self._sync.name, **facts, skipped=plan.skipped, rows=plan.model_rows)
-        for note in plan.notes:
-            self._observer.event("note", sync=self._sync.name, text=NOTES[note])
-        for text in warnings(plan):
-            self._observer.event("warning", sync=self._sync.name, text=text)
+        self._report_plan(plan)
+
+        # A plan that was sent in part has passed the guards.
         if _untouched(await self._progress(plan)):
             try:
                 check_guards(self._sync, plan, lift_guards)
@@ -166,22 +168,31 @@ class Run:
                 raise
         return plan
 
+    def _report_plan(self, plan: Plan) -> None:
+        planned = dict(plan.planned)
+        self._observer.event("planned", sync=self._sync.name, **planned, skipped=plan.skipped, rows=plan.model_rows)
+        for note in plan.notes:
+            self._observer.event("note", sync=self._sync.name, text=NOTES[note])
+        for text in warnings(plan):
+            self._observer.event("warning", sync=self._sync.name, text=text)
+
     async def preview(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
-        """A plan of its own, for looking at: no guards, and earlier runs are left as they are. To be discarded."""
-        marked = replace(request, run_id=_PREVIEW + request.run_id)
-        return replace(await asyncio.to_thread(self._store.plan, marked, warehouse), run_id=request.run_id)
+        """Make a plan that is only shown. It ignores guards and leaves earlier runs alone; the caller discards it."""
+        marked = replace(request, run_id=_PREVIEW_PREFIX + request.run_id)
+        plan = await asyncio.to_thread(self._store.plan, marked, warehouse)
+        return replace(plan, run_id=request.run_id)
 
     async def unfinished(self) -> Plan | None:
-        """The plan of this run, if it is not committed."""
+        """Return the plan of this run if it is neither committed nor discarded, else None."""
         plans = await asyncio.to_thread(self._store.unfinished, self._sync.name)
         return next((plan for plan in plans if plan.run_id == self._run_id), None)
 
     async def committed(self) -> RunReport | None:
-        """The report of this run, if it is committed."""
+        """Return the report of this run if it is committed, else None."""
         return await asyncio.to_thread(self._store.last_report, self._sync.name, self._run_id)
 
     async def reject(self, destination: Destination) -> None:
-        """Give up the plan of this run: what is left of it is not sent. The next run plans anew."""
+        """Reject the plan of this run: its remaining rows are not sent. The next run makes a new plan."""
         plan = await self.unfinished()
         if plan is None:
             return
@@ -190,12 +201,15 @@ class Run:
         else:
             await self._fold(plan, destination)
 
-    def check_whole(self, report: RunReport) -> None:
-        """:raises RunConflictError: a run that is committed has rows left, and this is the last that is heard of it."""
+    def check_complete(self, report: RunReport) -> None:
+        """Make sure that this run, which is committed, has no rows left that were not sent.
+
+        :raises RunConflictError: it has, and no later try of the run sends them.
+        """
         if report.retryable:
             raise RunConflictError(
-                f"{report.retryable:,} rows of this run were not sent: its sync was changed, or another run came first",
-                todo="nothing, if a later run has the model's rows; else trigger one",
+                f"{report.retryable:,} rows of this run were not sent: the sync was changed, or another run came first",
+                todo="trigger a new run, unless a later run covers these rows",
                 sync=self._sync.name,
                 run=self._run_id,
             )
@@ -203,23 +217,24 @@ class Run:
     async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Checkpoint:
         """Send a plan, or a share of it.
 
-        :raises IncompleteLoadError: rows are left; has the ``report`` of the plan so far.
+        :raises IncompleteLoadError: rows are left for a later try; has the ``report`` of the plan so far.
+        :raises RunConflictError: the plan may not be sent any more.
         """
         share = share or Share.of(plan, 0, 1)
         progress = await asyncio.to_thread(self._store.checkpoints, plan)
         if plan.spec != self._sync.digest or any(part.closed for part in progress):
             raise RunConflictError(
-                "the plan of this run is not to be sent any more: the sync was changed, or another run came first",
+                "the plan of this run is outdated: the sync was changed, or another run came first",
                 todo="clear the run's tasks to plan again",
                 sync=self._sync.name,
             )
-        assert self._lease is not None, "a load is made inside a lease"
+        assert self._lease is not None, "load() needs a lease"
         loader = Loader(
             self._sync,
             plan,
             destination,
             self._context,
-            still_held=self._lease.check,
+            check_lease=self._lease.check,
             share=share,
             progress=progress,
         )
@@ -232,25 +247,26 @@ class Run:
             raise IncompleteLoadError(
                 f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
                 report=await self._report_so_far(plan),
-                todo="nothing by hand: the next try of this task goes on with these rows; set retries on the task",
+                todo="set retries on the task: its next try sends these rows",
                 sync=self._sync.name,
                 connection=self._sync.destination.connection,
             )
         return checkpoint
 
     async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
-        """Fold what was settled into the snapshot. Raises nothing for rejected rows: see ``check_failure_policy``.
+        """Fold the settled rows into the snapshot.
 
-        Rows in doubt that no try has settled are what the sync's ``on_unknown`` says of them.
+        Rows in doubt that no try has settled are treated as the sync's ``on_unknown`` says. Rejected rows raise nothing
+        here; see :func:`check_failure_policy`.
 
-        :param seconds: that the run took so far; the longest load is taken if that is more.
+        :param seconds: duration of the run so far; the report has the duration of the longest load if that is more.
         """
-        assert self._lease is not None, "a commit is made inside a lease"
+        assert self._lease is not None, "a commit needs a lease"
         checkpoint = await self._progress(plan)
         checkpoint.seconds = max(checkpoint.seconds, seconds)
         await self._lease.renew()
         if not checkpoint.closed:
-            self._decide_doubts(plan, checkpoint, destination)
+            self._settle_in_doubt(plan, checkpoint, destination)
             checkpoint.closed = True
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
         report = _report(self._sync, plan, checkpoint)
@@ -258,7 +274,8 @@ class Run:
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
 
-    def _decide_doubts(self, plan: Plan, checkpoint: Checkpoint, destination: Destination) -> None:
+    def _settle_in_doubt(self, plan: Plan, checkpoint: Checkpoint, destination: Destination) -> None:
+        """Apply the sync's ``on_unknown`` to rows in doubt that are not safe to send twice."""
         policy = self._sync.failure.on_unknown
         unsafe = unrepeatable(plan, self._sync, destination)
         for kind, rows in product(unsafe, checkpoint.in_doubt()):
@@ -268,33 +285,42 @@ class Run:
                     checkpoint.fail(seq, ANSWER_LOST)
                 else:
                     checkpoint.answer_lost.add(seq)
-                if policy != "resend":  # by the next plan, as it is not in the snapshot
+                if policy != "resend":  # the next plan resends the row, as it is not in the snapshot
                     checkpoint.settled.add(seq, seq)
 
     async def _settle_unfinished(self, destination: Destination) -> Plan | RunReport | None:
-        """Bring earlier runs to an end; returns the unfinished plan of this run, if it can be resumed.
+        """Finish earlier runs of the sync.
 
-        Of this run's own commit that was cut short, the report, if nothing is left of the run.
+        :returns: the unfinished plan of this run, if it can be resumed; the report of this run, if its commit was
+            interrupted and no rows are left; None otherwise.
         """
         for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
-            if plan.run_id.startswith(_PREVIEW):
+            if plan.run_id.startswith(_PREVIEW_PREFIX):
                 await asyncio.to_thread(self._store.discard, plan)
                 continue
-            progress, own = await self._progress(plan), plan.run_id == self._run_id
+            progress = await self._progress(plan)
+            own = plan.run_id == self._run_id
+
+            # The commit was interrupted: complete it.
             if progress.closed:
                 report = await self._fold(plan, destination)
                 if own and report and not report.retryable:
                     return report
                 continue
+
             resumable = plan.spec == self._sync.digest
             if own and resumable:
                 return plan
+
+            # Nothing was sent of another run's plan: its guards still apply.
             if _untouched(progress):
                 try:
                     check_guards(self._sync, plan)
                 except GuardError:
                     await asyncio.to_thread(self._store.discard, plan)
                     continue
+
+            # Only in mode append would a commit lose the remaining rows: no snapshot makes the next run plan them.
             if self._sync.mode == "append" and resumable:
                 await self.load(plan, destination)
                 await self.commit(plan, destination)
@@ -303,48 +329,55 @@ class Run:
         return None
 
     async def _fold(self, plan: Plan, destination: Destination) -> RunReport | None:
-        """Commit a run that nobody goes on with. None: it fits no snapshot any more, and was discarded."""
-        assert self._lease is not None, "a commit is made inside a lease"
+        """Commit a run that is not resumed.
+
+        :returns: its report, or None if the snapshot of its plan is lost; the plan is then discarded.
+        """
+        assert self._lease is not None, "a commit needs a lease"
         try:
             report = await self.commit(plan, destination)
         except RunConflictError as error:
             if not error.outdated:
                 raise
-            await self._lease.renew()  # else it is another run's to commit
-            # The snapshot that it was made for is lost. The next plan finds that out, and sends all rows.
+            await self._lease.renew()  # raises if another run has the lease, and commits the plan
+            # The snapshot of the plan is lost. The next plan notices the loss, and sends all rows.
             await asyncio.to_thread(self._store.discard, plan)
-            self._observer.event("given_up", sync=self._sync.name, run_id=plan.run_id)
+            self._observer.event("discarded", sync=self._sync.name, run_id=plan.run_id)
             return None
         self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id, unknown=report.unknown)
         return report
 
-    def _repeatable(self, destination: Destination) -> bool:
-        """Whether everything that this sync sends may be sent twice."""
+    def _is_idempotent(self, destination: Destination) -> bool:
+        """Return True if all operations of this sync are safe to send twice."""
         return destination.capabilities.idempotent.issuperset(OPERATIONS[self._sync.mode].values())
 
     async def _report_so_far(self, plan: Plan) -> RunReport:
         return _report(self._sync, plan, await self._progress(plan))
 
     async def _progress(self, plan: Plan) -> Checkpoint:
+        """Return the checkpoint that is being committed, or else the merged checkpoints of all partitions."""
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
-        return next((part for part in parts if part.closed), None) or Checkpoint.merged(parts)
+        closed = next((part for part in parts if part.closed), None)
+        return closed or Checkpoint.merged(parts)
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:
-    """Whether nothing of a plan was sent yet."""
+    """Return True if nothing of a plan was sent yet."""
     return not (checkpoint.in_doubt() or len(checkpoint.settled) or checkpoint.closed)
 
 
 def _why(checkpoint: Checkpoint) -> str:
-    """The most frequent reasons why rows were left, as the end of a sentence."""
+    """Format the most frequent reasons why rows were left, as the end of a sentence."""
     only = Checkpoint(reasons=checkpoint.reasons, left=checkpoint.left)
     texts = [reason_text(reason) for reason in only.counted_reasons()[:3]]
     return f": {'; '.join(texts)}" if texts else ""
 
 
 def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
-    # What is closed is not sent any more by this run, though perhaps by the next.
-    in_doubt = sum(1 for seq in checkpoint.answer_lost if seq not in checkpoint.settled) if checkpoint.closed else 0
+    # A closed plan is not sent any more by this run, so its open rows without an answer are unknown, not retryable.
+    in_doubt = 0
+    if checkpoint.closed:
+        in_doubt = sum(1 for seq in checkpoint.answer_lost if seq not in checkpoint.settled)
     return RunReport(
         run_id=plan.run_id,
         planned=plan.planned,

@@ -1,4 +1,4 @@
-"""Whole runs of syncs that track otherwise than by row; and the values that tracking is made of."""
+"""Whole runs of syncs that do not track by row, and the values that tracking uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CURSOR = {"track": {"cursor": "n"}, "mapping": {"id": "id", "n": {"sql": "n % 10
 
 
 def rows(**values: tuple[int, int | None]) -> list[dict[str, Any]]:
-    """``rows(a=(1, 7))`` is the row of key ``a`` with the value 1 and the cursor 71; without a version, neither."""
+    """``rows(a=(1, 7))`` is the row of key ``a`` with the value 1 and the cursor 71; ``a=None`` has neither."""
     return [{"id": key, "n": None if at is None else 10 * at + value} for key, (value, at) in values.items()]
 
 
@@ -41,7 +41,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     return world
 
 
-async def test_a_cursor_reads_on_from_where_it_was_and_failed_rows_again(world: World) -> None:
+async def test_a_cursor_continues_where_it_was_and_reads_failed_rows_again(world: World) -> None:
     world.values = CURSOR
     world.destination.dials.reject = {"b"}
     await world.run(rows(a=(1, 1), b=(1, 2), c=(1, 3)))
@@ -53,7 +53,7 @@ async def test_a_cursor_reads_on_from_where_it_was_and_failed_rows_again(world: 
     assert (await world.run()).planned.total == 0
 
 
-async def test_guards_do_not_take_the_part_that_is_read_for_the_model(world: World) -> None:
+async def test_guards_do_not_treat_the_part_that_is_read_as_the_model(world: World) -> None:
     world.values = {**CURSOR, "guards": {"min_rows": 4, "max_changes": "50%"}}
     await world.run(rows(a=(1, 1), b=(1, 2), c=(1, 3), d=(1, 4)))
     assert (await world.run(rows(e=(1, 5)))).accepted == 1
@@ -61,7 +61,7 @@ async def test_guards_do_not_take_the_part_that_is_read_for_the_model(world: Wor
         await world.run(rows(f=(1, 6), g=(1, 7), h=(1, 8)))
 
 
-async def test_without_a_record_every_row_goes_out_again(world: World) -> None:
+async def test_a_sync_without_a_record_sends_every_row_again(world: World) -> None:
     world.values = {"track": "none"}
     for _ in range(2):
         await world.run([{"id": "a", "n": 1}, {"id": "b", "n": 1}])
@@ -167,7 +167,7 @@ def test_a_bound_is_sql_everywhere_and_never_above_what_it_stands_for(bound: Bou
     assert ".7" not in text, "some databases round fractions of a second up"
 
 
-def test_states_and_approaches_survive_json() -> None:
+def test_states_and_comparisons_survive_json() -> None:
     state = State(3, "m", "k", "s", "number 7", stale=True)
     assert State.from_json({**state.to_json(), "from a later version": 1}) == state
     plan = Comparison(low="number 7", notes=tuple(NOTES)).seen("number", "9", None)

@@ -1,4 +1,4 @@
-"""Rows that were rejected too often or for too long: counted, told in every run, and limited."""
+"""Rows that were rejected too often or for too long: counted, reported in every run, and limited."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 LENIENT = {"max_rejected": "100%", "max_given_up": "100%"}
 
 
-def told(world: World) -> list[str]:  # noqa: F811
+def warnings_of(world: World) -> list[str]:  # noqa: F811
     return [str(facts["text"]) for facts in world.observer.named("warning")]
 
 
 async def given_up(world: World, **more: Any) -> None:  # noqa: F811
-    """Two of three rows are rejected as often as they may be."""
+    """Reject two of three rows until they are given up."""
     world.values = {"retry": {"max_attempts": 1}, "failure": LENIENT, **more}
     world.destination.dials.reject = {"a", "b", "a#1", "b#2"}
     await world.run(rows(a=1, b=1, c=1))
     world.observer.events.clear()
 
 
-async def test_each_run_tells_how_many_with_which_codes_and_the_way_out(world: World) -> None:  # noqa: F811
+async def test_each_run_reports_their_number_their_codes_and_the_way_out(world: World) -> None:  # noqa: F811
     await given_up(world)
     for _ in range(2):
         report = await world.run()
         assert (report.given_up, report.skipped, report.planned.total) == (2, 2, 0)
         [reason] = report.reasons
         assert (reason["code"], reason["count"]) == ("given_up", 2)
-    assert len(told(world)) == 2
+    assert len(warnings_of(world)) == 2
     for part in ("2 rows", "rejected (2)", "change it", "full_resync"):
-        assert part in told(world)[0]
+        assert part in warnings_of(world)[0]
 
 
 async def test_more_than_the_limit_turn_the_run_red_every_time(world: World) -> None:  # noqa: F811
@@ -71,7 +71,7 @@ async def test_removals_count(world: World) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("values", [{"mode": "append"}, {"track": "none"}])
-async def test_without_a_record_there_are_none(world: World, values: Mapping[str, Any]) -> None:  # noqa: F811
+async def test_a_sync_without_a_record_has_no_such_rows(world: World, values: Mapping[str, Any]) -> None:  # noqa: F811
     await given_up(world, **values)
     report = await world.run()
     assert (report.given_up, report.rejected) == (0, 2)
@@ -96,7 +96,7 @@ async def test_the_share_is_of_all_rows_that_are_known_where_a_cursor_reads_a_pa
     assert (report.given_up, report.model_rows) == (1, 200)
 
 
-async def test_invalid_rows_are_told_by_cause(world: World) -> None:  # noqa: F811
+async def test_invalid_rows_are_reported_by_cause(world: World) -> None:  # noqa: F811
     model = [{"id": None, "n": 1}, {"id": " ", "n": 1}, {"id": "a", "n": 1}, {"id": "a", "n": 2}]
     with pytest.raises(FailurePolicyError) as error:
         await world.run(model, failure={"max_rejected": 0})
@@ -105,7 +105,7 @@ async def test_invalid_rows_are_told_by_cause(world: World) -> None:  # noqa: F8
     assert report is not None
     assert report.invalid == causes
     assert {reason["code"]: reason["count"] for reason in report.reasons} == causes
-    for text in (*told(world), str(error.value)):
+    for text in (*warnings_of(world), str(error.value)):
         assert "null_key (1), duplicate_key (2), no_identifier (1)" in text
 
 

@@ -1,4 +1,4 @@
-"""What stops a plan, and what turns a task red."""
+"""Guards that stop a plan, and policies that turn a task red."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_plan_beyond_a_guard_is_refused(guards: dict[str, Any], planned: Plann
     [
         ({"max_removed": "5%"}, Planned(removed=5), 100, 100),
         ({"max_changes": 11}, Planned(added=5, changed=6), 100, 100),
-        ({"max_changes": "10%"}, Planned(added=100), 100, 0),  # a first run: there is nothing to take a share of
+        ({"max_changes": "10%"}, Planned(added=100), 100, 0),  # a first run, whose snapshot is empty
         ({"min_rows": 0}, Planned(), 0, 0),
     ],
 )
@@ -71,14 +71,14 @@ def test_every_guard_that_is_not_met_is_named() -> None:
     assert all(name in str(error.value) for name in ("min_rows", "max_removed", "max_changes"))
 
 
-def test_a_guard_that_is_met_says_how_far() -> None:
+def test_the_verdict_of_a_met_guard_has_the_figures() -> None:
     found = verdicts(
         sync(guards={"min_rows": 10, "max_removed": "5%", "max_changes": 9}),
         plan(Planned(removed=2), rows=20, snapshot=0),
     )
     assert [(verdict.met, verdict.text) for verdict in found] == [
         (True, "min_rows: the model has 20 rows, at least 10"),
-        (True, "max_removed: 5% says nothing of a first run"),
+        (True, "max_removed: 5% does not apply to a first run"),
         (True, "max_changes: 2 rows, at most 9"),
     ]
 
@@ -112,9 +112,9 @@ def test_only_a_mirror_has_the_default(mode: str) -> None:
     assert [verdict.name for verdict in verdicts(sync(mode=mode), plan(Planned(removed=99)))] == ["min_rows"]
 
 
-def test_the_default_of_a_mirror_says_nothing_of_an_empty_snapshot() -> None:
+def test_the_default_of_a_mirror_does_not_apply_to_an_empty_snapshot() -> None:
     [_, verdict] = verdicts(sync(mode="mirror"), plan(Planned(added=99), snapshot=0))
-    assert (verdict.met, verdict.text) == (True, "max_removed: 20% says nothing of a first run")
+    assert (verdict.met, verdict.text) == (True, "max_removed: 20% does not apply to a first run")
 
 
 def test_a_lifted_guard_stops_nothing_and_the_others_still_do() -> None:
@@ -192,7 +192,7 @@ def test_any_rejected_or_invalid_row_fails_the_task_unless_the_sync_allows_it() 
 
 
 def test_given_up_rows_have_a_limit_of_their_own() -> None:
-    """A share of the model's rows, 1 % where the sync says nothing."""
+    """The limit is a share of the model's rows, by default 1 %."""
     check_failure_policy(sync(), report(skipped=2, given_up=2, model_rows=200))
     with pytest.raises(FailurePolicyError, match="3 rows given up of 200 in the model, more than 1% of 200"):
         check_failure_policy(sync(), report(skipped=3, given_up=3, model_rows=200))

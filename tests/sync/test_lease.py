@@ -1,4 +1,4 @@
-"""Only one run of a sync at a time."""
+"""A lease lets only one run of a sync work at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class StillClock(FrozenClock):
-    """Sleeps for ever: nothing is renewed."""
+    """Clock whose sleeps never end, so that no lease is renewed."""
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.Event().wait()
@@ -36,14 +36,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
     return LakeStore(str(tmp_path)) if request.param == "lake" else MemoryStateStore()
 
 
-def test_a_second_run_is_told_who_holds_the_lease(store: StateStore) -> None:
+def test_the_error_of_a_second_run_names_the_holder_of_the_lease(store: StateStore) -> None:
     store.acquire("s", "dag a, run 1", now=NOW, seconds=60)
     with pytest.raises(RunConflictError, match="dag a, run 1"):
         store.acquire("s", "dag a, run 2", now=NOW + timedelta(seconds=59), seconds=60)
     store.acquire("other", "dag a, run 2", now=NOW, seconds=60)
 
 
-def test_the_holder_is_an_id_and_people_are_told_its_label(store: StateStore) -> None:
+def test_the_holder_is_an_id_and_the_error_has_its_label(store: StateStore) -> None:
     fence = store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task load, map index 0")
     again = store.acquire("s", "id-1", now=NOW, seconds=60, label="DAG a, run 1, task load, map index 1")
     assert again == fence, "tasks of one run share it, whatever they are called"
@@ -56,7 +56,7 @@ def test_the_holder_is_an_id_and_people_are_told_its_label(store: StateStore) ->
 
 
 def test_a_lease_stored_by_an_earlier_version_lasts_until_it_runs_out(tmp_path: Path) -> None:
-    """Its holder is one line, the words for people."""
+    """The holder is an id in one line; the label is for people."""
     old = {"holder": "DAG a, run 1", "fence": "3", "until": (NOW + timedelta(seconds=60)).isoformat()}
     assert FileValues(StateFiles(str(tmp_path)), "syncs/s/lease").swap(0, old)
     store = LakeStore(str(tmp_path))
@@ -65,7 +65,7 @@ def test_a_lease_stored_by_an_earlier_version_lasts_until_it_runs_out(tmp_path: 
     assert store.acquire("s", "id-1", now=NOW + timedelta(seconds=60), seconds=60, label="DAG a, run 1, task t") == 4
 
 
-def test_a_lease_given_back_or_run_out_can_be_taken_and_the_fencing_number_grows(store: StateStore) -> None:
+def test_a_released_or_expired_lease_can_be_taken_and_the_fencing_number_grows(store: StateStore) -> None:
     first = store.acquire("s", "a", now=NOW, seconds=60)
     store.release("s", fence=first)
     second = store.acquire("s", "b", now=NOW, seconds=60)
@@ -73,7 +73,7 @@ def test_a_lease_given_back_or_run_out_can_be_taken_and_the_fencing_number_grows
     assert first < second < third
 
 
-def test_the_same_holder_takes_it_again_at_once(store: StateStore) -> None:
+def test_the_same_holder_takes_the_lease_again_at_once(store: StateStore) -> None:
     store.acquire("s", "a", now=NOW, seconds=60)
     store.acquire("s", "a", now=NOW, seconds=60)
 
@@ -90,7 +90,7 @@ def test_a_holder_back_from_the_dead_can_neither_renew_nor_release(store: StateS
     assert store.acquire("s", "b", now=NOW + timedelta(seconds=62), seconds=60, fence=alive) == alive
 
 
-def test_of_many_that_try_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_one_of_many_concurrent_runs_gets_the_lease(tmp_path: Path) -> None:
     winners: list[int] = []
     start = threading.Barrier(8)
 
@@ -145,7 +145,7 @@ async def test_work_stops_when_the_lease_is_lost(store: StateStore) -> None:
             await asyncio.Event().wait()
 
 
-async def test_whoever_lost_the_lease_is_told_before_it_commits(store: StateStore) -> None:
+async def test_a_run_that_lost_the_lease_fails_before_it_commits(store: StateStore) -> None:
     clock = StillClock()
     with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what fails
         async with held(store, "s", holder="a", clock=clock) as lease:
@@ -153,8 +153,8 @@ async def test_whoever_lost_the_lease_is_told_before_it_commits(store: StateStor
             await lease.renew()
 
 
-async def test_a_lease_that_may_have_run_out_is_looked_at(store: StateStore) -> None:
-    """Renewed if nobody took it meanwhile, as after a pause of the machine; else the work stops."""
+async def test_a_lease_that_may_have_expired_is_checked(store: StateStore) -> None:
+    """After a pause of the machine, the lease is renewed unless another run took it; then the work stops."""
     clock = StillClock()
     with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what fails
         async with held(store, "s", holder="a", clock=clock) as lease:

@@ -1,4 +1,4 @@
-"""Whole runs of the engine: what is promised when everything works, and when anything fails at any point."""
+"""Whole runs of the engine: its promises when everything works, and when anything fails at any point."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import StateStore
     from airflow_reverse_etl.sync.progress import Checkpoint
 
-#: An API without any operation that may be sent twice.
+#: An API without operations that are safe to send twice.
 NOT_IDEMPOTENT = Capabilities(operations=frozenset(Operation), idempotent=frozenset(), max_batch_rows=100)
 
 
@@ -56,7 +56,7 @@ def rows(**values: Any) -> list[dict[str, Any]]:
 
 
 class MortalStore(MemoryStateStore):
-    """Dies with its process, once ``killed()``: leaves what a SIGKILL leaves, not what a ``finally`` could still do."""
+    """Store that dies with its process, once ``killed()``, as after SIGKILL: no ``finally`` saves anything."""
 
     def __init__(self, killed: Callable[[], bool]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class MortalStore(MemoryStateStore):
 
 @dataclass
 class World:
-    """A model, a store and a destination that outlive their runs."""
+    """Model, store and destination that outlive their runs."""
 
     destination: FakeDestination = field(default_factory=FakeDestination)
     store: StateStore = field(init=False)
@@ -85,7 +85,7 @@ class World:
         self.store = MortalStore(self.killed)
 
     def killed(self) -> bool:
-        """Whether this process died during one of its requests."""
+        """Return True if this process died during one of its requests."""
         return any(number <= len(self.destination.batches) for number in self.destination.dials.crash)
 
     def sync(self, **more: Any) -> Sync:
@@ -106,7 +106,7 @@ class World:
         )
 
     def build(self, model: list[dict[str, Any]] | None) -> None:
-        """The model's rows; None: as before."""
+        """Build the model in the warehouse, from new rows if given."""
         import pyarrow as pa
 
         if model is not None:
@@ -150,7 +150,7 @@ class World:
         return {key: record["n"] for key, record in self.destination.rows.items()}
 
     def sent(self) -> list[str]:
-        """The keys sent since the last call, sorted."""
+        """Return the keys sent since the last call, sorted."""
         keys = sorted(key for batch in self.destination.batches for key in batch.keys)
         self.destination.batches.clear()
         return keys
@@ -293,7 +293,7 @@ async def test_rows_that_could_not_be_sent_go_out_with_the_next_try_and_no_other
     world.sent()
     world.destination.dials.unsent = ()
     report = await world.run(rows(changed_meanwhile=1), run_id="r")
-    assert (report.planned.added, report.accepted) == (7, 7), "the same plan goes on"
+    assert (report.planned.added, report.accepted) == (7, 7), "the same plan is resumed"
     assert len(world.sent()) == 6
 
 
@@ -308,8 +308,8 @@ async def test_an_unfinished_run_is_folded_in_before_the_next_plan(world: World)
     assert (world.sent(), world.held) == (["b", "c"], {"a": 1, "b": 1, "c": 2})
 
 
-async def test_a_row_in_doubt_is_put_right_by_the_next_run_whatever_the_model_says_then(world: World) -> None:
-    """It was sent, the process died, and the model went back: the destination may hold what the model never meant."""
+async def test_a_row_in_doubt_is_corrected_by_the_next_run_whatever_the_model_has_then(world: World) -> None:
+    """It was sent, the process died, and the model went back: the destination may hold the outdated value."""
     world.values = {"mode": "mirror"}
     await world.run(rows(a=1))
     world.destination.dials.crash = {3}
@@ -321,10 +321,10 @@ async def test_a_row_in_doubt_is_put_right_by_the_next_run_whatever_the_model_sa
     assert world.held == {"a": 1}
 
 
-async def test_a_commit_cut_short_is_completed_and_never_loaded_again(
+async def test_an_interrupted_commit_is_completed_and_never_loaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another run folds it in and dies half-way: whoever comes next, the run's own retry too, only completes that."""
+    """Another run commits it and dies half-way: the next run, or its own retry, only completes that commit."""
     world = World()
     world.store = LakeStore(str(tmp_path))
     world.values = {"mode": "insert", "rate": {"batch_size": 1, "concurrency": 1}}
@@ -470,10 +470,10 @@ async def test_a_lost_answer_where_sending_twice_is_not_safe(
 
 @pytest.mark.parametrize("cut_short", [False, True], ids=["at once", "by the run after that"])
 @pytest.mark.parametrize(("on_unknown", "again"), [("resend", ["a", "b", "c"]), ("accept", []), ("fail", [])])
-async def test_what_a_run_that_nobody_goes_on_with_left_in_doubt_is_reported(
+async def test_rows_in_doubt_of_a_run_that_is_not_resumed_are_reported(
     on_unknown: str, again: list[str], cut_short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was sent, or announced, and its process died; the next run folds it, or dies of that as well."""
+    """It was sent, or announced, and its process died; the next run commits it, or dies in that commit as well."""
     world = World(FakeDestination(capabilities=NOT_IDEMPOTENT))
     world.values = {"mode": "insert", "failure": {"max_rejected": "100%", "on_unknown": on_unknown}}
     world.destination.dials.crash = {1}
@@ -493,13 +493,13 @@ async def test_what_a_run_that_nobody_goes_on_with_left_in_doubt_is_reported(
     assert (report.unknown, report.accepted, report.retryable) == (3, 0, 0)
 
 
-async def test_a_lost_answer_where_sending_twice_is_safe_is_no_matter(world: World) -> None:
+async def test_a_lost_answer_does_not_matter_where_sending_twice_is_safe(world: World) -> None:
     world.destination.dials.lose_answer = {1}
     report = await world.run(rows(a=1))
     assert (report.accepted, report.unknown) == (1, 0)
 
 
-async def test_a_task_told_to_stop_settles_what_is_in_flight(world: World) -> None:
+async def test_a_stopped_task_settles_the_requests_in_flight(world: World) -> None:
     world.destination.dials.latency = 0.05
     world.values = {"rate": {"batch_size": 1, "concurrency": 2}}
     task = asyncio.create_task(world.run([{"id": f"k{at}", "n": 1} for at in range(50)], run_id="r"))
@@ -516,9 +516,11 @@ async def test_a_task_told_to_stop_settles_what_is_in_flight(world: World) -> No
     assert len(world.sent()) == 50 - delivered
 
 
-@pytest.mark.parametrize("dials", [Dials(latency=0.05), Dials(throttle=1, retry_after=100_000)], ids=["told", "asked"])
+@pytest.mark.parametrize(
+    "dials", [Dials(latency=0.05), Dials(throttle=1, retry_after=100_000)], ids=["stopped", "asked"]
+)
 async def test_a_load_that_stops_in_good_order_leaves_no_row_in_doubt(dials: Dials) -> None:
-    """Told to stop, or asked to wait for a day: what was announced and not sent is not an answer lost."""
+    """The task is stopped, or asked to wait for a day: rows announced and not sent are not in doubt."""
     world = World(FakeDestination(dials, capabilities=NOT_IDEMPOTENT))
     world.values = {
         "mode": "insert",
@@ -539,7 +541,7 @@ async def test_a_load_that_stops_in_good_order_leaves_no_row_in_doubt(dials: Dia
 
 
 async def test_each_answer_is_saved_while_a_load_waits_for_the_others() -> None:
-    """Told to stop, it has ten seconds; who told it may end it before."""
+    """A stopped load has ten seconds, and may be killed before."""
 
     class Uneven(FakeDestination):
         async def send(self, batch: Batch) -> Receipts:
@@ -564,7 +566,7 @@ async def test_each_answer_is_saved_while_a_load_waits_for_the_others() -> None:
 
 
 async def test_a_plan_that_is_rejected_when_a_part_of_it_was_sent_keeps_what_was_delivered(world: World) -> None:
-    """A person may be asked again, as when the task is cleared. What was not sent is planned anew."""
+    """A person may be asked again, as when the task is cleared. Rows that were not sent are planned again."""
     world.values = {"rate": {"batch_size": 1, "concurrency": 1}}
     world.destination.dials.unsent = {2, 3, 4, 5, 6, 7, 8}
     with pytest.raises(IncompleteLoadError):
@@ -581,7 +583,7 @@ async def test_a_plan_that_is_rejected_when_a_part_of_it_was_sent_keeps_what_was
 
 
 @pytest.mark.parametrize("approval", [True, False])
-async def test_in_mode_append_a_plan_that_nobody_may_have_seen_is_not_sent_by_the_next_run(approval: bool) -> None:
+async def test_in_mode_append_a_plan_that_may_not_be_approved_is_not_sent_by_the_next_run(approval: bool) -> None:
     world = World(FakeDestination(capabilities=NOT_IDEMPOTENT), values={"mode": "append"})
     world.destination.dials.crash = {1}
     with pytest.raises(CrashError):
@@ -598,7 +600,7 @@ async def test_in_mode_append_a_plan_that_nobody_may_have_seen_is_not_sent_by_th
 
 @pytest.mark.parametrize(("mode", "run_id"), [("append", "next"), ("insert", "mapped")])
 async def test_what_mapped_loads_have_sent_is_not_sent_again_by_a_load_of_other_rows(mode: str, run_id: str) -> None:
-    """As where nothing is tracked and the next run sends the rest, or where the number of partitions was changed."""
+    """The next run of a sync without tracking sends the rest, or the number of partitions was changed."""
     world = World(FakeDestination(capabilities=NOT_IDEMPOTENT), values={"mode": mode, "rate": {"batch_size": 1}})
     await world.run(rows(a=1), run_id="first")
     world.model = rows(a=1, b=1, c=1, d=1, e=1, f=1, g=1)

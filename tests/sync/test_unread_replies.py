@@ -1,4 +1,4 @@
-"""A reply that the sync does not say how to read: it stops the load, costs one batch, and loses and doubles nothing."""
+"""A reply that the sync cannot read: it stops the load and costs one batch; no row is lost or sent twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.testing import Dials, FakeDestination
 from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
 
-#: Another ``destination:`` than that of a world, for the same destination.
+#: A ``destination:`` that differs from the world's, for the same destination.
 CORRECTED = {"type": "fake", "match_on": "id", "results": {"list": "errors"}}
 
 
@@ -21,7 +21,7 @@ def world() -> World:
 
 
 async def stopped(world: World, **more: object) -> RunReport:
-    """Run into the reply that cannot be read; returns the counts that the error has."""
+    """Run until the unreadable reply; returns the counts of the error's report."""
     with pytest.raises(ConfigurationError, match="reports per-row results") as caught:
         await world.run(rows(a=1, b=1, c=1, d=1, e=1, f=1), **more)
     assert caught.value.report is not None

@@ -1,4 +1,4 @@
-"""The change stream → batches, bounded by rows and bytes, each with one operation."""
+"""Batches of a change set: each has one operation, and is limited in rows and bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_reverse_etl.sync.ports import Capabilities
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows and Arrow bytes that become Python objects at a time.
+#: Most rows and Arrow bytes that become Python objects at a time.
 _SLICE_ROWS = 8_192
 _SLICE_BYTES = 8 * 1024 * 1024
 
@@ -35,12 +35,14 @@ class Batcher:
         self._plan_id = plan_id
         self._keys_repeat = sync.mode == "append"
         self._match_on = sync.destination.match_on
-        # Other fields of match_on were checked when the plan was made.
+        # The plan has checked the other fields of match_on.
         self._templated = [name for name in self._match_on if isinstance(sync.mapping[name], TemplateField)]
 
     def cut(self, changes: pa.RecordBatch, settled: SettledSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
-        """Batches of the rows that are not settled yet, in order, each with the receipts of rows that no destination
-        needs to see (sequence number → receipt), because their record could not be built.
+        """Yield the rows that are not settled yet in batches, in order.
+
+        Each batch comes with the receipts (sequence number → receipt) of its rows whose record could not be built.
+        These rows are not in the batch, and are not sent.
         """
         import pyarrow.compute as pc
 
@@ -63,14 +65,16 @@ class Batcher:
             records, failures = self._records(rows, removed=removed)
             keys = rows.column("key").to_pylist()
             seqs = _range(rows.column("seq"))
-            if self._keys_repeat:  # nothing makes keys unique there, and receipts are by key
+            if self._keys_repeat:  # receipts are matched by key, so make the keys unique
                 keys = [f"{key}#{seq}" for key, seq in zip(keys, seqs, strict=True)]
             for first in range(0, len(keys), size):
                 last = first + size
                 batch = Batch(
                     operation, seqs[first:last], keys[first:last], records[first:last], self._run_id, self._plan_id
                 )
-                failed = {at - first: failures[at] for at in failures if first <= at < last} if failures else {}
+                failed = {}
+                if failures:
+                    failed = {at - first: failures[at] for at in failures if first <= at < last}
                 if not failed:
                     yield batch, {}
                     continue
@@ -78,7 +82,7 @@ class Batcher:
                 yield batch.only(at for at in range(len(batch)) if at not in failed), receipts
 
     def _records(self, rows: pa.RecordBatch, *, removed: bool) -> tuple[list[Record], dict[int, Receipt]]:
-        """Build the records, and the receipts of those that are not to be sent, by position."""
+        """Build the records, and the receipts of rows that must not be sent, by position."""
         if removed:
             records = identifiers(rows)
             return records, dict.fromkeys(unnamed(records, self._match_on, stored=True), _NO_IDENTIFIER)
@@ -91,9 +95,13 @@ class Batcher:
 
 
 def _range(column: pa.Array) -> range | list[int]:
-    """Sequence numbers as a range where they are contiguous, which they are but after a resume."""
-    first, last = column[0].as_py(), column[-1].as_py()
-    return range(first, last + 1) if last - first + 1 == len(column) else column.to_pylist()
+    """Return sequence numbers, as a range if they are contiguous: only after a resume they are not."""
+    first = column[0].as_py()
+    last = column[-1].as_py()
+    if last - first + 1 == len(column):
+        return range(first, last + 1)
+    numbers: list[int] = column.to_pylist()
+    return numbers
 
 
 def _is_in(seqs: pa.Array, settled: SettledSet) -> pa.Array:
@@ -107,7 +115,7 @@ def _is_in(seqs: pa.Array, settled: SettledSet) -> pa.Array:
 
 
 def _parts(changes: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The batch by kind of change; each kind is a contiguous range."""
+    """Split a batch by kind of change; each kind is a contiguous range."""
     import pyarrow.compute as pc
 
     start = 0

@@ -1,4 +1,4 @@
-"""Load: send a plan's change set and settle every row by the destination's answer."""
+"""Load: send a plan's change set, and settle every row by the destination's answer."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Seconds between checkpoints: what a crash makes the next try send again, where that is safe.
+#: Seconds between checkpoints. After a crash, the next try sends the rows since the last one again, where that is safe.
 CHECKPOINT_SECONDS = 2.0
-#: Seconds that requests in flight get to be answered when the task is told to stop. Each answer is saved at once, as
-#: whoever told it may lose patience sooner: Airflow kills a task 5 seconds after it asked it to end.
+#: Seconds that a load waits for the answers to requests in flight when its task is stopped. Each answer is saved at
+#: once, as the process may be killed sooner: Airflow kills a task 5 seconds after SIGTERM.
 GRACE_SECONDS = 10.0
-#: Seconds of a pause that a load waits for. Asked for a longer one, as by a daily limit, it leaves the rest to a retry.
+#: Longest pause, in seconds, that a load waits for. If the destination asks for a longer one, as with a daily limit,
+#: the load leaves the remaining rows to a retry.
 LONGEST_PAUSE = 600.0
 _ANSWERS_LOST = Receipts(ANSWER_LOST)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The rows of a plan that one load sends: sequence numbers above ``after``, up to ``until``."""
+    """Rows of a plan that one load sends: sequence numbers above ``after``, up to ``until``."""
 
     partition: int
     after: int
@@ -44,21 +45,27 @@ class Share:
 
     @classmethod
     def of(cls, plan: Plan, partition: int, partitions: int) -> Share:
-        """One of ``partitions`` shares of nearly equal size, which together are the whole plan."""
-        return cls(partition, plan.total * partition // partitions, plan.total * (partition + 1) // partitions)
+        """Return one of ``partitions`` shares of nearly equal size, which together are the whole plan."""
+        after = plan.total * partition // partitions
+        until = plan.total * (partition + 1) // partitions
+        return cls(partition, after, until)
 
-    def meets(self, rows: range) -> bool:
-        """Whether any of these sequence numbers is one of its rows."""
+    def overlaps(self, rows: range) -> bool:
+        """Return True if at least one of these sequence numbers is in the share."""
         return rows.start <= self.until and rows.stop - 1 > self.after
 
     def count(self, settled: SettledSet) -> int:
-        """How many of its rows are settled."""
-        ranges = [(1, settled.low), *settled.above()]
-        return sum(max(0, min(last, self.until) - max(first, self.after + 1) + 1) for first, last in ranges)
+        """Return the number of the share's rows that are settled."""
+        count = 0
+        for first, last in [(1, settled.low), *settled.above()]:
+            start = max(first, self.after + 1)
+            end = min(last, self.until)
+            count += max(0, end - start + 1)
+        return count
 
 
 def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> Iterator[range]:
-    """The rows of a plan for which sending twice is not safe, ascending: one range for each kind of change."""
+    """Yield the rows of a plan that are not safe to send twice, ascending: one range for each kind of change."""
     after = 0
     for change in ("added", "changed", "removed"):
         until = after + getattr(plan.planned, change)
@@ -70,16 +77,19 @@ def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> Iterator[r
 class Loader:
     """Sender of one plan, or of a share of it; made for one load.
 
-    :param still_held: check that raises RunConflictError if another run has taken over the lease.
-    :param share: the rows to send.
+    Guarantees:
+
+    * A row is settled as accepted only after the destination's answer.
+    * A checkpoint never claims more than what was answered, and a row that it has settled is not sent.
+    * Nothing is sent or saved once another run may have the sync's lease.
+    * Before rows are sent with an operation that is not safe to repeat, a checkpoint announces them, so that after a
+      crash they are known to be in doubt.
+
+    What the outcome means for the run is decided in :mod:`airflow_reverse_etl.sync.run`.
+
+    :param check_lease: raises RunConflictError if another run has taken over the lease.
+    :param share: rows to send.
     :param progress: saved checkpoints of all partitions of the plan.
-
-    Guarantees: a row is settled as accepted only after the destination's answer; a checkpoint never claims more than
-    what was answered; no row is sent that a checkpoint has settled; nothing is sent or saved once the lease of the sync
-    may be another run's. Where an operation may not be sent twice, a checkpoint names the rows before they are sent, so
-    that after a crash each of them is known to be ``unknown``.
-
-    Does not decide what the outcome means for the run; :mod:`airflow_reverse_etl.sync.run` does.
     """
 
     def __init__(
@@ -89,7 +99,7 @@ class Loader:
         destination: Destination,
         context: RunContext,
         *,
-        still_held: Callable[[], Awaitable[None]],
+        check_lease: Callable[[], Awaitable[None]],
         share: Share,
         progress: Sequence[Checkpoint],
     ) -> None:
@@ -101,52 +111,48 @@ class Loader:
         self._store = context.store
         self._observer = context.observer
         self._clock = context.clock
-        self._still_held = still_held
+        self._check_lease = check_lease
         self._backoff = Backoff()
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
         self._pace = Pace(sync.rate.requests_per_second, context.clock, context.budget, sync.destination.connection)
         self._batches: Iterator[tuple[Batch, dict[int, Receipt]]] = iter(())
         self._ready: deque[Batch] = deque()
-        self._refill = asyncio.Lock()
-        self._reading: asyncio.Task[Any] | None = None
+        self._read_lock = asyncio.Lock()
+        self._read_task: asyncio.Task[Any] | None = None
         self._save_lock = asyncio.Lock()
-        self._saving: asyncio.Task[None] | None = None
+        self._save_task: asyncio.Task[None] | None = None
         self._stopping = False
-        self._first = asyncio.Lock()
-        self._tried: set[Operation] = set()  # those of which a batch was answered, or given up
-        self._exhausted_in_row = 0
+        self._first_batch_lock = asyncio.Lock()
+        self._tried: set[Operation] = set()  # operations with a batch that was answered, or left
+        self._left_in_row = 0
         self._checkpoint = Checkpoint()
-        self._done = SettledSet()  # what was settled before this load
-        self._doubts: list[range] = []  # what may have been sent before this load began
-        self._announced = 0  # a saved checkpoint says that rows up to here may be sent
-        self._in_doubt: set[int] = set()  # what this load has sent without getting an answer
+        self._settled_before = SettledSet()  # rows settled before this load
+        self._in_doubt_before: list[range] = []  # rows that may have been sent before this load
+        self._announced = 0  # last sequence number that a saved checkpoint allows to be sent
+        self._in_doubt: set[int] = set()  # rows that this load has sent without an answer
 
     async def load(self) -> tuple[Checkpoint, int]:
-        """Send what is not settled yet; returns the checkpoint, saved, and how many rows are left for a later try.
+        """Send the rows that are not settled yet.
 
-        On cancellation no further batch is taken, those in flight get ``GRACE_SECONDS``, the checkpoint is saved.
+        On cancellation, takes no further batch, waits ``GRACE_SECONDS`` for those in flight, and saves the checkpoint.
 
-        :raises ConfigurationError: from the destination; what was settled until then is saved.
+        :returns: the saved checkpoint, and the number of rows left for a later try.
+        :raises ConfigurationError: raised by the destination, after the rows settled until then were saved.
         """
+        own, settled_before = await self._resume()
         share = self._share
-        own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
-        # Usually all that is known of these rows. Other partitions may have sent some of them, cut otherwise.
-        known = Checkpoint.merged(self._progress or [own])
-        self._done, self._doubts = known.settled, [rows for rows in known.in_doubt() if share.meets(rows)]
-        own.announced_before = own.in_doubt()
-        own.left = {}
-        own.after, own.announced, before = share.after, 0, len(own.settled)
-        self._checkpoint, self._announced = own, share.after
-        after = self._done.end_of(share.after + 1)
+
+        # Send.
+        after = self._settled_before.end_of(share.after + 1)
         self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
         started = self._clock.monotonic()
-        spent = self._checkpoint.seconds
+        spent = own.seconds
         await self._destination.open(self._pace)
         try:
             await self._work()
         finally:
-            self._checkpoint.seconds = spent + self._clock.monotonic() - started
-            # Not killed, so it is known now what was announced and not sent, or sent and refused.
+            own.seconds = spent + self._clock.monotonic() - started
+            # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
             own.announced = 0
             own.announced_before += [range(seq, seq + 1) for seq in self._in_doubt]
             own.announced_before = own.in_doubt()
@@ -155,7 +161,26 @@ class Loader:
                 await self._save()
             finally:
                 await self._end_reading()
-        return own, share.until - share.after - share.count(self._done) - (len(own.settled) - before)
+
+        rows = share.until - share.after - share.count(self._settled_before)
+        return own, rows - (len(own.settled) - settled_before)
+
+    async def _resume(self) -> tuple[Checkpoint, int]:
+        """Load the progress so far; returns the checkpoint of this share, and its number of settled rows."""
+        share = self._share
+        own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
+        # If the plan was partitioned differently before, checkpoints of other partitions cover some of these rows.
+        known = Checkpoint.merged(self._progress or [own])
+        self._settled_before = known.settled
+        self._in_doubt_before = [rows for rows in known.in_doubt() if share.overlaps(rows)]
+
+        own.announced_before = own.in_doubt()
+        own.left = {}
+        own.after = share.after
+        own.announced = 0
+        self._checkpoint = own
+        self._announced = share.after
+        return own, len(own.settled)
 
     async def _work(self) -> None:
         workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
@@ -176,7 +201,7 @@ class Loader:
                 raise result
 
     async def _await_answers(self, workers: Sequence[asyncio.Task[None]]) -> None:
-        """Let requests in flight be answered, for ``GRACE_SECONDS``."""
+        """Wait for the answers to requests in flight, at most ``GRACE_SECONDS``."""
         time = asyncio.get_running_loop().time
         until = time() + GRACE_SECONDS
         while waiting := [worker for worker in workers if not worker.done()]:
@@ -185,7 +210,7 @@ class Loader:
             )
             if not answered:
                 return
-            with contextlib.suppress(UnreachableError):  # the last one, at the end of the load, must get through
+            with contextlib.suppress(UnreachableError):  # the save at the end of the load must succeed
                 await self._save()
 
     # -- taking batches ------------------------------------------------------------------------------------------
@@ -202,8 +227,8 @@ class Loader:
             raise
 
     async def _deliver_alone(self, batch: Batch) -> None:
-        """Send the first batch of an operation, so that a reply that the sync reads wrongly costs one batch."""
-        async with self._first:
+        """Send the first batch of an operation alone: if the sync misreads the replies, it costs one batch only."""
+        async with self._first_batch_lock:
             if batch.operation not in self._tried and not self._stopping:
                 await self._deliver(batch)
                 return
@@ -216,7 +241,7 @@ class Loader:
                 for seq, receipt in failed.items():
                     self._settle_failed(seq, receipt)
                 if len(batch):
-                    self._ready.extend(self._split_unknown(batch))
+                    self._ready.extend(self._split_in_doubt(batch))
                     break
             else:
                 if not await self._read(self._batches):
@@ -224,67 +249,82 @@ class Loader:
         return self._ready.popleft()
 
     async def _read(self, cut: Iterator[tuple[Batch, dict[int, Receipt]]]) -> bool:
-        """Read on, unless another worker did since all of ``cut`` was taken. Whether there was more."""
-        async with self._refill:
+        """Read more rows, unless another worker has done so since ``cut`` was used up.
+
+        :returns: False at the end of the change set.
+        """
+        async with self._read_lock:
             if self._batches is cut:
-                self._reading = asyncio.create_task(asyncio.to_thread(next, self._changes, None))
-                rows: pa.RecordBatch | None = await asyncio.shield(self._reading)
+                self._read_task = asyncio.create_task(asyncio.to_thread(next, self._changes, None))
+                rows: pa.RecordBatch | None = await asyncio.shield(self._read_task)
                 if rows is None:
                     return False
-                self._batches = self._batcher.cut(rows, self._done)
+                self._batches = self._batcher.cut(rows, self._settled_before)
         return True
 
     async def _end_reading(self) -> None:
-        """Close what the rows are read from. A read that does not end is left to itself."""
-        if self._reading:
-            await asyncio.wait([self._reading], timeout=GRACE_SECONDS)
-        if not self._reading or self._reading.done():
+        """Close the change set, unless a read is still running after ``GRACE_SECONDS``."""
+        if self._read_task:
+            await asyncio.wait([self._read_task], timeout=GRACE_SECONDS)
+        if not self._read_task or self._read_task.done():
             await asyncio.to_thread(self._changes.close)
 
-    def _split_unknown(self, batch: Batch) -> Sequence[Batch]:
-        """Apart from the rest, rows that may have been sent before a crash and may not be sent twice."""
-        unknown: list[int] = []
-        if self._doubts and batch.seqs[0] <= self._doubts[-1][-1] and not self._may_resend(batch):
-            unknown = [at for at, seq in enumerate(batch.seqs) if any(seq in rows for rows in self._doubts)]
-        if not unknown:
+    def _split_in_doubt(self, batch: Batch) -> Sequence[Batch]:
+        """Separate the rows in doubt since an earlier load, if they are not safe to send twice, from the rest."""
+        if not self._in_doubt_before or self._may_resend(batch):
             return [batch]
-        again = self._answer_lost(batch.only(unknown), self._sync.failure.on_unknown)
-        rest = batch.only(sorted(set(range(len(batch))) - set(unknown)))
+        if batch.seqs[0] > self._in_doubt_before[-1][-1]:
+            return [batch]
+        in_doubt = [at for at, seq in enumerate(batch.seqs) if self._was_in_doubt(seq)]
+        if not in_doubt:
+            return [batch]
+        again = self._answer_lost(batch.only(in_doubt), self._sync.failure.on_unknown)
+        rest = batch.only(sorted(set(range(len(batch))) - set(in_doubt)))
         return [part for part in (again, rest) if part is not None and len(part)]
+
+    def _was_in_doubt(self, seq: int) -> bool:
+        return any(seq in rows for rows in self._in_doubt_before)
 
     # -- delivering ----------------------------------------------------------------------------------------------
 
     async def _deliver(self, batch: Batch) -> None:
-        attempt = throttled = 0
+        """Send a batch until its rows are settled, or left for a later try."""
+        attempt = 0
+        throttled = 0
         while True:
             if batch.seqs[-1] > self._announced:
                 await self._announce(batch)
-            await self._still_held()
+            await self._check_lease()
             receipts = await self._send(batch)
             self._checkpoint.requests += receipts.requests
             if receipts.retry_after is not None:
                 self._pause(receipts.retry_after)
+
+            # Split a refused batch to find the bad row.
             if receipts.refused_whole and len(batch) > 1:
                 middle = len(batch) // 2
                 self._ready.extendleft([batch.only(range(middle, len(batch))), batch.only(range(middle))])
                 return
+
             left = self._settle(batch, receipts)
             if receipts.stop is not None:
                 if left is not None:
-                    self._leave(left, receipts)
+                    self._record_left(left, receipts)
                 raise receipts.stop
             if left is None or len(left) < len(batch):
-                self._exhausted_in_row = 0
+                self._left_in_row = 0
                 self._tried.add(batch.operation)
             if left is None:
                 return
+
+            # Send the other rows again, unless the attempts are used up.
             batch = left
             if receipts.retry_after is not None:
                 throttled += 1
             else:
                 attempt += 1
             if self._stopping or attempt >= self._backoff.attempts or throttled >= self._backoff.throttles:
-                self._give_up(batch, receipts)
+                self._leave_for_later(batch, receipts)
                 return
             if receipts.retry_after is None:
                 await self._clock.sleep(self._backoff.wait(attempt))
@@ -292,7 +332,7 @@ class Loader:
     async def _send(self, batch: Batch) -> Receipts:
         try:
             return await self._destination.send(batch)
-        except BaseException as error:  # cut off, perhaps after it was sent
+        except BaseException as error:  # interrupted, perhaps after the rows were sent
             self._in_doubt.update(batch.seqs)
             if isinstance(error, ReverseEtlError):
                 reason = Reason(type(error).__name__, error.what, error.where.get("host", ""))
@@ -300,7 +340,7 @@ class Loader:
             raise
 
     def _pause(self, seconds: float) -> None:
-        """Wait as long as the destination asks; where that is too long for a worker to sit idle, leave the rest."""
+        """Wait as long as the destination asks, or stop the load if that is too long for a worker to sit idle."""
         if seconds <= LONGEST_PAUSE:
             self._pace.pause(seconds)
             return
@@ -310,13 +350,14 @@ class Loader:
     def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
         """Record the answer; returns the rows to send again, if any.
 
-        Where the destination stopped the load, its ``unknown`` rows are not sent twice whatever the sync says.
+        If the destination stops the load, its ``unknown`` rows are not sent again, whatever ``on_unknown`` says.
         """
         policy = "fail" if receipts.stop else self._sync.failure.on_unknown
         if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
-            self._settled(batch)
+            self._mark_settled(batch)
             return None
-        again, lost = [], []
+        again = []
+        lost = []
         for at, (seq, key) in enumerate(zip(batch.seqs, batch.keys, strict=True)):
             receipt = receipts.of(key)
             match receipt.outcome:
@@ -336,7 +377,7 @@ class Loader:
             self._in_doubt.update(resend.seqs)
         return batch.only(sorted(again)) if again else None
 
-    def _settled(self, batch: Batch) -> None:
+    def _mark_settled(self, batch: Batch) -> None:
         seqs = batch.seqs
         if seqs[-1] - seqs[0] + 1 == len(seqs):
             self._checkpoint.settled.add(seqs[0], seqs[-1])
@@ -353,38 +394,38 @@ class Loader:
         return batch.operation in self._destination.capabilities.idempotent
 
     def _answer_lost(self, batch: Batch, policy: str, receipts: Receipts = _ANSWERS_LOST) -> Batch | None:
-        """Do as ``policy``, an ``on_unknown``, says of rows that may not be sent twice; returns those to send again."""
+        """Apply ``policy``, an ``on_unknown``, to rows that are not safe to send twice; returns those to send again."""
         if policy == "fail":
             for seq, key in zip(batch.seqs, batch.keys, strict=True):
                 self._settle_failed(seq, receipts.of(key) if receipts.stop else ANSWER_LOST)
             return None
         self._checkpoint.answer_lost.update(batch.seqs)
         if policy == "accept":
-            self._settled(batch)
+            self._mark_settled(batch)
             return None
         return batch
 
-    def _leave(self, batch: Batch, receipts: Receipts) -> None:
-        """Record why these rows are left."""
+    def _record_left(self, batch: Batch, receipts: Receipts) -> None:
+        """Record why rows are left for a later try."""
         for reason, rows in Counter(receipts.of(key).reason for key in batch.keys).items():
             self._checkpoint.leave(reason, rows)
 
-    def _give_up(self, batch: Batch, receipts: Receipts) -> None:
-        """Leave the rows for a later try. When nothing gets through any more, stop: the destination is down."""
-        self._leave(batch, receipts)
+    def _leave_for_later(self, batch: Batch, receipts: Receipts) -> None:
+        """Leave the rows for a later try. After several such batches in a row, the destination is down: stop."""
+        self._record_left(batch, receipts)
         self._tried.add(batch.operation)
-        self._exhausted_in_row += 1
+        self._left_in_row += 1
         self._observer.event("batch_left", rows=len(batch), sync=self._sync.name)
-        if self._exhausted_in_row >= max(self._sync.rate.concurrency, 3):
+        if self._left_in_row >= max(self._sync.rate.concurrency, 3):
             self._stopping = True
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     async def _announce(self, batch: Batch) -> None:
-        """Say in a checkpoint which rows may be sent from now on, before any of them is.
+        """Save a checkpoint that announces the next rows, before any of them is sent.
 
-        All that follow of those that may be sent twice. Elsewhere a few batches ahead: one save for many requests, and
-        after a crash few rows that are ``unknown`` without having been sent.
+        Rows that are safe to send twice are all announced at once. Other rows are announced a few batches ahead: many
+        requests then share one save, and few rows that were never sent are in doubt after a crash.
         """
         last = batch.seqs[-1]
         until = last + 4 * self._sync.rate.concurrency * len(batch)
@@ -400,7 +441,7 @@ class Loader:
     async def _save_regularly(self) -> None:
         while True:
             await self._clock.sleep(CHECKPOINT_SECONDS)
-            with contextlib.suppress(UnreachableError):  # the next one may get through; the last one must
+            with contextlib.suppress(UnreachableError):  # the next save may succeed; the last one must
                 await self._save()
             self._observer.event(
                 "progress",
@@ -416,11 +457,12 @@ class Loader:
             await self._save_now()
 
     async def _save_now(self) -> None:
-        await self._still_held()  # else another run goes on with this plan, or has committed it
-        if self._saving:  # cancelled, but a thread goes on: it must not write an older checkpoint over this one
-            await asyncio.wait([self._saving])
-        checkpoint, partition = self._checkpoint.copy(), self._share.partition
-        self._saving = asyncio.create_task(
+        await self._check_lease()  # another run may have resumed this plan, or committed it
+        if self._save_task:  # a cancelled save continues in its thread, and must not overwrite this checkpoint later
+            await asyncio.wait([self._save_task])
+        checkpoint = self._checkpoint.copy()
+        partition = self._share.partition
+        self._save_task = asyncio.create_task(
             asyncio.to_thread(self._store.save_checkpoint, self._plan, checkpoint, partition=partition)
         )
-        await asyncio.shield(self._saving)
+        await asyncio.shield(self._save_task)

@@ -1,4 +1,4 @@
-"""The limiter of one load: its rate, its share of the connection's budget, and pauses that the destination asks for."""
+"""Rate limiter of one load: its rate, its share of the connection's budget, and pauses for the destination."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, RateBudget
 
-#: Seconds of requests that are reserved from a shared budget at a time. Fewer mean more reservations, more mean that
-#: tasks wait longer for each other, and that more is lost when one ends with requests left over.
+#: Seconds of requests that are reserved from a shared budget at a time. A lower value means more reservations. A higher
+#: one means that tasks wait longer for each other, and that a task that ends wastes more reserved requests.
 RESERVED_SECONDS = 2.0
 
 
 class Pace:
-    """Asked before every request. Without a rate it costs next to nothing.
+    """Limiter that every request of a load waits for. Without a rate it costs next to nothing.
 
     :param rate: requests a second.
-    :param budget: where requests are reserved together with other tasks, under the name of ``connection``. A load
-        without a connection, or without a budget, keeps the rate by itself.
+    :param budget: budget shared with other tasks under the name of ``connection``. Without a budget or a connection,
+        the rate applies to this load alone.
     """
 
     def __init__(
         self, rate: float | None, clock: Clock, budget: RateBudget | None = None, connection: str | None = None
     ) -> None:
-        self._rate, self._clock = rate, clock
+        self._rate = rate
+        self._clock = clock
         self._bucket = TokenBucket(rate) if rate else None
-        self._budget, self._connection = budget, connection
+        self._budget = budget
+        self._connection = connection
         self._reserved = 0
         self._reserving = asyncio.Lock()
         self._paused_until = float("-inf")
 
     def pause(self, seconds: float) -> None:
-        """Let nothing pass for so many seconds."""
+        """Let no request pass for the given seconds."""
         self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
     async def acquire(self) -> None:
@@ -49,7 +51,7 @@ class Pace:
             wait = 0.0
 
     async def _draw(self) -> None:
-        """Take one of the reserved requests, and reserve more when there are none."""
+        """Take one of the reserved requests; reserve more if none is left."""
         assert self._rate is not None
         assert self._budget is not None
         assert self._connection is not None
@@ -66,7 +68,7 @@ class Pace:
 
 @dataclass(slots=True)
 class TokenBucket:
-    """``rate`` tokens a second, at most ``capacity`` at once, none before ``free_at``.
+    """Bucket that gives ``rate`` tokens a second, at most ``capacity`` at once, and none before ``free_at``.
 
     A capacity of 1 spaces requests evenly.
 
@@ -80,7 +82,7 @@ class TokenBucket:
     free_at: float = float("-inf")
 
     def reserve(self, now: float) -> float:
-        """Take a token; returns how many seconds to wait before using it."""
+        """Take a token; returns the seconds to wait before its use."""
         start = max(self.free_at, now - (self.capacity - 1) / self.rate)
         self.free_at = start + 1 / self.rate
         return max(0.0, start - now)

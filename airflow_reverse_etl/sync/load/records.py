@@ -1,4 +1,4 @@
-"""Columns → destination fields: from a batch of the change set to the records that are sent."""
+"""Records that are sent, built from the columns of a change set."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Record = dict[str, Any]
 
 
 class RecordBuilder:
-    """Builds the records of a sync. Made once for a load, called for each batch.
+    """Builder of a sync's records; made once for a load, and used for each batch.
 
-    Dots in a field's name nest. With ``nulls: omit``, null fields and objects left empty are dropped.
+    Dots in a field's name create nested objects. ``nulls: omit`` drops null fields and objects that are then empty.
     """
 
     def __init__(self, sync: Sync) -> None:
@@ -28,7 +28,11 @@ class RecordBuilder:
         self._inputs: list[str] = []
         self._constants: dict[str, Any] = {}
         self._templates: dict[str, tuple[str, jinja2.Template]] = {}
-        environment = jinja_environment() if self._template_columns or _has_template(sync) else None
+        environment = None
+        if self._template_columns or _has_template(sync):
+            environment = jinja_environment()
+
+        # Build a tree of variable names with the shape of a record.
         tree: dict[str, Any] = {}
         for at, (name, field) in enumerate(sync.mapping.items()):
             variable = f"f{at}"
@@ -47,13 +51,16 @@ class RecordBuilder:
         self._records = self._compile(tree, omit=sync.nulls == "omit")
 
     def _compile(self, tree: Mapping[str, Any], *, omit: bool) -> Callable[..., list[Record]]:
-        """One comprehension over the columns: a dict display per row is several times faster than any loop here.
+        """Compile a comprehension over the columns, as a dict display per row is several times faster than a loop.
 
-        Names of fields enter the source only as ``repr`` of a string.
+        Field names enter its source only as the ``repr`` of a string.
         """
 
         def display(level: Mapping[str, Any]) -> str:
-            items = (f"{key!r}: {item if isinstance(item, str) else display(item)}" for key, item in level.items())
+            items = []
+            for key, item in level.items():
+                value = item if isinstance(item, str) else display(item)
+                items.append(f"{key!r}: {value}")
             text = "{" + ", ".join(items) + "}"
             return f"_present({text})" if omit else text
 
@@ -65,17 +72,18 @@ class RecordBuilder:
         return function
 
     def build(self, batch: pa.RecordBatch) -> tuple[list[Record], dict[int, str]]:
-        """Records of rows that were added or changed, and for rows whose template failed: position → message.
+        """Build the records of added or changed rows.
 
-        Their record is unusable; the message names the field and the kind of error, never a value.
+        :returns: the records, and a message for each position whose template failed. The record at such a position is
+            unusable. A message names the field and the kind of error, never a value.
         """
         failures: dict[int, str] = {}
-        columns = [
-            self._render(variable, batch, failures)
-            if variable in self._templates
-            else _in_utc(batch.column(variable)).to_pylist()
-            for variable in self._inputs
-        ]
+        columns: list[list[Any]] = []
+        for variable in self._inputs:
+            if variable in self._templates:
+                columns.append(self._render(variable, batch, failures))
+            else:
+                columns.append(_in_utc(batch.column(variable)).to_pylist())
         return self._records(batch.num_rows, *columns), failures
 
     def _render(self, variable: str, batch: pa.RecordBatch, failures: dict[int, str]) -> list[str | None]:
@@ -86,19 +94,19 @@ class RecordBuilder:
         for position, row in enumerate(rows):
             try:
                 texts.append(template.render(row=dict(zip(self._template_columns, row, strict=True))))
-            except Exception as error:  # noqa: BLE001 - author's code: whatever it raises concerns this row only
+            except Exception as error:  # noqa: BLE001 - the DAG author's code: any error concerns this row only
                 failures[position] = f"template of field {name!r} failed: {type(error).__name__}"
                 texts.append(None)
         return texts
 
 
 def identifiers(batch: pa.RecordBatch) -> list[Record]:
-    """The records of removed rows: what a delete needs."""
+    """Return the records of removed rows: the identifiers that a delete needs."""
     return [json.loads(text) for text in batch.column("identifiers").to_pylist()]
 
 
 def unnamed(records: Sequence[Record], names: Sequence[str], *, stored: bool = False) -> Iterator[int]:
-    """Find records in which one of these fields is null, blank or missing; yields their positions.
+    """Yield the positions of records in which one of these fields is null, blank or missing.
 
     :param stored: the records are identifiers as they were stored. They may lack a field that became one of
         ``match_on`` later, and are then deleted by those that they have.
@@ -120,11 +128,13 @@ def _value(record: Record, path: Sequence[str], missing: Any) -> Any:
 
 
 def _in_utc(column: pa.Array) -> pa.Array:
-    """Instants in UTC, as they are sent: Arrow converts them much faster than anything after it could."""
+    """Convert instants to UTC, as they are sent: Arrow does it much faster than Python."""
     import pyarrow as pa
 
     zone = column.type.tz if pa.types.is_timestamp(column.type) else None
-    return column.cast(pa.timestamp(column.type.unit, "UTC")) if zone not in (None, "UTC") else column
+    if zone in (None, "UTC"):
+        return column
+    return column.cast(pa.timestamp(column.type.unit, "UTC"))
 
 
 def _has_template(sync: Sync) -> bool:

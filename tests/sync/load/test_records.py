@@ -1,4 +1,4 @@
-"""From a batch of the change set to the records that are sent."""
+"""Records built from a batch of the change set."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_instants_arrive_in_utc() -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters="."), min_size=1, max_size=8), min_size=1, unique=True))
 def test_any_field_name_arrives_as_it_is(names: list[str]) -> None:
-    """Field names are put into generated code: none may change its meaning."""
+    """Field names are part of generated code, and must not change its meaning."""
     builder = RecordBuilder(sync({name: f"c{at}" for at, name in enumerate(names)}))
     records, _ = builder.build(batch(**{f"f{at}": [at] for at in range(len(names))}))
     assert records == [{name: at for at, name in enumerate(names)}]
@@ -85,7 +85,7 @@ def test_templates_read_columns_and_a_failing_row_is_named_without_its_values() 
 
 
 def cut(sync: Sync, rows: pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[int, tuple[str, str]]]:
-    """The records that are sent, and the codes and messages of rows that are not."""
+    """Return the records that are sent, and the codes and messages of rows that are not."""
     operations = frozenset(Operation)
     batches = list(
         Batcher(sync, Capabilities(operations=operations), run_id="run", plan_id="plan").cut(rows, SettledSet())
@@ -116,7 +116,7 @@ def test_a_template_that_leaves_an_identifier_blank_is_rejected_before_it_is_sen
 
 
 def test_a_delete_without_an_identifier_is_never_sent() -> None:
-    """As an earlier version may have planned it. Identifiers without the field are older than its place in match_on."""
+    """An earlier version may have planned such a row. Identifiers that lack the field were stored before it counted."""
     destination = {"type": "http", "match_on": ["p.mail"]}
     spec = sync({"p.mail": "mail"}, mode="mirror", destination=destination)
     texts = ['{"p": {"mail": "a"}}', '{"p": {"mail": null}}', '{"p": {"mail": " "}}', '{"id": 4}']

@@ -1,4 +1,4 @@
-"""What is cut short anywhere, and repeated: nothing is lost, taken for sent, or sent twice without being reported."""
+"""Interrupted steps that are repeated: no row is lost, wrongly counts as sent, or is sent twice without a report."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ONE = {"batch_size": 1, "concurrency": 1}
 
 
 class Broken(World):
-    """A world whose processes die, with real stores.
+    """World whose processes die, with real stores.
 
-    :ivar lose_snapshot: makes it as if a person had deleted it.
+    :ivar lose_snapshot: deletes the snapshot, as a person could.
     """
 
     lose_snapshot: Callable[[], None]
@@ -56,7 +56,7 @@ class Broken(World):
                 await call()
 
     def revived(self) -> list[str]:
-        """Nothing fails any more. Returns the keys that were sent until now."""
+        """Reset all dials; returns the keys that were sent until now."""
         self.destination.dials = Dials()
         return self.sent()
 
@@ -106,7 +106,7 @@ def many(count: int) -> list[dict[str, Any]]:
     return [{"id": f"k{at:02}", "n": 1} for at in range(1, count + 1)]
 
 
-# -- what may have been sent -----------------------------------------------------------------------------------------
+# -- rows in doubt --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("run_id", ["r", "next"], ids=["the next try", "the next run"])
@@ -145,7 +145,7 @@ async def test_rows_of_a_share_that_never_began_are_not_in_doubt_because_of_anot
 
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail"])
-async def test_a_plan_that_is_cut_otherwise_by_the_next_try_has_the_same_rows_in_doubt(
+async def test_a_plan_that_the_next_try_partitions_differently_has_the_same_rows_in_doubt(
     world: Broken, on_unknown: str
 ) -> None:
     world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
@@ -191,7 +191,7 @@ async def test_deletes_that_may_not_be_repeated_are_not_announced_with_upserts_t
 
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail", "resend"])
-async def test_a_load_that_was_killed_and_is_marked_as_success_has_its_doubts_reported(
+async def test_a_killed_load_that_is_marked_as_success_has_its_rows_in_doubt_reported(
     world: Broken, on_unknown: str
 ) -> None:
     world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
@@ -208,7 +208,7 @@ async def test_a_load_that_was_killed_and_is_marked_as_success_has_its_doubts_re
     assert len(world.sent()) == (on_unknown == "resend")
 
 
-# -- what is repeated ------------------------------------------------------------------------------------------------
+# -- repeated steps --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,8 @@ async def test_a_commit_that_is_repeated_has_the_same_end(
 
 
 @pytest.mark.parametrize("values", [{"mode": "append"}, {"track": "none"}], ids=["append", "nothing tracked"])
-async def test_rows_that_are_left_where_nothing_is_tracked_leave_the_task_red(
-    world: Broken, values: dict[str, Any]
-) -> None:
-    """The sync is changed between two tries: nobody sends what is left of the first."""
+async def test_rows_left_by_a_sync_without_tracking_fail_the_task(world: Broken, values: dict[str, Any]) -> None:
+    """The sync is changed between two tries, so no try sends the remaining rows of the first."""
     world.values |= values
     world.destination.dials.unsent = range(2, 100)
     with pytest.raises(IncompleteLoadError):
@@ -266,7 +264,7 @@ async def test_a_full_resync_is_not_repeated_where_that_is_not_safe(
     assert world.sent() == []
 
 
-async def test_a_plan_that_is_rejected_after_its_commit_was_cut_short_is_committed(
+async def test_a_plan_that_is_rejected_after_its_commit_was_interrupted_is_committed(
     world: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.destination.dials.reject = {"c"}
@@ -278,11 +276,11 @@ async def test_a_plan_that_is_rejected_after_its_commit_was_cut_short_is_committ
     assert (report.accepted, report.rejected, report.retryable) == (2, 1, 0)
 
 
-# -- plans that nobody goes on with ----------------------------------------------------------------------------------
+# -- plans that no run resumes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", ["reset", "full_resync"])
-async def test_a_preview_that_was_killed_is_forgotten(world: Broken, option: str) -> None:
+async def test_a_killed_preview_is_discarded(world: Broken, option: str) -> None:
     world.values |= {"mode": "insert"}
     await world.run(rows(a=1))
     world.sent()
@@ -305,7 +303,7 @@ async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: Broke
     world.clock.advance(86400)
     await world.run(run_id="third")
     assert world.sent() == ["a", "b", "c"]
-    assert world.observer.named("given_up")
+    assert world.observer.named("discarded")
 
 
 async def test_a_lifted_guard_is_lifted_for_the_plan_of_that_run_only(
@@ -323,7 +321,7 @@ async def test_a_lifted_guard_is_lifted_for_the_plan_of_that_run_only(
     assert {key.partition("#")[0] for key in world.sent()} == {row["id"] for row in many(7)}
 
 
-async def test_a_plan_that_no_guard_has_seen_is_seen_by_those_of_the_next_run(
+async def test_an_unchecked_plan_is_checked_by_the_guards_of_the_next_run(
     world: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.values |= {"initial": "baseline", "guards": {"min_rows": 5}}
