@@ -1,4 +1,4 @@
-"""For users' own tests and destinations: fakes with failure dials, and conformance suites."""
+"""Fakes with failure dials and conformance suites, for users' own tests and destinations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _FAKES = (
     "RecordingObserver",
 )
 
-if "pytest" in sys.modules:  # so that a failed assertion of a suite shows its values
+if "pytest" in sys.modules:  # a failed assertion of a suite then shows its values
     _suites = [f"{__name__}.conformance", f"{__name__}.store_conformance"]
     sys.modules["pytest"].register_assert_rewrite(*_suites)
 

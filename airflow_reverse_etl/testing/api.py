@@ -1,4 +1,4 @@
-"""A JSON API on this machine with the same dials as the fake destination, for tests of what speaks HTTP."""
+"""Local JSON API with the same dials as the fake destination, for tests of HTTP clients."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from airflow_reverse_etl.testing.fakes import Dials, Table
 if TYPE_CHECKING:
     from aiohttp import web
 
-#: The token of :class:`FakeApi`, unless another is given.
+#: Default token of :class:`FakeApi`.
 TOKEN = "a-secret-token"  # noqa: S105 - of a fake
 
 
 class FakeApi:
-    """A JSON API over real HTTP. Use it as an async context manager.
+    """JSON API over real HTTP. Use it as an async context manager.
 
     ======================================  =======================================================================
     ``POST /rows/<operation>``              ``{"records": [{"id": …, …}, …]}`` → 200, or 207 when some rows failed:
@@ -25,11 +25,11 @@ class FakeApi:
     ``PUT | PATCH | DELETE /rows/<id>``     one row: upsert, update, delete → 200, 404 or 422
     ======================================  =======================================================================
 
-    Rows are matched on ``id``. Needs ``Authorization: Bearer <token>``. A refused batch is answered 400, a throttled
-    one 429 with ``Retry-After``; a lost request or answer ends in a closed connection. A dial for a crash is not
-    looked at: this is the other side.
+    Rows are matched on ``id``. Requests need ``Authorization: Bearer <token>``. The API answers a refused batch with
+    400, a throttled one with 429 and ``Retry-After``, and closes the connection for a lost request or answer. It
+    ignores the dial for a crash, as it is not the process that dies.
 
-    ``requests`` has method, path, headers and JSON of every request.
+    ``requests`` has the method, path, headers and JSON of every request.
     """
 
     def __init__(self, dials: Dials | None = None, *, token: str = TOKEN) -> None:
@@ -41,12 +41,12 @@ class FakeApi:
         self._throttled = 0
 
     def connection(self, conn_id: str = "fake_api") -> ConnectionInfo:
-        """A connection to it."""
+        """Return a connection to this API."""
         return ConnectionInfo(conn_id, "http", host=self.url, password=TOKEN)
 
     @staticmethod
     def options(**others: Any) -> dict[str, Any]:
-        """``destination:`` of a sync of type ``http`` to it."""
+        """Return the ``destination:`` of a sync of type ``http`` to this API."""
         return {
             "type": "http",
             "connection": "fake_api",
@@ -75,7 +75,7 @@ class FakeApi:
         await self.stop()
 
     async def stop(self) -> None:
-        """Be unreachable from now on."""
+        """Stop answering: the API is then unreachable."""
         await self._runner.cleanup()
 
     async def _batch(self, request: web.Request) -> web.StreamResponse:
@@ -96,7 +96,8 @@ class FakeApi:
         from aiohttp import web
 
         self.requests.append((request.method, request.raw_path, dict(request.headers), records))
-        number, dials = len(self.requests), self.dials
+        number = len(self.requests)
+        dials = self.dials
         await asyncio.sleep(dials.latency)
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return web.json_response({"code": "UNAUTHORIZED", "message": "unknown token"}, status=401)
@@ -107,22 +108,25 @@ class FakeApi:
         if number in dials.lose_request:
             return self._hang_up(request)
         if len(records) > 1 and any(str(record["id"]) in dials.refuse for record in records):
-            return web.json_response({"code": "INVALID", "message": "some row is not acceptable"}, status=400)
+            return web.json_response({"code": "INVALID", "message": "a row is not acceptable"}, status=400)
         errors = [error for record in records if (error := self._write(operation, record))]
         if number in dials.lose_answer:
             return self._hang_up(request)
+        if single and errors:
+            status = {"INVALID": 422, "NOT_FOUND": 404}[errors[0]["code"]]
+            return web.json_response(errors[0], status=status)
         if single:
-            status = {"INVALID": 422, "NOT_FOUND": 404}[errors[0]["code"]] if errors else 200
-            return web.json_response(errors[0] if errors else {}, status=status)
+            return web.json_response({})
         reply = {"written": len(records) - len(errors), "errors": errors}
-        return web.json_response(reply, status=207 if errors else 200)
+        status = 207 if errors else 200
+        return web.json_response(reply, status=status)
 
     def _write(self, operation: Operation, record: dict[str, Any]) -> dict[str, Any] | None:
         key = str(record["id"])
         if key in self.dials.reject or key in self.dials.refuse:
             return {"id": record["id"], "code": "INVALID", "message": f"row {key} is not acceptable"}
         if not self.table.write(operation, key, record):
-            return {"id": record["id"], "code": "NOT_FOUND", "message": "there is no such row"}
+            return {"id": record["id"], "code": "NOT_FOUND", "message": "row not found"}
         return None
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What every destination must do, as a pytest class to subclass. See ``docs/how-to/write-a-destination.md``."""
+"""Conformance suite for destinations, as a pytest class to subclass. See ``docs/how-to/write-a-destination.md``."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ from airflow_reverse_etl.testing.fakes import CountingLimiter
 
 T = TypeVar("T")
 
-#: Text that goes wrong where quoting, escaping or encoding is wrong.
+#: Text that breaks wrong quoting, escaping or encoding.
 STRANGE_TEXT = 'Zoë O\'Neil "Zed"; -- =1+1, {{ x }} %s \\ \n\t 漢字 🚀'
 
 
 class Remote(Protocol):
-    """The far side of the destination under test: a fake service, a database, a folder.
+    """Remote side of the destination under test: a fake service, a database, a folder.
 
-    The rest are optional: methods for what the remote can be made to do, named in the suite's ``powers``:
+    A remote may have further methods, the suite's ``powers``:
 
-    * ``bad()`` → a record that the remote refuses;
-    * ``throttle(times, seconds)``: tell the next so many requests to come back after so many seconds;
+    * ``bad()``: return a record that the remote refuses;
+    * ``throttle(times, seconds)``: answer the next ``times`` requests with the demand to wait ``seconds``;
     * ``lose_answer()``: carry out the next request, and do not answer it;
     * ``revoke()``: refuse the credentials from now on;
-    * ``async stop()``: be unreachable from now on.
+    * ``async stop()``: become unreachable.
     """
 
     def create(self, mode: str) -> Destination:
-        """A destination, not opened, of a sync with this mode and the fields ``id`` and ``name``, matched on ``id``."""
+        """Create an unopened destination.
+
+        :param mode: mode of its sync, which has the fields ``id`` and ``name``, and is matched on ``id``.
+        """
 
     async def stored(self) -> Mapping[str, str | None]:
-        """What the remote holds now: id → name."""
+        """Return the rows that the remote holds now: id → name."""
 
 
 def _needs(what: str) -> Callable[[T], T]:
-    """A test only for a remote with this power, or a destination with this operation."""
+    """Mark a test as only for a remote with this power, or a destination with this operation."""
 
     def mark(test: T) -> T:
         test.needs = what  # type: ignore[attr-defined]
@@ -51,20 +54,20 @@ def _needs(what: str) -> Callable[[T], T]:
 
 
 class DestinationConformance:
-    """Subclass it, name the subclass ``Test…``, and give it a fixture ``remote``. Needs pytest-asyncio.
+    """Suite to subclass: name the subclass ``Test…``, and give it a fixture ``remote``. Needs pytest-asyncio.
 
-    Every test sends batches straight to the destination, as the engine would, and looks at the receipts and at what
-    the remote holds afterwards.
+    Every test sends batches to the destination, as the engine does, and checks the receipts and the rows that the
+    remote holds afterwards.
 
-    :cvar powers: what the remote can be made to do: its methods beyond ``create`` and ``stored``.
-    :cvar operations: what the destination can do.
+    :cvar powers: names of the remote's methods besides ``create`` and ``stored``.
+    :cvar operations: operations that the destination supports.
     """
 
     powers: ClassVar[frozenset[str]] = frozenset()
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
 
     def __init_subclass__(cls) -> None:
-        """Leave out the tests of what the destination or the remote cannot do."""
+        """Leave out tests that need a power or an operation that is missing."""
         super().__init_subclass__()
         for name in dir(cls):
             needs = getattr(getattr(cls, name), "needs", None)
@@ -77,7 +80,7 @@ class DestinationConformance:
 
     @pytest.fixture
     async def opened(self, remote: Remote) -> Any:
-        """Makes opened destinations, and closes them: ``await opened("upsert")``."""
+        """Open destinations, with ``await opened("upsert")``, and close them at the end."""
         async with AsyncExitStack() as stack:
 
             async def make(mode: str, limiter: CountingLimiter | None = None) -> Destination:
@@ -90,11 +93,11 @@ class DestinationConformance:
 
     @staticmethod
     def record(key: str, name: str | None = "Ada") -> dict[str, Any]:
-        """A record. Override it where the destination wants another shape."""
+        """Build a record. Override it if the destination expects another shape."""
         return {"id": key, "name": name}
 
     def batch(self, operation: Operation, names: Mapping[str, str | None], *, first: int = 1) -> Batch:
-        """A batch of the rows ``id → name``."""
+        """Build a batch of the rows ``id → name``."""
         keys = list(names)
         records = [{"id": key} if operation is Operation.DELETE else self.record(key, names[key]) for key in keys]
         return Batch(operation, range(first, first + len(keys)), keys, records, "run-1")
@@ -162,7 +165,7 @@ class DestinationConformance:
     async def test_batches_may_be_sent_at_the_same_time(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
         pending = {number: self.batch(Operation.UPSERT, {str(number): "Ada"}, first=number) for number in range(1, 9)}
-        while pending:  # a database may ask to send some of them again
+        while pending:  # a database may ask for some batches again
             answers = await asyncio.gather(*map(destination.send, pending.values()))
             outcomes = {
                 number: receipts.of(str(number)).outcome for number, receipts in zip(pending, answers, strict=True)
@@ -199,7 +202,7 @@ class DestinationConformance:
         bad = remote.bad()
         destination = await opened("upsert")
         if destination.capabilities.max_batch_rows == 1:
-            pytest.skip("there are no batches")
+            pytest.skip("the destination sends single rows")
         batch = Batch(Operation.UPSERT, [1, 2], ["1", "bad"], [self.record("1"), bad], "run-1")
         receipts = await destination.send(batch)
         assert bool(await remote.stored()) is not receipts.refused_whole
@@ -258,7 +261,7 @@ class DestinationConformance:
 
 
 async def _settle(destination: Destination, batch: Batch) -> list[tuple[str, Any]]:
-    """What the engine does: split batches that are refused as a whole, send rows again that may be."""
+    """Send a batch as the engine does: split it if it is refused as a whole."""
     receipts = await destination.send(batch)
     if receipts.refused_whole and len(batch) > 1:
         middle = len(batch) // 2

@@ -1,4 +1,4 @@
-"""Fakes for tests of syncs, engines and destinations: a clock, an observer, a warehouse, a destination with dials."""
+"""Fakes for tests of syncs and destinations: a clock, an observer, a warehouse, a destination with dials."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class FrozenClock:
-    """Time that moves only when somebody sleeps, and then at once.
+    """Clock that moves only when it is asked to sleep, without waiting.
 
-    ``slept`` has every sleep, in seconds, in order.
+    ``slept`` has the seconds of every sleep, in order.
     """
 
     def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
@@ -37,7 +37,7 @@ class FrozenClock:
         return self._elapsed
 
     def advance(self, seconds: float) -> None:
-        """Let time pass without a sleep."""
+        """Move the clock forward without a sleep."""
         self._elapsed += seconds
 
     async def sleep(self, seconds: float) -> None:
@@ -47,7 +47,7 @@ class FrozenClock:
 
 
 class RecordingObserver:
-    """Keeps every event as (name, facts)."""
+    """Observer that keeps every event as (name, facts)."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -56,12 +56,12 @@ class RecordingObserver:
         self.events.append((name, facts))
 
     def named(self, name: str) -> list[dict[str, Any]]:
-        """The facts of every event of this name."""
+        """Return the facts of every event with this name."""
         return [facts for found, facts in self.events if found == name]
 
 
 class CountingLimiter:
-    """Lets everything pass, and counts."""
+    """Limiter that lets every request pass, and counts it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -71,7 +71,7 @@ class CountingLimiter:
 
 
 class MemoryWarehouse:
-    """A warehouse whose tables are lists of rows. Queries are run by DuckDB, so any SELECT in its dialect works.
+    """Warehouse whose tables are lists of rows. DuckDB runs the queries, so any SELECT in its dialect works.
 
     >>> warehouse = MemoryWarehouse({"customers": [{"id": 1, "name": "Ada"}]})
     >>> warehouse.read("select upper(name) as name from customers").read_all().to_pylist()
@@ -89,7 +89,7 @@ class MemoryWarehouse:
             self.set(name, rows)
 
     def set(self, name: str, rows: Sequence[Mapping[str, Any]] | pa.Table) -> None:
-        """Replace a table. Without rows a table cannot have columns: give a ``pyarrow.Table`` then."""
+        """Replace a table. For a table without rows, pass a ``pyarrow.Table``, which has columns."""
         import pyarrow as pa
 
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
@@ -104,27 +104,27 @@ class MemoryWarehouse:
         return self._warehouse.read(query, batch_rows=batch_rows)
 
     def close(self) -> None:
-        """Nothing: a memory warehouse may be used by several runs."""
+        """Do nothing, as several runs may use a memory warehouse."""
 
 
 class CrashError(Exception):
-    """What a fake raises where a dial says that the process dies."""
+    """Error that a fake raises to simulate the death of the process."""
 
 
 @dataclass(slots=True)
 class Dials:
-    """How a fake fails, exactly. Requests are numbered from 1 in the order of their arrival.
+    """Exact failures of a fake. Requests are numbered from 1 in the order of their arrival.
 
-    :param reject: keys of rows that are refused, each on its own.
-    :param refuse: a batch of several rows that has one of these is refused as a whole, nothing written; alone, such
-        a row is rejected.
-    :param throttle: the first so many requests are told to come back after ``retry_after`` seconds.
-    :param unsent: requests that never leave, for want of a connection.
-    :param lose_request: requests that are lost, with nothing written and no answer.
-    :param lose_answer: requests that are carried out, and their answer is lost.
-    :param unread: requests that are carried out, and answered in a way that the sync does not say how to read.
-    :param crash: requests that are carried out, and then the process dies.
-    :param latency: seconds that an answer takes.
+    :param reject: keys of rows that are rejected, each by itself.
+    :param refuse: keys of rows whose batch is refused as a whole, with nothing written. Alone, such a row is rejected.
+    :param throttle: number of first requests that are throttled.
+    :param retry_after: seconds that a throttled request has to wait.
+    :param unsent: numbers of requests that find no connection.
+    :param lose_request: numbers of requests that are lost: nothing is written, and no answer comes.
+    :param lose_answer: numbers of requests that are carried out, and whose answer is lost.
+    :param unread: numbers of requests that are carried out, and whose answer the sync cannot read.
+    :param crash: numbers of requests that are carried out before the process dies.
+    :param latency: seconds until an answer.
     """
 
     reject: Collection[str] = ()
@@ -141,17 +141,17 @@ class Dials:
 
 @dataclass(slots=True)
 class Table:
-    """What a fake destination holds.
+    """Contents of a fake destination.
 
     :param rows: key → record.
-    :param writes: every write that took place, in order: a repeated one is there twice.
+    :param writes: all writes in order, including repeated ones.
     """
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     writes: list[tuple[Operation, str]] = field(default_factory=list)
 
     def write(self, operation: Operation, key: str, record: Mapping[str, Any]) -> bool:
-        """Carry out one write; False where there is no such row."""
+        """Carry out one write; returns False if the row to update does not exist."""
         if operation is Operation.UPDATE and key not in self.rows:
             return False
         self.writes.append((operation, key))
@@ -162,15 +162,15 @@ class Table:
         return True
 
     def repeated(self) -> Iterable[tuple[Operation, str]]:
-        """The writes that took place more than once."""
+        """Return the writes that took place more than once."""
         return {write for write in self.writes if self.writes.count(write) > 1}
 
 
 class FakeDestination:
-    """A destination in memory whose failures are set by :class:`Dials`.
+    """Destination in memory whose failures are set by :class:`Dials`.
 
-    ``batches`` has every batch that was sent, whatever became of it; ``table`` what was written, by the batch's keys.
-    Keep the object to look at it, and to run the next sync into it; it can be opened any number of times.
+    ``batches`` has every batch that was sent, whatever its outcome; ``table`` has the written rows, by the batch's
+    keys. Keep the object to inspect it, and to run the next sync with it. It can be opened any number of times.
     """
 
     def __init__(self, dials: Dials | None = None, *, capabilities: Capabilities | None = None) -> None:
@@ -178,13 +178,14 @@ class FakeDestination:
         self.capabilities = capabilities or Capabilities(operations=frozenset(Operation))
         self.table = Table()
         self.batches: list[Batch] = []
-        self.opened = self.closed = 0
+        self.opened = 0
+        self.closed = 0
         self._throttled = 0
         self._limiter: Limiter = CountingLimiter()
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Key → record, as the destination holds them now."""
+        """Return the rows that the destination holds now: key → record."""
         return self.table.rows
 
     async def open(self, limiter: Limiter) -> None:
@@ -197,7 +198,8 @@ class FakeDestination:
     async def send(self, batch: Batch) -> Receipts:
         await self._limiter.acquire()
         self.batches.append(batch)
-        number, dials = len(self.batches), self.dials
+        number = len(self.batches)
+        dials = self.dials
         if dials.latency:
             await asyncio.sleep(dials.latency)
         if self._throttled < dials.throttle:
@@ -208,7 +210,7 @@ class FakeDestination:
         if number in dials.lose_request:
             return Receipts(Receipt(Outcome.UNKNOWN, "timeout", "no answer"))
         if any(key in dials.refuse for key in batch.keys):
-            receipt = Receipt(Outcome.REJECTED, "refused", "some row is not acceptable")
+            receipt = Receipt(Outcome.REJECTED, "refused", "a row is not acceptable")
             return Receipts(receipt, refused_whole=len(batch) > 1)
         exceptions = dict(self._write(batch))
         if number in dials.crash:
@@ -225,4 +227,4 @@ class FakeDestination:
             if key in self.dials.reject:
                 yield key, Receipt(Outcome.REJECTED, "rejected", "the row is not acceptable")
             elif not self.table.write(batch.operation, key, record):
-                yield key, Receipt(Outcome.SKIPPED, "not_found", "there is no such row")
+                yield key, Receipt(Outcome.SKIPPED, "not_found", "row not found")

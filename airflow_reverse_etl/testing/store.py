@@ -1,6 +1,6 @@
-"""A state store in memory: the rules of :class:`~airflow_reverse_etl.sync.ports.StateStore` in plain Python.
+"""State store in memory: the rules of :class:`~airflow_reverse_etl.sync.ports.StateStore` in plain Python.
 
-It is also the model that other stores are compared with, so it compares rows one by one and is slow on purpose.
+It is also the model that other stores are tested against. It compares rows one by one, so it is simple, and slow.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 _KINDS = ("added", "changed", "removed")
 _LEFT = ("skipped", "forgotten", "recorded")
-_REMOVED, _IN_DOUBT = "removed", "in_doubt"  # fingerprints of a removal, and of a row in doubt
-#: Which found rows a mode sends.
+#: Fingerprint of a removal.
+_REMOVED = "removed"
+#: Fingerprint of a row in doubt.
+_IN_DOUBT = "in_doubt"
+#: Kinds of rows that a mode sends.
 _SENT = {
     "upsert": {"added", "changed"},
     "insert": {"added"},
@@ -46,10 +49,10 @@ _SENT = {
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of the model, or one that left it.
+    """Row of the model, or one that is no longer in the model.
 
-    :param at: its place in the model's values.
-    :param unnamed: whether an identifier of it is null or blank.
+    :param at: position of the row in the model's values.
+    :param unnamed: an identifier of the row is null or blank.
     """
 
     key: str | None
@@ -72,7 +75,7 @@ class _Rejection:
 
 @dataclass(slots=True)
 class _Planned:
-    """A plan that is not committed: its rows by sequence number, their values, and what else a commit needs."""
+    """Uncommitted plan: its rows by sequence number, their values, and the other input of the commit."""
 
     plan: Plan
     mode: str
@@ -88,7 +91,7 @@ class _Planned:
 
 @dataclass(slots=True)
 class _State:
-    """Everything about one sync. ``snapshot``: key → (fingerprint, identifiers, whether fields are told apart)."""
+    """State of one sync. ``snapshot``: key → (fingerprint, identifiers, True if fields are tracked)."""
 
     snapshot: dict[str, tuple[str, str | None, bool]] = field(default_factory=dict)
     generation: int = 0
@@ -100,7 +103,7 @@ class _State:
 
 
 class MemoryStateStore(StateStore):
-    """Forgets everything with the process. Not for several threads at once."""
+    """State store that keeps everything in the memory of one process. Not safe for several threads."""
 
     def __init__(self) -> None:
         import duckdb
@@ -110,11 +113,11 @@ class MemoryStateStore(StateStore):
         self._numbers = count(1)
 
     def snapshot(self, sync: str) -> set[str]:
-        """The keys that the destination has acknowledged."""
+        """Return the keys that the destination has acknowledged."""
         return set(self._state(sync).snapshot)
 
     def history(self, sync: str) -> list[RunReport]:
-        """The reports of all committed runs, oldest first."""
+        """Return the reports of all committed runs, oldest first."""
         return [report for _, report in self._state(sync).history]
 
     def unfinished(self, sync: str) -> Sequence[Plan]:
@@ -124,13 +127,16 @@ class MemoryStateStore(StateStore):
         return next((report for report in reversed(self.history(sync)) if report.run_id == run_id), None)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
-        sync, state = request.sync, self._state(request.sync.name)
-        how = comparison_for(request, state.remembered, snapshot_rows=len(state.snapshot))
-        rows, values = _model(request, how, warehouse, self._duckdb.cursor())
-        found = _found(sync, rows, state.snapshot if how.compared else {}, how)
+        sync = request.sync
+        state = self._state(sync.name)
+        comparison = comparison_for(request, state.remembered, snapshot_rows=len(state.snapshot))
+        rows, values = _model(request, comparison, warehouse, self._duckdb.cursor())
+        found = _compare(sync, rows, state.snapshot if comparison.compared else {}, comparison)
         repeated = {key for key, times in Counter(row.key for row in rows if row.key).items() if times > 1}
-        classified = [(*_kind(sync, kind, row, state, repeated, request.now, how), row) for kind, row in found]
-        how = _bounded(how, rows, repeated, request.now)
+        classified = [
+            (*_classify(sync, kind, row, state, repeated, request.now, comparison), row) for kind, row in found
+        ]
+        comparison = _with_bounds(comparison, rows, repeated, request.now)
         counts = Counter((kind, cause, code) for kind, cause, code, _ in classified)
         plan = make_plan(
             request,
@@ -138,7 +144,7 @@ class MemoryStateStore(StateStore):
             [(*what, times) for what, times in counts.items()],
             model_rows=len(rows),
             snapshot_rows=len(state.snapshot),
-            comparison=how,
+            comparison=comparison,
         )
         kinds = [(kind, row) for kind, _, _, row in classified]
         invalid: dict[str, set[str]] = {}
@@ -148,7 +154,7 @@ class MemoryStateStore(StateStore):
         state.plans[plan.plan_id] = _Planned(
             plan,
             sync.mode,
-            how,
+            comparison,
             state.generation,
             rows=[(kind, row) for wanted in _KINDS for kind, row in kinds if kind == wanted],
             values=values,
@@ -180,7 +186,8 @@ class MemoryStateStore(StateStore):
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
     ) -> dict[int, tuple[str, ...] | None]:
-        planned, snapshot = self._planned(plan), self._state(plan.sync).snapshot
+        planned = self._planned(plan)
+        snapshot = self._state(plan.sync).snapshot
         found = {}
         for seq, (kind, row) in list(enumerate(planned.rows, 1))[after:until]:
             if kind == "changed":
@@ -202,14 +209,14 @@ class MemoryStateStore(StateStore):
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
         return [saved.copy() for saved in self._planned(plan).checkpoints.values()]
 
-    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - the plan knows
+    def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - the plan has it
         state = self._state(plan.sync)
         if all(plan_id != plan.plan_id for plan_id, _ in state.history):
             planned = self._planned(plan)
             if planned.comparison.tracked:
                 self._fold(state, planned, checkpoint)
             state.remembered = planned.comparison.state_after(
-                state.remembered, rows=len(state.snapshot), open_rows=_open(planned, checkpoint)
+                state.remembered, rows=len(state.snapshot), open_rows=_open_cursor(planned, checkpoint)
             )
             state.history.append((plan.plan_id, report))
         state.plans.pop(plan.plan_id, None)
@@ -240,9 +247,13 @@ class MemoryStateStore(StateStore):
     def _fold(self, state: _State, planned: _Planned, checkpoint: Checkpoint) -> None:
         if state.generation != planned.generation:
             raise outdated(planned.plan)
-        how = planned.comparison
-        before, state.snapshot = state.snapshot, {} if how.anew else dict(state.snapshot)
-        state.rejections = {} if how.drops_rejections else state.rejections
+        comparison = planned.comparison
+        before = state.snapshot
+        state.snapshot = {} if comparison.anew else dict(before)
+        if comparison.drops_rejections:
+            state.rejections = {}
+
+        # Apply the outcome of each row.
         rejections: dict[str, _Rejection] = {}
         unsettled: set[str] = set()
         settled: set[str] = set()
@@ -251,7 +262,9 @@ class MemoryStateStore(StateStore):
             key = str(row.key)
             failed = checkpoint.receipt(seq)
             outcome = failed.outcome if failed else None
-            missed = how.resent and key in state.snapshot and (seq not in checkpoint.settled or outcome is not None)
+            missed = (
+                comparison.resent and key in state.snapshot and (seq not in checkpoint.settled or outcome is not None)
+            )
             if missed:
                 state.snapshot.pop(key)
             if planned.mode in MODES_IN_DOUBT and (seq in in_doubt or missed or outcome is Outcome.UNKNOWN):
@@ -261,23 +274,19 @@ class MemoryStateStore(StateStore):
                 continue
             if failed:
                 if outcome is not Outcome.SKIPPED:
-                    rejections[key] = _again(state.rejections.get(key), row, planned.plan.created_at, failed)
+                    rejections[key] = _rejected_again(state.rejections.get(key), row, planned.plan.created_at, failed)
             elif kind == "removed":
                 state.snapshot.pop(key, None)
             else:
                 state.snapshot[key] = row.fingerprint, row.identifiers, planned.fields
+
+        # Apply what the plan found without sending.
         for key in planned.left["forgotten"]:
             state.snapshot.pop(key, None)
         for key, row in planned.left["recorded"].items():
             state.snapshot[key] = row.fingerprint, row.identifiers, planned.fields
         state.generation += state.snapshot != before
-        invalid = {key for keys in planned.invalid.values() for key in keys}
-        claimed = {key for key in invalid if key in state.rejections and state.rejections[key].fingerprint != _REMOVED}
-        still = unsettled | planned.left["skipped"].keys() | claimed
-        read = settled | planned.left["recorded"].keys()
-        state.rejections = {
-            key: old for key, old in state.rejections.items() if (key not in read if how.low else key in still)
-        } | rejections
+        state.rejections = _kept_rejections(state, planned, settled, unsettled) | rejections
 
     def _state(self, sync: str) -> _State:
         return self._syncs.setdefault(sync, _State())
@@ -294,37 +303,53 @@ class MemoryStateStore(StateStore):
             ) from None
 
 
-def _found(
-    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None, bool]], how: Comparison
+def _kept_rejections(state: _State, planned: _Planned, settled: set[str], unsettled: set[str]) -> dict[str, _Rejection]:
+    """Return the earlier rejections of rows that are still not delivered."""
+    # With a cursor, a row that was not read is as it was.
+    if planned.comparison.low:
+        read = settled | planned.left["recorded"].keys()
+        return {key: old for key, old in state.rejections.items() if key not in read}
+
+    still = unsettled | planned.left["skipped"].keys()
+    for keys in planned.invalid.values():
+        still |= {key for key in keys if key in state.rejections and state.rejections[key].fingerprint != _REMOVED}
+    return {key: old for key, old in state.rejections.items() if key in still}
+
+
+def _compare(
+    sync: Sync, rows: Sequence[_Row], snapshot: Mapping[str, tuple[str, str | None, bool]], comparison: Comparison
 ) -> Iterator[tuple[str, _Row]]:
-    """What differs between model and snapshot."""
+    """Yield the rows of model and snapshot, each with the result of its comparison."""
     if not sync.tracked:
         yield from (("null" if row.fingerprint == "" else "added", row) for row in rows)
         return
     for row in rows:
         known = snapshot.get(row.key) if row.key is not None else None
-        if known and row.identifiers is None:  # kept, for when the sync is a mirror again
+        if known and row.identifiers is None:  # kept in case the sync becomes a mirror again
             row = replace(row, identifiers=known[1])
         if row.key is None:
             yield "null", row
         elif known is None:
             yield "added", row
-        elif how.recorded == "known" and known[0] not in (row.fingerprint, _IN_DOUBT):
+        elif comparison.recorded == "known" and known[0] not in (row.fingerprint, _IN_DOUBT):
             yield "known", row
         elif known[0] != row.fingerprint or (sync.mode == "mirror" and known[1] is None):
             yield "changed", row
         else:
             yield "unchanged", row
-    for key in set() if how.low else snapshot.keys() - {row.key for row in rows}:
+
+    # With a cursor, a row that was not read is not gone.
+    gone = set() if comparison.low else snapshot.keys() - {row.key for row in rows}
+    for key in gone:
         stored = json.loads(snapshot[key][1] or "{}")
         lost = bool(list(unnamed([stored], sync.destination.match_on, stored=True)))
         yield "gone", _Row(key, _REMOVED, snapshot[key][1], unnamed=lost)
 
 
-def _kind(
-    sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, how: Comparison
+def _classify(
+    sync: Sync, found: str, row: _Row, state: _State, repeated: set[str], now: datetime, comparison: Comparison
 ) -> tuple[str, str, str]:
-    """Classify a found row: its change, the cause of ``invalid`` or ``skipped``, the code of its last rejection."""
+    """Classify a compared row: its change, the cause of ``invalid`` or ``skipped``, the code of its last rejection."""
     sent = _SENT[sync.mode]
     if found == "null":
         return "invalid", "null_key", ""
@@ -332,19 +357,21 @@ def _kind(
         return "invalid", "duplicate_key", ""
     if found != "gone" and row.unnamed:
         return "invalid", "no_identifier", ""
-    if found == "gone" and (sync.mode == "delete" or (sync.mode == "mirror" and how.recorded == "all")):
+    if found == "gone" and (sync.mode == "delete" or (sync.mode == "mirror" and comparison.recorded == "all")):
         return "forgotten", "", ""
     if found == "unchanged":
         return "ignored", "", ""
-    if (how.recorded == "all" and found != "gone") or (found == "known" and str(row.key) not in state.rejections):
+    if (comparison.recorded == "all" and found != "gone") or (
+        found == "known" and str(row.key) not in state.rejections
+    ):
         return "recorded", "", ""
     change = {"gone": "removed", "known": "changed"}.get(found, found)
     if change not in sent:
         return "ignored", "", ""
     if found == "gone" and (row.identifiers is None or row.unnamed):
         return "forgotten", "", ""
-    rejection = state.rejections.get(str(row.key)) if sync.tracked and not how.forgiven else None
-    if rejection and _is_sent_again(rejection, sync, how):
+    rejection = state.rejections.get(str(row.key)) if sync.tracked and not comparison.forgiven else None
+    if rejection and _is_sent_again(rejection, sync, comparison):
         return change, "", ""
     if rejection and rejection.fingerprint == row.fingerprint:
         too_old = rejection.first_seen <= now - sync.retry.max_age
@@ -354,27 +381,27 @@ def _kind(
     return change, "", ""
 
 
-def _is_sent_again(rejection: _Rejection, sync: Sync, how: Comparison) -> bool:
+def _is_sent_again(rejection: _Rejection, sync: Sync, comparison: Comparison) -> bool:
     """Return whether the reply about a row could not be read, and the sync's destination was corrected since."""
     if rejection.code != REPLY_NOT_READ or sync.failure.on_unknown != "resend":
         return False
-    return f"{rejection.last_seen:%Y-%m-%d %H:%M:%S.%f}" < how.destination_since
+    return f"{rejection.last_seen:%Y-%m-%d %H:%M:%S.%f}" < comparison.destination_since
 
 
-def _bounded(how: Comparison, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Comparison:
-    """With the highest cursor that is not in the future, and the lowest of rows whose key is repeated."""
+def _with_bounds(comparison: Comparison, rows: Sequence[_Row], repeated: set[str], now: datetime) -> Comparison:
+    """Add the highest cursor that is not in the future, and the lowest cursor of rows whose key is repeated."""
     cursors = [row.cursor for row in rows if row.cursor is not None]
     if not cursors:
-        return how
+        return comparison
     kind = _cursor_kind(cursors[0])
     latest = Bound.latest(kind, now)
     past = [cursor for cursor in cursors if latest is None or _comparable(cursor) <= latest.value]
     twice = [row.cursor for row in rows if row.key in repeated and row.cursor is not None]
-    return how.seen(kind, _text(max(past, default=None)), _text(min(twice, default=None)))
+    return comparison.seen(kind, _text(max(past, default=None)), _text(min(twice, default=None)))
 
 
-def _open(planned: _Planned, checkpoint: Checkpoint) -> str | None:
-    """The lowest cursor of a row that must be read again: rejected, not settled, or in doubt."""
+def _open_cursor(planned: _Planned, checkpoint: Checkpoint) -> str | None:
+    """Return the lowest cursor of a row that must be read again: rejected, not settled, or in doubt."""
     cursors = [
         row.cursor
         for seq, (_, row) in enumerate(planned.rows, 1)
@@ -395,18 +422,22 @@ def _comparable(cursor: Any) -> Any:
 
 def _text(cursor: Any) -> str | None:
     cursor = _comparable(cursor)
-    return None if cursor is None else cursor.isoformat(" ") if isinstance(cursor, datetime) else str(cursor)
+    if cursor is None:
+        return None
+    return cursor.isoformat(" ") if isinstance(cursor, datetime) else str(cursor)
 
 
-def _again(old: _Rejection | None, row: _Row, now: datetime, failed: Receipt) -> _Rejection:
-    """One more refusal; one of other values starts anew."""
+def _rejected_again(old: _Rejection | None, row: _Row, now: datetime, failed: Receipt) -> _Rejection:
+    """Count one more rejection; the count starts again if the row's values have changed."""
     if old is None or old.fingerprint != row.fingerprint:
         return _Rejection(row.fingerprint, 1, now, now, failed.outcome, failed.code)
     return _Rejection(row.fingerprint, old.attempts + 1, old.first_seen, now, failed.outcome, failed.code)
 
 
-def _model(request: PlanRequest, how: Comparison, warehouse: Warehouse, connection: Any) -> tuple[list[_Row], pa.Table]:
-    """The model's rows, and a table of their values: ``f0 …`` and ``r0 …``."""
+def _model(
+    request: PlanRequest, comparison: Comparison, warehouse: Warehouse, connection: Any
+) -> tuple[list[_Row], pa.Table]:
+    """Return the model's rows, and a table of their values: ``f0 …`` and ``r0 …``."""
     sync = request.sync
     statement = plan_statement(
         sync,
@@ -415,7 +446,7 @@ def _model(request: PlanRequest, how: Comparison, warehouse: Warehouse, connecti
         columns=warehouse.columns(request.query),
         source=warehouse.dialect,
         planner="duckdb",
-        comparison=how,
+        comparison=comparison,
     )
     connection.register("extracted", warehouse.read(statement.extract).read_all())
     if statement.cursor:
@@ -449,7 +480,7 @@ def _model(request: PlanRequest, how: Comparison, warehouse: Warehouse, connecti
 
 
 def _differing(sync: Sync, before: str, now: str) -> tuple[str, ...] | None:
-    """The fields that differ between two fingerprints of one mapping."""
+    """Return the fields that differ between two fingerprints of one mapping."""
     (old_fields, old_read, old_shape), (fields, read, shape) = json.loads(before), json.loads(now)
     if old_shape != shape or [name for name, _ in old_fields] != [name for name, _ in fields]:
         return None
@@ -464,8 +495,12 @@ def _key(parts: Sequence[str]) -> str:
 
 
 def _identifiers(request: PlanRequest, record: Mapping[str, Any]) -> str:
-    """What a delete needs: the fields in ``match_on`` and those that map a key column, else the key columns."""
-    sync, keys = request.sync, {name.lower() for name in request.primary_key}
+    """Return the identifiers that a delete needs, as JSON.
+
+    These are the fields in ``match_on`` and those that map a key column, or else the key columns.
+    """
+    sync = request.sync
+    keys = {name.lower() for name in request.primary_key}
     found: dict[str, Any] = {}
     for at, (name, source) in enumerate(sync.mapping.items()):
         if name not in sync.destination.match_on and not (isinstance(source, str) and source.lower() in keys):

@@ -1,4 +1,4 @@
-"""What every state store must do, as a pytest class to subclass."""
+"""Conformance suite for state stores, as a pytest class to subclass."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class StateStoreConformance:
-    """Subclass it, name the subclass ``Test…``, and give it a fixture ``store``.
+    """Suite to subclass: name the subclass ``Test…``, and give it a fixture ``store``.
 
-    Every test plans, settles rows as a load would, commits, and plans again: what a store promises shows in the next
-    plan. ``reopened`` gives the store as another process sees it.
+    Every test plans, settles rows as a load does, commits, and plans again: the next plan shows whether the store keeps
+    its promises. ``reopened`` returns the store as another process sees it.
     """
 
     @pytest.fixture
@@ -31,13 +31,13 @@ class StateStoreConformance:
         raise NotImplementedError("give the test class a fixture 'store'")
 
     def reopened(self, store: StateStore) -> StateStore:
-        """Override it to make a new store on the same state."""
+        """Return the store. Override it to make a new store on the same state."""
         return store
 
     # -- one run -----------------------------------------------------------------------------------------------------
 
     def sync(self, mode: str = "upsert", **more: Any) -> Sync:
-        """A sync of ``id`` and ``name``."""
+        """Build a sync of ``id`` and ``name``."""
         destination = {"type": "fake", "match_on": "id"}
         mapping = {"id": "id", "properties.name": "name"}
         values = {"name": "contacts", "model": "m", "source": "w", "destination": destination, "mapping": mapping}
@@ -52,7 +52,7 @@ class StateStoreConformance:
         day: int = 0,
         run_id: str | None = None,
     ) -> Plan:
-        """Plan for the rows ``id → name``."""
+        """Make a plan for the rows ``id → name``."""
         import pyarrow as pa
 
         rows = [{"id": key, "name": name} for key, name in names.items()] if isinstance(names, Mapping) else names
@@ -75,7 +75,7 @@ class StateStoreConformance:
         unsettled: Sequence[str] = (),
         announced: int | None = None,
     ) -> Checkpoint:
-        """Settle every row, as accepted unless its key is named, and commit."""
+        """Settle every row, as accepted unless its key is listed, and commit."""
         checkpoint = Checkpoint(announced=plan.total if announced is None else announced)
         for seq, row in self.rows(store, plan).items():
             if row["key"] in unsettled:
@@ -91,7 +91,7 @@ class StateStoreConformance:
 
     @staticmethod
     def report(plan: Plan, checkpoint: Checkpoint) -> RunReport:
-        """The report of a plan settled like this."""
+        """Build the report of a plan with this progress."""
         return RunReport(
             run_id=plan.run_id,
             planned=plan.planned,
@@ -107,11 +107,11 @@ class StateStoreConformance:
 
     @staticmethod
     def rows(store: StateStore, plan: Plan, **part: int) -> dict[int, dict[str, Any]]:
-        """The change set: sequence number → row."""
+        """Read the change set: sequence number → row."""
         return {row["seq"]: row for batch in store.changes(plan, **part) for row in batch.to_pylist()}
 
     def planned(self, store: StateStore, plan: Plan) -> dict[str, set[str]]:
-        """The keys of a plan, by kind of change; leaves nothing behind."""
+        """Return the keys of a plan by kind of change, and discard the plan."""
         found: dict[str, set[str]] = {}
         for row in self.rows(store, plan).values():
             found.setdefault(row["change"], set()).add(row["key"])
@@ -155,7 +155,7 @@ class StateStoreConformance:
             assert store.invalid_keys(plan, count=5) == {"no_identifier": ["1", "3"]}
         assert self.planned(store, plan) == {"added": {"4"}, "removed": {"2"}}
 
-    def test_a_key_that_is_repeated_later_is_not_taken_for_removed(self, store: StateStore) -> None:
+    def test_a_key_that_is_repeated_later_does_not_count_as_removed(self, store: StateStore) -> None:
         mirror = self.sync("mirror")
         self.commit(store, self.plan(store, {"1": "a"}, sync=mirror))
         rows = [{"id": "1", "name": "a"}, {"id": "1", "name": "a"}]
@@ -178,12 +178,12 @@ class StateStoreConformance:
         plan = self.plan(store, {"1": "a", "2": "x", "4": "d"}, sync=sync, day=1)
         assert self.planned(store, plan) == expected
 
-    def test_a_missing_column_is_said_and_no_plan_is_left(self, store: StateStore) -> None:
+    def test_a_missing_column_is_named_and_no_plan_is_left(self, store: StateStore) -> None:
         with pytest.raises(ModelNotFoundError, match="surname"):
             self.plan(store, {"1": "a"}, sync=self.sync(mapping={"id": "id", "name": "surname"}))
         assert not store.unfinished("contacts")
 
-    def test_syncs_know_nothing_of_each_other(self, store: StateStore) -> None:
+    def test_syncs_do_not_affect_each_other(self, store: StateStore) -> None:
         self.commit(store, self.plan(store, {"1": "a"}))
         other = self.sync(name="others")
         assert self.plan(store, {"1": "a"}, sync=other).planned == Planned(added=1)
@@ -203,7 +203,7 @@ class StateStoreConformance:
         plan = self.plan(store, {"1": "a"}, sync=sync, day=2)
         assert (plan.total, plan.skipped, plan.given_up, plan.given_up_codes) == (0, 1, 1, {"INVALID": 1})
         self.commit(store, plan, sync=sync)
-        assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1, "a run without it does not forget it"
+        assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1, "a run without the row keeps its rejection"
         assert self.plan(store, {"1": "b"}, sync=sync, day=3).planned == Planned(added=1)
 
     def test_a_row_rejected_for_too_long_is_skipped(self, store: StateStore) -> None:
@@ -212,7 +212,7 @@ class StateStoreConformance:
         assert self.plan(store, {"1": "a"}, sync=sync, day=2).total == 1
         assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1
 
-    def test_a_skipped_outcome_is_no_rejection_and_stays_out_of_the_snapshot(self, store: StateStore) -> None:
+    def test_a_skipped_outcome_is_not_a_rejection_and_stays_out_of_the_snapshot(self, store: StateStore) -> None:
         sync = self.sync("update", retry={"max_attempts": 1})
         self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, skipped=["1"])
         assert self.plan(store, {"1": "a"}, sync=sync, day=1).planned == Planned(added=1)
@@ -226,7 +226,7 @@ class StateStoreConformance:
     def test_a_row_sent_without_an_answer_may_be_there(
         self, store: StateStore, names: Mapping[str, str], expected: str
     ) -> None:
-        """So a mirror sends it again as it is, or deletes it when the model no longer has it."""
+        """A mirror sends the row again, or deletes it if the model no longer has it."""
         sync = self.sync("mirror")
         self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, unsettled=["1"])
         plan = self.plan(store, names, sync=sync, day=1)
@@ -242,7 +242,7 @@ class StateStoreConformance:
     # -- which fields changed ----------------------------------------------------------------------------------------
 
     def changed_fields(self, store: StateStore, sync: Sync, names: Mapping[Any, Any], day: int) -> dict[str, Any]:
-        """Of the changed rows of a plan, which is left behind: key → fields that changed."""
+        """Make a plan, and return its changed rows: key → changed fields. The plan is not discarded."""
         assert isinstance(store, FieldTracking)
         plan = self.plan(store, names, sync=sync, day=day)
         keys = {seq: row["key"] for seq, row in self.rows(store, plan).items()}
@@ -251,7 +251,7 @@ class StateStoreConformance:
         assert not store.changed_fields(plan, sync, until=plan.planned.added)
         return found
 
-    def test_the_fields_that_changed_are_told(self, store: StateStore) -> None:
+    def test_the_changed_fields_are_named(self, store: StateStore) -> None:
         template = {"template": "{{ row.name }}"}
         mapping = {"id": "id", "z": "name", "b.c": {"sql": "upper(name)"}, "n": {"sql": "length(name)"}, "t": template}
         sync = self.sync(mapping=mapping, track={"fields": True})
@@ -261,9 +261,7 @@ class StateStoreConformance:
         found = self.changed_fields(store, sync, names, day=1)
         assert found == {"1": ("t", "z"), "2": ("b.c", "n", "t", "z"), "4": ("b.c", "n", "t", "z")}
 
-    def test_of_rows_recorded_without_hashes_of_fields_nothing_is_told_and_nothing_is_sent(
-        self, store: StateStore
-    ) -> None:
+    def test_fields_of_rows_recorded_without_hashes_are_unknown_and_nothing_is_sent(self, store: StateStore) -> None:
         plain, tracked = self.sync(), self.sync(track={"fields": True})
         self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=plain), sync=plain)
         assert self.changed_fields(store, tracked, {"1": "x", "2": "b", "3": "c"}, day=1) == {"1": None}
@@ -272,7 +270,7 @@ class StateStoreConformance:
         assert found == {"1": ("properties.name",), "2": None}
         assert self.changed_fields(store, plain, {"1": "y", "2": "b", "3": "c"}, day=4) == {"1": None}
 
-    def test_a_changed_mapping_and_a_row_in_doubt_are_not_taken_for_changed_fields(self, store: StateStore) -> None:
+    def test_a_changed_mapping_and_a_row_in_doubt_do_not_count_as_changed_fields(self, store: StateStore) -> None:
         sync = self.sync(track={"fields": True})
         self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync, unsettled=["2"])
         assert self.changed_fields(store, sync, {"1": "x", "2": "x"}, day=1) == {"1": ("properties.name",), "2": None}

@@ -1,4 +1,4 @@
-"""The fakes do what their dials say, and keep the promises of what they stand for."""
+"""The fakes fail as their dials say, and otherwise keep the promises of the parts that they replace."""
 
 from __future__ import annotations
 

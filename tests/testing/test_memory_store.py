@@ -1,4 +1,4 @@
-"""The state store in memory keeps the promises of every store."""
+"""The state store in memory passes the conformance suite of state stores."""
 
 from __future__ import annotations
 
