@@ -149,18 +149,19 @@ class Checkpoint:
         return [*ranked[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the checkpoint as stored. The keys are those of the first stored checkpoints, not today's names."""
         return {
             "low": self.settled.low,
             "above": self.settled.above(),
-            "announced": self.announced,
+            "dispatched": self.announced,
             "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
             "reasons": [list(reason) for reason in self.reasons],
             "left": [[at, rows] for at, rows in self.left.items()],
-            "answer_lost": sorted(self.answer_lost),
+            "uncertain": sorted(self.answer_lost),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "after": self.after,
-            "announced_before": [[rows.start, rows.stop - 1] for rows in self.announced_before],
+            "doubts": [[rows.start, rows.stop - 1] for rows in self.announced_before],
             "closed": self.closed,
         }
 
@@ -169,15 +170,15 @@ class Checkpoint:
         reasons = [Reason(*reason) for reason in data["reasons"]]
         return cls(
             settled=SettledSet(data["low"], data["above"]),
-            announced=data["announced"],
+            announced=data["dispatched"],
             failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
             reasons=reasons,
             left=dict(data.get("left", ())),
-            answer_lost=set(data["answer_lost"]),
+            answer_lost=set(data["uncertain"]),
             requests=data["requests"],
             seconds=data["seconds"],
             after=data["after"],
-            announced_before=[range(first, last + 1) for first, last in data["announced_before"]],
+            announced_before=[range(first, last + 1) for first, last in data["doubts"]],
             closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )

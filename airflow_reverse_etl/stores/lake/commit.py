@@ -78,7 +78,7 @@ def commit_plan(
     :param kept: how long runs are kept.
     :raises RunConflictError: another plan changed the snapshot since this one was made.
     """
-    comparison = Comparison.from_json(stored["comparison"])
+    comparison = Comparison.from_json(stored["approach"])
     snapshot.view(scratch, "snapshot", empty=comparison.anew)
     _create_relations(scratch, plan, checkpoint, folder, unsent=stored["left"])
     # The snapshot: only if no other plan has changed it, and if this plan changes anything.

@@ -156,7 +156,7 @@ class LakeStore(StateStore):
             values=statement.values,
             generation=snapshot.generation,
             left=[name for name in change_set.UNSENT_KINDS if name in compared.changes],
-            comparison=compared.comparison.to_json(),
+            approach=compared.comparison.to_json(),
         )
         return plan
 

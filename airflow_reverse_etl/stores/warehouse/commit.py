@@ -43,7 +43,7 @@ class PlanCommit:
         self._checkpoint = checkpoint
         self._mode = stored["mode"]
         self._expected_generation = stored["generation"]
-        self._comparison = Comparison.from_json(stored["comparison"])
+        self._comparison = Comparison.from_json(stored["approach"])
         self._cursor_type = stored["cursor_type"]
         # The sync's tables.
         self._snapshot = tables[f"{own}_snapshot"]

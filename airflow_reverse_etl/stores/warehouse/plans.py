@@ -52,7 +52,7 @@ class OpenPlans:
             "format": _FORMAT,
             "created_at": plan.created_at.isoformat(),
             "mode": request.sync.mode,
-            "comparison": built.comparison.to_json(),
+            "approach": built.comparison.to_json(),
             "cursor_type": built.cursor_type,
             "field_hashes": request.sync.track_fields,
             "generation": generation,

@@ -66,7 +66,7 @@ DROP TABLE reverse_etl.of_it_1_a5fc926e_candidates_<run>;
 
 DROP TABLE IF EXISTS reverse_etl.of_it_1_a5fc926e_model_<run>;
 
-INSERT INTO reverse_etl.plans (plan_id, sync, run_id, stage, content, created_at) SELECT '20260101T000000000000-<run>', 'Of-It.1', 'run1', 'ready', '{"plan_id": "20260101T000000000000-<run>", "run_id": "run1", "sync": "Of-It.1", "planned": {"added": 3, "changed": 0, "removed": 0, "invalid": 1}, "total": 3, "model_rows": 4, "snapshot_rows": 4, "skipped": 2, "created_at": "2026-01-01T00:00:00+00:00", "spec": "5d133ec1a61eb5b948515429fc687390b8a2c984767e57860d23757344c46eaa", "recorded": 0, "notes": [], "causes": {"no_identifier": 1}, "given_up": 2, "given_up_codes": {"bad": 2}, "format": 1, "mode": "mirror", "comparison": {"compared": true, "recorded": "", "anew": false, "forgiven": false, "resent": false, "low": "", "tracked": true, "notes": [], "mapping": "fcb82a46561a19fa", "key": "fc949a4dac6b077d", "scope": "", "destination": "d2b06e68a76ba1f5", "destination_since": "", "kind": null, "high": null, "floor": null}, "cursor_type": "", "field_hashes": true, "generation": "nothing yet", "values": ["f0"]}', CAST('2026-01-01 00:00:00.000000' AS TIMESTAMP);
+INSERT INTO reverse_etl.plans (plan_id, sync, run_id, stage, content, created_at) SELECT '20260101T000000000000-<run>', 'Of-It.1', 'run1', 'ready', '{"plan_id": "20260101T000000000000-<run>", "run_id": "run1", "sync": "Of-It.1", "planned": {"added": 3, "changed": 0, "removed": 0, "invalid": 1}, "total": 3, "model_rows": 4, "snapshot_rows": 4, "skipped": 2, "created_at": "2026-01-01T00:00:00+00:00", "spec": "5d133ec1a61eb5b948515429fc687390b8a2c984767e57860d23757344c46eaa", "recorded": 0, "notes": [], "causes": {"no_identifier": 1}, "given_up": 2, "given_up_codes": {"bad": 2}, "format": 1, "mode": "mirror", "approach": {"compared": true, "recorded": "", "anew": false, "forgiven": false, "resent": false, "low": "", "tracked": true, "notes": [], "mapping": "fcb82a46561a19fa", "key": "fc949a4dac6b077d", "scope": "", "destination": "d2b06e68a76ba1f5", "destination_since": "", "kind": null, "high": null, "floor": null}, "cursor_type": "", "field_hashes": true, "generation": "nothing yet", "values": ["f0"]}', CAST('2026-01-01 00:00:00.000000' AS TIMESTAMP);
 
 SELECT content FROM reverse_etl.plans WHERE plan_id = '20260101T000000000000-<run>' AND stage = 'ready' ORDER BY plan_id;
 
@@ -74,7 +74,7 @@ SELECT c.seq, s.field_hashes, c.field_hashes FROM reverse_etl.of_it_1_a5fc926e_c
 
 SELECT COALESCE(MAX(number), 0) FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>' AND part = 0;
 
-INSERT INTO reverse_etl.checkpoints (plan_id, sync, part, number, piece, pieces, content) SELECT '20260101T000000000000-<run>', 'Of-It.1', 0, 1, 0, 1, '{"low": 2, "above": [], "announced": 3, "failed": [[2, "rejected", 0]], "reasons": [["bad", "it\'s \\\\ 100% \'wrong\'", "", null]], "left": [], "answer_lost": [], "requests": 0, "seconds": 0.0, "after": 0, "announced_before": [], "closed": false}';
+INSERT INTO reverse_etl.checkpoints (plan_id, sync, part, number, piece, pieces, content) SELECT '20260101T000000000000-<run>', 'Of-It.1', 0, 1, 0, 1, '{"low": 2, "above": [], "dispatched": 3, "failed": [[2, "rejected", 0]], "reasons": [["bad", "it\'s \\\\ 100% \'wrong\'", "", null]], "left": [], "uncertain": [], "requests": 0, "seconds": 0.0, "after": 0, "doubts": [], "closed": false}';
 
 DELETE FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>' AND part = 0 AND number <= 0;
 
