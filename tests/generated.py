@@ -115,9 +115,9 @@ def error_table() -> str:
 
 def git_error_table() -> str:
     """What git and ssh can say is wrong, and what to do about it."""
-    from airflow_reverse_etl.git.errors import _KNOWN
+    from airflow_reverse_etl.git.errors import KNOWN_MESSAGES
 
-    rows = [(known.what, known.todo, _code(known.error.__name__)) for known in _KNOWN]
+    rows = [(known.what, known.todo, _code(known.error.__name__)) for known in KNOWN_MESSAGES]
     return table(("what happened", "what to do", "error"), rows)
 
 

@@ -1,6 +1,6 @@
-"""What git and ssh say when something is wrong, and what to do about it.
+"""Translation of git's and ssh's error messages into errors that say what to do.
 
-The table was written from git 2.39 and OpenSSH 9.2 in the C locale, which is the one we run them in; order matters.
+The table was written from git 2.39 and OpenSSH 9.2 in the C locale, in which they always run here.
 """
 
 from __future__ import annotations
@@ -18,142 +18,142 @@ from airflow_reverse_etl.errors import (
 )
 
 
-class _Known(NamedTuple):
+class _KnownMessage(NamedTuple):
     pattern: str
     error: type[ReverseEtlError]
     what: str
     todo: str
 
 
-_KNOWN = (
-    _Known(
+# The first entry that matches wins, so a specific pattern stands before a general one.
+KNOWN_MESSAGES = (
+    _KnownMessage(
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         CredentialsError,
-        "the SSH host key is not the known one",
-        "someone may be in between: compare with the fingerprints that the host publishes, and only then replace the "
-        "line in known_hosts",
+        "the SSH host key has changed",
+        "compare the host key with the fingerprints that the host publishes, then replace the line in known_hosts; a "
+        "key that differs from them points to an intercepted connection",
     ),
-    _Known(
+    _KnownMessage(
         r"Host key verification failed|No \S+ host key is known",
         CredentialsError,
         "the SSH host key is not known",
-        "add the host's line to known_hosts in the connection's extra: get it with ssh-keyscan (-p PORT), and compare "
-        "it with the fingerprints that the host publishes",
+        "add the line from ssh-keyscan (-p PORT) to known_hosts in the connection's extra, after comparing it with the "
+        "fingerprints that the host publishes",
     ),
-    _Known(
+    _KnownMessage(
         r"incorrect passphrase",
         CredentialsError,
-        "the passphrase does not open the SSH key",
-        "set private_key_passphrase in the connection's extra",
+        "the passphrase does not unlock the SSH key",
+        "correct private_key_passphrase in the connection's extra",
     ),
-    _Known(
+    _KnownMessage(
         r"Load key .*(error in libcrypto|invalid format)",
         CredentialsError,
         "the SSH key cannot be read",
         "paste the whole private key again, line breaks included; if it has a passphrase, set private_key_passphrase",
     ),
-    _Known(
+    _KnownMessage(
         r"bad permissions|UNPROTECTED PRIVATE KEY",
         CredentialsError,
         "the SSH key file can be read by others",
-        "chmod 600 the key file, or put the key itself into private_key in the connection's extra",
+        "run chmod 600 on the key file, or put the key itself into private_key in the connection's extra",
     ),
-    _Known(
+    _KnownMessage(
         r"(Identity file|Load key) .*(not accessible|No such file)",
         CredentialsError,
-        "the SSH key file is not on this worker",
-        "place it on every worker, or put the key itself into private_key in the connection's extra",
+        "the SSH key file was not found on this worker",
+        "place the key file on every worker, or put the key itself into private_key in the connection's extra",
     ),
-    _Known(
+    _KnownMessage(
         r"Permission denied \(|Too many authentication failures",
         CredentialsError,
         "the host refused the SSH key",
-        "add its public key to the repository as a deploy key, or to the account; a key with a passphrase needs "
+        "add the public key to the repository as a deploy key, or to the account; for a key with a passphrase, set "
         "private_key_passphrase",
     ),
-    _Known(
+    _KnownMessage(
         r"\[rejected\].*(fetch first|non-fast-forward)|cannot lock ref|failed to update ref",
         RunConflictError,
-        "somebody else pushed to the branch",
-        "run the task again: it starts from what is there now",
+        "the branch received another push meanwhile",
+        "run the task again: it starts from the branch's new commit",
     ),
-    _Known(
+    _KnownMessage(
         r"\[remote rejected\]|protected branch|GH006|pre-receive hook declined",
         CredentialsError,
-        "the host does not let this branch be pushed to",
-        "choose a branch that is not protected, or exempt the account from its rules",
+        "the host does not allow pushes to this branch",
+        "choose a branch that is not protected, or exempt the account from the branch's rules",
     ),
-    _Known(
+    _KnownMessage(
         r"marked as read only|not allowed to (push|upload)|Permission to .* denied|does not permit git-receive-pack"
         r"|service not enabled",
         CredentialsError,
         "the credentials may read this repository but not push to it",
         "give the token, the App or the deploy key write access to the repository's contents",
     ),
-    _Known(
+    _KnownMessage(
         r"Write access to repository not granted",
         CredentialsError,
         "the token may not read this repository",
-        "give it read access to the repository's contents; a fine-grained token must also list the repository",
+        "give the token read access to the repository's contents; a fine-grained token must also list the repository",
     ),
-    _Known(
+    _KnownMessage(
         r"(CONNECT.*response|HTTP code) 407",
         CredentialsError,
-        "the proxy wants a valid user name and password",
-        "write them into the proxy's URL in the connection's extra: http://user:password@host:port",
+        "the proxy requires a valid user name and password",
+        "set the proxy in the connection's extra as http://user:password@host:port",
     ),
-    _Known(
+    _KnownMessage(
         r"Authentication failed|could not read (Username|Password)|returned error: 401|HTTP Basic: Access denied",
         CredentialsError,
-        "the host wants a valid token",
-        "put an unexpired token into the connection's password (authorised for SSO where the organisation demands it), "
-        "and into the login the user name that belongs to it, if it is not the host's usual one",
+        "the host requires a valid token",
+        "put an unexpired token into the connection's password, authorised for SSO where the organisation requires it, "
+        "and the token's user name into the login unless it is the host's default",
     ),
-    _Known(
+    _KnownMessage(
         r"returned error: 403|access denied|Access denied",
         CredentialsError,
-        "the host knows the credentials but they may not do this",
+        "the credentials are valid but lack the permission",
         "give the token, the App or the deploy key read access to the repository's contents; write access to push",
     ),
-    _Known(
+    _KnownMessage(
         r"repository '.*' not found|[Rr]epository not found|returned error: 404|does not appear to be a git repository"
         r"|could not be found or you don't have permission",
         RepositoryNotFoundError,
-        "there is no such repository, or the credentials cannot see it",
-        "check the repository's URL in the connection; hosts also say so when a token may not see a private repository",
+        "the repository does not exist, or the credentials cannot see it",
+        "check the repository's URL in the connection, and the token's access if the repository is private",
     ),
-    _Known(
+    _KnownMessage(
         r"transport '.*' not allowed",
         ConfigurationError,
         "the repository's URL uses a protocol that is not allowed",
         "use https or ssh, or list the protocol in allow_protocols in the connection's extra",
     ),
-    _Known(
+    _KnownMessage(
         r"invalid value for 'submodule\.|ignoring suspicious submodule|disallowed submodule",
         ConfigurationError,
-        "git refuses what .gitmodules says",
-        "correct it in the repository; until then, leave submodules out of the connection's extra",
+        "git refuses the repository's .gitmodules",
+        "correct .gitmodules in the repository, or remove submodules from the connection's extra",
     ),
-    _Known(
+    _KnownMessage(
         r"returned error: 30\d|unable to update url base from redirection",
         RepositoryNotFoundError,
         "the repository has moved",
-        "put its new URL into the connection",
+        "put the new URL into the connection",
     ),
-    _Known(
+    _KnownMessage(
         r"server certificate verification failed|SSL certificate problem|certificate verify",
         UnreachableError,
         "the host's certificate is not trusted",
-        "put the certificate authority's certificate, or the path of its file, into ca_certificates in the "
-        "connection's extra",
+        "put the authority's certificate, or the path of its file, into ca_certificates in the connection's extra",
     ),
-    _Known(
+    _KnownMessage(
         r"dubious ownership",
         ConfigurationError,
         "the local repository belongs to another user",
-        "let the worker's user own the folder, or serve it over https or ssh",
+        "let the worker's user own the folder, or serve the repository over https or ssh",
     ),
-    _Known(
+    _KnownMessage(
         r"Could not resolve|Proxy CONNECT aborted|CONNECT tunnel failed|Connection (refused|timed out|reset)"
         r"|Failed to connect|Couldn't connect|Operation timed out"
         r"|Network is unreachable|No route to host|returned error: (429|5\d\d)|hung up unexpectedly"
@@ -161,23 +161,24 @@ _KNOWN = (
         r"|Empty reply|Connection closed by|git did not end within|RPC failed",
         UnreachableError,
         "the git host did not answer",
-        "try again later; if it stays, check the URL's host and port, and the proxy: in the connection's extra, or the "
-        "worker's https_proxy",
+        "try again later; if the error persists, check the URL's host and port, and the proxy in the connection's "
+        "extra or in the worker's https_proxy",
     ),
 )
 
 
 def git_error(stderr: str, **where: object) -> ReverseEtlError:
-    """The error for what git wrote to stderr, which must hold no secrets any more. Unknown text is kept whole."""
-    said = "; ".join(_told(stderr)) or "git said nothing"
-    for known in _KNOWN:
+    """Build the error for git's stderr, from which secrets have been removed. Unknown text is passed on."""
+    message = "; ".join(_informative_lines(stderr)) or "no message"
+    for known in KNOWN_MESSAGES:
         if re.search(known.pattern, stderr):
-            return known.error(f"{known.what}: {said}", todo=known.todo, **where)
-    return UnreachableError(f"git failed: {said}", todo="try again later; if it stays, git's words say why", **where)
+            return known.error(f"{known.what}: {message}", todo=known.todo, **where)
+    todo = "try again later; if the error persists, follow git's words"
+    return UnreachableError(f"git failed: {message}", todo=todo, **where)
 
 
-def _told(stderr: str) -> list[str]:
-    """The lines that say something: git pads them with general advice, and ssh draws boxes of @."""
+def _informative_lines(stderr: str) -> list[str]:
+    """Return the last lines that describe the problem, without git's general advice and ssh's boxes of @."""
     advice = (
         r"Please make sure you have the correct access rights|and the repository exists|^@+$|^\s*$|^hint: |^warning: "
     )

@@ -1,4 +1,4 @@
-"""Whether a branch has a new commit that changes something under a path."""
+"""Detection of commits on a branch that change something under a path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PathVersion:
-    """A commit, and a hash of what is under the path in it. Empty: nothing has been seen."""
+    """A commit, and a hash of everything under the path at that commit. Empty before the first poll."""
 
     commit: str = ""
     content: str | None = None
@@ -26,12 +26,13 @@ class PathVersion:
 
 
 def poll(repository: Repository, *, ref: str, path: str, seen: PathVersion) -> tuple[PathVersion, bool]:
-    """What is there now, and whether it is news. While the branch does not move, this is one ``git ls-remote``.
+    """Return the current version of the path, and whether its content changed.
 
-    A path that is not there (any more) is no news.
+    A missing or deleted path does not count as a change. While the branch does not move, this is one ``git ls-remote``.
     """
     commit = repository.head(ref)
     if commit == seen.commit:
         return seen, False
     content = repository.content_id(commit, path=path, ref=ref)
-    return PathVersion(commit, content), content is not None and content != seen.content
+    changed = content is not None and content != seen.content
+    return PathVersion(commit, content), changed

@@ -1,4 +1,4 @@
-"""Files from the worker back into a branch of a Git repository, and whether the credentials may do that at all."""
+"""Pushes of files from the worker to a branch of a Git repository, and a check of the permission to push."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_reverse_etl.git.repository import Git, Repository, check_ref
 
 AUTHOR = "Airflow <airflow@localhost>"
 
-_TRIES = 3
+_ATTEMPTS = 3
 _PROBE = "refs/heads/reverse-etl-probe"
 
 
@@ -26,21 +26,23 @@ def push(
     author: str = AUTHOR,
     base: str = "HEAD",
 ) -> str | None:
-    """Commit files on top of a branch, and push it. Nothing is checked out, no other file is touched.
+    """Commit files on top of a branch, and push it. Nothing is checked out, and no other file is touched.
 
-    A branch that does not exist begins at ``base``, or without a history where the repository is empty. When somebody
-    else pushes meanwhile, the commit is made again on top of theirs; history is never rewritten.
+    A new branch begins at ``base``, or without a history if the repository is empty. When another push comes first, the
+    commit is repeated on top of that push. History is never rewritten.
 
     :param files: path in the repository → file on this worker.
-    :returns: the commit; None when the branch has exactly these files already.
+    :returns: the commit; None when the branch already has exactly these files.
     :raises CredentialsError: the credentials may not push, or the branch is protected.
-    :raises RunConflictError: others pushed to the branch each time.
+    :raises RunConflictError: another push came first in each of the attempts.
     """
     check_ref(branch)
     for path in files:
         if re.search(r"(^|/)(\.git|\.\.?|)(/|$)|[\x00-\x1f\\]", path, re.IGNORECASE):
-            raise ConfigurationError(f"{path!r} is no path inside a repository", todo="write it as folder/file")
-    for _ in range(_TRIES):
+            raise ConfigurationError(
+                f"{path!r} is not a path inside a repository", todo="write the path as folder/file"
+            )
+    for _ in range(_ATTEMPTS):
         try:
             return _push_once(repository, files, branch=branch, message=message, author=author, base=base)
         except RunConflictError as error:
@@ -49,7 +51,7 @@ def push(
 
 
 def may_push(repository: Repository) -> bool:
-    """Whether the host lets these credentials push. Sends nothing; rules for single branches are not asked for."""
+    """Return whether the host lets these credentials push. Sends nothing; rules of single branches are not checked."""
     with tempfile.TemporaryDirectory(prefix="reverse_etl-push-") as name, repository.commands(Path(name)) as git:
         _begin(git, repository)
         tree = git("write-tree")
@@ -66,17 +68,20 @@ def _push_once(
 ) -> str | None:
     with tempfile.TemporaryDirectory(prefix="reverse_etl-push-") as name, repository.commands(Path(name)) as git:
         _begin(git, repository)
-        heads = git("ls-remote", "--quiet", "origin", f"refs/heads/{branch}", base).splitlines()
-        known = {ref: commit for commit, _, ref in (line.partition("\t") for line in heads)}
-        start = known.get(f"refs/heads/{branch}") or next(iter(known.values()), None)
+        heads: dict[str, str] = {}
+        for line in git("ls-remote", "--quiet", "origin", f"refs/heads/{branch}", base).splitlines():
+            head, _, ref = line.partition("\t")
+            heads[ref] = head
+        # An existing branch wins over its base; in an empty repository there is neither.
+        start = heads.get(f"refs/heads/{branch}") or next(iter(heads.values()), None)
         if start:
             git("fetch", "--quiet", "--no-tags", "--depth=1", "--filter=blob:none", "origin", start)
             git("read-tree", start)
         for path, file in files.items():
             blob = git("hash-object", "-w", "--no-filters", "--", str(file.absolute()))
             git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
-        tree = git("write-tree", "--missing-ok")  # what the branch has besides stays on the server
-        if start and tree == git("rev-parse", f"{start}^{{tree}}") and f"refs/heads/{branch}" in known:
+        tree = git("write-tree", "--missing-ok")  # the content of the branch's other files stays on the server
+        if start and tree == git("rev-parse", f"{start}^{{tree}}") and f"refs/heads/{branch}" in heads:
             return None
         parents = ["-p", start] if start else []
         commit = git(*_identity(author), "commit-tree", tree, *parents, "-m", message)
@@ -92,5 +97,5 @@ def _begin(git: Git, repository: Repository) -> None:
 def _identity(author: str) -> list[str]:
     name, address = parseaddr(author)
     if not name or not address:
-        raise ConfigurationError(f"{author!r} is no author", todo="write it as Name <address>")
+        raise ConfigurationError(f"invalid author {author!r}", todo="write the author as Name <address>")
     return ["-c", f"user.name={name}", "-c", f"user.email={address}"]

@@ -1,6 +1,6 @@
-"""A Git repository: what a ref points at, and the files of one commit, placed on this worker whole or not at all.
+"""Git repositories: the commit of a ref, and the files of a commit, placed on this worker completely or not at all.
 
-git runs through GitPython with an environment of its own for every call; ``os.environ`` is never changed.
+git runs through GitPython, with its own environment for every call; ``os.environ`` is never changed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PROTOCOLS = ("https", "ssh")
 PROJECT_FILE = "dbt_project.yml"
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-# Servers that speak protocol 0 hand out what refs point at, and nothing by its id.
+# Servers that speak protocol 0 serve commits by ref only, never by id.
 _BY_REF_ONLY = re.compile(r"unadvertised object|not our ref")
 _KEEP_SECONDS = 7 * 24 * 3600
-# All that git needs from the worker's own environment; the rest (Airflow's secrets, GIT_DIR, GIT_TRACE) stays away.
+# All that git needs from the worker's environment. Everything else (Airflow's secrets, GIT_DIR, GIT_TRACE) is withheld.
 _PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_ALL|TZ|TMPDIR|SSH_AUTH_SOCK|SSL_CERT_(FILE|DIR)|GIT_SSL_CA(INFO|PATH)|GIT_EXEC_PATH"
     r"|(?i:https?|all|no)_(?i:proxy)"
@@ -40,10 +40,11 @@ Git = Callable[..., str]
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository as one connection sees it.
+    """A Git repository, reached through one connection.
 
-    :param url: https, ssh (also ``git@host:path``), or what ``allow_protocols`` adds: ``file`` also means a local path.
-    :param submodules: fetch those below the project's path too. The token is given to the same host only.
+    :param url: https or ssh URL (also ``git@host:path``), or one of a protocol that ``allow_protocols`` adds; ``file``
+        also allows a local path.
+    :param submodules: fetch the submodules below the project's path too. Only the same host receives the token.
     :param timeout: seconds that one git command may take.
     :param connection: connection id, for error messages.
     :raises ConfigurationError: the URL is malformed, holds a password, or uses another protocol.
@@ -60,11 +61,11 @@ class Repository:
         check_url(self.url, allow_protocols=self.allow_protocols, connection=self.connection)
 
     def head(self, ref: str = "main") -> str:
-        """The commit that a branch, a tag, ``HEAD`` or a full ``refs/…`` points at: one ``git ls-remote``.
+        """Return the commit that a branch, a tag, ``HEAD`` or a full ``refs/…`` points at, by one ``git ls-remote``.
 
-        A full commit id is its own answer, without asking the server. A branch wins over a tag of the same name.
+        A full commit id is returned without asking the server. A branch wins over a tag of the same name.
 
-        :raises RepositoryNotFoundError: no such ref; names the nearest ones.
+        :raises RepositoryNotFoundError: the ref does not exist; names similar ones.
         """
         if COMMIT.fullmatch(ref):
             return ref
@@ -77,13 +78,15 @@ class Repository:
         for name in wanted:
             if name in found:
                 return found[name]
-        raise self._no_such_ref(ref)
+        raise self._ref_not_found(ref)
 
     def content_id(self, commit: str, *, path: str = ".", ref: str | None = None) -> str | None:
-        """A hash of everything under a path at a commit; None when there is nothing. Fetches no file's content."""
+        """Return a hash of everything under a path at a commit, without fetching the content of files.
+
+        :returns: the hash; None when the path does not exist in the commit.
+        """
         with tempfile.TemporaryDirectory(prefix="reverse_etl-git-") as name, self.commands(Path(name)) as git:
-            git("init", "--quiet", "--template=", f"--object-format={'sha1' if len(commit) == 40 else 'sha256'}")
-            git("config", "remote.origin.url", self.url)
+            _init(git, self.url, commit)
             try:
                 git("fetch", "--quiet", "--no-tags", "--depth=1", "--filter=blob:none", "origin", commit)
             except ReverseEtlError as error:
@@ -105,63 +108,67 @@ class Repository:
         ref: str | None = None,
         prepare: tuple[str, Callable[[Path], None]] | None = None,
     ) -> Path:
-        """The dbt project's folder at one commit, fetched unless this worker has it already. Treat it as read-only.
+        """Return the dbt project's folder at one commit; fetch the commit unless this worker already has it.
 
-        Only the commit, without history, and only the project's path where the server can leave the rest out. No
-        ``.git`` stays behind. Placed by a rename, so that another task sees all of it or nothing.
+        Fetches the commit without history, and only the project's path where the server supports it. No ``.git``
+        remains. A rename puts the finished folder in place, so that another task sees all of it or nothing. Callers
+        treat the folder as read-only.
 
-        :param path: folder of ``dbt_project.yml``, relative to the repository's root; the file itself will do too.
-        :param under: folder for checkouts, private to the worker's user; those unused for a week are removed.
-        :param ref: the branch or tag that ``commit`` came from, for servers that hand out refs only.
-        :param prepare: name, and a function to complete the project's folder with before it is placed.
-        :raises ProjectError: no ``dbt_project.yml`` there; names those that exist.
+        :param path: folder of ``dbt_project.yml``, or the file itself, relative to the repository's root.
+        :param under: folder for checkouts, private to the worker's user; checkouts unused for a week are removed.
+        :param ref: the branch or tag that ``commit`` came from, for servers that serve refs only.
+        :param prepare: name and function of a step that completes the project's folder before the rename.
+        :raises ProjectError: the path has no ``dbt_project.yml``; names the paths that have one.
         """
         if not COMMIT.fullmatch(commit):
-            raise ConfigurationError(f"{commit!r} is not a full commit id", todo="give all 40 (or 64) digits")
+            raise ConfigurationError(f"{commit!r} is not a full commit id", todo="write all 40 (or 64) digits")
         if ref and not COMMIT.fullmatch(ref):
             check_ref(ref)
         folder = project_folder(path)
-        identity = "\n".join([self.url, folder, prepare[0] if prepare else "", "submodules" * self.submodules])
-        shelf = private_folder(under) / hashlib.sha256(identity.encode()).hexdigest()[:16]
-        final = shelf / commit
+        # Everything that changes the files, apart from the commit, is part of the folder's name.
+        preparation = prepare[0] if prepare else ""
+        identity = "\n".join([self.url, folder, preparation, "submodules" * self.submodules])
+        checkouts = private_folder(under) / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        final = checkouts / commit
         if not final.is_dir():
-            shelf.mkdir(exist_ok=True)
-            _remove_unused(shelf)
-            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=shelf) as temporary:
+            checkouts.mkdir(exist_ok=True)
+            _remove_unused(checkouts)
+            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=checkouts) as temporary:
                 tree = self._fetch(commit, Path(temporary), folder=folder, ref=ref)
                 if prepare:
                     prepare[1](tree / folder)
                 try:
                     tree.rename(final)
                 except OSError:
-                    if not final.is_dir():  # otherwise another task was quicker, and its copy is the same
+                    if not final.is_dir():  # otherwise another task was quicker, and its copy is identical
                         raise
-        os.utime(final)
+        os.utime(final)  # marks the checkout as used
         return final / folder
 
     def _fetch(self, commit: str, temporary: Path, *, folder: str, ref: str | None) -> Path:
-        lazily = ["--filter=blob:none"] if folder != "." else []
+        # First the single commit, by its id.
+        fetch = ["--depth=1", "origin", commit]
+        if folder != ".":
+            fetch.insert(0, "--filter=blob:none")
         try:
-            return self._export(
-                commit, temporary / "slim", ["--depth=1", *lazily, "origin", commit], folder=folder, ref=ref
-            )
+            return self._export(commit, temporary / "slim", fetch, folder=folder, ref=ref)
         except ReverseEtlError as error:
             if not _BY_REF_ONLY.search(error.what):
                 raise
-        named = ref if ref and not COMMIT.fullmatch(ref) else "HEAD"
-        return self._export(commit, temporary / "whole", ["origin", named], folder=folder, ref=ref)
+        # The server serves refs only: fetch the whole history of the ref that has the commit.
+        name = ref if ref and not COMMIT.fullmatch(ref) else "HEAD"
+        return self._export(commit, temporary / "whole", ["origin", name], folder=folder, ref=ref)
 
     def _export(self, commit: str, tree: Path, fetch: list[str], *, folder: str, ref: str | None) -> Path:
-        """The commit's files in a new folder ``tree``, without ``.git``."""
+        """Place the commit's files in a new folder ``tree``, without ``.git``."""
         tree.mkdir()
         with self.commands(tree) as git:
-            git("init", "--quiet", "--template=", f"--object-format={'sha1' if len(commit) == 40 else 'sha256'}")
-            git("config", "remote.origin.url", self.url)
+            _init(git, self.url, commit)
             git("fetch", "--quiet", "--no-tags", *fetch)
             if commit not in git("rev-list", "FETCH_HEAD").split():
                 raise RepositoryNotFoundError(
                     f"commit {commit} is not on the server any more",
-                    todo="run the model sync again: the branch was probably force-pushed",
+                    todo="run the model sync again, which picks up the force-pushed branch",
                     connection=self.connection,
                     repository=self.url,
                     ref=ref,
@@ -171,43 +178,56 @@ class Repository:
             if folder != ".":
                 git("sparse-checkout", "set", "--cone", folder)
             git("checkout", "--quiet", "--detach", commit)
-            if beside := _local_packages(tree, folder):
-                git("sparse-checkout", "add", *beside)
+            if packages := _local_packages(tree, folder):
+                git("sparse-checkout", "add", *packages)
             if self.submodules:
-                git("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--", *[folder, *beside])
-        for marker in tree.rglob(".git") if self.submodules else ():
-            marker.unlink() if marker.is_file() else None
+                git("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--", folder, *packages)
+        if self.submodules:
+            # Each submodule has a file named .git, which points into the folder that is removed next.
+            for marker in tree.rglob(".git"):
+                if marker.is_file():
+                    marker.unlink()
         shutil.rmtree(tree / ".git")
         return tree
 
     def _ls_remote(self, patterns: Iterable[str]) -> dict[str, str]:
-        with self.commands(Path("/")) as git:  # in no repository, whose configuration could have a say
+        """Return the commits of the refs that match the patterns, by the refs' full names."""
+        with self.commands(Path("/")) as git:  # outside of any repository, whose configuration git would read
             lines = git("ls-remote", "--quiet", "--", self.url, *patterns).splitlines()
-        return {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+        commits = {}
+        for line in lines:
+            commit, _, name = line.partition("\t")
+            commits[name] = commit
+        return commits
 
-    def _no_such_ref(self, ref: str) -> RepositoryNotFoundError:
-        known = {name.split("/", 2)[2] for name in self._ls_remote(["refs/heads/*", "refs/tags/*"]) if "^" not in name}
-        near = difflib.get_close_matches(ref.removeprefix("refs/heads/"), known, n=5) or sorted(known)[:10]
+    def _ref_not_found(self, ref: str) -> RepositoryNotFoundError:
+        refs = self._ls_remote(["refs/heads/*", "refs/tags/*"])
+        existing = {name.split("/", 2)[2] for name in refs if "^" not in name}
+        similar = difflib.get_close_matches(ref.removeprefix("refs/heads/"), existing, n=5) or sorted(existing)[:10]
+        todo = f"use one of: {', '.join(similar)}" if similar else "push a first commit: the repository is empty"
         return RepositoryNotFoundError(
             f"the repository has no branch or tag {ref!r}",
-            todo=f"use one of: {', '.join(near)}" if near else "the repository is empty: push a first commit",
+            todo=todo,
             connection=self.connection,
             repository=self.url,
         )
 
     @contextlib.contextmanager
     def commands(self, folder: Path) -> Iterator[Git]:
-        """git in a folder, with this connection's credentials for as long as the context lasts."""
+        """Yield a function that runs git in a folder, with this connection's credentials until the context exits."""
         if not shutil.which("git"):
-            raise ConfigurationError("the program git is not on this worker", todo="install git 2.31 or newer")
+            raise ConfigurationError("git was not found on this worker", todo="install git 2.31 or newer")
         from git.cmd import Git as GitPython
 
         credentials = self.credentials.for_url(self.url)
         with credentials.environment(self.url) as environment:
             environment["GIT_ALLOW_PROTOCOL"] = ":".join(self.allow_protocols)
-            unset = [name for name in os.environ if not _PASSED_ON.fullmatch(name) and name not in environment]
-            # GitPython adds to os.environ and cannot take away from it; env(1) can.
-            command = ["env", *(part for name in unset for part in ("-u", name)), "git"]
+            # GitPython only adds to os.environ; env(1) removes from it.
+            command = ["env"]
+            for name in os.environ:
+                if not _PASSED_ON.fullmatch(name) and name not in environment:
+                    command += ["-u", name]
+            command.append("git")
 
             def git(*arguments: str) -> str:
                 status, out, err = GitPython(folder).execute(
@@ -217,10 +237,10 @@ class Repository:
                     with_exceptions=False,
                     kill_after_timeout=self.timeout,
                 )
-                if status < 0:  # GitPython's own words would quote the whole command
+                if status < 0:  # GitPython's own message would quote the whole command
                     err = f"git did not end within {self.timeout:g} seconds"
                 elif "publickey" in err:
-                    err += "\n" + credentials.key_trouble(environment)
+                    err += "\n" + credentials.key_problem(environment)
                 if status:
                     text = scrub(err, credentials.secrets)
                     raise git_error(text, connection=self.connection, repository=self.url)
@@ -230,24 +250,24 @@ class Repository:
 
 
 def check_url(url: str, *, allow_protocols: tuple[str, ...] = PROTOCOLS, connection: str | None = None) -> str:
-    """The URL's protocol. Refuses what git would take for an option or a helper program, and passwords inside."""
+    """Return the URL's protocol. Refuses passwords, and URLs that git would read as an option or a helper program."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)(://|::)", url)
     remote = re.match(r"[^/:]+:(?!:)", url)
     protocol = scheme[1].lower() if scheme else "ssh" if remote else "file"
-    # A leading dash is an option to git, or, as the host's name, to ssh.
+    # git reads a leading dash as an option, and so does ssh at the beginning of the host's name.
     bad = not url or re.search(r"[\x00-\x20\x7f]", url) or re.match(r"-|[^/@]*@-|[a-z+]+://([^/@]*@)?-", url)
     if bad or (scheme and scheme[2] == "::") or protocol not in allow_protocols:
         raise ConfigurationError(
-            f"the repository's URL is not one of the protocols {', '.join(allow_protocols)}",
-            todo="use https://… or git@host:path; other protocols (file, http) only when allow_protocols in the "
-            "connection's extra lists them",
+            f"the repository's URL does not use one of the protocols {', '.join(allow_protocols)}",
+            todo="use https://… or git@host:path, or list the protocol (file, http) in allow_protocols in the "
+            "connection's extra",
             connection=connection,
             repository=scrub(url, ()),
         )
     if protocol != "file" and scheme and urlsplit(url).password is not None:
         raise ConfigurationError(
-            "the repository's URL holds a password",
-            todo="move it into the connection's password",
+            "the repository's URL contains a password",
+            todo="move the password from the URL into the connection's password",
             connection=connection,
             repository=scrub(url, ()),
         )
@@ -255,68 +275,85 @@ def check_url(url: str, *, allow_protocols: tuple[str, ...] = PROTOCOLS, connect
 
 
 def check_ref(ref: str) -> None:
-    """Refuse what git-check-ref-format(1) refuses, and a leading dash, which could become an option."""
+    """Refuse what git-check-ref-format(1) refuses, and a leading dash, which git could read as an option."""
     bad = r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^/|/$|\.$|(^|/)\.|\.lock(/|$)|^-|/-|^@$|^$"
     if re.search(bad, ref):
-        raise ConfigurationError(f"{ref!r} is no name for a branch, a tag or a commit", todo="use a name such as main")
+        raise ConfigurationError(
+            f"{ref!r} is not a valid name of a branch, a tag or a commit", todo="use a name such as main"
+        )
 
 
 def project_folder(path: str) -> str:
-    """The project's path in one spelling: relative, with ``/``, without ``dbt_project.yml``; ``.`` is the root."""
+    """Normalize the project's path: relative, with ``/``, without ``dbt_project.yml``; ``.`` is the root."""
     pure = PurePosixPath(path.strip().replace("\\", "/") or ".")
-    pure = pure.parent if pure.name == PROJECT_FILE else pure
+    if pure.name == PROJECT_FILE:
+        pure = pure.parent
     if pure.is_absolute() or ".." in pure.parts or re.search(r"[\x00-\x1f\x7f*?\[\]!#\"]|^-", str(pure)):
         raise ConfigurationError(
-            f"{path!r} is no path inside a repository", todo="give it relative to the repository's root: analytics/dbt"
+            f"{path!r} is not a path inside a repository",
+            todo="write the path relative to the repository's root, such as analytics/dbt",
         )
     return str(pure)
 
 
 def require_project(files: Iterable[str], *, folder: str, ref: str | None, **where: object) -> None:
     """Raise ProjectError unless the folder holds a ``dbt_project.yml``, naming the folders that do."""
-    found = sorted(
-        str(p.parent) for p in map(PurePosixPath, files) if p.name == PROJECT_FILE and "dbt_packages" not in p.parts
-    )
+    projects = [
+        path.parent
+        for path in map(PurePosixPath, files)
+        if path.name == PROJECT_FILE and "dbt_packages" not in path.parts
+    ]
+    found = sorted(map(str, projects))
     if folder in found:
         return
-    todo = "the path is relative to the repository's root, without the branch's name"
+    todo = "write the path relative to the repository's root, without the branch's name"
     without_branch = folder.removeprefix(f"{ref}/")
     if without_branch in found:
-        todo += f": use {without_branch!r}"
+        todo += f": {without_branch!r}"
     elif found:
-        todo += f"; this commit has: {', '.join(str(PurePosixPath(p) / PROJECT_FILE) for p in found[:20])}"
+        existing = [str(PurePosixPath(path) / PROJECT_FILE) for path in found[:20]]
+        todo += f"; this commit has: {', '.join(existing)}"
     else:
-        todo = "this commit has no dbt_project.yml at all: check repository and branch"
-    raise ProjectError("there is no dbt_project.yml at the project path", todo=todo, path=folder, ref=ref, **where)
+        todo = "check repository and branch: this commit has no dbt_project.yml at all"
+    raise ProjectError("the project path has no dbt_project.yml", todo=todo, path=folder, ref=ref, **where)
 
 
 def _local_packages(tree: Path, folder: str) -> list[str]:
-    """Folders elsewhere in the repository that the project takes packages from; git did not fetch them with it."""
-    text = "".join(
-        (tree / folder / name).read_text()
-        for name in ("packages.yml", "dependencies.yml")
-        if folder != "." and (tree / folder / name).is_file()
-    )
+    """Return folders outside the project's own that it takes packages from. A sparse checkout has left them out."""
+    if folder == ".":
+        return []
+    files = [tree / folder / name for name in ("packages.yml", "dependencies.yml")]
+    text = "".join(file.read_text() for file in files if file.is_file())
     found = re.findall(r"^\s*-\s*local:\s*['\"]?([^'\"#\s]+)", text, re.MULTILINE)
     paths = (os.path.normpath(f"{folder}/{path}") for path in found)
     return [path for path in paths if not path.startswith((".", "/", "-"))]
 
 
 def private_folder(folder: Path) -> Path:
-    """The folder, created for this user alone. What is in it decides what dbt runs, so no one else may write there."""
+    """Create a folder for this user alone, and return it. Nobody else may write there: dbt runs its content.
+
+    :raises ConfigurationError: others can write to the folder.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise ConfigurationError(
-            "the folder for checkouts can be written to by others",
-            todo="name another one, or chmod go-w it",
+            "other users can write to the folder for checkouts",
+            todo="run chmod go-w on the folder, or choose another one",
             folder=folder,
         )
     return folder
 
 
-def _remove_unused(shelf: Path) -> None:
-    for entry in shelf.iterdir():
+def _init(git: Git, url: str, commit: str) -> None:
+    """Make an empty repository for a commit id's hash function (SHA-1 or SHA-256), with its remote."""
+    object_format = "sha1" if len(commit) == 40 else "sha256"
+    git("init", "--quiet", "--template=", f"--object-format={object_format}")
+    git("config", "remote.origin.url", url)
+
+
+def _remove_unused(checkouts: Path) -> None:
+    for entry in checkouts.iterdir():
         with contextlib.suppress(FileNotFoundError):
             if time.time() - entry.stat().st_mtime > _KEEP_SECONDS:
                 shutil.rmtree(entry, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A local GitHub: the calls of an App, with their published rules.
+"""A local GitHub that serves the calls of an App by their published rules.
 
 Source: GitHub REST API 2022-11-28, ``apps/apps`` ("Get a repository installation for the authenticated app", "Create an
 installation access token for an app"), and "Generating a JSON Web Token for a GitHub App".
@@ -29,8 +29,12 @@ APP, INSTALLATION, REPOSITORY = "12345", 678, "acme/shop"
 
 @dataclass
 class GitHub:
-    """``life``: seconds that a token is good for. ``fault``: status and message given instead of a token. ``clock``:
-    seconds by which its clock is ahead of ours."""
+    """State of the server.
+
+    :param life: seconds until a token expires.
+    :param fault: status and message to answer with instead of a token.
+    :param clock: seconds by which the server's clock is ahead of ours.
+    """
 
     port: int = 0
     life: float = 3600
@@ -46,7 +50,7 @@ class GitHub:
         return f"http://127.0.0.1:{self.port}/{REPOSITORY}.git"
 
     def valid(self, token: str) -> bool:
-        """Whether it was handed out and has not expired."""
+        """Return whether the token was issued and has not expired."""
         return token in self.tokens and time.time() + self.clock < self.expires[token]
 
     def answer(self, method: str, path: str, headers: Any, body: Any) -> tuple[int, Any]:

@@ -26,7 +26,7 @@ IDENTITY = {
 
 
 def _own_environment() -> dict[str, str]:
-    """Servers do not know the secrets of the test's Airflow."""
+    """Return the test's environment without its Airflow connections, which servers must not see."""
     return {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
 
 
@@ -71,10 +71,13 @@ class Origin:
 class HttpServer:
     """``git http-backend`` behind Basic auth.
 
-    ``status``: answer everything with this instead. ``protocol``: 0 hides that the client speaks version 2.
-    ``redirect``: answer with this location. ``tls``: PEM file with key and certificate, for https. ``valid``: judges
-    tokens in place of ``token``. ``api``: answers what begins with ``/api/`` or is for a host ``api.…``.
-    ``sent``: bytes of content.
+    :param status: status to answer every request with.
+    :param redirect: location to redirect every request to.
+    :param tls: PEM file with key and certificate, for https.
+    :param protocol: 0 hides from git that the client speaks version 2.
+    :param valid: function that judges tokens, instead of ``token``.
+    :param api: function that answers requests for paths below ``/api/`` and for hosts ``api.…``.
+    :param sent: bytes of content sent so far.
     """
 
     root: Path
@@ -186,7 +189,7 @@ def http_server(root: Path, **settings: object) -> Iterator[HttpServer]:  # noqa
 
 @contextmanager
 def connect_proxy(ports: dict[str, int], *, password: str) -> Iterator[str]:
-    """URL of an HTTP proxy for https, as user ``me``, that takes these hosts to ports of 127.0.0.1 and no other."""
+    """Yield the URL, with user ``me``, of an HTTP proxy for https that maps these hosts alone to ports of 127.0.0.1."""
     expected = "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
 
     class Handler(BaseHTTPRequestHandler):
@@ -248,13 +251,12 @@ class SshServer:
 
 
 def certificate(path: Path, *names: str) -> Path:
-    """Key and self-signed certificate for 127.0.0.1 and these names, in one file; the certificate alone beside it,
-    as ``.crt``."""
+    """Write key and self-signed certificate for 127.0.0.1 and these names, and the certificate alone as ``.crt``."""
     alternatives = ",".join(["IP:127.0.0.1", *(f"DNS:{name}" for name in names)])
     options = ["-subj", "/CN=test", "-addext", f"subjectAltName={alternatives}", "-days", "2", "-nodes"]
     out = ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    # nothing of ours: where a test looks who is told its secrets, this is not to be found
+    # An empty environment, so that tests which search for leaked secrets do not find them in this process.
     subprocess.run([*new, *options, *out], check=True, capture_output=True, env={"PATH": os.environ["PATH"]})
     path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
     return path
@@ -266,7 +268,7 @@ def keygen(folder: Path, name: str, passphrase: str = "") -> None:
 
 @contextmanager
 def ssh_server(folder: Path) -> Iterator[SshServer]:
-    """An sshd of our own: keys ``user`` and ``locked`` (passphrase "open sesame") may enter, ``stranger`` may not."""
+    """Run an sshd that accepts keys ``user`` and ``locked`` (passphrase "open sesame") and refuses ``stranger``."""
     folder.mkdir(parents=True)
     for name, passphrase in {"host": "", "user": "", "locked": "open sesame", "stranger": ""}.items():
         keygen(folder, name, passphrase)

@@ -1,4 +1,4 @@
-"""A GitHub App's token: asked for with a right signature, kept, renewed in time, and shown nowhere."""
+"""A GitHub App's token is requested with a valid signature, cached, renewed in time, and never shown."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_key_as_connection_forms_mangle_it(host: GitHub, mangle: type[str]) -> N
 @pytest.mark.parametrize(
     ("app", "name", "fault", "error", "words"),
     [
-        (GitHubApp("999", PEM), "acme/shop", None, CredentialsError, "of the same App"),
+        (GitHubApp("999", PEM), "acme/shop", None, CredentialsError, "belong to one App"),
         (GitHubApp(APP, "no key"), "acme/shop", None, CredentialsError, "whole .pem file"),
         (GitHubApp(APP, PEM), "acme/other", None, RepositoryNotFoundError, "not installed"),
         (GitHubApp(APP, PEM, "1"), "acme/shop", None, RepositoryNotFoundError, "github_installation_id"),
@@ -81,8 +81,8 @@ def test_refusals_say_what_to_do(
     assert "no key" not in f"{raised.value!s}{app!r}"
 
 
-def test_host_that_is_not_there() -> None:
-    """The proxy's password is in no message."""
+def test_unreachable_host() -> None:
+    """No message shows the proxy's password."""
     with pytest.raises(UnreachableError, match="did not answer") as raised:
         GitHubApp(APP, PEM).token("https://127.0.0.1:9/acme/shop", proxy="http://me:pa55word@127.0.0.1:9")
     assert "pa55word" not in str(raised.value)
@@ -106,10 +106,10 @@ def test_other_urls_are_refused(url: str) -> None:
         api_and_repository(url)
 
 
-def test_git_goes_with_the_token(
+def test_git_uses_the_token(
     host: GitHub, origin: Origin, http: HttpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As ``x-access-token``; and when the host refuses it, the token is in no message."""
+    """git sends it as user ``x-access-token``. When the host refuses the token, no message shows it."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(github_app, "api_and_repository", lambda _url: api_and_repository(host.url))
     http.token = "ghs_s3cret0"

@@ -1,4 +1,4 @@
-"""A hostile repository: whoever may open a pull request writes what git, dbt and the check read. Both are real."""
+"""A hostile repository: a pull request's author writes what git, dbt and the check read. git and dbt are real."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_link_out_of_the_tree_is_a_text_of_where_it_would_lead(origin: Origin,
 def test_a_submodule_is_no_way_to_run_or_read_something(
     origin: Origin, http: HttpServer, tmp_path: Path, url: str, refusal: str
 ) -> None:
-    """Even where submodules are asked for: the connection's protocols are theirs; their commands are not run."""
+    """Even with submodules enabled, only the connection's protocols apply to them, and their commands do not run."""
     marker = tmp_path / "ran"
     (origin.work / ".gitmodules").write_text(f'[submodule "x"]\n\tpath = analytics/x\n\turl = "{url.format(marker)}"\n')
     git(origin.work, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},analytics/x")
@@ -88,7 +88,7 @@ def test_hooks_of_the_worker_are_not_run_on_a_hostile_checkout(
     local(origin).checkout(commit, path="analytics", under=tmp_path / "c")
     assert not marker.exists()
     subprocess.run(["git", "clone", "-q", str(origin.bare), str(tmp_path / "usual")], check=True)
-    assert marker.exists()  # which is what git does otherwise
+    assert marker.exists()  # plain git would have run the hook
 
 
 @pytest.mark.parametrize("ref", ["--upload-pack=touch {}", "-u", "--output={}", "main --help", "a..b", "main\n--x"])
@@ -110,9 +110,10 @@ def test_a_ref_is_never_an_option(
 # -- dbt -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_projects_jinja_sees_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real dbt, on a ref of a repository, as in a CI job that has secrets: none of them gets into the manifest, whose
-    text goes to logs and comments."""
+def test_a_projects_jinja_sees_no_secret_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real dbt runs on a ref, as in a CI job that has secrets. None of them gets into the manifest, whose text goes to
+    logs and comments.
+    """
     secrets = ("GITHUB_TOKEN", "AIRFLOW_CONN_CRM", "AWS_SECRET_ACCESS_KEY", "SNOWFLAKE_PASSWORD")
     for name in (*secrets, "GIVEN"):
         monkeypatch.setenv(name, "h0stile-loot")
@@ -171,7 +172,7 @@ def test_dbt_deps_removes_no_folder_outside_the_project(tmp_path: Path, place: s
     ],
 )
 def test_a_template_that_would_not_end_is_not_run(template: str) -> None:
-    """What it makes is then not known, which needs review."""
+    """The template's result is then unknown, so that the change needs review."""
     started = time.process_time()
     assert render(template, ref=lambda name: name) is None
     assert time.process_time() - started < 2
@@ -185,7 +186,7 @@ def test_templates_of_honest_models_are_read() -> None:
 
 
 def test_a_manifest_of_a_hundred_megabytes(tmp_path: Path) -> None:
-    """In proportion: a few times its size in memory, and seconds."""
+    """Reading takes a few times the file's size in memory, and seconds."""
     big = manifest(model("customers", "select 1 as id, 'x' as email"), *keyed("customers"))
     path = tmp_path / "big.json"
     text = json.dumps({**big, "macros": {f"macro.x.{n}": {"macro_sql": "x" * 100_000} for n in range(1000)}})
@@ -235,6 +236,6 @@ def test_a_manifest_that_is_a_trap_is_an_error_in_words(
 def test_a_file_larger_than_any_manifest_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "manifest.json"
     path.touch()
-    os.truncate(path, (1 << 30) + 1)  # takes no room on the disk
+    os.truncate(path, (1 << 30) + 1)  # a sparse file, which needs no disk space
     assert main(["check", "--base", str(path), "--head", str(path), "--syncs", "x"]) == 2
     assert "larger than 1 GiB" in capsys.readouterr().err

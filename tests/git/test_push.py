@@ -1,4 +1,4 @@
-"""Files pushed back into a branch, over real Git servers."""
+"""Pushes of files to a branch, over real Git servers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_into_an_empty_repository(tmp_path: Path, manifest: Path) -> None:
 def test_others_pushed_meanwhile(
     origin: Origin, http: HttpServer, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their commit stays, ours comes on top; when it happens each time, a retry of the task may help."""
+    """The other commit stays and ours comes on top. If it happens in each attempt, a retry of the task may help."""
     once, again = [True], pushing._identity
 
     def push_first(author: str) -> list[str]:
@@ -68,12 +68,12 @@ def test_others_pushed_meanwhile(
     git(origin.work, "reset", "-q", "--hard", "FETCH_HEAD")
     once.extend([True] * 9)
     manifest.write_text("other")
-    with pytest.raises(RunConflictError, match="somebody else pushed"):
+    with pytest.raises(RunConflictError, match="the branch received another push"):
         push(over_http(http), {"ours.txt": manifest}, branch="main", message="m")
 
 
 def test_rights(origin: Origin, http: HttpServer, manifest: Path) -> None:
-    """Reading is not writing; asking leaves nothing on the server."""
+    """The right to read does not imply the right to push; the check leaves nothing on the server."""
     assert may_push(over_http(http))
     assert git(origin.bare, "branch", "--list", "reverse-etl*") == ""
     git(origin.bare, "config", "http.receivepack", "false")
@@ -88,7 +88,7 @@ def test_protected_branch(origin: Origin, http: HttpServer, manifest: Path) -> N
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
-    with pytest.raises(CredentialsError, match="does not let this branch"):
+    with pytest.raises(CredentialsError, match="does not allow pushes to this branch"):
         push(over_http(http), {"a": manifest}, branch="main", message="m")
 
 

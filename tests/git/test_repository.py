@@ -1,4 +1,4 @@
-"""Git: what a ref means, what a checkout holds, and that secrets stay where they belong. Servers are real."""
+"""Git: refs, the content of checkouts, and secrets that stay where they belong. Servers are real."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_full_commit_needs_no_server() -> None:
 def test_missing_ref_names_the_nearest(origin: Origin) -> None:
     with pytest.raises(RepositoryNotFoundError, match=r"release/1\.0"):
         local(origin).head("release-1.0")
-    with pytest.raises(RepositoryNotFoundError, match="no such repository"):
+    with pytest.raises(RepositoryNotFoundError, match="the repository does not exist"):
         Repository(str(origin.bare) + "-not", allow_protocols=("file",)).head()
 
 
@@ -90,7 +90,7 @@ REFS = (
 @given(REFS)
 @settings(max_examples=150, deadline=None)
 def test_refs_are_judged_as_git_judges_them(ref: str) -> None:
-    """What we take is a valid branch name to git, and never an option; what git takes, we take but for a dash first."""
+    """Accepted refs are valid branch names to git, never options. Of git's names, only a leading dash is refused."""
     try:
         check_ref(ref)
         taken = True
@@ -182,7 +182,7 @@ def test_repository_with_sha256_names(tmp_path: Path) -> None:
 
 
 def test_server_that_cannot_leave_anything_out(origin: Origin, http: HttpServer, tmp_path: Path) -> None:
-    """No partial clone, protocol 0, and a commit that no ref points at any more: the result is the same."""
+    """No partial clone, protocol 0, and a commit that no ref points at any more change nothing in the result."""
     git(origin.bare, "config", "uploadpack.allowFilter", "false")
     commit = git(origin.work, "rev-parse", "HEAD")
     origin.commit({"later.txt": ""})
@@ -207,9 +207,9 @@ def test_second_checkout_asks_nobody(origin: Origin, http: HttpServer, tmp_path:
 
 
 def test_wrong_project_path_names_what_exists(origin: Origin, tmp_path: Path) -> None:
-    """The most common mistake, the branch's name in the path, is recognised; nothing is placed."""
+    """The error recognises the most common mistake, the branch's name in the path. Nothing is placed."""
     commit = git(origin.work, "rev-parse", "HEAD")
-    with pytest.raises(ProjectError, match="without the branch's name: use 'analytics'"):
+    with pytest.raises(ProjectError, match="without the branch's name: 'analytics'"):
         local(origin).checkout(commit, path="main/analytics", under=tmp_path / "c", ref="main")
     with pytest.raises(ProjectError, match=r"analytics/dbt_project\.yml, other/dbt/dbt_project\.yml"):
         local(origin).checkout(commit, path="dbt", under=tmp_path / "c", ref="main")
@@ -229,7 +229,7 @@ def test_local_packages_of_the_project_come_along(origin: Origin, tmp_path: Path
 
 
 def test_two_tasks_at_once_share_one_checkout(origin: Origin, tmp_path: Path) -> None:
-    """Both fetch, one is placed, nothing is left over."""
+    """Both tasks fetch, one checkout is placed, and no temporary folder remains."""
     commit = git(origin.work, "rev-parse", "HEAD")
     together = threading.Barrier(4)
 
@@ -244,7 +244,7 @@ def test_two_tasks_at_once_share_one_checkout(origin: Origin, tmp_path: Path) ->
 
 
 def test_failure_leaves_nothing_behind(origin: Origin, tmp_path: Path) -> None:
-    """A checkout that could not be completed is not there for the next task to find."""
+    """The next task does not find a checkout that could not be completed."""
     commit = git(origin.work, "rev-parse", "HEAD")
 
     def fail(_: Path) -> None:
@@ -257,7 +257,7 @@ def test_failure_leaves_nothing_behind(origin: Origin, tmp_path: Path) -> None:
 
 
 def test_killed_while_fetching_leaves_nothing_that_looks_whole(origin: Origin, tmp_path: Path) -> None:
-    """SIGKILL in the middle: the next task fetches anew."""
+    """After a SIGKILL during the fetch, the next task fetches again."""
     commit = git(origin.work, "rev-parse", "HEAD")
     script = (
         "import os, signal; from pathlib import Path; from airflow_reverse_etl.git.repository import Repository\n"
@@ -286,7 +286,7 @@ def test_unused_checkouts_are_removed(origin: Origin, tmp_path: Path) -> None:
 
 
 def test_checkout_folder_of_others_is_not_trusted(origin: Origin, tmp_path: Path) -> None:
-    """What is in it decides what dbt runs."""
+    """The folder's content decides what dbt runs."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -295,7 +295,7 @@ def test_checkout_folder_of_others_is_not_trusted(origin: Origin, tmp_path: Path
 
 
 def test_hostile_repository_gets_nothing_run_and_no_link_out(origin: Origin, tmp_path: Path) -> None:
-    """Symlinks become text files; hooks, filters, submodules and fsmonitor of the repository are not run."""
+    """Symlinks become text files; the repository's hooks, filters, submodules and fsmonitor do not run."""
     (origin.work / "analytics/leak.sql").symlink_to("/etc/passwd")
     marker = tmp_path / "ran"
     commit = origin.commit(
@@ -312,7 +312,7 @@ def test_hostile_repository_gets_nothing_run_and_no_link_out(origin: Origin, tmp
 
 
 def test_workers_git_settings_do_not_matter(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``GIT_DIR`` and friends of the environment the task runs in, and a broken ~/.gitconfig."""
+    """``GIT_DIR`` and similar variables of the task's environment, and a broken ~/.gitconfig, change nothing."""
     (tmp_path / ".gitconfig").write_text('[url "https://elsewhere/"]\n insteadOf = /\n[broken')
     commit = git(origin.work, "rev-parse", "HEAD")
     for name, value in {
@@ -346,7 +346,7 @@ def test_wrong_and_missing_tokens(http: HttpServer) -> None:
         (503, UnreachableError, "try again later"),
     ],
 )
-def test_what_the_host_answers(http: HttpServer, status: int, error: type[Exception], words: str) -> None:
+def test_the_hosts_answers_become_errors(http: HttpServer, status: int, error: type[Exception], words: str) -> None:
     http.status = status
     with pytest.raises(error, match=words) as raised:
         over_http(http).head()
@@ -381,7 +381,7 @@ def test_redirect_to_another_host_does_not_get_the_token(origin: Origin, http: H
 def test_token_is_in_no_file_no_argument_no_log_no_error(
     origin: Origin, http: HttpServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Watched while git runs: all command lines on this machine, the files it makes; and what it says when it fails."""
+    """Observed while git runs: all command lines on this machine, git's files, and its message when it fails."""
     token = str(http.token)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     caplog.set_level(logging.DEBUG)
@@ -415,7 +415,7 @@ def test_token_is_in_no_file_no_argument_no_log_no_error(
 
 @contextmanager
 def watched_command_lines(origin: Origin, http: HttpServer) -> Iterator[set[str]]:
-    """Command lines of all processes of this machine that mention git, sampled while the block runs."""
+    """Yield the command lines of this machine's processes that mention git, sampled while the block runs."""
     lines: set[str] = set()
     done = threading.Event()
 
@@ -439,7 +439,7 @@ def watched_command_lines(origin: Origin, http: HttpServer) -> Iterator[set[str]
 
 
 def test_url_with_credentials_in_errors_of_git(http: HttpServer) -> None:
-    """A user name in a URL is fine; a message never repeats what stands before the @."""
+    """A user name in a URL is allowed, and no message repeats it."""
     repository = Repository(http.url().replace("http://", "http://someone@"), allow_protocols=("http",))
     with pytest.raises(CredentialsError) as raised:
         repository.head()
@@ -447,7 +447,7 @@ def test_url_with_credentials_in_errors_of_git(http: HttpServer) -> None:
 
 
 def test_host_with_a_certificate_of_its_own_authority(origin: Origin, tmp_path: Path) -> None:
-    """Trusted when its authority is given, as text or as a file; refused otherwise."""
+    """The certificate is trusted when its authority is given, as text or as a file, and refused otherwise."""
     pem = certificate(tmp_path / "own.pem")
     text = pem.read_text().partition("-----END PRIVATE KEY-----")[2]
     (tmp_path / "ca.pem").write_text(text)
@@ -456,12 +456,12 @@ def test_host_with_a_certificate_of_its_own_authority(origin: Origin, tmp_path: 
             assert Repository(server.url(), Credentials(ca_certificates=ca)).head()
         with pytest.raises(UnreachableError, match="certificate is not trusted"):
             Repository(server.url()).head()
-    with pytest.raises(CredentialsError, match="not on this worker"):
+    with pytest.raises(CredentialsError, match="was not found on this worker"):
         Repository(server.url(), Credentials(ca_certificates="/no/such.pem")).head()
 
 
 def test_proxy_of_the_connection(origin: Origin, http: HttpServer) -> None:
-    """The host is reached through it alone; its password is in no message."""
+    """The host is reached through the proxy only, and no message shows the proxy's password."""
     proxy = http.url("").replace("//", "//me:pa55word@").rstrip("/")
     credentials = Credentials(token=http.token, proxy=proxy)
     repository = Repository("http://git.example.invalid/origin.git", credentials, allow_protocols=("http",))
@@ -474,7 +474,7 @@ def test_proxy_of_the_connection(origin: Origin, http: HttpServer) -> None:
 
 
 def test_submodules_only_where_asked_for(origin: Origin, http: HttpServer, tmp_path: Path) -> None:
-    """With the same token; those of other hosts get none; nothing of git stays in the checkout."""
+    """Submodules of the same host get the token, those of other hosts do not; no ``.git`` remains in the checkout."""
     library = Origin.create(tmp_path / "library")
     library.commit({"macros/m.sql": "select 1"})
     shutil.copytree(library.bare, origin.bare.parent / "library.git")
@@ -524,7 +524,7 @@ def test_key_with_passphrase_and_key_in_a_file(sshd: SshServer, origin: Origin, 
     assert over_ssh(sshd, origin.bare, **by_file, known_hosts_file=f'"{known_hosts}"').head() == commit
 
 
-def test_port_beside_the_url(sshd: SshServer, origin: Origin) -> None:
+def test_port_apart_from_the_url(sshd: SshServer, origin: Origin) -> None:
     url = sshd.url(origin.bare).replace(f":{sshd.port}", "")
     credentials = Credentials(private_key=sshd.key("user"), known_hosts=sshd.known_hosts, ssh_port=sshd.port)
     assert Repository(url, credentials=credentials).head()
@@ -533,15 +533,15 @@ def test_port_beside_the_url(sshd: SshServer, origin: Origin) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"key": "locked", "passphrase": "wrong"}, "the passphrase does not open"),
-        ({"key": "locked"}, "the passphrase does not open"),
+        ({"key": "locked", "passphrase": "wrong"}, "the passphrase does not unlock"),
+        ({"key": "locked"}, "the passphrase does not unlock"),
         ({"key": "stranger"}, "the host refused the SSH key"),
         ({"known_hosts": "example.com ssh-ed25519 AAAA"}, "ssh-keyscan"),
-        ({"private_key": None, "key_file": "/no/such/key"}, "is not on this worker"),
+        ({"private_key": None, "key_file": "/no/such/key"}, "was not found on this worker"),
         ({"private_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"}, "paste the whole private key again"),
     ],
 )
-def test_what_is_wrong_with_ssh(
+def test_errors_of_ssh_say_what_to_do(
     sshd: SshServer, origin: Origin, settings: dict[str, str | None], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(CredentialsError, match=words) as raised:
@@ -551,7 +551,7 @@ def test_what_is_wrong_with_ssh(
 
 def test_changed_host_key_is_a_warning_not_a_question(sshd: SshServer, origin: Origin) -> None:
     forged = sshd.known_hosts.replace(sshd.key("host.pub"), sshd.key("stranger.pub"))
-    with pytest.raises(CredentialsError, match="someone may be in between"):
+    with pytest.raises(CredentialsError, match="intercepted connection"):
         over_ssh(sshd, origin.bare, known_hosts=forged, host_key_checking="accept-new").head()
 
 
@@ -560,7 +560,7 @@ def test_host_keys_may_be_taken_on_trust_if_asked_for(sshd: SshServer, origin: O
     assert repository.head()
 
 
-def test_repository_that_is_not_there_over_ssh(sshd: SshServer, tmp_path: Path) -> None:
+def test_missing_repository_over_ssh(sshd: SshServer, tmp_path: Path) -> None:
     with pytest.raises(RepositoryNotFoundError):
         over_ssh(sshd, tmp_path / "nope.git").head()
 

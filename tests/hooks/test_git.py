@@ -74,7 +74,7 @@ def test_local_repositories_only_where_allowed(add_connection: Callable[..., Non
         ({"host": "https://h/x/y", "extra": {"github_app_id": "1"}}, "the App's .pem"),
         ({"host": "https://h/x/y", "password": "t", "extra": {"github_app_id": "1"}}, "leave the password empty"),
         ({"host": "https://h/x/y", "extra": {"github_app_id": "1", "key_file": "/no/key"}}, "not on this worker"),
-        ({"host": "git@h:x", "extra": {"private_key": "k", "key_file": "f"}}, "keep one of them"),
+        ({"host": "git@h:x", "extra": {"private_key": "k", "key_file": "f"}}, "remove one of them"),
         ({"host": "git@h:x", "extra": {"strict_host_key_checking": "maybe"}}, "accept-new"),
         ({"host": "https://h/x", "password": "a\nb"}, "as one line"),
     ],
@@ -137,8 +137,8 @@ def test_connection_over_http(origin: Origin, http: HttpServer, tried: Callable[
     git(origin.bare, "config", "http.receivepack", "false")
     assert tried(**good) == (True, f"HEAD is at {git(origin.work, 'rev-parse', 'HEAD')[:12]}; may read, may not push")
     for words, answer in {
-        "wants a valid token": tried(host=http.url(), password="expired"),
-        "no such repository": tried(host=http.url("nope.git"), password=http.token),
+        "requires a valid token": tried(host=http.url(), password="expired"),
+        "the repository does not exist": tried(host=http.url("nope.git"), password=http.token),
         "no branch or tag 'nope'": tried("nope", **good),
         "did not answer": tried(host="http://127.0.0.1:9/origin.git", password="t0ken"),
     }.items():
@@ -146,7 +146,7 @@ def test_connection_over_http(origin: Origin, http: HttpServer, tried: Callable[
         assert words in answer[1]
         assert str(http.token) not in answer[1]
     http.status = 403
-    assert "may not do this" in tried(**good)[1]
+    assert "lack the permission" in tried(**good)[1]
 
 
 def test_connection_to_a_host_of_ones_own_authority_behind_a_proxy(
@@ -164,7 +164,7 @@ def test_connection_to_a_host_of_ones_own_authority_behind_a_proxy(
         assert good, said
         for words, extra in {
             "certificate is not trusted": {"ca_certificates": others, "proxy": proxy},
-            "the proxy wants a valid user name and password": {"proxy": proxy.replace("pa55word", "wrong")},
+            "the proxy requires a valid user name and password": {"proxy": proxy.replace("pa55word", "wrong")},
             "did not answer": {"proxy": "http://127.0.0.1:9"},
         }.items():
             good, said = tried(**fields, extra={"ca_certificates": ours, **extra})
@@ -186,10 +186,10 @@ def test_connection_over_ssh(origin: Origin, sshd: SshServer, tried: Callable[..
     forged = sshd.known_hosts.replace(sshd.key("host.pub"), sshd.key("stranger.pub"))
     right = {**known, "private_key": sshd.key("user")}
     for words, answer in {
-        "the passphrase does not open": tried(host=host, extra={**locked, "private_key_passphrase": "wrong"}),
-        "host key is not the known one": tried(host=host, extra={**right, "known_hosts": forged}),
-        "key file is not on this worker": tried(host=host, extra={**known, "key_file": "/no/key"}),
-        "no such repository": tried(host=host + "-not", extra=right),
+        "the passphrase does not unlock": tried(host=host, extra={**locked, "private_key_passphrase": "wrong"}),
+        "host key has changed": tried(host=host, extra={**right, "known_hosts": forged}),
+        "key file was not found on this worker": tried(host=host, extra={**known, "key_file": "/no/key"}),
+        "the repository does not exist": tried(host=host + "-not", extra=right),
         "no branch or tag 'nope'": tried("nope", host=host, extra=right),
         "did not answer": tried(host="ssh://git@127.0.0.1:9/x.git", extra=right),
     }.items():

@@ -157,11 +157,11 @@ def test_no_secret_is_anywhere(
 #: What the connections say: otherwise nothing was tried.
 EXPECTED = (
     "the GitHub App is not installed",
-    "the host wants a valid token",
-    "no such repository",
-    "the proxy wants a valid user name and password",
+    "the host requires a valid token",
+    "the repository does not exist",
+    "the proxy requires a valid user name and password",
     "may read",
-    "the passphrase does not open the SSH key",
+    "the passphrase does not unlock the SSH key",
 )
 #: Who is given them, by their environments, while they run. ``sh`` runs git's credential helper and ssh's askpass.
 GIT = {"git", "git-remote-https", "ssh", "sh", "askpass", "ssh-keygen"}
