@@ -1,6 +1,6 @@
-"""The dbt Cloud Admin API, as far as Reverse ETL needs it: reading runs, jobs and artifacts, and webhook subscriptions.
+"""Client of the dbt Cloud Admin API: runs, jobs and artifacts, which it only reads, and webhook subscriptions.
 
-Reading needs a read-only token. Facts: dbt-labs/dbt-cloud-openapi-spec, ``openapi-v2.yaml`` and ``openapi-v3.yaml``.
+Reading needs a read-only token. Sources: dbt-labs/dbt-cloud-openapi-spec, ``openapi-v2.yaml`` and ``openapi-v3.yaml``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ if TYPE_CHECKING:
 PAGE = 100
 _FOREVER = "2100-01-01T00:00:00+00:00"
 _RETRY = (429, 500, 502, 503, 504)
+_DELETED = 2  # state of a job
 _TIMEOUT_SECONDS = 60
 _LONGEST_RETRY_AFTER = 300.0
 
 
 class DbtCloudApi:
-    """One account, one token. An async context manager; one session, at most a few requests in flight.
+    """Client of one account with one token: an async context manager with one session and few requests in flight.
 
-    Reads are repeated after 429, 5xx, timeouts and connection errors, with ``Retry-After`` honoured. Writes are
-    repeated only where dbt Cloud cannot have acted on them: after a 429, and when no connection was made.
+    Reads are repeated after 429, 5xx, timeouts and connection errors, and obey ``Retry-After``. Writes are repeated
+    only if dbt Cloud cannot have acted on them: after a 429, and when no connection was made.
 
     :param url: base URL of the host, see :func:`airflow_reverse_etl.dbt_cloud.models.base_url`.
-    :param conn_id: named in errors.
-    :raises CredentialsError: from every method, at 401 and 403; says which permission is missing.
-    :raises ConfigurationError: from every method, when dbt Cloud has no such thing or the token cannot see it.
-    :raises UnreachableError: from every method, when dbt Cloud does not answer.
+    :param account_id: id of the account.
+    :param conn_id: connection id, for error messages.
+    :raises CredentialsError: from every method, at 401 and 403; names the missing permission.
+    :raises ConfigurationError: from every method, if the resource does not exist or the token cannot see it.
+    :raises UnreachableError: from every method, if dbt Cloud does not answer.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class DbtCloudApi:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # "Token" is what the official provider sends, for service and personal tokens alike.
+        # The official provider sends "Token" too, for service and personal tokens alike.
         headers = {"Authorization": f"Token {self._token}", "User-Agent": "airflow-provider-reverse-etl"}
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True)
@@ -75,66 +77,73 @@ class DbtCloudApi:
             await self._session.close()
 
     async def finished_runs(self, since: datetime, *, job_id: int | None = None) -> list[CloudRun]:
-        """Runs that finished at ``since`` or later, oldest first; of one job, or of the whole account."""
+        """List the runs of one job, or of the whole account, that finished at ``since`` or later, oldest first."""
         params = {"finished_at__range": _range(since), "order_by": "finished_at"}
         if job_id is not None:
             params["job_definition_id"] = str(job_id)
-        # Ascending: a run that finishes meanwhile lands on a page still to come.
+        # In ascending order, a run that finishes meanwhile appears on a later page.
         return [CloudRun.from_api(run) for run in await self._pages("runs/", params)]
 
     async def pages_of_finished_runs(self, since: datetime) -> int:
-        """How many requests :meth:`finished_runs` would make for the whole account."""
+        """Count the requests that :meth:`finished_runs` would make for the whole account."""
         reply = await self._call("GET", "runs/", {"finished_at__range": _range(since), "limit": 1})
         return int(reply["extra"]["pagination"]["total_count"]) // PAGE + 1
 
     async def run(self, run_id: int) -> CloudRun:
-        """One run."""
-        return CloudRun.from_api((await self._call("GET", f"runs/{run_id}/"))["data"])
+        """Return one run."""
+        reply = await self._call("GET", f"runs/{run_id}/")
+        return CloudRun.from_api(reply["data"])
 
     async def job(self, job_id: int) -> dict[str, Any]:
-        """A job's definition; a deleted job is not there."""
-        job: dict[str, Any] = (await self._call("GET", f"jobs/{job_id}/"))["data"]
-        if job.get("state") == 2:
+        """Return a job's definition.
+
+        :raises ConfigurationError: the job does not exist or was deleted, or the token cannot see it.
+        """
+        reply = await self._call("GET", f"jobs/{job_id}/")
+        job: dict[str, Any] = reply["data"]
+        if job.get("state") == _DELETED:
             raise self._not_found(f"jobs/{job_id}/")
         return job
 
     async def job_ids(self) -> set[int]:
-        """The ids of all jobs that the token sees."""
-        return {int(job["id"]) for job in await self._pages("jobs/", {}) if job.get("state") != 2}
+        """Return the ids of all jobs that the token sees."""
+        jobs = await self._pages("jobs/", {})
+        return {int(job["id"]) for job in jobs if job.get("state") != _DELETED}
 
     async def artifacts(self, run_id: int) -> list[str]:
-        """Paths of a run's artifacts, over all its steps; empty when it has none."""
+        """List the paths of a run's artifacts, over all its steps."""
         reply = await self._call("GET", f"runs/{run_id}/artifacts/", optional=True)
         return list(reply["data"]) if reply else []
 
     async def artifact(self, run_id: int, path: str, *, step: int | None = None) -> Any:
-        """A JSON artifact, of a step counted from 1 or of the last one; None when there is none."""
+        """Return a JSON artifact of a step, counted from 1, or of the last step; None if it does not exist."""
         params = {"step": step} if step else None
         return await self._call("GET", f"runs/{run_id}/artifacts/{path}", params, optional=True)
 
     async def any_artifact(self, run_id: int, path: str) -> Any:
-        """A JSON artifact of the last step that has it; None when no step has."""
+        """Return a JSON artifact of the last step that has it; None if no step has it."""
         for step in reversed(await self._steps(run_id)):
             if found := await self.artifact(run_id, path, step=step):
                 return found
         return await self.artifact(run_id, path)
 
     async def step_results(self, run_id: int) -> list[dict[str, Any]]:
-        """``run_results.json`` of every step that has one, in order."""
+        """Return the ``run_results.json`` of every step that has one, in the order of the steps."""
         steps = await self._steps(run_id)
         results = [await self.artifact(run_id, "run_results.json", step=step) for step in steps]
-        return [result for result in results if result]  # cloning and `dbt deps` have none
+        return [result for result in results if result]  # cloning and `dbt deps` write no results
 
     async def _steps(self, run_id: int) -> list[int]:
-        run = (await self._call("GET", f"runs/{run_id}/", {"include_related": '["run_steps"]'}))["data"]
-        return sorted(step["index"] for step in run.get("run_steps") or [])
+        reply = await self._call("GET", f"runs/{run_id}/", {"include_related": '["run_steps"]'})
+        steps = reply["data"].get("run_steps") or []
+        return sorted(step["index"] for step in steps)
 
     async def webhooks(self) -> list[dict[str, Any]]:
-        """The account's webhook subscriptions. Their secrets are never shown again."""
+        """List the account's webhook subscriptions, without their secrets."""
         return await self._pages("webhooks/subscriptions", {}, version="v3")
 
     async def create_webhook(self, name: str, *, job_id: int, client_url: str) -> dict[str, Any]:
-        """Subscribe a URL to a job's completed runs. The reply's ``hmac_secret`` is shown this once only."""
+        """Subscribe a URL to a job's completed runs. dbt Cloud returns the ``hmac_secret`` this once only."""
         body = {
             "name": name,
             "description": "Starts an Airflow DAG when the job has finished",
@@ -147,17 +156,19 @@ class DbtCloudApi:
         return dict(reply["data"])
 
     async def test_webhook(self, webhook_id: str) -> dict[str, Any]:
-        """Let dbt Cloud send a test delivery; says what the receiver answered."""
-        return dict((await self._call("GET", f"webhooks/subscription/{webhook_id}/test", version="v3"))["data"])
+        """Let dbt Cloud send a test delivery, and return the receiver's answer."""
+        reply = await self._call("GET", f"webhooks/subscription/{webhook_id}/test", version="v3")
+        return dict(reply["data"])
 
     async def delete_webhook(self, webhook_id: str) -> None:
-        """Unsubscribe."""
+        """Delete a webhook subscription."""
         await self._call("DELETE", f"webhooks/subscription/{webhook_id}", version="v3")
 
     async def _pages(self, path: str, params: Mapping[str, Any], *, version: str = "v2") -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while True:
-            page = await self._call("GET", path, {**params, "limit": PAGE, "offset": len(found)}, version=version)
+            position = {"limit": PAGE, "offset": len(found)}
+            page = await self._call("GET", path, {**params, **position}, version=version)
             found += page["data"]
             if len(page["data"]) < PAGE:
                 return found
@@ -172,7 +183,7 @@ class DbtCloudApi:
         body: Mapping[str, Any] | None = None,
         optional: bool = False,
     ) -> Any:
-        assert self._session, "use it as an async context manager"
+        assert self._session, "use the client as an async context manager"
         url = f"{self.url}/api/{version}/accounts/{self.account_id}/{path}"
         for attempt in range(1, self._backoff.attempts + 1):
             wait = self._backoff.wait(attempt)
@@ -185,6 +196,7 @@ class DbtCloudApi:
                 if optional and reply.status == 404:
                     return None
                 error = self._error(reply.status, content, path)
+                # A 429 did nothing; after any other error, a POST may have been carried out.
                 repeat = reply.status == 429 or (method != "POST" and reply.status in _RETRY)
                 wait = max(wait, _retry_after(reply.headers.get("Retry-After")))
             except (aiohttp.ClientError, TimeoutError) as failure:
@@ -200,13 +212,15 @@ class DbtCloudApi:
             self.server_time = parsedate_to_datetime(date)
 
     def _error(self, status: int, content: bytes, path: str) -> ReverseEtlError:
-        """What a refusal means, in dbt Cloud's words."""
+        """Build the error for a refused request, with dbt Cloud's own message."""
         if status in (401, 403):
-            need = PERMISSIONS["webhooks" if path.startswith("webhooks") else "runs"]
-            reason = "does not know the token, or it has expired" if status == 401 else "does not let the token do this"
+            problem = "the dbt Cloud token lacks the permission"
+            if status == 401:
+                problem = "the dbt Cloud token is unknown or has expired"
+            permission = PERMISSIONS["webhooks" if path.startswith("webhooks") else "runs"]
             return CredentialsError(
-                f"dbt Cloud {reason} ({status}: {_message(content)})",
-                todo=f"put into the connection's password {need}; check that its login is the account id",
+                f"{problem} ({status}: {_message(content)})",
+                todo=f"put into the connection's password {permission}; check that its login is the account id",
                 connection=self.conn_id,
                 account=self.account_id,
                 request=path,
@@ -221,7 +235,7 @@ class DbtCloudApi:
 
     def _not_found(self, path: str) -> ConfigurationError:
         return ConfigurationError(
-            "dbt Cloud has no such thing, or the token cannot see it",
+            "not found in dbt Cloud, or not visible to the token",
             todo="check the id, the connection's account id (login) and host, and the token's projects",
             connection=self.conn_id,
             account=self.account_id,
@@ -235,16 +249,17 @@ class DbtCloudApi:
 
 
 def client(connection: ConnectionInfo) -> DbtCloudApi:
-    """The account that a connection of type ``dbt_cloud`` names.
+    """Return the client for a connection of type ``dbt_cloud``.
 
     :raises CredentialsError: the connection is incomplete.
-    :raises ConfigurationError: its host is none.
+    :raises ConfigurationError: the connection's host is not valid.
     """
-    login, token = str(connection.login or ""), connection.password
+    login = str(connection.login or "")
+    token = connection.password
     if not login.isdigit() or not token:
         raise CredentialsError(
             "the dbt Cloud connection is incomplete",
-            todo="put the account id (a number) into its login, and a service or personal token into its password",
+            todo="put the account id (a number) into the login, and a service or personal token into the password",
             connection=connection.conn_id,
         )
     url = base_url(connection.host, connection.port)
@@ -257,7 +272,7 @@ def _range(since: datetime) -> str:
 
 
 def _message(content: bytes) -> str:
-    """The reply's own words; not the whole body."""
+    """Return the message of a reply, without the rest of the body."""
     try:
         status = json.loads(content)["status"]
         return str(status.get("user_message") or status.get("developer_message") or "")[:200]
@@ -266,5 +281,5 @@ def _message(content: bytes) -> str:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds; the header may also be a date, which is rare enough to leave to the backoff."""
+    """Return the seconds of a ``Retry-After`` header. A date, which is rare, is left to the backoff."""
     return min(float(value), _LONGEST_RETRY_AFTER) if value and value.isdigit() else 0.0

@@ -1,6 +1,6 @@
-"""Which finished run of a dbt Cloud job comes next: exactly once for a sensor, at least once for a watcher. Pure.
+"""Consumption of a dbt Cloud job's finished runs: exactly once by a sensor, at least once by a watcher. Pure.
 
-All times are of dbt Cloud's own clock.
+All times are those of dbt Cloud's own clock.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _ATTEMPTS = 50
 
 
 class Record(Protocol):
-    """Where a consumer's record is kept, under compare-and-set:
-    :class:`airflow_reverse_etl.stores.compare_and_set.VersionedFile`.
+    """Storage of a consumer's record with compare-and-set.
+
+    :class:`airflow_reverse_etl.stores.compare_and_set.VersionedFile` implements it.
     """
 
     def read(self) -> tuple[int, str | None]: ...
@@ -43,31 +44,34 @@ def take(
     consume: Consume,
     on_failure: OnFailure,
 ) -> Claim | None:
-    """Take the next run for a claimant, or None when there is none to be had yet.
+    """Take a claimant's next run.
 
-    Exactly once: no two claimants ever get the same successful run, and a claimant that asks again (a retry, a cleared
-    task, a crash after the run was taken) gets the run that it has. A failed run makes one try of one claimant fail.
+    Exactly once: no two claimants ever get the same successful run. A claimant that asks again (a retry, a cleared
+    task, a crash after the run was taken) gets its run again. A failed run makes one try of one claimant fail.
 
-    :param finished: lists the job's runs that finished at a time or later.
-    :param claimant: the same in every try of a task instance.
-    :param after: only runs that finished then or later; None for those behind the last one taken.
-    :param first: stands in for ``after`` when nothing was taken yet.
-    :raises RunConflictError: too many others take runs at the same time.
+    :param finished: function that lists the job's runs that finished at a time or later.
+    :param claimant: id of the claimant, equal in every try of a task instance.
+    :param after: time from which finished runs count; default: the time of the last run taken.
+    :param first: time from which finished runs count if no run was taken yet and ``after`` is not given.
+    :returns: the claim; None if no run is available yet.
+    :raises RunConflictError: too many other claimants take runs at the same time.
     """
     for _ in range(_ATTEMPTS):
         version, consumed = _read(record)
-        if mine := consumed.of(claimant):
-            return mine
+        if existing := consumed.claim_of(claimant):
+            return existing
         start = after or consumed.since() or first
         claim = consumed.select(finished(start), claimant, after=start, consume=consume, on_failure=on_failure)
         if claim is None or record.replace(version, consumed.add(claim).to_json()):
             return claim
-    raise RunConflictError("others keep taking runs of this dbt Cloud job", todo="try again", claimant=claimant)
+    raise RunConflictError(
+        "other tasks keep taking runs of this dbt Cloud job", todo="run the task again", claimant=claimant
+    )
 
 
 def claimed(record: Record, claimant: str) -> Claim | None:
-    """What the claimant has already; needs no dbt Cloud."""
-    return _read(record)[1].of(claimant)
+    """Return the claimant's existing claim, without asking dbt Cloud."""
+    return _read(record)[1].claim_of(claimant)
 
 
 def left(
@@ -78,7 +82,10 @@ def left(
     first: datetime,
     on_failure: OnFailure,
 ) -> CloudRun | None:
-    """What the next claimant would get with ``consume="each"``; takes nothing. Parameters as of :func:`take`."""
+    """Return the run that the next claimant would get with ``consume="each"``, without taking it.
+
+    The parameters are those of :func:`take`.
+    """
     consumed = _read(record)[1]
     start = after or consumed.since() or first
     claim = consumed.select(finished(start), "", after=start, consume="each", on_failure=on_failure)
@@ -94,8 +101,8 @@ def _read(record: Record) -> tuple[int, Consumed]:
 class Claim:
     """A run that a consumer took.
 
-    :param claimant: who took it; the same task instance in every try.
-    :param superseded: older successful runs that were passed over with it (``consume="latest"``).
+    :param claimant: id of the task instance that took the run, equal in every try.
+    :param superseded: ids of older successful runs that the claim passed over (``consume="latest"``).
     """
 
     claimant: str
@@ -106,10 +113,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """What one consumer has taken from one job. Every change makes a new value, stored under compare-and-set.
+    """Claims of one consumer on one job's runs. Each change makes a new value, stored under compare-and-set.
 
-    :param claims: oldest first; the last :attr:`KEEP` ones.
-    :param floor: what finished up to here counts as consumed; set when old claims are forgotten.
+    :param claims: the last :attr:`KEEP` claims, oldest first.
+    :param floor: time up to which finished runs count as consumed; set when old claims are dropped.
     """
 
     claims: tuple[Claim, ...] = ()
@@ -117,27 +124,30 @@ class Consumed:
 
     KEEP = 500
 
-    def of(self, claimant: str) -> Claim | None:
-        """The run that this claimant has already. A failed one was its last try's, not this one's."""
-        mine = (claim for claim in reversed(self.claims) if claim.claimant == claimant)
-        return next((claim for claim in mine if claim.outcome != "failed"), None)
+    def claim_of(self, claimant: str) -> Claim | None:
+        """Return the claimant's existing claim. A claim on a failed run belongs to an earlier try only."""
+        for claim in reversed(self.claims):
+            if claim.claimant == claimant and claim.outcome != "failed":
+                return claim
+        return None
 
     @property
     def watermark(self) -> tuple[datetime, int] | None:
-        """The newest run taken so far."""
+        """Return the position of the newest run taken so far."""
         return max((claim.run.order for claim in self.claims), default=None)
 
     def since(self) -> datetime | None:
-        """Runs that finished before this time need no listing; None when nothing was consumed yet."""
+        """Return the time before which finished runs need no listing; None if no run was taken yet."""
         return self.watermark[0] - OVERLAP if self.watermark else None
 
     def select(
         self, runs: Iterable[CloudRun], claimant: str, *, after: datetime, consume: Consume, on_failure: OnFailure
     ) -> Claim | None:
-        """The claim to make now, or None when no run is to be had.
+        """Return the claim to make now; None if no run is available.
 
         ``each`` takes the oldest run that nobody took; ``latest`` takes the newest and passes over all before it.
         """
+        # Runs that may be taken, in the order in which they finished.
         free = sorted((run for run in runs if self._is_free(run, after)), key=lambda run: run.order)
         if on_failure == "wait":
             free = [run for run in free if run.succeeded]
@@ -145,25 +155,34 @@ class Consumed:
             free = [run for run in free if run.order > self.watermark]
         if not free:
             return None
-        run = free[-1] if consume == "latest" else free[0]
-        passed = tuple(older.id for older in free[:-1] if older.succeeded) if consume == "latest" else ()
-        outcome: ClaimOutcome = "success" if run.succeeded else "skipped" if on_failure == "skip" else "failed"
-        return Claim(claimant, run, outcome, passed)
+        run = free[0]
+        superseded: tuple[int, ...] = ()
+        if consume == "latest":
+            run = free[-1]
+            superseded = tuple(older.id for older in free[:-1] if older.succeeded)
+        outcome: ClaimOutcome = "failed"
+        if run.succeeded:
+            outcome = "success"
+        elif on_failure == "skip":
+            outcome = "skipped"
+        return Claim(claimant, run, outcome, superseded)
 
     def _is_free(self, run: CloudRun, after: datetime) -> bool:
         if not run.ended or run.order[0] < after or (self.floor and run.order[0] <= self.floor):
             return False
-        # A run that failed and was retried in place finishes a second time, under the same id.
+        # A failed run that is retried in place finishes a second time, with the same id.
         return not any(
             claim.run.id == run.id and (claim.run.succeeded or claim.run.finished_at == run.finished_at)
             for claim in self.claims
         )
 
     def add(self, claim: Claim) -> Consumed:
-        """With one more claim; the oldest are forgotten behind the floor."""
+        """Return the claims with one more. The oldest claims are dropped, and covered by the floor."""
         claims = (*self.claims, claim)
-        forgotten = claims[: -self.KEEP]
-        floor = max([*([self.floor] if self.floor else []), *(old.run.order[0] for old in forgotten)], default=None)
+        times = [dropped.run.order[0] for dropped in claims[: -self.KEEP]]
+        if self.floor:
+            times.append(self.floor)
+        floor = max(times, default=None)
         return Consumed(claims[-self.KEEP :], floor)
 
     def to_json(self) -> str:
@@ -175,7 +194,10 @@ class Consumed:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """:raises StateError: written by a newer version of this package, or damaged."""
+        """Read a record that ``to_json`` wrote.
+
+        :raises StateError: the record is damaged, or a newer version of this package wrote it.
+        """
         try:
             data = json.loads(text)
             if data["version"] != 1:
@@ -194,10 +216,10 @@ class Consumed:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a watcher has read a job's finished runs. At least once: advance it only after the events are stored.
+    """Position of a watcher in a job's finished runs. At least once: advance only after the events are stored.
 
-    :param watermark: the newest finish time seen.
-    :param seen: run id → finish time, of runs that finished at most :data:`OVERLAP` before the watermark.
+    :param watermark: latest finish time of the runs seen.
+    :param seen: run id → finish time, for runs that finished at most :data:`OVERLAP` before the watermark.
     """
 
     watermark: datetime
@@ -205,26 +227,28 @@ class Cursor:
 
     @property
     def since(self) -> datetime:
-        """Runs that finished before this time need no listing."""
+        """Return the time before which finished runs need no listing."""
         return self.watermark - OVERLAP
 
     def advance(self, runs: Iterable[CloudRun]) -> tuple[list[CloudRun], Cursor]:
-        """The runs not seen before, oldest first, and the cursor behind them."""
+        """Return the runs not seen before, oldest first, and the cursor after them."""
         fresh = sorted((run for run in runs if self._is_new(run)), key=lambda run: run.order)
         if not fresh:
             return [], self
         watermark = max(self.watermark, fresh[-1].order[0])
         seen = {**self.seen, **{run.id: run.order[0].isoformat() for run in fresh}}
         oldest = watermark - OVERLAP
-        return fresh, Cursor(watermark, {id_: at for id_, at in seen.items() if datetime.fromisoformat(at) >= oldest})
+        remembered = {run_id: at for run_id, at in seen.items() if datetime.fromisoformat(at) >= oldest}
+        return fresh, Cursor(watermark, remembered)
 
     def _is_new(self, run: CloudRun) -> bool:
         return run.ended and run.order[0] >= self.since and self.seen.get(run.id) != run.order[0].isoformat()
 
     def to_json(self) -> dict[str, Any]:
-        return {"watermark": self.watermark.isoformat(), "seen": {str(id_): at for id_, at in self.seen.items()}}
+        seen = {str(run_id): at for run_id, at in self.seen.items()}
+        return {"watermark": self.watermark.isoformat(), "seen": seen}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        seen = {int(id_): at for id_, at in data["seen"].items()}
+        seen = {int(run_id): at for run_id, at in data["seen"].items()}
         return cls(datetime.fromisoformat(data["watermark"]), seen)

@@ -1,6 +1,6 @@
-"""dbt Cloud: its hosts and its runs. Pure: no I/O, no clock.
+"""Hosts and runs of dbt Cloud. Pure: no I/O, no clock.
 
-Times are aware datetimes of dbt Cloud's own clock. Facts: dbt-labs/dbt-cloud-openapi-spec (v2 runs, v3 webhooks) and
+Times are aware datetimes of dbt Cloud's own clock. Sources: dbt-labs/dbt-cloud-openapi-spec (v2 runs, v3 webhooks) and
 docs.getdbt.com, "Webhooks for your jobs" and "Access, regions & IP addresses".
 """
 
@@ -17,7 +17,7 @@ from airflow_reverse_etl.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: How far clocks may differ and lists lag: a run is listed again for this long after it finished.
+#: Time that covers differences of clocks and lags of lists: a run is listed again for this long after it finished.
 OVERLAP = timedelta(minutes=5)
 
 PERMISSIONS = {
@@ -42,11 +42,11 @@ class RunStatus(IntEnum):
 
 
 def base_url(host: str | None, port: int | None = None) -> str:
-    """The URL of a dbt Cloud host as people write it: nothing, a bare subdomain, a domain, or a URL.
+    """Return the URL of a dbt Cloud host, given as nothing, a bare subdomain, a domain, or a URL.
 
-    Plain HTTP is for a server on this machine only: a token would travel readable.
+    Plain HTTP is allowed for a server on this machine only, because it would send the token unencrypted.
 
-    :raises ConfigurationError: the host cannot be one.
+    :raises ConfigurationError: the host is not valid.
 
     >>> base_url(None), base_url("emea"), base_url("ab123.us1.dbt.com")
     ('https://cloud.getdbt.com', 'https://emea.getdbt.com', 'https://ab123.us1.dbt.com')
@@ -56,23 +56,27 @@ def base_url(host: str | None, port: int | None = None) -> str:
     name = parts.hostname or ""
     problem = ""
     if parts.scheme not in ("http", "https") or not name or parts.username or parts.path or parts.query:
-        problem = "is no host name"
+        problem = "is not a valid host name"
     elif parts.scheme == "http" and name not in _LOOPBACK:
-        problem = "asks for plain HTTP, and the token would travel readable"
+        problem = "uses plain HTTP, which would send the token unencrypted"
     if problem:
         raise ConfigurationError(
             f"the dbt Cloud host {problem}",
-            todo="write the access URL of your account, such as ab123.us1.dbt.com",
+            todo="use the access URL of your account, such as ab123.us1.dbt.com",
             host=name,
         )
     if "." not in name and name not in _LOOPBACK:
         name += ".getdbt.com"
+    if ":" in name:
+        name = f"[{name}]"  # an IPv6 address
     port = port or parts.port
-    return f"{parts.scheme}://{f'[{name}]' if ':' in name else name}{f':{port}' if port else ''}"
+    if port:
+        name += f":{port}"
+    return f"{parts.scheme}://{name}"
 
 
 def parse_time(value: str | None) -> datetime | None:
-    """A time as dbt Cloud writes it; without an offset it is UTC."""
+    """Parse a time as dbt Cloud writes it. A time without an offset is in UTC."""
     if not value:
         return None
     time = datetime.fromisoformat(value)
@@ -96,7 +100,7 @@ class CloudRun:
 
     @classmethod
     def from_api(cls, data: Mapping[str, Any]) -> Self:
-        """From the API's run object. ``job_definition_id`` is the job; ``job_id`` is its older name."""
+        """Read the API's run object. ``job_definition_id`` is the id of the job; ``job_id`` is its older name."""
         return cls(
             id=int(data["id"]),
             job_id=int(data.get("job_definition_id") or data["job_id"]),
@@ -116,17 +120,17 @@ class CloudRun:
 
     @property
     def order(self) -> tuple[datetime, int]:
-        """Position among finished runs."""
+        """Return the position among finished runs."""
         assert self.finished_at is not None
         return self.finished_at, self.id
 
     @property
     def ended(self) -> bool:
-        """Finished for good: a time without a final status is a run still being closed."""
+        """Return whether the run has finished. A run with a time but no final status is still being closed."""
         return self.finished_at is not None and self.status in (RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED)
 
     def to_json(self) -> dict[str, Any]:
-        """Small and plain: goes into events, XCom and the record of what was consumed."""
+        """Return the run for events, XCom and records of consumption, without dbt Cloud's message."""
         return {
             "run_id": self.id,
             "job_id": self.job_id,
@@ -145,14 +149,18 @@ class CloudRun:
 
 
 def number(value: Any) -> int | None:
-    """A whole number from JSON, where it may be text; None where there is none."""
+    """Read a whole number from JSON, where it may be a text; None if the value is not a number."""
     return int(value) if str(value or "").isdigit() else None
 
 
 def model_results(steps: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """unique id → status, from the ``run_results.json`` of every step of a run, in order.
+    """Return the status of each node by its unique id, from the ``run_results.json`` of every step of a run, in order.
 
     dbt Cloud serves the last step's file by default, which may be a ``dbt test`` or ``docs`` step without any model.
-    A node that runs in several steps has the status of its last one.
+    A node that runs in several steps has the status of its last step.
     """
-    return {result["unique_id"]: result["status"] for step in steps for result in step.get("results", [])}
+    statuses = {}
+    for step in steps:
+        for result in step.get("results", []):
+            statuses[result["unique_id"]] = result["status"]
+    return statuses

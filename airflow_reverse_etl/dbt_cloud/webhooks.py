@@ -1,4 +1,4 @@
-"""dbt Cloud's webhook deliveries, and their signatures. Pure."""
+"""Webhook deliveries of dbt Cloud, and their signatures. Pure."""
 
 from __future__ import annotations
 
@@ -27,42 +27,45 @@ class Delivery:
 
     @classmethod
     def from_body(cls, body: bytes) -> Self:
-        """:raises ValueError: the body is no delivery."""
+        """Read a delivery.
+
+        :raises ValueError: the body is not a delivery.
+        """
         try:
             data = json.loads(body)
-            about = data["data"]
-            finished = about.get("runFinishedAt") or about.get("runErroredAt")
+            details = data["data"]
+            finished = details.get("runFinishedAt") or details.get("runErroredAt")
             run = CloudRun(
-                id=int(about["runId"]),
-                job_id=int(about["jobId"]),
-                status=int(about["runStatusCode"]),
+                id=int(details["runId"]),
+                job_id=int(details["jobId"]),
+                status=int(details["runStatusCode"]),
                 finished_at=parse_time(finished),
-                project_id=number(about.get("projectId")),
-                environment_id=number(about.get("environmentId")),
+                project_id=number(details.get("projectId")),
+                environment_id=number(details.get("environmentId")),
             )
             timestamp = parse_time(data["timestamp"])
             assert timestamp
             return cls(str(data["eventId"]), str(data["eventType"]), timestamp, int(data["accountId"]), run)
         except (KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-            raise ValueError("no dbt Cloud webhook delivery") from error
+            raise ValueError("not a dbt Cloud webhook delivery") from error
 
     @property
     def is_success(self) -> bool:
-        """A completed and successful run. ``job.run.errored`` repeats a failed ``completed`` and is never needed."""
+        """Return whether a run completed with success. ``job.run.errored`` only repeats a failed ``completed``."""
         return self.event_type == "job.run.completed" and self.run.succeeded
 
     def is_fresh(self, now: datetime, *, age: timedelta = timedelta(hours=1)) -> bool:
-        """Old deliveries are refused: dbt Cloud repeats a failed one for minutes, an attacker whenever they like."""
+        """Return whether a delivery is recent. dbt Cloud repeats deliveries for minutes, an attacker at any time."""
         return -OVERLAP <= now - self.timestamp <= age
 
 
 def sign(body: bytes, secret: str) -> str:
-    """The ``Authorization`` header that dbt Cloud sends with a delivery."""
+    """Return the ``Authorization`` header that dbt Cloud sends with a delivery."""
     return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def is_signed(body: bytes, signature: str | None, secrets: Iterable[str]) -> bool:
-    """Whether one of the secrets signed the body. Takes the same time whether or not, and whichever."""
+    """Return whether one of the secrets signed the body. The duration reveals neither the result nor the secret."""
     given = (signature or "").strip().encode()
     matches = [hmac.compare_digest(sign(body, secret).encode(), given) for secret in secrets]
     return any(matches)

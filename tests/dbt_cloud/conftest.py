@@ -1,4 +1,4 @@
-"""A dbt Cloud of our own, and the connection to it."""
+"""A dbt Cloud on this machine, and the connection to it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 
+from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
+from airflow_reverse_etl.dbt_cloud.feed import Timing
 from airflow_reverse_etl.sync.backoff import Backoff
 from tests.dbt_cloud.server import DbtCloudServer
+
+#: Intervals of a feed that polls at once, and as often as its waiters ask for.
+QUICK = Timing(gather=0.05, shortest=0.0, storing=0.0, backoff=Backoff(first=0.05, longest=0.05))
+
+
+@pytest.fixture
+def quick_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make feeds that triggers use poll quickly."""
+    monkeypatch.setattr(feed, "TIMING", QUICK)
 
 
 @pytest.fixture
@@ -20,7 +31,7 @@ def cloud() -> Iterator[DbtCloudServer]:
 
 @pytest.fixture
 def connect(cloud: DbtCloudServer, add_connection: Callable[..., None]) -> Callable[..., None]:
-    """Write the Airflow connection ``dbt_cloud`` anew, as after a change of the token."""
+    """Return a function that writes the Airflow connection ``dbt_cloud`` again, as after a change of the token."""
 
     def write(**extra: Any) -> None:
         fields = {"host": cloud.url, "login": str(cloud.account_id), "password": cloud.token, "extra": extra}
@@ -32,7 +43,7 @@ def connect(cloud: DbtCloudServer, add_connection: Callable[..., None]) -> Calla
 
 @pytest.fixture
 def api(cloud: DbtCloudServer) -> DbtCloudApi:
-    """A client that does not wait long between its attempts."""
+    """Return a client that does not wait long between its attempts."""
     return client(cloud)
 
 
@@ -43,7 +54,7 @@ def client(cloud: DbtCloudServer) -> DbtCloudApi:
 
 @pytest.fixture
 def store_dag(airflow_db: None) -> Callable[[Any], None]:
-    """Do with a DAG what the DAG processor would; its assets are known then."""
+    """Return a function that stores a DAG as the DAG processor does, which makes its assets known."""
     from tests.conftest import _store_dag
 
     return _store_dag

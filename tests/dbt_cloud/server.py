@@ -48,7 +48,7 @@ class _Run:
 
 
 class DbtCloudServer:
-    """One account. Failure dials are deterministic; every request is counted.
+    """One account. Failures are deterministic, and every request is recorded.
 
     :param now: the server's clock, which may differ from the caller's.
     :param read_only: the token may only read (webhooks and triggering answer 403).
@@ -78,7 +78,7 @@ class DbtCloudServer:
     # --- the world ---
 
     def add_job(self, name: str = "nightly", *, job_id: int | None = None) -> int:
-        """A job in project 1, environment 2. Returns its id."""
+        """Add a job in project 1, environment 2, and return its id."""
         id_ = job_id or next(self._ids)
         self._jobs[id_] = {
             "id": id_, "name": name, "project_id": 1, "environment_id": 2, "account_id": self.account_id,
@@ -87,7 +87,7 @@ class DbtCloudServer:
         return id_
 
     def delete_job(self, job_id: int) -> None:
-        """The job is gone; its runs stay listed."""
+        """Delete a job. Its runs remain listed."""
         del self._jobs[job_id]
 
     def add_run(
@@ -100,7 +100,7 @@ class DbtCloudServer:
         steps: list[Json] | None = None,
         deliver: bool = True,
     ) -> int:
-        """A run, finished now if its status is final. Returns its id; webhooks are delivered first.
+        """Add a run, which finishes now if its status is final, deliver its webhooks, and return its id.
 
         :param visible_in: seconds until lists show it: they lag behind.
         :param steps: the artifacts of each step, by path.
@@ -121,7 +121,7 @@ class DbtCloudServer:
         visible_in: float = 0.0,
         deliver: bool = True,
     ) -> None:
-        """A run ends, for the first time or again after it was retried in place."""
+        """End a run, for the first time, or again after a retry in place."""
         with self._lock:
             run = self._runs[run_id]
             run.status, run.finished_at = status, finished_at or self.now()
@@ -130,24 +130,24 @@ class DbtCloudServer:
             self._notify(run)
 
     def subscribe(self, job_id: int, client_url: str) -> str:
-        """A webhook for a job's completed runs. Returns its secret."""
+        """Add a webhook for a job's completed runs, and return its secret."""
         asked = {"name": "test", "description": "", "event_types": ["job.run.completed"], "active": True}
         body = json.dumps({**asked, "job_ids": [job_id], "client_url": client_url}).encode()
         return str(self._create_webhook({}, body)[1]["data"]["hmac_secret"])
 
     def sha(self, run_id: int) -> str:
-        """The commit that a run built."""
+        """Return the commit that a run built."""
         return self._runs[run_id].git_sha
 
     # --- dials ---
 
     def fail_next(self, count: int, status: int = 503, *, retry_after: int | None = None) -> None:
-        """The next ``count`` requests fail: 429 with ``Retry-After``, 5xx, 401 ... Status 0 drops the connection."""
+        """Let the next ``count`` requests fail: 429 with ``Retry-After``, 5xx, 401 … Status 0 drops the connection."""
         headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
         self._failures += [(status, headers)] * count
 
     def rotate_token(self) -> str:
-        """The token expires; returns the new one."""
+        """Let the token expire, and return a new token."""
         self.token = "dbtc_" + secrets.token_hex(8)
         return self.token
 
@@ -171,13 +171,13 @@ class DbtCloudServer:
         return self
 
     def stop(self) -> None:
-        """Refuse connections from now on: an outage, or the end."""
+        """Refuse connections from now on, as in an outage."""
         if self._http:
             self._http.shutdown()
             self._http.server_close()
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any, Json]:
-        """Status, content and headers of the reply to one request."""
+        """Return status, content and headers of the reply to a request."""
         parts = urlsplit(target)
         self.requests.append((time.monotonic(), method, parts.path))
         with self._lock:
@@ -330,7 +330,7 @@ class DbtCloudServer:
 
 
 def post(url: str, body: bytes, *, signature: str) -> int:
-    """Deliver once, as dbt Cloud does. Returns the receiver's status; 0 when it did not answer within 10 seconds."""
+    """Deliver once, as dbt Cloud does, and return the receiver's status; 0 if it did not answer within 10 seconds."""
     headers = {"Content-Type": "application/json", "Authorization": signature}
     request = urllib.request.Request(url, body, headers)
     try:
@@ -375,7 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = _serve  # noqa: N815  http.server's names
 
     def log_message(self, *_: object) -> None:
-        """Tests read ``requests`` instead."""
+        """Log nothing: tests read ``requests`` instead."""
 
 
 def _refusal(status: int, message: str) -> Json:

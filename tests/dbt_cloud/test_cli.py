@@ -1,4 +1,4 @@
-"""Webhooks are managed from a shell, with a connection from the environment and no token in the arguments."""
+"""Commands for webhooks read the connection from the environment, and take no token as an argument."""
 
 from __future__ import annotations
 

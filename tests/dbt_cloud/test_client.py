@@ -1,4 +1,4 @@
-"""The client reads what dbt Cloud says, repeats only what is safe to repeat, and says what a refusal asks for."""
+"""The client reads dbt Cloud's answers, repeats only safe requests, and explains refusals."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_retry_after_is_honoured(cloud: DbtCloudServer) -> None:
 
 
 async def test_nothing_is_created_twice(cloud: DbtCloudServer, api: DbtCloudApi) -> None:
-    """A 502 may come after dbt Cloud has acted; a 429 cannot."""
+    """A 502 may come after dbt Cloud has acted, a 429 never."""
     job = cloud.add_job()
     async with api:
         cloud.fail_next(1, 502)

@@ -1,5 +1,7 @@
-"""Whatever the history of a job, the polls, the crashes and the clocks: every successful run is consumed exactly once
-by sensors, and at least once by watchers, whose consumers drop repeats."""
+"""Sensors consume every successful run exactly once, and watchers at least once, whose consumers drop repeats.
+
+This holds for any history of a job, and any polls, crashes and clocks.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class CrashError(Exception):
 
 @dataclass
 class FakeRecord:
-    """Compare-and-set in memory. ``crash`` breaks the next write before or after it took effect."""
+    """Compare-and-set in memory. ``crash`` breaks the next write before or after it takes effect."""
 
     version: int = 0
     text: str | None = None
@@ -168,7 +170,7 @@ def test_a_watcher_emits_a_run_again_that_finished_again() -> None:
 
 @dataclass
 class World:
-    """dbt Cloud as lists show it: each run appears some time after it finished, less than OVERLAP."""
+    """dbt Cloud's lists: each run appears within OVERLAP after it finished."""
 
     runs: list[tuple[CloudRun, datetime]] = field(default_factory=list)
 
@@ -183,7 +185,7 @@ HISTORY = st.lists(
 
 
 def world_of(history: list[tuple[float, RunStatus, float]]) -> World:
-    """Ids are in the order of creation, which is not that of finishing."""
+    """Ids are in the order of creation, which differs from the order of finishing."""
     runs = []
     for id_, (second, status, lag) in enumerate(history):
         finished = START + timedelta(seconds=second)
@@ -285,7 +287,7 @@ def test_watchers_emit_every_run_at_least_once_and_repeat_only_after_a_crash(
 
 @dataclass
 class Watched:
-    """A DAG on a job's asset: what Airflow does with events, and the watcher that remembers ten minutes late."""
+    """A DAG on a job's asset, Airflow's handling of events, and a watcher that stores its position late."""
 
     world: World
     cursor: Cursor = field(default_factory=lambda: Cursor(START - timedelta(minutes=1)))
@@ -318,7 +320,7 @@ class Watched:
         self.cursor, self.reached, self.watching = self.stored, [], True
 
     def run(self, second: float) -> None:
-        """A DAG run, if an event asks for one: its first task."""
+        """Run the first task of a DAG run, if an event has started one."""
         if not self.queued or self.paused:
             return
         self.queued = False
@@ -344,7 +346,7 @@ def test_each_run_has_its_dag_run_though_airflow_merges_and_drops_events(
     steps: list[tuple[float, str]],
     pause: tuple[float, float, float] | None,
 ) -> None:
-    """Also when the DAG is paused for a while, and watched for up to ten minutes of it."""
+    """The DAG may be paused for a while, and still be watched for up to ten minutes of it."""
     watched = Watched(world_of(history))
     timeline = list(steps)
     if pause:

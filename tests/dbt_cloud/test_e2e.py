@@ -58,7 +58,7 @@ def server() -> Iterator[DbtCloudServer]:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Of the API server; the webhook's URL has it before Airflow runs."""
+    """Return a free port for the API server. The webhook's URL contains it before Airflow runs."""
     return free_port()
 
 
@@ -91,13 +91,13 @@ def runs_taken(airflow: Airflow, dag_id: str) -> list[int]:
 
 
 def consumed(airflow: Airflow, dag_id: str) -> list[int]:
-    """Every run that a DAG took, or passed over for a newer one; as often as it did."""
+    """Return every run that a DAG took, or passed over for a newer one, as often as it did."""
     outputs = airflow.xcoms(dag_id, "done")
     return [id_ for output in outputs for id_ in (*output["superseded"], output["run_id"])]
 
 
 def set_paused(airflow: Airflow, port: int, dag_id: str, *, paused: bool) -> None:
-    """The switch in the UI."""
+    """Pause or unpause a DAG, as the switch in the UI does."""
     ((user, password),) = json.loads(
         (airflow.home / "simple_auth_manager_passwords.json.generated").read_text()
     ).items()
@@ -128,7 +128,7 @@ def events(airflow: Airflow, job: int) -> list[dict[str, Any]]:
 
 
 def test_sensor_watcher_and_webhook(server: DbtCloudServer, airflow: Airflow) -> None:
-    """Each job's finished run is consumed by its DAG, once, with its commit; a failed run starts nothing."""
+    """Each DAG consumes its job's finished run once, with its commit. A failed run starts nothing."""
     state = airflow.home / "reverse_etl" / "dbt_cloud" / "watchers"
     ready = airflow.until("the sensor waits in the triggerer", lambda: airflow.states("sensor") == ["deferred"])
     watching = "select count(*) from asset_state_store" if airflow.has_state_store() else ""
@@ -153,8 +153,9 @@ def test_sensor_watcher_and_webhook(server: DbtCloudServer, airflow: Airflow) ->
 
 
 def test_nothing_is_lost_while_the_consumers_are_paused(server: DbtCloudServer, airflow: Airflow, port: int) -> None:
-    """Airflow starts a paused DAG for no event, not even later. What finished meanwhile is consumed after unpausing:
-    what was announced while Airflow still watched, what the webhook delivered, and what nobody saw."""
+    """Airflow starts a paused DAG for no event, not even later. After unpausing, the DAG consumes all runs that
+    finished meanwhile: those announced while Airflow still watched, those the webhook delivered, and those nobody saw.
+    """
     dags = ("watcher", "webhook")
     before = {dag: consumed(airflow, dag) for dag in dags}
     parsed_at = "select max(last_parsed_time) from dag"

@@ -1,4 +1,4 @@
-"""The three examples, each DAG as its file has it, with a dbt Cloud, a warehouse and a CRM on this machine."""
+"""The three example DAGs run unchanged, with a dbt Cloud, a warehouse and a CRM on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNIQUE_ID = "model.analytics.customers"
 
 
 def manifest() -> dict[str, Any]:
-    """As dbt writes it, as far as it is read."""
+    """Return a manifest with the fields that are read."""
     node = {
         "resource_type": "model", "unique_id": UNIQUE_ID, "name": "customers", "package_name": "analytics",
         "database": "warehouse", "schema": "main", "alias": "customers",

@@ -5,35 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from airflow_reverse_etl.dbt_cloud import feed as cloud_feed
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
-from airflow_reverse_etl.dbt_cloud.feed import AccountFeed, News, account_feed
+from airflow_reverse_etl.dbt_cloud.feed import AccountFeed, News, Timing, account_feed
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
-from airflow_reverse_etl.sync.backoff import Backoff
-from tests.dbt_cloud.conftest import client
+from tests.dbt_cloud.conftest import QUICK, client
 from tests.dbt_cloud.server import DbtCloudServer
 
 POLL = 0.05
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud_feed, "_GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.0)
-    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.0)
-    monkeypatch.setattr(cloud_feed, "_BACKOFF", Backoff(first=0.05, longest=0.05))
+def feed_of(cloud: DbtCloudServer, timing: Timing = QUICK) -> AccountFeed:
+    async def connect() -> DbtCloudApi:
+        return client(cloud)
+
+    return AccountFeed(connect, timing=timing)
 
 
 @pytest.fixture
 def feed(cloud: DbtCloudServer) -> AccountFeed:
-    async def connect() -> DbtCloudApi:
-        return client(cloud)
-
-    return AccountFeed(connect)
+    return feed_of(cloud)
 
 
 def now() -> datetime:
@@ -48,7 +43,7 @@ async def first(news: AsyncGenerator[News, None]) -> News:
     raise AssertionError
 
 
-async def test_a_finished_run_reaches_only_those_who_wait_for_its_job(cloud: DbtCloudServer, feed: AccountFeed) -> None:
+async def test_a_finished_run_reaches_the_waiters_of_its_job_only(cloud: DbtCloudServer, feed: AccountFeed) -> None:
     one, two = cloud.add_job(), cloud.add_job()
     async with (
         aclosing(feed.watch(one, since=now(), interval=POLL)) as mine,
@@ -79,7 +74,7 @@ async def test_requests_do_not_grow_with_the_number_of_waiters(cloud: DbtCloudSe
 
 
 @pytest.mark.parametrize("back", [timedelta(hours=3), timedelta(days=30)])
-async def test_whoever_comes_late_gets_what_finished_since(
+async def test_a_late_waiter_gets_the_runs_that_finished_before(
     cloud: DbtCloudServer, feed: AccountFeed, back: timedelta
 ) -> None:
     job = cloud.add_job()
@@ -93,7 +88,7 @@ async def test_whoever_comes_late_gets_what_finished_since(
 async def test_many_who_catch_up_after_a_long_time_share_their_requests(
     cloud: DbtCloudServer, feed: AccountFeed
 ) -> None:
-    """As after a restart of the triggerer, with watchers of weekly jobs."""
+    """The triggerer restarts with watchers of weekly jobs."""
     week = timedelta(days=7)
     ran = {job: cloud.add_run(job, finished_at=now() - week) for job in (cloud.add_job() for _ in range(30))}
 
@@ -105,11 +100,9 @@ async def test_many_who_catch_up_after_a_long_time_share_their_requests(
     assert len(cloud.requests) <= 4
 
 
-async def test_whoever_arrives_does_not_wait_for_those_who_poll_seldom(
-    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the watcher of a DAG that is unpaused, beside others that are a webhook's safety net."""
-    monkeypatch.setattr(cloud_feed, "_ARRIVAL_SECONDS", 0.3)
+async def test_a_new_waiter_does_not_wait_for_the_long_interval_of_others(cloud: DbtCloudServer) -> None:
+    """A DAG is unpaused while the watchers of others only back up their webhooks."""
+    feed = feed_of(cloud, replace(QUICK, arrival=0.3))
     job = cloud.add_job()
     run = cloud.add_run(job)
     async with aclosing(feed.watch(cloud.add_job(), since=now(), interval=3600)) as seldom:
@@ -120,10 +113,8 @@ async def test_whoever_arrives_does_not_wait_for_those_who_poll_seldom(
             assert sum(path.endswith("/runs/") for _, _, path in cloud.requests) == 2
 
 
-async def test_a_finished_run_is_told_in_time_for_airflow_to_store_it(
-    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cloud_feed, "_STORING_SECONDS", 0.4)
+async def test_a_finished_run_is_reported_in_time_for_airflow_to_store_it(cloud: DbtCloudServer) -> None:
+    feed = feed_of(cloud, replace(QUICK, storing=0.4))
     job = cloud.add_job()
     async with aclosing(feed.watch(job, since=now(), interval=1.0)) as news:
         await anext(news), await anext(news)
@@ -147,7 +138,7 @@ async def test_nothing_is_missed_over_an_outage(cloud: DbtCloudServer, feed: Acc
 
 
 async def test_a_long_outage_loses_nothing_either(cloud: DbtCloudServer, feed: AccountFeed) -> None:
-    """What finished behind the last whole poll is listed, however long ago that was."""
+    """A poll lists the runs since the last complete poll, however long ago that was."""
     job = cloud.add_job()
     cloud.now = lambda: now() - timedelta(hours=1)
     async with aclosing(feed.watch(job, since=cloud.now(), interval=POLL)) as news:
@@ -183,10 +174,8 @@ async def test_a_token_that_was_replaced_in_the_connection_is_picked_up(
         assert [run.id for run in item.runs] == [run]
 
 
-async def test_a_deleted_job_is_told_to_those_who_wait_for_it(
-    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cloud_feed, "_JOBS_EVERY_SECONDS", 0.0)
+async def test_a_deleted_job_is_reported_to_its_waiters(cloud: DbtCloudServer) -> None:
+    feed = feed_of(cloud, replace(QUICK, jobs=0.0))
     job, other = cloud.add_job(), cloud.add_job()
     async with (
         aclosing(feed.watch(job, since=now(), interval=POLL)) as news,
@@ -217,10 +206,8 @@ async def test_a_connection_has_one_feed_per_event_loop() -> None:
     assert account_feed("a", connect) is not account_feed("b", connect)
 
 
-async def test_an_interval_of_nothing_does_not_make_it_spin(
-    cloud: DbtCloudServer, feed: AccountFeed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cloud_feed, "_SHORTEST_SECONDS", 0.2)
+async def test_an_interval_of_zero_does_not_make_it_spin(cloud: DbtCloudServer) -> None:
+    feed = feed_of(cloud, replace(QUICK, shortest=0.2))
     async with aclosing(feed.watch(cloud.add_job(), since=now(), interval=0)) as news:
         await anext(news)
         before = len(cloud.requests)

@@ -1,4 +1,4 @@
-"""What dbt Cloud says is read as its documentation writes it; deliveries are trusted only when signed and fresh."""
+"""dbt Cloud's answers are read as documented, and deliveries are trusted only if they are signed and fresh."""
 
 from __future__ import annotations
 

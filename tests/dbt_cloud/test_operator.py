@@ -1,4 +1,4 @@
-"""The models of a dbt Cloud run, as it built them; and the gate that looks at the synced model's own result."""
+"""The models that a dbt Cloud run built, and the gate that checks the synced model's own result."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sync(run: Any, **options: Any) -> dict[str, Any]:
 
 
 def test_the_catalog_is_the_runs_own(cloud: DbtCloudServer) -> None:
-    """From whichever step wrote it, at the commit that was built; given the sensor's result, an id, or its text."""
+    """The manifest may come from any step. The run is given by the sensor's result, an id, or the id's text."""
     run = build(cloud)
     output = sync({"run_id": run})
     assert {**output, "catalog": "", "drift": {}} == {
@@ -81,7 +81,7 @@ def test_required_models_decide_whatever_became_of_others(cloud: DbtCloudServer)
 
 
 def test_what_a_run_changed_for_the_syncs_is_told_and_stops_where_they_say_so(cloud: DbtCloudServer) -> None:
-    """Against the job's run that this task saw before; as a sync of models from Git does."""
+    """The comparison is with the job's run that this task saw before, as for models from Git."""
     spec = {
         "name": "crm",
         "model": "orders",
@@ -110,7 +110,7 @@ def test_a_run_without_manifest_says_so(cloud: DbtCloudServer) -> None:
 def test_the_official_operator_starts_the_run_that_is_gated(
     cloud: DbtCloudServer, run_dag: Callable[..., Any], task_states: Callable[[Any], dict[str, str]]
 ) -> None:
-    """The official operator fails with its run; its ``job_run_id`` leads to the models that were built all the same."""
+    """The official operator fails with its run, yet its ``job_run_id`` leads to the models that were built."""
     from airflow.sdk import task
 
     job = cloud.add_job()

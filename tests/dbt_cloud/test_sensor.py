@@ -21,7 +21,6 @@ from airflow_reverse_etl.compat import (
     AirflowSkipException,
     TaskDeferred,
 )
-from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError, SpecError
 from airflow_reverse_etl.sensors import DbtCloudJobSensor
@@ -35,10 +34,7 @@ OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "_GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(feed, "_SHORTEST_SECONDS", 0.0)
-    monkeypatch.setattr(feed, "_STORING_SECONDS", 0.0)
+def _quick_triggers(monkeypatch: pytest.MonkeyPatch, quick_feeds: None) -> None:
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
 
 
@@ -51,13 +47,13 @@ def sensor(job: int, **options: Any) -> DbtCloudJobSensor:
 
 
 class Events:
-    """What was said about any outlet. Not a dict: asset aliases cannot be hashed before Airflow 3.2."""
+    """Events added to any outlet. Not a dict: asset aliases cannot be hashed before Airflow 3.2."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.added: list[tuple[str, int]] = []
 
     def __getitem__(self, outlet: Any) -> Any:
-        return SimpleNamespace(add=lambda asset, extra: self.told.append((asset.name, extra["payload"]["run_id"])))
+        return SimpleNamespace(add=lambda asset, extra: self.added.append((asset.name, extra["payload"]["run_id"])))
 
 
 def context(
@@ -69,7 +65,7 @@ def context(
 
 
 def execute(task: DbtCloudJobSensor, dag_run: str = "r1", **about: Any) -> Any:
-    """The run's id, or why there is none."""
+    """Return the run's id, or "deferred"."""
     try:
         return task.execute(context(dag_run, **about))["run_id"]
     except TaskDeferred:
@@ -122,7 +118,7 @@ def test_a_crash_after_consuming_loses_nothing(cloud: DbtCloudServer, monkeypatc
 
 
 def test_dag_runs_at_the_same_time_share_the_runs_out(cloud: DbtCloudServer) -> None:
-    """As in a backfill: eight DAG runs, eight finished runs, and each gets its own."""
+    """In a backfill of eight DAG runs and eight finished runs, each DAG run gets its own."""
     job = cloud.add_job()
     runs = [cloud.add_run(job) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -156,7 +152,7 @@ def test_a_run_that_does_not_count_does_not_wake_it(cloud: DbtCloudServer) -> No
 
 @pytest.mark.parametrize("hours", [-3, 3])
 def test_clocks_may_differ(cloud: DbtCloudServer, hours: int) -> None:
-    """dbt Cloud's clock is three hours off; its runs still fall into Airflow's intervals."""
+    """dbt Cloud's clock is three hours off, yet its runs fall into Airflow's intervals."""
     cloud.now = lambda: now() + timedelta(hours=hours)
     job = cloud.add_job()
     start = now() - timedelta(minutes=10)
@@ -187,7 +183,7 @@ def test_a_failed_run_fails_one_try_and_the_next_waits(cloud: DbtCloudServer, st
 
 
 def test_a_run_that_was_retried_in_dbt_cloud_counts_in_the_end(cloud: DbtCloudServer) -> None:
-    """Whether dbt Cloud gives the retry a new id or finishes the old run again."""
+    """A retry in dbt Cloud gets a new id, or finishes the old run again."""
     job = cloud.add_job()
     run = cloud.add_run(job, status=ERROR)
     with pytest.raises(AirflowException, match="error"):
@@ -216,7 +212,7 @@ def test_without_waiting_a_repeat_is_skipped(cloud: DbtCloudServer) -> None:
 
 
 def test_events_that_airflow_merged_or_dropped_are_made_up_for(cloud: DbtCloudServer) -> None:
-    """Four runs and one DAG run: each task tells of what is left, also when its worker died before it could."""
+    """Four runs and one DAG run: each task announces what is left, even after its worker died before that."""
     job = cloud.add_job()
     runs = [cloud.add_run(job), cloud.add_run(job)]
     cloud.add_run(job, status=ERROR)
@@ -224,7 +220,7 @@ def test_events_that_airflow_merged_or_dropped_are_made_up_for(cloud: DbtCloudSe
     events = Events()
     for dag_run in ("r1", "r1", "r2", "r3"):
         execute(sensor(job, consume="each", on_failure="wait", wait=False), dag_run, events=events)
-    assert events.told == [(f"dbt_cloud/dbt_cloud/{job}", run) for run in (runs[1], runs[1], runs[2])]
+    assert events.added == [(f"dbt_cloud/dbt_cloud/{job}", run) for run in (runs[1], runs[1], runs[2])]
     with pytest.raises(AirflowSkipException):
         execute(sensor(job, consume="each", on_failure="wait", wait=False), "r4", events=events)
 

@@ -1,10 +1,11 @@
-"""Triggers carry no secret, fire for what is new only, and remember where they have read to."""
+"""Triggers carry no secret, fire for new runs only, and remember their position."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,14 @@ from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
 from airflow_reverse_etl.triggers import dbt_cloud as triggers
 from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger
+from tests.dbt_cloud.conftest import QUICK
 from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "_GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(feed, "_SHORTEST_SECONDS", 0.0)
-    monkeypatch.setattr(feed, "_STORING_SECONDS", 0.0)
+def _quick_triggers(monkeypatch: pytest.MonkeyPatch, quick_feeds: None) -> None:
     monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
     monkeypatch.setattr(triggers, "_REPEATED_SECONDS", 0.2)
 
@@ -119,8 +118,8 @@ async def test_outages_pass_and_a_refused_token_does_not(cloud: DbtCloudServer) 
 
 
 async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when its first poll comes later, as in an outage."""
-    monkeypatch.setattr(feed, "_GATHER_SECONDS", 1.0)
+    """The beginning counts even if the first poll comes later, as in an outage."""
+    monkeypatch.setattr(feed, "TIMING", replace(QUICK, gather=1.0))
     job = cloud.add_job()
     cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(seconds=3))
     trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
@@ -133,7 +132,7 @@ async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monk
 
 @pytest.mark.parametrize("store", [True, False], ids=["asset state store", "state files"])
 async def test_a_watcher_continues_where_it_stopped(cloud: DbtCloudServer, store: bool, state_url: Path) -> None:
-    """Runs that finished while it was down, or its consumer paused, are found; stored events are not repeated."""
+    """The watcher finds runs that finished while it was down, or its consumer paused, and repeats no stored event."""
     job, shared = cloud.add_job(), FakeStore() if store else None
 
     def trigger() -> DbtCloudJobTrigger:
@@ -163,7 +162,7 @@ async def test_a_watcher_continues_where_it_stopped(cloud: DbtCloudServer, store
 
 
 async def test_what_a_watcher_announced_shortly_before_it_stopped_it_repeats(cloud: DbtCloudServer) -> None:
-    """Its DAG may have been paused before the event, or the triggerer may have died before it was stored."""
+    """Its DAG may have been paused before the event, or the triggerer may have died before storing the event."""
     job = cloud.add_job()
     trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
     trigger.asset_state_store = FakeStore()  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Deliveries are believed when signed, fresh and new; whoever cannot sign learns nothing and reaches nothing."""
+"""Deliveries are accepted if they are signed, fresh and new. Unsigned requests learn nothing and reach nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET = "s3cret"
 
 
 class Desk:
-    """A receiver, and what it asked for and wrote."""
+    """A receiver, and a record of its requests and writes."""
 
     def __init__(self, **options: Any) -> None:
         self.lookups: list[str] = []
@@ -196,7 +196,7 @@ async def test_large_and_slow_senders_are_cut_off(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def api_server(airflow_db: None) -> Iterator[str]:
-    """What Airflow does with a plugin's application: mounted in FastAPI, served by uvicorn."""
+    """Serve a plugin's application as Airflow does: mounted in FastAPI, served by uvicorn."""
     import uvicorn
     from fastapi import FastAPI
 
@@ -237,7 +237,7 @@ def test_a_webhook_is_created_tested_and_deleted(cloud: DbtCloudServer, connect:
 def test_a_finished_job_starts_its_dag(
     cloud: DbtCloudServer, connect: Any, api_server: str, store_dag: Callable[[DAG], None]
 ) -> None:
-    """The watcher's event, within a second, and once however often dbt Cloud delivers."""
+    """The watcher's event comes within a second, and once even if dbt Cloud repeats the delivery."""
     job = cloud.add_job()
     asset = dbt_cloud_job("dbt_cloud", job)
     with DAG("by_webhook", schedule=[asset]) as dag:
