@@ -1,4 +1,4 @@
-"""The models of a dbt project, as a sync needs to know them."""
+"""Catalog of a dbt project: what syncs need to know about its models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class CatalogColumn:
-    """A column as the project declares it; dbt knows no others. ``data_type`` is empty where none is declared."""
+    """A column that the project declares. dbt knows no others. ``data_type`` is empty if the project declares none."""
 
     name: str
     data_type: str = ""
@@ -29,21 +29,21 @@ class CatalogColumn:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model, in one version.
+    """One version of a model.
 
-    :param relation: its table or view, quoted as dbt quotes it for the warehouse; None for an ephemeral model.
-    :param primary_key: as dbt infers it, in the order of the declared columns; empty when nothing declares one.
-    :param latest: whether a name without version means this one.
-    :param path: the model's file, relative to its package.
-    :param depends_on: ids of what its SQL refers to.
-    :param checksum: of its SQL as it is in the file.
-    :param tests: enabled ones that say something about a key: ``not_null(id)``, ``unique(id)``, ``unique(a, b)``.
+    :param latest: whether the name without a version refers to this version.
+    :param relation: table or view, quoted as dbt quotes it for the warehouse; None for an ephemeral model.
+    :param primary_key: columns of the key that dbt infers, in the order of the declared columns; empty without a key.
+    :param path: path of the model's file, relative to its package.
+    :param depends_on: ids of the nodes and sources that the SQL refers to.
+    :param checksum: checksum of the SQL in the model's file.
+    :param tests: enabled tests of keys: ``not_null(id)``, ``unique(id)``, ``unique(a, b)``.
     :param contract: whether dbt enforces the declared columns.
-    :param constraints: of the model and its columns: ``primary_key(id)``, ``not_null(id)`` ...
-    :param deprecation_date: ``2027-01-31``.
-    :param owner: of its group, or its meta's ``owner``: ``Ada <ada@example.com>``.
-    :param data_tests: names of all enabled tests on it.
-    :param sources: ids of the sources that it is built from, directly or not.
+    :param constraints: constraints of the model and its columns, such as ``primary_key(id)`` or ``not_null(id)``.
+    :param deprecation_date: date such as ``2027-01-31``.
+    :param owner: owner of the model's group, or ``owner`` of its meta, such as ``Ada <ada@example.com>``.
+    :param data_tests: names of all enabled tests of the model.
+    :param sources: ids of all sources upstream of the model.
     """
 
     unique_id: str
@@ -76,7 +76,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A table that dbt reads and does not build.
+    """A source: a table that dbt reads and does not build.
 
     :param name: ``source.table``.
     :param warn_after: age from which dbt warns, such as ``12 hour``.
@@ -106,22 +106,27 @@ class Catalog:
     sources: tuple[Source, ...] = ()
 
     def find(self, ref: str) -> Model:
-        """The model that ``name``, ``package.name``, ``name.v2`` or ``package.name.v2`` means.
+        """Return the model that ``name``, ``package.name``, ``name.v2`` or ``package.name.v2`` refers to.
 
-        :raises ModelNotFoundError: none, or several packages have it; names the nearest.
+        :raises ModelNotFoundError: no model, or models of several packages have the name; names similar ones.
         """
         found = [model for model in self.models if ref in names(model)]
-        own = [model for model in found if model.package == self.project]
-        if len(own or found) == 1:
-            return (own or found)[0]
+        # The project's own model wins over those of installed packages.
+        candidates = [model for model in found if model.package == self.project] or found
+        if len(candidates) == 1:
+            return candidates[0]
         if found:
-            todo = f"write one of: {', '.join(sorted(f'{m.package}.{m.name}' for m in found))}"
+            qualified = sorted(f"{model.package}.{model.name}" for model in found)
+            todo = f"write one of: {', '.join(qualified)}"
             raise ModelNotFoundError("several packages have this model", todo=todo, model=ref, project=self.project)
         known = {name for model in self.models for name in names(model)}
-        near = difflib.get_close_matches(ref, known, n=3, cutoff=0.5)
+        similar = difflib.get_close_matches(ref, known, n=3, cutoff=0.5)
+        todo = "check the name, and that the model is enabled"
+        if similar:
+            todo = f"did you mean {' or '.join(similar)}?"
         raise ModelNotFoundError(
-            "the dbt project has no such model",
-            todo=f"did you mean {' or '.join(near)}?" if near else "check the name, and that the model is enabled",
+            "the model was not found in the dbt project",
+            todo=todo,
             model=ref,
             project=self.project,
             commit=self.commit,
@@ -133,38 +138,44 @@ class Catalog:
 
     @classmethod
     def from_json(cls, data: bytes) -> Catalog:
-        """The catalog that ``to_json`` wrote. Raises StateError when it is damaged or from a newer version."""
+        """Read a catalog that ``to_json`` wrote.
+
+        :raises StateError: the catalog is damaged, or another version of this package wrote it.
+        """
         try:
             stored = json.loads(data)
             if stored.pop("format") != FORMAT:
                 raise StateError(
-                    "the stored catalog has another format", todo="use the version of this package that wrote it"
+                    "the stored catalog has another format",
+                    todo="use the version of this package that wrote the catalog",
                 )
-            alike: dict[tuple[str, str, str], CatalogColumn] = {}
-            models = tuple(Model(**_restored(model, alike)) for model in stored.pop("models"))
+            shared: dict[tuple[str, str, str], CatalogColumn] = {}
+            models = tuple(Model(**_restore_model(model, shared)) for model in stored.pop("models"))
             sources = tuple(Source(**source) for source in stored.pop("sources"))
             return cls(**stored, models=models, sources=sources)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StateError("the stored catalog is damaged", todo="delete it and run the model sync again") from error
+            raise StateError(
+                "the stored catalog is damaged", todo="delete the catalog and run the model sync again"
+            ) from error
 
 
 def load_catalog(files: StateFiles, output: Mapping[str, Any]) -> Catalog:
-    """The catalog behind the output of a DbtModelSyncOperator.
+    """Load the catalog that the output of a DbtModelSyncOperator names.
 
-    :raises ConfigurationError: it is not under this state URL (any more).
+    :raises ConfigurationError: the catalog is not under this state URL.
     """
     data = files.read(output["catalog"])
     if data is None:
         raise ConfigurationError(
-            "the catalog is not under the state URL",
-            todo="run the model sync again; every worker must have the same [reverse_etl] state_url",
+            "the catalog was not found under the state URL",
+            todo="run the model sync again, with the same [reverse_etl] state_url on every worker",
             file=files.child(output["catalog"]),
         )
     return Catalog.from_json(data)
 
 
 def names(model: Model) -> set[str]:
-    """Everything that a sync may call the model."""
+    """Return all names by which a sync may refer to the model."""
     short = {f"{model.name}.v{model.version}"} if model.version else set()
     if model.latest:
         short.add(model.name)
@@ -172,19 +183,19 @@ def names(model: Model) -> set[str]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """``asdict`` without its copies, which take longer than all the rest."""
+    """Return the fields of a dataclass. ``asdict`` also copies them, which takes longer than everything else."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
-def _restored(model: dict[str, Any], alike: dict[tuple[str, str, str], CatalogColumn]) -> dict[str, Any]:
-    columns = tuple(_restored_column(column, alike) for column in model.pop("columns"))
+def _restore_model(model: dict[str, Any], shared: dict[tuple[str, str, str], CatalogColumn]) -> dict[str, Any]:
+    columns = tuple(_restore_column(column, shared) for column in model.pop("columns"))
     tuples = {name: tuple(value) for name, value in model.items() if isinstance(value, list)}
     return {**model, **tuples, "columns": columns}
 
 
-def _restored_column(column: dict[str, Any], alike: dict[tuple[str, str, str], CatalogColumn]) -> CatalogColumn:
-    """One object for all columns of the same name, type and description: a project has many."""
+def _restore_column(column: dict[str, Any], shared: dict[tuple[str, str, str], CatalogColumn]) -> CatalogColumn:
+    """Return one shared object for columns of equal name, type and description, of which a project has many."""
     key = column["name"], column["data_type"], column["description"]
     if column["tags"] or column["meta"]:
         return CatalogColumn(*key, tuple(column["tags"]), column["meta"])
-    return alike.get(key) or alike.setdefault(key, CatalogColumn(*key))
+    return shared.get(key) or shared.setdefault(key, CatalogColumn(*key))

@@ -1,6 +1,6 @@
-"""Which commits a project's catalog has been at: each stays stored, so that a sync can be pinned or rolled back.
+"""History of a project's catalogs. The catalog of each commit remains stored, for syncs that are pinned or rolled back.
 
-One empty file for each change, whose name says all; nothing is ever rewritten, hence nothing to lock.
+Each change is one empty file, whose name holds time and commit. Files are never rewritten, so no lock is needed.
 """
 
 from __future__ import annotations
@@ -17,25 +17,31 @@ _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 @dataclass(frozen=True, slots=True)
 class CatalogVersion:
-    """A model sync that found another commit than the one before."""
+    """A commit that a model sync found, other than the commit before."""
 
     at: datetime
     commit: str
 
 
 def history(files: StateFiles, folder: str) -> tuple[CatalogVersion, ...]:
-    """The commits, newest first.
+    """Return the commits, newest first.
 
     :param folder: the part of an output's ``catalog`` before the last slash.
     """
-    entries = (name.partition("_") for name in files.list(f"{folder}/history"))
-    found = (CatalogVersion(datetime.strptime(at, _TIME).replace(tzinfo=UTC), commit) for at, _, commit in entries)
+    found = []
+    for name in files.list(f"{folder}/history"):
+        at, _, commit = name.partition("_")
+        found.append(CatalogVersion(datetime.strptime(at, _TIME).replace(tzinfo=UTC), commit))
     return tuple(sorted(found, key=lambda entry: entry.at, reverse=True))
 
 
 def record(files: StateFiles, folder: str, *, commit: str, at: datetime) -> str | None:
-    """Note that the project is at a commit now. Returns the last other one."""
+    """Record the project's current commit.
+
+    :returns: the latest commit that differs from it, if there is one.
+    """
     known = history(files, folder)
     if not known or known[0].commit != commit:
-        files.write(f"{folder}/history/{at.astimezone(UTC).strftime(_TIME)}_{commit}", b"")
+        time = at.astimezone(UTC).strftime(_TIME)
+        files.write(f"{folder}/history/{time}_{commit}", b"")
     return next((entry.commit for entry in known if entry.commit != commit), None)

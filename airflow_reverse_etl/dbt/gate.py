@@ -1,6 +1,6 @@
-"""May a sync run? Only if, in one dbt run, its model was built, the model's tests passed and its sources were fresh.
+"""Gate of a sync: open if one dbt run built the model, passed its tests, and found its sources fresh.
 
-Pure functions over what dbt leaves behind: manifest.json, run_results.json, sources.json.
+Pure functions over dbt's artifacts: manifest.json, run_results.json, sources.json.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ from typing import Any
 
 from airflow_reverse_etl.dbt.manifest import ancestors, parents_of, tests_by_model
 
-BUILT = frozenset({"success", "no-op", "reused"})  # the last two: dbt found the table to be as it should be
+BUILT = frozenset({"success", "no-op", "reused"})  # no-op and reused: dbt found the table up to date
 PASSED = frozenset({"pass", "warn", "success"})
-#: Commands whose results are about tables. Others have results, too: docs generate, of what it compiled.
-TELLING = frozenset({"build", "run", "test", "seed", "snapshot", "source"})
+#: Commands whose results are about tables. Others have results too: those of docs generate are about compilation.
+GATED_COMMANDS = frozenset({"build", "run", "test", "seed", "snapshot", "source"})
 
 
 def evidence(manifest: Mapping[str, Any], results: Mapping[str, str]) -> dict[str, Any]:
-    """What has to be kept of a dbt command to judge any of its models later; JSON.
+    """Return what the gate needs later to judge any model of a dbt command, as JSON.
 
-    :param results: node's id → status, of nodes, tests and the freshness of sources.
+    :param results: node's id → status, for nodes, tests and the freshness of sources.
     """
     nodes, sources = manifest["nodes"], manifest.get("sources") or {}
     parents = {unique_id: parents_of(node) for unique_id, node in nodes.items()}
     tests = tests_by_model(manifest)
     models = {}
     for unique_id, node in nodes.items():
-        if node["resource_type"] == "model":
-            above = ancestors(unique_id, parents)
-            limited = [s for s in above if s in sources and _limited(sources[s])]
-            models[unique_id] = {"tests": sorted(tests.get(unique_id, ())), "sources": sorted(limited)}
+        if node["resource_type"] != "model":
+            continue
+        upstream = ancestors(unique_id, parents)
+        checked = [source for source in upstream if source in sources and _has_freshness_limit(sources[source])]
+        models[unique_id] = {"tests": sorted(tests.get(unique_id, ())), "sources": sorted(checked)}
     return {"results": dict(results), "models": models}
 
 
 def merge_evidence(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The evidence of several commands of one run, in their order: freshness, run, test."""
+    """Merge the evidence of several commands of one run, given in their order, such as freshness, run, test."""
     whole: dict[str, Any] = {"results": {}, "models": {}}
     for one in found:
         for part in whole:
@@ -42,28 +43,23 @@ def merge_evidence(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def closed(found: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
-    """Why a sync of the model must not run; empty: it may. What is not known is a reason, too."""
-    model, results = found["models"].get(unique_id), found["results"]
+def closed_reasons(found: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
+    """Return the reasons that close the gate for a model, empty if the gate is open. A missing result is a reason."""
+    model = found["models"].get(unique_id)
+    results = found["results"]
     if model is None:
         return (f"{unique_id} is not in that dbt run's project",)
     reasons = []
     if results.get(unique_id) not in BUILT:
         reasons.append(f"{unique_id} was not built: {results.get(unique_id, 'not selected')}")
-    reasons += [f"{test}: {results.get(test, 'did not run')}" for test in model["tests"] if _bad(results, test)]
-    reasons += [
-        f"{source}: freshness {results.get(source, 'was not checked')}"
-        for source in model["sources"]
-        if _bad(results, source)
-    ]
+    tests = [test for test in model["tests"] if results.get(test) not in PASSED]
+    reasons += [f"{test}: {results.get(test, 'did not run')}" for test in tests]
+    sources = [source for source in model["sources"] if results.get(source) not in PASSED]
+    reasons += [f"{source}: freshness {results.get(source, 'was not checked')}" for source in sources]
     return tuple(reasons)
 
 
-def _bad(results: Mapping[str, str], unique_id: str) -> bool:
-    return results.get(unique_id) not in PASSED
-
-
-def _limited(source: Mapping[str, Any]) -> bool:
-    """Whether the source says how old it may be."""
+def _has_freshness_limit(source: Mapping[str, Any]) -> bool:
+    """Return whether the source declares how old its data may be."""
     freshness = (source.get("config") or {}).get("freshness") or source.get("freshness") or {}
     return any((freshness.get(age) or {}).get("count") for age in ("warn_after", "error_after"))

@@ -1,7 +1,7 @@
-"""manifest.json of a dbt project, reduced to a catalog.
+"""Reader of a dbt project's manifest.json, which reduces it to a catalog.
 
-Reads manifest versions 10 to 12, which dbt 1.6 and later and Fusion write; the catalog is the same whichever engine
-wrote it. Only JSON is read: dbt is never imported.
+Reads manifest versions 10 to 12, which dbt 1.6 and later and Fusion write. The catalog does not depend on the engine
+that wrote the manifest. Only JSON is read; dbt is never imported.
 """
 
 from __future__ import annotations
@@ -22,126 +22,148 @@ MANIFEST_VERSIONS = (10, 11, 12)
 def read_manifest(
     manifest: Mapping[str, Any], *, commit: str | None = None, unknown_database: str | None = None
 ) -> Catalog:
-    """The catalog of a manifest.
+    """Return the catalog of a manifest.
 
-    :param unknown_database: a placeholder, to be left out of relations: the reader's connection has its own.
-    :raises ProjectError: a manifest version that is not known here.
+    :param commit: commit that the manifest was made from.
+    :param unknown_database: placeholder to remove from relations, because the reader's connection names the database.
+    :raises ProjectError: the manifest's version is not supported.
     """
     metadata = manifest.get("metadata", {})
     version = re.search(r"/manifest/v(\d+)\.json", str(metadata.get("dbt_schema_version", "")))
     if not version or int(version[1]) not in MANIFEST_VERSIONS:
+        supported = [f"v{number}" for number in MANIFEST_VERSIONS]
         raise ProjectError(
-            f"manifest of an unknown version: {metadata.get('dbt_schema_version')}",
-            todo="use dbt 1.6 or newer, or Fusion; known versions: "
-            + ", ".join(f"v{number}" for number in MANIFEST_VERSIONS),
+            f"the manifest's version is not supported: {metadata.get('dbt_schema_version')}",
+            todo=f"use dbt 1.6 or newer, or Fusion, which write the manifest versions {', '.join(supported)}",
         )
     fusion = str(metadata.get("dbt_version", "")).startswith("2.")
-    tests = _tests_by_model(manifest)
+    key_tests = _key_tests_by_model(manifest)
+    data_tests = tests_by_model(manifest)
+    owners = _owners(manifest)
     parents = {unique_id: parents_of(node) for unique_id, node in manifest["nodes"].items()}
-    data_tests, owners = tests_by_model(manifest), _owners(manifest)
     models = []
     for unique_id, node in sorted(manifest["nodes"].items()):
         if node["resource_type"] != "model":
             continue
-        model = _model(node, tests.get(unique_id, []), fusion=fusion)
-        above = (parent for parent in ancestors(unique_id, parents) if parent.startswith("source."))
+        model = _model(node, key_tests.get(unique_id, []), fusion=fusion)
         group = node.get("group") or node["config"].get("group") or ""
+        upstream_sources = [parent for parent in ancestors(unique_id, parents) if parent.startswith("source.")]
+        test_names = [manifest["nodes"][test]["name"] for test in data_tests.get(unique_id, ())]
         model = replace(
             model,
             owner=owners.get(group) or _person(model.meta.get("owner")),
-            data_tests=tuple(sorted(manifest["nodes"][test]["name"] for test in data_tests.get(unique_id, ()))),
-            sources=tuple(sorted(above)),
+            data_tests=tuple(sorted(test_names)),
+            sources=tuple(sorted(upstream_sources)),
         )
         models.append(_without_database(model, unknown_database))
-    sources = tuple(_source(source, unknown_database) for _, source in sorted((manifest.get("sources") or {}).items()))
+    declared_sources = sorted((manifest.get("sources") or {}).items())
+    sources = tuple(_source(source, unknown_database) for _, source in declared_sources)
     return Catalog(metadata["project_name"], commit, metadata["adapter_type"], tuple(models), sources)
 
 
 def load(data: bytes, **where: object) -> dict[str, Any]:
-    """A manifest.json. Raises ProjectError when it is none."""
+    """Parse the content of a manifest.json.
+
+    :raises ProjectError: the content is not a dbt manifest.
+    """
     try:
         manifest = json.loads(data)
         manifest["nodes"], manifest["metadata"]["project_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise ProjectError(
-            "this is no manifest.json of dbt", todo="give the one in dbt's target folder", **where
+            "not a dbt manifest.json", todo="use the manifest.json in dbt's target folder", **where
         ) from error
     return dict(manifest)
 
 
 def ancestors(unique_id: str, parents: Mapping[str, Collection[str]]) -> set[str]:
-    """Ids of everything above a node."""
+    """Return the ids of all nodes and sources upstream of a node."""
     found: set[str] = set()
-    waiting = [unique_id]
-    while waiting:
-        new = set(parents.get(waiting.pop(), ())) - found
+    pending = [unique_id]
+    while pending:
+        new = set(parents.get(pending.pop(), ())) - found
         found |= new
-        waiting += new
+        pending += new
     return found
 
 
 def rebuild_relations(
     manifest: Mapping[str, Any], adapter: str, *, quoting: Mapping[str, bool] | None = None
 ) -> dict[str, Any]:
-    """The manifest with relations as dbt would write them for the real adapter: another one stood in at parsing.
+    """Rewrite the relations of a manifest as dbt writes them for the real adapter, after another adapter parsed it.
 
-    dbt's own rule: every part is quoted, on Snowflake none, unless a model's or the project's ``quoting`` says so.
+    By dbt's own rule every part is quoted, and none on Snowflake, unless ``quoting`` of a model or the project differs.
 
-    :param quoting: of dbt_project.yml. The one in the manifest is mixed with the stand-in's.
+    :param adapter: the real adapter.
+    :param quoting: ``quoting`` of dbt_project.yml. The manifest's own is mixed with the defaults of the other adapter.
     """
     from sqlglot import exp
 
-    usual = dict.fromkeys(("database", "schema", "identifier"), adapter != "snowflake")
-    usual |= {part: said for part, said in (quoting or {}).items() if part in usual}
+    defaults = dict.fromkeys(("database", "schema", "identifier"), adapter != "snowflake")
+    defaults |= {part: value for part, value in (quoting or {}).items() if part in defaults}
 
-    def rebuilt(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    def rebuild(node: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not node.get("relation_name"):
+            return node
         own = node.get("quoting") or (node.get("config") or {}).get("quoting") or {}
-        quoted = usual | {k: v for k, v in own.items() if v is not None}
+        quoted = defaults | {part: value for part, value in own.items() if value is not None}
         values = {**node, "identifier": node.get("identifier") or node.get("alias")}
-        parts = [exp.to_identifier(values[part], quoted=quoted[part]) for part in usual if values.get(part)]
+        parts = [exp.to_identifier(values[part], quoted=quoted[part]) for part in defaults if values.get(part)]
         return {**node, "relation_name": ".".join(part.sql(dialect=adapter) for part in parts)}
 
-    def all_of(kind: str) -> dict[str, Any]:
-        return {k: rebuilt(v) if v.get("relation_name") else v for k, v in (manifest.get(kind) or {}).items()}
-
-    metadata = {**manifest["metadata"], "adapter_type": adapter}
-    return {**manifest, "metadata": metadata, "nodes": all_of("nodes"), "sources": all_of("sources")}
+    rebuilt = dict(manifest)
+    rebuilt["metadata"] = {**manifest["metadata"], "adapter_type": adapter}
+    for kind in ("nodes", "sources"):
+        entries = manifest.get(kind) or {}
+        rebuilt[kind] = {unique_id: rebuild(node) for unique_id, node in entries.items()}
+    return rebuilt
 
 
 def parents_of(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """Ids of what a node refers to."""
+    """Return the ids of the nodes and sources that a node refers to."""
     return tuple((node.get("depends_on") or {}).get("nodes") or ())
 
 
 def tests_by_model(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Model's id → ids of its enabled tests; one that is attached to no model counts for all that it reads."""
+    """Return the ids of each model's enabled tests. A test without an attached model counts for each model it reads."""
     found: dict[str, set[str]] = {}
     for unique_id, node in manifest["nodes"].items():
-        if node["resource_type"] == "test" and node["config"].get("enabled", True):
-            for model in [node["attached_node"]] if node.get("attached_node") else parents_of(node):
-                found.setdefault(model, set()).add(unique_id)
+        if node["resource_type"] != "test" or not node["config"].get("enabled", True):
+            continue
+        attached = node.get("attached_node")
+        tested = [attached] if attached else parents_of(node)
+        for model in tested:
+            found.setdefault(model, set()).add(unique_id)
     return found
 
 
 def _owners(manifest: Mapping[str, Any]) -> dict[str, str]:
-    return {group["name"]: _person(group.get("owner")) for group in (manifest.get("groups") or {}).values()}
+    groups = (manifest.get("groups") or {}).values()
+    return {group["name"]: _person(group.get("owner")) for group in groups}
 
 
 def _person(owner: object) -> str:
     if not isinstance(owner, Mapping):
         return str(owner or "")
-    values = (owner.get(key) or "" for key in ("name", "email"))
-    name, email = (", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+    name = _joined(owner.get("name") or "")
+    email = _joined(owner.get("email") or "")
     return f"{name} <{email}>" if name and email else name or email
+
+
+def _joined(value: object) -> str:
+    """Return a text, or a list's texts with commas between: dbt allows several e-mail addresses."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _source(node: Mapping[str, Any], unknown_database: str | None) -> Source:
     freshness = (node.get("config") or {}).get("freshness") or node.get("freshness") or {}
-    ages = {name: freshness.get(name) or {} for name in ("warn_after", "error_after")}
-    limits = {name: f"{age['count']} {age['period']}" if age.get("count") else None for name, age in ages.items()}
+    limits = {}
+    for name in ("warn_after", "error_after"):
+        age = freshness.get(name) or {}
+        limits[name] = f"{age['count']} {age['period']}" if age.get("count") else None
     relation = node.get("relation_name") or None
     if relation and node.get("database") == unknown_database:
-        relation = _short(relation, unknown_database)
+        relation = _without_prefix(relation, unknown_database)
     return Source(
         unique_id=node["unique_id"],
         name=f"{node.get('source_name', '')}.{node['name']}",
@@ -152,16 +174,17 @@ def _source(node: Mapping[str, Any], unknown_database: str | None) -> Source:
     )
 
 
-def _short(relation: str, database: str | None) -> str:
-    """A relation without its database."""
+def _without_prefix(relation: str, database: str | None) -> str:
+    """Remove the database from a relation."""
     return re.sub(rf"^.?{re.escape(database or '')}.?\.", "", relation)
 
 
 def infer_primary_key(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The key in dbt's own order of inference, for manifests of engines that do not write ``primary_key``.
+    """Infer the primary key as dbt does, for manifests of engines that do not write ``primary_key``.
 
-    Constraint on the model; on a column; columns with unique and not_null tests; with an enabled unique test (or
-    unique_combination_of_columns); with a disabled one. Source: ``ModelNode.infer_primary_key`` in dbt-core 1.9.
+    The first of these that exists: a constraint on the model; one on a column; columns with unique and not_null tests;
+    with an enabled unique test (or unique_combination_of_columns); with a disabled unique test. Source:
+    ``ModelNode.infer_primary_key`` in dbt-core 1.9.
     """
     for constraint in node.get("constraints") or []:
         if constraint["type"] == "primary_key":
@@ -176,22 +199,27 @@ def infer_primary_key(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]
         columns = _tested_columns(test["test_metadata"]["kwargs"])
         name = test["test_metadata"]["name"]
         if name in ("unique", "unique_combination_of_columns"):
-            (enabled if test["config"].get("enabled", True) else disabled).update(columns)
+            unique = enabled if test["config"].get("enabled", True) else disabled
+            unique.update(columns)
         elif name == "not_null":
             not_null.update(columns)
-    declared = {name: n for n, name in enumerate(node["columns"])}
     key = not_null & (enabled | disabled) or enabled or disabled
-    return tuple(sorted(key, key=lambda name: (declared.get(name, len(declared)), name)))
+    # In the order of the declared columns, then columns that are not declared, by name.
+    positions = {name: position for position, name in enumerate(node["columns"])}
+    return tuple(sorted(key, key=lambda name: (positions.get(name, len(positions)), name)))
 
 
 def _tested_columns(kwargs: Mapping[str, Any]) -> list[str]:
     if isinstance(kwargs.get("column_name"), str):
         return [kwargs["column_name"]]
     combination = kwargs.get("combination_of_columns")
-    return [name for name in combination if isinstance(name, str)] if isinstance(combination, list) else []
+    if not isinstance(combination, list):
+        return []
+    return [name for name in combination if isinstance(name, str)]
 
 
-def _tests_by_model(manifest: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+def _key_tests_by_model(manifest: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the generic tests attached to each model, disabled ones included."""
     disabled = (node for nodes in (manifest.get("disabled") or {}).values() for node in nodes)
     tests: dict[str, list[Mapping[str, Any]]] = {}
     for node in [*manifest["nodes"].values(), *disabled]:
@@ -204,13 +232,16 @@ def _model(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]], *, fusio
     config = node["config"]
     tags, meta = _tags_and_meta(node)
     inherited = (tags, meta) if fusion else ((), {})
-    version, latest = node.get("version"), node.get("latest_version")
+    version = node.get("version")
+    # dbt's own checksum differs between its versions.
+    code = (node.get("raw_code") or "").strip()
+    contract = node.get("contract") or config.get("contract") or {}
     return Model(
         unique_id=node["unique_id"],
         name=node["name"],
         package=node["package_name"],
         version=None if version is None else str(version),
-        latest=version == latest,
+        latest=version == node.get("latest_version"),
         relation=node.get("relation_name") or None,
         database=node.get("database") or None,
         schema=node["schema"],
@@ -224,11 +255,9 @@ def _model(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]], *, fusio
         meta=meta,
         path=node["original_file_path"],
         depends_on=tuple(sorted(parents_of(node))),
-        checksum=hashlib.sha256(
-            (node.get("raw_code") or "").strip().encode()
-        ).hexdigest(),  # dbt's own varies by version
+        checksum=hashlib.sha256(code.encode()).hexdigest(),
         tests=_key_tests(tests),
-        contract=bool((node.get("contract") or config.get("contract") or {}).get("enforced")),
+        contract=bool(contract.get("enforced")),
         constraints=_constraints(node),
         deprecation_date=(node.get("deprecation_date") or "")[:10] or None,
     )
@@ -245,34 +274,45 @@ def _key_tests(tests: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _constraints(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """By type and columns only: engines differ in what else they write."""
-    own = [(c["type"], c.get("columns") or ()) for c in node.get("constraints") or ()]
-    own += [(c["type"], (n,)) for n, column in node["columns"].items() for c in column.get("constraints") or ()]
-    return tuple(sorted({f"{kind}({', '.join(columns)})" for kind, columns in own}))
+    """Return type and columns of each constraint of a model and its columns: engines differ in the other fields."""
+    found = set()
+    for constraint in node.get("constraints") or ():
+        columns = constraint.get("columns") or ()
+        found.add(f"{constraint['type']}({', '.join(columns)})")
+    for name, column in node["columns"].items():
+        for constraint in column.get("constraints") or ():
+            found.add(f"{constraint['type']}({name})")
+    return tuple(sorted(found))
 
 
 def _without_database(model: Model, database: str | None) -> Model:
     if not database or model.database != database:
         return model
-    return replace(model, database=None, relation=model.relation and _short(model.relation, database))
+    return replace(model, database=None, relation=model.relation and _without_prefix(model.relation, database))
 
 
 def _column(column: Mapping[str, Any], model_tags: tuple[str, ...], model_meta: Mapping[str, Any]) -> CatalogColumn:
-    """Fusion writes the model's tags and meta into every column: what a column merely inherits is left out."""
+    """Return a column without inherited tags and meta: Fusion writes the model's into every column."""
     tags, meta = _tags_and_meta(column)
+    if model_tags:
+        tags = tuple(tag for tag in tags if tag not in model_tags)
+    if model_meta:
+        meta = {key: value for key, value in meta.items() if key not in model_meta or model_meta[key] != value}
     return CatalogColumn(
         name=column["name"],
         data_type=column.get("data_type") or "",
         description=(column.get("description") or "").strip(),
-        tags=tuple(tag for tag in tags if tag not in model_tags) if model_tags else tags,
-        meta={k: v for k, v in meta.items() if k not in model_meta or model_meta[k] != v} if model_meta else meta,
+        tags=tags,
+        meta=meta,
     )
 
 
 def _tags_and_meta(node: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     config = node.get("config") or {}
-    both = [some for some in (node.get("tags"), config.get("tags")) if some]
-    if not both and not node.get("meta") and not config.get("meta"):
-        return (), {}  # most columns; there are many
-    tags = {tag for some in both for tag in ([some] if isinstance(some, str) else some)}
+    tagged = [value for value in (node.get("tags"), config.get("tags")) if value]
+    if not tagged and not node.get("meta") and not config.get("meta"):
+        return (), {}  # a shortcut for most columns, of which there are many
+    tags: set[str] = set()
+    for value in tagged:
+        tags.update([value] if isinstance(value, str) else value)
     return tuple(sorted(tags)), {**(node.get("meta") or {}), **(config.get("meta") or {})}

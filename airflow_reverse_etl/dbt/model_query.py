@@ -1,4 +1,4 @@
-"""The model of a sync as a query, and its primary key."""
+"""Resolution of a sync's model to a query and a primary key."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def resolve_model(sync: Sync, catalog: Catalog | None) -> tuple[str, tuple[str, ...]]:
-    """The model as a SELECT, and the primary key's columns.
+    """Return the sync's model as a SELECT, and the columns of its primary key.
 
-    :raises ModelNotFoundError: the catalog has no such model, or it has no relation to read.
-    :raises ConfigurationError: there is no catalog for a dbt model, or nobody knows the primary key.
+    :raises ModelNotFoundError: the model is not in the catalog, or has no relation to read.
+    :raises ConfigurationError: a dbt model is named without a catalog, or the primary key is not known.
     """
     known: tuple[str, ...] = ()
     if isinstance(sync.model, SqlModel):
         query = sync.model.sql.strip().rstrip(";")
     elif isinstance(sync.model, TableModel):
-        query = f"SELECT * FROM {sync.model.table}"  # noqa: S608 - the DAG author's own words, read only
+        query = f"SELECT * FROM {sync.model.table}"  # noqa: S608 - the DAG author's own text, read only
     else:
         relation, known = _from_catalog(sync, sync.model, catalog)
         query = f"SELECT * FROM {relation}"  # noqa: S608
@@ -29,7 +29,7 @@ def resolve_model(sync: Sync, catalog: Catalog | None) -> tuple[str, tuple[str, 
     if not primary_key and sync.mode != "append":
         raise ConfigurationError(
             "the model's primary key is not known",
-            todo="set primary_key in the sync, or give the dbt model a primary key: unique and not_null tests, or a "
+            todo="set primary_key in the sync, or give the dbt model unique and not_null tests or a primary key "
             "constraint",
             sync=sync.name,
             model=sync.model if isinstance(sync.model, str) else None,
@@ -40,7 +40,7 @@ def resolve_model(sync: Sync, catalog: Catalog | None) -> tuple[str, tuple[str, 
 def _from_catalog(sync: Sync, name: str, catalog: Catalog | None) -> tuple[str, tuple[str, ...]]:
     if catalog is None:
         raise ConfigurationError(
-            "the sync names a dbt model, but the task has no catalog to find it in",
+            "the sync names a dbt model, but the task has no catalog",
             todo="pass catalog=<DbtModelSyncOperator>.output, or write the model as {table: schema.name}",
             sync=sync.name,
             model=name,

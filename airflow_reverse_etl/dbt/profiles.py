@@ -1,7 +1,7 @@
-"""profiles.yml made from an Airflow connection: secrets are references to environment variables, never values.
+"""Profiles for dbt, made from Airflow connections. profiles.yml holds references to secrets, never their values.
 
-One small function per dbt adapter. Field names: dbt's adapter documentation, and the connection forms of Airflow's
-own providers.
+One small function per dbt adapter. Sources of field names: dbt's adapter documentation, and the connection forms of
+Airflow's own providers.
 """
 
 from __future__ import annotations
@@ -19,48 +19,49 @@ from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
-_SECRET = "DBT_ENV_SECRET_"  # noqa: S105 - dbt's own prefix: it keeps such variables out of its logs and artifacts
+_SECRET = "DBT_ENV_SECRET_"  # noqa: S105 - dbt's own prefix: dbt keeps such variables out of its logs and artifacts
 
 UNKNOWN_DATABASE = "reverse_etl_unknown"
 _DATABASES = ("database", "dbname", "project", "catalog")
 _DATABASE_OF = {"postgres": "dbname", "redshift": "dbname", "bigquery": "project", "databricks": "catalog"}
-_USUAL_SCHEMA = {"duckdb": "main", "databricks": "default"}
+_DEFAULT_SCHEMA = {"duckdb": "main", "databricks": "default"}
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """One output of profiles.yml.
 
-    :param output: as dbt reads it; ``type`` is the adapter's.
-    :param secrets: values for the environment of the dbt process, by variable name.
+    :param output: the output as dbt reads it; ``type`` is the adapter's name.
+    :param secrets: environment variables of the dbt process that hold the secrets.
     """
 
     output: Mapping[str, Any]
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def without_secrets(self) -> Profile:
-        """The same for ``dbt parse``, which connects to nothing: any value will do."""
+        """Return the profile with placeholders for ``dbt parse``, which opens no connection."""
         return Profile(self.output, dict.fromkeys(self.secrets, "none"))
 
     def write(self, folder: Path, *, name: str, target: str) -> Path:
-        """Write profiles.yml, whose only profile has only this output. JSON is YAML."""
+        """Write a profiles.yml with this output alone, as JSON, which is YAML. Return the folder."""
         content = {name: {"target": target, "outputs": {target: dict(self.output)}}}
         (folder / "profiles.yml").write_text(json.dumps(content, indent=2))
         return folder
 
 
 def from_connection(connection: ConnectionInfo, *, schema: str | None = None, database: str | None = None) -> Profile:
-    """The profile for a warehouse connection.
+    """Return the profile for a warehouse connection.
 
-    :param schema: where dbt builds; default: the connection's own, or the adapter's usual one.
-    :param database: the same; BigQuery's project, Databricks' catalog. Not for DuckDB, whose database is its file.
-    :raises ConfigurationError: no adapter is known for the connection's type, or something is missing in it.
+    :param schema: schema that dbt builds in; default: the connection's, or the adapter's default.
+    :param database: database that dbt builds in, BigQuery's project or Databricks' catalog; default: the connection's.
+        Not for DuckDB, whose database is its file.
+    :raises ConfigurationError: the connection's type has no adapter, or the connection is incomplete.
     """
     adapter = _ADAPTERS.get(connection.conn_type)
     if adapter is None:
         raise ConfigurationError(
-            f"no dbt profile can be made from a connection of type {connection.conn_type!r}",
-            todo=f"use one of {', '.join(_ADAPTERS)}, or commit a profiles.yml and leave profile_conn_id out",
+            f"connections of type {connection.conn_type!r} have no dbt profile",
+            todo=f"use one of {', '.join(_ADAPTERS)}, or commit a profiles.yml and remove profile_conn_id",
             connection=connection.conn_id,
         )
     vault = _Vault()
@@ -70,65 +71,73 @@ def from_connection(connection: ConnectionInfo, *, schema: str | None = None, da
         output["dataset" if output["type"] == "bigquery" else "schema"] = schema
     if database and output["type"] == "duckdb":
         raise ConfigurationError(
-            "the database of DuckDB is its file", todo="leave database out", connection=connection.conn_id
+            "the database of DuckDB is its file", todo="remove database", connection=connection.conn_id
         )
     if database:
         output[_DATABASE_OF.get(output["type"], "database")] = database
     for name in ("schema", "dataset"):
         if output.get(name) == "":
             raise ConfigurationError(
-                "dbt has to know a schema",
-                todo=f"give schema=, or set {name} in the connection",
+                "dbt needs a schema",
+                todo=f"pass schema=, or set {name} in the connection",
                 connection=connection.conn_id,
             )
     return Profile(output, vault.secrets)
 
 
 def stand_in(adapter: str, *, schema: str | None = None, database: str = UNKNOWN_DATABASE) -> Profile:
-    """A profile that is good for ``dbt parse``: when nobody says where the models are, or when the warehouse's own
-    adapter is not installed.
+    """Return a stand-in profile for ``dbt parse``, used without a profile, or without the warehouse's own adapter.
 
-    :param schema: default: the adapter's usual one.
-    :param database: default: ``UNKNOWN_DATABASE``, to be left out of relations.
+    :param schema: schema of the models; default: the adapter's default.
+    :param database: database of the models; default: ``UNKNOWN_DATABASE``, which :func:`read_manifest
+        <airflow_reverse_etl.dbt.manifest.read_manifest>` removes from relations.
     """
     from airflow_reverse_etl.sync.ports import ConnectionInfo
 
     extra = dict.fromkeys(("account", "database", "project", "catalog", "http_path"), database)
-    if adapter == "duckdb":  # whose database is named after its file, which parsing does not open
+    if adapter == "duckdb":  # DuckDB's database is named after its file, which parsing does not open
         extra["database"] = f"{database}.duckdb"
     connection = ConnectionInfo("", adapter, "localhost", None, database, "none", "none", extra)
-    return from_connection(connection, schema=schema or _USUAL_SCHEMA.get(adapter, "public")).without_secrets()
+    return from_connection(connection, schema=schema or _DEFAULT_SCHEMA.get(adapter, "public")).without_secrets()
 
 
-def place(output: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Database and schema that an output of profiles.yml names, whichever adapter it is for."""
-    found = (next((output[k] for k in keys if output.get(k)), None) for keys in (_DATABASES, ("schema", "dataset")))
-    database, schema = (None if value is None else str(value) for value in found)
-    return database, schema
+def database_and_schema(output: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the database and schema of an output of profiles.yml, for any adapter."""
+    return _first_value(output, _DATABASES), _first_value(output, ("schema", "dataset"))
+
+
+def _first_value(output: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
+    for key in keys:
+        if value := output.get(key):
+            return str(value)
+    return None
 
 
 def project_output(folder: Path, *, profile: str, target: str | None, env: Mapping[str, str]) -> dict[str, Any]:
-    """One output of a project's own profiles.yml, with ``env_var`` answered from ``env``.
+    """Return one output of a project's own profiles.yml, with ``env_var`` resolved from ``env``.
 
-    :raises ProjectError: there is no such profile or target.
+    :raises ProjectError: the profile or target does not exist.
     """
     import yaml
     from jinja2.sandbox import SandboxedEnvironment
 
-    def rendered(value: Any) -> Any:
+    def render(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: rendered(inner) for name, inner in value.items()}
-        return template.from_string(value).render() if isinstance(value, str) else value
+            return {name: render(inner) for name, inner in value.items()}
+        if isinstance(value, str):
+            return template.from_string(value).render()
+        return value
 
     template = SandboxedEnvironment()
     template.globals["env_var"] = lambda name, default="none": env.get(name, default)
     try:
-        known = yaml.safe_load((folder / "profiles.yml").read_text())[profile]
-        output: dict[str, Any] = rendered(known["outputs"][target or rendered(known.get("target")) or "default"])
+        found = yaml.safe_load((folder / "profiles.yml").read_text())[profile]
+        name = target or render(found.get("target")) or "default"
+        output: dict[str, Any] = render(found["outputs"][name])
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ProjectError(
-            "the project's profiles.yml has no such profile or target",
-            todo="give profile_conn_id, or check the profile's and the target's name",
+            "the profile or target was not found in the project's profiles.yml",
+            todo="set profile_conn_id, or correct the name of the profile or target",
             profile=profile,
             target=target,
         ) from error
@@ -136,7 +145,7 @@ def project_output(folder: Path, *, profile: str, target: str | None, env: Mappi
 
 
 class _Vault:
-    """Collects secrets and hands out references to them."""
+    """Collection of secrets, which returns references to them."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, str] = {}
@@ -183,12 +192,15 @@ def _snowflake(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:
     extra = {key.removeprefix("extra__snowflake__"): value for key, value in conn.extra.items()}
     region = extra.get("region")
     key = extra.get("private_key_content")
-    if key and "-----BEGIN" not in key:  # newer versions of the provider take it base64-encoded
+    if key and "-----BEGIN" not in key:  # newer versions of the provider expect it base64-encoded
         key = base64.b64decode(key).decode()
     by_key = key or extra.get("private_key_file")
+    account = extra.get("account", "")
+    if region:
+        account = f"{account}.{region}"
     return {
         "type": "snowflake",
-        "account": f"{extra.get('account', '')}{f'.{region}' if region else ''}" or conn.host,
+        "account": account or conn.host,
         "user": conn.login,
         "password": None if by_key else vault("PASSWORD", conn.password),
         "private_key": vault("PRIVATE_KEY", key),
@@ -205,7 +217,8 @@ def _snowflake(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:
 def _bigquery(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:
     extra = {key.removeprefix("extra__google_cloud_platform__"): value for key, value in conn.extra.items()}
     keys = extra.get("keyfile_dict")
-    keys = json.loads(keys) if isinstance(keys, str) and keys else keys
+    if isinstance(keys, str) and keys:
+        keys = json.loads(keys)
     if keys:
         method = {
             "method": "service-account-json",

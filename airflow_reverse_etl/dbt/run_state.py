@@ -1,4 +1,4 @@
-"""What ``DbtOperator`` keeps under the state URL: the last successful manifest, and what retries and gates need."""
+"""State of ``DbtOperator`` under the state URL: the last successful manifest, and the results for retries and gates."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 LAST_SUCCESSFUL = "last_successful"
 _KEEP_RUNS = 50
-_OF_STATE = re.compile(r"@?(\d*\+)?(state|result|source_status):")
-#: Commands whose success means that the project's tables are as its manifest says.
+_STATE_SELECTOR = re.compile(r"@?(\d*\+)?(state|result|source_status):")
+#: Commands whose success means that the project's tables match its manifest.
 BUILDING = ("build", "run")
 
 
 class DbtState:
-    """The files of one task instance.
+    """State files of one task instance.
 
-    :param task: the task as a part of a path.
-    :param run: what tells its run from others.
-    :param project: what tells the project from others: repository and path, or a folder's name.
+    :param task: the task, as a part of a path.
+    :param run: text that identifies the run.
+    :param project: text that identifies the project: repository and path, or a folder's name.
     """
 
     def __init__(
@@ -56,16 +56,19 @@ class DbtState:
     # -- the last successful manifest ------------------------------------------------------------------------------
 
     def last_successful(self, state: str, folder: Path) -> bool:
-        """Fetch the manifest that ``last_successful`` or ``last_successful:<target>`` means. False: there is none."""
+        """Write the manifest that ``last_successful`` or ``last_successful:<target>`` names into a folder.
+
+        :returns: False if the manifest does not exist.
+        """
         data = self.files.read(self._manifest(state.partition(":")[2] or self._target))
         if data is not None:
             (folder / "manifest.json").write_bytes(data)
         return data is not None
 
     def keep_manifest(self, select: Sequence[str], exclude: object, target_path: Path) -> None:
-        """Keep the manifest of a success for the next run, if that was of everything that changed."""
-        whole = not exclude and all(part.startswith("state:modified") and part.endswith("+") for part in select)
-        if whole and (target_path / "manifest.json").is_file():
+        """Store the manifest of a successful run for the next run, if the run covered everything that changed."""
+        complete = not exclude and all(part.startswith("state:modified") and part.endswith("+") for part in select)
+        if complete and (target_path / "manifest.json").is_file():
             self.files.write(self._manifest(self._target), (target_path / "manifest.json").read_bytes())
 
     def _manifest(self, target: str | None) -> str:
@@ -74,13 +77,15 @@ class DbtState:
     # -- a retry of what failed ------------------------------------------------------------------------------------
 
     def keep_failure(self, target_path: Path) -> None:
-        """Keep the results for the next try, without what may repeat a row's values."""
+        """Store the results for the next try, without the fields that may contain values of rows."""
         if not (target_path / "run_results.json").is_file():
-            return  # of source freshness, which is asked for as a whole again
+            return  # a freshness check, which the next try repeats as a whole
         results = json.loads((target_path / "run_results.json").read_bytes())
-        if self._before:  # this was a retry: its results in place of those before, whose command is the one to repeat
-            again = {row["unique_id"]: row for row in results["results"]}
-            results = {**self._before, "results": [again.get(row["unique_id"], row) for row in self._before["results"]]}
+        if self._before:
+            # This was a retry. The next one repeats the command of the first try, so the new results go into its file.
+            repeated = {row["unique_id"]: row for row in results["results"]}
+            merged = [repeated.get(row["unique_id"], row) for row in self._before["results"]]
+            results = {**self._before, "results": merged}
         for row in results["results"]:
             row |= {"message": None, "compiled_code": None, "adapter_response": {}}
         record = {"try_number": self.try_number, "max_tries": self.max_tries}
@@ -88,11 +93,14 @@ class DbtState:
         self.files.write(f"{self._failed}/record.json", json.dumps(record).encode())
 
     def forget_failure(self) -> None:
-        """The task succeeded."""
+        """Delete the results of a failed try, once the task has succeeded."""
         self.files.delete(self._failed)
 
     def failed_before(self, folder: Path) -> bool:
-        """Fetch the results of the try before, if this is its retry. A task that was cleared begins anew."""
+        """Write the results of the previous try into a folder, if this try is its retry.
+
+        :returns: False for a first try, and for a cleared task, which starts from scratch.
+        """
         record = json.loads(self.files.read(f"{self._failed}/record.json") or b"{}")
         if record != {"try_number": self.try_number - 1, "max_tries": self.max_tries}:  # clearing raises max_tries
             return False
@@ -100,7 +108,7 @@ class DbtState:
         if data is None:
             return False
         self._before = json.loads(data)
-        if (folder / "manifest.json").is_file():  # dbt looks where the try before had the state to compare with
+        if (folder / "manifest.json").is_file():  # dbt reads the state from the path that the results name
             self._before["args"]["state"] = str(folder)
         (folder / "run_results.json").write_text(json.dumps(self._before))
         return True
@@ -108,58 +116,68 @@ class DbtState:
     # -- the gate --------------------------------------------------------------------------------------------------
 
     def keep_evidence(self, command: str, target_path: Path, nodes: Sequence[NodeResult]) -> str | None:
-        """Keep what judges each model of this run. Returns the path; None: the command says nothing of tables."""
-        from airflow_reverse_etl.dbt.gate import TELLING, evidence
+        """Store the results that open or close the gate for each model of this run.
 
-        if command not in TELLING or not nodes or not (target_path / "manifest.json").is_file():
+        :returns: the path under the state URL; None if the command's results are not about tables.
+        """
+        from airflow_reverse_etl.dbt.gate import GATED_COMMANDS, evidence
+
+        if command not in GATED_COMMANDS or not nodes or not (target_path / "manifest.json").is_file():
             return None
         manifest = json.loads((target_path / "manifest.json").read_bytes())
-        place = f"{self._runs}/{datetime.now(UTC).strftime('%Y%m%dT%H%M%S.%f')}-{self._run}.json"
+        time = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        path = f"{self._runs}/{time}-{self._run}.json"
         found = evidence(manifest, {node.unique_id: node.status for node in nodes})
-        self.files.write(place, json.dumps(found, separators=(",", ":")).encode())
+        self.files.write(path, json.dumps(found, separators=(",", ":")).encode())
         for old in self.files.list(self._runs)[:-_KEEP_RUNS]:
             self.files.delete(f"{self._runs}/{old}")
-        return place
+        return path
 
 
 def without_state(select: Sequence[str]) -> list[str]:
-    """The selectors as they are while there is no state to compare with: all is new. Empty: everything."""
-    kept = [",".join(word for word in part.split(",") if not _OF_STATE.match(word)) for part in select]
-    return kept if all(kept) else []
+    """Return the selectors without conditions on state, for a run without a state. An empty list selects everything."""
+    remaining = [_without_state_conditions(selector) for selector in select]
+    return remaining if all(remaining) else []
+
+
+def _without_state_conditions(selector: str) -> str:
+    return ",".join(condition for condition in selector.split(",") if not _STATE_SELECTOR.match(condition))
 
 
 def merge_results(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult, ...]:
-    """The results of the try before, with those of ``dbt retry`` in place of what it ran again."""
+    """Return the results of the previous try, updated with those of the nodes that ``dbt retry`` ran again."""
     from airflow_reverse_etl.dbt.runner import NodeResult
 
-    before = json.loads((folder / "run_results.json").read_bytes())["results"]
-    found = {
-        row["unique_id"]: NodeResult(row["unique_id"], row["status"], "", float(row.get("execution_time") or 0))
-        for row in before
-    }
-    return tuple({**found, **{node.unique_id: node for node in nodes}}.values())
+    results = {}
+    for row in json.loads((folder / "run_results.json").read_bytes())["results"]:
+        seconds = float(row.get("execution_time") or 0)
+        results[row["unique_id"]] = NodeResult(row["unique_id"], row["status"], "", seconds)
+    for node in nodes:
+        results[node.unique_id] = node
+    return tuple(results.values())
 
 
 def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], unique_id: str) -> tuple[str, ...]:
-    """Why the gate is closed for a model, by the outputs of ``DbtOperator`` tasks; empty: it is open.
+    """Return the reasons that close the gate for a model, empty if the gate is open.
 
-    :raises ConfigurationError: an output whose evidence is not under the state URL.
+    :param gate: outputs of ``DbtOperator`` tasks.
+    :raises ConfigurationError: the evidence of an output is not under the state URL.
     """
-    from airflow_reverse_etl.dbt.gate import closed, merge_evidence
+    from airflow_reverse_etl.dbt.gate import closed_reasons, merge_evidence
 
     found = []
     for output in gate:
         if not output or not output.get("gate"):
-            continue  # did not run, or had nothing to do: what it would have told is not known, which is a reason
+            continue  # the task was skipped or produced no results; without results the gate stays closed
         data = files.read(output["gate"])
         if data is None:
             raise ConfigurationError(
-                "the dbt run's results are not under the state URL (any more)",
-                todo="run dbt again; every worker must have the same [reverse_etl] state_url",
+                "the dbt run's results were not found under the state URL",
+                todo="run dbt again, with the same [reverse_etl] state_url on every worker",
                 file=files.child(output["gate"]),
             )
         found.append(json.loads(data))
-    missing = () if all(gate) else ("a dbt task before has left no result",)
+    missing = () if all(gate) else ("an upstream dbt task produced no result",)
     if not found:
         return missing or ("dbt has built and tested nothing",)
-    return (*closed(merge_evidence(found), unique_id), *missing)
+    return (*closed_reasons(merge_evidence(found), unique_id), *missing)

@@ -1,7 +1,7 @@
-"""dbt, run by its executable in a process of its own: any version, from any environment, never imported here.
+"""Runner of dbt commands. dbt runs as an executable in its own process, in any version, and is never imported.
 
-The process sees an environment made for it (a repository's Jinja can read environment variables), writes its artifacts
-and logs outside the project's folder, and dies with all its children when it takes too long or is stopped.
+The process gets an environment of its own, because a repository's Jinja can read environment variables. It writes
+artifacts and logs outside the project's folder. A timeout or a stop ends the process with all its children.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ from airflow_reverse_etl.dbt.profiles import Profile
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
 from airflow_reverse_etl.git.credentials import scrub
 
+#: Default of :attr:`DbtProject.grace_seconds`.
+GRACE_SECONDS = 5.0
+
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 
+# All that dbt needs from the worker's environment.
 _PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(?i:https?|all|no)_(?i:proxy)"
 )
 _SECRET_NAME = re.compile(r"SECRET|PASS|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
-_MESSAGE = 500  # characters of a node's message that are kept
-_GRACE = 5.0  # seconds between asking dbt to stop and making it
+_MESSAGE_LENGTH = 500  # characters of a node's message that are stored
 
 
 @dataclass(frozen=True, slots=True)
 class NodeResult:
-    """What dbt said about one node. ``message`` is dbt's own, shortened."""
+    """dbt's result for one node. ``message`` is dbt's own, shortened."""
 
     unique_id: str
     status: str
@@ -59,8 +62,8 @@ class NodeResult:
 class DbtResult:
     """A finished dbt command.
 
-    :param errors: what it logged as errors, in order.
-    :param nodes: from run_results.json (or sources.json) of this run; empty for commands that write none.
+    :param errors: messages that dbt logged as errors, in order.
+    :param nodes: results in run_results.json or sources.json of this run; empty for commands that write neither.
     """
 
     command: str
@@ -78,29 +81,34 @@ class DbtResult:
         return tuple(node for node in self.nodes if node.failed)
 
     def raise_for_failure(self, **where: object) -> None:
-        """:raises DbtRunError: nodes failed. :raises ProjectError: dbt did not get as far as running any."""
+        """Raise an error unless dbt succeeded.
+
+        :raises DbtRunError: nodes failed.
+        :raises ProjectError: dbt failed before it ran any node.
+        """
         if self.exit_code == 0:
             return
         if self.failures:
-            listed = "".join(f"\n  {n.unique_id}: {n.status}: {n.message}" for n in self.failures[:10])
-            what = f"dbt {self.command}: {len(self.failures)} of {len(self.nodes)} nodes failed{listed}"
+            failed = [f"\n  {node.unique_id}: {node.status}: {node.message}" for node in self.failures[:10]]
+            what = f"dbt {self.command}: {len(self.failures)} of {len(self.nodes)} nodes failed{''.join(failed)}"
             raise DbtRunError(what, todo="correct the models, data or tests named above, then clear this task", **where)
-        said = "\n".join(self.errors[-5:]) or "no message"
+        message = "\n".join(self.errors[-5:]) or "no message"
         raise ProjectError(
-            f"dbt {self.command} failed with exit code {self.exit_code}: {said}", todo=advice(said), **where
+            f"dbt {self.command} failed with exit code {self.exit_code}: {message}", todo=advice(message), **where
         )
 
 
 @dataclass(slots=True)
 class DbtProject:
-    """A dbt project's folder, and how to run dbt in it.
+    """A dbt project's folder, and the settings to run dbt in it.
 
-    :param path: the folder of dbt_project.yml. It is only read, except by commands such as ``deps``.
-    :param executable: a path, or a name to be found beside this Python or on PATH.
-    :param profile: the only profile that dbt sees; None: the project's own, or that of ``profiles_dir``.
-    :param target: which output of the profile.
-    :param env: environment variables for dbt beside the harmless ones of the worker; in messages, those whose names
-        sound like secrets are hidden.
+    :param path: folder of dbt_project.yml. Only commands such as ``deps`` write into it.
+    :param executable: path of dbt, or a name to look up next to this Python and on PATH.
+    :param profile: the only profile that dbt sees; default: the project's own, or that of ``profiles_dir``.
+    :param target: name of an output of the profile.
+    :param env: environment variables for dbt in addition to the harmless ones of the worker. Messages hide values whose
+        names sound like secrets.
+    :param grace_seconds: seconds between asking dbt to stop and killing it.
     """
 
     path: Path
@@ -110,6 +118,7 @@ class DbtProject:
     target: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    grace_seconds: float = field(default_factory=lambda: GRACE_SECONDS)
     _process: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
     _stopped: str | None = field(default=None, init=False, repr=False)
 
@@ -123,42 +132,47 @@ class DbtProject:
     ) -> DbtResult:
         """Run one dbt command to its end.
 
-        :param command: such as ``["build", "--select", "tag:crm"]``. Visible to others on the machine: no secrets.
-        :param target_path: folder for manifest.json, run_results.json and so on.
-        :param on_message: level (``info``, ``warn``, ``error``) and text of each message, as it comes.
-        :param timeout: seconds.
-        :raises ConfigurationError: the executable is missing. :raises DbtRunError: stopped, or out of time.
+        :param command: words such as ``["build", "--select", "tag:crm"]``. Never secrets: all users of the machine can
+            see them.
+        :param target_path: folder for artifacts such as manifest.json and run_results.json.
+        :param on_message: function that receives each message at once: level (``info``, ``warn``, ``error``) and text.
+        :param timeout: seconds until dbt is stopped; default: never.
+        :raises ConfigurationError: the executable is missing.
+        :raises DbtRunError: dbt was stopped, or ran out of time.
         """
         started = time.monotonic()
         errors: list[str] = []
-        heard: deque[str] = deque(maxlen=5)
+        last_messages: deque[str] = deque(maxlen=5)
         before = _result_files(target_path)
         with self._started(command, target_path) as process, _alarm(timeout, self.stop):
             for line in process.stdout or ():
                 for level, text in self._messages(line):
-                    heard.append(text)
+                    last_messages.append(text)
                     if level == "error":
                         errors.append(text)
                     on_message(level, text)
             exit_code = process.wait()
         if self._stopped:
             raise DbtRunError(
-                f"dbt {command[0]} was stopped: {self._stopped}", todo="raise the timeout, or run it again"
+                f"dbt {command[0]} was stopped: {self._stopped}", todo="raise the timeout, or run the command again"
             )
-        words = " ".join(command[: 2 if command[0] in ("source", "docs") else 1])
-        said = errors or (list(heard) if exit_code else [])  # usage errors are plain text
+        words = 2 if command[0] in ("source", "docs") else 1
+        name = " ".join(command[:words])
+        # dbt prints usage errors as plain text, which has no level.
+        if not errors and exit_code:
+            errors = list(last_messages)
+        # Only files of this run: an earlier command may have left its results in the folder.
         written = _result_files(target_path).items() - before.items()
         nodes = tuple(node for path, _ in written for node in self._results(path))
-        return DbtResult(words, exit_code, time.monotonic() - started, tuple(said), nodes)
+        return DbtResult(name, exit_code, time.monotonic() - started, tuple(errors), nodes)
 
     def parse(self, *, target_path: Path | None = None, timeout: float | None = None) -> dict[str, Any]:
-        """The manifest, without connecting to anything, hence without secrets.
+        """Return the manifest. Parsing opens no connection and needs no secrets.
 
-        Environment variables that a profiles.yml of the project asks for, and that are not given, get a placeholder.
+        Environment variables that the project's profiles.yml requires get a placeholder unless ``env`` has them.
 
-        :param target_path: folder where ``partial_parse.msgpack`` of an earlier parse may be, which makes this one
-            quicker, and will be.
-        :raises ProjectError: with dbt's words and what to do.
+        :param target_path: folder of ``partial_parse.msgpack``, which makes parsing quicker and is written again.
+        :raises ProjectError: dbt cannot parse the project; quotes dbt.
         """
         with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as temporary:
             folder = target_path or Path(temporary)
@@ -167,21 +181,25 @@ class DbtProject:
         return manifest
 
     def install_packages(self) -> None:
-        """``dbt deps``, if packages are declared and not in the repository. The folder may be moved afterwards.
+        """Run ``dbt deps`` if packages are declared and not committed. The project's folder may be moved afterwards.
 
-        :raises ProjectError: with dbt's words and what to do.
+        :raises ProjectError: dbt cannot install the packages; quotes dbt.
         """
         if not needs_packages(self.path):
             return
         with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
             self.run(["deps"], target_path=Path(folder)).raise_for_failure(path=self.path)
         for link in [entry for entry in packages_folder(self.path).iterdir() if entry.is_symlink()]:
-            source = link.resolve()  # dbt links to local packages by their absolute path
+            # dbt links to local packages by absolute paths, which break when the folder moves.
+            source = link.resolve()
             link.unlink()
             shutil.copytree(source, link, symlinks=True)
 
     def stop(self, why: str = "it was cancelled") -> None:
-        """End dbt and all its children, for good. Asked first, so that it can cancel its queries. Safe at any time."""
+        """Stop dbt and all its children, and prevent further runs. Safe to call at any time.
+
+        Interrupts dbt first, so that dbt can cancel its queries, and kills it in the end.
+        """
         self._stopped = why
         process = self._process
         if process is None:
@@ -190,7 +208,7 @@ class DbtProject:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE)
+                process.wait(self.grace_seconds)
 
     @contextmanager
     def _started(self, command: Sequence[str], target_path: Path) -> Iterator[subprocess.Popen[str]]:
@@ -206,7 +224,7 @@ class DbtProject:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                start_new_session=True,  # a process group of its own, so that all of it can be stopped
+                start_new_session=True,  # a process group of its own, so that a signal reaches all children
             )
             try:
                 if self._stopped:
@@ -220,7 +238,8 @@ class DbtProject:
                 self._process = None
 
     def _environment(self, folder: Path, target_path: Path, *, parse: bool) -> dict[str, str]:
-        profiles, extra = self.profiles_dir or self.path, dict(self.env)
+        profiles = self.profiles_dir or self.path
+        extra = dict(self.env)
         if self.profile:
             profiles = self.profile.write(folder, name=profile_name(self.path), target=self.target or "default")
             extra |= self.profile.secrets
@@ -243,18 +262,20 @@ class DbtProject:
 
     @property
     def hides_values(self) -> bool:
-        """Whether ``env`` has values that nothing may show."""
+        """Return whether ``env`` contains values that must never be shown."""
         return any(sounds_secret(name) for name in self.env)
 
     def _hidden(self) -> tuple[str, ...]:
-        """Values that no message may show, longest first. Very short ones would riddle every text."""
+        """Return the values that no message may show, longest first, except very short ones, which occur everywhere."""
         values = {value for name, value in self.env.items() if sounds_secret(name)}
-        values.update(self.profile.secrets.values() if self.profile else ())
+        if self.profile:
+            values.update(self.profile.secrets.values())
         return tuple(sorted((value for value in values if len(value) > 3), key=len, reverse=True))
 
     def _messages(self, line: str) -> Iterator[tuple[str, str]]:
-        """dbt's JSON log lines; whatever else is printed counts as information."""
-        level, text = "info", line
+        """Yield level and text of a JSON log line of dbt. Any other output counts as information."""
+        level = "info"
+        text = line
         with contextlib.suppress(ValueError, KeyError, TypeError):
             info = json.loads(line)["info"]
             level, text = str(info["level"]).lower(), str(info["msg"])
@@ -265,62 +286,67 @@ class DbtProject:
     def _results(self, path: Path) -> Iterator[NodeResult]:
         hidden = self._hidden()
         for row in json.loads(path.read_bytes())["results"]:
-            said = scrub(str(row.get("message") or row.get("error") or ""), hidden)[:_MESSAGE]
-            yield NodeResult(row["unique_id"], row["status"], said, float(row.get("execution_time") or 0))
+            message = scrub(str(row.get("message") or row.get("error") or ""), hidden)[:_MESSAGE_LENGTH]
+            yield NodeResult(row["unique_id"], row["status"], message, float(row.get("execution_time") or 0))
 
 
 def _result_files(target_path: Path) -> dict[Path, int]:
-    """When each was written: what an earlier command left behind is not this one's result."""
+    """Return the modification time of each existing result file."""
     paths = (target_path / name for name in ("run_results.json", "sources.json"))
     return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
 def sounds_secret(variable: str) -> bool:
-    """Whether the value of an environment variable is to be hidden, by its name."""
+    """Return whether an environment variable's value is a secret, judged by its name."""
     return bool(_SECRET_NAME.search(variable))
 
 
 def find_executable(name: str) -> str:
-    """The absolute path of a dbt executable: as given, beside this Python (a virtual environment), or on PATH."""
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which(name, path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+    """Return the absolute path of a dbt executable, given by its path, or found next to this Python or on PATH."""
+    environment = str(Path(sys.executable).parent)  # of this Python, which may be a virtual environment
+    found = shutil.which(name, path=f"{environment}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
     if not found:
         raise ConfigurationError(
-            f"there is no dbt at {name!r}",
-            todo="install dbt-core and the warehouse's adapter, best into an environment of their own, and give the "
-            "path of its dbt as dbt_executable",
+            f"dbt not found at {name!r}",
+            todo="install dbt-core and the warehouse's adapter, best into an environment of their own, and set "
+            "dbt_executable to the path of dbt",
         )
     return str(Path(found).absolute())
 
 
 def installed_adapter(executable: str) -> str:
-    """The adapter that is installed beside a dbt executable; ``duckdb`` for Fusion, which needs none.
+    """Return the adapter in the environment of a dbt executable; ``duckdb`` for Fusion, which needs no adapter.
 
-    Looked up in the folders of its environment: starting dbt to ask takes seconds.
+    Looks at the environment's folders, because starting dbt takes seconds.
     """
     home = Path(find_executable(executable)).resolve().parent.parent
     found = {file.parent.name for file in home.glob("lib/python*/site-packages/dbt/adapters/*/impl.py")}
     found -= {"base", "sql"}
-    # Redshift's and Databricks' adapters bring the ones they are built on.
+    # The adapters of Redshift and Databricks install those of postgres and spark, on which they are built.
     return min(found - {"postgres", "spark"}, default=min(found, default="duckdb"))
 
 
 def engine_version(executable: str) -> str:
-    """What tells one installed dbt from another: dbt-core's version, or the time and size of Fusion's program."""
+    """Identify an installed dbt: by dbt-core's version, or by size and time of Fusion's program."""
     program = Path(find_executable(executable)).resolve()
-    core = sorted(found.name for found in program.parent.parent.glob("lib/python*/site-packages/dbt_core-*.dist-info"))
+    core = list(program.parent.parent.glob("lib/python*/site-packages/dbt_core-*.dist-info"))
+    if core:
+        return min(found.name for found in core)
     status = program.stat()
-    return core[0] if core else f"{status.st_size}-{status.st_mtime_ns}"
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def profile_name(project: Path) -> str:
-    """The profile that dbt_project.yml asks for."""
+    """Return the name of the profile in dbt_project.yml."""
     settings = project_settings(project)
     return str(settings.get("profile") or settings["name"])
 
 
 def project_settings(project: Path) -> dict[str, Any]:
-    """dbt_project.yml. Raises ProjectError when it is none."""
+    """Read dbt_project.yml.
+
+    :raises ProjectError: the file is missing, or not a valid dbt_project.yml.
+    """
     import yaml
 
     try:
@@ -336,7 +362,7 @@ def project_settings(project: Path) -> dict[str, Any]:
 
 
 def needs_packages(project: Path) -> bool:
-    """Whether ``dbt deps`` has to run: packages are declared, and not in the repository itself."""
+    """Return whether ``dbt deps`` has to run: packages are declared, and not committed to the repository."""
     declared = any(
         (project / name).is_file() and re.search(r"^packages\s*:", (project / name).read_text(), re.MULTILINE)
         for name in ("packages.yml", "dependencies.yml")
@@ -345,32 +371,34 @@ def needs_packages(project: Path) -> bool:
 
 
 def packages_folder(project: Path) -> Path:
-    """Where ``dbt deps`` puts packages, after it has removed whatever is there.
+    """Return the folder into which ``dbt deps`` installs packages, after deleting the folder's content.
 
-    :raises ProjectError: a folder that is not inside the project, or cannot be known to be.
+    :raises ProjectError: the folder is outside the project, or depends on a template.
     """
-    said = str(project_settings(project).get("packages-install-path") or "dbt_packages")
-    if said.startswith(("/", "~")) or {"..", "."} & set(said.split("/")) or re.search(r"[{$\\\x00]", said):
+    folder = str(project_settings(project).get("packages-install-path") or "dbt_packages")
+    leaves_project = folder.startswith(("/", "~")) or {"..", "."} & set(folder.split("/"))
+    if leaves_project or re.search(r"[{$\\\x00]", folder):
         raise ProjectError(
-            "the project puts its packages outside its own folder",
-            todo="write packages-install-path in dbt_project.yml as a folder's name, such as dbt_packages",
+            "the project installs its packages outside its own folder",
+            todo="set packages-install-path in dbt_project.yml to a folder's name, such as dbt_packages",
             path=project,
-            value=said,
+            value=folder,
         )
-    return project / said
+    return project / folder
 
 
 def split_command(command: str | Sequence[str]) -> list[str]:
-    """``"source freshness"`` or a list, without a leading ``dbt``."""
+    """Return the words of a command such as ``"source freshness"``, without a leading ``dbt``."""
     words = shlex.split(command) if isinstance(command, str) else list(command)
-    words = words[1:] if words[:1] == ["dbt"] else words
+    if words[:1] == ["dbt"]:
+        words = words[1:]
     if not words:
-        raise ConfigurationError("no dbt command is given", todo="give one, such as command='build'")
+        raise ConfigurationError("the dbt command is empty", todo="set a command, such as command='build'")
     return words
 
 
 def _placeholders(profiles: Path) -> dict[str, str]:
-    """A value for each variable that profiles.yml asks for without a default: a number, as it may be a port."""
+    """Return a value for each variable that profiles.yml requires: a number, because the variable may be a port."""
     with contextlib.suppress(OSError):
         names = re.findall(r"""env_var\(\s*['"](\w+)['"]\s*\)""", (profiles / "profiles.yml").read_text())
         return dict.fromkeys(names, "99999")
@@ -379,9 +407,12 @@ def _placeholders(profiles: Path) -> dict[str, str]:
 
 @contextmanager
 def _alarm(seconds: float | None, stop: Callable[[str], None]) -> Iterator[None]:
-    timer = threading.Timer(seconds or 0, stop, [f"it ran longer than {seconds:g} seconds" if seconds else ""])
-    if seconds:
-        timer.start()
+    """Call ``stop`` with a reason when the context takes longer than this many seconds; None: never."""
+    if not seconds:
+        yield
+        return
+    timer = threading.Timer(seconds, stop, [f"it ran longer than {seconds:g} seconds"])
+    timer.start()
     try:
         yield
     finally:

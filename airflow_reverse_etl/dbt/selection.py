@@ -1,4 +1,4 @@
-"""Which models of a catalog are meant, in the words of dbt's own selectors."""
+"""Selection of models from a catalog, in the syntax of dbt's own selectors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ _METHODS = ("tag", "path", "meta", "config.meta", "package")
 
 
 def select(models: Iterable[Model], selectors: Sequence[str]) -> tuple[Model, ...]:
-    """The models that any of the selectors means, in their order.
+    """Return the models that match any of the selectors, in the order of ``models``.
 
     A selector is a name (``customers``, ``shop.customers``, ``customers.v2``; with ``*`` as wildcard), ``tag:crm``,
-    ``path:models/marts``, ``package:shop``, or ``meta.reverse_etl`` (the key is there and not false), optionally with a
-    value: ``meta.owner:ada``. A comma means both: ``tag:crm,path:models/marts``.
+    ``path:models/marts``, ``package:shop``, or ``meta.reverse_etl`` (the key exists and is not false), optionally with
+    a value: ``meta.owner:ada``. A comma requires both: ``tag:crm,path:models/marts``.
 
-    :raises ConfigurationError: a selector that is none of these.
+    :raises ConfigurationError: a selector has another form.
     """
-    wanted = [[_parsed(part) for part in selector.split(",")] for selector in selectors]
-    return tuple(m for m in models if any(all(_matches(m, *part) for part in parts) for parts in wanted))
+    parsed = [_parse_selector(selector) for selector in selectors]
+    return tuple(model for model in models if _matches_any(model, parsed))
 
 
-def _parsed(text: str) -> tuple[str, str, str]:
-    """Method, key, value."""
+def _parse_selector(selector: str) -> list[tuple[str, str, str]]:
+    """Return the conditions of a selector, each as method, key and value."""
+    return [_parse_condition(text) for text in selector.split(",")]
+
+
+def _parse_condition(text: str) -> tuple[str, str, str]:
     method, _, value = text.strip().rpartition(":")
     for prefix in ("config.meta.", "meta."):
         if not method and value.startswith(prefix):
@@ -35,10 +39,18 @@ def _parsed(text: str) -> tuple[str, str, str]:
             return "meta", method.removeprefix(prefix), value
     if (method and method not in _METHODS) or not value or "+" in value or "@" in value:
         raise ConfigurationError(
-            f"{text!r} is no selector of models here",
-            todo="use a name, tag:…, path:…, package:… or meta.…; there are no graph operators",
+            f"{text!r} is not a supported model selector",
+            todo="use a name, tag:…, path:…, package:… or meta.…, without graph operators",
         )
     return method or "name", "", value
+
+
+def _matches_any(model: Model, selectors: Iterable[Iterable[tuple[str, str, str]]]) -> bool:
+    return any(_matches_all(model, conditions) for conditions in selectors)
+
+
+def _matches_all(model: Model, conditions: Iterable[tuple[str, str, str]]) -> bool:
+    return all(_matches(model, *condition) for condition in conditions)
 
 
 def _matches(model: Model, method: str, key: str, value: str) -> bool:

@@ -141,10 +141,10 @@ def test_an_errors_last_line_is_a_command_that_explains_it(
     program, *arguments = error("it is not there").with_hint().splitlines()[-1].removeprefix("More: ").split()
     assert program == "reverse-etl"
     assert main(arguments) == 0
-    printed = capsys.readouterr().out
-    assert f"\n| `{error.__name__}` |" in printed
-    assert ("\n## dbt\n" in printed) == (error is errors.ProjectError)
-    assert ("passphrase does not open the SSH key" in printed) == (error is errors.CredentialsError)
+    told = capsys.readouterr().out
+    assert f"\n| `{error.__name__}` |" in told
+    assert ("\n## dbt\n" in told) == (error is errors.ProjectError)
+    assert ("passphrase does not unlock the SSH key" in told) == (error is errors.CredentialsError)
 
 
 def test_all_errors_are_explained_and_others_are_not(capsys: pytest.CaptureFixture[str]) -> None:

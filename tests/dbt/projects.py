@@ -1,4 +1,4 @@
-"""Manifests as dbt writes them, reduced to what a test says."""
+"""Builders of small manifests in dbt's form."""
 
 from __future__ import annotations
 
@@ -30,11 +30,18 @@ def model(
     meta: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Node:
-    """A model's node. ``parents`` are full ids, or names of models of this project."""
+    """Return a model's node.
+
+    :param parents: full ids, or names of models of this project.
+    """
     unique_id = f"model.shop.{name}" + (f".v{version}" if version else "")
     alias = f"{name}_v{version}" if version else name
     relation = None if materialized == "ephemeral" else f'"db"."{schema}"."{alias}"'
     rules = constraints or {}
+    declared = {}
+    for column, data_type in (columns or {}).items():
+        kinds = [{"type": kind} for kind in rules.get(column, ())]
+        declared[column] = {"name": column, "data_type": data_type, "constraints": kinds}
     return {
         "unique_id": unique_id,
         "resource_type": "model",
@@ -50,10 +57,7 @@ def model(
         "contract": {"enforced": contract},
         "access": "protected",
         "description": "",
-        "columns": {
-            n: {"name": n, "data_type": t, "constraints": [{"type": c} for c in rules.get(n, ())]}
-            for n, t in (columns or {}).items()
-        },
+        "columns": declared,
         "constraints": [],
         "tags": [],
         "meta": {},

@@ -1,4 +1,4 @@
-"""manifest.json → catalog: the same for every engine, and only for versions that are known."""
+"""Catalogs from manifest.json: equal for every engine, and for supported versions only."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def catalog() -> Catalog:
 
 
 def test_every_engine_gives_the_same_catalog() -> None:
-    """dbt 1.6 to 1.12 (manifests 10 to 12) and Fusion."""
+    """The engines are dbt 1.6 to 1.12 (manifests 10 to 12) and Fusion."""
     catalogs = {path.name: read_manifest(manifest(path)) for path in MANIFESTS}
     assert len(catalogs) == 5
     expected = dict.fromkeys(catalogs, catalogs["v12-1.12.6.json"].models)
-    # This Fusion wants a column's meta under config, where the project does not have it: "pii" is not in its manifest.
+    # This Fusion reads a column's meta under config only, where the project has none, so its manifest lacks "pii".
     expected["v12-fusion-rc196.json"] = tuple(
         replace(model, columns=tuple(replace(column, meta={}) for column in model.columns))
         for model in expected["v12-fusion-rc196.json"]
@@ -66,7 +66,7 @@ def test_models_are_found_as_dbt_names_them(catalog: Catalog, ref: str, unique_i
 
 
 def test_a_name_without_version_means_the_latest_not_the_newest() -> None:
-    """``latest_version: 1`` while v2 is in preparation."""
+    """A model may have ``latest_version: 1`` while v2 is in preparation."""
     changed = manifest()
     for node in changed["nodes"].values():
         if node["name"] == "customers":
@@ -80,7 +80,7 @@ def test_missing_model_names_the_nearest(catalog: Catalog) -> None:
 
 
 def test_two_packages_with_one_name() -> None:
-    """The project's own model wins; between two dependencies the author has to say which."""
+    """The project's own model wins; between models of two dependencies the author has to choose."""
     both = manifest()
     orders = both["nodes"]["model.jaffle.orders"]
     both["nodes"] |= {
@@ -162,5 +162,5 @@ PRIMARY = [{"type": "primary_key", "columns": ["b", "a"]}]
 def test_primary_key_in_dbts_order_of_inference(
     model: dict[str, Any], tests: list[dict[str, Any]], key: tuple[str, ...]
 ) -> None:
-    """The cases of ``ModelNode.infer_primary_key``, for engines that leave it to us; columns in declared order."""
+    """The cases of ``ModelNode.infer_primary_key``, for engines that write no key; columns in declared order."""
     assert infer_primary_key(model, tests) == key

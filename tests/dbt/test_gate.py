@@ -1,4 +1,4 @@
-"""A sync may run only behind a dbt run that built its model, tested it, and found its sources fresh."""
+"""A sync may run only after a dbt run that built its model, tested it, and found its sources fresh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.gate import closed, evidence, merge_evidence
+from airflow_reverse_etl.dbt.gate import closed_reasons, evidence, merge_evidence
 from tests.dbt.projects import keyed, manifest, model, source
 
 FRESH = {"freshness": {"warn_after": {"count": 1, "period": "day"}, "error_after": None}}
@@ -31,14 +31,17 @@ GOOD = {
 
 
 def reasons(**changed: str) -> tuple[str, ...]:
-    results = {**GOOD, **{next(k for k in GOOD if name in k): status for name, status in changed.items()}}
-    return closed(evidence(PROJECT, results), CUSTOMERS)
+    results = dict(GOOD)
+    for part, status in changed.items():
+        name = next(name for name in GOOD if part in name)
+        results[name] = status
+    return closed_reasons(evidence(PROJECT, results), CUSTOMERS)
 
 
 def test_open_when_all_three_hold() -> None:
-    """A source that says nothing of its age is no obstacle; nor is what happened to other models."""
+    """A source without a freshness limit does not close the gate, nor do results of other models."""
     assert reasons() == ()
-    assert closed(evidence(PROJECT, {**GOOD, "model.shop.other": "error"}), CUSTOMERS) == ()
+    assert closed_reasons(evidence(PROJECT, {**GOOD, "model.shop.other": "error"}), CUSTOMERS) == ()
 
 
 @pytest.mark.parametrize(
@@ -58,21 +61,21 @@ def test_closed_says_why(changed: dict[str, str], words: str) -> None:
 
 
 @given(st.sets(st.sampled_from(sorted(GOOD))))
-def test_what_is_not_known_closes_the_gate(missing: set[str]) -> None:
-    """One reason for each thing that nobody looked at."""
+def test_missing_results_close_the_gate(missing: set[str]) -> None:
+    """Each missing result is one reason."""
     known = {name: status for name, status in GOOD.items() if name not in missing}
-    assert len(closed(evidence(PROJECT, known), CUSTOMERS)) == len(missing)
+    assert len(closed_reasons(evidence(PROJECT, known), CUSTOMERS)) == len(missing)
 
 
 @given(st.permutations(sorted(GOOD)), st.integers(1, 3))
 def test_several_commands_of_one_run(order: list[str], at: int) -> None:
-    """However the results are spread over freshness, run and test tasks; stored as JSON in between."""
-    parts: list[Any] = [
-        json.loads(json.dumps(evidence(PROJECT, {name: GOOD[name] for name in some})))
-        for some in (order[:at], order[at:])
-    ]
-    assert closed(merge_evidence(parts), CUSTOMERS) == ()
+    """The results may be spread over freshness, run and test tasks, and are stored as JSON in between."""
+    parts: list[Any] = []
+    for names in (order[:at], order[at:]):
+        results = {name: GOOD[name] for name in names}
+        parts.append(json.loads(json.dumps(evidence(PROJECT, results))))
+    assert closed_reasons(merge_evidence(parts), CUSTOMERS) == ()
 
 
 def test_unknown_model() -> None:
-    assert "is not in that dbt run" in closed(evidence(PROJECT, GOOD), "model.shop.nope")[0]
+    assert "is not in that dbt run" in closed_reasons(evidence(PROJECT, GOOD), "model.shop.nope")[0]

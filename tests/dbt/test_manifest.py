@@ -1,4 +1,4 @@
-"""What a manifest says beyond the columns: owners, tests, sources; and relations for an adapter that is not there."""
+"""Content of a manifest beyond columns: owners, tests, sources; and relations for an adapter that is not installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.catalog_history import history, record
 from airflow_reverse_etl.dbt.manifest import load, read_manifest, rebuild_relations
-from airflow_reverse_etl.dbt.profiles import place, project_output, stand_in
+from airflow_reverse_etl.dbt.profiles import database_and_schema, project_output, stand_in
 from airflow_reverse_etl.dbt.selection import select
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 from airflow_reverse_etl.stores.files import StateFiles
@@ -41,7 +41,7 @@ def catalog() -> Catalog:
 
 
 def test_owners_tests_and_lineage() -> None:
-    """Of the group, or of the meta; sources are those of all models above."""
+    """The owner is the group's, or the one in meta. Sources include those of all upstream models."""
     found = catalog()
     customers, scores = found.find("customers"), found.find("scores")
     assert (customers.owner, scores.owner, found.find("old").owner) == (
@@ -75,8 +75,8 @@ def test_selection(selectors: list[str], names: set[str]) -> None:
 
 
 @pytest.mark.parametrize("selector", ["+customers", "customers+", "@x", "state:modified", "", "tag:", "a,,b"])
-def test_what_is_no_selector_here_is_refused(selector: str) -> None:
-    with pytest.raises(ConfigurationError, match="no selector"):
+def test_unsupported_selectors_are_refused(selector: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a supported model selector"):
         select(catalog().models, [selector])
 
 
@@ -89,8 +89,8 @@ def test_what_is_no_selector_here_is_refused(selector: str) -> None:
         ("redshift", '"db"."main"."customers"'),
     ],
 )
-def test_relations_for_the_adapter_that_another_stood_in_for(adapter: str, relation: str) -> None:
-    """As dbt itself writes them; ephemeral models still have none."""
+def test_relations_for_an_adapter_that_another_replaced(adapter: str, relation: str) -> None:
+    """The relations are those that dbt itself writes; ephemeral models have none."""
     parsed = manifest(model("customers"), model("inner", materialized="ephemeral"))
     found = read_manifest(rebuild_relations(parsed, adapter))
     assert (found.adapter, found.find("customers").relation, found.find("inner").relation) == (adapter, relation, None)
@@ -103,23 +103,23 @@ def test_quoting_of_project_and_model() -> None:
     assert [m.relation for m in found.models] == ['db.main."a"', "db.main.b"]
 
 
-def test_what_is_no_manifest() -> None:
+def test_other_content_is_refused() -> None:
     for data in (b"<html>", b"[]", b"{}", b"\xff"):
-        with pytest.raises(ProjectError, match=r"no manifest\.json") as raised:
+        with pytest.raises(ProjectError, match=r"not a dbt manifest\.json") as raised:
             load(data, file="x")
         assert "html" not in str(raised.value)
 
 
-def test_place_in_the_projects_own_profile(tmp_path: Path) -> None:
-    """With the target that is meant, and variables answered."""
+def test_database_and_schema_of_the_projects_own_profile(tmp_path: Path) -> None:
+    """The values are those of the chosen target, with environment variables resolved."""
     (tmp_path / "profiles.yml").write_text(
         "shop:\n  target: \"{{ env_var('T', 'dev') }}\"\n  outputs:\n"
         "    dev: {type: snowflake, database: D, schema: s}\n"
         "    prod: {type: bigquery, project: \"{{ env_var('P') }}\", dataset: d, threads: 4}\n"
     )
     found: dict[str, Any] = {"profile": "shop", "env": {"P": "my-project"}}
-    assert place(project_output(tmp_path, target=None, **found)) == ("D", "s")
-    assert place(project_output(tmp_path, target="prod", **found)) == ("my-project", "d")
+    assert database_and_schema(project_output(tmp_path, target=None, **found)) == ("D", "s")
+    assert database_and_schema(project_output(tmp_path, target="prod", **found)) == ("my-project", "d")
     with pytest.raises(ProjectError, match="profile or target"):
         project_output(tmp_path, target="staging", **found)
     assert stand_in("duckdb", schema="s", database="my-db.x").output["path"].endswith("/my-db.x.duckdb")
@@ -127,21 +127,24 @@ def test_place_in_the_projects_own_profile(tmp_path: Path) -> None:
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))
 @settings(max_examples=20, deadline=None)
-def test_history_has_each_change_and_knows_what_was_before(commits: list[str]) -> None:
-    """Syncing the same commit again is no change; going back to an older one is."""
+def test_history_has_each_change_and_the_commit_before(commits: list[str]) -> None:
+    """Syncing the same commit again is not a change; returning to an older commit is."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        files, now, changes = StateFiles(folder), datetime(2026, 1, 1, tzinfo=UTC), []
-        for n, commit in enumerate(commits):
-            previous = record(files, "catalogs/k", commit=commit, at=now + timedelta(minutes=n))
-            changes += [commit] if changes[-1:] != [commit] else []
+        files = StateFiles(folder)
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        changes: list[str] = []
+        for minutes, commit in enumerate(commits):
+            previous = record(files, "catalogs/k", commit=commit, at=start + timedelta(minutes=minutes))
+            if changes[-1:] != [commit]:
+                changes.append(commit)
             assert previous == next((c for c in reversed(changes) if c != commit), None)
         assert [entry.commit for entry in history(files, "catalogs/k")] == changes[::-1]
 
 
 def test_a_hundred_megabytes() -> None:
-    """A repository can make dbt write as much: what is kept of it is as small as what a sync needs."""
+    """A repository can make dbt write this much. The catalog contains only what a sync needs."""
     big = manifest(model("customers"), *keyed("customers"), macros={f"macro.x.{n}": "x" * 100_000 for n in range(1000)})
     data = json.dumps(big).encode()
     assert len(data) > 100_000_000

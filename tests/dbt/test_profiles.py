@@ -1,4 +1,4 @@
-"""profiles.yml from connections: complete, and without a secret in it."""
+"""profiles.yml from connections: complete, and without a secret."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_profile_of_each_warehouse(conn: ConnectionInfo, output: dict[str, Any],
 
 
 def test_schema_of_the_task_and_settings_of_the_connection_win() -> None:
-    """``extra.dbt`` is for what only dbt has, such as threads."""
+    """``extra.dbt`` holds settings that only dbt has, such as threads."""
     conn = connection(
         "google_cloud_platform", schema="d", extra={"project": "p", "dbt": {"threads": 16, "priority": "batch"}}
     )
@@ -117,7 +117,7 @@ def test_relative_duckdb_file_is_the_one_that_airflow_opens(tmp_path: Path, monk
     assert from_connection(connection("duckdb", host="shop.duckdb")).output["path"] == str(tmp_path / "shop.duckdb")
 
 
-def test_what_cannot_be_a_profile() -> None:
+def test_connections_without_a_profile() -> None:
     with pytest.raises(ConfigurationError, match="snowflake"):
         from_connection(connection("mongo"))
     with pytest.raises(ConfigurationError, match="dataset"):
@@ -126,6 +126,6 @@ def test_what_cannot_be_a_profile() -> None:
 
 @pytest.mark.parametrize("adapter", ["duckdb", "postgres", "redshift", "snowflake", "bigquery", "databricks"])
 def test_stand_in_for_parsing(adapter: str) -> None:
-    """A profile for when nobody says where the models are; the database is a known placeholder."""
+    """The stand-in's database is a known placeholder."""
     text = json.dumps(dict(stand_in(adapter).output))
     assert UNKNOWN_DATABASE in text

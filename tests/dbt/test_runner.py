@@ -1,4 +1,4 @@
-"""dbt as a process: its environment, its end, its messages; and real dbt for what only dbt can say."""
+"""dbt as a process: environment, messages and end; with real dbt where only dbt can answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reverse_etl.dbt import runner as module
 from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.profiles import Profile, stand_in
@@ -28,7 +27,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def dbt(project: Path, script: str, **settings: object) -> DbtProject:
-    """A shell script in dbt's place."""
+    """Return the project with a shell script in place of dbt, which has little time to stop by itself."""
+    settings = {"grace_seconds": 0.3, **settings}
     path = project.parent / "fake-dbt"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -45,13 +45,13 @@ def message(text: str, level: str = "info") -> str:
     return json.dumps({"info": {"level": level, "msg": text}, "data": {}})
 
 
-# -- what dbt is given -----------------------------------------------------------------------------------------------
+# -- input of dbt ----------------------------------------------------------------------------------------------------
 
 
 def test_environment_holds_nothing_of_the_worker_but_harmless_names(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A macro of the repository can read the environment: Airflow's secrets are not in it."""
+    """A macro of the repository can read the environment, which does not contain Airflow's secrets."""
     monkeypatch.setenv("AIRFLOW_CONN_CRM", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("DBT_PASSWORD", "secret")
@@ -65,14 +65,14 @@ def test_environment_holds_nothing_of_the_worker_but_harmless_names(
 
 
 def test_command_line(project: Path) -> None:
-    """Target and variables as options; folders and formats in the environment."""
+    """Target and variables are options; folders and formats are in the environment."""
     run = dbt(project, 'echo "$@"; echo $DBT_PROJECT_DIR $DBT_PROFILES_DIR', target="prod", variables={"a": 1})
     lines: list[str] = []
     run.run(["source", "freshness"], target_path=target(project), on_message=lambda _, text: lines.append(text))
     assert lines == ['source freshness --target prod --vars {"a": 1}', f"{project} {project}"]
 
 
-def test_profile_is_there_while_dbt_runs_with_secrets_in_the_environment_only(project: Path) -> None:
+def test_profile_exists_while_dbt_runs_with_secrets_in_the_environment_only(project: Path) -> None:
     profile = Profile(
         {"type": "postgres", "password": "{{ env_var('DBT_ENV_SECRET_P') }}"}, {"DBT_ENV_SECRET_P": "hidden-1"}
     )
@@ -108,17 +108,17 @@ def test_no_command_and_no_executable() -> None:
         find_executable("/no/such/dbt")
 
 
-def test_executable_beside_this_python_is_found_without_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executable_next_to_this_python_is_found_without_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker started as /venv/bin/airflow has no activated environment."""
     monkeypatch.setenv("PATH", "/usr/bin")
     assert Path(find_executable("dbt")).parent == Path(sys.executable).parent
 
 
-# -- what dbt says ---------------------------------------------------------------------------------------------------
+# -- output of dbt ---------------------------------------------------------------------------------------------------
 
 
 def test_messages_come_while_dbt_runs(project: Path) -> None:
-    """Each line as it is written, JSON or not; debug messages are left out."""
+    """Each line arrives as it is written, JSON or not, except debug messages."""
     script = f"""echo '{message("1 of 2 OK")}'; echo '{message("noise", "debug")}'; echo plain; sleep 0.5
     echo '{message("2 of 2 ERROR", "error")}'"""
     heard: list[tuple[float, str, str]] = []
@@ -152,8 +152,8 @@ def test_results_and_failures(project: Path) -> None:
         outcome.raise_for_failure()
 
 
-def test_results_of_an_earlier_command_are_not_taken_for_this_ones(project: Path) -> None:
-    """dbt that fails before it runs anything leaves the old run_results.json where it is."""
+def test_results_of_an_earlier_command_are_ignored(project: Path) -> None:
+    """dbt that fails before it runs any node leaves an old run_results.json in place."""
     (target(project) / "run_results.json").write_text(
         json.dumps({"results": [{"unique_id": "x", "status": "success"}]})
     )
@@ -171,8 +171,8 @@ def test_stale_source_fails(project: Path) -> None:
         outcome.raise_for_failure()
 
 
-def test_usage_error_is_told_in_dbts_words(project: Path) -> None:
-    """Exit code 2 and plain text: nothing was run."""
+def test_usage_error_quotes_dbt(project: Path) -> None:
+    """Exit code 2 and plain text mean that dbt ran nothing."""
     outcome = dbt(project, "echo 'Error: No such option: --selekt'; exit 2").run(["run"], target_path=target(project))
     with pytest.raises(ProjectError, match="No such option: --selekt") as raised:
         outcome.raise_for_failure()
@@ -183,28 +183,26 @@ SEEN = [
     ("Could not find adapter type snowflake!", "install dbt-snowflake"),
     ('dbt expects 1 package(s) to be installed. Run "dbt deps" to install', "deps=True"),
     ("Failed to resolve 'hub.getdbt.com' ([Errno -3])", "commit dbt_packages"),
-    ("Env var required but not provided: 'NOPE'", "give NOPE in env="),
+    ("Env var required but not provided: 'NOPE'", "set NOPE in env="),
     ("Required var 'day' not found in config", "vars="),
-    ("This version of dbt is not supported. Installed version of dbt: =1.12.6", "dbt_executable of the version"),
+    (
+        "This version of dbt is not supported. Installed version of dbt: =1.12.6",
+        "a dbt of the version",
+    ),
     ("Could not find profile named 'shop'", "profile_conn_id"),
     ("The profile 'shop' does not have a target named 'prod'", "target's name"),
-    ('Expected a schema version of "…/v11.json"', "another dbt"),
+    ('Expected a schema version of "…/v11.json"', "with this dbt"),
     ("The semantic layer requires a time spine model", "time spine"),
     ("Breaking Change to Contract Error in model customers", "new version"),
 ]
 
 
-@pytest.mark.parametrize(("said", "todo"), SEEN)
-def test_what_dbt_says_becomes_what_to_do(said: str, todo: str) -> None:
-    assert todo in advice(said)
+@pytest.mark.parametrize(("text", "todo"), SEEN)
+def test_dbts_errors_become_advice(text: str, todo: str) -> None:
+    assert todo in advice(text)
 
 
-# -- how it ends -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GRACE", 0.3)
+# -- end of dbt ------------------------------------------------------------------------------------------------------
 
 
 def alive(pid: int) -> bool:
@@ -215,7 +213,7 @@ def alive(pid: int) -> bool:
 
 
 def ends(pid: int) -> bool:
-    """A process that was killed is gone when it next gets the processor, which takes a while on a busy machine."""
+    """Wait until a process ends: a killed one ends when it next gets the processor, which can take long."""
     deadline = time.monotonic() + 20
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -236,12 +234,12 @@ def test_timeout_ends_dbt_and_its_children(project: Path, script: str) -> None:
     assert ends(pid)
 
 
-def test_dbt_is_asked_first_so_that_it_can_cancel_its_queries(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_GRACE", 60)  # a busy machine is no reason to be made to stop
-    # As Airflow does for its tasks: in the background of a shell, SIGINT is ignored, and then by dbt as well.
+def test_dbt_is_asked_first_so_that_it_can_cancel_its_queries(project: Path) -> None:
+    # A shell's background jobs ignore SIGINT, and so would dbt. Airflow resets the signal for its tasks, as here.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     marker = project.parent / "asked"
-    run = dbt(project, f"trap 'touch {marker}; exit 1' INT; echo ready; while :; do :; done")
+    script = f"trap 'touch {marker}; exit 1' INT; echo ready; while :; do :; done"
+    run = dbt(project, script, grace_seconds=60)  # long enough for a busy machine
     stopper = threading.Thread(target=run.stop)
 
     def start_stopper(_level: str, _text: str) -> None:
@@ -257,7 +255,7 @@ def test_dbt_is_asked_first_so_that_it_can_cancel_its_queries(project: Path, mon
 
 
 def test_stopped_before_it_started(project: Path) -> None:
-    """on_kill may come while the repository is still being fetched."""
+    """on_kill may come while the repository is being fetched."""
     run = dbt(project, "sleep 60")
     run.stop()
     with pytest.raises(DbtRunError, match="cancelled"):
@@ -265,7 +263,7 @@ def test_stopped_before_it_started(project: Path) -> None:
 
 
 def test_error_in_the_task_ends_dbt(project: Path) -> None:
-    """An execution timeout of Airflow is an exception in the middle of reading."""
+    """An execution timeout of Airflow raises an exception while the task reads dbt's output."""
     pids: list[int] = []
 
     def fail(_level: str, text: str) -> None:
@@ -281,7 +279,7 @@ def test_error_in_the_task_ends_dbt(project: Path) -> None:
 
 
 def test_real_parse_with_packages_and_without_secrets_or_traces(project: Path) -> None:
-    """A project with a local package and a profile that wants secrets: parsed, moved, and nothing else written."""
+    """A project with a local package and a profile that needs secrets is moved, then parsed without a trace."""
     package = project.parent / "macros"
     (package / "macros").mkdir(parents=True)
     (package / "dbt_project.yml").write_text("name: macros\nversion: '1.0'\n")
@@ -311,4 +309,4 @@ def test_real_parse_of_a_broken_project(project: Path) -> None:
     (project / "models" / "a.sql").write_text("select {{ env_var('NOPE') }}")
     with pytest.raises(ProjectError, match="Env var required but not provided: 'NOPE'") as raised:
         DbtProject(project, profile=stand_in("duckdb")).parse()
-    assert "give NOPE in env=" in raised.value.todo
+    assert "set NOPE in env=" in raised.value.todo

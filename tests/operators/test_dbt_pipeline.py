@@ -120,5 +120,5 @@ def test_a_stale_source_stops_the_pipeline(
     assert states.pop("outdated") == "skipped"
     assert set(states.values()) == {"upstream_failed"}
     log = capsys.readouterr().out
-    assert "source.shop.raw.stale: freshness error; a dbt task before has left no result" in log
+    assert "source.shop.raw.stale: freshness error; an upstream dbt task produced no result" in log
     assert not (tmp_path / "sent").exists()

@@ -196,7 +196,7 @@ def test_gate_of_a_sync(state_url: Path, tmp_path: Path) -> None:
         "destination": {"type": "file", "path": "x"}, "mapping": {"id": "id"},
     }  # fmt: skip
     sync = Sync.load(spec)
-    for gate, words in ((pushed["return_value"], "was not built: error"), ([None], "has left no result")):
+    for gate, words in ((pushed["return_value"], "was not built: error"), ([None], "produced no result")):
         operator = ReverseEtlOperator(task_id="s", sync=sync, catalog=catalog, gate=gate)  # type: ignore[arg-type]
         with pytest.raises(AirflowSkipException, match=words):
             operator._check_gate(sync)
