@@ -1,4 +1,4 @@
-"""Everything that is generated and committed: the JSON Schema, tables of reference pages, the package's copy of one.
+"""Generator of committed files: the JSON Schema, tables of reference pages, the package's copy of one page.
 
 A page has ``<!-- generated: name -->`` and ``<!-- end -->`` around each table. ``make schema`` writes them again; a
 test fails when one is not up to date.
@@ -31,7 +31,7 @@ _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 
 def generated() -> Iterator[tuple[Path, str]]:
-    """Each file, with the text that it should have."""
+    """Yield each generated file with the text that it should have."""
     from airflow_reverse_etl import Sync
 
     yield SCHEMA, json.dumps(Sync.json_schema(), indent=2, ensure_ascii=False) + "\n"
@@ -43,7 +43,7 @@ def generated() -> Iterator[tuple[Path, str]]:
 
 
 def block(name: str) -> str:
-    """The text of one generated block: ``config``, ``connections``, ``errors``, ``sync``, ``destination:<type>`` ..."""
+    """Return the text of a generated block: ``config``, ``connections``, ``errors``, ``destination:<type>`` ..."""
     kind, _, argument = name.partition(":")
     text = {
         "config": config,
@@ -60,7 +60,7 @@ def block(name: str) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [list(head), ["---"] * len(list(head)), *rows]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in lines)
 
@@ -77,7 +77,7 @@ def _code(value: object) -> str:
 
 
 def config() -> str:
-    """The options of ``[reverse_etl]``."""
+    """Return the table of the options of ``[reverse_etl]``."""
     from airflow_reverse_etl.provider import get_provider_info
 
     options = get_provider_info()["config"]["reverse_etl"]["options"]
@@ -89,7 +89,7 @@ def config() -> str:
 
 
 def connections() -> str:
-    """The additional fields of our connection types."""
+    """Return the tables of the additional fields of our connection types."""
     from airflow_reverse_etl.provider import get_provider_info
 
     parts = []
@@ -102,7 +102,7 @@ def connections() -> str:
 
 
 def error_table() -> str:
-    """Every error with what it means, in the order of the tree."""
+    """Return the table of all errors and their meanings, in the order of the class tree."""
     from airflow_reverse_etl import errors
 
     rows = [
@@ -114,15 +114,15 @@ def error_table() -> str:
 
 
 def git_error_table() -> str:
-    """What git and ssh can say is wrong, and what to do about it."""
-    from airflow_reverse_etl.git.errors import KNOWN_MESSAGES
+    """Return the table of problems that git and ssh report, with the remedies."""
+    from airflow_reverse_etl.git.errors import _KNOWN
 
     rows = [(known.what, known.todo, _code(known.error.__name__)) for known in KNOWN_MESSAGES]
     return table(("what happened", "what to do", "error"), rows)
 
 
 def dbt_error_table() -> str:
-    """What dbt can say is wrong before it runs anything, and what to do about it."""
+    """Return the table of problems that dbt reports before it runs anything, with the remedies."""
     from airflow_reverse_etl.dbt.errors import _ADVICE
 
     rows = []
@@ -139,7 +139,7 @@ def _first(cls: type) -> str:
 
 
 def cli() -> str:
-    """Every command with its options."""
+    """Return a section with the options of each command."""
     from airflow_reverse_etl.cli.main import build_parser
 
     parts = []
@@ -158,7 +158,7 @@ def cli() -> str:
 def commands(
     parser: argparse.ArgumentParser, name: str = "", text: str = ""
 ) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
-    """(name, parser, help) of each command; one that only has commands of its own is not there itself."""
+    """Yield (name, parser, help) of each command, except those that only group other commands."""
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not groups:
         yield name, parser, text
@@ -173,32 +173,33 @@ def _choices(action: argparse.Action) -> str:
 
 
 def options_of(command: argparse.ArgumentParser) -> list[argparse.Action]:
-    """What a command takes, other than ``--help``."""
+    """Return the arguments of a command, except ``--help``."""
     return [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
 
 
 # -- pydantic models -------------------------------------------------------------------------------------------------
 
-#: What a field means whose type says it already.
+#: Meanings of fields without a description of their own.
 _MEANING = {
     "model": "a dbt model: `name`, `package.name` or `name.v2`; or `{table: schema.name}`; or `{sql: select …}`",
-    "destination": "where rows go; its type adds keys, see [destinations](destinations.md)",
-    "mode": "what happens to rows that are new, changed, gone: see [modes](#modes)",
-    "guards": "may this plan be sent?",
-    "failure": "what turns the task red",
-    "retry": "how long a rejected row is tried again, while it stays unchanged",
-    "rate": "how fast",
-    "retry.max_attempts": "runs in which the row is sent",
+    "destination": "destination of the rows; its type adds keys, see [destinations](destinations.md)",
+    "mode": "how new, changed and removed rows are sent, see [modes](#modes)",
+    "guards": "conditions that a plan must meet before anything is sent",
+    "failure": "limits beyond which the task fails",
+    "retry": "limits for sending a rejected row again while it stays unchanged",
+    "rate": "limits for the requests to the destination",
+    "retry.max_attempts": "number of runs in which the row is sent",
     "retry.max_age": "time since it was first rejected",
     "method": "HTTP method",
     "code": "dotted path of the error's code",
     "message": "dotted path of the error's message",
-    "rate.requests_per_second": "over all connections of the task; default: no limit but the destination's own answers",
+    "rate.requests_per_second": "budget shared by everything that uses the destination's connection; default: no limit "
+    "other than the destination's own answers",
 }
 
 
 def sync_tables() -> str:
-    """The fields of a sync, and of what is in it."""
+    """Return the tables of the fields of a sync and of its nested mappings."""
     from airflow_reverse_etl.spec import model as spec
 
     parts = [_model_table(spec.Sync)]
@@ -211,7 +212,7 @@ def sync_tables() -> str:
 
 
 def destination_tables(type_: str) -> str:
-    """The keys that a destination type adds."""
+    """Return the tables of the keys that a destination type adds."""
     from airflow_reverse_etl.destinations.registry import destination_class
     from airflow_reverse_etl.spec.model import DestinationSpec
 
@@ -256,7 +257,7 @@ def _model_table(model: type[BaseModel], prefix: str = "", only: Iterable[str] |
 
 
 def _common(name: str) -> str:
-    """What a key means in every destination, where a type only makes it required."""
+    """Return the common meaning of a destination's key, for types that only make the key required."""
     from airflow_reverse_etl.spec.model import DestinationSpec
 
     field = DestinationSpec.model_fields.get(name)
@@ -309,13 +310,13 @@ def _type_name(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def face(kind: str) -> str:
-    """The public classes and functions of a package, from their docstrings."""
+    """Return the documentation of a package's public classes and functions, from their docstrings."""
     package = import_module(f"airflow_reverse_etl.{kind}")
     return "\n\n".join(f"### `{name}`\n\n{described(getattr(package, name))}" for name in package.__all__)
 
 
 def described(thing: Any) -> str:
-    """A docstring in Markdown, its parameters as a table."""
+    """Return a docstring in Markdown, with its parameters as a table."""
     body, raises = split_docstring(thing)[0], split_docstring(thing)[2]
     parts = [_plain(body), *parameter_table(thing)]
     if raises:
@@ -324,7 +325,7 @@ def described(thing: Any) -> str:
 
 
 def parameter_table(thing: Any) -> list[str]:
-    """One table, or none when there are no parameters."""
+    """Return a list of one table, or an empty list without parameters."""
     meanings = split_docstring(thing)[1]
     rows = [
         (
@@ -342,7 +343,7 @@ def _shown(default: object) -> str:
 
 
 def parameters(thing: Any) -> dict[str, Any]:
-    """Parameters with their defaults: a class's own and those of our base classes, not Airflow's."""
+    """Return parameters with their defaults: those of a class and of our base classes, not Airflow's."""
     if not inspect.isclass(thing):
         return {name: value.default for name, value in inspect.signature(thing).parameters.items()}
     found: dict[str, Any] = {}
@@ -356,7 +357,7 @@ def parameters(thing: Any) -> dict[str, Any]:
 
 
 def split_docstring(thing: Any) -> tuple[str, dict[str, str], list[tuple[str, str]]]:
-    """Text, parameter → meaning, (error, meaning)."""
+    """Split a docstring into its text, the meanings of parameters by name, and pairs of error and meaning."""
     doc = inspect.getdoc(thing) or ""
     text, *fields = re.split(r"(?:^|(?<=\s)):(?=(?:param|raises|returns?)\b)", doc)
     meanings, raises = {}, []
@@ -371,6 +372,6 @@ def split_docstring(thing: Any) -> tuple[str, dict[str, str], list[tuple[str, st
 
 
 def _plain(text: str) -> str:
-    """reStructuredText's roles and double backticks as Markdown."""
+    """Convert reStructuredText's roles and double backticks to Markdown."""
     text = re.sub(r":\w+:`~?([\w.]+)`", lambda found: f"`{found[1].rpartition('.')[2]}`", text)
     return re.sub(r"``(.+?)``", r"`\1`", text)
