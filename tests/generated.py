@@ -115,7 +115,7 @@ def error_table() -> str:
 
 def git_error_table() -> str:
     """Return the table of problems that git and ssh report, with the remedies."""
-    from airflow_reverse_etl.git.errors import _KNOWN
+    from airflow_reverse_etl.git.errors import KNOWN_MESSAGES
 
     rows = [(known.what, known.todo, _code(known.error.__name__)) for known in KNOWN_MESSAGES]
     return table(("what happened", "what to do", "error"), rows)
