@@ -1,4 +1,7 @@
-"""Names of Airflow whose home differs by version, 3.1 to 3.3: everything else of ours imports them from here."""
+"""Names of Airflow that differ between versions 3.1 and 3.3, and the translation of errors to Airflow's exceptions.
+
+All other modules import these names from here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ except ImportError:  # Airflow 3.1
         TaskDeferred,
     )
 
-from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+from airflow_reverse_etl.errors import ReverseEtlError
 
 __all__ = [
     "AirflowException",
@@ -54,12 +57,13 @@ __all__ = [
     "TaskDeferred",
     "TaskGroup",
     "airflow_configuration",
+    "airflow_error",
     "airflow_errors",
 ]
 
 
 def airflow_configuration() -> Any:
-    """Airflow's configuration."""
+    """Return Airflow's configuration."""
     try:  # Airflow 3.2
         from airflow.sdk.configuration import conf
     except ImportError:  # Airflow 3.1
@@ -67,12 +71,17 @@ def airflow_configuration() -> Any:
     return conf
 
 
+def airflow_error(error: ReverseEtlError) -> AirflowException:
+    """Translate an error: Airflow retries the task if the error's ``retry`` allows it, and fails it at once if not."""
+    exception = AirflowException if error.retry else AirflowFailException
+    return exception(error.with_hint())
+
+
 @contextmanager
 def airflow_errors() -> Iterator[None]:
-    """Our errors as Airflow's: those that no retry would help fail the task at once."""
+    """Raise the errors of this package as Airflow's."""
     try:
         yield
-    except ConfigurationError as error:
-        raise AirflowFailException(error.with_hint()) from None
     except ReverseEtlError as error:
-        raise AirflowException(error.with_hint()) from None
+        # Not chained: a driver's message may contain values of a row. str(error) has all that is needed.
+        raise airflow_error(error) from None

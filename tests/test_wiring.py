@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
@@ -34,10 +35,18 @@ def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         setting("memory_limt")
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [(errors.ModelNotFoundError, AirflowFailException), (errors.UnreachableError, AirflowException)],
-)
+TRANSLATIONS = [
+    (errors.ModelNotFoundError, AirflowFailException),
+    (errors.UnreachableError, AirflowException),
+    (errors.StateError, AirflowFailException),
+    (errors.GuardError, AirflowFailException),
+    (errors.FailurePolicyError, AirflowFailException),
+    # A lost connection fails dbt, too.
+    (errors.DbtRunError, AirflowException),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), TRANSLATIONS)
 def test_an_error_is_told_with_the_name_to_look_it_up_by(
     error: type[errors.ReverseEtlError], expected: type[Exception]
 ) -> None:
@@ -51,6 +60,25 @@ def test_an_error_is_told_with_the_name_to_look_it_up_by(
     ]
     assert str(caught.value).splitlines() == lines
     assert f"| `{error.__name__}` |" in (ROOT / "docs" / "reference" / "errors.md").read_text()
+
+
+@pytest.mark.parametrize(("error", "expected"), TRANSLATIONS)
+def test_a_sync_task_translates_errors_like_every_other_task(
+    error: type[errors.ReverseEtlError], expected: type[Exception]
+) -> None:
+    from airflow_reverse_etl.operators.base import SyncOperator
+
+    class Failing(SyncOperator):
+        def _load_sync(self) -> Any:
+            return None
+
+        def _work(self, sync: Any, context: Any) -> Any:
+            raise error("it is not there")
+
+    with pytest.raises(expected) as caught:
+        Failing(task_id="failing", sync="{{ var.value.sync }}").execute({})
+    assert type(caught.value) is expected
+    assert str(caught.value) == error("it is not there").with_hint()
 
 
 def test_state_is_under_airflow_home_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from airflow_reverse_etl.assets import destination_asset, inlets
 from airflow_reverse_etl.compat import (
     AirflowException,
-    AirflowFailException,
     AirflowSkipException,
     BaseOperator,
     Context,
+    airflow_error,
 )
 from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.dbt.model_query import resolve_model
-from airflow_reverse_etl.errors import AttentionError, ConfigurationError, ReverseEtlError, TryLaterError
+from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.choose import choose_store
 from airflow_reverse_etl.sync.clock import SystemClock
@@ -63,13 +63,10 @@ class SyncOperator(BaseOperator):
         """Do the task's work, and translate its errors for Airflow."""
         try:
             return self._work(self._load_sync(), context)
-        except (ConfigurationError, AttentionError) as error:
+        except ReverseEtlError as error:
             self._push_report(context, error)
             # Not chained: a driver's message may contain values of a row. str(error) has all that is needed.
-            raise AirflowFailException(error.with_hint()) from None
-        except TryLaterError as error:
-            self._push_report(context, error)
-            raise AirflowException(error.with_hint()) from None
+            raise airflow_error(error) from None
         except asyncio.CancelledError:
             raise AirflowException(
                 "The task was stopped. Delivered rows are recorded; a new try sends the remaining ones."
