@@ -1,7 +1,7 @@
-"""The names under which models and destination objects appear as Airflow assets.
+"""Names under which models and destination objects appear as Airflow assets.
 
-Computed from the sync alone, so that DAG parsing needs neither network nor database, and equal wherever the same thing
-is meant: another DAG can be scheduled on ``model_asset("customers", "warehouse")``.
+A name depends on the sync alone, so DAG parsing needs neither network nor database. The same thing always has the same
+name: another DAG can be scheduled on ``model_asset("customers", "warehouse")``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _VERSION = re.compile(r"v\d+")
 
 
 def model_asset(model: str, source: str) -> Asset:
-    """A dbt model in a warehouse.
+    """Return the asset of a dbt model in a warehouse.
 
     :param model: ``name``, ``package.name``, ``name.v2`` or ``package.name.v2``. The package is left out of the name:
         a sync that says it and one that does not mean the same asset.
@@ -31,27 +31,28 @@ def model_asset(model: str, source: str) -> Asset:
 
 
 def table_asset(table: str, source: str) -> Asset:
-    """A table that dbt does not manage: ``schema.table`` as the sync writes it."""
+    """Return the asset of a table that dbt does not manage: ``schema.table``, spelled like in the sync."""
     return _asset("table", source, table)
 
 
 def catalog_asset(git_conn_id: str, project_path: str = ".") -> Asset:
-    """The models of a dbt project, as a model sync reads them: an event for each new commit, with what changed.
+    """Return the asset of a dbt project's models. A model sync adds an event, with the changes, for each new commit.
 
-    :param git_conn_id: of the ``DbtModelSyncOperator``; where it reads a manifest, its ``source_conn_id`` or ``local``.
-    :param project_path: as well; where it reads a manifest, its path or URL.
+    :param git_conn_id: ``git_conn_id`` of the ``DbtModelSyncOperator``; if that reads a manifest, its
+        ``source_conn_id`` or ``local``.
+    :param project_path: ``project_path`` of the operator; if that reads a manifest, the manifest's path or URL.
     """
     return _asset("project", git_conn_id, *([project_path] if project_path not in ("", ".") else []))
 
 
 def destination_asset(sync: Sync) -> Asset:
-    """What a sync writes: destination type, connection and object."""
+    """Return the asset that a sync writes, named after destination type, connection and object."""
     to = sync.destination
     return _asset(to.type, to.connection or "local", to.object or sync.name)
 
 
 def inlets(sync: Sync) -> Sequence[Asset]:
-    """What a sync reads. Nothing for a query: it has no name."""
+    """Return the assets that a sync reads; none for a query, which has no name."""
     if isinstance(sync.model, str):
         return [model_asset(sync.model, sync.source)]
     if isinstance(sync.model, TableModel):

@@ -1,4 +1,4 @@
-"""The options of the Airflow configuration section ``[reverse_etl]``."""
+"""Options of the Airflow configuration section ``[reverse_etl]``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ SECTION = "reverse_etl"
 
 
 def setting(option: str) -> str:
-    """An option of the Airflow configuration section ``[reverse_etl]``; its default when it is not set.
+    """Return an option of the Airflow configuration section ``[reverse_etl]``, or its default if it is not set.
 
     :raises ConfigurationError: the option does not exist.
     """
     defaults = _defaults()
     if option not in defaults:
-        raise ConfigurationError(f"there is no option {option!r} in [{SECTION}]", todo=f"known: {', '.join(defaults)}")
+        raise ConfigurationError(
+            f"option {option!r} not found in [{SECTION}]", todo=f"use one of {', '.join(defaults)}"
+        )
     value = airflow_configuration().get(SECTION, option, fallback=None)
     return str(value) if value not in (None, "") else defaults[option]
 
@@ -34,12 +36,12 @@ def _defaults() -> dict[str, str]:
 
 
 def is_on(option: str) -> bool:
-    """Whether an option is on."""
+    """Return True if an option is on."""
     return setting(option).lower() in ("true", "1", "yes")
 
 
 def history() -> timedelta:
-    """How long runs are kept."""
+    """Return the time for which runs are kept."""
     days = setting("history_days")
     if not days.isdigit() or not int(days):
         raise ConfigurationError(f"[{SECTION}] history_days is {days!r}", todo="set a number of days, 1 or more")
@@ -47,10 +49,10 @@ def history() -> timedelta:
 
 
 def checkout_folder() -> Path:
-    """The worker's own folder for checkouts of Git repositories: ``[reverse_etl] checkout_folder``."""
+    """Return the worker's own folder for checkouts of Git repositories: ``[reverse_etl] checkout_folder``."""
     return Path(in_home(setting("checkout_folder"))).absolute()
 
 
 def in_home(place: str) -> str:
-    """A place with ``{AIRFLOW_HOME}`` filled in."""
+    """Fill in ``{AIRFLOW_HOME}``."""
     return place.replace("{AIRFLOW_HOME}", os.environ.get("AIRFLOW_HOME") or str(Path("~/airflow").expanduser()))

@@ -1,4 +1,4 @@
-"""Airflow connections as plain data, and what they say of databases and storage."""
+"""Airflow connections as plain data, their SQL dialects, and their credentials of object storage."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DIALECTS = {
 
 
 def connection_info(conn_id: str) -> ConnectionInfo:
-    """An Airflow connection as plain data.
+    """Return an Airflow connection as plain data.
 
-    :raises CredentialsError: there is no such connection.
+    :raises CredentialsError: the connection does not exist.
     """
     try:
         return _info(BaseHook.get_connection(conn_id))
@@ -30,9 +30,9 @@ def connection_info(conn_id: str) -> ConnectionInfo:
 
 
 async def async_connection_info(conn_id: str) -> ConnectionInfo:
-    """The same from an event loop, such as the triggerer's.
+    """Return an Airflow connection from inside an event loop, such as the triggerer's.
 
-    :raises CredentialsError: there is no such connection.
+    :raises CredentialsError: the connection does not exist.
     """
     from airflow.providers.common.compat.connection import get_async_connection
 
@@ -44,7 +44,7 @@ async def async_connection_info(conn_id: str) -> ConnectionInfo:
 
 def _no_connection(conn_id: str) -> CredentialsError:
     return CredentialsError(
-        "there is no such Airflow connection",
+        "Airflow connection not found",
         todo="create it under Admin > Connections, with `airflow connections add`, or in the secrets backend",
         connection=conn_id,
     )
@@ -64,8 +64,10 @@ def _info(connection: Any) -> ConnectionInfo:
 
 
 def storage_options(info: ConnectionInfo) -> dict[str, str]:
-    """Credentials of an object storage, as deltalake takes them, from a connection of type aws, google_cloud_platform
-    or wasb. An extra ``storage_options`` is passed on as it is, and wins.
+    """Return the credentials of an object storage in deltalake's format.
+
+    The connection is of type aws, google_cloud_platform or wasb. An extra ``storage_options`` is passed on unchanged,
+    and wins.
 
     Source of the names: the object_store crate's configuration keys for S3, GCS and Azure.
     """
@@ -98,5 +100,5 @@ def storage_options(info: ConnectionInfo) -> dict[str, str]:
 
 
 def dialect_of(info: ConnectionInfo) -> str:
-    """sqlglot's name of the SQL behind a connection."""
+    """Return sqlglot's name of the SQL dialect behind a connection."""
     return _DIALECTS.get(info.conn_type, info.conn_type)

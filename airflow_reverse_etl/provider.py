@@ -1,4 +1,4 @@
-"""What this package brings to Airflow, as Airflow wants to be told: one plain dict, no imports."""
+"""Provider information for Airflow: one plain dict, no imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _INTEGRATION = "Reverse ETL"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Provider information, in the shape of Airflow's ``provider_info.schema.json``."""
+    """Return the provider information, in the shape of Airflow's ``provider_info.schema.json``."""
     return {
         "package-name": "airflow-provider-reverse-etl",
         "name": "Reverse ETL",
@@ -57,14 +57,14 @@ HTTP_CONNECTION: dict[str, Any] = {
         "relabeling": {"host": "Base URL", "schema": "Scheme", "login": "User name", "password": "Password or token"},
         "placeholders": {
             "host": "https://api.example.com/v2",
-            "schema": "https, where the base URL does not say",
+            "schema": "https, if the base URL has no scheme",
             "login": "empty: the password is a token",
             "extra": '{"headers": {"X-Version": "2"}, "verify": "/etc/ssl/our-ca.pem"}',
         },
     },
     "conn-fields": {
         "auth_header": _text("Token header", "Header that carries the token. Empty: Authorization, as a bearer token"),
-        "test_path": _text("Test path", "What the connection test requests, below the base URL"),
+        "test_path": _text("Test path", "Path below the base URL that the connection test requests"),
     },
 }
 
@@ -80,23 +80,23 @@ GIT_CONNECTION: dict[str, Any] = {
         "relabeling": {"host": "Repository URL", "login": "User name", "password": "Access token"},
         "placeholders": {
             "host": "https://github.com/owner/repository, or git@github.com:owner/repository",
-            "login": "empty: the one that the host expects beside a token",
+            "login": "empty: the user name that the host expects with a token",
         },
     },
     "conn-fields": {
         "private_key": _text("Private key", "SSH key, or the GitHub App's key: the whole file", **_SECRET),
         "key_file": _text("Private key file", "Path of the key on every worker, instead of the key itself"),
-        "private_key_passphrase": _text("Passphrase", "Of the SSH key", **_SECRET),
+        "private_key_passphrase": _text("Passphrase", "Passphrase of the SSH key", **_SECRET),
         "known_hosts": _text("Known hosts", "Lines of a known_hosts file, as ssh-keyscan prints them"),
         "known_hosts_file": _text("Known hosts file", "Path on every worker, instead of the lines"),
         "strict_host_key_checking": _text("Host key checking", "yes (default), accept-new or no"),
-        "ssh_port": _text("SSH port", "Where the URL does not say"),
+        "ssh_port": _text("SSH port", "Port, if the URL has none"),
         "ssh_config_file": _text("SSH configuration file", "Path on every worker"),
-        "host_proxy_cmd": _text("SSH proxy command", "Such as ssh -W %h:%p bastion"),
-        "github_app_id": _text("GitHub App id", "Or its client id. The private key is then the App's"),
-        "github_installation_id": _text("GitHub installation id", "Empty: looked up"),
+        "host_proxy_cmd": _text("SSH proxy command", "Command that reaches the host, such as ssh -W %h:%p bastion"),
+        "github_app_id": _text("GitHub App id", "Id or client id of the App. The private key is then the App's"),
+        "github_installation_id": _text("GitHub installation id", "Id of the installation. Empty: looked up"),
         "ca_certificates": _text("CA certificates", "PEM text, or a file's path, of the host's own authority"),
-        "proxy": _text("HTTP proxy", "URL, for https. Empty: the worker's https_proxy", **_SECRET),
+        "proxy": _text("HTTP proxy", "URL of a proxy for https. Empty: the worker's https_proxy", **_SECRET),
         "submodules": _text("Submodules", "true: fetch them too"),
     },
 }
@@ -106,8 +106,8 @@ _CONFIG_TEXT = "Reverse ETL: where its state is kept, and what a run may use of 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "state_url": {
         "description": (
-            "Where snapshots, plans, checkpoints and catalogs are kept: a folder that every worker sees, or an "
-            "object storage URL (s3://, gs://, az://). The default is good for one machine only."
+            "Folder that every worker sees, or object storage URL (s3://, gs://, az://), for snapshots, plans, "
+            "checkpoints and catalogs. The default is good for one machine only."
         ),
         "version_added": "0.1.0",
         "type": "string",
@@ -146,7 +146,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "warehouse_schema": {
         "description": (
-            "Schema for the state of syncs that are planned in the warehouse, made when it is missing; may be "
+            "Schema for the state of syncs that are planned in the warehouse, created if missing; may be "
             "database.schema."
         ),
         "version_added": "0.1.0",
@@ -155,7 +155,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": "reverse_etl",
     },
     "history_days": {
-        "description": "How many days a sync's runs, and its change log, are kept.",
+        "description": "Number of days for which a sync's runs and its change log are kept.",
         "version_added": "0.1.0",
         "type": "integer",
         "example": "90",
@@ -163,8 +163,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "change_log": {
         "description": (
-            "Whether to keep what became of each row that was sent, in the table change_log: its key, hashes and "
-            "outcome, no values."
+            "Record of each row that was sent, in the table change_log: its key, hashes and outcome, no values."
         ),
         "version_added": "0.1.0",
         "type": "boolean",
@@ -183,8 +182,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "duckdb_external_access": {
         "description": (
-            "Whether models in DuckDB may use what is outside of their database: files on the worker and in object "
-            "storages, by name or through views, and extensions that are not loaded yet. By default, they may not."
+            "Permission for models in DuckDB to use what is outside of their database: files on the worker and in "
+            "object storages, by name or through views, and extensions that are not loaded yet. Off by default."
         ),
         "version_added": "0.1.0",
         "type": "boolean",
@@ -192,7 +191,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "default": "False",
     },
     "scratch_folder": {
-        "description": "Folder on the worker for what does not fit into memory. Empty: the system's temporary folder.",
+        "description": "Folder on the worker for data beyond its memory. Empty: the system's temporary folder.",
         "version_added": "0.1.0",
         "type": "string",
         "example": "/mnt/scratch",

@@ -1,6 +1,6 @@
-"""From Airflow's connections and settings to our adapters: warehouses and state stores.
+"""Builds the adapters, warehouses and state stores, from Airflow's connections and settings.
 
-Cheap to import: whatever opens a connection or a store is loaded when it is called.
+The module is cheap to import: code that opens a connection or a store is imported on its first use.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SQL_HOOKS = {
     "databricks": ("databricks.hooks.databricks_sql", "DatabricksSqlHook", "databricks_conn_id"),
     "google_cloud_platform": ("google.cloud.hooks.bigquery", "BigQueryHook", "gcp_conn_id"),
 }
-#: What a connection of type adbc calls its database → sqlglot dialect.
+#: Database name in a connection of type adbc → sqlglot dialect.
 _ADBC_DIALECTS = {"postgresql": "postgres", "sqlite3": "sqlite"}
 
 
 def state_files() -> StateFiles:
-    """The files under ``[reverse_etl] state_url``.
+    """Return the files under ``[reverse_etl] state_url``.
 
-    :raises CredentialsError: ``state_conn_id`` names a connection that is not there.
+    :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
     from airflow_reverse_etl.stores.files import StateFiles
 
@@ -45,9 +45,9 @@ def state_files() -> StateFiles:
 
 
 def state_store() -> LakeStore:
-    """The store of snapshots, plans and checkpoints under ``[reverse_etl] state_url``.
+    """Return the store of snapshots, plans and checkpoints under ``[reverse_etl] state_url``.
 
-    :raises CredentialsError: ``state_conn_id`` names a connection that is not there.
+    :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
     from airflow_reverse_etl.stores.lake.store import LakeStore
 
@@ -62,10 +62,10 @@ def state_store() -> LakeStore:
 
 
 def warehouse_store(conn_id: str) -> WarehouseStore | None:
-    """The store of state as tables in the warehouse behind a connection; None where that cannot be.
+    """Return the store that keeps state as tables in the warehouse, or None if the database does not support it.
 
-    :raises CredentialsError: there is no such connection.
-    :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
+    :raises CredentialsError: the connection does not exist.
+    :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
     """
     from airflow_reverse_etl.sql.state_sql import STATE_SQL
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
@@ -90,26 +90,26 @@ def _state_place() -> tuple[str, dict[str, str]]:
 
 
 def dbapi_connect(conn_id: str) -> Callable[[], Any]:
-    """A function that opens a new DB-API connection each time it is called.
+    """Return a function that opens a new DB-API connection each time it is called.
 
-    :raises CredentialsError: there is no such connection.
-    :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
+    :raises CredentialsError: the connection does not exist.
+    :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
     """
     info = connection_info(conn_id)
     _sql_hook(info)
-    # a hook for each: Databricks' hands out one connection again and again
+    # A hook for each connection: the Databricks hook returns the same one each time.
     return lambda: _connect(_sql_hook(info), info)
 
 
 def open_warehouse(conn_id: str) -> Warehouse:
-    """The warehouse behind a connection, with Arrow batches where its driver has them.
+    """Return the warehouse behind a connection, with Arrow batches if its driver has them.
 
-    DuckDB natively; Postgres, Snowflake and BigQuery with the ADBC driver, if it is installed; connections of type
-    ``adbc`` with theirs; the Arrow of BigQuery's, Databricks' and Snowflake's own drivers, which know all ways to log
-    in that the hooks know; any other through a cursor of the hook's DB-API driver.
+    DuckDB is read natively. Postgres, Snowflake and BigQuery use the ADBC driver if it is installed; connections of
+    type ``adbc`` use theirs. Without ADBC, the drivers of BigQuery, Databricks and Snowflake return Arrow, and log in
+    in every way that the hooks know. All others use a cursor of the hook's DB-API driver.
 
-    :raises CredentialsError: there is no such connection.
-    :raises ConfigurationError: the connection is not one to a SQL database, or its provider is not installed.
+    :raises CredentialsError: the connection does not exist.
+    :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
     """
     info = connection_info(conn_id)
     hook = _sql_hook(info)
@@ -151,7 +151,7 @@ def open_warehouse(conn_id: str) -> Warehouse:
 
 
 def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:
-    """What makes connections that models are read in: without the worker's files, unless the configuration says so."""
+    """Keep models away from the worker's files, unless the configuration allows them."""
     if dialect != "duckdb" or is_on("duckdb_external_access"):
         return connect
     from airflow_reverse_etl.warehouses.duckdb import without_files
@@ -160,7 +160,7 @@ def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:
 
 
 def _connect(hook: Any, info: ConnectionInfo) -> Any:
-    """Google's own driver for BigQuery: the one in Airflow's hook speaks legacy SQL unless the connection says no."""
+    """Open a connection; to BigQuery with Google's driver, because Airflow's hook uses legacy SQL by default."""
     if dialect_of(info) != "bigquery":
         return hook.get_conn()
     from airflow_reverse_etl.warehouses import bigquery
@@ -182,7 +182,7 @@ def _sql_hook(info: ConnectionInfo) -> Any:
         ) from None
     if not hasattr(hook, "get_records"):
         raise ConfigurationError(
-            f"a connection of type {info.conn_type!r} is not one to a SQL database",
+            f"a connection of type {info.conn_type!r} does not lead to a SQL database",
             todo="name the connection of the warehouse that holds the model",
             connection=info.conn_id,
         )

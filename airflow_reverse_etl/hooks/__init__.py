@@ -1,4 +1,4 @@
-"""Connections: what their forms look like, how they are tested, what they open."""
+"""Hooks: the forms of connections, their tests, and the clients they open."""
 
 from __future__ import annotations
 

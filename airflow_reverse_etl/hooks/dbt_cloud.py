@@ -1,4 +1,4 @@
-"""The ``dbt_cloud`` connection of apache-airflow-providers-dbt-cloud, as users have it, on any host."""
+"""Hook of the ``dbt_cloud`` connection of apache-airflow-providers-dbt-cloud, for any host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class DbtCloudApiHook(BaseHook):
-    """What dbt Cloud says about runs and jobs, and its webhook subscriptions.
+    """Reads runs and jobs of dbt Cloud, and manages its webhook subscriptions.
 
     Connection: login = account id, password = service token or personal token, host = access URL (a domain, or a bare
     subdomain of getdbt.com; empty for cloud.getdbt.com), extra ``proxies``, extra ``webhook_secret`` (one or a list).
@@ -44,13 +44,13 @@ class DbtCloudApiHook(BaseHook):
         return connection_info(self.dbt_cloud_conn_id)
 
     def api(self) -> DbtCloudApi:
-        """A client of the account, to be used as an async context manager."""
+        """Return a client of the account, an async context manager."""
         from airflow_reverse_etl.dbt_cloud.client import client
 
         return client(self._connection)
 
     async def async_api(self) -> DbtCloudApi:
-        """The same from an event loop, such as the triggerer's; reads the connection anew."""
+        """Return a client from inside an event loop, such as the triggerer's. Each call reads the connection again."""
         from airflow.providers.common.compat.connection import get_async_connection
 
         from airflow_reverse_etl.dbt_cloud.client import client
@@ -82,7 +82,7 @@ class DbtCloudApiHook(BaseHook):
         return asyncio.run(work())
 
     def official(self, **kwargs: Any) -> Any:
-        """The official provider's hook for this connection, on any host.
+        """Return the official provider's hook for this connection, on any host.
 
         :raises ConfigurationError: the provider is not installed.
         """
@@ -104,9 +104,9 @@ class DbtCloudApiHook(BaseHook):
         return AnyHostHook(self.dbt_cloud_conn_id, **{"timeout_seconds": 60, "retry_limit": 4, **kwargs})
 
     def job_id(self, *, project_name: str, environment_name: str, job_name: str) -> int:
-        """The id of a job by its names.
+        """Find the id of a job by its names.
 
-        :raises ConfigurationError: there is none, or there are several.
+        :raises ConfigurationError: no job has these names, or several do.
         """
         names = {"project_name": project_name, "environment_name": environment_name, "job_name": job_name}
         try:
@@ -120,7 +120,7 @@ class DbtCloudApiHook(BaseHook):
             ) from error
 
     def model_results(self, run_id: int) -> dict[str, str]:
-        """unique id → status of every node that the run touched, over all its steps."""
+        """Return the status of each node that the run touched, over all its steps, by unique id."""
         from airflow_reverse_etl.dbt_cloud.models import model_results
 
         return model_results(self.call(lambda api: api.step_results(run_id)))
@@ -128,28 +128,31 @@ class DbtCloudApiHook(BaseHook):
     def create_webhook(self, job_id: int, client_url: str, *, name: str = "") -> dict[str, Any]:
         """Subscribe a URL to a job's completed runs.
 
-        The result's ``hmac_secret`` is shown this once: it belongs into the connection's extra ``webhook_secret``.
+        dbt Cloud shows the result's ``hmac_secret`` only once: put it into the connection's extra ``webhook_secret``.
         """
         title = name or f"Airflow: job {job_id}"
         return self.call(lambda api: api.create_webhook(title, job_id=job_id, client_url=client_url))
 
     def list_webhooks(self, job_id: int | None = None) -> list[dict[str, Any]]:
-        """The account's subscriptions, or those that hear of a job."""
+        """List the account's subscriptions, or those that include a job."""
         hooks = self.call(lambda api: api.webhooks())
         return [
             hook for hook in hooks if job_id is None or not hook["job_ids"] or str(job_id) in map(str, hook["job_ids"])
         ]
 
     def test_webhook(self, webhook_id: str) -> dict[str, Any]:
-        """Let dbt Cloud send a test delivery; says what the receiver answered."""
+        """Let dbt Cloud send a test delivery, and return the receiver's answer."""
         return self.call(lambda api: api.test_webhook(webhook_id))
 
     def delete_webhook(self, webhook_id: str) -> None:
-        """Unsubscribe."""
+        """Delete a subscription."""
         self.call(lambda api: api.delete_webhook(webhook_id))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether the account answers, with what is wrong otherwise."""
+        """Count the account's jobs.
+
+        :returns: False if dbt Cloud does not answer, or refuses the token; and a message.
+        """
         try:
             jobs = self.call(lambda api: api.job_ids())
         except ReverseEtlError as error:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class GitRepositoryHook(BaseHook):
-    """A connection of type ``git``, with the fields that apache-airflow-providers-git gives it, or ``reverse_etl_git``,
-    which has the same fields, and a form and a test of its own.
+    """A connection to a Git repository, of type ``git`` or ``reverse_etl_git``.
+
+    ``git`` has the fields of apache-airflow-providers-git. ``reverse_etl_git`` has the same fields, and its own form
+    and test.
 
     ``host`` is the repository's URL (https, ssh or ``git@host:path``), ``login`` the user name (default: the one that
-    GitHub, GitLab and Bitbucket expect beside a token), ``password`` the token. Extra:
+    GitHub, GitLab and Bitbucket expect next to a token), ``password`` the token. Extra:
 
     * ``private_key`` or ``key_file``, ``private_key_passphrase``: SSH key
     * ``known_hosts`` (lines) or ``known_hosts_file``, ``strict_host_key_checking``: ``yes`` (our default, which is
@@ -49,20 +51,22 @@ class GitRepositoryHook(BaseHook):
         self.git_conn_id = git_conn_id
 
     def get_conn(self) -> Repository:
-        """The repository with its credentials; opens nothing.
+        """Return the repository with its credentials. Nothing is opened.
 
-        :raises CredentialsError: the connection is absent or incomplete.
+        :raises CredentialsError: the connection does not exist, or is incomplete.
         :raises ConfigurationError: its URL is malformed, or its protocol is not allowed.
         """
         return _repository(connection_info(self.git_conn_id))
 
     async def async_conn(self) -> Repository:
-        """The same from an event loop, such as the triggerer's."""
+        """Return the repository from inside an event loop, such as the triggerer's."""
         return _repository(await async_connection_info(self.git_conn_id))
 
     def test_connection(self, ref: str = "HEAD") -> tuple[bool, str]:
-        """Whether the repository answers and has the ref, and whether it may be pushed to; else what is wrong: host,
-        host key, authentication, repository, branch or rights."""
+        """Read the ref, and try whether the repository may be pushed to.
+
+        :returns: False if the host, host key, authentication, repository, branch or rights are wrong; and a message.
+        """
         from airflow_reverse_etl.git.push import may_push
 
         try:
@@ -71,17 +75,18 @@ class GitRepositoryHook(BaseHook):
             pushes = may_push(repository)
         except ReverseEtlError as error:
             return False, str(error)
-        return True, f"{ref} is at {commit[:12]}; may read{' and push' if pushes else ', may not push'}"
+        rights = "may read and push" if pushes else "may read, may not push"
+        return True, f"{ref} is at {commit[:12]}; {rights}"
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The form on Airflow 3.1; later versions read it from the provider information, as this does."""
+        """Return the form's behaviour, for Airflow 3.1. Later versions read the provider information themselves."""
         behaviour = GIT_CONNECTION["ui-field-behaviour"]
         return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The form's additional fields on Airflow 3.1."""
+        """Return the form's additional fields, for Airflow 3.1."""
         from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
         from wtforms import PasswordField, StringField
 
@@ -174,7 +179,7 @@ def _true(value: object) -> bool:
 
 
 def _without_credentials(url: str) -> tuple[str, str | None, str | None]:
-    """A URL, and the user name and password that were in it, as the Git provider accepts them too."""
+    """Split a URL from the user name and password in it, which the Git provider accepts, too."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or parts.username is None:
         return url, None, None

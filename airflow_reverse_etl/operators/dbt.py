@@ -1,4 +1,4 @@
-"""Any dbt command on the worker."""
+"""Operator that runs any dbt command on the worker."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class DbtOperator(DbtTask):
     :param vars: dbt variables. Visible to others on the worker.
     :param select: what to run; a list means any of these.
     :param exclude: what to leave out.
-    :param env: environment variables for dbt, beside the harmless ones of the worker: a mapping, templated and never
-        shown; or names, to pass on the worker's own values.
+    :param env: environment variables for dbt, in addition to the worker's harmless ones: a mapping, templated and
+        never shown; or names, to pass on the worker's own values.
     :param deps: install the packages of a project from Git when they are not in the repository.
     :param target_path: folder on the worker to leave ``manifest.json``, ``run_results.json`` and so on in.
     :param state: what ``state:modified+`` and deferral compare with: ``last_successful``, ``last_successful:prod`` (of
         another target), or a folder with a ``manifest.json``. While nothing has succeeded yet, everything is run.
     :param defer_to_state: take what is not built here from where ``state`` has it: dbt's ``--defer``.
     :param retry_failed_only: when Airflow retries the task, run ``dbt retry``: what failed, and what was skipped for
-        it. A task that was cleared begins anew.
+        it. A task that was cleared begins from scratch.
     :param push_branch: branch of the project's repository to commit the artifacts to, below ``dbt_artifacts``, after
-        success; made if it is not there.
+        success; created if missing.
     :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
     :raises AirflowFailException: fix the configuration. :raises AirflowException: dbt failed.
     """
@@ -163,8 +163,10 @@ class DbtOperator(DbtTask):
             return replace(outcome, nodes=merge_results(kept, outcome.nodes)) if went_on else outcome
 
     def _words(self, kept: Path, state: DbtState) -> list[str]:
-        """The command with its options. Without a state to compare with, what depends on one is left out."""
-        words, select, known = _split(self.command), _listed(self.select), None
+        """Return the command with its options. Without a state to compare with, those that need one are left out."""
+        words = _split(self.command)
+        select = _listed(self.select)
+        known = None
         if self.state and self.state.partition(":")[0] == LAST_SUCCESSFUL:
             known = str(kept) if state.last_successful(self.state, kept) else None
         elif self.state:
@@ -172,7 +174,7 @@ class DbtOperator(DbtTask):
         if known:
             words += ["--state", known, *(["--defer"] if self.defer_to_state else [])]
         elif self.state:
-            self.log.warning("There is no manifest of a successful run yet: everything is run")
+            self.log.warning("No successful run has left a manifest yet: everything is run")
             select = without_state(select)
         for option, value in {"--select": select, "--exclude": _listed(self.exclude)}.items():
             words += [option, *value] if value else []
@@ -187,7 +189,7 @@ class DbtOperator(DbtTask):
 
         if not isinstance(self.project, Mapping) or "git_conn_id" not in self.project:
             raise ConfigurationError(
-                "there is no repository to push to", todo="give project= from a DbtModelSyncOperator"
+                "the project has no repository to push to", todo="give project= from a DbtModelSyncOperator"
             )
         names = ("manifest.json", "run_results.json", "catalog.json", "sources.json")
         files = {f"dbt_artifacts/{name}": target_path / name for name in names if (target_path / name).is_file()}
@@ -206,11 +208,11 @@ class DbtOperator(DbtTask):
             of = self.project
             return self._checkout(repository, context, commit=of["commit"], path=of["project_path"], ref=of["ref"])
         dag = self.get_dag()
-        beside = Path(dag.fileloc).parent if dag is not None and dag.fileloc else Path()
-        folder: Path = (beside / self.project).absolute()
+        parent = Path(dag.fileloc).parent if dag is not None and dag.fileloc else Path()
+        folder: Path = (parent / self.project).absolute()
         if not (folder / "dbt_project.yml").is_file():
             raise ConfigurationError(
-                "there is no dbt_project.yml in the project's folder",
+                "dbt_project.yml not found in the project's folder",
                 todo="give an absolute path, one relative to the DAG file, or the output of a DbtModelSyncOperator",
                 folder=folder,
             )
@@ -237,7 +239,7 @@ class DbtOperator(DbtTask):
         }
 
     def _emit_assets(self, outcome: DbtResult, target_path: Path, context: Context) -> None:
-        """An event for each model that was built; a versioned one under its version, the latest also without."""
+        """Emit an event for each model that was built; the latest version also under the name without a version."""
         built = {node.unique_id for node in outcome.nodes if node.status == "success"}
         if not self.profile_conn_id or not built or _split(self.command)[0] not in BUILDING:
             return

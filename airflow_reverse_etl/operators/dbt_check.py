@@ -1,4 +1,4 @@
-"""What a change to a dbt project would do to syncs, as a task."""
+"""Operator that checks what a change to a dbt project would do to syncs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DbtModelCheckOperator(DbtTask):
     Returns the report: ``conclusion`` (``failed``, ``needs review``, ``passed``), ``summary``, ``findings`` … A red
     task leaves it in XCom too.
 
-    What it does not do: look at data, or at the warehouse; see drift for that.
+    The check looks neither at data nor at the warehouse; drift does.
 
     :param syncs: a folder of YAML files, a file, or syncs; paths are absolute or relative to the DAG file. Syncs in
         models' ``meta.reverse_etl`` are checked as well.
@@ -93,7 +93,7 @@ class DbtModelCheckOperator(DbtTask):
         self.pull_request = pull_request
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Check; see the class."""
+        """Check the change; see the class."""
         from airflow_reverse_etl.check.check import check_project
         from airflow_reverse_etl.check.reports.text import text
 
@@ -127,11 +127,11 @@ class DbtModelCheckOperator(DbtTask):
     def _sources(self, version: ProjectVersion) -> list[SyncSource]:
         from airflow_reverse_etl.check.exposures import syncs_in_meta
 
-        beside, wrong = syncs_in_meta(version.catalog)
+        in_meta, wrong = syncs_in_meta(version.catalog)
         given, errors = given_syncs(self, self.syncs)
         if wrong or errors:
             raise (wrong + errors)[0]
-        return beside + given
+        return in_meta + given
 
     def _report(self, report: CheckReport, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.check.reports.hosts import for_repository

@@ -1,4 +1,4 @@
-"""The models that a dbt Cloud run built, as that run built them."""
+"""Operator that reads the models of a dbt Cloud run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models of a dbt project as a catalog, what changed in it, and the syncs that are written beside the models."""
+"""Operators that read a dbt project: its models, as a catalog, and the syncs in its models' meta."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DbtModelSyncOperator(DbtTask):
 
     Resolves ``ref`` to a commit; when that commit's catalog is stored already, that one ``git ls-remote`` was all.
     Otherwise fetches the commit, runs ``dbt parse`` in a process of its own, without a warehouse and without secrets,
-    and stores the catalog under ``[reverse_etl] state_url``. When the warehouse's adapter is not installed beside dbt,
+    and stores the catalog under ``[reverse_etl] state_url``. When the warehouse's adapter is not installed with dbt,
     another one stands in, and relations are written in the warehouse's own dialect.
 
     Returns ``project``, ``commit``, ``ref``, ``git_conn_id``, ``repository``, ``project_path``, ``catalog`` (a path
@@ -62,8 +62,8 @@ class DbtModelSyncOperator(DbtTask):
     :param syncs: what to look at for drift: a folder of YAML files, a file, or syncs; paths are absolute or relative to
         the DAG file. Syncs in models' ``meta.reverse_etl`` are looked at as well.
     :param profile_conn_id: connection of the warehouse, which says where the models are: adapter, database, schema.
-        Default: the ``profiles.yml`` beside ``dbt_project.yml``; without one, relations carry no database, and the
-        adapter installed beside dbt and its usual schema are assumed.
+        Default: the ``profiles.yml`` next to ``dbt_project.yml``; without one, relations carry no database, and the
+        adapter installed with dbt and its usual schema are assumed.
     :param schema: schema that dbt builds in, when the connection does not say or says another.
     :param database: database that it builds in (BigQuery: project, Databricks: catalog), likewise.
     :param target: target of the profile; a name, as models may depend on it.
@@ -122,7 +122,8 @@ class DbtModelSyncOperator(DbtTask):
         from airflow_reverse_etl.dbt.runner import engine_version
         from airflow_reverse_etl.git.repository import project_folder
 
-        repository, path = GitRepositoryHook(self.git_conn_id).get_conn(), project_folder(self.project_path)
+        repository = GitRepositoryHook(self.git_conn_id).get_conn()
+        path = project_folder(self.project_path)
         commit = repository.head(self.ref)
         profile = self._profile()
         key = self._key(repository.url, path, profile, env=self._environment(context))
@@ -165,7 +166,7 @@ class DbtModelSyncOperator(DbtTask):
         parse: Callable[[], Catalog],
         about: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Store a commit's catalog, say what changed, and only then note it as the project's present one."""
+        """Store a commit's catalog, log what changed, and only then record it as the project's present one."""
         from airflow_reverse_etl.dbt.catalog_history import record
         from airflow_reverse_etl.operators.drift import check_drift
 
@@ -192,14 +193,14 @@ class DbtModelSyncOperator(DbtTask):
         return found
 
     def _stored(self, place: str, *, commit: str, parse: Callable[[], Catalog]) -> Catalog:
-        """The catalog of a commit: the one that is stored, or a new one."""
+        """Return the stored catalog of a commit, or parse and store a new one."""
         from airflow_reverse_etl.dbt.catalog import Catalog
         from airflow_reverse_etl.dbt.selection import select
 
         files = state_files()
         stored = files.read(place)
         if stored is not None:
-            self.log.info("The catalog of %s is there already", commit)
+            self.log.info("The catalog of %s is stored already", commit)
             catalog = Catalog.from_json(stored)
         else:
             catalog = parse()
@@ -211,7 +212,7 @@ class DbtModelSyncOperator(DbtTask):
         return catalog
 
     def _key(self, url: str, path: str, profile: Profile | None, *, env: Mapping[str, str]) -> str:
-        """One for each project, and for each set of settings that its relations may depend on."""
+        """Return a key for the project, and for the settings that its relations may depend on."""
         from airflow_reverse_etl.dbt.catalog import FORMAT
         from airflow_reverse_etl.dbt.runner import sounds_secret
 
@@ -222,7 +223,7 @@ class DbtModelSyncOperator(DbtTask):
 
 
 class DbtMetaSyncsOperator(BaseOperator):
-    """The syncs in the ``meta.reverse_etl`` of a catalog's models, for a task mapped over them.
+    """Returns the syncs in the ``meta.reverse_etl`` of a catalog's models, for a task mapped over them.
 
     A sync that is merged into the dbt project runs with the next DAG run; the DAG stays as it is. Returns the syncs as
     they are written, each with its ``model``, for ``ReverseEtlOperator.partial(…).expand(sync=…)``: one that is not
@@ -251,13 +252,13 @@ class DbtMetaSyncsOperator(BaseOperator):
             specs = [spec for _, spec in specs_in_meta(load_catalog(state_files(), self.catalog))]
             names = Counter(str(spec.get("name")) for spec in specs)
             if twice := [name for name, count in names.items() if count > 1]:
-                raise SpecError(f"several syncs are called {', '.join(twice)}", todo="give each a name of its own")
+                raise SpecError(f"several syncs have the name {', '.join(twice)}", todo="give each a name of its own")
         self.log.info("Syncs in models' meta.reverse_etl: %s", ", ".join(names) or "none")
         return specs
 
 
 def _fetched(source: str, conn_id: str | None) -> bytes:
-    """An artifact, with the credentials of an Airflow connection."""
+    """Fetch an artifact, with the credentials of an Airflow connection."""
     from airflow_reverse_etl.dbt.artifacts import fetch
 
     def read_file(folder: str, name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""A dbt project from fresh sources to documentation, as one task group."""
+"""Task group that takes a dbt project from fresh sources to documentation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class DbtPipeline(TaskGroup):
         dbt: Mapping[str, Any] | None = None,
     ) -> None:
         if unknown := [step for step in steps if step not in STEPS]:
-            raise SpecError(f"{unknown[0]!r} is no step", todo=f"use some of {', '.join(STEPS)}", group=group_id)
+            raise SpecError(f"{unknown[0]!r} is not a step", todo=f"use some of {', '.join(STEPS)}", group=group_id)
         super().__init__(group_id=group_id)
         chosen = {step: command for step, command in STEPS.items() if step in steps}
         self.steps = {
@@ -68,12 +68,12 @@ class DbtPipeline(TaskGroup):
             )
             for step, command in chosen.items()
         }
-        for step in self.steps.values():  # what was built and then fails its tests is no success to compare with
+        for step in self.steps.values():  # a build whose tests then fail is not a success to compare with
             step._completed_by = ("test",) if "test" in chosen else BUILDING
         if len(self.steps) > 1:
             chain(*self.steps.values())
 
     @property
     def outputs(self) -> list[Any]:
-        """The steps' outputs, in their order."""
+        """Return the steps' outputs, in their order."""
         return [task.output for task in self.steps.values()]

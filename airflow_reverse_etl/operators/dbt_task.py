@@ -1,4 +1,4 @@
-"""What the dbt operators share."""
+"""Base class and helpers of the dbt operators."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.errors import SpecError
     from airflow_reverse_etl.git.repository import Repository
 
-#: Syncs as an operator takes them: a folder of YAML files, a file, or several of them and of syncs.
+#: Syncs in an operator's arguments: a folder of YAML files, a file, or several of them and of syncs.
 Syncs = str | Path | Sequence[Sync | Mapping[str, Any] | str | Path]
 
 
 class DbtTask(BaseOperator):
-    """Where dbt is, what it is told, and that it dies with its task."""
+    """Base class for a task that runs dbt, and that stops dbt when the task is stopped."""
 
     def __init__(
         self,
@@ -62,23 +62,24 @@ class DbtTask(BaseOperator):
             self._dbt.stop()
 
     def _project(self, path: Path, context: Context, **settings: Any) -> DbtProject:
-        """dbt in a folder, within reach of on_kill."""
+        """Return dbt in a folder. ``on_kill`` can stop it."""
         from airflow_reverse_etl.dbt.runner import DbtProject
 
-        env, variables = self._environment(context), self.vars or {}
+        env = self._environment(context)
+        variables = self.vars or {}
         self._dbt = DbtProject(path, self.dbt_executable, target=self.target, variables=variables, env=env, **settings)
         if self._killed:
             self._dbt.stop()
         return self._dbt
 
     def _environment(self, context: Context) -> dict[str, str]:
-        """``env``, rendered here and not as a template field: Airflow would store and show the values."""
+        """Render ``env`` here, not as a template field: Airflow would store and show the values."""
         if self.env is None or isinstance(self.env, Mapping):
             return dict(self.render_template(dict(self.env or {}), context))
         names = [self.env] if isinstance(self.env, str) else self.env
         if missing := [name for name in names if name not in os.environ]:
             raise ConfigurationError(
-                f"environment variables that dbt is to have are not set here: {', '.join(missing)}",
+                f"environment variables for dbt are not set on this worker: {', '.join(missing)}",
                 todo="set them on every worker, or give env= as a mapping",
             )
         return {name: os.environ[name] for name in names}
@@ -102,9 +103,9 @@ class DbtTask(BaseOperator):
     def _manifest(
         self, folder: Path, context: Context, *, profile: Profile | None, cache: str | None = None
     ) -> dict[str, Any]:
-        """dbt parse, with whatever profile there is.
+        """Run ``dbt parse``, with or without a profile.
 
-        :param cache: path under the state URL for what dbt keeps to parse quicker the next time.
+        :param cache: path under the state URL for the files that let dbt parse faster the next time.
         """
         from airflow_reverse_etl.dbt.parse import ProjectParser
 
@@ -122,9 +123,10 @@ class DbtTask(BaseOperator):
 
 
 def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], list[SpecError]]:
-    """The syncs that a task was given, and what is wrong with the others.
+    """Read the syncs that a task was given.
 
-    :raises ConfigurationError: a folder or file that is not there. Paths are relative to the DAG file.
+    :returns: the valid ones, and the errors of the others.
+    :raises ConfigurationError: a folder or file is missing. Paths are relative to the DAG file.
     """
     from airflow_reverse_etl.check.usage import SyncSource, read_syncs
     from airflow_reverse_etl.errors import SpecError
@@ -146,12 +148,12 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
 
 
 def task_key(context: Context) -> str:
-    """The task as a part of a path: its DAG's id and its own."""
+    """Return the task as a part of a path: its DAG's id and its own."""
     return "/".join(quote(part, safe="") for part in (context["ti"].dag_id, context["ti"].task_id))
 
 
 def run_state(context: Context, *, project: str, target: str | None) -> DbtState:
-    """The dbt files of a task instance."""
+    """Return the stored dbt files of a task instance."""
     from airflow_reverse_etl.dbt.run_state import DbtState
 
     ti = context["ti"]

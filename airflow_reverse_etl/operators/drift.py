@@ -1,4 +1,4 @@
-"""A look for drift, as part of a task."""
+"""Check for drift, as part of a task."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def check_drift(
     task: BaseOperator, context: Context, *, read: Callable[[], Catalog], key: str, place: str, syncs: Syncs
 ) -> Iterator[CatalogDrift]:
-    """What changed in a project since this task last read it, told to the log. Remembered if the block succeeds.
+    """Log what changed in a project since this task last read it, and remember the catalog if the block succeeds.
 
-    :param read: the catalog, which is not asked for where the task knows it, and was given the same syncs.
-    :param key: of the project and the settings that its catalog depends on.
+    :param read: reads the catalog; not called if the task knows the catalog, and was given the same syncs.
+    :param key: key of the project and the settings that its catalog depends on.
     :param place: the catalog's path under the state URL.
-    :raises AirflowFailException: a sync whose ``drift`` is ``fail`` uses what is not as it was. The XCom ``drift`` has
-        the findings then.
+    :raises AirflowFailException: a sync whose ``drift`` is ``fail`` uses what has changed. The XCom ``drift``
+        then has the findings.
     """
     given, errors = given_syncs(task, syncs)
     memory = CatalogMemory(state_files(), task_key(context), key)
@@ -39,7 +39,7 @@ def check_drift(
 
     catalog = read()
     in_meta, wrong = syncs_in_meta(catalog)
-    for error in wrong + errors:  # its own task says so as well, and fails: no reason to hold up the others
+    for error in wrong + errors:  # the sync's own task fails with this error, so the others need not wait
         task.log.warning("Not looked at for drift: %s", error)
     drift = memory.compare(catalog, place, in_meta + given)
     for line in drift.lines():

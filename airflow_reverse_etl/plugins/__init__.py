@@ -1,1 +1,1 @@
-"""What this package adds to Airflow's API server. Loaded through the entry point group ``airflow.plugins``."""
+"""Plugins of Airflow's API server, loaded through the entry point group ``airflow.plugins``."""

@@ -1,8 +1,8 @@
-"""The receiver of dbt Cloud's webhook deliveries: ``POST /reverse-etl/dbt-cloud/<connection id>`` on the API server.
+"""Receiver of dbt Cloud's webhook deliveries: ``POST /reverse-etl/dbt-cloud/<connection id>`` on the API server.
 
-It is there only for the connections that ``[reverse_etl] dbt_cloud_webhooks`` lists. Airflow does not authenticate what
-a plugin serves, and dbt Cloud cannot: the signature is all. Whoever has none gets the same empty 404, and neither the
-secrets backend nor the database hears of it.
+It serves only the connections that ``[reverse_etl] dbt_cloud_webhooks`` lists. Airflow does not authenticate requests
+to a plugin, and dbt Cloud cannot log in: only the signature protects the receiver. Every request without one gets the
+same empty 404, before the secrets backend or the database is asked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _RefusedError(Exception):
 
 
 class Receiver:
-    """An ASGI application. Answers 200 when a delivery is dealt with, 503 when dbt Cloud should repeat it.
+    """An ASGI application. Answers 200 after a delivery is processed, 503 if dbt Cloud should repeat it.
 
     :param conn_ids: connections of type ``dbt_cloud`` whose extra ``webhook_secret`` has the secret that dbt Cloud
         showed when the webhook was created, or a list of them.
@@ -80,10 +80,10 @@ class Receiver:
             self._warn("A delivery to the dbt Cloud webhook was refused: %s", reason)
             status = 404
         except ValueError as error:
-            self._warn("A signed delivery of dbt Cloud was not taken: %s", error)
+            self._warn("A signed delivery of dbt Cloud was not accepted: %s", error)
             status = 400
-        except Exception:  # the traceback belongs into this log; the sender learns nothing
-            log.exception("A delivery of dbt Cloud could not be dealt with; it will come again")
+        except Exception:  # the traceback belongs in this log; the sender learns nothing
+            log.exception("A delivery of dbt Cloud could not be processed; dbt Cloud will repeat it")
             status = 503
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
@@ -108,7 +108,7 @@ class Receiver:
         return 200
 
     async def _secrets_for(self, conn_id: str) -> tuple[int, tuple[str, ...]]:
-        """From memory for a minute, failures too: a flood of unsigned requests reaches no secrets backend."""
+        """Return account id and secrets, cached for a minute, failures too: a flood must not reach the backend."""
         async with self._lookup:
             known = self._secrets.get(conn_id)
             if known is None or known[0] < time.monotonic():
@@ -121,7 +121,7 @@ class Receiver:
         return known[1], known[2]
 
     def _warn(self, text: str, reason: Exception) -> None:
-        """At most one line a minute: a flood must not fill the log either."""
+        """Log at most one line a minute: a flood must not fill the log."""
         if time.monotonic() >= self._warn_at:
             self._warn_at = time.monotonic() + _WARN_SECONDS
             log.warning(text, reason)
@@ -144,7 +144,7 @@ async def _read(receive: Receive) -> bytes:
 
 
 def connection_secrets(conn_id: str) -> tuple[int, tuple[str, ...]]:
-    """Account id and webhook secrets of a connection: several, while one is being replaced."""
+    """Return account id and webhook secrets of a connection: several secrets, while one is being replaced."""
     info = connection_info(conn_id)
     secrets = info.extra.get("webhook_secret") or []
     return int(info.login or 0), tuple([secrets] if isinstance(secrets, str) else secrets)
@@ -154,10 +154,10 @@ _one_at_a_time = threading.Lock()  # SQLite has no row locks, and one API server
 
 
 def emit_asset_event(conn_id: str, delivery: Delivery) -> None:
-    """Write the event that the job's watcher would write, unless there is one for this run already.
+    """Write the event that the job's watcher would write, unless this run has one already.
 
-    Airflow's own tables, through the API server's session: the asset's row is locked, so that of the same delivery on
-    two API servers one writes.
+    The API server's session writes to Airflow's own tables. It locks the asset's row, so that only one of two API
+    servers with the same delivery writes.
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetEvent, AssetModel
@@ -166,7 +166,8 @@ def emit_asset_event(conn_id: str, delivery: Delivery) -> None:
 
     from airflow_reverse_etl.triggers.dbt_cloud import job_asset
 
-    name, run = job_asset(conn_id, delivery.run.job_id).name, delivery.run
+    run = delivery.run
+    name = job_asset(conn_id, run.job_id).name
     callbacks: list[Callable[[], None]] = []
     with _one_at_a_time, create_session() as session:
         asset = session.scalar(select(AssetModel).where(AssetModel.name == name).with_for_update())
@@ -179,7 +180,7 @@ def emit_asset_event(conn_id: str, delivery: Delivery) -> None:
         if any((event.extra.get("payload") or {}).get("run_id") == run.id for event in session.scalars(recent)):
             return
         options: dict[str, Any] = {"source_is_api": True, "callback_sink": callbacks}
-        known = inspect.signature(asset_manager.register_asset_change).parameters  # older ones swallow the unknown
+        known = inspect.signature(asset_manager.register_asset_change).parameters  # older versions swallow unknown ones
         asset_manager.register_asset_change(
             asset=asset,
             extra={"from_webhook": True, "payload": run.to_json()},
@@ -199,7 +200,7 @@ def _apps() -> list[dict[str, Any]]:
 
 
 class DbtCloudWebhookPlugin(AirflowPlugin):
-    """Serves the receiver, when a connection is listed for it."""
+    """Serves the receiver, if a connection is listed for it."""
 
     name = "reverse_etl_dbt_cloud_webhook"
     fastapi_apps = _apps()

@@ -1,4 +1,4 @@
-"""Sensors: wait for what somebody else runs."""
+"""Sensors: tasks that wait for a commit, or for a run of a dbt Cloud job."""
 
 from __future__ import annotations
 

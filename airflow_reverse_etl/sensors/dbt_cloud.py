@@ -1,4 +1,4 @@
-"""Waiting for a dbt Cloud job that runs by its own schedule, and taking each of its runs once."""
+"""Sensor that waits for a dbt Cloud job with its own schedule, and takes each of its runs once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FIRST_LOOK_BACK = timedelta(days=1)
 #: Clocks that differ by less are the same: the server's ``Date`` has whole seconds.
 _SKEW = timedelta(seconds=2)
-#: Through it a task reaches its job's asset, whose name it knows only when it runs.
+#: Alias of the job's asset, whose name a task knows only when it runs.
 _REST = AssetAlias("reverse_etl.dbt_cloud.left")
 
 
@@ -42,8 +42,8 @@ class DbtCloudJobSensor(BaseSensorOperator):
     Returns (XCom): run_id, job_id, status, finished_at, git_sha, git_branch, project_id, environment_id, href,
     ``superseded`` (older runs passed over) and ``artifacts`` (names such as ``manifest.json``).
 
-    What it does not do: start the job (the official ``DbtCloudRunJobOperator`` does), or notice a run that lists show
-    more than five minutes after it finished.
+    The sensor does not start the job: the official ``DbtCloudRunJobOperator`` does. It misses a run that dbt Cloud
+    lists more than five minutes after the run finished.
 
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
     :param job_id: the job; or give the next three.
@@ -55,13 +55,13 @@ class DbtCloudJobSensor(BaseSensorOperator):
     :param consume: of several runs, ``latest`` takes the newest and passes over the rest; ``each`` the oldest.
     :param on_failure: a failed or cancelled run fails this try and the next one waits for another run (``fail``), skips
         the task (``skip``), or is passed over (``wait``).
-    :param wait: False looks once, and skips the task when there is no run to take: for DAGs that events start. Airflow
+    :param wait: False looks once, and skips the task if no run is left to take: for DAGs that events start. Airflow
         may start one DAG run for several events: with ``consume="each"`` the task then makes an event of its own for
         what is left, until nothing is. Failed runs have no events, so that needs ``on_failure="wait"``.
     :param deferrable: wait in the triggerer, without a worker slot.
     :param poke_interval: seconds between polls, at most; one poll serves all that wait for the same connection.
     :raises AirflowException: the run failed or was cancelled (``on_failure="fail"``), or dbt Cloud does not answer.
-    :raises AirflowFailException: no such job, or dbt Cloud refuses the token; no retry would help.
+    :raises AirflowFailException: the job does not exist, or dbt Cloud refuses the token.
     """
 
     template_fields = ("dbt_cloud_conn_id", "job_id", "project_name", "environment_name", "job_name", "after")
@@ -88,9 +88,9 @@ class DbtCloudJobSensor(BaseSensorOperator):
         if (job_id is None) != all(names) or (job_id is not None and any(names)):
             problems.append("job: give job_id, or all of project_name, environment_name and job_name")
         if consume not in get_args(Consume):
-            problems.append(f"consume: {consume!r} is none of {', '.join(get_args(Consume))}")
+            problems.append(f"consume: {consume!r} is not one of {', '.join(get_args(Consume))}")
         if on_failure not in get_args(OnFailure):
-            problems.append(f"on_failure: {on_failure!r} is none of {', '.join(get_args(OnFailure))}")
+            problems.append(f"on_failure: {on_failure!r} is not one of {', '.join(get_args(OnFailure))}")
         self._tells_rest = consume == "each" and not wait
         if self._tells_rest and on_failure != "wait":
             problems.append("on_failure: consume='each' with wait=False needs 'wait': failed runs start no DAG run")
@@ -125,9 +125,9 @@ class DbtCloudJobSensor(BaseSensorOperator):
     def execute_complete(
         self, context: Context, event: dict[str, Any] | None = None, *, until: str | None = None
     ) -> Any:
-        """Called when the trigger fired. The event only says that it is time to look again.
+        """Look again after the trigger fired. Its event has no more to say, except for an error.
 
-        ``dag.test()`` passes on nothing but the event.
+        ``dag.test()`` passes on only the event.
         """
         from airflow_reverse_etl.triggers.dbt_cloud import error_from_json
 
@@ -175,7 +175,8 @@ class _Look:
         from airflow_reverse_etl.stores.compare_and_set import VersionedFile
         from airflow_reverse_etl.wiring import state_files
 
-        self.sensor, self.context = sensor, context
+        self.sensor = sensor
+        self.context = context
         self.hook = DbtCloudApiHook(sensor.dbt_cloud_conn_id)
         names = (sensor.project_name, sensor.environment_name, sensor.job_name)
         if sensor.job_id is not None:
@@ -196,12 +197,12 @@ class _Look:
         self.ahead = timedelta(0)
 
     def take(self) -> dict[str, Any] | None:
-        """What the task returns; None when it has to wait. Raises or skips as the sensor's ``on_failure`` says."""
+        """Take a run, and return the task's output, or None if it has to wait. ``on_failure`` decides on bad runs."""
         claim = claimed(self.record, self.claimant) or self._take()
         return self._result(claim) if claim else None
 
     def cursor(self) -> Cursor:
-        """What was seen in vain."""
+        """Return a cursor for the runs that were seen but not taken."""
         return Cursor(self.now).advance(self.seen)[1]
 
     def _take(self) -> Claim | None:
@@ -221,7 +222,7 @@ class _Look:
         )
 
     def tell_rest(self) -> None:
-        """An event of the job's asset when a run is left to take: Airflow merges events, and drops some."""
+        """Emit an event of the job's asset if a run is left to take: Airflow merges events, and drops some."""
         first = self.now - FIRST_LOOK_BACK
         options: Any = {"after": self._after(), "first": first, "on_failure": self.sensor.on_failure}
         run = left(self.record, self._finished, **options)
@@ -232,7 +233,7 @@ class _Look:
             self.context["outlet_events"][_REST].add(asset, extra={"payload": run.to_json()})
 
     async def _server_time(self, api: DbtCloudApi) -> datetime | None:
-        await api.job(self.job_id)  # a job that is not there would never finish
+        await api.job(self.job_id)  # a missing job would never finish
         return api.server_time
 
     def _finished(self, since: datetime) -> list[CloudRun]:
@@ -241,7 +242,7 @@ class _Look:
         return self.seen
 
     def _after(self) -> datetime | None:
-        """The wanted time by dbt Cloud's clock: Airflow's own times are moved by what the clocks differ."""
+        """Return the time in ``after`` by dbt Cloud's clock: Airflow's times are moved by the clocks' difference."""
         after = self.sensor.after
         if after == "last_consumed":
             return None
@@ -252,7 +253,7 @@ class _Look:
             return after if isinstance(after, datetime) else parse_time(after)
         except ValueError:
             raise SpecError(
-                f"after: {after!r} is no time", todo="use last_consumed, data_interval_start or an ISO 8601 time"
+                f"after: {after!r} is not a time", todo="use last_consumed, data_interval_start or an ISO 8601 time"
             ) from None
 
     def _result(self, claim: Claim) -> dict[str, Any]:

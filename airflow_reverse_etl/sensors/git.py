@@ -1,4 +1,4 @@
-"""Waiting for a commit."""
+"""Sensor that waits for a commit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class GitCommitSensor(BaseSensorOperator):
-    """Succeeds when a branch has a commit with another content under a path than the one this task found before.
+    """Succeeds when a branch's content under a path differs from what this task found before.
 
-    The first time, the commit that is there counts. What was found is recorded under ``[reverse_etl] state_url``: a
+    The first time, the branch's present commit counts. Each find is recorded under ``[reverse_etl] state_url``: a
     retried or cleared task of the same DAG run finds the same commit again. One ``git ls-remote`` per poll while the
     branch does not move. Meant for DAGs with ``max_active_runs=1``: two runs at once may find the same commit.
 
     Returns (XCom): ``git_conn_id``, ``ref``, ``path``, ``commit`` and ``previous``; ``commit`` fits
     ``DbtModelSyncOperator(ref=…)``.
 
-    What it does not do: say which commits lie between.
+    The sensor does not list the commits in between.
 
     :param git_conn_id: Airflow connection of type ``git``.
     :param ref: branch or tag.
@@ -36,7 +36,7 @@ class GitCommitSensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer, without a worker slot.
     :param poke_interval: seconds between polls.
     :raises AirflowException: the Git host does not answer.
-    :raises AirflowFailException: no such branch, or the credentials are refused; no retry would help.
+    :raises AirflowFailException: the branch does not exist, or the credentials are refused.
     """
 
     template_fields = ("git_conn_id", "ref", "path")
@@ -58,18 +58,18 @@ class GitCommitSensor(BaseSensorOperator):
         self.deferrable = deferrable
 
     def execute(self, context: Context) -> Any:
-        """Look once; then wait."""
+        """Look once, then wait."""
         if not self.deferrable:
             return super().execute(context)
         return self._take_or_defer(context, datetime.now(UTC) + timedelta(seconds=self.timeout))
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """One look."""
+        """Look once."""
         found, _ = self._take(context)
         return PokeReturnValue(is_done=found is not None, xcom_value=found)
 
     def execute_complete(self, context: Context, event: dict[str, Any], *, until: str) -> Any:
-        """Called when the trigger fired. The event only says that it is time to look again."""
+        """Look again after the trigger fired. Its event has no more to say, except for an error."""
         if "error" in event:
             raise AirflowFailException(event["error"])
         return self._take_or_defer(context, datetime.fromisoformat(until))
@@ -95,13 +95,18 @@ class GitCommitSensor(BaseSensorOperator):
         raise AssertionError("defer raises")
 
     def _take(self, context: Context) -> tuple[dict[str, Any] | None, PathVersion]:
-        """What the task returns, if there is news, and what is there."""
+        """Look at the branch.
+
+        :returns: the task's output, None without a new commit; and the version that was seen.
+        """
         from airflow_reverse_etl.git.path_watch import PathVersion, poll
 
         with airflow_errors():
-            ti, files = context["ti"], state_files()
+            ti = context["ti"]
+            files = state_files()
             task = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
-            place = f"git/{task}/{ti.map_index if ti.map_index is not None else -1}.json"
+            map_index = -1 if ti.map_index is None else ti.map_index
+            place = f"git/{task}/{map_index}.json"
             stored = json.loads(files.read(place) or b"{}")
             asked = {"git_conn_id": self.git_conn_id, "ref": self.ref, "path": self.path}
             if {name: stored.get(name) for name in asked} != asked:

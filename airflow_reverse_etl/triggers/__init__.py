@@ -1,4 +1,4 @@
-"""Triggers: the waiting, outside of a worker."""
+"""Triggers: wait in the triggerer, without a worker slot."""
 
 from __future__ import annotations
 

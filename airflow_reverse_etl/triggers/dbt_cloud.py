@@ -1,4 +1,4 @@
-"""Waiting for dbt Cloud jobs without a worker slot: for a deferred sensor, and as an asset's watcher."""
+"""Triggers that wait for dbt Cloud jobs without a worker slot: for a deferred sensor, and as an asset's watcher."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ _BACKOFF = Backoff(first=5.0, longest=300.0)
 
 
 def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float = 60.0) -> Asset:
-    """The asset that a dbt Cloud job's successful run updates: ``schedule=[dbt_cloud_job("dbt_cloud", 70403)]``.
+    """Return the asset that a dbt Cloud job's successful run updates: ``schedule=[dbt_cloud_job("dbt_cloud", 70403)]``.
 
     Its events' ``extra["payload"]`` has run_id, job_id, status, finished_at, git_sha, git_branch, project_id,
-    environment_id, href. At least once: let a :class:`~airflow_reverse_etl.sensors.dbt_cloud.DbtCloudJobSensor` with
-    ``wait=False`` be the DAG's first task, and repeats are skipped.
+    environment_id, href. Delivery is at least once: let a
+    :class:`~airflow_reverse_etl.sensors.dbt_cloud.DbtCloudJobSensor` with ``wait=False`` be the DAG's
+    first task, and repeats are skipped.
 
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
     :param job_id: the job.
@@ -54,7 +55,7 @@ def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float =
 
 
 def job_asset(dbt_cloud_conn_id: str, job_id: int) -> Asset:
-    """The asset of :func:`dbt_cloud_job`, without its watcher."""
+    """Return the asset of :func:`dbt_cloud_job`, without its watcher."""
     name = f"dbt_cloud/{quote(dbt_cloud_conn_id, safe='.-_')}/{job_id}"
     return Asset(name=name, uri=f"reverse-etl://{name}", group=ASSET_GROUP)
 
@@ -69,7 +70,7 @@ def _news(conn_id: str, job_id: int, *, since: datetime, interval: float) -> Asy
 class DbtCloudRunFinishedTrigger(BaseTrigger):
     """Fires once, when a run of a job has finished that the sensor has not seen.
 
-    It consumes nothing: the sensor looks again when it resumes, and takes the run then.
+    The trigger consumes nothing: the sensor looks again when it resumes, and takes the run then.
 
     :param cursor: what the sensor has seen, as :meth:`~airflow_reverse_etl.dbt_cloud.consumption.Cursor.to_json`
         writes it.
@@ -112,10 +113,10 @@ class DbtCloudRunFinishedTrigger(BaseTrigger):
 class DbtCloudJobTrigger(BaseEventTrigger):
     """An asset's watcher: an event for each successful run of a job, at least once, in the order they finish.
 
-    Where it has read to is kept in the asset's state store (Airflow 3.3), else in a file under ``[reverse_etl]
-    state_url``; the first start begins there and then. Airflow stops it when the last consumer DAG is paused, and drops
-    what it announces until then; unpausing continues ten minutes before it was stopped. Errors are logged and polled
-    behind, further and further apart.
+    The watcher keeps its cursor in the asset's state store (Airflow 3.3), else in a file under ``[reverse_etl]
+    state_url``. Without a cursor, it begins with the present. Airflow stops the watcher when the last consumer DAG is
+    paused, and drops the events until then. After unpausing, the watcher continues ten minutes before its stop. It logs
+    errors, and polls again at growing intervals.
 
     :param dbt_cloud_conn_id: Airflow connection of type ``dbt_cloud``.
     :param job_id: the job.
@@ -167,12 +168,12 @@ class DbtCloudJobTrigger(BaseEventTrigger):
         return f"dbt_cloud/watchers/{quote(self.dbt_cloud_conn_id, safe='')}/{self.job_id}.json"
 
     async def _load(self) -> Cursor | None:
-        """Where it has read to; waits while that cannot be read. Airflow restarts what raises at once, and forever."""
+        """Read the cursor, and wait while that fails: Airflow would restart a failed watcher at once, and for ever."""
         for failures in itertools.count(1):
             try:
                 return await self._read()
             except Exception as error:  # noqa: BLE001  whatever it is, it must pass before anything is announced
-                self.log.warning("Where the watcher of job %s has read to cannot be read: %s", self.job_id, error)
+                self.log.warning("The cursor of the watcher of job %s cannot be read: %s", self.job_id, error)
                 await asyncio.sleep(_BACKOFF.wait(failures))
         raise AssertionError("counts forever")
 
@@ -194,11 +195,11 @@ class DbtCloudJobTrigger(BaseEventTrigger):
                 text = json.dumps(cursor.to_json()).encode()
                 await asyncio.to_thread(lambda: _files().write(self._place, text))
         except Exception as error:  # noqa: BLE001  a restart repeats events then; ending here would repeat them at once
-            self.log.warning("Where the watcher of job %s has read to was not stored: %s", self.job_id, error)
+            self.log.warning("The cursor of the watcher of job %s was not stored: %s", self.job_id, error)
 
 
 def _beginning(news: News, begin: datetime) -> Cursor:
-    """A cursor for which everything before a time has been seen."""
+    """Return a cursor that has seen everything before a time."""
     return Cursor(begin).advance(run for run in news.runs if run.ended and run.order[0] < begin)[1]
 
 
@@ -213,12 +214,12 @@ def _path(trigger: BaseTrigger) -> str:
 
 
 def error_to_json(error: ReverseEtlError) -> dict[str, Any]:
-    """An error on its way from the triggerer to the task."""
+    """Serialize an error for its way from the triggerer to the task."""
     return {"type": type(error).__name__, "what": error.what, "todo": error.todo, "where": error.where}
 
 
 def error_from_json(data: dict[str, Any]) -> ReverseEtlError:
-    """The error as it was raised."""
+    """Rebuild the error that the trigger met."""
     from airflow_reverse_etl import errors
 
     kind = getattr(errors, data["type"], ReverseEtlError)

@@ -1,4 +1,4 @@
-"""Waiting for commits without a worker slot: for a deferred sensor, and as an asset's watcher."""
+"""Trigger that waits for commits without a worker slot: for a deferred sensor, and as an asset's watcher."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LONGEST_SECONDS = 3600.0
 
 
 def git_commit(git_conn_id: str, *, ref: str = "main", path: str = ".", poll_interval: float = 60.0) -> Asset:
-    """The asset that a new commit updates: ``schedule=[git_commit("git_dbt", path="analytics")]``.
+    """Return the asset that a new commit updates: ``schedule=[git_commit("git_dbt", path="analytics")]``.
 
-    Its events' ``extra["payload"]`` has git_conn_id, ref, path, commit and previous. At least once. Commits that follow
-    each other within one poll are one event. From Airflow 3.3 the last commit seen survives a restart of the triggerer;
+    Its events' ``extra["payload"]`` has git_conn_id, ref, path, commit and previous. Delivery is at least once. Commits
+    within one poll are one event. From Airflow 3.3 the last commit seen survives a restart of the triggerer;
     before, what is pushed while no triggerer runs is not noticed until the next commit.
 
     :param git_conn_id: Airflow connection of type ``git``.
@@ -44,8 +44,8 @@ def git_commit(git_conn_id: str, *, ref: str = "main", path: str = ".", poll_int
 class GitCommitTrigger(BaseEventTrigger):
     """Fires when a branch has a new commit that changes something under a path.
 
-    Never raises: what a retry may help is tried again, ever more slowly; a wrong configuration is an event with
-    ``error`` for a sensor, and a line in the triggerer's log for a watcher.
+    The trigger never raises. After an error that may pass, it polls again, at growing intervals. For a wrong
+    configuration, a sensor gets an event with ``error``, and a watcher logs a line.
 
     :param git_conn_id: Airflow connection of type ``git``.
     :param ref: branch or tag.
@@ -71,25 +71,27 @@ class GitCommitTrigger(BaseEventTrigger):
         self.seen = seen
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Class and arguments, as plain JSON."""
+        """Return the class and its arguments, as plain JSON."""
         names = ("git_conn_id", "ref", "path", "poll_interval", "seen")
         place = f"{type(self).__module__}.{type(self).__qualname__}"
         return place, {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll until there is news; for a watcher, for ever."""
+        """Poll until there is a new commit; for a watcher, for ever."""
         from airflow_reverse_etl.git.path_watch import PathVersion
 
         once = self.seen is not None
         seen = PathVersion.from_json(self.seen or await self._remembered())
         interval = max(self.poll_interval, 1.0)
-        delay, failures = max(interval, _SHORTEST_SECONDS), 0
+        delay = max(interval, _SHORTEST_SECONDS)
+        failures = 0
         while True:
             await asyncio.sleep(delay)
             before = seen
             try:
                 seen, news = await self._look(seen)
-                delay, failures = interval, 0
+                delay = interval
+                failures = 0
             except Exception as error:  # noqa: BLE001 - Airflow restarts a trigger that raises every few seconds
                 if once and isinstance(error, ConfigurationError):
                     yield _event({"error": str(error)})
@@ -130,5 +132,5 @@ def _event(payload: dict[str, Any]) -> TriggerEvent:
 
 
 def _text(error: Exception) -> str:
-    """Ours are free of secrets; of others only the type is known to be."""
+    """Describe an error without secrets: of a foreign error, only the type is safe."""
     return str(error) if isinstance(error, ReverseEtlError) else type(error).__name__

@@ -260,7 +260,7 @@ def test_what_can_never_succeed_fails_at_once(cloud: DbtCloudServer, connect: Ca
 
 
 def test_a_time_that_is_none_is_named(cloud: DbtCloudServer) -> None:
-    with pytest.raises(AirflowFailException, match="'last-consumed' is no time"):
+    with pytest.raises(AirflowFailException, match="'last-consumed' is not a time"):
         execute(sensor(cloud.add_job(), after="last-consumed"))
 
 

@@ -324,4 +324,4 @@ def test_two_syncs_of_one_name_are_refused(state_url: Path, tmp_path: Path) -> N
     found, _ = execute(DbtModelSyncOperator(task_id="models", source=str(tmp_path / "manifest.json")))
     error, _ = execute(DbtMetaSyncsOperator(task_id="syncs", catalog=found))
     assert isinstance(error, AirflowFailException)
-    assert "several syncs are called same" in str(error)
+    assert "several syncs have the name same" in str(error)

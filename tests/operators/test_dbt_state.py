@@ -157,7 +157,7 @@ def test_pipeline_is_a_group_in_order(project: Path, serialize_dag: Callable[[An
     assert (dbt.steps["freshness"].select, dbt.steps["run"].select) == (None, "tag:crm")
     assert dbt.steps["docs"].command == "docs generate"
     assert [output.operator.task_id for output in dbt.outputs] == order[1:-1]
-    with pytest.raises(SpecError, match="is no step"):
+    with pytest.raises(SpecError, match="is not a step"):
         DbtPipeline("other", project="p", steps=["tests"])
 
 
