@@ -89,5 +89,5 @@ def test_a_manifest_older_than_its_sources_is_not_trusted(tmp_path: Path) -> Non
     model = tmp_path / "models" / "customers.sql"
     model.write_text("select 1")
     os.utime(model, (4_000_000_000, 4_000_000_000))
-    with pytest.raises(ConfigurationError, match="no dbt at '/nowhere/dbt'"):
+    with pytest.raises(ConfigurationError, match="dbt not found at '/nowhere/dbt'"):
         ProjectLoader(dbt_executable="/nowhere/dbt").load(str(tmp_path))

@@ -91,7 +91,7 @@ def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not
     b.run()
     for emails, mapped in (("a,b", rows + 1), (None, rows - 1)):
         b.model([(0, emails, 1), *((key, "a", 1) for key in range(1, rows))])
-        with pytest.raises(ConfigurationError, match=f"makes {mapped} rows of the {rows} that were read"):
+        with pytest.raises(ConfigurationError, match=f"returns {mapped} rows for the {rows} that were read"):
             b.plan()
         assert b.store.unfinished("s") == []
 
