@@ -110,7 +110,9 @@ async def test_a_run_that_comes_back_from_the_dead_changes_nothing(tmp_path: Pat
         it.api.dials.latency = 0.5  # stopped while it waits for answers: what it is writing could not be called back
         async with it.process() as zombie:
             assert await zombie.reached("load")
-            while len(it.api.requests) < it.sync()["rate"]["concurrency"]:  # noqa: ASYNC110 - there is no event for it
+            # The first batch goes alone. After its answer all workers wait for theirs, and none is about to send.
+            in_flight = 1 + it.sync()["rate"]["concurrency"]
+            while len(it.api.requests) < in_flight:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.001)
             zombie.signal(signal.SIGSTOP)
             await asyncio.sleep(0.6)
