@@ -200,7 +200,7 @@ def test_variables_by_name_and_the_database_without_a_profile(
     monkeypatch.delenv("REGION")
     error, _ = execute(DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", env=["REGION"]))
     assert isinstance(error, AirflowFailException)
-    assert "not set here: REGION" in str(error)
+    assert "not set on this worker: REGION" in str(error)
 
 
 def test_without_a_profile_relations_carry_no_database(connections: Path, checkouts: Path, state_url: Path) -> None:
