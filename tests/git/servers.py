@@ -18,11 +18,16 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.com", "GIT_COMMITTER_NAME": "a",
     "GIT_COMMITTER_EMAIL": "a@example.com", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1",
 }  # fmt: skip
+
+#: Passphrase of the key ``locked``, another one in each process: tests look for it on every command line of the
+#: machine, and ssh-keygen gets it on one wherever a server is set up.
+PASSPHRASE = f"open sesame {uuid4().hex}"
 
 
 def _own_environment() -> dict[str, str]:
@@ -268,9 +273,9 @@ def keygen(folder: Path, name: str, passphrase: str = "") -> None:
 
 @contextmanager
 def ssh_server(folder: Path) -> Iterator[SshServer]:
-    """Run an sshd that accepts keys ``user`` and ``locked`` (passphrase "open sesame") and refuses ``stranger``."""
+    """Run an sshd that accepts keys ``user`` and ``locked``, which has a passphrase, and refuses ``stranger``."""
     folder.mkdir(parents=True)
-    for name, passphrase in {"host": "", "user": "", "locked": "open sesame", "stranger": ""}.items():
+    for name, passphrase in {"host": "", "user": "", "locked": PASSPHRASE, "stranger": ""}.items():
         keygen(folder, name, passphrase)
     (folder / "authorized").write_text(f"{(folder / 'user.pub').read_text()}{(folder / 'locked.pub').read_text()}")
     with socket.socket() as probe:

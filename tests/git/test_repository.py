@@ -31,7 +31,7 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.git.credentials import Credentials
 from airflow_reverse_etl.git.repository import Repository, check_ref, check_url, project_folder
-from tests.git.servers import HttpServer, Origin, SshServer, certificate, git, http_server
+from tests.git.servers import PASSPHRASE, HttpServer, Origin, SshServer, certificate, git, http_server
 
 
 def local(origin: Origin) -> Repository:
@@ -516,7 +516,7 @@ def test_key_as_connection_forms_mangle_it(sshd: SshServer, origin: Origin, mang
 
 def test_key_with_passphrase_and_key_in_a_file(sshd: SshServer, origin: Origin, tmp_path: Path) -> None:
     commit = git(origin.work, "rev-parse", "HEAD")
-    locked = over_ssh(sshd, origin.bare, key="locked", passphrase="open sesame")
+    locked = over_ssh(sshd, origin.bare, key="locked", passphrase=PASSPHRASE)
     assert locked.checkout(commit, path="analytics", under=tmp_path / "c").is_dir()
     known_hosts = tmp_path / "known hosts"
     known_hosts.write_text(sshd.known_hosts)
@@ -573,16 +573,16 @@ def test_key_and_passphrase_are_in_no_argument_and_gone_afterwards(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    credentials = Credentials(private_key=sshd.key("locked"), passphrase="open sesame", known_hosts=sshd.known_hosts)
+    credentials = Credentials(private_key=sshd.key("locked"), passphrase=PASSPHRASE, known_hosts=sshd.known_hosts)
     with credentials.environment("ssh://host/x") as environment:
         (folder,) = (tmp_path / "tmp").iterdir()
         modes = {p.name: p.stat().st_mode & 0o777 for p in [folder, *folder.iterdir()]}
         assert modes == {folder.name: 0o700, "key": 0o600, "known_hosts": 0o600, "askpass": 0o700}
-        assert "open sesame" not in (folder / "askpass").read_text() + environment["GIT_SSH_COMMAND"]
+        assert PASSPHRASE not in (folder / "askpass").read_text() + environment["GIT_SSH_COMMAND"]
     assert list((tmp_path / "tmp").iterdir()) == []
     with watched_command_lines(origin, http) as lines:
         assert Repository(sshd.url(origin.bare), credentials=credentials).head()
     assert any("ssh" in line for line in lines)
-    assert not [line for line in lines if "open sesame" in line or "PRIVATE KEY" in line]
+    assert not [line for line in lines if PASSPHRASE in line or "PRIVATE KEY" in line]
     assert "sesame" not in repr(credentials)
     assert "PRIVATE" not in repr(credentials)

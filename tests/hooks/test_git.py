@@ -13,7 +13,7 @@ from airflow_reverse_etl.git.credentials import Credentials
 from airflow_reverse_etl.git.github_app import GitHubApp
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from tests.git.github import APP, PEM, github
-from tests.git.servers import HttpServer, Origin, SshServer, certificate, connect_proxy, git, http_server
+from tests.git.servers import PASSPHRASE, HttpServer, Origin, SshServer, certificate, connect_proxy, git, http_server
 
 pytestmark = pytest.mark.airflow
 
@@ -181,7 +181,7 @@ def test_connection_over_ssh(origin: Origin, sshd: SshServer, tried: Callable[..
     assert "host key is not known" in tried(host=host, extra={"private_key": sshd.key("user"), "known_hosts": "#"})[1]
     assert "refused the SSH key" in tried(host=host, extra={**known, "private_key": sshd.key("stranger")})[1]
     locked = {**known, "private_key": sshd.key("locked")}
-    assert tried(host=host, extra={**locked, "private_key_passphrase": "open sesame"})[0]
+    assert tried(host=host, extra={**locked, "private_key_passphrase": PASSPHRASE})[0]
     assert "may read and push" in tried(host=host, extra={**known, "key_file": str(sshd.folder / "user")})[1]
     forged = sshd.known_hosts.replace(sshd.key("host.pub"), sshd.key("stranger.pub"))
     right = {**known, "private_key": sshd.key("user")}

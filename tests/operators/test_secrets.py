@@ -24,14 +24,15 @@ from airflow_reverse_etl.operators.dbt_task import DbtTask
 from tests.check import hosts
 from tests.check.hosts import Host
 from tests.git.github import PEM, GitHub
-from tests.git.servers import Origin, SshServer, connect_proxy
+from tests.git.servers import PASSPHRASE, Origin, SshServer, connect_proxy
 from tests.operators.test_dbt_check_hosts import Check, Logged, app_fields, check, logged, serving, shop
 
 __all__ = ["check", "logged", "shop"]
 
 pytestmark = pytest.mark.airflow
 
-TOKEN, PASSWORD, PASSPHRASE = f"t0ken/{uuid4().hex}:signs", f"pr0xy {uuid4().hex}", "open sesame"
+TOKEN = f"t0ken/{uuid4().hex}:signs"
+PASSWORD = f"pr0xy {uuid4().hex}"
 
 
 class Seen:
