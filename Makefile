@@ -38,9 +38,10 @@ test-databricks: $(SPARK)/.ready ## Databricks' SQL on a local Spark, which need
 	$(SPARK)/bin/python -m pytest -W ignore::ResourceWarning -k "databricks or spark" \
 		tests/stores/test_life.py tests/stores/test_text_forms.py $(ARGS)
 
-lint: $(VENV)/.ready ## ruff: rules and format; the English of docstrings, texts and pages
+lint: $(VENV)/.ready ## ruff: rules and format; one step at a time; the English of docstrings, texts and pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/density
 	$(BIN)/python scripts/english
 
 format: $(VENV)/.ready ## let ruff correct what it can

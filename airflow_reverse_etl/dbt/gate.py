@@ -21,7 +21,8 @@ def evidence(manifest: Mapping[str, Any], results: Mapping[str, str]) -> dict[st
 
     :param results: node's id → status, for nodes, tests and the freshness of sources.
     """
-    nodes, sources = manifest["nodes"], manifest.get("sources") or {}
+    nodes = manifest["nodes"]
+    sources = manifest.get("sources") or {}
     parents = {unique_id: parents_of(node) for unique_id, node in nodes.items()}
     tests = tests_by_model(manifest)
     models = {}

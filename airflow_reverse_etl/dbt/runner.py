@@ -274,11 +274,13 @@ class DbtProject:
 
     def _messages(self, line: str) -> Iterator[tuple[str, str]]:
         """Yield level and text of a JSON log line of dbt. Any other output counts as information."""
-        level = "info"
-        text = line
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        try:
             info = json.loads(line)["info"]
-            level, text = str(info["level"]).lower(), str(info["msg"])
+            level = str(info["level"]).lower()
+            text = str(info["msg"])
+        except (ValueError, KeyError, TypeError):  # not a log line
+            level = "info"
+            text = line
         text = scrub(text.rstrip(), self._hidden())
         if text and level != "debug":
             yield level, text

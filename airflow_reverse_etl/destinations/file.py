@@ -95,10 +95,11 @@ class FileDestination:
         return await asyncio.to_thread(self._send, batch)
 
     def _send(self, batch: Batch) -> Receipts:
+        exceptions: dict[str, Receipt] = {}
         if self._options.format == "jsonl":
             data, exceptions = self._json_lines(batch)
         else:
-            data, exceptions = self._table(batch), {}
+            data = self._table(batch)
         if len(exceptions) == len(batch):
             return Receipts(exceptions=exceptions, requests=0)
         try:
@@ -142,7 +143,10 @@ class FileDestination:
 
         # One column for each field of the mapping, and the operation's.
         records = [dict(_flat(record)) for record in batch.records]
-        columns = {name: _array([record.get(name) for record in records]) for name in self._fields}
+        columns: dict[str, pa.Array] = {}
+        for name in self._fields:
+            values = [record.get(name) for record in records]
+            columns[name] = _array(values)
         if column := self._options.operation_column:
             columns[column] = pa.array([batch.operation.value] * len(batch), pa.string())
         target = io.BytesIO()

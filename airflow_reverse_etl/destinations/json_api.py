@@ -199,14 +199,17 @@ class _Endpoint:
         return self._prepared[1:]
 
     def _json(self, batch: Batch) -> tuple[bytes | None, dict[int, str]]:
+        problems: dict[int, str] = {}
         if not self.single:
             data, problems = dumps_rows(batch.records)
         else:
             try:
-                data, problems = dumps(batch.records[0]), {}
+                data = dumps(batch.records[0])
             except NotJsonError as error:
                 return None, {0: str(error)}
-        return self._before + data + self._after if self._before else data, problems
+        if self._before:
+            data = self._before + data + self._after
+        return data, problems
 
     def _ndjson(self, batch: Batch) -> tuple[bytes | None, dict[int, str]]:
         lines: list[bytes] = []

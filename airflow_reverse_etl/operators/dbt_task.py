@@ -138,7 +138,8 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
     for sync in [syncs] if isinstance(syncs, str | Path) else syncs:
         if isinstance(sync, str | Path):
             found, wrong = read_syncs(Path(file).parent / sync)
-            sources, errors = sources + found, errors + wrong
+            sources += found
+            errors += wrong
         else:
             try:
                 sources.append(SyncSource(Sync.load(sync), file or task.task_id))

@@ -262,7 +262,8 @@ class StateStoreConformance:
         assert found == {"1": ("t", "z"), "2": ("b.c", "n", "t", "z"), "4": ("b.c", "n", "t", "z")}
 
     def test_fields_of_rows_recorded_without_hashes_are_unknown_and_nothing_is_sent(self, store: StateStore) -> None:
-        plain, tracked = self.sync(), self.sync(track={"fields": True})
+        plain = self.sync()
+        tracked = self.sync(track={"fields": True})
         self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=plain), sync=plain)
         assert self.changed_fields(store, tracked, {"1": "x", "2": "b", "3": "c"}, day=1) == {"1": None}
         self.commit(store, self.plan(store, {"1": "x", "2": "b", "3": "c"}, sync=tracked, day=2), sync=tracked)

@@ -209,13 +209,16 @@ def _has_supported_dates(array: pa.Array) -> bool:
         return True
     if pa.types.is_date(kind):
         numbers = array.view(pa.int32())
-        lowest, highest = _FIRST_DAY, _LAST_DAY
+        lowest = _FIRST_DAY
+        highest = _LAST_DAY
     elif pa.types.is_time(kind):
         numbers = array.view(pa.int64())
-        lowest, highest = 0, _DAY - 1
+        lowest = 0
+        highest = _DAY - 1
     else:
         numbers = array.view(pa.int64())
-        lowest, highest = _FIRST_DAY * _DAY, (_LAST_DAY + 1) * _DAY - 1
+        lowest = _FIRST_DAY * _DAY
+        highest = (_LAST_DAY + 1) * _DAY - 1
     found = pc.min_max(numbers).as_py()
     return found["min"] is None or (lowest <= found["min"] and found["max"] <= highest)
 

@@ -100,7 +100,8 @@ class ThreadedConnection:
 
     def _drop(self, cursor: Any = None) -> None:
         """Close the cursor and the connection; the next use makes a new connection."""
-        connection, self._connection = self._connection, None
+        connection = self._connection
+        self._connection = None
         for resource in (cursor, connection):
             if resource is not None:
                 with contextlib.suppress(Exception):  # some drivers cannot close after an error

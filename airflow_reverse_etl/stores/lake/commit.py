@@ -162,7 +162,8 @@ _EARLIER_OF_UNREAD_ROWS = """
 
 def _select_log(plan: Plan, checkpoint: Checkpoint) -> str:
     """Build the SELECT of the change log's rows: the outcome of each row that was to be sent."""
-    sync, run = literal(plan.sync, "duckdb"), literal(plan.run_id, "duckdb")
+    sync = literal(plan.sync, "duckdb")
+    run = literal(plan.run_id, "duckdb")
     return (
         f"SELECT {sync} AS sync, {run} AS run_id, c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
         f" {logged_outcome(checkpoint, settled='c.settled')} AS outcome, f.code, now() AS committed_at"
