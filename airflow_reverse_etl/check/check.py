@@ -179,12 +179,14 @@ class _Comparison:
 
     def _new_name(self, before: Model) -> str | None:
         """Return the new model with the same SQL, table or path, else the one with a similar name, else None."""
-        new = [model for model in self.head.project.catalog.models if model.unique_id not in self.base.project.models]
-        same_sql = [model.name for model in new if model.checksum == before.checksum]
-        same_table = [model.name for model in new if model.relation and model.relation == before.relation]
-        same_path = [model.name for model in new if model.path == before.path]
-        similar = difflib.get_close_matches(before.name, [model.name for model in new], n=1)
-        return next(iter([*same_sql, *same_table, *same_path, *similar]), None)
+        models = self.head.project.catalog.models
+        new = [model for model in models if model.unique_id not in self.base.project.models]
+        # The surest sign first.
+        found = [model.name for model in new if model.checksum == before.checksum]
+        found += [model.name for model in new if model.relation and model.relation == before.relation]
+        found += [model.name for model in new if model.path == before.path]
+        found += difflib.get_close_matches(before.name, [model.name for model in new], n=1)
+        return found[0] if found else None
 
 
 def _reason_of_no_model(model: TableModel | SqlModel) -> str:

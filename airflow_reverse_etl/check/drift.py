@@ -79,10 +79,18 @@ def _version_of(catalog: Catalog) -> ProjectVersion:
 
 def _sync_of_all(model: Model) -> SyncSource:
     """Build a sync that uses everything that the model declares."""
-    values: dict[str, Any] = {"name": "any", "source": "any", "destination": {"type": "any"}, "model": model.unique_id}
-    values["mapping"] = {f"c{n}": column.name for n, column in enumerate(model.columns)} or {"none": {"value": None}}
-    sync = Sync.model_validate({**values, "primary_key": model.primary_key or None})
-    return SyncSource(sync, model.path)
+    mapping: dict[str, Any] = {f"c{n}": column.name for n, column in enumerate(model.columns)}
+    if not mapping:
+        mapping = {"none": {"value": None}}  # a mapping may not be empty
+    values = {
+        "name": "any",
+        "source": "any",
+        "destination": {"type": "any"},
+        "model": model.unique_id,
+        "mapping": mapping,
+        "primary_key": model.primary_key or None,
+    }
+    return SyncSource(Sync.model_validate(values), model.path)
 
 
 def _model_drift(

@@ -105,11 +105,17 @@ def rebuild_relations(
     def rebuild(node: Mapping[str, Any]) -> Mapping[str, Any]:
         if not node.get("relation_name"):
             return node
-        own = node.get("quoting") or (node.get("config") or {}).get("quoting") or {}
+        config = node.get("config") or {}
+        own = node.get("quoting") or config.get("quoting") or {}
         quoted = defaults | {part: value for part, value in own.items() if value is not None}
-        values = {**node, "identifier": node.get("identifier") or node.get("alias")}
-        parts = [exp.to_identifier(values[part], quoted=quoted[part]) for part in defaults if values.get(part)]
-        return {**node, "relation_name": ".".join(part.sql(dialect=adapter) for part in parts)}
+        # A source has an identifier, a model has an alias.
+        names = {**node, "identifier": node.get("identifier") or node.get("alias")}
+        parts: list[str] = []
+        for part in defaults:
+            if names.get(part):
+                identifier = exp.to_identifier(names[part], quoted=quoted[part])
+                parts.append(identifier.sql(dialect=adapter))
+        return {**node, "relation_name": ".".join(parts)}
 
     rebuilt = dict(manifest)
     rebuilt["metadata"] = {**manifest["metadata"], "adapter_type": adapter}
@@ -220,11 +226,15 @@ def _tested_columns(kwargs: Mapping[str, Any]) -> list[str]:
 
 def _key_tests_by_model(manifest: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """Return the generic tests attached to each model, disabled ones included."""
-    disabled = (node for nodes in (manifest.get("disabled") or {}).values() for node in nodes)
+    nodes = list(manifest["nodes"].values())
+    # Several disabled nodes may share an id.
+    for same_id in (manifest.get("disabled") or {}).values():
+        nodes += same_id
     tests: dict[str, list[Mapping[str, Any]]] = {}
-    for node in [*manifest["nodes"].values(), *disabled]:
-        if node.get("test_metadata") and node.get("attached_node"):
-            tests.setdefault(node["attached_node"], []).append(node)
+    for node in nodes:
+        model = node.get("attached_node")
+        if model and node.get("test_metadata"):
+            tests.setdefault(model, []).append(node)
     return tests
 
 

@@ -288,8 +288,11 @@ class DbtProject:
     def _results(self, path: Path) -> Iterator[NodeResult]:
         hidden = self._hidden()
         for row in json.loads(path.read_bytes())["results"]:
-            message = scrub(str(row.get("message") or row.get("error") or ""), hidden)[:_MESSAGE_LENGTH]
-            yield NodeResult(row["unique_id"], row["status"], message, float(row.get("execution_time") or 0))
+            # run_results.json has a message, sources.json an error.
+            text = str(row.get("message") or row.get("error") or "")
+            message = scrub(text, hidden)[:_MESSAGE_LENGTH]
+            seconds = float(row.get("execution_time") or 0)
+            yield NodeResult(row["unique_id"], row["status"], message, seconds)
 
 
 def _result_files(target_path: Path) -> dict[Path, int]:

@@ -15,14 +15,19 @@ def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, A
 
     Values of one or two characters stay: every text contains them by chance, and they reveal nothing.
     """
+    # Cut roughly first: a proxy may answer with a whole page.
     text = " ".join(message[: 10 * MAX_MESSAGE].split())
     lowered = text.lower()
-    found = {value for value in (*secrets, *_values(records)) if len(value) > 2 and value.lower() in lowered}
+    hidden = {value for value in (*secrets, *_values(records)) if len(value) > 2}
+    found = [value for value in hidden if value.lower() in lowered]
     if found:
         # The longest first: a value may be part of another.
-        pattern = "|".join(re.escape(value) for value in sorted(found, key=len, reverse=True))
+        found.sort(key=len, reverse=True)
+        pattern = "|".join(re.escape(value) for value in found)
         text = re.sub(pattern, "…", text, flags=re.IGNORECASE)
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+    if len(text) > MAX_MESSAGE:
+        text = text[: MAX_MESSAGE - 1] + "…"
+    return text
 
 
 def _values(value: Any) -> Iterator[str]:

@@ -216,10 +216,13 @@ class DbtModelSyncOperator(DbtTask):
         from airflow_reverse_etl.dbt.catalog import FORMAT
         from airflow_reverse_etl.dbt.runner import sounds_secret
 
+        # A changed password does not change a relation.
         shown = {name: "" if sounds_secret(name) else value for name, value in env.items()}
-        where = [profile and dict(profile.output), self.schema, self.database, self.target]
+        output = dict(profile.output) if profile else None
+        where = [output, self.schema, self.database, self.target]
         settings = [FORMAT, url, path, where, self.vars, shown, self.select]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        text = json.dumps(settings, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class DbtMetaSyncsOperator(BaseOperator):

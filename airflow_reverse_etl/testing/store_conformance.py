@@ -55,12 +55,19 @@ class StateStoreConformance:
         """Make a plan for the rows ``id → name``."""
         import pyarrow as pa
 
-        rows = [{"id": key, "name": name} for key, name in names.items()] if isinstance(names, Mapping) else names
+        if isinstance(names, Mapping):
+            rows = [{"id": key, "name": name} for key, name in names.items()]
+        else:
+            rows = [dict(row) for row in names]
         schema = pa.schema([("id", pa.string()), ("name", pa.string())])
-        warehouse = MemoryWarehouse({"m": pa.Table.from_pylist([dict(row) for row in rows], schema=schema)})
+        warehouse = MemoryWarehouse({"m": pa.Table.from_pylist(rows, schema=schema)})
         sync = sync or self.sync()
         request = PlanRequest(
-            sync, "select * from m", sync.primary_key or (), run_id or f"run-{day}", _NOW + timedelta(days=day)
+            sync,
+            "select * from m",
+            sync.primary_key or (),
+            run_id or f"run-{day}",
+            _NOW + timedelta(days=day),
         )
         return store.plan(request, warehouse)
 
@@ -88,6 +95,22 @@ class StateStoreConformance:
         store.save_checkpoint(plan, checkpoint)
         store.commit(plan, checkpoint, self.report(plan, checkpoint), sync or self.sync())
         return checkpoint
+
+    def deliver(
+        self,
+        store: StateStore,
+        names: Mapping[Any, Any],
+        *,
+        sync: Sync | None = None,
+        day: int = 0,
+        **outcome: Any,
+    ) -> None:
+        """Make a plan for the rows ``id → name``, and commit it.
+
+        :param outcome: arguments of ``commit``.
+        """
+        plan = self.plan(store, names, sync=sync, day=day)
+        self.commit(store, plan, sync=sync, **outcome)
 
     @staticmethod
     def report(plan: Plan, checkpoint: Checkpoint) -> RunReport:
@@ -126,40 +149,57 @@ class StateStoreConformance:
         self.commit(store, plan)
         store = self.reopened(store)
         plan = self.plan(store, {"1": "Ada", "2": "Hopper", "3": "Joan"}, day=1)
-        assert (plan.total, plan.model_rows, plan.snapshot_rows) == (2, 3, 2)
+        assert plan.total == 2
+        assert plan.model_rows == 3
+        assert plan.snapshot_rows == 2
         assert self.planned(store, plan) == {"changed": {"2"}, "added": {"3"}}
 
     def test_the_change_set_is_numbered_and_can_be_read_from_anywhere(self, store: StateStore) -> None:
-        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=self.sync("mirror")))
-        plan = self.plan(store, {"1": "a", "2": "x", "4": None}, sync=self.sync("mirror"), day=1)
+        mirror = self.sync("mirror")
+        self.deliver(store, {"1": "a", "2": "b", "3": "c"}, sync=mirror)
+        plan = self.plan(store, {"1": "a", "2": "x", "4": None}, sync=mirror, day=1)
         rows = self.rows(store, plan)
         assert list(rows) == [1, 2, 3]
-        assert [row["change"] for row in rows.values()] == ["added", "changed", "removed"]
-        assert [(row["f0"], row["f1"]) for row in rows.values()][:2] == [("4", None), ("2", "x")]
-        assert [row["identifiers"] is None for row in rows.values()] == [True, True, False]
+        added, changed, removed = rows.values()
+        assert added["change"] == "added"
+        assert (added["f0"], added["f1"]) == ("4", None)
+        assert added["identifiers"] is None
+        assert changed["change"] == "changed"
+        assert (changed["f0"], changed["f1"]) == ("2", "x")
+        assert changed["identifiers"] is None
+        assert removed["change"] == "removed"
+        assert removed["identifiers"] is not None
         assert list(self.rows(store, plan, after=1)) == [2, 3]
         assert list(self.rows(store, plan, after=1, until=2)) == [2]
 
     def test_null_and_repeated_keys_are_invalid_and_never_planned(self, store: StateStore) -> None:
-        rows = [{"id": key, "name": name} for key, name in ((None, "a"), ("1", "b"), ("1", "c"), ("2", "d"))]
+        rows: list[dict[str, Any]] = [
+            {"id": None, "name": "a"},
+            {"id": "1", "name": "b"},
+            {"id": "1", "name": "c"},
+            {"id": "2", "name": "d"},
+        ]
         plan = self.plan(store, rows)
-        assert (plan.planned, plan.model_rows) == (Planned(added=1, invalid=3), 4)
+        assert plan.planned == Planned(added=1, invalid=3)
+        assert plan.model_rows == 4
         assert self.planned(store, plan) == {"added": {"2"}}
 
     def test_null_and_blank_identifiers_are_invalid_and_never_planned(self, store: StateStore) -> None:
         sync = self.sync("mirror", destination={"type": "fake", "match_on": "properties.name"})
-        self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync)
+        self.deliver(store, {"1": "a", "2": "b"}, sync=sync)
         plan = self.plan(store, {"1": None, "3": " \t", "4": "d"}, sync=sync, day=1)
-        assert (plan.planned, plan.causes) == (Planned(added=1, removed=1, invalid=2), {"no_identifier": 2})
+        assert plan.planned == Planned(added=1, removed=1, invalid=2)
+        assert plan.causes == {"no_identifier": 2}
         if isinstance(store, InvalidKeys):
             assert store.invalid_keys(plan, count=5) == {"no_identifier": ["1", "3"]}
         assert self.planned(store, plan) == {"added": {"4"}, "removed": {"2"}}
 
     def test_a_key_that_is_repeated_later_does_not_count_as_removed(self, store: StateStore) -> None:
         mirror = self.sync("mirror")
-        self.commit(store, self.plan(store, {"1": "a"}, sync=mirror))
-        rows = [{"id": "1", "name": "a"}, {"id": "1", "name": "a"}]
-        assert self.plan(store, rows, sync=mirror, day=1).planned == Planned(invalid=2)
+        self.deliver(store, {"1": "a"}, sync=mirror)
+        twice = [{"id": "1", "name": "a"}, {"id": "1", "name": "a"}]
+        plan = self.plan(store, twice, sync=mirror, day=1)
+        assert plan.planned == Planned(invalid=2)
 
     @pytest.mark.parametrize(
         ("mode", "expected"),
@@ -174,7 +214,7 @@ class StateStoreConformance:
     )
     def test_a_mode_plans_its_part(self, store: StateStore, mode: str, expected: Mapping[str, set[str]]) -> None:
         sync = self.sync(mode)
-        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=sync), sync=sync)
+        self.deliver(store, {"1": "a", "2": "b", "3": "c"}, sync=sync)
         plan = self.plan(store, {"1": "a", "2": "x", "4": "d"}, sync=sync, day=1)
         assert self.planned(store, plan) == expected
 
@@ -184,41 +224,51 @@ class StateStoreConformance:
         assert not store.unfinished("contacts")
 
     def test_syncs_do_not_affect_each_other(self, store: StateStore) -> None:
-        self.commit(store, self.plan(store, {"1": "a"}))
-        other = self.sync(name="others")
-        assert self.plan(store, {"1": "a"}, sync=other).planned == Planned(added=1)
+        self.deliver(store, {"1": "a"})
+        plan = self.plan(store, {"1": "a"}, sync=self.sync(name="others"))
+        assert plan.planned == Planned(added=1)
 
     # -- what was not accepted ---------------------------------------------------------------------------------------
 
     def test_a_rejected_row_stays_out_of_the_snapshot_with_its_newest_values(self, store: StateStore) -> None:
-        self.commit(store, self.plan(store, {"1": "a", "2": "b"}), rejected=["2"])
+        self.deliver(store, {"1": "a", "2": "b"}, rejected=["2"])
         store = self.reopened(store)
         plan = self.plan(store, {"1": "a", "2": "newest"}, day=1)
-        assert [(row["change"], row["f1"]) for row in self.rows(store, plan).values()] == [("added", "newest")]
+        (row,) = self.rows(store, plan).values()
+        assert row["change"] == "added"
+        assert row["f1"] == "newest"
 
     def test_a_row_rejected_too_often_is_skipped_until_it_changes(self, store: StateStore) -> None:
         sync = self.sync(retry={"max_attempts": 2})
-        for day in range(2):
-            self.commit(store, self.plan(store, {"1": "a"}, sync=sync, day=day), sync=sync, rejected=["1"])
+        self.deliver(store, {"1": "a"}, sync=sync, day=0, rejected=["1"])
+        self.deliver(store, {"1": "a"}, sync=sync, day=1, rejected=["1"])
         plan = self.plan(store, {"1": "a"}, sync=sync, day=2)
-        assert (plan.total, plan.skipped, plan.given_up, plan.given_up_codes) == (0, 1, 1, {"INVALID": 1})
+        assert plan.total == 0
+        assert plan.skipped == 1
+        assert plan.given_up == 1
+        assert plan.given_up_codes == {"INVALID": 1}
         self.commit(store, plan, sync=sync)
-        assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1, "a run without the row keeps its rejection"
-        assert self.plan(store, {"1": "b"}, sync=sync, day=3).planned == Planned(added=1)
+        plan = self.plan(store, {"1": "a"}, sync=sync, day=3)
+        assert plan.skipped == 1, "a run without the row keeps its rejection"
+        plan = self.plan(store, {"1": "b"}, sync=sync, day=3)
+        assert plan.planned == Planned(added=1)
 
     def test_a_row_rejected_for_too_long_is_skipped(self, store: StateStore) -> None:
         sync = self.sync(retry={"max_age": "3d"})
-        self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, rejected=["1"])
-        assert self.plan(store, {"1": "a"}, sync=sync, day=2).total == 1
-        assert self.plan(store, {"1": "a"}, sync=sync, day=3).skipped == 1
+        self.deliver(store, {"1": "a"}, sync=sync, rejected=["1"])
+        plan = self.plan(store, {"1": "a"}, sync=sync, day=2)
+        assert plan.total == 1
+        plan = self.plan(store, {"1": "a"}, sync=sync, day=3)
+        assert plan.skipped == 1
 
     def test_a_skipped_outcome_is_not_a_rejection_and_stays_out_of_the_snapshot(self, store: StateStore) -> None:
         sync = self.sync("update", retry={"max_attempts": 1})
-        self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, skipped=["1"])
-        assert self.plan(store, {"1": "a"}, sync=sync, day=1).planned == Planned(added=1)
+        self.deliver(store, {"1": "a"}, sync=sync, skipped=["1"])
+        plan = self.plan(store, {"1": "a"}, sync=sync, day=1)
+        assert plan.planned == Planned(added=1)
 
     def test_rows_that_were_never_sent_are_planned_as_before(self, store: StateStore) -> None:
-        self.commit(store, self.plan(store, {"1": "a", "2": "b"}), unsettled=["2"], announced=1)
+        self.deliver(store, {"1": "a", "2": "b"}, unsettled=["2"], announced=1)
         plan = self.plan(store, {"1": "a", "2": "b"}, day=1)
         assert self.planned(store, plan) == {"added": {"2"}}
 
@@ -228,14 +278,14 @@ class StateStoreConformance:
     ) -> None:
         """A mirror sends the row again, or deletes it if the model no longer has it."""
         sync = self.sync("mirror")
-        self.commit(store, self.plan(store, {"1": "a"}, sync=sync), sync=sync, unsettled=["1"])
+        self.deliver(store, {"1": "a"}, sync=sync, unsettled=["1"])
         plan = self.plan(store, names, sync=sync, day=1)
         assert self.planned(store, plan) == {expected: {"1"}}
 
     def test_an_accepted_removal_leaves_the_snapshot_and_a_rejected_one_does_not(self, store: StateStore) -> None:
         sync = self.sync("mirror")
-        self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync)
-        self.commit(store, self.plan(store, {}, sync=sync, day=1), sync=sync, rejected=["2"])
+        self.deliver(store, {"1": "a", "2": "b"}, sync=sync)
+        self.deliver(store, {}, sync=sync, day=1, rejected=["2"])
         plan = self.plan(store, {}, sync=sync, day=2)
         assert self.planned(store, plan) == {"removed": {"2"}}
 
@@ -245,38 +295,54 @@ class StateStoreConformance:
         """Make a plan, and return its changed rows: key → changed fields. The plan is not discarded."""
         assert isinstance(store, FieldTracking)
         plan = self.plan(store, names, sync=sync, day=day)
-        keys = {seq: row["key"] for seq, row in self.rows(store, plan).items()}
-        found = {keys[seq]: fields for seq, fields in store.changed_fields(plan, sync).items()}
-        assert {keys[seq] for seq in store.changed_fields(plan, sync, after=plan.planned.added)} == found.keys()
+        rows = self.rows(store, plan)
+        found = store.changed_fields(plan, sync)
+        # Added rows come first, and have no changed fields.
+        assert store.changed_fields(plan, sync, after=plan.planned.added).keys() == found.keys()
         assert not store.changed_fields(plan, sync, until=plan.planned.added)
-        return found
+        return {rows[seq]["key"]: fields for seq, fields in found.items()}
 
     def test_the_changed_fields_are_named(self, store: StateStore) -> None:
-        template = {"template": "{{ row.name }}"}
-        mapping = {"id": "id", "z": "name", "b.c": {"sql": "upper(name)"}, "n": {"sql": "length(name)"}, "t": template}
+        mapping = {
+            "id": "id",
+            "z": "name",
+            "b.c": {"sql": "upper(name)"},
+            "n": {"sql": "length(name)"},
+            "t": {"template": "{{ row.name }}"},
+        }
         sync = self.sync(mapping=mapping, track={"fields": True})
-        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c", "4": ""}, sync=sync), sync=sync)
+        self.deliver(store, {"1": "a", "2": "b", "3": "c", "4": ""}, sync=sync)
         store = self.reopened(store)
         names = {"0": "new", "1": "A", "2": "bb", "3": "c", "4": None}
         found = self.changed_fields(store, sync, names, day=1)
-        assert found == {"1": ("t", "z"), "2": ("b.c", "n", "t", "z"), "4": ("b.c", "n", "t", "z")}
+        assert found == {
+            "1": ("t", "z"),
+            "2": ("b.c", "n", "t", "z"),
+            "4": ("b.c", "n", "t", "z"),
+        }
 
     def test_fields_of_rows_recorded_without_hashes_are_unknown_and_nothing_is_sent(self, store: StateStore) -> None:
         plain = self.sync()
         tracked = self.sync(track={"fields": True})
-        self.commit(store, self.plan(store, {"1": "a", "2": "b", "3": "c"}, sync=plain), sync=plain)
-        assert self.changed_fields(store, tracked, {"1": "x", "2": "b", "3": "c"}, day=1) == {"1": None}
-        self.commit(store, self.plan(store, {"1": "x", "2": "b", "3": "c"}, sync=tracked, day=2), sync=tracked)
+        self.deliver(store, {"1": "a", "2": "b", "3": "c"}, sync=plain)
+        found = self.changed_fields(store, tracked, {"1": "x", "2": "b", "3": "c"}, day=1)
+        assert found == {"1": None}
+        # Only the row that is sent gets hashes.
+        self.deliver(store, {"1": "x", "2": "b", "3": "c"}, sync=tracked, day=2)
         found = self.changed_fields(store, tracked, {"1": "y", "2": "y", "3": "c"}, day=3)
         assert found == {"1": ("properties.name",), "2": None}
-        assert self.changed_fields(store, plain, {"1": "y", "2": "b", "3": "c"}, day=4) == {"1": None}
+        found = self.changed_fields(store, plain, {"1": "y", "2": "b", "3": "c"}, day=4)
+        assert found == {"1": None}
 
     def test_a_changed_mapping_and_a_row_in_doubt_do_not_count_as_changed_fields(self, store: StateStore) -> None:
         sync = self.sync(track={"fields": True})
-        self.commit(store, self.plan(store, {"1": "a", "2": "b"}, sync=sync), sync=sync, unsettled=["2"])
-        assert self.changed_fields(store, sync, {"1": "x", "2": "x"}, day=1) == {"1": ("properties.name",), "2": None}
-        other = self.sync(mapping={"id": "id", "properties.name": "name", "c": {"value": 1}}, track={"fields": True})
-        assert self.changed_fields(store, other, {"1": "x"}, day=2) == {"1": None}
+        self.deliver(store, {"1": "a", "2": "b"}, sync=sync, unsettled=["2"])
+        found = self.changed_fields(store, sync, {"1": "x", "2": "x"}, day=1)
+        assert found == {"1": ("properties.name",), "2": None}
+        mapping = {"id": "id", "properties.name": "name", "c": {"value": 1}}
+        other = self.sync(mapping=mapping, track={"fields": True})
+        found = self.changed_fields(store, other, {"1": "x"}, day=2)
+        assert found == {"1": None}
 
     # -- plans and checkpoints ---------------------------------------------------------------------------------------
 

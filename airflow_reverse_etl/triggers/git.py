@@ -35,7 +35,9 @@ def git_commit(git_conn_id: str, *, ref: str = "main", path: str = ".", poll_int
     :param path: folder, relative to the repository's root: only commits that change something below it count.
     :param poll_interval: seconds between polls.
     """
-    name = "/".join(["git", *(quote(part, safe=".-_") for part in (git_conn_id, ref, path))])
+    # Quoted, because the name is a part of the asset's URI.
+    quoted = [quote(part, safe=".-_") for part in (git_conn_id, ref, path)]
+    name = "/".join(["git", *quoted])
     trigger = GitCommitTrigger(git_conn_id, ref=ref, path=path, poll_interval=poll_interval)
     watcher = AssetWatcher(name=f"{name} changed", trigger=trigger)
     return Asset(name=name, uri=f"reverse-etl://{name}", group=ASSET_GROUP, watchers=[watcher])
