@@ -11,10 +11,10 @@ from pyarrow import fs
 
 from airflow_reverse_etl.stores import files as files_module
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.stores.warehouse.schema import prefix
-from airflow_reverse_etl.testing.store import MemoryStateStore
-from tests.stores.warehouses import PLACES, copying_store
+from airflow_reverse_etl.sync.ports import StateStore
+from tests.stores.bench import Bench
+from tests.stores.every import STORES, opened
+from tests.stores.warehouses import PLACES, Place
 
 
 def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
@@ -27,40 +27,25 @@ def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
 
 @pytest.fixture(
     params=[
-        "lake",
+        *STORES,
         pytest.param("lake in object storage", marks=pytest.mark.slow),
-        "memory",
-        "tables in duckdb",
-        "tables in postgres",
         pytest.param("tables in snowflake", marks=pytest.mark.slow),
     ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    if request.param == "memory":
-        yield MemoryStateStore()
-        return
-    if request.param.startswith("tables"):
-        tables = copying_store(PLACES[request.param.split()[-1]](request))
-        yield tables
-        tables.close()
-        return
-    store = LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2)
-    if request.param == "lake in object storage":
-        (tmp_path / "bucket").mkdir()
-        as_object_storage(store._files, tmp_path / "bucket")
-    yield store
+    with opened(request.param.removesuffix(" in object storage"), request, tmp_path / "state") as store:
+        if request.param == "lake in object storage":
+            (tmp_path / "bucket").mkdir()
+            as_object_storage(store._files, tmp_path / "bucket")
+        yield store
 
 
 @pytest.fixture
-def lose_snapshot(store: Any) -> Callable[[str], None]:
-    """Delete the snapshot of a store without its knowledge."""
+def bench(store: StateStore) -> Callable[..., Bench]:
+    return lambda *arguments, **more: Bench(store, *arguments, **more)
 
-    def lose(sync: str) -> None:
-        if isinstance(store, MemoryStateStore):
-            store._state(sync).snapshot.clear()
-        elif isinstance(store, LakeStore):
-            store._files.delete(f"syncs/{sync}/snapshot")
-        else:
-            store._database.run(f"DELETE FROM {store._tables[f'{prefix(sync)}_snapshot']}")
 
-    return lose
+@pytest.fixture(scope="module", params=sorted(PLACES))
+def place(request: pytest.FixtureRequest) -> Place:
+    """A warehouse of each dialect that can be run."""
+    return PLACES[request.param](request)

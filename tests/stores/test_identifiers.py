@@ -10,8 +10,7 @@ import pytest
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from tests.stores.test_behaviour import REJECTED, THREE, Bench, bench, sync_of  # noqa: F401 - a fixture
-from tests.stores.test_text_forms import place  # noqa: F401 - a fixture
+from tests.stores.bench import REJECTED, THREE, Bench, sync_of
 from tests.stores.warehouses import Place
 
 MODES = ("upsert", "insert", "update", "mirror", "append", "delete")
@@ -27,7 +26,7 @@ def keyed(mode: str = "upsert", *, match_on: tuple[str, ...] = ("email",), **mor
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_row_without_an_identifier_is_invalid_in_every_mode(bench: Callable[..., Bench], mode: str) -> None:  # noqa: F811
+def test_a_row_without_an_identifier_is_invalid_in_every_mode(bench: Callable[..., Bench], mode: str) -> None:
     b = bench(sync_of(mode))
     b.model([(9, " good ", 1), *((at, blank, 1) for at, blank in enumerate(BLANKS))])
     plan = b.plan()
@@ -39,7 +38,7 @@ def test_a_row_without_an_identifier_is_invalid_in_every_mode(bench: Callable[..
 
 
 @pytest.mark.parametrize("more", [{"track": "none"}, {"initial": "baseline"}])
-def test_nor_is_it_recorded(bench: Callable[..., Bench], more: dict[str, Any]) -> None:  # noqa: F811
+def test_nor_is_it_recorded(bench: Callable[..., Bench], more: dict[str, Any]) -> None:
     b = bench(sync_of(**more))
     b.model([(1, "a", 1), (2, "", 1)])
     plan = b.plan()
@@ -47,13 +46,13 @@ def test_nor_is_it_recorded(bench: Callable[..., Bench], more: dict[str, Any]) -
     assert plan.planned.added + plan.recorded == 1
 
 
-def test_without_match_on_nothing_is_blank(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_without_match_on_nothing_is_blank(bench: Callable[..., Bench]) -> None:
     b = bench(keyed("append", match_on=()), primary_key=())
     b.model([(None, "", None)])
     assert b.plan().planned == Planned(added=1)
 
 
-def test_any_part_of_several_identifiers_counts_and_constants_are_none(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_any_part_of_several_identifiers_counts_and_constants_are_none(bench: Callable[..., Bench]) -> None:
     mapping = {"p.email": "email", "p.score": {"sql": "score"}, "origin": {"value": "dbt"}}
     destination = {"type": "file", "match_on": ["p.email", "p.score", "origin"]}
     b = bench(Sync(name="s", model="m", source="w", mode="mirror", mapping=mapping, destination=destination))
@@ -64,7 +63,7 @@ def test_any_part_of_several_identifiers_counts_and_constants_are_none(bench: Ca
     assert gone["identifiers"] == {"p": {"email": "a", "score": 1}, "origin": "dbt"}
 
 
-def test_every_cause_is_counted_and_a_row_once(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_every_cause_is_counted_and_a_row_once(bench: Callable[..., Bench]) -> None:
     b = bench(sync_of())
     b.model([(None, "", 1), (None, "x", 1), (5, "", 1), (5, "y", 1), (6, "", 1), (7, "z", 1)])
     plan = b.plan()
@@ -74,7 +73,7 @@ def test_every_cause_is_counted_and_a_row_once(bench: Callable[..., Bench]) -> N
     assert [unfinished.causes for unfinished in b.store.unfinished("s")] == [plan.causes]
 
 
-def test_an_unchanged_row_is_counted_too_and_repeated_keys_are_still_found(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_an_unchanged_row_is_counted_too_and_repeated_keys_are_still_found(bench: Callable[..., Bench]) -> None:
     """The counts that reveal repeated keys are right if a row is a candidate for its identifier alone."""
     b = bench(keyed(match_on=()))
     b.model([(1, "", 1), (2, "b", 2), (3, "c", 3)])
@@ -87,7 +86,7 @@ def test_an_unchanged_row_is_counted_too_and_repeated_keys_are_still_found(bench
     assert b.plan().causes == {"duplicate_key": 2, "no_identifier": 1}
 
 
-def test_a_record_whose_row_lost_its_identifier_stays_until_the_row_leaves(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_a_record_whose_row_lost_its_identifier_stays_until_the_row_leaves(bench: Callable[..., Bench]) -> None:
     b = bench(sync_of("mirror"))
     b.model(THREE)
     b.run()
@@ -105,7 +104,7 @@ def test_a_record_whose_row_lost_its_identifier_stays_until_the_row_leaves(bench
 
 
 @pytest.mark.parametrize("blank", ["", " \u00a0\t"])
-def test_a_record_without_an_identifier_is_forgotten_and_never_deleted(bench: Callable[..., Bench], blank: str) -> None:  # noqa: F811
+def test_a_record_without_an_identifier_is_forgotten_and_never_deleted(bench: Callable[..., Bench], blank: str) -> None:
     """A mirror without match_on, or an earlier version, has delivered such a record."""
     b = bench(keyed("mirror", match_on=()), primary_key=("email",))
     b.model([(1, blank, 1), (2, "b", 2)])
@@ -120,7 +119,7 @@ def test_a_record_without_an_identifier_is_forgotten_and_never_deleted(bench: Ca
 
 
 def test_a_record_stored_before_a_field_was_in_match_on_is_deleted_by_what_was_stored(
-    bench: Callable[..., Bench],  # noqa: F811
+    bench: Callable[..., Bench],
 ) -> None:
     b = bench(keyed("mirror", match_on=("id",)))
     b.model([(1, "a", 1), (2, "b", 2)])
@@ -134,7 +133,7 @@ def test_a_record_stored_before_a_field_was_in_match_on_is_deleted_by_what_was_s
 
 @pytest.mark.parametrize("invalid", [[(1, "", 1)], [(1, "a", 1), (1, "b", 1)]])
 def test_a_rejected_row_that_is_invalid_for_a_while_keeps_its_attempts(
-    bench: Callable[..., Bench],  # noqa: F811
+    bench: Callable[..., Bench],
     invalid: list[tuple[Any, ...]],
 ) -> None:
     b = bench(sync_of(retry={"max_attempts": 2}))
@@ -147,7 +146,7 @@ def test_a_rejected_row_that_is_invalid_for_a_while_keeps_its_attempts(
     assert b.plan().given_up == 1, "runs in which the row is invalid do not count as attempts, and do not reset them"
 
 
-def test_a_rejected_removal_is_dropped_once_an_invalid_row_has_the_key(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_a_rejected_removal_is_dropped_once_an_invalid_row_has_the_key(bench: Callable[..., Bench]) -> None:
     b = bench(sync_of("mirror", retry={"max_attempts": 1}))
     b.model(THREE)
     b.run()
@@ -160,7 +159,7 @@ def test_a_rejected_removal_is_dropped_once_an_invalid_row_has_the_key(bench: Ca
     assert b.run() == {"1": "removed"}
 
 
-def test_with_a_cursor_it_holds_nothing_back(bench: Callable[..., Bench]) -> None:  # noqa: F811
+def test_with_a_cursor_it_holds_nothing_back(bench: Callable[..., Bench]) -> None:
     b = bench(sync_of(mapping={"email": "email"}, track={"cursor": "at"}))
     b.timed([(1, "", "2026-01-01 01:00:00"), (2, "b", "2026-01-01 02:00:00")])
     plan = b.plan()
@@ -169,7 +168,7 @@ def test_with_a_cursor_it_holds_nothing_back(bench: Callable[..., Bench]) -> Non
     assert b.plan().model_rows == 1
 
 
-def test_blank_means_the_same_in_every_dialect(place: Place) -> None:  # noqa: F811
+def test_blank_means_the_same_in_every_dialect(place: Place) -> None:
     dialect = DIALECTS[place.dialect]
     characters = {" ": 32, "\t": 9, "\r": 13, "\n": 10, "\u00a0": 160}
     texts = [blank or "" for blank in BLANKS[1:]]

@@ -35,8 +35,8 @@ from airflow_reverse_etl.stores.warehouse.schema import SHARED
 from airflow_reverse_etl.sync.ports import PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import StateStoreConformance
+from tests.stores.bench import REJECTED, THREE, Bench, sync_of
 from tests.stores.conftest import as_object_storage
-from tests.stores.test_behaviour import REJECTED, THREE, Bench, sync_of
 from tests.stores.warehouses import copying_store, duckdb_place
 
 

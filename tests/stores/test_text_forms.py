@@ -11,7 +11,7 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.sql.text_forms import DIALECTS, literal, quoted
-from tests.stores.warehouses import PLACES, Place
+from tests.stores.warehouses import Place
 
 #: What a type is called, by dialect.
 TYPES = {
@@ -85,11 +85,6 @@ BINARY = {
     "snowflake": "TO_BINARY('{}', 'HEX')",
     "databricks": "UNHEX('{}')",
 }
-
-
-@pytest.fixture(scope="module", params=sorted(PLACES))
-def place(request: pytest.FixtureRequest) -> Place:
-    return PLACES[request.param](request)
 
 
 def code(texts: Sequence[str | None]) -> str:

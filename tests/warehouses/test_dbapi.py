@@ -22,7 +22,7 @@ from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import PlanRequest
 from airflow_reverse_etl.warehouses.bigquery import BigQueryConnection
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
-from tests.stores.test_behaviour import NOW, sync_of
+from tests.stores.bench import NOW, sync_of
 
 
 @pytest.fixture

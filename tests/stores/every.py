@@ -1,0 +1,43 @@
+"""The stores that tests run with, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.schema import prefix
+from airflow_reverse_etl.sync.ports import StateStore
+from airflow_reverse_etl.testing import MemoryStateStore
+from tests.stores.warehouses import PLACES, copying_store
+
+if TYPE_CHECKING:
+    import pytest
+
+#: One of each kind, and tables in two databases.
+STORES = ["memory", "lake", "tables in duckdb", "tables in postgres"]
+
+
+@contextmanager
+def opened(name: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
+    """Open the store of a name, with its files in a folder; close it after the block."""
+    if name == "memory":
+        yield MemoryStateStore()
+    elif name == "lake":
+        yield LakeStore(str(folder), memory_limit="500MB", threads=2)
+    else:
+        tables = copying_store(PLACES[name.removeprefix("tables in ")](request))
+        yield tables
+        tables.close()
+
+
+def lose_snapshot(store: StateStore, sync: str) -> None:
+    """Delete the snapshot of a sync without the store's knowledge."""
+    if isinstance(store, MemoryStateStore):
+        store._state(sync).snapshot.clear()
+    elif isinstance(store, LakeStore):
+        store._files.delete(f"syncs/{sync}/snapshot")
+    else:
+        store._database.run(f"DELETE FROM {store._tables[f'{prefix(sync)}_snapshot']}")
