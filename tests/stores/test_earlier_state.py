@@ -13,8 +13,7 @@ import pytest
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.testing import FakeDestination
-from tests.sync.test_run import World, rows
+from tests.sync.world import World, rows
 
 STATE = Path(__file__).parent / "state" / "742574a.tar.gz"
 MODEL = rows(b=2, c=2, d=2, e=2, f=2, g=2, h=2)
@@ -46,8 +45,7 @@ def state(tmp_path: Path) -> LakeStore:
 async def test_the_next_run_finishes_what_the_earlier_version_began(
     state: LakeStore, mode: str, sent: set[str]
 ) -> None:
-    world = EarlierWorld(FakeDestination(), values={"mode": mode})
-    world.store = state
+    world = EarlierWorld(store=state, values={"mode": mode})
     report = await world.run(MODEL, run_id="run-3")
     written = {str(record["id"]) for batch in world.destination.batches for record in batch.records}
     assert written == sent
@@ -59,7 +57,6 @@ async def test_the_next_run_finishes_what_the_earlier_version_began(
 
 
 async def test_an_unchanged_sync_then_sends_nothing(state: LakeStore) -> None:
-    world = EarlierWorld(FakeDestination(), values={"mode": "upsert"})
-    world.store = state
+    world = EarlierWorld(store=state, values={"mode": "upsert"})
     await world.run(MODEL, run_id="run-3")
     assert (await world.run(run_id="run-4")).planned.total == 0

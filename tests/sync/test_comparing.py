@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import sqlglot
@@ -18,12 +18,8 @@ from airflow_reverse_etl.spec.comparison import NOTES, Bound, Comparison, State
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.testing import CrashError, Dials
-from tests.sync.test_run import World
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.sync.world import World
 
 CURSOR = {"track": {"cursor": "n"}, "mapping": {"id": "id", "n": {"sql": "n % 10"}}}
 
@@ -31,14 +27,6 @@ CURSOR = {"track": {"cursor": "n"}, "mapping": {"id": "id", "n": {"sql": "n % 10
 def rows(**values: tuple[int, int | None]) -> list[dict[str, Any]]:
     """``rows(a=(1, 7))`` is the row of key ``a`` with the value 1 and the cursor 71; ``a=None`` has neither."""
     return [{"id": key, "n": None if at is None else 10 * at + value} for key, (value, at) in values.items()]
-
-
-@pytest.fixture(params=["memory", "lake"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    world = World()
-    if request.param == "lake":
-        world.store = LakeStore(str(tmp_path))
-    return world
 
 
 async def test_a_cursor_continues_where_it_was_and_reads_failed_rows_again(world: World) -> None:

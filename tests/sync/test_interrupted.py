@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,98 +9,23 @@ import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync import run as module
-from airflow_reverse_etl.sync.context import RunOptions
-from airflow_reverse_etl.sync.load.loader import Share
-from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import Capabilities, StateStore
 from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination
-from tests.stores.warehouses import copying_store, duckdb_place
-from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
+from tests.stores.every import lose_snapshot
+from tests.stores.warehouses import CopyingStore, copying_store
+from tests.sync.world import NOT_IDEMPOTENT, World, many, on_every_store, rows
 
 ONE = {"batch_size": 1, "concurrency": 1}
 
 
-class Broken(World):
-    """World whose processes die, with real stores.
-
-    :ivar lose_snapshot: deletes the snapshot, as a person could.
-    """
-
-    lose_snapshot: Callable[[], None]
-
-    def request(self, model: list[dict[str, Any]], run_id: str, **options: bool) -> PlanRequest:
-        self.build(model)
-        return self.steps(run_id).request(self.source, RunOptions(**options))
-
-    async def planned(self, model: list[dict[str, Any]], run_id: str) -> Plan:
-        steps, request = self.steps(run_id), self.request(model, run_id)
-        async with steps.lease():
-            plan = await steps.plan(request, self.warehouse, self.destination)
-        assert isinstance(plan, Plan)
-        return plan
-
-    async def loaded(self, plan: Plan, partition: int, partitions: int) -> None:
-        steps = self.steps(plan.run_id)
-        async with steps.lease():
-            await steps.load(plan, self.destination, Share.of(plan, partition, partitions))
-
-    async def killed_in_commit(self, monkeypatch: pytest.MonkeyPatch, call: Callable[[], Awaitable[Any]]) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(self.store, "commit", Mock(side_effect=CrashError("killed")))
-            with pytest.raises(CrashError):
-                await call()
-
-    def revived(self) -> list[str]:
-        """Reset all dials; returns the keys that were sent until now."""
-        self.destination.dials = Dials()
-        return self.sent()
-
-    def report(self, run_id: str) -> RunReport:
-        report = self.store.last_report("contacts", run_id)
-        assert report is not None
-        return report
-
-
-@pytest.fixture(params=["files", pytest.param("tables", marks=pytest.mark.slow)])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broken]:
-    world = Broken(FakeDestination(capabilities=NOT_IDEMPOTENT))
+@pytest.fixture
+def world(world: World) -> World:
+    """Whose destination must not be sent a row twice."""
+    world.destination = FakeDestination(capabilities=NOT_IDEMPOTENT)
     world.values = {"rate": ONE}
-
-    def dying(store: Any) -> Any:
-        save = store.save_checkpoint
-
-        def save_checkpoint(*args: Any, **kwargs: Any) -> None:
-            if world.killed():
-                raise CrashError("killed")
-            save(*args, **kwargs)
-
-        store.save_checkpoint = save_checkpoint
-        return store
-
-    if request.param == "files":
-        world.store = dying(LakeStore(str(tmp_path)))
-        world.lose_snapshot = lambda: shutil.rmtree(tmp_path / "syncs" / "contacts" / "snapshot")
-        yield world
-        return
-    place = duckdb_place()
-    world.store = dying(copying_store(place))
-
-    def drop() -> None:
-        for (name,) in place.run("select table_name from information_schema.tables"):
-            if name.endswith(("_snapshot", "_state")):
-                place.run(f"drop table reverse_etl.{name}")
-        world.store.close()
-        world.store = copying_store(place)
-
-    world.lose_snapshot = drop
-    yield world
-    world.store.close()
-
-
-def many(count: int) -> list[dict[str, Any]]:
-    return [{"id": f"k{at:02}", "n": 1} for at in range(1, count + 1)]
+    return world
 
 
 # -- rows in doubt --------------------------------------------------------------------------------------------------
@@ -112,7 +34,7 @@ def many(count: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("run_id", ["r", "next"], ids=["the next try", "the next run"])
 @pytest.mark.parametrize("on_unknown", ["accept", "fail"])
 async def test_a_row_that_was_refused_is_not_in_doubt_because_a_later_answer_was_lost(
-    world: Broken, on_unknown: str, run_id: str
+    world: World, on_unknown: str, run_id: str
 ) -> None:
     world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
     world.destination.dials = Dials(unsent=range(1, 6), lose_answer={6})  # no connection for a; then b's answer
@@ -131,7 +53,7 @@ async def test_a_row_that_was_refused_is_not_in_doubt_because_a_later_answer_was
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail", "resend"])
 async def test_rows_of_a_share_that_never_began_are_not_in_doubt_because_of_another_share(
-    world: Broken, on_unknown: str
+    world: World, on_unknown: str
 ) -> None:
     world.values |= {"mode": "append", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
     plan = await world.planned(many(10), "A")
@@ -146,7 +68,7 @@ async def test_rows_of_a_share_that_never_began_are_not_in_doubt_because_of_anot
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail"])
 async def test_a_plan_that_the_next_try_partitions_differently_has_the_same_rows_in_doubt(
-    world: Broken, on_unknown: str
+    world: World, on_unknown: str
 ) -> None:
     world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
     plan = await world.planned(many(10), "A")
@@ -158,7 +80,8 @@ async def test_a_plan_that_the_next_try_partitions_differently_has_the_same_rows
     assert world.sent() == [f"k{at:02}" for at in range(1, 6)]
 
 
-async def test_rows_below_those_that_another_share_announced_are_announced_as_well(world: Broken) -> None:
+@on_every_store
+async def test_rows_below_those_that_another_share_announced_are_announced_as_well(world: World) -> None:
     world.values |= {"mode": "insert"}
     plan = await world.planned(many(10), "A")
     for partition, partitions, request in ((1, 2, 1), (0, 1, 3)):
@@ -174,7 +97,7 @@ async def test_rows_below_those_that_another_share_announced_are_announced_as_we
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail"])
 async def test_deletes_that_may_not_be_repeated_are_not_announced_with_upserts_that_may(
-    world: Broken, on_unknown: str
+    world: World, on_unknown: str
 ) -> None:
     upserts = Capabilities(operations=frozenset(Operation), idempotent=frozenset({Operation.UPSERT}), max_batch_rows=9)
     world.destination = FakeDestination(capabilities=upserts)
@@ -192,7 +115,7 @@ async def test_deletes_that_may_not_be_repeated_are_not_announced_with_upserts_t
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail", "resend"])
 async def test_a_killed_load_that_is_marked_as_success_has_its_rows_in_doubt_reported(
-    world: Broken, on_unknown: str
+    world: World, on_unknown: str
 ) -> None:
     world.values |= {"mode": "insert", "failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
     plan = await world.planned(rows(a=1), "A")
@@ -211,6 +134,7 @@ async def test_a_killed_load_that_is_marked_as_success_has_its_rows_in_doubt_rep
 # -- repeated steps --------------------------------------------------------------------------------------------------
 
 
+@on_every_store
 @pytest.mark.parametrize(
     "values",
     [
@@ -221,7 +145,7 @@ async def test_a_killed_load_that_is_marked_as_success_has_its_rows_in_doubt_rep
     ids=["append", "answer lost", "rejected"],
 )
 async def test_a_commit_that_is_repeated_has_the_same_end(
-    world: Broken, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    world: World, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.values |= values
     if "on_unknown" in values["failure"]:
@@ -237,7 +161,7 @@ async def test_a_commit_that_is_repeated_has_the_same_end(
 
 
 @pytest.mark.parametrize("values", [{"mode": "append"}, {"track": "none"}], ids=["append", "nothing tracked"])
-async def test_rows_left_by_a_sync_without_tracking_fail_the_task(world: Broken, values: dict[str, Any]) -> None:
+async def test_rows_left_by_a_sync_without_tracking_fail_the_task(world: World, values: dict[str, Any]) -> None:
     """The sync is changed between two tries, so no try sends the remaining rows of the first."""
     world.values |= values
     world.destination.dials.unsent = range(2, 100)
@@ -248,9 +172,10 @@ async def test_rows_left_by_a_sync_without_tracking_fail_the_task(world: Broken,
         await world.run(run_id="r", mapping={"id": "id", "n": "n", "m": {"value": 1}})
 
 
+@on_every_store
 @pytest.mark.parametrize("cut_short", [True, False], ids=["during its commit", "after it"])
 async def test_a_full_resync_is_not_repeated_where_that_is_not_safe(
-    world: Broken, cut_short: bool, monkeypatch: pytest.MonkeyPatch
+    world: World, cut_short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.values |= {"mode": "insert"}
     await world.run(rows(a=1, b=1))
@@ -265,7 +190,7 @@ async def test_a_full_resync_is_not_repeated_where_that_is_not_safe(
 
 
 async def test_a_plan_that_is_rejected_after_its_commit_was_interrupted_is_committed(
-    world: Broken, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.destination.dials.reject = {"c"}
     await world.killed_in_commit(monkeypatch, lambda: world.run(rows(a=1, b=1, c=1), run_id="r"))
@@ -276,11 +201,21 @@ async def test_a_plan_that_is_rejected_after_its_commit_was_interrupted_is_commi
     assert (report.accepted, report.rejected, report.retryable) == (2, 1, 0)
 
 
+def without_snapshot(store: StateStore) -> StateStore:
+    """Delete what the last commit left, as a person could; return the store as the next process opens it."""
+    if not isinstance(store, CopyingStore):
+        lose_snapshot(store, "contacts")
+        return store
+    for kind in ("snapshot", "state"):
+        store.place.run(f"drop table reverse_etl.{prefix('contacts')}_{kind}")
+    return copying_store(store.place)
+
+
 # -- plans that no run resumes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("option", ["reset", "full_resync"])
-async def test_a_killed_preview_is_discarded(world: Broken, option: str) -> None:
+async def test_a_killed_preview_is_discarded(world: World, option: str) -> None:
     world.values |= {"mode": "insert"}
     await world.run(rows(a=1))
     world.sent()
@@ -293,13 +228,14 @@ async def test_a_killed_preview_is_discarded(world: Broken, option: str) -> None
     assert world.store.last_report("contacts", "look") is None
 
 
-async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: Broken) -> None:
+@pytest.mark.parametrize("store", ["lake", "tables in duckdb"], indirect=True)
+async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: World) -> None:
     await world.run(rows(a=1), run_id="first")
     world.destination.dials.unsent = range(3, 100)
     with pytest.raises(IncompleteLoadError):
         await world.run(rows(a=1, b=1, c=1), run_id="second")
     world.revived()
-    world.lose_snapshot()
+    world.store = without_snapshot(world.store)
     world.clock.advance(86400)
     await world.run(run_id="third")
     assert world.sent() == ["a", "b", "c"]
@@ -307,7 +243,7 @@ async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: Broke
 
 
 async def test_a_lifted_guard_is_lifted_for_the_plan_of_that_run_only(
-    world: Broken, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan that an earlier run left unsent is not sent with it."""
     world.values |= {"mode": "append", "guards": {"max_changes": 5}}
@@ -322,7 +258,7 @@ async def test_a_lifted_guard_is_lifted_for_the_plan_of_that_run_only(
 
 
 async def test_an_unchecked_plan_is_checked_by_the_guards_of_the_next_run(
-    world: Broken, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.values |= {"initial": "baseline", "guards": {"min_rows": 5}}
     with monkeypatch.context() as patch:

@@ -14,7 +14,8 @@ from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
-from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore
+from airflow_reverse_etl.testing import FrozenClock
+from tests.sync.world import on_every_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,11 +30,6 @@ class StillClock(FrozenClock):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.Event().wait()
-
-
-@pytest.fixture(params=["memory", "lake"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> StateStore:
-    return LakeStore(str(tmp_path)) if request.param == "lake" else MemoryStateStore()
 
 
 def test_the_error_of_a_second_run_names_the_holder_of_the_lease(store: StateStore) -> None:
@@ -65,6 +61,7 @@ def test_a_lease_stored_by_an_earlier_version_lasts_until_it_runs_out(tmp_path: 
     assert store.acquire("s", "id-1", now=NOW + timedelta(seconds=60), seconds=60, label="DAG a, run 1, task t") == 4
 
 
+@on_every_store
 def test_a_released_or_expired_lease_can_be_taken_and_the_fencing_number_grows(store: StateStore) -> None:
     first = store.acquire("s", "a", now=NOW, seconds=60)
     store.release("s", fence=first)
@@ -78,6 +75,7 @@ def test_the_same_holder_takes_the_lease_again_at_once(store: StateStore) -> Non
     store.acquire("s", "a", now=NOW, seconds=60)
 
 
+@on_every_store
 def test_a_holder_back_from_the_dead_can_neither_renew_nor_release(store: StateStore) -> None:
     dead = store.acquire("s", "a", now=NOW, seconds=60)
     alive = store.acquire("s", "b", now=NOW + timedelta(seconds=61), seconds=60)
@@ -137,6 +135,7 @@ async def test_a_run_that_is_alive_is_not_waited_for_longer_than_that(store: Sta
     assert clock.monotonic() < 2 * LEASE_SECONDS
 
 
+@on_every_store
 async def test_work_stops_when_the_lease_is_lost(store: StateStore) -> None:
     clock = FrozenClock()
     with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what is cancelled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
@@ -18,156 +17,24 @@ from airflow_reverse_etl.errors import (
     IncompleteLoadError,
     UnreachableError,
 )
-from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.stores.lake.delta import DeltaFile
 from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.load.loader import Share
-from airflow_reverse_etl.sync.ports import Capabilities, Plan
-from airflow_reverse_etl.sync.run import Run, run_sync
+from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.testing import (
     CrashError,
     Dials,
     FakeDestination,
-    FrozenClock,
-    MemoryStateStore,
-    MemoryWarehouse,
-    RecordingObserver,
 )
-from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
+from tests.sync.world import NOT_IDEMPOTENT, World, on_every_store, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from airflow_reverse_etl.sync.ports import StateStore
     from airflow_reverse_etl.sync.progress import Checkpoint
-
-#: An API without operations that are safe to send twice.
-NOT_IDEMPOTENT = Capabilities(operations=frozenset(Operation), idempotent=frozenset(), max_batch_rows=100)
-
-
-def rows(**values: Any) -> list[dict[str, Any]]:
-    """``rows(a=1)`` is the row of key ``a`` with the value 1."""
-    return [{"id": key, "n": value} for key, value in values.items()]
-
-
-class MortalStore(MemoryStateStore):
-    """Store that dies with its process, once ``killed()``, as after SIGKILL: no ``finally`` saves anything."""
-
-    def __init__(self, killed: Callable[[], bool]) -> None:
-        super().__init__()
-        self._killed = killed
-
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
-        if self._killed():
-            raise CrashError("killed")
-        super().save_checkpoint(plan, checkpoint, partition=partition)
-
-
-@dataclass
-class World:
-    """Model, store and destination that outlive their runs."""
-
-    destination: FakeDestination = field(default_factory=FakeDestination)
-    store: StateStore = field(init=False)
-    clock: FrozenClock = field(default_factory=FrozenClock)
-    observer: RecordingObserver = field(default_factory=RecordingObserver)
-    warehouse: MemoryWarehouse = field(default_factory=lambda: MemoryWarehouse({}))
-    values: dict[str, Any] = field(default_factory=dict)
-    model: list[dict[str, Any]] = field(default_factory=list)
-    runs: int = 0
-
-    def __post_init__(self) -> None:
-        self.store = MortalStore(self.killed)
-
-    def killed(self) -> bool:
-        """Return True if this process died during one of its requests."""
-        return any(number <= len(self.destination.batches) for number in self.destination.dials.crash)
-
-    def sync(self, **more: Any) -> Sync:
-        return Sync.load(
-            {
-                "name": "contacts",
-                "model": "customers",
-                "source": "warehouse",
-                "primary_key": "id",
-                "destination": {"type": "fake", "match_on": "id"},
-                "mapping": {"id": "id", "n": "n"},
-                "guards": {"min_rows": 0},
-                "failure": {"max_rejected": "100%", "max_given_up": "100%"},
-                "rate": {"batch_size": 2, "concurrency": 2},
-                **self.values,
-                **more,
-            }
-        )
-
-    def build(self, model: list[dict[str, Any]] | None) -> None:
-        """Build the model in the warehouse, from new rows if given."""
-        import pyarrow as pa
-
-        if model is not None:
-            self.model = model
-        schema = pa.schema([("id", pa.string()), ("n", pa.int64())])
-        self.warehouse.set("customers", pa.Table.from_pylist(self.model, schema))
-
-    async def run(
-        self,
-        model: list[dict[str, Any]] | None = None,
-        *,
-        run_id: str | None = None,
-        full_resync: bool = False,
-        lift_guards: Collection[str] = (),
-        **more: Any,
-    ) -> RunReport:
-        self.build(model)
-        if run_id is None:
-            self.runs += 1
-            run_id = f"run-{self.runs}"
-        return await run_sync(
-            self.sync(**more),
-            self.source,
-            self.destination,
-            self.context(run_id),
-            RunOptions(full_resync=full_resync, lift_guards=frozenset(lift_guards)),
-        )
-
-    @property
-    def source(self) -> SourceModel:
-        return SourceModel("select * from customers", ("id",), self.warehouse)
-
-    def context(self, run_id: str) -> RunContext:
-        return RunContext(run_id, self.store, observer=self.observer, clock=self.clock)
-
-    def steps(self, run_id: str) -> Run:
-        return Run(self.sync(), self.context(run_id))
-
-    @property
-    def held(self) -> dict[str, int]:
-        return {key: record["n"] for key, record in self.destination.rows.items()}
-
-    def sent(self) -> list[str]:
-        """Return the keys sent since the last call, sorted."""
-        keys = sorted(key for batch in self.destination.batches for key in batch.keys)
-        self.destination.batches.clear()
-        return keys
-
-
-@pytest.fixture(params=["memory", "lake", "tables in duckdb", "tables in postgres"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    world = World()
-    if request.param == "lake":
-        world.store = LakeStore(str(tmp_path))
-    if request.param.startswith("tables"):
-        in_postgres = request.param.endswith("postgres")
-        tables = copying_store(postgres_place(request.getfixturevalue("postgres")) if in_postgres else duckdb_place())
-        world.store = tables
-    yield world
-    if request.param.startswith("tables"):
-        tables.close()
 
 
 async def test_only_what_changed_is_sent(world: World) -> None:
@@ -282,6 +149,7 @@ async def test_a_pause_of_hours_is_left_to_a_retry(world: World) -> None:
     assert (await world.run(run_id="r")).accepted == 1
 
 
+@on_every_store
 async def test_rows_that_could_not_be_sent_go_out_with_the_next_try_and_no_others(world: World) -> None:
     world.destination.dials.unsent = range(2, 1000)
     world.values = {"rate": {"batch_size": 1, "concurrency": 1}}
@@ -308,6 +176,22 @@ async def test_an_unfinished_run_is_folded_in_before_the_next_plan(world: World)
     assert (world.sent(), world.held) == (["b", "c"], {"a": 1, "b": 1, "c": 2})
 
 
+@on_every_store
+@pytest.mark.parametrize("mode", ["upsert", "insert", "update", "mirror", "append", "delete"])
+async def test_what_a_killed_load_left_is_sent_by_the_next_run(world: World, mode: str) -> None:
+    world.values = {"mode": mode, "rate": {"batch_size": 1, "concurrency": 1}}
+    world.destination.rows.update({key: {"id": key, "n": 0} for key in "abc"})
+    world.destination.dials.crash = {2}
+    with pytest.raises(CrashError):
+        await world.run(rows(a=1, b=1, c=1))
+    world.revived()
+    await world.run()
+    held = {key.partition("#")[0]: n for key, n in world.held.items()}
+    assert held == ({} if mode == "delete" else {"a": 1, "b": 1, "c": 1})
+    assert (await world.run()).planned.total == (3 if mode == "append" else 0)
+
+
+@on_every_store
 async def test_a_row_in_doubt_is_corrected_by_the_next_run_whatever_the_model_has_then(world: World) -> None:
     """It was sent, the process died, and the model went back: the destination may hold the outdated value."""
     world.values = {"mode": "mirror"}
@@ -325,8 +209,7 @@ async def test_an_interrupted_commit_is_completed_and_never_loaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run commits it and dies half-way: the next run, or its own retry, only completes that commit."""
-    world = World()
-    world.store = LakeStore(str(tmp_path))
+    world = World(store=LakeStore(str(tmp_path)))
     world.values = {"mode": "insert", "rate": {"batch_size": 1, "concurrency": 1}}
     world.destination.dials.unsent = range(2, 1000)
     with pytest.raises(IncompleteLoadError):
@@ -565,6 +448,7 @@ async def test_each_answer_is_saved_while_a_load_waits_for_the_others() -> None:
         await task
 
 
+@on_every_store
 async def test_a_plan_that_is_rejected_when_a_part_of_it_was_sent_keeps_what_was_delivered(world: World) -> None:
     """A person may be asked again, as when the task is cleared. Rows that were not sent are planned again."""
     world.values = {"rate": {"batch_size": 1, "concurrency": 1}}

@@ -8,16 +8,17 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, IncompleteLoadError
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sync.ports import StateStore
 from airflow_reverse_etl.testing import Dials, FakeDestination
-from tests.sync.test_run import NOT_IDEMPOTENT, World, rows
+from tests.sync.world import NOT_IDEMPOTENT, World, on_every_store, rows
 
 #: A ``destination:`` that differs from the world's, for the same destination.
 CORRECTED = {"type": "fake", "match_on": "id", "results": {"list": "errors"}}
 
 
 @pytest.fixture
-def world() -> World:
-    return World(FakeDestination(Dials(unread={1}), capabilities=NOT_IDEMPOTENT), values={"mode": "insert"})
+def world(store: StateStore) -> World:
+    return World(FakeDestination(Dials(unread={1}), capabilities=NOT_IDEMPOTENT), store, values={"mode": "insert"})
 
 
 async def stopped(world: World, **more: object) -> RunReport:
@@ -80,6 +81,7 @@ async def test_rows_of_a_later_reply_that_cannot_be_read_are_left_out_again(worl
     assert (await world.run(destination={**CORRECTED, "reply": "text"})).accepted == 2
 
 
+@on_every_store
 async def test_once_the_destination_is_corrected_the_sync_decides(world: World) -> None:
     await stopped(world)
     world.clock.advance(60)
