@@ -36,6 +36,7 @@ PUBLIC = {
         "RecordingObserver",
         "Remote",
         "StateStoreConformance",
+        "registered",
     ],
     "airflow_reverse_etl.triggers": ["DbtCloudJobTrigger", "GitCommitTrigger", "dbt_cloud_job", "git_commit"],
 }

@@ -6,7 +6,8 @@ Third parties register a class under the entry point group ``airflow_reverse_etl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -26,11 +27,28 @@ _BUILT_IN = {
     "http": "airflow_reverse_etl.destinations.json_api:JsonApi",
     "table": "airflow_reverse_etl.destinations.table:TableDestination",
 }
+#: Classes of :func:`registered`, by type.
+_registered: dict[str, DestinationClass] = {}
+
+
+@contextmanager
+def registered(type_: str, cls: DestinationClass) -> Iterator[None]:
+    """Make a class the destination type of this name until the block ends, in this process. For tests.
+
+    It takes the place of a class that has the name already. Blocks may be nested.
+    """
+    before = dict(_registered)
+    _registered[type_] = cls
+    try:
+        yield
+    finally:
+        _registered.clear()
+        _registered.update(before)
 
 
 def known_types() -> list[str]:
     """Return the names of the installed destination types, sorted."""
-    return sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
+    return sorted({*_registered, *_BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
 
 
 def destination_class(type_: str) -> DestinationClass:
@@ -38,6 +56,8 @@ def destination_class(type_: str) -> DestinationClass:
 
     :raises ConfigurationError: the type is unknown (the message names the nearest known one), or cannot be imported.
     """
+    if type_ in _registered:
+        return _registered[type_]
     if type_ in _BUILT_IN:
         module, _, name = _BUILT_IN[type_].partition(":")
         return getattr(import_module(module), name)  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.destinations.registry import registered
     from airflow_reverse_etl.testing.api import FakeApi
     from airflow_reverse_etl.testing.conformance import DestinationConformance, Remote
     from airflow_reverse_etl.testing.fakes import (
@@ -35,6 +36,7 @@ __all__ = [
     "RecordingObserver",
     "Remote",
     "StateStoreConformance",
+    "registered",
 ]
 
 _FAKES = (
@@ -60,5 +62,6 @@ __getattr__, __dir__ = lazy(
         "MemoryStateStore": "airflow_reverse_etl.testing.store",
         "Remote": "airflow_reverse_etl.testing.conformance",
         "StateStoreConformance": "airflow_reverse_etl.testing.store_conformance",
+        "registered": "airflow_reverse_etl.destinations.registry",
     },
 )

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_reverse_etl.destinations import registry
 from airflow_reverse_etl.destinations.http import HttpDestination, HttpOptions
-from airflow_reverse_etl.destinations.registry import check_options, create, destination_class, known_types
+from airflow_reverse_etl.destinations.registry import check_options, create, destination_class, known_types, registered
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
@@ -55,6 +55,20 @@ def test_types_of_third_parties_are_found_in_addition_to_the_built_in_ones() -> 
     assert known_types() == ["acme", "broken", "file", "http", "table"]
     assert destination_class("acme") is Acme
     assert isinstance(create(sync(), connection=CONNECTION), Acme)
+
+
+def test_a_class_that_a_test_registers_is_known_in_the_block_only() -> None:
+    class Other(Acme):
+        """A destination that no package provides."""
+
+    with registered("other", Acme), registered("acme", Other):
+        with registered("other", Other):
+            assert destination_class("other") is Other
+        assert (destination_class("other"), destination_class("acme")) == (Acme, Other)
+        assert "other" in known_types()
+        assert isinstance(create(sync(), connection=CONNECTION), Other)
+    assert known_types() == ["acme", "broken", "file", "http", "table"]
+    assert destination_class("acme") is Acme
 
 
 def test_an_unknown_type_names_the_nearest() -> None:
