@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +11,9 @@ import pytest
 
 import airflow_reverse_etl
 from airflow_reverse_etl import errors
+from tests.fresh import REPOSITORY, python
 
 ROOT = Path(airflow_reverse_etl.__file__).parent
-REPOSITORY = ROOT.parent
 ENGINE = [
     "check",
     "dbt",
@@ -31,13 +29,6 @@ ENGINE = [
     "warehouses",
 ]
 HEAVY = ["aiohttp", "dbt", "deltalake", "duckdb", "git", "orjson", "pandas", "polars", "pyarrow", "sqlglot"]
-
-
-def python(code: str) -> str:
-    """Run code in a process of its own; returns what it printed."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def modules(*packages: str) -> list[str]:

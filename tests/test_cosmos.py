@@ -12,7 +12,7 @@ from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.dbt.profiles import from_connection
 from airflow_reverse_etl.dbt.runner import DbtProject
-from tests.test_examples import FOLDER, load
+from tests.examples import FOLDER, load
 
 pytestmark = pytest.mark.airflow
 

@@ -12,22 +12,11 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.spec.model import Sync
+from tests.examples import FOLDER, load
 
 pytestmark = pytest.mark.airflow
 
-FOLDER = Path(__file__).parents[1] / "dags_examples"
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
-
-
-def load(name: str) -> Any:
-    """The DAG of an example, parsed from its file as Airflow does."""
-    try:
-        module = import_module("airflow.dag_processing.dagbag")
-    except ImportError:  # Airflow 3.1
-        module = import_module("airflow.models.dagbag")
-    bag = module.DagBag(dag_folder=str(FOLDER / f"{name}.py"))
-    assert not bag.import_errors
-    return bag.dags[Path(name).name]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

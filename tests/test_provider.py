@@ -14,7 +14,7 @@ import pytest
 
 import airflow_reverse_etl
 from airflow_reverse_etl.provider import get_provider_info
-from tests.test_architecture import python
+from tests.fresh import python
 
 pytestmark = pytest.mark.airflow
 

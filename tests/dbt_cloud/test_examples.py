@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from tests.dbt_cloud.server import DbtCloudServer
-from tests.test_examples import load
+from tests.examples import load
 
 pytestmark = pytest.mark.airflow
 

@@ -14,34 +14,9 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.dbt_cloud.models import CloudRun, RunStatus, base_url, model_results, parse_time
 from airflow_reverse_etl.dbt_cloud.webhooks import Delivery, is_signed, sign
 from airflow_reverse_etl.errors import ConfigurationError
+from tests.dbt_cloud.server import BODY
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-
-#: The example of docs.getdbt.com, "Webhooks for your jobs", with names of our own.
-BODY = {
-    "accountId": 1,
-    "webhooksID": "wsu_12345wxyz",
-    "eventId": "wev_2L6Z3l8uPedXKPq9D2nWbPIip7Z",
-    "timestamp": "2026-11-21T12:00:00.123456789Z",
-    "eventType": "job.run.completed",
-    "webhookName": "test",
-    "data": {
-        "jobId": "123",
-        "jobName": "Daily Job (dbt build)",
-        "runId": "12345",
-        "environmentId": "1234",
-        "environmentName": "Production",
-        "dbtVersion": "1.0.0",
-        "projectName": "Snowflake Github Demo",
-        "projectId": "167194",
-        "runStatus": "Success",
-        "runStatusCode": 10,
-        "runStatusMessage": "None",
-        "runReason": "Kicked off from the UI by test@test.com",
-        "runStartedAt": "2026-11-21T11:59:00Z",
-        "runFinishedAt": "2026-11-21T11:59:58.5Z",
-    },
-}
 
 
 @pytest.mark.parametrize(

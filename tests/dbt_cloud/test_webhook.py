@@ -21,8 +21,7 @@ from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
 from airflow_reverse_etl.plugins import dbt_cloud_webhook
 from airflow_reverse_etl.plugins.dbt_cloud_webhook import PREFIX, Receiver, connection_secrets, emit_asset_event
 from airflow_reverse_etl.triggers import dbt_cloud_job
-from tests.dbt_cloud.server import DbtCloudServer, post
-from tests.dbt_cloud.test_models import BODY
+from tests.dbt_cloud.server import BODY, DbtCloudServer, post
 
 pytestmark = pytest.mark.airflow
 

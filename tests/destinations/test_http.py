@@ -13,7 +13,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing.fakes import CountingLimiter
-from tests.destinations.test_json_api import api, batch
+from tests.destinations.json_api import api, batch
 
 
 class DroppingServer:

@@ -12,65 +12,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from airflow_reverse_etl.destinations.http import Reply
-from airflow_reverse_etl.destinations.json_api import JsonApi
 from airflow_reverse_etl.destinations.registry import check_options, create
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
-from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipts
+from airflow_reverse_etl.spec.receipts import Outcome, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 from airflow_reverse_etl.testing.api import FakeApi
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter, Dials
+from tests.destinations.json_api import CONNECTION, api, batch, outcomes, reply, sync, talk
 
 WIRE = Path(__file__).parent / "wire"
-CONNECTION = ConnectionInfo("crm", "http", host="api.example.com", password="s3cret")
-
-
-def sync(destination: Mapping[str, Any], *, mode: str = "upsert", **others: Any) -> Sync:
-    return Sync.load(
-        {
-            "name": "rows",
-            "model": "rows",
-            "source": "warehouse",
-            "mode": mode,
-            "mapping": {"id": "id", "name": "name"},
-            "destination": {"type": "http", "connection": "crm", "path": "/rows", **destination},
-            **others,
-        }
-    )
-
-
-def api(connection: ConnectionInfo = CONNECTION, *, mode: str = "upsert", **destination: Any) -> JsonApi:
-    made = create(sync(destination, mode=mode), connection=connection)
-    assert isinstance(made, JsonApi)
-    return made
-
-
-def batch(*records: Mapping[str, Any], operation: Operation = Operation.UPSERT) -> Batch:
-    return Batch(operation, range(1, len(records) + 1), [f"k{n}" for n in range(1, len(records) + 1)], records, "run-1")
-
-
-def talk(destination: JsonApi, sent: Batch, *replies: Reply) -> tuple[list[Any], Receipts]:
-    """Drive a flow with these replies; returns its requests and the receipts."""
-    flow = destination.flow(sent)
-    requests, answers = [], iter(replies)
-    try:
-        request = next(flow)
-        while True:
-            requests.append(request)
-            request = flow.send(next(answers))
-    except StopIteration as end:
-        return requests, end.value
-
-
-def reply(status: int, body: Any = None, **headers: str) -> Reply:
-    return Reply(status, json.dumps(body).encode() if body is not None else b"", headers)
-
-
-def outcomes(receipts: Receipts, sent: Batch) -> list[str]:
-    return [receipts.of(key).outcome.value for key in sent.keys]
 
 
 class FakeApiRemote:

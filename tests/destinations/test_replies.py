@@ -13,7 +13,7 @@ from airflow_reverse_etl.destinations.registry import check_options, create
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipts
-from tests.destinations.test_json_api import CONNECTION, api, batch, outcomes, reply, sync, talk
+from tests.destinations.json_api import CONNECTION, api, batch, outcomes, reply, sync, talk
 
 THREE = batch({"id": 1, "name": "Ada"}, {"id": 2, "name": "Lovelace"}, {"id": 3, "name": "Babbage"})
 ONE = batch({"id": 1, "name": "Lovelace"})

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import stat
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -20,6 +18,7 @@ from airflow_reverse_etl.dbt import runner
 from airflow_reverse_etl.operators.dbt import DbtOperator
 from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 from tests.git.servers import HttpServer, Origin
+from tests.operators.tasks import execute, fake_dbt
 
 pytestmark = pytest.mark.airflow
 
@@ -57,36 +56,6 @@ def checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "checkouts"
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__CHECKOUT_FOLDER", str(folder))
     return folder
-
-
-def fake_dbt(folder: Path, script: str) -> str:
-    """An executable in dbt's place."""
-    path = folder / "bin" / "dbt"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return str(path)
-
-
-class _Events(list[tuple[str, Any]]):
-    """What is said about any outlet. Not a dict: asset aliases cannot be hashed before Airflow 3.2."""
-
-    def __getitem__(self, outlet: Any) -> Any:
-        return SimpleNamespace(add=lambda asset, extra=None: self.append((asset.uri, extra)))
-
-
-def execute(operator: Any, **of_ti: Any) -> tuple[dict[str, Any] | BaseException, dict[str, Any]]:
-    """Result or error of a task without Airflow's machinery, and what it pushed; ``events`` are those of assets."""
-    pushed: dict[str, Any] = {}
-    usual = {"dag_id": "d", "task_id": operator.task_id, "run_id": "r", "map_index": -1, "try_number": 1}
-    ti = SimpleNamespace(
-        xcom_push=lambda key, value: pushed.__setitem__(key, value), **{**usual, "max_tries": 1, **of_ti}
-    )
-    events = pushed["events"] = _Events()
-    try:
-        return operator.execute({"ti": ti, "outlet_events": events}), pushed
-    except (AirflowException, AirflowFailException) as error:
-        return error, pushed
 
 
 def test_from_a_commit_to_built_models(

@@ -16,7 +16,7 @@ from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.operators import DbtMetaSyncsOperator, DbtModelSyncOperator, ReverseEtlOperator
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.servers import Origin
-from tests.operators.test_dbt import execute
+from tests.operators.tasks import execute
 
 pytestmark = pytest.mark.airflow
 

@@ -18,7 +18,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.servers import Origin, git
-from tests.operators.test_dbt import execute, fake_dbt
+from tests.operators.tasks import execute, fake_dbt
 
 pytestmark = pytest.mark.airflow
 

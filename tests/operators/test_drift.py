@@ -15,7 +15,7 @@ from airflow_reverse_etl.errors import GuardError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.stores.files import StateFiles
 from tests.dbt.projects import keyed, manifest, model, sync
-from tests.operators.test_reverse_etl import SYNC, context, crm, customers, operator  # noqa: F401 - two are fixtures
+from tests.operators.tasks import SYNC, context, operator
 
 pytestmark = pytest.mark.airflow
 
@@ -97,7 +97,7 @@ def test_a_sync_that_moves_from_its_models_meta_into_a_file_is_not_gone(tmp_path
     assert [found.message for found in told if "no model's meta" in found.message] == []
 
 
-def test_a_task_returns_drift_and_is_red_where_the_sync_says_so(crm: Any, customers: Any) -> None:  # noqa: F811
+def test_a_task_returns_drift_and_is_red_where_the_sync_says_so(crm: Any, customers: Any) -> None:
     assert "drift" not in operator().execute(context())
     customers("ALTER TABLE customers ADD COLUMN plan VARCHAR")
     assert [found["rule"] for found in operator().execute(context())["drift"]] == ["column-added"]

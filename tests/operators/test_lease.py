@@ -12,7 +12,7 @@ import pytest
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.testing import Dials, FakeApi
 from airflow_reverse_etl.testing.fakes import FakeDestination
-from tests.operators.test_reverse_etl import SYNC, context, crm, customers  # noqa: F401 - fixtures
+from tests.operators.tasks import SYNC, context
 
 pytestmark = pytest.mark.airflow
 
@@ -29,7 +29,7 @@ def running(task_id: str) -> Any:
 async def test_two_tasks_of_one_dag_run_send_no_row_twice(
     monkeypatch: pytest.MonkeyPatch,
     add_connection: Callable[..., None],
-    customers: Callable[[str], None],  # noqa: F811
+    customers: Callable[[str], None],
     state_url: Path,
 ) -> None:
     """Both are alive: the second starts while the first sends, waits for it, and finds nothing to do."""
@@ -80,8 +80,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def test_tasks_of_a_group_share_the_lease_and_other_tasks_of_the_dag_run_do_not(
     run_dag: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
     taken: list[tuple[str, str]],
 ) -> None:
     from airflow.sdk import DAG
@@ -111,8 +111,8 @@ def test_tasks_of_a_group_share_the_lease_and_other_tasks_of_the_dag_run_do_not(
 
 def test_a_retry_takes_the_lease_of_the_try_before_at_once(
     monkeypatch: pytest.MonkeyPatch,
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
     taken: list[tuple[str, str]],
 ) -> None:
     """Also where that try was killed, and gave nothing back."""

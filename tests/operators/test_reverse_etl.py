@@ -10,91 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from airflow_reverse_etl import Sync
-from airflow_reverse_etl.destinations import registry
-from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import IncompleteLoadError
-from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
+from tests.operators.tasks import SYNC, context, operator
 
 pytestmark = pytest.mark.airflow
-
-SYNC: dict[str, Any] = {
-    "name": "contacts",
-    "model": {"table": "customers"},
-    "source": "warehouse",
-    "primary_key": "id",
-    "destination": {"type": "fake", "connection": "crm", "object": "contacts"},
-    "mapping": {"email": "email", "greeting": {"template": "Dear {{ row.name }}"}},
-}
-
-
-class Fake:
-    """Makes every sync of a test send to the same fake destination."""
-
-    Options: ClassVar[type[DestinationOptions]] = DestinationOptions
-    needs_match_on: ClassVar[frozenset[Operation]] = frozenset()
-    destination = FakeDestination()
-
-    def __new__(cls, setup: Setup) -> Any:
-        return cls.destination
-
-
-@pytest.fixture
-def crm(monkeypatch: pytest.MonkeyPatch, add_connection: Callable[..., None], state_url: Path) -> FakeDestination:
-    """The fake destination, behind type ``fake`` and connection ``crm``."""
-    monkeypatch.setitem(registry._BUILT_IN, "fake", f"{__name__}:Fake")
-    monkeypatch.setattr(Fake, "destination", FakeDestination())
-    monkeypatch.setattr(registry, "destination_class", lambda type_: Fake)
-    add_connection("crm", conn_type="reverse_etl_http", host="https://crm.example.com/api", password="t0ken")
-    return Fake.destination
-
-
-@pytest.fixture
-def customers(tmp_path: Path, add_connection: Callable[..., None]) -> Callable[[str], None]:
-    """Run SQL in the warehouse, where there are three customers."""
-    import duckdb
-
-    file = str(tmp_path / "warehouse.duckdb")
-    add_connection("warehouse", conn_type="duckdb", host=file)
-
-    def execute(sql: str) -> None:
-        with duckdb.connect(file) as connection:
-            connection.execute(sql)
-
-    execute(
-        "CREATE TABLE customers AS SELECT * FROM (VALUES (1, 'Ada', 'ada@x.org'), (2, 'Bo', 'bo@x.org'), "
-        "(3, 'Cy', 'cy@x.org')) AS t (id, name, email)"
-    )
-    return execute
-
-
-class _Events:
-    """Accepts what the operator says about its outlets."""
-
-    def __getitem__(self, asset: Any) -> SimpleNamespace:
-        return SimpleNamespace()
-
-
-def context(**extra: Any) -> Any:
-    """As much of a task's context as the operator uses, when there is no Airflow to run it."""
-    pushed: dict[str, Any] = {}
-    ti = SimpleNamespace(
-        dag_id="d", run_id="r", task_id="t", map_index=-1, xcom_push=lambda key, value: pushed.update({key: value})
-    )
-    dag_run = SimpleNamespace(conf={})
-    return {"ti": ti, "dag_run": dag_run, "pushed": pushed, "outlet_events": _Events(), **extra}
-
-
-def operator(**arguments: Any) -> Any:
-    from airflow_reverse_etl.operators import ReverseEtlOperator
-
-    return ReverseEtlOperator(task_id="t", **{"sync": SYNC, **arguments})
 
 
 def dag_of(**arguments: Any) -> Any:

@@ -25,9 +25,7 @@ from tests.check import hosts
 from tests.check.hosts import Host
 from tests.git.github import PEM, GitHub
 from tests.git.servers import PASSPHRASE, Origin, SshServer, connect_proxy
-from tests.operators.test_dbt_check_hosts import Check, Logged, app_fields, check, logged, serving, shop
-
-__all__ = ["check", "logged", "shop"]
+from tests.operators.check_hosts import Check, Logged, app_fields, serving
 
 pytestmark = pytest.mark.airflow
 
@@ -85,7 +83,7 @@ def files(*folders: Path) -> str:
 
 
 def test_no_secret_is_anywhere(
-    shop: Origin,
+    acme_shop: Origin,
     check: Check,
     logged: Logged,
     sshd: SshServer,
@@ -112,10 +110,10 @@ def test_no_secret_is_anywhere(
 
     app = GitHub()
     with watched() as seen:
-        with serving(shop, hosts.github, Host(), app) as server:
+        with serving(acme_shop, hosts.github, Host(), app) as server:
             told.append(json.dumps(check(hosts.github, **app_fields(server))))
             tell("git_app", host=server.url("acme/other.git"), extra=own(tmp_path, **app_fields(server)["extra"]))
-        with serving(shop, hosts.bitbucket, Host(valid=TOKEN.__eq__)) as server:
+        with serving(acme_shop, hosts.bitbucket, Host(valid=TOKEN.__eq__)) as server:
             ports = dict.fromkeys(["bitbucket.org", "api.bitbucket.org"], server.port)
             with connect_proxy(ports, password=PASSWORD) as proxy:
                 right = {**proxied, "password": TOKEN, "extra": {"proxy": proxy}}
@@ -125,8 +123,8 @@ def test_no_secret_is_anywhere(
                 tell(
                     "git_unproxied", **proxied, password=TOKEN, extra=own(tmp_path, proxy=proxy.replace("me:", "you:"))
                 )
-        tell("git_ssh", host=sshd.url(shop.bare), extra=ssh)
-        tell("git_locked", host=sshd.url(shop.bare), extra={**ssh, "private_key_passphrase": PASSPHRASE + "x"})
+        tell("git_ssh", host=sshd.url(acme_shop.bare), extra=ssh)
+        tell("git_locked", host=sshd.url(acme_shop.bare), extra={**ssh, "private_key_passphrase": PASSPHRASE + "x"})
 
     said = "\n".join(told)
     assert [words for words in EXPECTED if words not in said] == []

@@ -17,7 +17,7 @@ from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
 from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
-from tests.operators.test_reverse_etl import SYNC, crm, customers  # noqa: F401 - fixtures
+from tests.operators.tasks import SYNC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,8 +50,8 @@ def states(done: Any) -> dict[str, list[str]]:
 def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     dag = group_dag(partitions=2)
     first = run_dag(dag)
@@ -75,8 +75,8 @@ def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
 def test_nothing_but_counts_run_ids_and_keys_goes_through_xcom(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     done = run_dag(group_dag(partitions=2))
     shares, plan = xcom(done, "reverse_etl.plan"), xcom(done, "reverse_etl.plan", key="plan")
@@ -93,8 +93,8 @@ def test_nothing_but_counts_run_ids_and_keys_goes_through_xcom(
 def test_rejections_fail_the_commit_with_the_whole_report(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     crm.dials = Dials(reject={"2"})
     done = run_dag(group_dag(partitions=3))
@@ -106,8 +106,8 @@ def test_rejections_fail_the_commit_with_the_whole_report(
 def test_what_a_failed_load_delivered_is_kept(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The load of one share fails; the next run folds in what the others delivered, and sends the rest."""
@@ -126,8 +126,8 @@ def test_what_a_failed_load_delivered_is_kept(
 def test_a_preview_sends_and_keeps_nothing(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     from airflow.sdk import DAG
 
@@ -151,8 +151,8 @@ def test_a_lifted_guard_is_shown_as_lifted_to_who_approves(
     by_conf: bool,
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
     answer: Callable[[str], list[Any]],
 ) -> None:
     asked = answer("Approve")
@@ -171,8 +171,8 @@ def test_a_lifted_guard_is_shown_as_lifted_to_who_approves(
 def test_a_preview_names_invalid_rows_by_cause_and_tells_of_given_up_ones(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     from airflow.sdk import DAG
 
@@ -204,8 +204,8 @@ def test_a_preview_names_invalid_rows_by_cause_and_tells_of_given_up_ones(
 def test_a_preview_names_the_fields_that_changed_and_no_value(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     from airflow.sdk import DAG
 
@@ -251,8 +251,8 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
 def test_what_is_rejected_is_not_sent_and_what_is_approved_is(
     mode: str,
     run_dag: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
     answer: Callable[[str], list[Any]],
     state_url: Path,
 ) -> None:
@@ -279,8 +279,8 @@ def test_what_is_rejected_is_not_sent_and_what_is_approved_is(
 
 def test_there_is_nobody_to_ask_when_there_is_nothing_to_send(
     run_dag: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
     answer: Callable[[str], list[Any]],
 ) -> None:
     asked = answer("Reject")
@@ -301,8 +301,8 @@ def test_approval_is_of_the_plan_and_its_settings_are_airflows() -> None:
 
 def test_a_closed_gate_skips_the_group(
     run_dag: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     """By the model's own results; the trigger rule that lets them be looked at is the plan's alone."""
     catalog = read_manifest(manifest(model("customers"), *keyed("customers")), commit="c0ffee")
@@ -323,8 +323,8 @@ def test_a_closed_gate_skips_the_group(
 def test_a_model_that_changed_is_told_to_the_person_or_stops_the_plan(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
-    crm: FakeDestination,  # noqa: F811
-    customers: Callable[[str], None],  # noqa: F811
+    crm: FakeDestination,
+    customers: Callable[[str], None],
 ) -> None:
     run_dag(group_dag())
     customers("ALTER TABLE customers ALTER email TYPE BLOB USING email::BLOB")

@@ -30,22 +30,9 @@ from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
-from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
-from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.postgres import conninfo
 from tests.stores.warehouses import Place, postgres_place
-
-WAYS = ("psycopg2", "psycopg", "adbc")
-
-
-def open_way(way: str, dsn: str) -> Warehouse:
-    """Build a reader of the database that cannot fall back on another."""
-    if way == "adbc":
-        import adbc_driver_postgresql.dbapi
-
-        return AdbcWarehouse(lambda: adbc_driver_postgresql.dbapi.connect(dsn), dialect="postgres", conn_id="pg")
-    driver: Any = __import__(way)
-    return DbApiWarehouse(lambda: driver.connect(dsn), dialect="postgres", conn_id="pg")
+from tests.warehouses.postgres import WAYS, open_way
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +181,7 @@ def test_a_large_result_is_never_in_memory(dsn: str, way: str) -> None:
     """A process of its own reads 400 MB of rows and measures its memory."""
     script = f"""
         from tests.peak import peak
-        from tests.warehouses.test_postgres import open_way
+        from tests.warehouses.postgres import open_way
         warehouse = open_way({way!r}, {dsn!r})
         warehouse.read("SELECT 1 AS i, REPEAT('x', 9) AS text").read_all()
         before = peak()
