@@ -24,7 +24,7 @@ STRANGE_TEXT = 'Zoë O\'Neil "Zed"; -- =1+1, {{ x }} %s \\ \n\t 漢字 🚀'
 class Remote(Protocol):
     """Remote side of the destination under test: a fake service, a database, a folder.
 
-    A remote may have further methods, the suite's ``powers``:
+    A remote may have further methods, its powers:
 
     * ``bad()``: return a record that the remote refuses;
     * ``throttle(times, seconds)``: answer the next ``times`` requests with the demand to wait ``seconds``;
@@ -43,8 +43,8 @@ class Remote(Protocol):
         """Return the rows that the remote holds now: id → name."""
 
 
-def _needs(what: str) -> Callable[[T], T]:
-    """Mark a test as only for a remote with this power, or a destination with this operation."""
+def needs(what: object) -> Callable[[T], T]:
+    """Mark a test as one that needs an operation of the destination, or a power of what it is run with."""
 
     def mark(test: T) -> T:
         test.needs = what  # type: ignore[attr-defined]
@@ -59,24 +59,34 @@ class DestinationConformance:
     Every test sends batches to the destination, as the engine does, and checks the receipts and the rows that the
     remote holds afterwards.
 
-    :cvar powers: names of the remote's methods besides ``create`` and ``stored``.
-    :cvar operations: operations that the destination supports.
+    A test that needs a power of the remote is skipped if the remote does not have it.
+
+    :cvar operations: operations that the destination supports. Tests of others are skipped.
+    :cvar strict: fail instead, if the remote does not have a power that is not in ``impossible``.
+    :cvar impossible: powers that no remote of this kind can have → why.
     """
 
-    powers: ClassVar[frozenset[str]] = frozenset()
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
-
-    def __init_subclass__(cls) -> None:
-        """Leave out tests that need a power or an operation that is missing."""
-        super().__init_subclass__()
-        for name in dir(cls):
-            needs = getattr(getattr(cls, name), "needs", None)
-            if needs and needs not in cls.powers | cls.operations:
-                setattr(cls, name, None)
+    strict: ClassVar[bool] = False
+    impossible: ClassVar[Mapping[str, str]] = {}
 
     @pytest.fixture
     def remote(self) -> Remote:
         raise NotImplementedError("give the test class a fixture 'remote'")
+
+    @pytest.fixture(autouse=True)
+    def _needed(self, request: pytest.FixtureRequest, remote: Remote) -> None:
+        """Skip a test, or fail it, if what it needs is missing."""
+        needed = getattr(request.function, "needs", None)
+        if isinstance(needed, Operation):
+            if needed not in self.operations:
+                pytest.skip(f"the destination does not {needed}")
+        elif needed and needed in self.impossible:
+            pytest.skip(self.impossible[needed])
+        elif needed and not hasattr(remote, needed):
+            if self.strict:
+                pytest.fail(f"the remote has no method {needed!r}: write it, or say in `impossible` why it cannot be")
+            pytest.skip(f"the remote has no method {needed!r}")
 
     @pytest.fixture
     async def opened(self, remote: Remote) -> Any:
@@ -134,14 +144,14 @@ class DestinationConformance:
         assert receipts.of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": STRANGE_TEXT}
 
-    @_needs("insert")
+    @needs(Operation.INSERT)
     async def test_insert_stores_new_rows(self, remote: Any, opened: Any) -> None:
         destination = await opened("insert")
         receipts = await destination.send(self.batch(Operation.INSERT, {"1": "Ada"}))
         assert receipts.of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": "Ada"}
 
-    @_needs("update")
+    @needs(Operation.UPDATE)
     async def test_an_update_changes_known_rows_and_skips_unknown_ones(self, remote: Any, opened: Any) -> None:
         await (await opened("upsert")).send(self.batch(Operation.UPSERT, {"1": "Ada"}))
         destination = await opened("update")
@@ -152,7 +162,7 @@ class DestinationConformance:
         assert outcomes == {"1": Outcome.ACCEPTED, "2": Outcome.SKIPPED}
         assert await remote.stored() == {"1": "Grace"}
 
-    @_needs("delete")
+    @needs(Operation.DELETE)
     async def test_a_delete_removes_rows_and_may_be_repeated(self, remote: Any, opened: Any) -> None:
         destination = await opened("mirror")
         for key in ("1", "2"):
@@ -181,7 +191,7 @@ class DestinationConformance:
         receipts = await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
         assert receipts.requests == limiter.count > 0
 
-    @_needs("bad")
+    @needs("bad")
     async def test_a_bad_row_is_found_and_holds_back_no_other(self, remote: Any, opened: Any) -> None:
         bad = remote.bad()
         destination = await opened("upsert")
@@ -197,7 +207,7 @@ class DestinationConformance:
         assert found["bad"].code
         assert await remote.stored() == {"1": "Ada", "3": "Ada"}
 
-    @_needs("bad")
+    @needs("bad")
     async def test_a_refused_batch_has_written_nothing(self, remote: Any, opened: Any) -> None:
         bad = remote.bad()
         destination = await opened("upsert")
@@ -207,7 +217,7 @@ class DestinationConformance:
         receipts = await destination.send(batch)
         assert bool(await remote.stored()) is not receipts.refused_whole
 
-    @_needs("bad")
+    @needs("bad")
     async def test_messages_have_no_values(self, remote: Any, opened: Any) -> None:
         bad = remote.bad()
         destination = await opened("upsert")
@@ -217,7 +227,7 @@ class DestinationConformance:
         assert not any(value in receipt.code + receipt.message for value in values)
         assert len(receipt.message) <= 500
 
-    @_needs("throttle")
+    @needs("throttle")
     async def test_a_throttled_batch_is_retryable_and_says_when(self, remote: Any, opened: Any) -> None:
         remote.throttle(1, 3)
         destination = await opened("upsert")
@@ -227,7 +237,7 @@ class DestinationConformance:
         assert await remote.stored() == {}
         assert (await destination.send(batch)).of("1").outcome is Outcome.ACCEPTED
 
-    @_needs("lose_answer")
+    @needs("lose_answer")
     async def test_a_lost_answer_is_unknown(self, remote: Any, opened: Any) -> None:
         remote.lose_answer()
         destination = await opened("upsert")
@@ -236,7 +246,7 @@ class DestinationConformance:
         assert (await destination.send(batch)).of("1").outcome is Outcome.ACCEPTED
         assert await remote.stored() == {"1": "Ada"}
 
-    @_needs("revoke")
+    @needs("revoke")
     async def test_refused_credentials_stop_the_load(self, remote: Any, opened: Any) -> None:
         remote.revoke()
         with pytest.raises(CredentialsError) as caught:
@@ -244,7 +254,7 @@ class DestinationConformance:
         assert "Ada Lovelace" not in str(caught.value)
         assert caught.value.todo
 
-    @_needs("stop")
+    @needs("stop")
     async def test_a_remote_out_of_reach_leaves_rows_retryable(self, remote: Any, opened: Any) -> None:
         await remote.stop()
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,6 +14,7 @@ from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.ports import FieldTracking, InvalidKeys, Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
+from airflow_reverse_etl.testing.conformance import needs
 from airflow_reverse_etl.testing.fakes import MemoryWarehouse
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -24,11 +25,25 @@ class StateStoreConformance:
 
     Every test plans, settles rows as a load does, commits, and plans again: the next plan shows whether the store keeps
     its promises. ``reopened`` returns the store as another process sees it.
+
+    A test that needs an ability is skipped if the store does not have it: ``FieldTracking`` and ``InvalidKeys`` of
+    ``airflow_reverse_etl.sync.ports``.
+
+    :cvar strict: fail instead.
     """
+
+    strict: ClassVar[bool] = False
 
     @pytest.fixture
     def store(self) -> StateStore:
         raise NotImplementedError("give the test class a fixture 'store'")
+
+    @pytest.fixture(autouse=True)
+    def _needed(self, request: pytest.FixtureRequest, store: StateStore) -> None:
+        """Skip a test, or fail it, if the store does not have the ability that it needs."""
+        needed = getattr(request.function, "needs", None)
+        if needed and not isinstance(store, needed):
+            (pytest.fail if self.strict else pytest.skip)(f"the store does not have the ability {needed.__name__}")
 
     def reopened(self, store: StateStore) -> StateStore:
         """Return the store. Override it to make a new store on the same state."""
@@ -190,9 +205,16 @@ class StateStoreConformance:
         plan = self.plan(store, {"1": None, "3": " \t", "4": "d"}, sync=sync, day=1)
         assert plan.planned == Planned(added=1, removed=1, invalid=2)
         assert plan.causes == {"no_identifier": 2}
-        if isinstance(store, InvalidKeys):
-            assert store.invalid_keys(plan, count=5) == {"no_identifier": ["1", "3"]}
         assert self.planned(store, plan) == {"added": {"4"}, "removed": {"2"}}
+
+    @needs(InvalidKeys)
+    def test_the_first_keys_of_invalid_rows_are_named(self, store: StateStore) -> None:
+        assert isinstance(store, InvalidKeys)
+        rows = [{"id": key, "name": name} for key, name in ((None, "a"), ("1", "b"), ("1", "c"), ("3", " "), ("2", ""))]
+        sync = self.sync(destination={"type": "fake", "match_on": "properties.name"})
+        plan = self.plan(store, rows, sync=sync)
+        assert store.invalid_keys(plan, count=5) == {"duplicate_key": ["1"], "no_identifier": ["2", "3"]}
+        assert store.invalid_keys(plan, count=1) == {"duplicate_key": ["1"], "no_identifier": ["2"]}
 
     def test_a_key_that_is_repeated_later_does_not_count_as_removed(self, store: StateStore) -> None:
         mirror = self.sync("mirror")
@@ -302,6 +324,7 @@ class StateStoreConformance:
         assert not store.changed_fields(plan, sync, until=plan.planned.added)
         return {rows[seq]["key"]: fields for seq, fields in found.items()}
 
+    @needs(FieldTracking)
     def test_the_changed_fields_are_named(self, store: StateStore) -> None:
         mapping = {
             "id": "id",
@@ -321,6 +344,7 @@ class StateStoreConformance:
             "4": ("b.c", "n", "t", "z"),
         }
 
+    @needs(FieldTracking)
     def test_fields_of_rows_recorded_without_hashes_are_unknown_and_nothing_is_sent(self, store: StateStore) -> None:
         plain = self.sync()
         tracked = self.sync(track={"fields": True})
@@ -334,6 +358,7 @@ class StateStoreConformance:
         found = self.changed_fields(store, plain, {"1": "y", "2": "b", "3": "c"}, day=4)
         assert found == {"1": None}
 
+    @needs(FieldTracking)
     def test_a_changed_mapping_and_a_row_in_doubt_do_not_count_as_changed_fields(self, store: StateStore) -> None:
         sync = self.sync(track={"fields": True})
         self.deliver(store, {"1": "a", "2": "b"}, sync=sync, unsettled=["2"])

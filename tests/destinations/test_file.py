@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.csv
 import pyarrow.parquet
@@ -86,8 +86,20 @@ class Folder:
                     rows[row["id"]] = row["name"]
         return rows
 
+    async def stop(self) -> None:
+        self.root.mkdir(exist_ok=True)
+        (self.root / "rows").write_text("in the way of the folder")
+
 
 class TestConformance(DestinationConformance):
+    strict = True
+    impossible: ClassVar = {
+        "bad": "a file takes every row of this suite",
+        "throttle": "a storage does not say when to come back",
+        "lose_answer": "a write whose answer is lost is done again, which is safe",
+        "revoke": "a folder has no credentials",
+    }
+
     @pytest.fixture(params=["csv", "jsonl", "parquet"])
     def remote(self, request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
         return Folder(tmp_path, request.param)

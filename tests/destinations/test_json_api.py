@@ -80,7 +80,7 @@ SINGLE_DELETE: dict[str, Any] = {
 class TestConformance(DestinationConformance):
     """Conformance over real HTTP: many rows a request, one row a request, batches refused as a whole."""
 
-    powers = frozenset({"bad", "throttle", "lose_answer", "revoke", "stop"})
+    strict = True
 
     @pytest.fixture(params=["batches", "single", "all or nothing"])
     async def remote(self, request: pytest.FixtureRequest) -> AsyncIterator[FakeApiRemote]:

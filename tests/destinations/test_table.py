@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 import pytest
@@ -51,12 +51,12 @@ class Database:
     def __init__(self, dialect: str, path: Path) -> None:
         self.dialect = dialect
         self.path = path
-        self.reachable = True
+        self.failure = ""
         self.execute(CREATE)
 
     def connect(self) -> Any:
-        if not self.reachable:
-            raise sqlite3.OperationalError("unable to open database file")
+        if self.failure:
+            raise sqlite3.OperationalError(self.failure)
         return sqlite3.connect(self.path) if self.dialect == "sqlite" else duckdb.connect(str(self.path))
 
     def execute(self, sql: str) -> list[Any]:
@@ -77,8 +77,11 @@ class Database:
     def bad(self) -> dict[str, Any]:
         return {"id": "bad", "name": "nobody at all"}
 
+    def revoke(self) -> None:
+        self.failure = "password authentication failed"
+
     async def stop(self) -> None:
-        self.reachable = False
+        self.failure = "unable to open database file"
 
 
 @pytest.fixture(params=["sqlite", "duckdb"])
@@ -87,7 +90,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 class TestConformance(DestinationConformance):
-    powers = frozenset({"bad", "stop"})
+    strict = True
+    impossible: ClassVar = {
+        "throttle": "a database does not say when to come back",
+        "lose_answer": "a commit in this process has an answer; one that is lost is tested below",
+    }
 
     @pytest.fixture
     def remote(self, database: Database) -> Database:

@@ -45,6 +45,8 @@ def lake(folder: Path, **more: Any) -> LakeStore:
 
 
 class TestConformance(StateStoreConformance):
+    strict = True
+
     @pytest.fixture
     def store(self, tmp_path: Path) -> LakeStore:
         self.folder = tmp_path

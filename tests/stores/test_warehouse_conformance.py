@@ -14,6 +14,8 @@ pytestmark = pytest.mark.slow  # what the behaviour file says, once more in the 
 
 
 class _Tables(StateStoreConformance):
+    strict = True
+
     def reopened(self, store: StateStore) -> StateStore:
         assert isinstance(store, CopyingStore)
         store.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -42,9 +42,13 @@ class FakeRemote:
     def lose_answer(self) -> None:
         self.fake.dials.lose_answer = [1]
 
+    async def stop(self) -> None:
+        self.fake.dials.unsent = [1]
+
 
 class TestConformance(DestinationConformance):
-    powers = frozenset({"bad", "throttle", "lose_answer"})
+    strict = True
+    impossible: ClassVar = {"revoke": "it has no credentials"}
 
     @pytest.fixture
     def remote(self) -> FakeRemote:

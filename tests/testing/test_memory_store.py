@@ -9,6 +9,8 @@ from airflow_reverse_etl.testing import MemoryStateStore, StateStoreConformance
 
 
 class TestConformance(StateStoreConformance):
+    strict = True
+
     @pytest.fixture
     def store(self) -> StateStore:
         return MemoryStateStore()
