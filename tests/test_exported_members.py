@@ -50,8 +50,8 @@ def test_exports(package: str) -> None:
     module = import_module(package)
     assert sorted(module.__all__) == PUBLIC[package]
     for name in module.__all__:
-        assert getattr(module, name) is not None
         assert name in dir(module)
+        assert name == "__version__" or getattr(module, name).__name__ == name
 
 
 @pytest.mark.parametrize("package", [package for package in PUBLIC if not package.endswith(".testing")])

@@ -139,7 +139,7 @@ def test_old_claims_are_forgotten_and_their_runs_stay_consumed() -> None:
     for number in range(len(runs)):
         assert taken(get(record, runs, f"d{number}", after=FIRST)) == number
     assert get(record, runs, "late", after=FIRST) is None
-    assert len(record.text or "") < 250_000
+    assert 0 < len(record.text or "") < 250_000
 
 
 def test_a_record_of_a_newer_version_stops_everything() -> None:

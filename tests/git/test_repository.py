@@ -96,8 +96,8 @@ def test_refs_are_judged_as_git_judges_them(ref: str) -> None:
         taken = True
     except ConfigurationError:
         taken = False
-    if "\0" in ref or any("\ud800" <= char <= "\udfff" for char in ref):
-        assert not taken or "\0" not in ref
+    if "\0" in ref:  # it cannot be an argument
+        assert not taken
         return
     command = ["git", "check-ref-format", f"refs/heads/{ref}"]
     valid = subprocess.run(command, capture_output=True, check=False).returncode == 0
