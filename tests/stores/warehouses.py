@@ -62,9 +62,9 @@ class Place:
         return rows
 
 
-def duckdb_place() -> Place:
-    database = duckdb.connect()
-    return Place("duckdb", database.cursor, lambda: DuckDBWarehouse(database.cursor()))
+def duckdb_place(database: str | Path = ":memory:") -> Place:
+    connection = duckdb.connect(database)
+    return Place("duckdb", connection.cursor, lambda: DuckDBWarehouse(connection.cursor()))
 
 
 def postgres_place(uri: str) -> Place:
