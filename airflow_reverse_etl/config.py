@@ -1,58 +1,91 @@
-"""Options of the Airflow configuration section ``[reverse_etl]``."""
+"""Settings of this package: the section ``[reverse_etl]`` of Airflow's configuration, as typed values."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from airflow_reverse_etl.compat import airflow_configuration
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.provider import get_provider_info
 
 SECTION = "reverse_etl"
 
 
-def setting(option: str) -> str:
-    """Return an option of the Airflow configuration section ``[reverse_etl]``, or its default if it is not set.
+@dataclass(frozen=True)
+class Settings:
+    """Options of the section, under their own names. The provider information has their meanings and defaults."""
 
-    :raises ConfigurationError: the option does not exist.
-    """
-    defaults = _defaults()
-    if option not in defaults:
-        raise ConfigurationError(
-            f"option {option!r} not found in [{SECTION}]", todo=f"use one of {', '.join(defaults)}"
-        )
-    value = airflow_configuration().get(SECTION, option, fallback=None)
-    return str(value) if value not in (None, "") else defaults[option]
+    state_url: str
+    state_conn_id: str | None
+    checkout_folder: Path
+    dbt_cloud_webhooks: frozenset[str]
+    warehouse_schema: str
+    history_days: timedelta
+    change_log: bool
+    memory_limit: str
+    duckdb_external_access: bool
+    scratch_folder: Path | None
 
 
 @cache
-def _defaults() -> dict[str, str]:
-    from airflow_reverse_etl.provider import get_provider_info
+def settings() -> Settings:
+    """Read the settings, once per process; ``settings.cache_clear()`` has the next call read them again.
 
-    options = get_provider_info()["config"][SECTION]["options"]
-    return {name: option["default"] or "" for name, option in options.items()}
+    An option that is not set, or empty, has its default. ``{AIRFLOW_HOME}`` in a value is replaced.
+
+    :raises ConfigurationError: some values are not valid; the error lists all of them.
+    """
+    configuration = airflow_configuration()
+    home = os.environ.get("AIRFLOW_HOME") or str(Path("~/airflow").expanduser())
+    values: dict[str, Any] = {}
+    problems = []
+    for option, described in get_provider_info()["config"][SECTION]["options"].items():
+        text = configuration.get(SECTION, option, fallback=None) or described["default"]
+        try:
+            values[option] = _PARSERS[option](text.replace("{AIRFLOW_HOME}", home))
+        except ValueError as problem:
+            problems.append(f"[{SECTION}] {option} is {text!r}, {problem}")
+    if problems:
+        raise ConfigurationError(
+            "; ".join(problems), todo=f"correct airflow.cfg, or the environment: AIRFLOW__{SECTION.upper()}__<OPTION>"
+        )
+    return Settings(**values)
 
 
-def is_on(option: str) -> bool:
-    """Return True if an option is on."""
-    return setting(option).lower() in ("true", "1", "yes")
+def _days(text: str) -> timedelta:
+    if not text.isdecimal() or not int(text):
+        raise ValueError("not a number of days, 1 or more")
+    return timedelta(days=int(text))
 
 
-def history() -> timedelta:
-    """Return the time for which runs are kept."""
-    days = setting("history_days")
-    if not days.isdigit() or not int(days):
-        raise ConfigurationError(f"[{SECTION}] history_days is {days!r}", todo="set a number of days, 1 or more")
-    return timedelta(days=int(days))
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "yes", "1", "false", "no", "0"):
+        raise ValueError("neither True nor False")
+    return text.lower() in ("true", "yes", "1")
 
 
-def checkout_folder() -> Path:
-    """Return the worker's own folder for checkouts of Git repositories: ``[reverse_etl] checkout_folder``."""
-    return Path(in_home(setting("checkout_folder"))).absolute()
+def _memory(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?\s*(%|[kmgt]i?b?)", text, re.IGNORECASE):
+        raise ValueError("not an amount of memory such as 900MB or 4GB")
+    return text
 
 
-def in_home(place: str) -> str:
-    """Fill in ``{AIRFLOW_HOME}``."""
-    return place.replace("{AIRFLOW_HOME}", os.environ.get("AIRFLOW_HOME") or str(Path("~/airflow").expanduser()))
+_PARSERS: dict[str, Callable[[str], object]] = {
+    "state_url": str,
+    "state_conn_id": lambda text: text or None,
+    "checkout_folder": lambda text: Path(text).absolute(),
+    "dbt_cloud_webhooks": lambda text: frozenset(name.strip() for name in text.split(",") if name.strip()),
+    "warehouse_schema": str,
+    "history_days": _days,
+    "change_log": _switch,
+    "memory_limit": _memory,
+    "duckdb_external_access": _switch,
+    "scratch_folder": lambda text: Path(text) if text else None,
+}

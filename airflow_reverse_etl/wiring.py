@@ -9,12 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl import config
 from airflow_reverse_etl.compat import AirflowException, BaseHook
-from airflow_reverse_etl.config import in_home, is_on, setting
 from airflow_reverse_etl.connections import connection_info, dialect_of, storage_options
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
@@ -37,6 +35,7 @@ _ADBC_DIALECTS = {"postgresql": "postgres", "sqlite3": "sqlite"}
 def state_files() -> StateFiles:
     """Return the files under ``[reverse_etl] state_url``.
 
+    :raises ConfigurationError: a setting is not valid.
     :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
     from airflow_reverse_etl.stores.files import StateFiles
@@ -47,17 +46,18 @@ def state_files() -> StateFiles:
 def state_store() -> LakeStore:
     """Return the store of snapshots, plans and checkpoints under ``[reverse_etl] state_url``.
 
+    :raises ConfigurationError: a setting is not valid.
     :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
     from airflow_reverse_etl.stores.lake.store import LakeStore
 
-    scratch = setting("scratch_folder")
+    settings = config.settings()
     return LakeStore(
         *_state_place(),
-        memory_limit=setting("memory_limit"),
-        scratch=Path(scratch) if scratch else None,
-        history=config.history(),
-        change_log=is_on("change_log"),
+        memory_limit=settings.memory_limit,
+        scratch=settings.scratch_folder,
+        history=settings.history_days,
+        change_log=settings.change_log,
     )
 
 
@@ -73,20 +73,21 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
     dialect = dialect_of(connection_info(conn_id))
     if dialect not in STATE_SQL:
         return None
+    settings = config.settings()
     return WarehouseStore(
         _for_models(dbapi_connect(conn_id), dialect),
         lambda: open_warehouse(conn_id),
         dialect=dialect,
-        schema=setting("warehouse_schema"),
-        history=config.history(),
-        change_log=is_on("change_log"),
+        schema=settings.warehouse_schema,
+        history=settings.history_days,
+        change_log=settings.change_log,
     )
 
 
 def _state_place() -> tuple[str, dict[str, str]]:
-    conn_id = setting("state_conn_id")
-    url = in_home(setting("state_url"))
-    return url, storage_options(connection_info(conn_id)) if conn_id else {}
+    settings = config.settings()
+    conn_id = settings.state_conn_id
+    return settings.state_url, storage_options(connection_info(conn_id)) if conn_id else {}
 
 
 def dbapi_connect(conn_id: str) -> Callable[[], Any]:
@@ -152,7 +153,7 @@ def open_warehouse(conn_id: str) -> Warehouse:
 
 def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:
     """Keep models away from the worker's files, unless the configuration allows them."""
-    if dialect != "duckdb" or is_on("duckdb_external_access"):
+    if dialect != "duckdb" or config.settings().duckdb_external_access:
         return connect
     from airflow_reverse_etl.warehouses.duckdb import without_files
 

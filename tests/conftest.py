@@ -102,6 +102,13 @@ def state_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _settings_of_an_earlier_test() -> None:
+    """Settings are read once per process; each test has an environment of its own."""
+    if config := sys.modules.get("airflow_reverse_etl.config"):
+        config.settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
 def _modules_of_dag_files() -> Iterator[None]:
     """Parsing a DAG file leaves a module behind; the next test must not find it."""
     yield

@@ -22,19 +22,6 @@ pytestmark = pytest.mark.airflow
 ROOT = Path(__file__).parents[1]
 
 
-def test_settings_have_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that is not set, or empty, has the default that the provider information declares."""
-    from airflow_reverse_etl.config import setting
-
-    assert setting("memory_limit") == "900MB"
-    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "3GB")
-    assert setting("memory_limit") == "3GB"
-    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__MEMORY_LIMIT", "")
-    assert setting("memory_limit") == "900MB"
-    with pytest.raises(errors.ConfigurationError, match="memory_limt"):
-        setting("memory_limt")
-
-
 TRANSLATIONS = [
     (errors.ModelNotFoundError, AirflowFailException),
     (errors.UnreachableError, AirflowException),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_reverse_etl import config
 from airflow_reverse_etl.compat import BaseOperator, Context
-from airflow_reverse_etl.config import checkout_folder
 from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
@@ -96,8 +96,9 @@ class DbtTask(BaseOperator):
             self.log.info("Installing the packages of %s", path)
             self._project(project, context).install_packages()
 
+        under = config.settings().checkout_folder
         return repository.checkout(
-            commit, path=path, ref=ref, under=checkout_folder(), prepare=("deps", install) if self.deps else None
+            commit, path=path, ref=ref, under=under, prepare=("deps", install) if self.deps else None
         )
 
     def _manifest(

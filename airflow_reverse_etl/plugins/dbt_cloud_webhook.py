@@ -20,7 +20,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_reverse_etl.config import setting
+from airflow_reverse_etl.config import settings
 from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.dbt_cloud.webhooks import Delivery, is_signed
 from airflow_reverse_etl.errors import ReverseEtlError
@@ -192,7 +192,7 @@ def emit_asset_event(conn_id: str, delivery: Delivery) -> None:
 
 
 def _apps() -> list[dict[str, Any]]:
-    conn_ids = frozenset(part.strip() for part in setting("dbt_cloud_webhooks").split(",") if part.strip())
+    conn_ids = settings().dbt_cloud_webhooks
     if not conn_ids:
         return []
     receiver = Receiver(conn_ids, secrets_of=connection_secrets, emit=emit_asset_event)

@@ -272,4 +272,5 @@ def test_without_a_dag_a_delivery_is_taken_and_starts_nothing(
 def test_nothing_is_served_unless_a_connection_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dbt_cloud_webhook._apps() == []
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__DBT_CLOUD_WEBHOOKS", "dbt_cloud, other")
+    dbt_cloud_webhook.settings.cache_clear()
     assert [app["url_prefix"] for app in dbt_cloud_webhook._apps()] == [PREFIX]

@@ -59,6 +59,7 @@ def test_a_model_that_is_no_select_changes_nothing_and_fails_without_a_retry(
 def test_a_model_over_files_fails_with_the_option_that_allows_it(
     crm: FakeDestination, customers: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from airflow_reverse_etl import config
     from airflow_reverse_etl.compat import AirflowFailException
 
     customers(f"COPY customers TO '{tmp_path}/customers.csv'")
@@ -67,6 +68,7 @@ def test_a_model_over_files_fails_with_the_option_that_allows_it(
     with pytest.raises(AirflowFailException, match=r"\[reverse_etl\] duckdb_external_access"):
         task.execute(context())
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__DUCKDB_EXTERNAL_ACCESS", "True")
+    config.settings.cache_clear()
     gc.collect()  # the DuckDB of the failed task, which the next would share
     assert task.execute(context())["accepted"] == 3
 
