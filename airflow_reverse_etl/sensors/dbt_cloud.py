@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
+import pendulum
 from airflow.sdk import PokeReturnValue
 
 from airflow_reverse_etl.compat import (
@@ -13,10 +14,11 @@ from airflow_reverse_etl.compat import (
     AirflowSkipException,
     AssetAlias,
     BaseSensorOperator,
+    airflow_configuration,
     airflow_errors,
 )
 from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
-from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus, parse_time
+from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus
 from airflow_reverse_etl.errors import DbtRunError, SpecError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class DbtCloudJobSensor(BaseSensorOperator):
     :param job_name: the job's name there.
     :param after: which runs count: ``last_consumed`` (behind the last one taken; a day back at first),
         ``data_interval_start`` (of the DAG run; its time without one), or a time, as a datetime or ISO 8601 text.
+        A time without an offset is in Airflow's default time zone.
     :param consume: of several runs, ``latest`` takes the newest and passes over the rest; ``each`` the oldest.
     :param on_failure: a failed or cancelled run fails this try and the next one waits for another run (``fail``), skips
         the task (``skip``), or is passed over (``wait``).
@@ -148,7 +151,8 @@ class DbtCloudJobSensor(BaseSensorOperator):
             raise AirflowSkipException("No run of the dbt Cloud job is left to consume")
         left = until - datetime.now(UTC)
         if left <= timedelta(0):
-            raise AirflowSensorTimeout(f"No run of the dbt Cloud job could be consumed in {self.timeout} seconds")
+            waited = pendulum.duration(seconds=self.timeout).in_words()
+            raise AirflowSensorTimeout(f"No run of the dbt Cloud job could be consumed in {waited}")
         from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger
 
         trigger = DbtCloudRunFinishedTrigger(
@@ -250,11 +254,13 @@ class _Look:
             start = self.context.get("data_interval_start") or self.context["dag_run"].run_after
             return start + self.ahead
         try:
-            return after if isinstance(after, datetime) else parse_time(after)
+            time = after if isinstance(after, datetime) else datetime.fromisoformat(after)
         except ValueError:
             raise SpecError(
                 f"after: {after!r} is not a time", todo="use last_consumed, data_interval_start or an ISO 8601 time"
             ) from None
+        zone = airflow_configuration().get("core", "default_timezone")
+        return pendulum.instance(time, tz="local" if zone == "system" else zone)
 
     def _result(self, claim: Claim) -> dict[str, Any]:
         run = claim.run

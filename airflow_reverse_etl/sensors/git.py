@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pendulum
 from airflow.sdk import PokeReturnValue
 
 from airflow_reverse_etl.compat import AirflowFailException, AirflowSensorTimeout, BaseSensorOperator, airflow_errors
@@ -80,7 +81,8 @@ class GitCommitSensor(BaseSensorOperator):
             return found
         left = until - datetime.now(UTC)
         if left <= timedelta(0):
-            raise AirflowSensorTimeout(f"No new commit under {self.path!r} in {self.timeout} seconds")
+            waited = pendulum.duration(seconds=self.timeout).in_words()
+            raise AirflowSensorTimeout(f"No new commit under {self.path!r} in {waited}")
         from airflow_reverse_etl.triggers.git import GitCommitTrigger
 
         trigger = GitCommitTrigger(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime
-
-import pendulum
+from datetime import UTC, datetime
 
 
 class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        return pendulum.now("UTC")
+        return datetime.now(UTC)
 
     def monotonic(self) -> float:
         return time.monotonic()

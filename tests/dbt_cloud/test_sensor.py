@@ -171,6 +171,27 @@ def test_a_given_time_counts_as_it_is(cloud: DbtCloudServer) -> None:
     assert execute(sensor(job, after=datetime(2026, 1, 2, tzinfo=UTC), consume="each"), "r2") == "deferred"
 
 
+@pytest.mark.parametrize("after", ["2026-07-02", datetime.fromisoformat("2026-07-02")])
+def test_a_time_without_an_offset_is_in_airflows_time_zone(
+    cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch, after: datetime | str
+) -> None:
+    """In July, Berlin's day begins at 22:00 UTC of the day before."""
+    monkeypatch.setenv("AIRFLOW__CORE__DEFAULT_TIMEZONE", "Europe/Berlin")
+    job = cloud.add_job()
+    cloud.add_run(job, finished_at=datetime(2026, 7, 1, 21, 59, tzinfo=UTC))
+    run = cloud.add_run(job, finished_at=datetime(2026, 7, 1, 22, 1, tzinfo=UTC))
+    assert execute(sensor(job, after=after, consume="each")) == run
+
+
+def test_the_time_zone_may_be_the_systems(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__DEFAULT_TIMEZONE", "system")
+    job = cloud.add_job()
+    midnight = datetime.fromisoformat("2026-07-02").astimezone()
+    cloud.add_run(job, finished_at=midnight - timedelta(minutes=1))
+    run = cloud.add_run(job, finished_at=midnight + timedelta(minutes=1))
+    assert execute(sensor(job, after="2026-07-02", consume="each")) == run
+
+
 @pytest.mark.parametrize("status", [ERROR, CANCELLED])
 def test_a_failed_run_fails_one_try_and_the_next_waits(cloud: DbtCloudServer, status: RunStatus) -> None:
     job = cloud.add_job()
@@ -275,8 +296,8 @@ def test_the_timeout_ends_the_waiting(cloud: DbtCloudServer) -> None:
     with pytest.raises(TaskDeferred) as deferred:
         sensor(job, timeout=100).execute(context())
     assert timedelta(seconds=95) < deferred.value.timeout <= timedelta(seconds=100)
-    with pytest.raises(AirflowSensorTimeout):
-        sensor(job).execute_complete(context(), {"runs": [1]}, until=now().isoformat())
+    with pytest.raises(AirflowSensorTimeout, match="in 1 minute 40 seconds"):
+        sensor(job, timeout=100).execute_complete(context(), {"runs": [1]}, until=now().isoformat())
 
 
 def test_an_error_in_the_trigger_is_the_tasks_error(cloud: DbtCloudServer) -> None:

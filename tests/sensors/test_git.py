@@ -95,8 +95,8 @@ async def test_deferred_until_the_trigger_fires(origin: Origin, quick: list[floa
 
 def test_time_is_up_and_a_wrong_configuration() -> None:
     sensor().execute(context("1"))
-    with pytest.raises(AirflowSensorTimeout):
-        sensor(timeout=0).execute(context("2"))
+    with pytest.raises(AirflowSensorTimeout, match="in 2 hours"):
+        sensor(timeout=7200).execute_complete(context("2"), {}, until="2026-01-01T00:00:00+00:00")
     with pytest.raises(AirflowFailException, match="no branch"):
         sensor().execute_complete(context("2"), {"error": "there is no branch"}, until="2999-01-01T00:00:00+00:00")
     with pytest.raises(AirflowFailException, match="no branch or tag"):
