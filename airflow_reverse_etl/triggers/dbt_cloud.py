@@ -7,6 +7,7 @@ import itertools
 import json
 from collections import deque
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -26,13 +27,24 @@ if TYPE_CHECKING:
 
     from airflow_reverse_etl.dbt_cloud.feed import News
 
-#: Airflow fails a deferred task whose trigger fires before the scheduler has noted the deferral (apache/airflow#66374).
-_FIRST_EVENT_SECONDS = 15.0
-#: What a watcher has announced so long before it stopped, it announces again when it starts. An event is lost when the
-#: triggerer dies before it has stored it, seconds later; and when it comes after its DAG was paused, but before Airflow
-#: parsed the DAG's file again and stopped the watcher, minutes later.
-_REPEATED_SECONDS = 600.0
 _BACKOFF = Backoff(first=5.0, longest=300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Waits of the triggers, in seconds.
+
+    :param deferral: shortest wait before a sensor's trigger fires. Airflow fails a deferred task whose trigger fires
+        before the scheduler has noted the deferral (apache/airflow#66374).
+    :param repeated: time before a watcher's stop whose events it repeats when it starts. An event is lost when the
+        triggerer dies before it has stored it, seconds later; and when it comes after its DAG was paused, but before
+        Airflow parsed the DAG's file again and stopped the watcher, minutes later.
+    :param backoff: waits after attempts to read a watcher's cursor that failed.
+    """
+
+    deferral: float = 15.0
+    repeated: float = 600.0
+    backoff: Backoff = _BACKOFF
 
 
 def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float = 60.0) -> Asset:
@@ -77,6 +89,9 @@ class DbtCloudRunFinishedTrigger(BaseTrigger):
     :param only_success: failed and cancelled runs do not wake the sensor.
     """
 
+    #: Not a part of what :meth:`serialize` returns.
+    timing = Timing()
+
     def __init__(
         self, dbt_cloud_conn_id: str, job_id: int, poll_interval: float, *, cursor: dict[str, Any], only_success: bool
     ) -> None:
@@ -94,7 +109,7 @@ class DbtCloudRunFinishedTrigger(BaseTrigger):
     async def run(self) -> AsyncGenerator[TriggerEvent, None]:
         started = asyncio.get_running_loop().time()
         event = await self._event()
-        await asyncio.sleep(started + _FIRST_EVENT_SECONDS - asyncio.get_running_loop().time())
+        await asyncio.sleep(started + self.timing.deferral - asyncio.get_running_loop().time())
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _event(self) -> dict[str, Any]:
@@ -122,6 +137,9 @@ class DbtCloudJobTrigger(BaseEventTrigger):
     :param job_id: the job.
     :param poll_interval: see :func:`dbt_cloud_job`.
     """
+
+    #: Not a part of what :meth:`serialize` returns.
+    timing = Timing()
 
     def __init__(self, dbt_cloud_conn_id: str, job_id: int, poll_interval: float = 60.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -154,7 +172,7 @@ class DbtCloudJobTrigger(BaseEventTrigger):
                         yield TriggerEvent(run.to_json())  # type: ignore[no-untyped-call]
                 if fresh:
                     reached.append((now, cursor))
-                await self._save_old(reached, now - _REPEATED_SECONDS)
+                await self._save_old(reached, now - self.timing.repeated)
 
     async def _save_old(self, reached: deque[tuple[float, Cursor]], before: float) -> None:
         cursor = None
@@ -174,7 +192,7 @@ class DbtCloudJobTrigger(BaseEventTrigger):
                 return await self._read()
             except Exception as error:  # noqa: BLE001  whatever it is, it must pass before anything is announced
                 self.log.warning("The cursor of the watcher of job %s cannot be read: %s", self.job_id, error)
-                await asyncio.sleep(_BACKOFF.wait(failures))
+                await asyncio.sleep(self.timing.backoff.wait(failures))
         raise AssertionError("counts forever")
 
     async def _read(self) -> Cursor | None:

@@ -14,7 +14,7 @@ from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from airflow_reverse_etl.git.path_watch import PathVersion
 
@@ -56,6 +56,9 @@ class GitCommitTrigger(BaseEventTrigger):
     :param seen: what a sensor has seen; the trigger then fires once. None: fires for each new commit.
     """
 
+    #: Not a part of what :meth:`serialize` returns.
+    sleep: Callable[[float], Awaitable[None]] = staticmethod(asyncio.sleep)
+
     def __init__(
         self,
         git_conn_id: str,
@@ -88,7 +91,7 @@ class GitCommitTrigger(BaseEventTrigger):
         delay = max(interval, _SHORTEST_SECONDS)
         failures = 0
         while True:
-            await asyncio.sleep(delay)
+            await self.sleep(delay)
             before = seen
             try:
                 seen, news = await self._look(seen)
@@ -107,7 +110,7 @@ class GitCommitTrigger(BaseEventTrigger):
                 yield _event({**place, "commit": seen.commit, "previous": before.commit or None})
                 if once:
                     return
-                await asyncio.sleep(delay)  # the event is stored by the triggerer's next heartbeats: repeat, not lose
+                await self.sleep(delay)  # the event is stored by the triggerer's next heartbeats: repeat, not lose
             if not once and seen != before:
                 await self._remember(seen)
 

@@ -25,7 +25,7 @@ from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError, SpecError
 from airflow_reverse_etl.sensors import DbtCloudJobSensor
 from airflow_reverse_etl.stores.compare_and_set import VersionedFile
-from airflow_reverse_etl.triggers import dbt_cloud as triggers
+from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger, Timing, error_to_json
 from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
@@ -35,7 +35,7 @@ OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
 
 @pytest.fixture(autouse=True)
 def _quick_triggers(monkeypatch: pytest.MonkeyPatch, quick_feeds: None) -> None:
-    monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
+    monkeypatch.setattr(DbtCloudRunFinishedTrigger, "timing", Timing(deferral=0.2))
 
 
 def now() -> datetime:
@@ -301,7 +301,7 @@ def test_the_timeout_ends_the_waiting(cloud: DbtCloudServer) -> None:
 
 
 def test_an_error_in_the_trigger_is_the_tasks_error(cloud: DbtCloudServer) -> None:
-    data = triggers.error_to_json(CredentialsError("refused", todo="new token", connection="dbt_cloud"))
+    data = error_to_json(CredentialsError("refused", todo="new token", connection="dbt_cloud"))
     with pytest.raises(AirflowFailException, match=r"refused \(connection 'dbt_cloud'\)\nWhat to do: new token"):
         sensor(cloud.add_job()).execute_complete(context(), {"error": data}, until=now().isoformat())
 

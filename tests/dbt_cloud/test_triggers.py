@@ -18,25 +18,20 @@ from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
-from airflow_reverse_etl.triggers import dbt_cloud as triggers
-from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger
+from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger, Timing
 from tests.dbt_cloud.conftest import QUICK
 from tests.dbt_cloud.server import DbtCloudServer
 
-pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url", "quick_feeds")]
 
-
-@pytest.fixture(autouse=True)
-def _quick_triggers(monkeypatch: pytest.MonkeyPatch, quick_feeds: None) -> None:
-    monkeypatch.setattr(triggers, "_FIRST_EVENT_SECONDS", 0.2)
-    monkeypatch.setattr(triggers, "_REPEATED_SECONDS", 0.2)
+TIMING = Timing(deferral=0.2, repeated=0.2, backoff=Backoff(first=0.2, longest=0.2))
 
 
 class FakeStore:
     """The asset state store of Airflow 3.3."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
+    def __init__(self, cursor: Cursor | None = None) -> None:
+        self.values: dict[str, Any] = {"dbt_cloud_cursor": cursor.to_json()} if cursor else {}
 
     async def aget(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
@@ -49,7 +44,17 @@ class FakeStore:
 def waiting(job: int, **options: Any) -> DbtCloudRunFinishedTrigger:
     cursor = options.pop("cursor", Cursor(datetime.now(UTC)))
     options = {"cursor": cursor.to_json(), "only_success": False, **options}
-    return DbtCloudRunFinishedTrigger("dbt_cloud", job, 0.05, **options)
+    trigger = DbtCloudRunFinishedTrigger("dbt_cloud", job, 0.05, **options)
+    trigger.timing = TIMING
+    return trigger
+
+
+def watcher(job: int, store: FakeStore | None) -> DbtCloudJobTrigger:
+    """Return a watcher whose cursor is in a store, or without one in the state files."""
+    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
+    trigger.timing = TIMING
+    trigger.asset_state_store = store  # type: ignore[assignment]
+    return trigger
 
 
 async def fired(trigger: DbtCloudRunFinishedTrigger) -> Any:
@@ -122,9 +127,7 @@ async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monk
     monkeypatch.setattr(feed, "TIMING", replace(QUICK, gather=1.0))
     job = cloud.add_job()
     cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(seconds=3))
-    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
-    trigger.asset_state_store = FakeStore()  # type: ignore[assignment]
-    events = asyncio.create_task(take(trigger, 1))
+    events = asyncio.create_task(take(watcher(job, FakeStore()), 1))
     await asyncio.sleep(0.5)
     run = cloud.add_run(job)
     assert await events == [run]
@@ -135,15 +138,10 @@ async def test_a_watcher_continues_where_it_stopped(cloud: DbtCloudServer, store
     """The watcher finds runs that finished while it was down, or its consumer paused, and repeats no stored event."""
     job, shared = cloud.add_job(), FakeStore() if store else None
 
-    def trigger() -> DbtCloudJobTrigger:
-        new = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
-        new.asset_state_store = shared  # type: ignore[assignment]
-        return new
-
     async def collect(seconds: float) -> list[int]:
         found: list[int] = []
         try:
-            async with asyncio.timeout(seconds), aclosing(trigger().run()) as events:
+            async with asyncio.timeout(seconds), aclosing(watcher(job, shared).run()) as events:
                 async for event in events:
                     found.append(event.payload["run_id"])  # noqa: PERF401  what came before the timeout counts
         except TimeoutError:
@@ -164,9 +162,7 @@ async def test_a_watcher_continues_where_it_stopped(cloud: DbtCloudServer, store
 async def test_what_a_watcher_announced_shortly_before_it_stopped_it_repeats(cloud: DbtCloudServer) -> None:
     """Its DAG may have been paused before the event, or the triggerer may have died before storing the event."""
     job = cloud.add_job()
-    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
-    trigger.asset_state_store = FakeStore()  # type: ignore[assignment]
-    trigger.asset_state_store.values["dbt_cloud_cursor"] = Cursor(datetime.now(UTC)).to_json()  # type: ignore[union-attr]
+    trigger = watcher(job, FakeStore(Cursor(datetime.now(UTC))))
     run = cloud.add_run(job)
     assert await take(trigger, 1) == [run]
     assert await take(trigger, 1) == [run]
@@ -174,9 +170,7 @@ async def test_what_a_watcher_announced_shortly_before_it_stopped_it_repeats(clo
 
 async def test_an_event_says_what_a_sync_needs(cloud: DbtCloudServer) -> None:
     job = cloud.add_job()
-    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
-    trigger.asset_state_store = FakeStore()  # type: ignore[assignment]
-    trigger.asset_state_store.values["dbt_cloud_cursor"] = Cursor(datetime.now(UTC)).to_json()  # type: ignore[union-attr]
+    trigger = watcher(job, FakeStore(Cursor(datetime.now(UTC))))
     run = cloud.add_run(job)
     async with asyncio.timeout(5), aclosing(trigger.run()) as events:
         payload = (await anext(events)).payload
@@ -184,9 +178,7 @@ async def test_an_event_says_what_a_sync_needs(cloud: DbtCloudServer) -> None:
     assert json.loads(json.dumps(payload)) == payload
 
 
-async def test_a_watcher_waits_until_it_can_read_where_it_stopped(
-    cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_watcher_waits_until_it_can_read_where_it_stopped(cloud: DbtCloudServer) -> None:
     class Down(FakeStore):
         failures = 2
 
@@ -196,12 +188,8 @@ async def test_a_watcher_waits_until_it_can_read_where_it_stopped(
                 raise OSError("no database")
             return await super().aget(key, default)
 
-    monkeypatch.setattr(triggers, "_BACKOFF", Backoff(first=0.2, longest=0.2))
     job = cloud.add_job()
-    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
-    trigger.asset_state_store = Down()  # type: ignore[assignment]
-    cursor = Cursor(datetime.now(UTC) - timedelta(hours=2))
-    trigger.asset_state_store.values["dbt_cloud_cursor"] = cursor.to_json()  # type: ignore[union-attr]
+    trigger = watcher(job, Down(Cursor(datetime.now(UTC) - timedelta(hours=2))))
     run = cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(hours=1))
     assert await take(trigger, 1) == [run]
 
@@ -212,9 +200,7 @@ async def test_a_watcher_outlives_errors_and_storage_that_fails(cloud: DbtCloudS
             raise OSError("no database")
 
     job = cloud.add_job()
-    trigger = DbtCloudJobTrigger("dbt_cloud", job, 0.05)
-    trigger.asset_state_store = Broken()  # type: ignore[assignment]
-    events = asyncio.create_task(take(trigger, 2))
+    events = asyncio.create_task(take(watcher(job, Broken()), 2))
     await asyncio.sleep(0.4)
     cloud.fail_next(2, 500)
     runs = [cloud.add_run(job), cloud.add_run(job)]

@@ -13,7 +13,6 @@ import pytest
 
 from airflow_reverse_etl.compat import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from airflow_reverse_etl.sensors.git import GitCommitSensor
-from airflow_reverse_etl.triggers import git as triggers
 from airflow_reverse_etl.triggers.git import GitCommitTrigger, git_commit
 from tests.git.servers import Origin, git
 
@@ -25,17 +24,22 @@ def connection(origin: Origin, state_url: Path, add_connection: Callable[..., No
     add_connection("git_dbt", conn_type="git", host=str(origin.bare), extra={"allow_protocols": ["file"]})
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """No waiting; returns what would have been waited."""
+def without_waiting(trigger: GitCommitTrigger) -> list[float]:
+    """Let a trigger poll at once. Returns what it would have waited before each poll, growing."""
     waited: list[float] = []
 
     async def soon(seconds: float) -> None:
         waited.append(seconds)
         await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(triggers, "asyncio", SimpleNamespace(sleep=soon, to_thread=asyncio.to_thread))
+    trigger.sleep = soon
     return waited
+
+
+async def polled(waited: list[float]) -> None:
+    """Wait until a trigger has finished a poll that it began after this call."""
+    before = len(waited)
+    await until(lambda: len(waited) > before + 1)
 
 
 def sensor(**settings: Any) -> GitCommitSensor:
@@ -69,7 +73,7 @@ def test_another_branch_begins_anew(origin: Origin) -> None:
     assert sensor(ref="develop").execute(context("2"))["previous"] is None
 
 
-async def test_deferred_until_the_trigger_fires(origin: Origin, quick: list[float]) -> None:
+async def test_deferred_until_the_trigger_fires(origin: Origin) -> None:
     """The first check is made before deferring; the trigger waits first; a commit elsewhere does not wake the task."""
     sensor().execute(context("1"))
     with pytest.raises(TaskDeferred) as deferred:
@@ -77,15 +81,17 @@ async def test_deferred_until_the_trigger_fires(origin: Origin, quick: list[floa
     path, kwargs = deferred.value.trigger.serialize()
     assert json.loads(json.dumps(kwargs)) == kwargs
     assert path == "airflow_reverse_etl.triggers.git.GitCommitTrigger"
-    events = GitCommitTrigger(**kwargs).run()
+    trigger = GitCommitTrigger(**kwargs)
+    waited = without_waiting(trigger)
+    events = trigger.run()
     waiting = asyncio.ensure_future(anext(events))
-    await asyncio.sleep(0.3)
+    await polled(waited)
     origin.commit({"README.md": "elsewhere"})
-    await asyncio.sleep(0.3)
+    await polled(waited)
     assert not waiting.done()
     commit = origin.commit({"analytics/models/new.sql": "select 1"})
     event = (await asyncio.wait_for(waiting, 10)).payload
-    assert quick[0] == 60
+    assert waited[0] == 60
     assert event["commit"] == commit
     with pytest.raises(StopAsyncIteration):
         await anext(events)
@@ -103,27 +109,28 @@ def test_time_is_up_and_a_wrong_configuration() -> None:
         sensor(ref="nope").execute(context("2"))
 
 
-async def test_trigger_tells_a_sensor_what_no_waiting_would_help(quick: list[float]) -> None:
+async def test_trigger_tells_a_sensor_what_no_waiting_would_help() -> None:
     trigger = GitCommitTrigger("git_dbt", ref="nope", seen={"commit": "", "content": None}, poll_interval=1)
+    waited = without_waiting(trigger)
     events = [event.payload async for event in trigger.run()]
     assert "no branch or tag" in events[0]["error"]
     assert len(events) == 1
-    assert quick == [15]
+    assert waited == [15]
 
 
-async def test_watcher_goes_on_through_errors_ever_more_slowly(
-    origin: Origin, quick: list[float], add_connection: Callable[..., None]
-) -> None:
+async def test_watcher_goes_on_through_errors_ever_more_slowly(origin: Origin) -> None:
     """It begins where the branch stands, and yields each change with what was before; it never raises or ends."""
     first = git(origin.work, "rev-parse", "HEAD")
     (watcher,) = git_commit("git_dbt", path="analytics", poll_interval=2).watchers
     stream = watcher.trigger["kwargs"] if isinstance(watcher.trigger, dict) else watcher.trigger.serialize()[1]
-    events = GitCommitTrigger(**stream).run()
+    trigger = GitCommitTrigger(**stream)
+    waited = without_waiting(trigger)
+    events = trigger.run()
     waiting = asyncio.ensure_future(anext(events))
-    await asyncio.sleep(0.5)
+    await polled(waited)
     assert not waiting.done()
     origin.bare.rename(origin.bare.with_name("away"))
-    await until(lambda: 8 in quick)
+    await until(lambda: 8 in waited)
     origin.bare.with_name("away").rename(origin.bare)
     assert not waiting.done()
     commit = origin.commit({"analytics/models/new.sql": "select 1"})
@@ -131,11 +138,11 @@ async def test_watcher_goes_on_through_errors_ever_more_slowly(
     assert event == {
         "git_conn_id": "git_dbt", "ref": "main", "path": "analytics", "commit": commit, "previous": first,
     }  # fmt: skip
-    assert 4 in quick
+    assert 4 in waited
     await events.aclose()
 
 
-async def test_watcher_remembers_where_the_store_is_there(origin: Origin, quick: list[float]) -> None:
+async def test_watcher_remembers_where_the_store_is_there(origin: Origin) -> None:
     """What was pushed while nobody looked is found; what was yielded is noted one poll later, hence never lost."""
     kept: dict[str, Any] = {}
 
@@ -149,6 +156,7 @@ async def test_watcher_remembers_where_the_store_is_there(origin: Origin, quick:
     def started() -> Any:
         trigger = GitCommitTrigger("git_dbt", path="analytics", poll_interval=1)
         trigger.asset_state_store = Store()
+        without_waiting(trigger)
         return trigger.run()
 
     waiting = asyncio.ensure_future(anext(started()))
