@@ -151,7 +151,7 @@ class FailurePolicyError(AttentionError):
 
 
 class DbtRunError(AttentionError):
-    """dbt ran and reported failed nodes.
+    """dbt ran and reported failures.
 
     To dbt a lost connection looks like any other failure, so the task's ``retries`` decide.
     """

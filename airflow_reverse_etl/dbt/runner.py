@@ -33,6 +33,8 @@ from airflow_reverse_etl.git.credentials import scrub
 #: Default of :attr:`DbtProject.grace_seconds`.
 GRACE_SECONDS = 5.0
 
+#: Commands that read the project, and open no connection to the warehouse.
+_READING = frozenset({"deps", "parse"})
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
 
 # All that dbt needs from the worker's environment.
@@ -83,8 +85,9 @@ class DbtResult:
     def raise_for_failure(self, **where: object) -> None:
         """Raise an error unless dbt succeeded.
 
-        :raises DbtRunError: nodes failed.
-        :raises ProjectError: dbt failed before it ran any node.
+        :raises ProjectError: the command only reads the project.
+        :raises DbtRunError: any other command failed, with or without results of nodes: dbt that cannot reach the
+            warehouse often fails before its first node.
         """
         if self.exit_code == 0:
             return
@@ -93,7 +96,8 @@ class DbtResult:
             what = f"dbt {self.command}: {len(self.failures)} of {len(self.nodes)} nodes failed{''.join(failed)}"
             raise DbtRunError(what, todo="correct the models, data or tests named above, then clear this task", **where)
         message = "\n".join(self.errors[-5:]) or "no message"
-        raise ProjectError(
+        error = ProjectError if self.command in _READING else DbtRunError
+        raise error(
             f"dbt {self.command} failed with exit code {self.exit_code}: {message}", todo=advice(message), **where
         )
 

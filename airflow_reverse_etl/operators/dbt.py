@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.assets import model_asset
-from airflow_reverse_etl.compat import AirflowException, AssetAlias, Context, airflow_errors
+from airflow_reverse_etl.compat import AssetAlias, Context, airflow_errors
 from airflow_reverse_etl.dbt.run_state import BUILDING, LAST_SUCCESSFUL, DbtState, merge_results, without_state
-from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, run_state
 
@@ -65,7 +65,8 @@ class DbtOperator(DbtTask):
     :param push_branch: branch of the project's repository to commit the artifacts to, below ``dbt_artifacts``, after
         success; created if missing.
     :param dbt_executable: path or name of dbt 1.6 or newer, or Fusion; environments of their own are welcome.
-    :raises AirflowFailException: fix the configuration. :raises AirflowException: dbt failed.
+    :raises AirflowFailException: fix the configuration.
+    :raises AirflowException: dbt failed.
     """
 
     template_fields: Sequence[str] = (
@@ -127,13 +128,9 @@ class DbtOperator(DbtTask):
             if evidence := state.keep_evidence(_split(self.command)[0], target_path, outcome.nodes):
                 summary["gate"] = evidence
             context["ti"].xcom_push(key="return_value", value=summary)
-            try:
-                outcome.raise_for_failure(task=self.task_id)
-            except ReverseEtlError as error:
-                if self.retry_failed_only and outcome.failures:
-                    state.keep_failure(target_path)
-                # A lost connection looks like any other failure to dbt: let the task's retries decide.
-                raise AirflowException(error.with_hint()) from None
+            if self.retry_failed_only and outcome.exit_code and outcome.failures:
+                state.keep_failure(target_path)
+            outcome.raise_for_failure(task=self.task_id)
             if not outcome.nodes and self.select:
                 self.log.warning("dbt found nothing to do: nothing matches %r", self.select)
             self._after_success(outcome, target_path, context, state)

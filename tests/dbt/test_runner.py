@@ -15,7 +15,7 @@ from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.profiles import Profile, stand_in
 from airflow_reverse_etl.dbt.runner import DbtProject, find_executable, needs_packages, split_command
-from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
+from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError, ReverseEtlError
 
 
 @pytest.fixture
@@ -174,9 +174,26 @@ def test_stale_source_fails(project: Path) -> None:
 def test_usage_error_quotes_dbt(project: Path) -> None:
     """Exit code 2 and plain text mean that dbt ran nothing."""
     outcome = dbt(project, "echo 'Error: No such option: --selekt'; exit 2").run(["run"], target_path=target(project))
-    with pytest.raises(ProjectError, match="No such option: --selekt") as raised:
+    with pytest.raises(DbtRunError, match="No such option: --selekt") as raised:
         outcome.raise_for_failure()
     assert "dbt --help" in raised.value.todo
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        (["deps"], ProjectError),
+        (["parse"], ProjectError),
+        (["build"], DbtRunError),
+        (["source", "freshness"], DbtRunError),
+    ],
+)
+def test_only_a_run_that_fails_may_be_retried(project: Path, command: list[str], error: type[ReverseEtlError]) -> None:
+    """Before its first node, dbt connects to the warehouse; to read a project it does not."""
+    outcome = dbt(project, "echo 'Database Error: no answer'; exit 2").run(command, target_path=target(project))
+    with pytest.raises(error, match=f"dbt {' '.join(command)} failed with exit code 2: Database Error") as raised:
+        outcome.raise_for_failure()
+    assert raised.value.retry is (error is DbtRunError)
 
 
 SEEN = [

@@ -309,6 +309,15 @@ def test_failing_dbt_is_red_and_still_reports(
     assert password not in log + str(error) + json.dumps(pushed)
 
 
+@pytest.mark.parametrize(("command", "error"), [("parse", AirflowFailException), ("build", AirflowException)])
+def test_a_project_that_dbt_cannot_read_is_not_retried(tmp_path: Path, command: str, error: type[Exception]) -> None:
+    """Only a run may be: dbt may have lost its connection."""
+    dbt = fake_dbt(tmp_path, "echo 'Compilation Error'; exit 2")
+    raised, _ = execute(DbtOperator(task_id="b", project=str(PROJECT), command=command, dbt_executable=dbt))
+    assert type(raised) is error
+    assert f"dbt {command} failed with exit code 2: Compilation Error" in str(raised)
+
+
 def test_killed_task_stops_dbt(connections: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """on_kill ends dbt and what it started, even when it does not listen, and the task is red."""
     monkeypatch.setattr(runner, "GRACE_SECONDS", 0.2)
