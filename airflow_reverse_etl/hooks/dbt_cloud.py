@@ -6,9 +6,9 @@ import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_reverse_etl.compat import AirflowException, AirflowNotFoundException, BaseHook
-from airflow_reverse_etl.connections import connection_info
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError
+from airflow_reverse_etl.compat import AirflowException, BaseHook
+from airflow_reverse_etl.connections import async_connection_info, connection_info
+from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
@@ -51,26 +51,9 @@ class DbtCloudApiHook(BaseHook):
 
     async def async_api(self) -> DbtCloudApi:
         """Return a client from inside an event loop, such as the triggerer's. Each call reads the connection again."""
-        from airflow.providers.common.compat.connection import get_async_connection
-
         from airflow_reverse_etl.dbt_cloud.client import client
 
-        try:
-            found = await get_async_connection(self.dbt_cloud_conn_id)
-        except AirflowNotFoundException as error:
-            raise CredentialsError(
-                str(error), todo="create the connection", connection=self.dbt_cloud_conn_id
-            ) from None
-        return client(
-            ConnectionInfo(
-                self.dbt_cloud_conn_id,
-                host=found.host,
-                port=found.port,
-                login=found.login,
-                password=found.password,
-                extra=found.extra_dejson,
-            )
-        )
+        return client(await async_connection_info(self.dbt_cloud_conn_id))
 
     def call(self, request: Callable[[DbtCloudApi], Awaitable[T]]) -> T:
         """Make requests from synchronous code: ``hook.call(lambda api: api.run(7))``."""

@@ -16,6 +16,8 @@ from airflow.sdk import DAG
 from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
+from airflow_reverse_etl.errors import CredentialsError
+from airflow_reverse_etl.hooks import DbtCloudApiHook
 from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
 from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger, Timing
@@ -120,6 +122,14 @@ async def test_outages_pass_and_a_refused_token_does_not(cloud: DbtCloudServer) 
     event = await fired(waiting(job))
     assert event["error"]["type"] == "CredentialsError"
     assert "dbtc_" not in json.dumps(event)
+
+
+async def test_a_missing_connection_is_the_same_error_in_triggerer_and_task(airflow_db: None) -> None:
+    with pytest.raises(CredentialsError, match="connection not found") as in_triggerer:
+        await DbtCloudApiHook("nowhere").async_api()
+    with pytest.raises(CredentialsError) as in_task:
+        DbtCloudApiHook("nowhere").api()
+    assert str(in_triggerer.value) == str(in_task.value)
 
 
 async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
