@@ -110,7 +110,8 @@ def open_warehouse(conn_id: str) -> Warehouse:
     in every way that the hooks know. All others use a cursor of the hook's DB-API driver.
 
     :raises CredentialsError: the connection does not exist.
-    :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
+    :raises ConfigurationError: the connection does not lead to a SQL database, its provider is not installed, or its
+        SQL is unknown.
     """
     info = connection_info(conn_id)
     hook = _sql_hook(info)
@@ -128,7 +129,9 @@ def open_warehouse(conn_id: str) -> Warehouse:
             raise ConfigurationError(
                 "the connection does not say which database it is", todo="set its extra `dialect`", connection=conn_id
             )
+        _check_dialect(spoken, conn_id)
         return AdbcWarehouse(_for_models(hook.get_conn, spoken), dialect=spoken, conn_id=conn_id)
+    _check_dialect(dialect, conn_id)
     if dialect == "bigquery":
         from airflow_reverse_etl.warehouses import bigquery
 
@@ -149,6 +152,18 @@ def open_warehouse(conn_id: str) -> Warehouse:
         connect = partial(bigquery.adbc_connection, hook, info)
         return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, other=plain, options=bigquery.STATEMENT)
     return plain
+
+
+def _check_dialect(name: str, conn_id: str) -> None:
+    """Raise ConfigurationError if sqlglot does not know a dialect, as no statement can be written for it."""
+    from sqlglot.dialects.dialect import Dialect
+
+    if not Dialect.get(name):
+        raise ConfigurationError(
+            f"no SQL dialect found for databases of type {name!r}",
+            todo="load the model into a database whose SQL sqlglot knows, such as Postgres, MySQL or Trino",
+            connection=conn_id,
+        )
 
 
 def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:

@@ -270,6 +270,29 @@ def test_a_connection_whose_provider_is_missing_says_so(add_connection: Callable
         dbapi_connect("vendor")
 
 
+def test_a_database_with_unknown_sql_is_named(
+    add_connection: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow has a hook for it, and sqlglot no dialect."""
+    from airflow_reverse_etl import wiring
+
+    monkeypatch.setattr(wiring.BaseHook, "get_hook", Mock(return_value=Mock(spec_set=["get_records", "get_conn"])))
+    add_connection("vendor", conn_type="vertica", host="h")
+    with pytest.raises(
+        errors.ConfigurationError, match="no SQL dialect found for databases of type 'vertica'"
+    ) as caught:
+        wiring.open_warehouse("vendor")
+    assert caught.value.where == {"connection": "vendor"}
+
+
+def test_an_adbc_connection_with_an_unknown_dialect_is_named(add_connection: Callable[..., None]) -> None:
+    from airflow_reverse_etl.wiring import open_warehouse
+
+    add_connection("odd", conn_type="adbc", host="h", extra={"dialect": "postgrex"})
+    with pytest.raises(errors.ConfigurationError, match="no SQL dialect found for databases of type 'postgrex'"):
+        open_warehouse("odd")
+
+
 @pytest.mark.parametrize(
     ("info", "options"),
     [

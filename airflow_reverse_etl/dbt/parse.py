@@ -54,6 +54,8 @@ class ProjectParser:
 
         :param cache: path under the state URL of dbt's partial parse file, which makes the next parse quicker.
         """
+        from sqlglot.dialects.dialect import Dialect
+
         from airflow_reverse_etl.dbt.manifest import rebuild_relations
         from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, database_and_schema, project_output, stand_in
         from airflow_reverse_etl.dbt.runner import installed_adapter, profile_name, project_settings
@@ -72,7 +74,8 @@ class ProjectParser:
             return self._parse_cached(folder, profile=profile and profile.without_secrets(), cache=cache)
         except ProjectError as error:
             missing = re.search(r"Could not find adapter type (\w+)", error.what)
-            if not missing:
+            # Without sqlglot's dialect, only the adapter itself can write the names of relations.
+            if not missing or not Dialect.get(missing[1]):
                 raise
         # Parse with an installed adapter instead, with the database and schema of the real profile.
         if profile is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import threading
@@ -13,9 +14,11 @@ import pytest
 
 from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.manifest import read_manifest
+from airflow_reverse_etl.dbt.parse import ProjectParser
 from airflow_reverse_etl.dbt.profiles import Profile, stand_in
 from airflow_reverse_etl.dbt.runner import DbtProject, find_executable, needs_packages, split_command
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError, ReverseEtlError
+from airflow_reverse_etl.stores.files import StateFiles
 
 
 @pytest.fixture
@@ -327,3 +330,23 @@ def test_real_parse_of_a_broken_project(project: Path) -> None:
     with pytest.raises(ProjectError, match="Env var required but not provided: 'NOPE'") as raised:
         DbtProject(project, profile=stand_in("duckdb")).parse()
     assert "set NOPE in env=" in raised.value.todo
+
+
+def test_an_adapter_whose_sql_is_unknown_must_be_installed(project: Path) -> None:
+    """No other adapter can replace it: the names of its relations would be wrong."""
+    (project / "models").mkdir()
+    (project / "models" / "a.sql").write_text("select 1 as id")
+    (project / "profiles.yml").write_text("shop: {target: dev, outputs: {dev: {type: vertica, schema: s}}}")
+    parser = ProjectParser(
+        lambda folder, profile: DbtProject(folder, profile=profile),
+        executable="dbt",
+        target=None,
+        schema=None,
+        database=None,
+        environment=dict,
+        files=lambda: StateFiles("unused"),
+        log=logging.getLogger(),
+    )
+    with pytest.raises(ProjectError, match="Could not find adapter type vertica") as raised:
+        parser.manifest(project, profile=None)
+    assert raised.value.todo.startswith("install dbt-vertica")
