@@ -64,7 +64,7 @@ docs: $(VENV)/.docs ## the documentation, into build/docs; warnings are errors
 schema: $(VENV)/.ready ## write what is generated again: JSON Schema, reference tables
 	$(BIN)/python scripts/schema
 
-constraints: $(VENV)/.ready ## pin all dependencies anew
+constraints: $(VENV)/.ready ## pin all dependencies again
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/constraints
 
 build: $(VENV)/.ready ## wheel and source distribution, into dist

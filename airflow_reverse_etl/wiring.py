@@ -142,15 +142,15 @@ def open_warehouse(conn_id: str) -> Warehouse:
     if dialect == "postgres" and find_spec("adbc_driver_postgresql"):
         from airflow_reverse_etl.warehouses import postgres
 
-        return AdbcWarehouse(partial(postgres.adbc_connection, hook), dialect=dialect, conn_id=conn_id, other=plain)
+        return AdbcWarehouse(partial(postgres.adbc_connection, hook), dialect=dialect, conn_id=conn_id, dbapi=plain)
     if dialect == "snowflake" and find_spec("adbc_driver_snowflake"):
         from airflow_reverse_etl.warehouses import snowflake
 
         connect = partial(snowflake.adbc_connection, hook)
-        return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, other=plain, options=snowflake.STATEMENT)
+        return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, dbapi=plain, options=snowflake.STATEMENT)
     if dialect == "bigquery" and find_spec("adbc_driver_bigquery"):
         connect = partial(bigquery.adbc_connection, hook, info)
-        return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, other=plain, options=bigquery.STATEMENT)
+        return AdbcWarehouse(connect, dialect=dialect, conn_id=conn_id, dbapi=plain, options=bigquery.STATEMENT)
     return plain
 
 

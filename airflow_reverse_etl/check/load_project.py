@@ -82,7 +82,7 @@ class ProjectLoader:
             return self._parse(Path(folder) / self.project_path, ref)
 
     def _parse(self, project: Path, label: str) -> ProjectVersion:
-        from airflow_reverse_etl.dbt.profiles import stand_in
+        from airflow_reverse_etl.dbt.profiles import placeholder_profile
         from airflow_reverse_etl.dbt.runner import DbtProject, installed_adapter
 
         if not _is_project(project):
@@ -92,7 +92,7 @@ class ProjectLoader:
                 path=self.project_path,
             )
         has_profile = (project / "profiles.yml").is_file()
-        profile = None if has_profile else stand_in(installed_adapter(self.dbt_executable))
+        profile = None if has_profile else placeholder_profile(installed_adapter(self.dbt_executable))
         dbt = DbtProject(project.absolute(), self.dbt_executable, profile=profile, target=self.target, env=self.env)
         dbt.install_packages()
         return self._version(dbt.parse(), label, project)

@@ -57,12 +57,17 @@ class ProjectParser:
         from sqlglot.dialects.dialect import Dialect
 
         from airflow_reverse_etl.dbt.manifest import rebuild_relations
-        from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, database_and_schema, project_output, stand_in
+        from airflow_reverse_etl.dbt.profiles import (
+            UNKNOWN_DATABASE,
+            database_and_schema,
+            placeholder_profile,
+            project_output,
+        )
         from airflow_reverse_etl.dbt.runner import installed_adapter, profile_name, project_settings
 
         if profile is None and not (folder / "profiles.yml").is_file():
             adapter = installed_adapter(self._executable)
-            profile = stand_in(adapter, schema=self._schema, database=self._database or UNKNOWN_DATABASE)
+            profile = placeholder_profile(adapter, schema=self._schema, database=self._database or UNKNOWN_DATABASE)
             self._log.warning(
                 "No profile_conn_id and no profiles.yml found; assuming adapter %s and schema %r",
                 adapter,
@@ -85,7 +90,7 @@ class ProjectParser:
         database, schema = database_and_schema(output)
         adapter = installed_adapter(self._executable)
         self._log.info("dbt-%s is not installed; parsing with dbt-%s instead", missing[1], adapter)
-        replacement = stand_in(
+        replacement = placeholder_profile(
             adapter, schema=self._schema or schema, database=self._database or database or UNKNOWN_DATABASE
         )
         manifest = self._parse_cached(folder, profile=replacement, cache=cache and f"{cache}-{adapter}")

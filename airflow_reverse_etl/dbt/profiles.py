@@ -85,8 +85,10 @@ def from_connection(connection: ConnectionInfo, *, schema: str | None = None, da
     return Profile(output, vault.secrets)
 
 
-def stand_in(adapter: str, *, schema: str | None = None, database: str = UNKNOWN_DATABASE) -> Profile:
-    """Return a stand-in profile for ``dbt parse``, used without a profile, or without the warehouse's own adapter.
+def placeholder_profile(adapter: str, *, schema: str | None = None, database: str = UNKNOWN_DATABASE) -> Profile:
+    """Return a profile for ``dbt parse`` that leads to no warehouse.
+
+    It is used without a profile, or without the warehouse's own adapter.
 
     :param schema: schema of the models; default: the adapter's default.
     :param database: database of the models; default: ``UNKNOWN_DATABASE``, which :func:`read_manifest

@@ -74,7 +74,7 @@ def claimed(record: Record, claimant: str) -> Claim | None:
     return _read(record)[1].claim_of(claimant)
 
 
-def left(
+def next_free_run(
     record: Record,
     finished: Callable[[datetime], Iterable[CloudRun]],
     *,

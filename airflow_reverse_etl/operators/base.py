@@ -113,7 +113,7 @@ class SyncOperator(BaseOperator):
             query,
             lake=state_store(),
             open_warehouse_store=lambda: warehouse_store(sync.source),
-            say=self.log.info,
+            log=self.log.info,
         )
         return RunContext(
             run_id,

@@ -17,7 +17,7 @@ from airflow_reverse_etl.compat import (
     airflow_configuration,
     airflow_errors,
 )
-from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, left, take
+from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Cursor, OnFailure, claimed, next_free_run, take
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP, RunStatus
 from airflow_reverse_etl.errors import DbtRunError, SpecError
 
@@ -229,7 +229,7 @@ class _Look:
         """Emit an event of the job's asset if a run is left to take: Airflow merges events, and drops some."""
         first = self.now - FIRST_LOOK_BACK
         options: Any = {"after": self._after(), "first": first, "on_failure": self.sensor.on_failure}
-        run = left(self.record, self._finished, **options)
+        run = next_free_run(self.record, self._finished, **options)
         if run:
             from airflow_reverse_etl.triggers.dbt_cloud import job_asset
 

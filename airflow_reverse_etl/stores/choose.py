@@ -22,7 +22,7 @@ def choose_store(
     *,
     lake: LakeStore,
     open_warehouse_store: Callable[[], WarehouseStore | None],
-    say: Callable[[str], object],
+    log: Callable[[str], object],
 ) -> LakeStore | WarehouseStore:
     """Return the store that has the sync's state, or for a new sync the store that ``planner`` asks for.
 
@@ -30,14 +30,14 @@ def choose_store(
 
     :param query: the model; None in a task that does not plan.
     :param open_warehouse_store: opens the store in the sync's source; returns None if the source cannot hold one.
-    :param say: logs why the store was chosen; called at most once.
+    :param log: receives one line on why the store was chosen; called at most once.
     :raises ConfigurationError: ``planner: warehouse`` is set, and the sync's source cannot plan.
     :raises CredentialsError: ``planner: warehouse`` is set, and a privilege in the warehouse is missing.
     """
     # State decides first: the lake's, then the warehouse's.
     if lake.has_state(sync.name):
         if sync.planner == "warehouse":
-            say(f"{sync.name}: planned locally although planner is 'warehouse': its state is under the state URL")
+            log(f"{sync.name}: planned locally although planner is 'warehouse': its state is under the state URL")
         return lake
     warehouse = open_warehouse_store()
     if warehouse is None:
@@ -51,7 +51,7 @@ def choose_store(
         return lake
     if warehouse.has_state(sync.name):
         if sync.planner == "local":
-            say(f"{sync.name}: planned in the warehouse although planner is 'local': its state is there")
+            log(f"{sync.name}: planned in the warehouse although planner is 'local': its state is there")
         return warehouse
     # A new sync: ``planner`` decides, and with ``auto`` the size of the model.
     if sync.planner == "local" or query is None:
@@ -59,20 +59,20 @@ def choose_store(
     if sync.planner == "warehouse":
         warehouse.make_tables()
         return warehouse
-    return _choose_by_size(sync, query, lake, warehouse, say)
+    return _choose_by_size(sync, query, lake, warehouse, log)
 
 
 def _choose_by_size(
-    sync: Sync, query: str, lake: LakeStore, warehouse: WarehouseStore, say: Callable[[str], object]
+    sync: Sync, query: str, lake: LakeStore, warehouse: WarehouseStore, log: Callable[[str], object]
 ) -> LakeStore | WarehouseStore:
     rows = warehouse.model_rows(query, sync, at_most=LARGE)
     if rows < LARGE:
-        say(f"{sync.name}: planned locally, as the model has only {rows:,} rows")
+        log(f"{sync.name}: planned locally, as the model has only {rows:,} rows")
         return lake
     try:
         warehouse.make_tables()
     except CredentialsError as error:
-        say(f"{sync.name}: planned locally although the model has {LARGE:,} rows or more: {error}")
+        log(f"{sync.name}: planned locally although the model has {LARGE:,} rows or more: {error}")
         return lake
-    say(f"{sync.name}: planned in the warehouse, as the model has {LARGE:,} rows or more")
+    log(f"{sync.name}: planned in the warehouse, as the model has {LARGE:,} rows or more")
     return warehouse

@@ -49,7 +49,7 @@ class AdbcWarehouse(Warehouse):
     :param connect: makes a connection.
     :param dialect: sqlglot's name of the database's SQL.
     :param conn_id: names the connection in errors.
-    :param other: the same database through its DB-API driver. It reads, or reports an error, when ADBC fails.
+    :param dbapi: the same database through its DB-API driver. It reads, or reports an error, when ADBC fails.
     :param options: of each statement, by the driver's names.
     """
 
@@ -59,12 +59,12 @@ class AdbcWarehouse(Warehouse):
         *,
         dialect: str,
         conn_id: str,
-        other: Warehouse | None = None,
+        dbapi: Warehouse | None = None,
         options: Mapping[str, str | int] | None = None,
     ) -> None:
         self.dialect = dialect
         self._conn_id = conn_id
-        self._other = other
+        self._dbapi = dbapi
         self._options = options
         self._adbc_failed = False
         self._connection = ThreadedConnection(connect, conn_id)
@@ -96,8 +96,8 @@ class AdbcWarehouse(Warehouse):
 
     def close(self) -> None:
         self._connection.close()
-        if self._other:
-            self._other.close()
+        if self._dbapi:
+            self._dbapi.close()
 
     def _try_adbc(self, action: Callable[[Any], T | None]) -> T | None:
         """Return what ``action`` returns for the ADBC connection; None if the other driver must be used instead."""
@@ -106,13 +106,13 @@ class AdbcWarehouse(Warehouse):
         try:
             found = self._connection.call(action)
         except Exception as error:  # any class: if the cause is real, the other driver reports it next
-            if self._other is None:
+            if self._dbapi is None:
                 raise
             self._adbc_failed = True  # do not try again: a login may take long to fail, and lock an account
             why = error.what if isinstance(error, ReverseEtlError) else type(error).__name__
             _log.info("Reading connection %r without ADBC: %s", self._conn_id, why)
             return None
-        if found is None and self._other is None:
+        if found is None and self._dbapi is None:
             raise ConfigurationError(
                 "the ADBC driver cannot report the columns of the query",
                 todo="use the database's own connection type, which has another driver as well",
@@ -122,8 +122,8 @@ class AdbcWarehouse(Warehouse):
 
     @property
     def _fallback(self) -> Warehouse:
-        assert self._other is not None
-        return self._other
+        assert self._dbapi is not None
+        return self._dbapi
 
     def _start(self, connection: Any, query: str) -> RunningQuery | None:
         reading = _Reading(connection.cursor())

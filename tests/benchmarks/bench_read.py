@@ -90,7 +90,7 @@ def _ours(dsn: str, *, adbc: bool) -> Iterator[int]:
     warehouse: Any = DbApiWarehouse(lambda: psycopg.connect(dsn), dialect="postgres", conn_id="pg")
     if adbc:
         connect = adbc_driver_postgresql.dbapi.connect
-        warehouse = AdbcWarehouse(lambda: connect(dsn), dialect="postgres", conn_id="pg", other=warehouse)
+        warehouse = AdbcWarehouse(lambda: connect(dsn), dialect="postgres", conn_id="pg", dbapi=warehouse)
     for batch in warehouse.read(QUERY, batch_rows=BATCH):
         yield batch.num_rows
     warehouse.close()

@@ -12,7 +12,7 @@ import yaml
 from airflow_reverse_etl.check.exposures import exposures, syncs_in_meta
 from airflow_reverse_etl.check.project_version import ProjectVersion
 from airflow_reverse_etl.dbt.manifest import read_manifest
-from airflow_reverse_etl.dbt.profiles import stand_in
+from airflow_reverse_etl.dbt.profiles import placeholder_profile
 from airflow_reverse_etl.dbt.runner import DbtProject
 from tests.dbt.projects import manifest, model, side, sync
 
@@ -40,7 +40,7 @@ def test_dbt_reads_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    dbt = DbtProject(tmp_path, profile=stand_in("duckdb"))
+    dbt = DbtProject(tmp_path, profile=placeholder_profile("duckdb"))
     dbt.install_packages()
     models = {
         "a.1": "customers",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.catalog_history import history, record
 from airflow_reverse_etl.dbt.manifest import load, read_manifest, rebuild_relations
-from airflow_reverse_etl.dbt.profiles import database_and_schema, project_output, stand_in
+from airflow_reverse_etl.dbt.profiles import database_and_schema, placeholder_profile, project_output
 from airflow_reverse_etl.dbt.selection import select
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError
 from airflow_reverse_etl.stores.files import StateFiles
@@ -122,7 +122,7 @@ def test_database_and_schema_of_the_projects_own_profile(tmp_path: Path) -> None
     assert database_and_schema(project_output(tmp_path, target="prod", **found)) == ("my-project", "d")
     with pytest.raises(ProjectError, match="profile or target"):
         project_output(tmp_path, target="staging", **found)
-    assert stand_in("duckdb", schema="s", database="my-db.x").output["path"].endswith("/my-db.x.duckdb")
+    assert placeholder_profile("duckdb", schema="s", database="my-db.x").output["path"].endswith("/my-db.x.duckdb")
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, from_connection, stand_in
+from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE, from_connection, placeholder_profile
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
@@ -125,7 +125,7 @@ def test_connections_without_a_profile() -> None:
 
 
 @pytest.mark.parametrize("adapter", ["duckdb", "postgres", "redshift", "snowflake", "bigquery", "databricks"])
-def test_stand_in_for_parsing(adapter: str) -> None:
-    """The stand-in's database is a known placeholder."""
-    text = json.dumps(dict(stand_in(adapter).output))
+def test_placeholder_profile_for_parsing(adapter: str) -> None:
+    """The profile's database is a known placeholder."""
+    text = json.dumps(dict(placeholder_profile(adapter).output))
     assert UNKNOWN_DATABASE in text

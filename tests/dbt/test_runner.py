@@ -15,7 +15,7 @@ import pytest
 from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.parse import ProjectParser
-from airflow_reverse_etl.dbt.profiles import Profile, stand_in
+from airflow_reverse_etl.dbt.profiles import Profile, placeholder_profile
 from airflow_reverse_etl.dbt.runner import DbtProject, find_executable, needs_packages, split_command
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError, ReverseEtlError
 from airflow_reverse_etl.stores.files import StateFiles
@@ -328,7 +328,7 @@ def test_real_parse_of_a_broken_project(project: Path) -> None:
     (project / "models").mkdir()
     (project / "models" / "a.sql").write_text("select {{ env_var('NOPE') }}")
     with pytest.raises(ProjectError, match="Env var required but not provided: 'NOPE'") as raised:
-        DbtProject(project, profile=stand_in("duckdb")).parse()
+        DbtProject(project, profile=placeholder_profile("duckdb")).parse()
     assert "set NOPE in env=" in raised.value.todo
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Consumed, Cursor, OnFailure, left, take
+from airflow_reverse_etl.dbt_cloud.consumption import Claim, Consume, Consumed, Cursor, OnFailure, next_free_run, take
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP, CloudRun, RunStatus
 from airflow_reverse_etl.errors import RunConflictError, StateError
 
@@ -332,7 +332,7 @@ class Watched:
         claim = take(self.record, listed, name, after=None, first=FIRST, consume="each", on_failure="wait")
         if claim:
             self.taken.append(claim.run.id)
-            self.queued = left(self.record, listed, after=None, first=FIRST, on_failure="wait") is not None
+            self.queued = next_free_run(self.record, listed, after=None, first=FIRST, on_failure="wait") is not None
 
 
 @settings(max_examples=300, deadline=None)

@@ -40,7 +40,7 @@ class Places:
             query,
             lake=self.lake,
             open_warehouse_store=lambda: self.warehouse,
-            say=self.said.append,
+            log=self.said.append,
         )
 
     def plan_in(self, store: Any) -> None:

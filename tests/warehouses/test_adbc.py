@@ -44,7 +44,7 @@ def connect() -> Any:
 
 @pytest.fixture
 def warehouse(other: Other) -> Iterator[AdbcWarehouse]:
-    opened = AdbcWarehouse(connect, dialect="duckdb", conn_id="wh", other=other)
+    opened = AdbcWarehouse(connect, dialect="duckdb", conn_id="wh", dbapi=other)
     yield opened
     opened.close()
 
@@ -115,7 +115,7 @@ def test_a_login_that_fails_is_not_tried_again_and_again(other: Other) -> None:
         tried.append(1)
         raise OSError
 
-    warehouse = AdbcWarehouse(refuse, dialect="duckdb", conn_id="wh", other=other)
+    warehouse = AdbcWarehouse(refuse, dialect="duckdb", conn_id="wh", dbapi=other)
     assert [column.name for column in warehouse.columns("SELECT 1 AS x")] == ["x"]
     assert warehouse.read("SELECT 1 AS x").read_all().num_rows == 1
     assert (tried, other.asked) == ([1], 1)
