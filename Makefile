@@ -12,6 +12,8 @@ JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 
 export PYTHON ?= python3
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
+# Many tests start processes that import Airflow or dbt. Without files of bytecode each compiles them first.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-airflow-3.1 test-databricks test-dbt-versions lint format measure types bench docs schema constraints build clean
@@ -22,8 +24,8 @@ help: ## this list
 demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
 	@$(BIN)/python dags_examples/demo/run.py
 
-test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
+test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests; names the ten slowest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" --durations=10 $(ARGS)
 
 test-all: $(VENV)/.ready ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

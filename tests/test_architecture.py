@@ -142,6 +142,14 @@ def test_a_room_has_at_most_twelve_modules() -> None:
     assert crowded == {}
 
 
+def test_no_test_module_imports_another() -> None:
+    """What several of them use is in a module beside them, and fixtures are in ``conftest.py``."""
+    imported = re.compile(r"^\s*(from|import) tests\.([a-z_]+\.)*test_", re.MULTILINE)
+    files = [*(REPOSITORY / "tests").rglob("test_*.py")]
+    assert len(files) > 100
+    assert [file.name for file in files if imported.search(file.read_text(encoding="utf-8"))] == []
+
+
 def test_every_module_of_an_operator_needs_airflow() -> None:
     """What does not is engine or adapter, and has a room."""
     names = [name for name in modules("operators") if name != "airflow_reverse_etl.operators"]

