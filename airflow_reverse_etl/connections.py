@@ -66,8 +66,7 @@ def _info(connection: Any) -> ConnectionInfo:
 def storage_options(info: ConnectionInfo) -> dict[str, str]:
     """Return the credentials of an object storage in deltalake's format.
 
-    The connection is of type aws, google_cloud_platform or wasb. An extra ``storage_options`` is passed on unchanged,
-    and wins.
+    The connection is of type aws, google_cloud_platform or wasb. An extra ``storage_options`` is added, and wins.
 
     Source of the names: the object_store crate's configuration keys for S3, GCS and Azure.
     """
@@ -95,7 +94,7 @@ def storage_options(info: ConnectionInfo) -> dict[str, str]:
             "azure_storage_sas_token": extra.get("sas_token"),
             "azure_storage_tenant_id": extra.get("tenant_id"),
         }
-    options |= extra.get("storage_options") or {}
+    options |= {str(name).lower(): value for name, value in (extra.get("storage_options") or {}).items()}
     return {name: str(value) for name, value in options.items() if value is not None}
 
 

@@ -28,7 +28,7 @@ ENGINE = [
     "testing",
     "warehouses",
 ]
-HEAVY = ["aiohttp", "dbt", "deltalake", "duckdb", "git", "orjson", "pandas", "polars", "pyarrow", "sqlglot"]
+HEAVY = ["aiohttp", "dbt", "deltalake", "duckdb", "git", "obstore", "orjson", "pandas", "polars", "pyarrow", "sqlglot"]
 
 
 def modules(*packages: str) -> list[str]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from airflow_reverse_etl.errors import ConfigurationError, UnreachableError
+from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    import pyarrow as pa
+    from obstore.store import ObjectStoreMethods
+
+#: Name of a file that proves that an object storage does not create a file twice.
+_PROOF = "created-once.txt"
+_PROOF_TEXT = b"Every worker tries to create this file again before it relies on the storage to refuse that.\n"
 
 
 class StateFiles:
@@ -24,6 +32,7 @@ class StateFiles:
     :param url: a folder's path, ``file://``, or an object storage URL such as ``s3://bucket/prefix``, ``gs://``, ``az://``.
     :param storage_options: credentials and settings of the object storage, as deltalake takes them.
     :raises UnreachableError: from every method, when the storage does not answer or refuses.
+    :raises ConfigurationError: from every method, when the object storage cannot be opened with these options.
     """
 
     def __init__(self, url: str, storage_options: Mapping[str, str] | None = None) -> None:
@@ -35,23 +44,19 @@ class StateFiles:
         self._root = Path(local_path).absolute() if is_local else None
         self.url = str(self._root) if self._root else url.rstrip("/")
         self.storage_options = dict(storage_options or {})
-        self._remote: FileSystem | None = None
+        self._opened: ObjectStoreMethods | None = None
+        self._is_proven = False
 
     @property
     def root(self) -> Path | None:
         """The folder, or None if the files are in object storage."""
         return self._root
 
-    def filesystem(self) -> FileSystem:
-        """Return a pyarrow filesystem of these files; paths are relative to the URL."""
-        from pyarrow import fs
-
-        if self._root:
-            return fs.SubTreeFileSystem(str(self._root), fs.LocalFileSystem())
-        if self._remote is None:
-            with _reachable(self.url):
-                self._remote = fs.PyFileSystem(_object_storage(self.url, self.storage_options))
-        return self._remote
+    @property
+    def _storage(self) -> ObjectStoreMethods:
+        if self._opened is None:
+            self._opened = open_storage(self.url, self.storage_options)
+        return self._opened
 
     def child(self, path: str) -> str:
         """Return the absolute URL, or local path, of a path under this URL."""
@@ -59,108 +64,182 @@ class StateFiles:
 
     def read(self, path: str) -> bytes | None:
         """Return the file's content; None if the file does not exist."""
-        with _reachable(self.url):
+        with reachable(self.url):
             try:
                 if self._root:
                     return (self._root / path).read_bytes()
-                with self.filesystem().open_input_file(path) as file:
-                    return bytes(file.read())
+                return bytes(self._storage.get(path).bytes())
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def open(self, path: str) -> pa.NativeFile | None:
+        """Open a file, to read parts of it; None if the file does not exist.
+
+        Read it inside :func:`reachable`.
+        """
+        import pyarrow as pa
+
+        with reachable(self.url):
+            try:
+                if self._root:
+                    return pa.OSFile(str(self._root / path))
+                return pa.PythonFile(_RemoteFile(self._storage, path), mode="r")
+            except FileNotFoundError:
+                return None
+
+    def download(self, path: str, target: Path) -> None:
+        """Copy a file from the object storage to the worker."""
+        with reachable(self.url), target.open("wb") as file:
+            for chunk in self._storage.get(path):
+                file.write(chunk)
+
+    def upload(self, source: Path, path: str) -> None:
+        """Copy a file from the worker to the object storage. It appears there when it is complete."""
+        with reachable(self.url):
+            self._storage.put(path, source)
+
     def exists(self, path: str) -> bool:
         """Return whether the file exists."""
-        with _reachable(self.url):
+        with reachable(self.url):
             if self._root:
                 return (self._root / path).is_file()
-            from pyarrow import fs
-
-            return bool(self.filesystem().get_file_info(path).type == fs.FileType.File)
+            try:
+                self._storage.head(path)
+            except FileNotFoundError:
+                return False
+            return True
 
     def write(self, path: str, data: bytes) -> None:
         """Write the file durably and atomically: readers and crashes see the old content or the new one."""
-        with _reachable(self.url):
+        with reachable(self.url):
             if self._root:
-                _replace(self._root / path, data)
-                return
-            with self.filesystem().open_output_stream(path) as file:  # an object appears when its upload completes
-                file.write(data)
+                with _written(self._root / path, data) as new:
+                    new.replace(self._root / path)
+            else:
+                self._storage.put(path, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write the file durably and atomically, unless it exists. Only one of several workers can create it.
+
+        :returns: False if the file exists. If an answer of the storage was lost, this call may have created it.
+        :raises ConfigurationError: the storage replaces a file that it was asked to create.
+        """
+        with reachable(self.url):
+            if self._root:
+                return _create(self._root / path, data)
+            if not self._is_proven:
+                self._prove()
+            return self._put_new(path, data)
+
+    def _put_new(self, path: str, data: bytes) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            self._storage.put(path, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def _prove(self) -> None:
+        # The first worker of all creates the file. After that, each attempt must be refused.
+        if self._put_new(_PROOF, _PROOF_TEXT) and self._put_new(_PROOF, _PROOF_TEXT):
+            raise ConfigurationError(
+                "the object storage ignores If-None-Match: it replaces a file that it was asked to create",
+                todo="set [reverse_etl] state_url to a storage with conditional writes, such as Amazon S3, Google Cloud"
+                " Storage or Azure Blob Storage, or to a folder that all workers share",
+                url=self.url,
+            )
+        self._is_proven = True
 
     def list(self, folder: str) -> list[str]:
         """Return the names directly in the folder, sorted; an empty list if the folder does not exist."""
-        with _reachable(self.url):
+        with reachable(self.url):
             if self._root:
                 directory = self._root / folder
                 if not directory.is_dir():
                     return []
                 names = [path.name for path in directory.iterdir()]
                 return sorted(name for name in names if not name.startswith(_TEMPORARY))
-            from pyarrow import fs
+            found = self._storage.list_with_delimiter(folder)
+            paths = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+            return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
-            found = self.filesystem().get_file_info(fs.FileSelector(folder, allow_not_found=True))
-            return sorted({info.path.rstrip("/").rsplit("/", 1)[-1] for info in found})
+    def times(self, folder: str) -> dict[str, datetime]:
+        """Return every file in the folder and below: its path in the folder → time of its last change.
+
+        The times are those of the storage's clock.
+        """
+        with reachable(self.url):
+            if self._root:
+                top = self._root / folder
+                files = [path for path in top.rglob("*") if path.is_file()]
+                return {str(path.relative_to(top)): datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in files}
+            entries = self._storage.list(folder).collect()
+            return {entry["path"].removeprefix(f"{folder}/"): entry["last_modified"] for entry in entries}
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with everything in it. A missing path is not an error."""
-        from pyarrow import fs
-
-        with _reachable(self.url):
+        with reachable(self.url):
             if self._root:
                 _remove(self._root / path)
                 return
-            # The path may be a folder: its files first. Then it may be a file.
-            found = self.filesystem().get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-            for info in found:
-                if info.type == fs.FileType.File:
-                    self.filesystem().delete_file(info.path)
-            if self.filesystem().get_file_info(path).type == fs.FileType.File:
-                self.filesystem().delete_file(path)
+            entries = self._storage.list(path).collect()
+            # Nothing is below the path of a file.
+            for found in [entry["path"] for entry in entries] or [path]:
+                with contextlib.suppress(FileNotFoundError):
+                    self._storage.delete(found)
 
 
 _TEMPORARY = ".writing-"
 
 
-def _object_storage(url: str, options: dict[str, str]) -> Any:
-    """Return deltalake's object storage for pyarrow, with writing fixed: deltalake accepts only bytes, not buffers."""
-    import pyarrow as pa
-    from deltalake.fs import DeltaStorageHandler
+#: What file systems without hard links answer.
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
-    class Writer(io.RawIOBase):
-        def __init__(self, stream: Any) -> None:
-            self._stream = stream
 
-        def writable(self) -> bool:
-            return True
+class _RemoteFile(io.RawIOBase):
+    """A file in an object storage. Reads what is asked for, and some of what follows."""
 
-        def write(self, data: Any) -> int:
-            return int(self._stream.write(bytes(data)))
+    def __init__(self, storage: ObjectStoreMethods, path: str) -> None:
+        import obstore
 
-        def close(self) -> None:
-            if not self.closed:
-                self._stream.close()
-            super().close()
+        self._reader = obstore.open_reader(storage, path)  # type: ignore[arg-type]
 
-    class Handler(DeltaStorageHandler):
-        def open_output_stream(self, path: str, metadata: Any = None) -> pa.PythonFile:
-            return pa.PythonFile(Writer(self._handler.open_output_stream(path, metadata)), mode="w")
+    def readable(self) -> bool:
+        return True
 
-    return Handler(url, options)
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._reader.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._reader.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._reader.read(None if size < 0 else size))
 
 
 @contextlib.contextmanager
-def _reachable(url: str) -> Iterator[None]:
-    """Raise storage errors as UnreachableError. The remote's text names buckets and paths, never keys."""
+def reachable(url: str, *others: type[Exception]) -> Iterator[None]:
+    """Raise storage errors, and those of other classes, as UnreachableError.
+
+    The remote's text names buckets and paths, never keys.
+    """
     try:
         yield
-    except OSError as error:
+    except (*storage_errors(), *others) as error:
         raise UnreachableError(
-            f"the state storage failed: {error}",
+            f"the state storage failed: {error_text(error)}",
             todo="check that [reverse_etl] state_url exists and that state_conn_id may read and write there",
             url=url,
-        ) from error
+        ) from None
 
 
-def _replace(path: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _written(path: Path, data: bytes) -> Iterator[Path]:
+    """Write the data, durably, to a file next to ``path`` that the caller gives its name; then sync the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
@@ -168,15 +247,32 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
+        yield new
+    finally:
         new.unlink(missing_ok=True)
-        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _create(path: Path, data: bytes) -> bool:
+    """Create the file by a link, which appears with its content, and for one worker only."""
+    with _written(path, data) as new:
+        try:
+            path.hardlink_to(new)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise ConfigurationError(
+                f"the file system of the state folder has no hard links: {error_text(error)}",
+                todo="set [reverse_etl] state_url to a folder on another file system, or to an object storage",
+                url=str(path.parent),
+            ) from None
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs
 
-from airflow_reverse_etl.stores import files as files_module
-from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import StateStore
+from tests.stores import s3
 from tests.stores.bench import Bench
 from tests.stores.every import STORES, opened
 from tests.stores.warehouses import PLACES, Place
 
 
-def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
-    """Make the files go through deltalake's object storage instead of the file system's own calls."""
-    files._root = None
-    files.url = f"file://{folder}"
-    files._remote = fs.PyFileSystem(files_module._object_storage(files.url, {}))
-    return files
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3.server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> s3.Bucket:
+    """An empty bucket of the test's own."""
+    return s3.Bucket(s3_endpoint, f"bucket-{secrets.token_hex(8)}")
 
 
 @pytest.fixture(
@@ -33,10 +37,11 @@ def as_object_storage(files: StateFiles, folder: Path) -> StateFiles:
     ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    with opened(request.param.removesuffix(" in object storage"), request, tmp_path / "state") as store:
-        if request.param == "lake in object storage":
-            (tmp_path / "bucket").mkdir()
-            as_object_storage(store._files, tmp_path / "bucket")
+    if request.param == "lake in object storage":
+        bucket = request.getfixturevalue("bucket")
+        yield LakeStore(f"{bucket.url}/state", bucket.options, memory_limit="500MB", threads=2)
+        return
+    with opened(request.param, request, tmp_path / "state") as store:
         yield store
 
 

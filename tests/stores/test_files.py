@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, UnreachableError
-from airflow_reverse_etl.stores.files import StateFiles
-from tests.stores.conftest import as_object_storage
+from airflow_reverse_etl.stores.files import StateFiles, reachable
+from tests.stores.s3 import Bucket
 
 
 @pytest.fixture(params=["folder", "file url", "object storage"])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> StateFiles:
-    folder = tmp_path / "with space"
     if request.param == "object storage":
-        folder.mkdir()
-        return as_object_storage(StateFiles(str(folder)), folder)
+        bucket = request.getfixturevalue("bucket")
+        return StateFiles(f"{bucket.url}/with space", bucket.options)
+    folder = tmp_path / "with space"
     return StateFiles(str(folder) if request.param == "folder" else folder.as_uri())
 
 
@@ -36,6 +39,69 @@ def test_what_was_written_is_read_and_listed_until_it_is_deleted(files: StateFil
     assert files.read("a/b.json") is None
     files.delete("a/b.json")
     files.delete("never/was")
+
+
+def test_a_file_is_created_once(files: StateFiles) -> None:
+    assert files.create("a/b.json", b"first")
+    assert not files.create("a/b.json", b"second")
+    assert files.read("a/b.json") == b"first"
+    assert files.list("a") == ["b.json"]
+
+
+def test_parts_of_a_file_are_read(files: StateFiles) -> None:
+    assert files.open("a/b") is None
+    files.write("a/b", bytes(range(256)) * 10_000)
+    file = files.open("a/b")
+    assert file is not None
+    with file:
+        assert file.size() == 2_560_000
+        file.seek(2_000_001)
+        assert file.read(3) == b"\x81\x82\x83"
+        assert file.read() == (bytes(range(256)) * 10_000)[2_000_004:]
+
+
+def test_times_are_those_of_the_files_below_a_folder(files: StateFiles) -> None:
+    assert files.times("a") == {}
+    files.write("a/b", b"")
+    files.write("a/c/d", b"")
+    files.write("ab/c", b"")
+    times = files.times("a")
+    assert sorted(times) == ["b", "c/d"]
+    assert all(abs(datetime.now(UTC) - time) < timedelta(seconds=60) for time in times.values())
+
+
+def _read_part(files: StateFiles) -> None:
+    file = files.open("a/b")
+    assert file is not None
+    with reachable(files.url):
+        file.read(1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda files: files.read("a/b"),
+        lambda files: files.exists("a/b"),
+        lambda files: files.write("a/b", b""),
+        lambda files: files.write("a/b", b"x" * 6_000_000),
+        lambda files: files.create("a/c", b""),
+        lambda files: files.list("a"),
+        lambda files: files.times("a"),
+        lambda files: files.delete("a"),
+        lambda files: files.download("a/b", Path("/dev/null")),
+        lambda files: files.upload(Path("/dev/null"), "a/b"),
+        lambda files: files.open("a/b"),
+        _read_part,
+    ],
+)
+def test_an_object_storage_that_refuses_is_unreachable(bucket: Bucket, call: Callable[[StateFiles], object]) -> None:
+    files = StateFiles(f"{bucket.url}/state", bucket.options)
+    files.write("a/b", b"x")
+    bucket.dial(refuses=503, only="GET" if call is _read_part else None)
+    with pytest.raises(UnreachableError, match=r"the state storage failed: .*503") as caught:
+        call(files)
+    assert not re.search(r"\x1b|Debug source|s3cret", str(caught.value))
+    assert caught.value.__suppress_context__, "no traceback of the library"
 
 
 def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import json
 import resource
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import expressions
+from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import delta
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.schema import SHARED
@@ -36,7 +38,7 @@ from airflow_reverse_etl.sync.ports import PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import StateStoreConformance
 from tests.stores.bench import REJECTED, THREE, Bench, sync_of
-from tests.stores.conftest import as_object_storage
+from tests.stores.s3 import Bucket
 from tests.stores.warehouses import copying_store, duckdb_place
 
 
@@ -167,15 +169,15 @@ def test_a_commit_interrupted_anywhere_is_completed_by_the_next(
     assert b.store.unfinished("s") == []
     again = b.plan()
     assert (again.total, again.skipped) == (0, 1), "two attempts were counted, and all else was accepted"
-    assert sorted(row[:3] for row in logged(tmp_path)) == [
+    assert sorted(row[:3] for row in logged(str(tmp_path))) == [
         *(("run1", "added", key) for key in "123"),
         ("run2", "added", "1"), ("run2", "added", "4"), ("run2", "changed", "2"), ("run2", "removed", "3"),
     ]  # fmt: skip
 
 
-def logged(folder: Path) -> list[tuple[str, ...]]:
+def logged(url: str, options: Mapping[str, str] | None = None) -> list[tuple[str, ...]]:
     """Return the change log as an SQL tool reads it."""
-    log = DeltaTable(folder / "syncs/s/change_log").to_pyarrow_dataset()
+    log = DeltaTable(f"{url}/syncs/s/change_log", storage_options=dict(options or {})).to_pyarrow_dataset()
     assert set(log.schema.names) == set(SHARED["change_log"])
     return duckdb.execute(
         "SELECT run_id, change, row_key, sync, key_hi, key_lo, fingerprint, outcome, code FROM log"
@@ -195,34 +197,31 @@ def test_the_change_log_says_what_the_one_in_a_warehouse_says(tmp_path: Path) ->
         b.run()
         b.run()
     stores["tables"].close()
-    assert logged(tmp_path) == place.run(
+    assert logged(str(tmp_path)) == place.run(
         "SELECT run_id, change, row_key, sync, key_hi, key_lo, fingerprint, outcome, code FROM reverse_etl.change_log"
         " ORDER BY ALL"
     )
-    assert {row[7] for row in logged(tmp_path)} == {"accepted", "rejected", "unknown", "not sent"}
+    assert {row[7] for row in logged(str(tmp_path))} == {"accepted", "rejected", "unknown", "not sent"}
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_the_change_log_is_kept_as_long_as_runs_are(tmp_path: Path, *, remote: bool) -> None:
-    def opened(**more: Any) -> LakeStore:
-        store = lake(tmp_path, history=timedelta(days=2), **more)
-        if remote:
-            as_object_storage(store._files, tmp_path)
-        return store
-
+def test_the_change_log_is_kept_as_long_as_runs_are(tmp_path: Path, bucket: Bucket, *, remote: bool) -> None:
+    url, options = (bucket.url, bucket.options) if remote else (str(tmp_path), {})
+    opened = partial(LakeStore, url, options, memory_limit="500MB", threads=2, history=timedelta(days=2))
     b = Bench(opened(change_log=True), sync_of())
     for score in range(5):
         b.model([(1, "secret", score)])
         b.run()
         b.run()  # a run without changes adds nothing
-    folder = tmp_path / "syncs/s/change_log"
-    assert [row[0] for row in logged(tmp_path)] == ["run9"]
-    assert len(list(folder.glob("*.parquet"))) == 1
-    assert all(b"secret" not in file.read_bytes() for file in folder.rglob("*") if file.is_file())
+    assert [row[0] for row in logged(url, options)] == ["run9"]
+    files = StateFiles(url, options)
+    written = list(files.times("syncs/s/change_log"))
+    assert len([path for path in written if path.endswith(".parquet")]) == 1
+    assert all(b"secret" not in (files.read(f"syncs/s/change_log/{path}") or b"") for path in written)
     b.store = opened()
     for _ in range(3):
         b.run()
-    assert logged(tmp_path) == [], "also when none is wanted any more"
+    assert logged(url, options) == [], "also when none is wanted any more"
 
 
 def test_a_commit_loses_a_race_instead_of_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

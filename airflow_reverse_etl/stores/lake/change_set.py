@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.spec.report import Planned
-from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.files import StateFiles, reachable
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
 from airflow_reverse_etl.sync.ports import Plan
 
@@ -54,11 +54,10 @@ def read_changes(
         columns = ["row_key", *values]
         if kind == "removed":
             columns.append("identifiers")
-        try:
-            source = files.filesystem().open_input_file(f"{folder}/{kind}.parquet")
-        except FileNotFoundError:
-            raise plan_gone() from None
-        with source, pq.ParquetFile(source) as parquet:
+        source = files.open(f"{folder}/{kind}.parquet")
+        if source is None:
+            raise plan_gone()
+        with reachable(files.url), source, pq.ParquetFile(source) as parquet:
             position = start
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows

@@ -47,11 +47,10 @@ class Scratch:
         :raises StateError: the file is not a Parquet file, or is incomplete.
         """
         import duckdb
-        from pyarrow import fs
 
         source = self.files.root / path if self.files.root else self.folder / f"{name}.parquet"
         if not self.files.root:  # DuckDB reads a local copy much faster than a remote file through Python
-            fs.copy_files(path, str(source), self.files.filesystem(), fs.LocalFileSystem())
+            self.files.download(path, source)
         rows = f"read_parquet({_quoted(source)}, file_row_number = true, {_NO_FOLDER_COLUMNS})"
         try:
             existing = self.columns(rows)
@@ -73,14 +72,12 @@ class Scratch:
 
     def copy(self, select: str, path: str) -> tuple[int, int]:
         """Write the rows of a SELECT to a Parquet file under the state URL; return the number of rows and of bytes."""
-        from pyarrow import fs
-
         target = self.files.root / path if self.files.root else self.folder / "copy.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         [(rows,)] = self.execute(f"COPY ({select}) TO {_quoted(target)} ({_COPY})")
         size = target.stat().st_size
         if not self.files.root:
-            fs.copy_files(str(target), path, fs.LocalFileSystem(), self.files.filesystem())
+            self.files.upload(target, path)
             target.unlink()
         return rows, size
 
