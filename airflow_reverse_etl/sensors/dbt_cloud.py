@@ -190,12 +190,9 @@ class _Look:
             self.job_id = self.hook.job_id(**dict(zip(keys, map(str, names), strict=True)))
         ti = context["ti"]
         self.claimant = ti.run_id if ti.map_index is None or ti.map_index < 0 else f"{ti.run_id}[{ti.map_index}]"
-        files = state_files()
         place = "/".join(quote(part, safe="") for part in (ti.dag_id, ti.task_id))
         account = self.hook.api().account_id
-        self.record = VersionedFile(
-            files.child(f"dbt_cloud/consumed/{place}/{account}-{self.job_id}"), files.storage_options
-        )
+        self.record = VersionedFile(state_files(), f"dbt_cloud/consumed/{place}/{account}-{self.job_id}")
         self.seen: list[CloudRun] = []
         self.now = datetime.now(UTC)
         self.ahead = timedelta(0)

@@ -1,124 +1,115 @@
-"""Compare-and-set for a text or a few values that several workers change."""
+"""Compare-and-set for a text or a few values that several workers change.
+
+Each change is a new file, ``<folder>/<number>.json``, that only one worker can create. The file with the highest number
+holds the present text.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from airflow_reverse_etl.errors import UnreachableError
+from airflow_reverse_etl.stores.files import StateFiles, reachable
 
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
-
-    from airflow_reverse_etl.stores.files import StateFiles
-
-_TRANSACTION = "ledger"
 _CLEAN_UP_EVERY = 50
-_KEEP_FILES = timedelta(days=1)
+#: Folder in which earlier versions of this package kept the text, as a Delta Lake table with numbered transactions.
+_DELTA_LOG = "_delta_log"
 
 
 class VersionedFile:
-    """A text under compare-and-set, stored in a Delta Lake table of its own.
+    """A text under compare-and-set, stored in numbered files.
 
-    :param url: folder of the table, see :meth:`airflow_reverse_etl.stores.files.StateFiles.child`.
-    :param storage_options: credentials and settings of the object storage, as deltalake takes them.
+    :param folder: folder under the state URL, which holds nothing else.
+    :param kept: time for which files are kept after they were replaced. Deleting a number makes it free again: a worker
+        that was stopped for longer than this can create it, and then finds the higher ones.
     :raises UnreachableError: from every method, when the storage does not answer or refuses.
+    :raises ConfigurationError: from every method, when the storage has no compare-and-set.
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, str] | None = None) -> None:
-        self.url = url
-        self._options = dict(storage_options or {})
-        self._table: DeltaTable | None = None
+    def __init__(self, files: StateFiles, folder: str, *, kept: timedelta = timedelta(days=1)) -> None:
+        self._files = files
+        self._folder = folder
+        self._kept = kept
 
     def read(self) -> tuple[int, str | None]:
         """Return the version, which :meth:`replace` needs, and the text; version 0 and None before the first write."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError, TableNotFoundError
-
-        try:
-            self._table = DeltaTable(self.url, storage_options=self._options)
-            version = self._table.transaction_version(_TRANSACTION) or 0
-            text = self._table.to_pyarrow_table()["text"].to_pylist() if version else []
-        except TableNotFoundError:
-            self._table = None
+        names = self._files.list(self._folder)
+        version = _highest(names)
+        if version == 0 and _DELTA_LOG in names:
+            return self._read_delta()
+        if version == 0:
             return 0, None
-        except (DeltaError, OSError) as error:
-            raise self._unreachable(error) from error
-        return version, text[0] if text else None
+        data = self._files.read(self._path(version))
+        if data is None:
+            raise UnreachableError(
+                "a file of the state disappeared while it was read", todo="try again", file=self._path(version)
+            )
+        return version, data.decode()
 
     def replace(self, version: int, text: str) -> bool:
         """Write the text unless it was changed since ``read`` returned this version.
 
-        :returns: False if another worker changed the text first; read it again.
+        :returns: False if another worker changed the text first; read it again. The text that is read may then contain
+            this change: another worker may have built on it at once, or the storage's answer was lost.
         """
-        import pyarrow as pa
-        from deltalake import CommitProperties, Transaction, write_deltalake
-        from deltalake.exceptions import CommitFailedError, DeltaError
-
-        if self._table is None:
-            self._create()
-            if self.read()[0] != version:
-                return False
-        assert self._table is not None
-        transaction = Transaction(app_id=_TRANSACTION, version=version + 1)
-        try:
-            write_deltalake(
-                self._table,
-                pa.table({"text": pa.array([text], pa.string())}),
-                mode="overwrite",
-                commit_properties=CommitProperties(app_transactions=[transaction], max_commit_retries=0),
-            )
-            if (version + 1) % _CLEAN_UP_EVERY == 0:
-                self._clean_up(self._table)
-        except CommitFailedError:
+        number = version + 1
+        if not self._files.create(self._path(number), text.encode()):
             return False
-        except (DeltaError, OSError) as error:
-            if "commit transaction" in str(error):  # another worker created the table at the same moment
-                return False
-            raise self._unreachable(error) from error
+        # The number may have been used and deleted long ago.
+        if _highest(self._files.list(self._folder)) > number:
+            return False
+        if number % _CLEAN_UP_EVERY == 0:
+            with contextlib.suppress(UnreachableError):  # the text is written; a later write cleans up
+                self._clean_up(number)
         return True
 
-    def _create(self) -> None:
-        from deltalake import DeltaTable, Field, Schema
-        from deltalake.exceptions import DeltaError
+    def _path(self, number: int) -> str:
+        return f"{self._folder}/{_name(number)}"
 
-        try:
-            # Two workers may create the table at the same moment: it stays empty, and without a version.
-            DeltaTable.create(
-                self.url,
-                Schema([Field("text", "string")]),  # type: ignore[arg-type]
-                mode="ignore",
-                storage_options=self._options,
-                configuration={"delta.checkpointInterval": "20", "delta.logRetentionDuration": "interval 1 days"},
-            )
-        except (DeltaError, OSError) as error:
-            if "commit transaction" not in str(error):  # another worker has created the table meanwhile
-                raise self._unreachable(error) from error
+    def _clean_up(self, present: int) -> None:
+        """Delete the files that are older than the newest one by more than ``kept``."""
+        times = self._files.times(self._folder)
+        oldest = max(times.values()) - self._kept
+        for path, time in times.items():
+            if time < oldest and path != _name(present):
+                self._files.delete(f"{self._folder}/{path}")
 
-    def _clean_up(self, table: DeltaTable) -> None:
-        table.update_incremental()
-        hours = int(_KEEP_FILES.total_seconds() // 3600)
-        table.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
-        table.cleanup_metadata()
+    def _read_delta(self) -> tuple[int, str | None]:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
-    def _unreachable(self, error: Exception) -> UnreachableError:
-        return UnreachableError(
-            f"the state storage failed: {error}",
-            todo="check that [reverse_etl] state_url exists and that state_conn_id may read and write there",
-            url=self.url,
-        )
+        with reachable(self._files.url, DeltaError):
+            try:
+                table = DeltaTable(self._files.child(self._folder), storage_options=self._files.storage_options)
+            except TableNotFoundError:
+                return 0, None
+            version = table.transaction_version("ledger") or 0
+            text = table.to_pyarrow_table()["text"].to_pylist() if version else []
+        return version, text[0] if text else None
+
+
+def _name(number: int) -> str:
+    return f"{number:012}.json"
+
+
+def _highest(names: list[str]) -> int:
+    """Return the highest number among the names of files, or 0."""
+    return max((int(name[:-5]) for name in names if re.fullmatch(r"[0-9]{12}\.json", name)), default=0)
 
 
 class FileValues:
     """A few values under compare-and-set, in a folder under the state URL.
 
-    :raises UnreachableError: from every method, when the storage does not answer.
+    The parameters and errors are those of :class:`VersionedFile`.
     """
 
-    def __init__(self, files: StateFiles, folder: str) -> None:
-        self._file = VersionedFile(files.child(folder), files.storage_options)
+    def __init__(self, files: StateFiles, folder: str, *, kept: timedelta = timedelta(days=1)) -> None:
+        self._file = VersionedFile(files, folder, kept=kept)
 
     def read(self) -> tuple[int, dict[str, str]]:
         """Return the version and the values; version 0 and no values before the first change."""
@@ -126,10 +117,7 @@ class FileValues:
         return version, json.loads(text) if text else {}
 
     def swap(self, version: int, values: Mapping[str, str]) -> bool:
-        """Store these values if ``version`` is still the current one.
-
-        :returns: False if another worker changed the values first.
-        """
+        """Store these values if ``version`` is still the current one: :meth:`VersionedFile.replace`."""
         return self._file.replace(version, json.dumps(values))
 
 
@@ -143,4 +131,7 @@ class VersionedValues(Protocol[V]):
         """Return the version and the values."""
 
     def swap(self, version: V, values: Mapping[str, str]) -> bool:
-        """Store these values if ``version`` is still the current one; return whether it was."""
+        """Store these values if ``version`` is still the current one; return whether it was.
+
+        After False the values may be stored nevertheless, because an answer was lost. Read them again.
+        """

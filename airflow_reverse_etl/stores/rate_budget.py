@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
 
 _ATTEMPTS = 200
+#: Time for which old reservations are kept. They are many, and only delay requests.
+_KEPT = timedelta(minutes=10)
 
 
 class FileBudget:
@@ -32,7 +34,7 @@ class FileBudget:
 
         :raises UnreachableError: the storage did not answer, or too many tasks reserve at the same moment.
         """
-        stored = FileValues(self._files, f"budgets/{quote(name, safe='')}")
+        stored = FileValues(self._files, f"budgets/{quote(name, safe='')}", kept=_KEPT)
         for _ in range(_ATTEMPTS):
             version, values = stored.read()
             # Reserve the time that these tokens take, from when the budget is free.

@@ -87,6 +87,7 @@ class _State:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # one packet an answer
+    disable_nagle_algorithm = True
     buckets: ClassVar[defaultdict[str, _State]] = defaultdict(_State)
     lock = threading.Lock()
 
