@@ -124,6 +124,7 @@ def storage_errors() -> tuple[type[Exception], ...]:
 
 
 def error_text(error: Exception) -> str:
-    """Return a storage's message on one line, without obstore's own details. It names buckets and paths, never keys."""
+    """Return the message of obstore or Delta Lake on one line. It names buckets and paths, never keys."""
     message = str(error).partition("\n\nDebug source:")[0]
-    return clean(re.sub(r"<[^<>]*>", " ", message), ())  # the answer's XML
+    # Delta Lake colours its arrows for a terminal, and both quote the XML of the answer.
+    return clean(re.sub(r"\x1b\[\d+m|<[^<>]*>", " ", message), ())

@@ -230,11 +230,16 @@ def reachable(url: str, *others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*storage_errors(), *others) as error:
-        raise UnreachableError(
-            f"the state storage failed: {error_text(error)}",
-            todo="check that [reverse_etl] state_url exists and that state_conn_id may read and write there",
-            url=url,
-        ) from None
+        raise unreachable(error, url) from None
+
+
+def unreachable(error: Exception, url: str) -> UnreachableError:
+    """Build the error for a storage that failed."""
+    return UnreachableError(
+        f"the state storage failed: {error_text(error)}",
+        todo="check that [reverse_etl] state_url exists and that state_conn_id may read and write there",
+        url=url,
+    )
 
 
 @contextlib.contextmanager

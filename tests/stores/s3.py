@@ -55,9 +55,9 @@ class Bucket:
     def dial(self, **dials: Any) -> None:
         """Set how the server misbehaves.
 
-        ``refuses``: HTTP status of every answer, or of those to the method ``only``. ``ignores_conditions``:
-        ``If-None-Match`` has no effect, as in some S3 clones. ``loses``: the connection is closed after a file whose
-        name contains this text was written.
+        ``refuses``: HTTP status of every answer, or of those to the method ``only``, or of those ``after`` so many.
+        ``ignores_conditions``: ``If-None-Match`` has no effect, as in some S3 clones. ``loses``: the connection is
+        closed after a file whose name contains this text was written.
         """
         urlopen(Request(f"{self.endpoint}/-/{self.name}", json.dumps(dials).encode(), method="PUT")).close()
 
@@ -123,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         if bucket == "missing":
             return 404, {}, b"<Error><Code>NoSuchBucket</Code><Message>No such bucket</Message></Error>"
         status = state.dials.get("refuses")
-        if status and state.dials.get("only") in (None, self.command):
+        state.dials["after"] = state.dials.get("after", 0) - 1
+        if status and state.dials["after"] < 0 and state.dials.get("only") in (None, self.command):
             return status, {}, b"<Error><Code>Refused</Code><Message>Not now</Message></Error>"
         if self.command == "GET" and not key:
             return _list(state, query)

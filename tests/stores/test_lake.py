@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from collections import Counter
@@ -222,6 +223,28 @@ def test_the_change_log_is_kept_as_long_as_runs_are(tmp_path: Path, bucket: Buck
     for _ in range(3):
         b.run()
     assert logged(url, options) == [], "also when none is wanted any more"
+
+
+def test_an_object_storage_that_stops_answering_is_unreachable_at_every_request(bucket: Bucket) -> None:
+    errors = []
+    finished = False
+    while not finished:
+        answered = 7 * len(errors)
+        own = Bucket(bucket.endpoint, f"{bucket.name}-{answered}")
+        b = Bench(LakeStore(own.url, own.options, memory_limit="500MB", threads=2), sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model(THREE[1:])
+        own.dial(refuses=503, after=answered)
+        try:
+            b.run()
+            finished = True
+        except UnreachableError as error:
+            errors.append(error)
+    assert len(errors) > 8
+    for error in errors:
+        assert not re.search(r"\x1b|Debug source|s3cret", str(error))
+        assert error.__suppress_context__, "no traceback of a library"
 
 
 def test_a_commit_loses_a_race_instead_of_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

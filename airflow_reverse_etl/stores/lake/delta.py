@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_reverse_etl.errors import RunConflictError, StateError, UnreachableError
-from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.errors import RunConflictError, StateError
+from airflow_reverse_etl.object_storage import error_text
+from airflow_reverse_etl.stores.files import StateFiles, unreachable
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 #: Commits that are searched for a plan. Fewer happen between a commit and its repetition.
 _SEARCHED_COMMITS = 50
 _PLAN = "plan_id"
+#: Words of Delta Lake about a storage that failed. The class of the error may be that of a damaged table.
+_STORAGE_ERROR = re.compile(r"Generic (S3|GCS|MicrosoftAzure|HTTP|LocalFileSystem) error")
 
 
 class _Table:
@@ -131,7 +135,10 @@ class DeltaFile(_Table):
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return self._table.count() if self._table and self.generation else 0
+        if not self._table or not self.generation:
+            return 0
+        with _storage(self._files.url):
+            return self._table.count()
 
     def made_by(self, plan_id: str) -> bool:
         """Return whether a recent commit of this table belongs to this plan."""
@@ -161,7 +168,10 @@ class DeltaFile(_Table):
         return rows
 
     def _recent_commits(self) -> list[dict[str, Any]]:
-        return self._table.history(_SEARCHED_COMMITS) if self._table else []
+        if not self._table:
+            return []
+        with _storage(self._files.url):
+            return self._table.history(_SEARCHED_COMMITS)
 
 
 class DeltaLog(_Table):
@@ -200,13 +210,11 @@ def _storage(url: str, *, writing: bool = False) -> Iterator[None]:
                 "another run committed the state of this sync meanwhile",
                 todo="let only one run of a sync be active at a time; the next try plans again",
                 url=url,
-            ) from error
-        if isinstance(error, OSError):
-            raise UnreachableError(
-                f"the state storage failed: {error}", todo="check [reverse_etl] state_url and state_conn_id", url=url
-            ) from error
+            ) from None
+        if isinstance(error, OSError) or _STORAGE_ERROR.search(str(error)):
+            raise unreachable(error, url) from None
         raise StateError(
-            f"the state cannot be read: {error}",
+            f"the state cannot be read: {error_text(error)}",
             todo="restore the folder from a backup, or delete it to send everything again",
             url=url,
-        ) from error
+        ) from None
