@@ -126,5 +126,10 @@ def storage_errors() -> tuple[type[Exception], ...]:
 def error_text(error: Exception) -> str:
     """Return the message of obstore or Delta Lake on one line. It names buckets and paths, never keys."""
     message = str(error).partition("\n\nDebug source:")[0]
-    # Delta Lake colours its arrows for a terminal, and both quote the XML of the answer.
-    return clean(re.sub(r"\x1b\[\d+m|<[^<>]*>", " ", message), ())
+    # Delta Lake writes arrows in the colours of a terminal, and both quote the XML of the answer.
+    text = re.sub(r"\x1b\[\d+m|↳|<[^<>]*>", " ", message)
+    # The answer first: it must not be cut off behind a long URL.
+    request, _, answer = text.partition("Server returned non-2xx status code")
+    if answer:
+        text = f"{answer.strip(' :')} ({request.strip(' -')})"
+    return clean(text, ())

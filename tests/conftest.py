@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests import s3
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
@@ -172,3 +175,15 @@ def postgres() -> Iterator[str]:
 
     with postgres_server() as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3.server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> s3.Bucket:
+    """An empty bucket of the test's own, on an S3 server."""
+    return s3.Bucket(s3_endpoint, f"bucket-{secrets.token_hex(8)}")

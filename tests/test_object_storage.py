@@ -78,6 +78,20 @@ def test_settings_that_do_not_fit_are_a_configuration_error(url: str, options: d
     assert "s3cret" not in str(caught.value)
 
 
-def test_the_text_of_an_error_is_one_line_without_markup() -> None:
-    error = OSError("Server returned 404: <Error><Code>NoSuchBucket</Code>\n</Error>\n\nDebug source:\nNotFound {}")
-    assert error_text(error) == "Server returned 404: NoSuchBucket"
+REQUEST = "Error performing PUT http://host/a/b in 2ms"
+STATUS = "Server returned non-2xx status code"
+
+
+def test_the_text_of_an_error_is_one_line_with_the_answer_first() -> None:
+    answer = '404 Not Found: <?xml version="1.0"?>\n<Error><Code>NoSuchBucket</Code>\n</Error>'
+    error = OSError(f"Object at location a/b not found: {REQUEST} - {STATUS}: {answer}\n\nDebug source:\nNotFound {{}}")
+    assert error_text(error) == f"404 Not Found: NoSuchBucket (Object at location a/b not found: {REQUEST})"
+
+
+def test_the_text_of_an_error_of_delta_lake_has_no_colours() -> None:
+    arrow = "\n  \x1b[31m↳\x1b[0m "
+    assert (
+        error_text(OSError(arrow.join(["Generic S3 error", REQUEST, "denied"]))) == f"Generic S3 error {REQUEST} denied"
+    )
+    refused = arrow.join([f"{REQUEST} - {STATUS}", "403 Forbidden", "denied"])
+    assert error_text(OSError(refused)) == f"403 Forbidden denied ({REQUEST})"

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, field_validator
 
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
-from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
@@ -59,7 +58,7 @@ class FileDestination:
     always quoted, and null is empty without quotes. Values are written unchanged: a spreadsheet reads a cell that
     begins with ``=``, ``+``, ``-`` or ``@`` as a formula, so do not open files with untrusted text in a spreadsheet.
 
-    Credentials of an object storage come from the connection's extra ``storage_options``, with deltalake's names.
+    Credentials of an object storage come from the connection's extra ``storage_options``, with Delta Lake's names.
     """
 
     Options: ClassVar[type[DestinationOptions]] = FileOptions
@@ -71,6 +70,8 @@ class FileDestination:
         self._options = options
         storage_options = (setup.connection.extra.get("storage_options") if setup.connection else None) or {}
         self._storage_options = {str(name): str(value) for name, value in storage_options.items()}
+        is_path = not urlsplit(options.url).scheme
+        self._url = Path(options.url).absolute().as_uri() if is_path else options.url
         self._fields = tuple(setup.sync.mapping)
         self._folder = options.object or setup.sync.name
         operations = frozenset(Operation)
@@ -84,7 +85,7 @@ class FileDestination:
         :raises ConfigurationError: the URL's scheme is unknown, or the storage's settings are incomplete.
         """
         self._limiter = limiter
-        self._write = await asyncio.to_thread(_storage_writer, self._options.url, self._storage_options)
+        self._storage = await asyncio.to_thread(open_storage, self._url, _SHORT_RETRIES | self._storage_options)
 
     async def close(self) -> None:
         """Do nothing: no file stays open between batches."""
@@ -103,20 +104,23 @@ class FileDestination:
         if len(exceptions) == len(batch):
             return Receipts(exceptions=exceptions, requests=0)
         try:
-            self._write(self._file_name(batch), data)
-        except OSError as error:
-            return self._failed(_error_text(error))
+            self._storage.put(self._file_name(batch), data)  # the file appears when it is complete
+        except storage_errors() as error:
+            return self._failed(error)
         return Receipts(exceptions=exceptions)
 
-    def _failed(self, message: str) -> Receipts:
+    def _failed(self, error: Exception) -> Receipts:
         """Return the receipts of a failed write.
 
         Either the write failed or its response was lost. Retrying is safe in both cases because it overwrites the file.
         """
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+        message = error_text(error)
         where = {"url": self._options.url, "connection": self._options.connection, "sync": self._sync.name}
-        if re.search(r"\b(401 Unauthorized|403 Forbidden)\b|AccessDenied|PermissionDenied", message):
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
             raise CredentialsError(f"the storage refused the file: {message}", todo="check the credentials", **where)
-        if "NoSuchBucket" in message:
+        if isinstance(error, FileNotFoundError):
             raise ConfigurationError(f"bucket not found: {message}", todo="correct the URL", **where)
         return Receipts(Receipt(Outcome.RETRYABLE, "storage", message))
 
@@ -184,35 +188,3 @@ def _csv_column(array: pa.Array) -> pa.Array:
     if pa.types.is_nested(array.type):
         return pa.array([None if value is None else dumps(value).decode() for value in array.to_pylist()], pa.string())
     return array
-
-
-def _storage_writer(url: str, options: Mapping[str, str]) -> Any:
-    """Return a function that writes a file under a URL, all or nothing, in a local folder or an object storage."""
-    from deltalake.fs import DeltaStorageHandler
-
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        folder = Path(unquote(parts.path) if parts.scheme else url).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        url = str(folder)
-    try:
-        handler = DeltaStorageHandler(url, _SHORT_RETRIES | dict(options))
-    except Exception as error:  # noqa: BLE001 - errors of a Rust library; none concerns rows
-        raise ConfigurationError(
-            f"the storage cannot be used: {type(error).__name__}: {_error_text(error)}",
-            todo="check the URL, and the connection's extra storage_options",
-            url=url,
-        ) from None
-
-    def write(name: str, data: bytes) -> None:
-        # The handler's public method refuses the buffers that pyarrow passes.
-        stream: Any = handler._handler.open_output_stream(name, None)
-        stream.write(data)
-        stream.close()  # the file appears here
-
-    return write
-
-
-def _error_text(error: Exception) -> str:
-    """Return the library's message, which names buckets and paths, without its terminal colours."""
-    return clean(re.sub(r"\x1b\[\d+m", "", str(error)), ())

@@ -15,13 +15,14 @@ import pyarrow.parquet
 import pytest
 
 from airflow_reverse_etl.destinations.registry import create
-from airflow_reverse_etl.errors import ConfigurationError, SpecError
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter
+from tests.s3 import Bucket
 
 
 def file(
@@ -182,6 +183,38 @@ async def test_an_object_storage_out_of_reach_leaves_the_rows_retryable() -> Non
     receipts = await send(file("s3://bucket/out", connection=connection), batch({"id": "1", "name": "Ada"}))
     assert receipts.of("0").outcome is Outcome.RETRYABLE
     assert "s3cret" not in receipts.default.message
+
+
+def in_bucket(bucket: Bucket) -> Destination:
+    connection = ConnectionInfo("lake", "aws", extra={"storage_options": bucket.options})
+    return file(f"{bucket.url}/out", connection=connection)
+
+
+async def test_a_file_in_an_object_storage_is_replaced_by_the_same_batch(bucket: Bucket) -> None:
+    for _ in range(2):
+        receipts = await send(in_bucket(bucket), batch({"id": "1", "name": "Ada"}))
+        assert receipts.of("0").outcome is Outcome.ACCEPTED
+    run = "manual__2026-01-01T00%3A00%3A00%2B00%3A00"
+    assert bucket.keys() == [f"out/rows/{run}/000000000001-000000000001-1-upsert.csv"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refused_credentials_stop_the_load(bucket: Bucket, status: int) -> None:
+    bucket.dial(refuses=status)
+    with pytest.raises(CredentialsError, match=f"refused the file: .*{status}"):
+        await send(in_bucket(bucket), batch({"id": "1", "name": "Ada"}))
+
+
+async def test_a_missing_bucket_stops_the_load(bucket: Bucket) -> None:
+    with pytest.raises(ConfigurationError, match=r"bucket not found: .*NoSuchBucket"):
+        await send(in_bucket(Bucket(bucket.endpoint, "missing")), batch({"id": "1", "name": "Ada"}))
+
+
+async def test_a_busy_storage_leaves_the_rows_retryable(bucket: Bucket) -> None:
+    bucket.dial(refuses=503)
+    receipts = await send(in_bucket(bucket), batch({"id": "1", "name": "Ada"}))
+    assert receipts.of("0").outcome is Outcome.RETRYABLE
+    assert "503" in receipts.default.message
 
 
 async def test_an_unknown_scheme_is_a_configuration_error() -> None:

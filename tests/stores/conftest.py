@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,9 @@ import pytest
 
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import StateStore
-from tests.stores import s3
 from tests.stores.bench import Bench
 from tests.stores.every import STORES, opened
 from tests.stores.warehouses import PLACES, Place
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    with s3.server() as endpoint:
-        yield endpoint
-
-
-@pytest.fixture
-def bucket(s3_endpoint: str) -> s3.Bucket:
-    """An empty bucket of the test's own."""
-    return s3.Bucket(s3_endpoint, f"bucket-{secrets.token_hex(8)}")
 
 
 @pytest.fixture(

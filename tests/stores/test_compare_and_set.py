@@ -19,7 +19,7 @@ import pytest
 from airflow_reverse_etl.errors import ConfigurationError, UnreachableError
 from airflow_reverse_etl.stores.compare_and_set import FileValues, VersionedFile
 from airflow_reverse_etl.stores.files import StateFiles
-from tests.stores.s3 import Bucket
+from tests.s3 import Bucket
 
 
 @pytest.fixture(params=["folder", "object storage"])

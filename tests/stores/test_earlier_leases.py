@@ -1,8 +1,8 @@
 """Leases, budgets and records of an earlier version count: ``state/742574a-leases.tar.gz``, which commit 742574a wrote.
 
-It has what was kept in Delta Lake tables with numbered transactions: the lease of ``leased``, whose third holder took it
-at ``NOW`` for two minutes; a budget of which 40 requests were reserved at ``NOW`` at 20 a second; a record of consumed
-dbt Cloud runs.
+It has what was kept in Delta Lake tables with numbered transactions: the lease of ``leased``, whose third holder took
+it at ``NOW`` for two minutes; a budget of which 40 requests were reserved at ``NOW`` at 20 a second; a record of
+consumed dbt Cloud runs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles, reachable
-from tests.stores.s3 import Bucket
+from tests.s3 import Bucket
 
 
 @pytest.fixture(params=["folder", "file url", "object storage"])

@@ -38,8 +38,8 @@ from airflow_reverse_etl.stores.warehouse.schema import SHARED
 from airflow_reverse_etl.sync.ports import PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import StateStoreConformance
+from tests.s3 import Bucket
 from tests.stores.bench import REJECTED, THREE, Bench, sync_of
-from tests.stores.s3 import Bucket
 from tests.stores.warehouses import copying_store, duckdb_place
 
 
