@@ -247,12 +247,19 @@ class Clock(Protocol):
 class RateBudget(Protocol):
     """Budget of requests per second that all tasks with the same connection share, on all workers."""
 
-    def reserve(self, name: str, tokens: int, *, rate: float, now: datetime) -> float:
+    def reserve(self, name: str, tokens: int, *, rate: float, now: datetime, lead: float = 0.0) -> float:
         """Reserve ``tokens`` requests at ``rate`` a second.
 
         They take ``tokens / rate`` seconds, in which no other task gets a request.
 
-        :returns: seconds from ``now`` until the first request may be sent.
+        :param lead: seconds from ``now`` before which the first request cannot be sent, because reserving takes time.
+        :returns: seconds from ``now`` until the first request may be sent, ``lead`` or more.
+        """
+
+    def give_back(self, name: str, seconds: float, *, end: datetime) -> None:
+        """Make the last seconds of a reservation available again, unless another task has reserved the time after it.
+
+        :param end: end of the reservation: ``now`` and the returned seconds of :meth:`reserve`, and ``tokens / rate``.
         """
 
 

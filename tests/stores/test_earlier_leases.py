@@ -52,14 +52,19 @@ def test_an_earlier_lease_lasts_until_it_expires_and_numbers_grow(leases: tuple[
     assert LakeStore(*leases).acquire("leased", "id-3", now=later + timedelta(seconds=120), seconds=120) == 5
 
 
-def test_an_earlier_budget_and_record_are_read(leases: tuple[str, dict[str, str]]) -> None:
+def test_an_earlier_record_is_read(leases: tuple[str, dict[str, str]]) -> None:
     files = StateFiles(*leases)
-    assert FileBudget(files).reserve("crm", 1, rate=20, now=NOW) == 2.0
     record = VersionedFile(files, "dbt_cloud/consumed/dag/done/1-2")
     version, text = record.read()
     assert text == '{"version": 1, "floor": null, "claims": []}'
     assert record.replace(version, "new")
     assert record.read() == (version + 1, "new")
+
+
+def test_an_earlier_budget_is_free(leases: tuple[str, dict[str, str]]) -> None:
+    budget = FileBudget(StateFiles(*leases))
+    assert budget.reserve("crm", 20, rate=20, now=NOW) == 0.0
+    assert budget.reserve("crm", 20, rate=20, now=NOW) == 1.0
 
 
 def test_the_earlier_tables_are_deleted_when_their_time_is_over(leases: tuple[str, dict[str, str]]) -> None:

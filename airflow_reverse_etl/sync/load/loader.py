@@ -161,6 +161,7 @@ class Loader:
                 await self._save()
             finally:
                 await self._end_reading()
+        await self._pace.close()
 
         rows = share.until - share.after - share.count(self._settled_before)
         return own, rows - (len(own.settled) - settled_before)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.errors import UnreachableError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, RateBudget
 
-#: Seconds of requests that are reserved from a shared budget at a time. A lower value means more reservations. A higher
-#: one means that tasks wait longer for each other, and that a task that ends wastes more reserved requests.
+#: Most seconds that are reserved from a shared budget at a time. A lower value means more reservations. A higher one
+#: means that tasks wait longer for each other.
 RESERVED_SECONDS = 2.0
 
 
 class Pace:
     """Limiter that every request of a load waits for. Without a rate it costs next to nothing.
+
+    Requests are spaced evenly: any two are at least ``1 / rate`` seconds apart. With a budget, they are sent in spans
+    of time that this load has reserved. What is left of a span when it ends is lost: the next span may be another's.
 
     :param rate: requests a second.
     :param budget: budget shared with other tasks under the name of ``connection``. Without a budget or a connection,
@@ -28,12 +34,17 @@ class Pace:
     ) -> None:
         self._rate = rate
         self._clock = clock
-        self._bucket = TokenBucket(rate) if rate else None
         self._budget = budget
-        self._connection = connection
-        self._reserved = 0
-        self._reserving = asyncio.Lock()
-        self._paused_until = float("-inf")
+        self._connection = connection or ""
+        self._paused_until = -math.inf
+        self._drawing = asyncio.Lock()
+        #: Time of the next request, and the last time at which a request may be sent in the present span.
+        self._next = -math.inf
+        self._last = -math.inf if budget and connection else math.inf
+        self._end: datetime | None = None
+        self._tokens = 1
+        self._used = 0
+        self._lead = 0.0
 
     def pause(self, seconds: float) -> None:
         """Let no request pass for the given seconds."""
@@ -41,48 +52,51 @@ class Pace:
 
     async def acquire(self) -> None:
         """Wait until one more request may be sent."""
-        wait = 0.0
-        if self._bucket:
-            if self._budget and self._connection:
-                await self._draw()
-            wait = self._bucket.reserve(self._clock.monotonic())
-        while (wait := max(wait, self._paused_until - self._clock.monotonic())) > 0:
+        while True:
+            await self._sleep_until(self._paused_until)
+            if self._rate:
+                await self._sleep_until(await self._draw(self._rate))
+            if self._clock.monotonic() >= self._paused_until:
+                return
+
+    async def close(self) -> None:
+        """Give back what is left of the reserved span."""
+        left = self._last - max(self._next, self._clock.monotonic())
+        if self._budget and self._end and left > 0:
+            with contextlib.suppress(UnreachableError):  # another task then waits until the span is over
+                await asyncio.to_thread(self._budget.give_back, self._connection, left, end=self._end)
+
+    async def _sleep_until(self, time: float) -> None:
+        while (wait := time - self._clock.monotonic()) > 0:
             await self._clock.sleep(wait)
-            wait = 0.0
 
-    async def _draw(self) -> None:
-        """Take one of the reserved requests; reserve more if none is left."""
-        assert self._rate is not None
+    async def _draw(self, rate: float) -> float:
+        """Take the next request of the span, and return its time. Reserve another span if this one is over."""
+        async with self._drawing:
+            while True:
+                time = max(self._next, self._clock.monotonic())
+                if time <= self._last:
+                    self._next = time + 1 / rate
+                    self._used += 1
+                    return time
+                await self._reserve(rate)
+
+    async def _reserve(self, rate: float) -> None:
         assert self._budget is not None
-        assert self._connection is not None
-        async with self._reserving:
-            if not self._reserved:
-                tokens = max(1, math.ceil(self._rate * RESERVED_SECONDS))
-                wait = await asyncio.to_thread(
-                    self._budget.reserve, self._connection, tokens, rate=self._rate, now=self._clock.now()
-                )
-                self._reserved = tokens
-                self._bucket = TokenBucket(self._rate, free_at=self._clock.monotonic() + wait)
-            self._reserved -= 1
-
-
-@dataclass(slots=True)
-class TokenBucket:
-    """Bucket that gives ``rate`` tokens a second, at most ``capacity`` at once, and none before ``free_at``.
-
-    A capacity of 1 spaces requests evenly.
-
-    >>> bucket = TokenBucket(rate=2)
-    >>> bucket.reserve(now=0.0), bucket.reserve(now=0.0), bucket.reserve(now=0.0)
-    (0.0, 0.5, 1.0)
-    """
-
-    rate: float
-    capacity: float = 1.0
-    free_at: float = float("-inf")
-
-    def reserve(self, now: float) -> float:
-        """Take a token; returns the seconds to wait before its use."""
-        start = max(self.free_at, now - (self.capacity - 1) / self.rate)
-        self.free_at = start + 1 / self.rate
-        return max(0.0, start - now)
+        # More than the last time if that was used up, otherwise as much as was used.
+        if self._next > self._last:
+            most = max(1, math.ceil(rate * RESERVED_SECONDS))
+            self._tokens = min(2 * self._tokens, most)
+        else:
+            self._tokens = max(1, self._used)
+        asked = self._clock.monotonic()
+        now = self._clock.now()
+        wait = await asyncio.to_thread(
+            self._budget.reserve, self._connection, self._tokens, rate=rate, now=now, lead=self._lead
+        )
+        # A span that begins before the storage has answered is lost, in whole or in part.
+        self._lead = 2 * (self._clock.monotonic() - asked)
+        self._used = 0
+        self._next = asked + wait
+        self._last = self._next + (self._tokens - 1 + 1e-6) / rate
+        self._end = now + timedelta(seconds=wait) + timedelta(seconds=self._tokens / rate)
