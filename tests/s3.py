@@ -73,8 +73,10 @@ def server() -> Iterator[str]:
     """Run a server; yields its URL. Every bucket exists, except one called ``missing``."""
     with subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.kill()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 class _State:

@@ -16,7 +16,8 @@ from typing import Protocol, TypeVar
 from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles, reachable
 
-_CLEAN_UP_EVERY = 50
+#: Changes from one clean-up to the next. A higher value means that one change takes longer than the others.
+_CLEAN_UP_EVERY = 10
 #: Folder in which earlier versions of this package kept the text, as a Delta Lake table with numbered transactions.
 _DELTA_LOG = "_delta_log"
 
