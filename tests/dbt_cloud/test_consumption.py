@@ -134,12 +134,16 @@ def test_a_run_retried_in_place_counts_when_it_succeeds_and_only_then() -> None:
     assert get(record, [run(1, 6, OK)], "c", on_failure="fail") is None
 
 
-def test_old_claims_are_forgotten_and_their_runs_stay_consumed() -> None:
-    record, runs = FakeRecord(), [run(id_, id_) for id_ in range(Consumed.KEEP + 20)]
+def test_old_claims_are_forgotten_and_their_runs_stay_consumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    really, fewer = Consumed.KEEP, 50
+    monkeypatch.setattr(Consumed, "KEEP", fewer)
+    record, runs = FakeRecord(), [run(id_, id_) for id_ in range(fewer + 20)]
     for number in range(len(runs)):
         assert taken(get(record, runs, f"d{number}", after=FIRST)) == number
     assert get(record, runs, "late", after=FIRST) is None
-    assert 0 < len(record.text or "") < 250_000
+    assert record.text
+    assert [claim.run.id for claim in Consumed.from_json(record.text).claims] == list(range(20, fewer + 20))
+    assert len(record.text) / fewer * really < 250_000
 
 
 def test_a_record_of_a_newer_version_stops_everything() -> None:
