@@ -15,7 +15,7 @@ import aiohttp
 
 from airflow_reverse_etl.dbt_cloud.models import PERMISSIONS, CloudRun, base_url
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
-from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP, CloudRun
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, TryLaterError
-from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

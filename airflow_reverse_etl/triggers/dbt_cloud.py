@@ -20,7 +20,7 @@ from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
-from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -10,7 +10,7 @@ import pytest
 from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
 from airflow_reverse_etl.dbt_cloud.feed import Timing
-from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.backoff import Backoff
 from tests.dbt_cloud.server import DbtCloudServer
 
 #: Intervals of a feed that polls at once, and as often as its waiters ask for.

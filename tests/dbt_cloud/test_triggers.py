@@ -18,7 +18,7 @@ from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError
 from airflow_reverse_etl.hooks import DbtCloudApiHook
-from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.triggers import DbtCloudJobTrigger, dbt_cloud_job
 from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger, Timing
 from tests.dbt_cloud.conftest import QUICK

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.sync.backoff import Backoff
+from airflow_reverse_etl.sync.load.backoff import Backoff
 
 
 @given(st.integers(1, 200), st.integers())
