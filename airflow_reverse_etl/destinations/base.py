@@ -42,6 +42,20 @@ class Setup:
     connection: ConnectionInfo | None = None
     connect: Callable[[], Any] | None = None
 
+    def address(self, *places: object) -> str:
+        """Return a text that describes where the records are, without secrets.
+
+        It has the destination's type, the connection's host and database, and the object. The connection's id is not
+        part of it: a connection may be renamed.
+
+        :param places: further parts that the type knows; empty ones are left out.
+        """
+        parts: list[object] = [self.options.type]
+        if connection := self.connection:
+            parts += [connection.host, connection.schema]
+            parts += [connection.extra.get(name) for name in ("account", "project", "database")]
+        return " ".join(str(part) for part in (*parts, *places, self.options.object) if part)
+
     @property
     def operations(self) -> frozenset[Operation]:
         """The operations that the sync's mode requires of the destination."""

@@ -89,6 +89,7 @@ class HttpDestination:
         self.sync = setup.sync
         self.options = setup.options
         self.endpoint = Endpoint.from_connection(setup.connection)
+        self.address = setup.address(getattr(setup.options, "path", None))
 
     def flow(self, batch: Batch) -> Flow:
         """Turn a batch into receipts, with as many requests as the API needs. Pure: no I/O, no clock."""

@@ -56,6 +56,7 @@ class JsonApi(HttpDestination):
             idempotent=idempotent,
             max_batch_rows=max_rows,
             max_batch_bytes=options.max_batch_bytes,
+            ignore_case=True,
         )
 
     def flow(self, batch: Batch) -> Flow:

@@ -58,6 +58,10 @@ class TableOptions(DestinationOptions):
     max_batch_rows: Annotated[int, Field(ge=1, description="maximum number of rows in a transaction")] = 1000
 
 
+#: Databases whose default collation ignores case.
+_IGNORE_CASE = frozenset({"mysql", "tsql"})
+
+
 @dataclass(slots=True)
 class _Session:
     """A database connection and the thread that uses it: some drivers refuse to be used from several threads."""
@@ -108,7 +112,13 @@ class TableDestination:
         self._statements: dict[tuple[Operation, tuple[str, ...], int], Statement] = {}
         self._free: list[_Session] = []
         self._sessions: list[_Session] = []
-        self.capabilities = Capabilities(frozenset(Operation), max_batch_rows=options.max_batch_rows)
+        self.address = setup.address(setup.connection.port)
+        self.capabilities = Capabilities(
+            frozenset(Operation),
+            max_batch_rows=options.max_batch_rows,
+            ignore_case=self._dialect in _IGNORE_CASE,
+            removes_first=True,
+        )
 
     async def open(self, limiter: Limiter) -> None:
         """Open the first connection, and check the statements if the database can do so without running them.

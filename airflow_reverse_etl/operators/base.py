@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up", "requests")
+_COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up", "moved", "held", "requests")
 
 
 class SyncOperator(BaseOperator):
@@ -225,10 +225,12 @@ class PlanningOperator(SyncOperator):
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
         """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
         from airflow_reverse_etl.sync.context import RunOptions
+        from airflow_reverse_etl.sync.guards import destination_change_by_conf
 
         return RunOptions(
             reset=_is_true(self.reset),
             full_resync=_is_true(self.full_resync),
+            on_destination_change=destination_change_by_conf(context["dag_run"].conf, sync.name),
             lift_guards=self._lifted_guards(sync, context),
         )
 

@@ -122,7 +122,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         request = steps.request(model, options)
         async with steps.lease():
             if self.preview:
-                plan: Plan | RunReport = await steps.preview(request, model.warehouse)
+                plan: Plan | RunReport = await steps.preview(request, model.warehouse, destination)
             else:
                 plan = await steps.plan(
                     request,

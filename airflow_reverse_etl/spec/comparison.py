@@ -8,15 +8,24 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal, cast
 
-#: Note of a plan, in addition to its counts → its text.
+from airflow_reverse_etl.errors import StateError
+
+#: Note of a plan, in addition to its counts → its text; ``{rows}`` is the number of records in the snapshot.
 NOTES: Mapping[str, str] = {
     "baseline": "first run: the rows of the model are recorded as delivered, nothing is sent",
     "reset": "the rows of the model are recorded as delivered, nothing is sent",
     "full_resync": "every valid row is sent again; removed rows are left for the next run",
     "mapping_resync": "the mapping has changed: every row that differs under the new one is sent again",
     "mapping_keep": "the mapping has changed: rows that were delivered are recorded under the new one, not sent",
-    "key_resync": "the primary key has changed: its record is dropped, every row is sent, none deleted",
-    "key_keep": "the primary key has changed: its record is dropped, every row is recorded as delivered",
+    "key_resync": "records are recognised by other fields than before: every row is sent, none deleted; {rows} records "
+    "that were delivered before stay at the destination, with or without a row of the model",
+    "key_keep": "records are recognised by other fields than before: every row is recorded as delivered, none sent",
+    "records_adopted": "the state of an earlier version knew records by primary key: it now knows them by match_on; "
+    "records whose row had left the model stay at the destination",
+    "destination_adopted": "the state did not know its destination yet: it takes the present one",
+    "destination_resync": "the destination is another place than before: every row is sent there, none deleted; {rows} "
+    "records stay at the place before",
+    "destination_keep": "the destination is another place than before: the state is kept as it is",
     "snapshot_lost": "the record of what was delivered is lost: every row is sent again, none deleted",
     "snapshot_stale": "runs without a record came in between: every row is sent again, removed ones with the next run",
 }
@@ -112,6 +121,15 @@ class Bound:
         return exp.cast(exp.Literal.string(text), kinds[self.kind]).sql(dialect)
 
 
+#: Format of the state that this version stores. Format 1 knows records by primary key, even if there is ``match_on``.
+FORMAT = 2
+
+
+def note_text(note: str, *, snapshot_rows: int) -> str:
+    """Return the text of a plan's note."""
+    return NOTES[note].format(rows=f"{snapshot_rows:,}")
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """The state that the last committed run stored.
@@ -119,28 +137,51 @@ class State:
     :param rows: number of rows in the snapshot after that run.
     :param mapping: digest of the mapping's shape.
     :param key: digest of the primary key's columns.
+    :param identity: digest of everything that decides which record a row names; empty if the primary key does.
     :param scope: digest of everything that a cursor's value depends on.
     :param low: text of the :class:`Bound` from which the next run reads the model.
     :param stale: runs that kept no record came after the snapshot.
     :param destination: digest of the sync's ``destination``.
     :param destination_since: time of the first plan with this ``destination``, if another one came before; UTC.
+    :param address: the place that the records are at, as the destination describes it; empty if it does not.
+    :param format: :data:`FORMAT` of the version that stored the state.
     """
 
     rows: int = 0
     mapping: str = ""
     key: str = ""
+    identity: str = ""
     scope: str = ""
     low: str = ""
     stale: bool = False
     destination: str = ""
     destination_since: str = ""
+    address: str = ""
+    format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> State:
-        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
+        """Read a stored state.
+
+        :raises StateError: a newer version of this package stored it.
+        """
+        check_format(data.get("format", 1))
+        return cls(**{"format": 1, **{name: data[name] for name in cls.__slots__ if name in data}})
+
+
+def check_format(number: int) -> None:
+    """Refuse what a newer version of this package stored.
+
+    :raises StateError: the format is newer than :data:`FORMAT`.
+    """
+    if number > FORMAT:
+        raise StateError(
+            "a newer version of this package stored the state",
+            todo="upgrade this worker to the version of the other workers",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +190,9 @@ class Comparison:
 
     #: The model is compared with the snapshot. If False, every row is ``added``.
     compared: bool = True
+    #: The snapshot knows its records by primary key, and the sync by ``match_on``. Rows are compared by primary key,
+    #: and all that are delivered are recorded under the records that they name.
+    adopted: bool = False
     #: Rows that enter the snapshot without being sent: ``all`` that would be sent; or ``known`` ones, which are in the
     #: snapshot, unless they are in doubt or were rejected before.
     recorded: Literal["", "all", "known"] = ""
@@ -167,8 +211,10 @@ class Comparison:
     #: Digests for the next :class:`State`, which explains them.
     mapping: str = ""
     key: str = ""
+    identity: str = ""
     scope: str = ""
     destination: str = ""
+    address: str = ""
     #: Time (UTC) of the first plan with the sync's ``destination``, if another one came before. A row that was left out
     #: before that, because the reply about it could not be read, is sent again.
     destination_since: str = ""
@@ -177,6 +223,8 @@ class Comparison:
     #: Values of the cursor that the model has, see :meth:`seen`.
     high: str | None = None
     floor: str | None = None
+    #: Format of the state that the commit leaves: that of the plan.
+    format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -185,7 +233,7 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["notes"] = tuple(values.get("notes", ()))
-        return cls(**values)
+        return cls(**{"format": 1, **values})
 
     @property
     def drops_rejections(self) -> bool:
@@ -213,10 +261,13 @@ class Comparison:
             rows=rows,
             mapping=self.mapping,
             key=self.key,
+            identity=self.identity,
             scope=self.scope,
             low=self._next_low(open_rows),
             destination=self.destination,
             destination_since=self.destination_since,
+            address=self.address,
+            format=self.format,
         )
 
     def _next_low(self, open_rows: str | None) -> str:

@@ -158,6 +158,14 @@ class DestinationSpec(BaseModel):
     match_on: Annotated[
         Names, Field(description="destination fields by which the destination recognises a record")
     ] = ()
+    compare: Annotated[
+        Literal["exact", "ignore_case"] | None,
+        Field(
+            description="comparison of text in match_on, which the destination must agree with; blanks around it never "
+            "count; default: as the destination's type compares",
+            exclude_if=lambda value: value is None,
+        ),
+    ] = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -213,6 +221,10 @@ class RetryPolicy(_Strict):
 
     max_attempts: Annotated[int, Field(ge=1)] = 5
     max_age: Duration = timedelta(days=14)
+    missing: Annotated[
+        Duration,
+        Field(description="in mode update: time after which a row that the destination did not have is sent again"),
+    ] = timedelta(days=1)
 
 
 class Rate(_Strict):
@@ -263,10 +275,17 @@ class Sync(_Strict):
     on_mapping_change: Annotated[
         Literal["resync", "keep"],
         Field(
-            description="behaviour after a change of the mapping or the primary key: send every row again, or keep "
-            "delivered rows as they are and send only new ones"
+            description="behaviour after a change of the mapping, or of the fields by which rows or records are "
+            "recognised: send every row again, or keep delivered rows as they are and send only new ones"
         ),
     ] = "resync"
+    on_destination_change: Annotated[
+        Literal["stop", "resync", "keep"],
+        Field(
+            description="behaviour if the destination is another place than the one that the state describes: stop, "
+            "send every row to the new place and delete nothing there, or keep the state as it is"
+        ),
+    ] = "stop"
     nulls: Annotated[
         Literal["send", "omit"], Field(description="handling of null values: send null, or leave the field out")
     ] = "send"
@@ -310,7 +329,20 @@ class Sync(_Strict):
         blank = [name for name in self.destination.match_on if name in constants and is_blank(constants[name])]
         if blank:
             raise ValueError(f"destination.match_on names {', '.join(blank)}, whose constant is null or blank")
+        self._check_identifier()
         return self
+
+    def _check_identifier(self) -> None:
+        """Check that the plan can tell the records of two rows apart."""
+        match_on = self.destination.match_on
+        templates = [name for name in match_on if isinstance(self.mapping[name], TemplateField)]
+        if templates and self.tracked:
+            raise ValueError(
+                f"destination.match_on names {', '.join(templates)}, a template, which the plan cannot compute: "
+                "write it as an expression, {sql: …}"
+            )
+        if match_on and self.mode != "append" and all(isinstance(self.mapping[name], ValueField) for name in match_on):
+            raise ValueError("destination.match_on names constants only, so all rows would be one record")
 
     @model_validator(mode="after")
     def _track_fits(self) -> Sync:
@@ -349,6 +381,17 @@ class Sync(_Strict):
     def tracked(self) -> bool:
         """True if deliveries are recorded. If not, every run sends every valid row."""
         return self.mode != "append" and self.track != "none"
+
+    @property
+    def identified_by(self) -> tuple[str, ...]:
+        """The fields in ``match_on`` that tell the records of two rows apart, sorted.
+
+        Empty if the primary key identifies the record, or if the plan has no use for identifiers (mode ``append``).
+        """
+        sources = {name: self.mapping[name] for name in self.destination.match_on}
+        if self.mode == "append" or any(isinstance(source, TemplateField) for source in sources.values()):
+            return ()
+        return tuple(sorted(name for name, source in sources.items() if not isinstance(source, ValueField)))
 
     @property
     def cursor(self) -> str | None:

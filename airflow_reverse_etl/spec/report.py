@@ -32,6 +32,10 @@ class RunReport:
     :param reasons: the reasons why rows were not accepted or were left for a later try: ``code``, ``count`` (rows),
         ``message``, ``host`` and ``status``, most frequent first. There are 20 at most; the last one counts the others.
     :param given_up: the part of ``skipped`` that was rejected too often or for too long.
+    :param moved: rows whose record changed: sent under another identifier than before, or, with a cursor, under another
+        primary key.
+    :param held: records that are not in the model any more, and that the next run deletes: their row has a new
+        identifier that is not delivered yet, or is invalid.
     :param model_rows: the total that percentages in the sync's limits refer to.
     :param invalid: the number of invalid rows by cause.
     """
@@ -47,6 +51,8 @@ class RunReport:
     seconds: float
     reasons: Sequence[Mapping[str, Any]] = ()
     given_up: int = 0
+    moved: int = 0
+    held: int = 0
     model_rows: int = 0
     invalid: Mapping[str, int] = field(default_factory=dict)
 
@@ -60,6 +66,8 @@ class RunReport:
             "unknown": self.unknown,
             "skipped": self.skipped,
             "given_up": self.given_up,
+            "moved": self.moved,
+            "held": self.held,
             "model_rows": self.model_rows,
             "invalid": dict(self.invalid),
             "requests": self.requests,
@@ -82,6 +90,7 @@ CAUSES: Mapping[str, str] = {
     "null_key": "the primary key is null",
     "duplicate_key": "several rows have the same primary key",
     "no_identifier": "a field in match_on is null or blank",
+    "duplicate_identifier": "several rows have the same values in match_on, so they name one record",
 }
 
 

@@ -30,15 +30,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.field_types import BLANKS
+
+if TYPE_CHECKING:
+    from sqlglot import exp
 
 _BLANKS = " || ".join(f"CHR({ord(character)})" for character in BLANKS)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Templates of one dialect: ``{x}`` is an expression, ``{h}`` a digest, ``{items}`` a list, ``{path}`` a JSON path.
+    """Templates of one dialect: ``{x}`` is an expression, ``{h}`` a digest and ``{items}`` a list.
 
     A template for the text form of a type is empty if a cast gives the text form.
 
@@ -49,8 +53,6 @@ class Dialect:
     :param digest: digest of a text, in the form that ``high`` and ``low`` split.
     :param array: JSON array of texts, as text.
     :param record: JSON object of ``'name', value`` pairs; ``record_text`` casts it to text.
-    :param value: text of a scalar in JSON text; NULL if it is null or missing.
-    :param path: beginning, separator and end of a path; None if each part of the path is an argument.
     :param trimmed: text without surrounding blanks.
     """
 
@@ -67,8 +69,6 @@ class Dialect:
     array: str
     record: str
     record_text: str
-    value: str
-    path: tuple[str, str, str] | None = None
     trimmed: str = f"TRIM({{x}}, {_BLANKS})"
     boolean: str = ""
     time: str = ""
@@ -110,15 +110,6 @@ class Dialect:
     def blank(self, text: str) -> str:
         """Return a condition that is true if a text is null or blank."""
         return f"COALESCE({self.trimmed.format(x=text)}, '') = ''"
-
-    def json_value(self, json: str, path: Sequence[str]) -> str:
-        """Return SQL for the text of a scalar in JSON text, found by the names on its path; NULL if null or missing."""
-        if self.path is None:
-            place = ", ".join(literal(name, self.name) for name in path)
-        else:
-            beginning, separator, end = self.path
-            place = literal(beginning + separator.join(path) + end, self.name)
-        return self.value.format(x=json, path=place)
 
     def json_record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
         """Return SQL for the JSON text of nested records, whose leaves are columns with these types, or constants."""
@@ -200,8 +191,6 @@ DIALECTS: Mapping[str, Dialect] = {
             array="CAST(TO_JSON([{items}]) AS VARCHAR)",
             record="JSON_OBJECT({items})",
             record_text="CAST({x} AS VARCHAR)",
-            value="JSON_EXTRACT_STRING({x}, {path})",
-            path=('$."', '"."', '"'),
         ),
         Dialect(
             name="postgres",
@@ -217,7 +206,6 @@ DIALECTS: Mapping[str, Dialect] = {
             array="CAST(ARRAY_TO_JSON(ARRAY[{items}]) AS TEXT)",
             record="JSON_BUILD_OBJECT({items})",
             record_text="CAST({x} AS TEXT)",
-            value="JSON_EXTRACT_PATH_TEXT(CAST({x} AS JSON), {path})",
             trimmed=f"BTRIM({{x}}, {_BLANKS})",
         ),
         Dialect(
@@ -234,7 +222,6 @@ DIALECTS: Mapping[str, Dialect] = {
             array="JSON_SERIALIZE(ARRAY({items}))",
             record="OBJECT({items})",
             record_text="JSON_SERIALIZE({x})",
-            value="JSON_EXTRACT_PATH_TEXT({x}, {path})",
             trimmed=f"BTRIM({{x}}, {_BLANKS.replace('CHR(160)', _NO_BREAK_SPACE)})",
             boolean="CASE WHEN {x} THEN 'true' WHEN NOT {x} THEN 'false' END",  # Redshift cannot cast it to text
             clocks_as_text=True,
@@ -253,8 +240,6 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON(ARRAY_CONSTRUCT({items}))",
             record="OBJECT_CONSTRUCT_KEEP_NULL({items})",
             record_text="TO_JSON({x})",
-            value="JSON_EXTRACT_PATH_TEXT({x}, {path})",
-            path=('"', '"."', '"'),
             time=_SNOWFLAKE_CLOCK % "",
             timestamp=_SNOWFLAKE_CLOCK % "YYYY-MM-DD ",
         ),
@@ -272,8 +257,6 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON_STRING([{items}])",
             record="JSON_OBJECT({items})",
             record_text="TO_JSON_STRING({x})",
-            value="JSON_VALUE({x}, {path})",
-            path=('$."', '"."', '"'),
             time="FORMAT_TIME('%H:%M:%E*S', {x})",  # a cast writes fractions in groups of three digits
             timestamp="FORMAT_DATETIME('%F %H:%M:%E*S', {x})",
         ),
@@ -291,13 +274,48 @@ DIALECTS: Mapping[str, Dialect] = {
             array="TO_JSON(ARRAY({items}))",
             record="NAMED_STRUCT({items})",
             record_text="TO_JSON({x}, MAP('ignoreNullFields', 'false'))",
-            value="GET_JSON_OBJECT({x}, {path})",
-            path=("$['", "']['", "']"),
             trimmed=f"BTRIM({{x}}, {_BLANKS})",
             clocks_as_text=True,
         ),
     )
 }
+
+
+def is_text(data_type: str, dialect: str) -> bool:
+    """Return whether a type holds text, as far as it is known."""
+    from sqlglot import exp
+
+    kind = _kind(data_type, dialect)
+    return kind is None or kind.this in exp.DataType.TEXT_TYPES
+
+
+def is_identifier(data_type: str, dialect: str) -> bool:
+    """Return whether values of a type are written alike in a record and in the JSON of its identifiers."""
+    from sqlglot import exp
+
+    kinds = exp.DataType.Type
+    found = _kind(data_type, dialect)
+    if found is None:
+        return False
+    kind = found.this
+    if kind in {kinds.DECIMAL, kinds.BIGDECIMAL}:
+        return _scale(found, dialect) == 0
+    return (
+        kind in exp.DataType.TEXT_TYPES
+        or kind in exp.DataType.INTEGER_TYPES
+        or kind in {kinds.BOOLEAN, kinds.DATE, kinds.UUID, kinds.ENUM}
+    )
+
+
+def _kind(data_type: str, dialect: str) -> exp.DataType | None:
+    """Parse a type; return None if sqlglot does not know it."""
+    from sqlglot import ParseError, exp
+    from sqlglot.errors import TokenError
+
+    try:
+        return exp.DataType.build(data_type, dialect=dialect)
+    except (ParseError, TokenError, ValueError):
+        return None
 
 
 _CLOCKS = frozenset({"date", "time", "timestamp", "instant"})
@@ -306,13 +324,11 @@ _CLOCKS = frozenset({"date", "time", "timestamp", "instant"})
 @lru_cache(maxsize=1024)
 def _form(data_type: str, dialect: str) -> str | None:
     """Return the name of the template for a type's text form, or None for a cast."""
-    from sqlglot import ParseError, exp
-    from sqlglot.errors import TokenError
+    from sqlglot import exp
 
     kinds = exp.DataType.Type
-    try:
-        parsed = exp.DataType.build(data_type, dialect=dialect)
-    except (ParseError, TokenError, ValueError):
+    parsed = _kind(data_type, dialect)
+    if parsed is None:
         return None
     kind = parsed.this
     if kind in exp.DataType.FLOAT_TYPES:

@@ -14,8 +14,10 @@ from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
-from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError
 from airflow_reverse_etl.spec.comparison import Comparison, State
+from airflow_reverse_etl.spec.model import SqlField, Sync
+from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.spec.report import CAUSES, listed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
@@ -29,14 +31,33 @@ def given_up_text(plan: Plan) -> str:
     )
 
 
-def warnings(plan: Plan) -> list[str]:
-    """Describe the rows of a plan that are not delivered and not sent."""
+def warnings(sync: Sync, plan: Plan) -> list[str]:
+    """Describe the rows of a plan that are not delivered and not sent, and the records that are not deleted yet."""
     found = []
     if plan.causes:
-        found.append(f"invalid, not sent: {listed(plan.causes)}")
+        found.append(f"invalid, not sent: {listed(plan.causes)}{_mend(sync, plan)}")
     if plan.given_up:
         found.append(f"given up, not sent: {plan.given_up:,} rows: {given_up_text(plan)}")
+    if plan.held:
+        found.append(
+            f"held, not deleted yet: {plan.held:,} records whose row has a new identifier that is not delivered, or "
+            "is invalid"
+        )
     return found
+
+
+def _mend(sync: Sync, plan: Plan) -> str:
+    """Return how to make the model's rows name different records, as the end of a sentence."""
+    if "duplicate_identifier" not in plan.causes:
+        return ""
+    sources = (sync.mapping[name] for name in sync.identified_by)
+    columns = [source.sql if isinstance(source, SqlField) else str(source) for source in sources]
+    if sync.destination.compare != "exact":
+        columns = [f"lower({column})" for column in columns]
+    return (
+        "; to keep the newest row of each record, add to the model: qualify row_number() over (partition by "
+        f"{', '.join(columns)} order by updated_at desc) = 1"
+    )
 
 
 def reasons(plan: Plan) -> dict[Reason, int]:
@@ -53,6 +74,8 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     :param before: state saved by the last commit; None if no run of the sync was ever committed.
     :param snapshot_rows: rows of the snapshot that the store can read now.
     :raises ConfigurationError: the run's options contradict each other or the sync.
+    :raises AttentionError: the destination is another place, or records that may not be sent twice are not known any
+        more, so a person must decide.
     """
     sync = request.sync
     _check_options(request)
@@ -60,40 +83,115 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
         return Comparison(compared=False, tracked=False, forgiven=True)
     known = before or State()
     plain = _unrestricted(request)
-    keep = sync.on_mapping_change == "keep"
 
-    # A snapshot of another primary key, or a lost one, cannot be compared with the model.
-    rekeyed = known.key not in ("", plain.key)
-    lost = bool(known.rows) and not snapshot_rows
+    # A snapshot of other identifiers, or a lost one, cannot be compared with the model.
+    rekeyed = _is_rekeyed(known, plain)
+    # A state without any digest is lost, unless the sync has never kept one.
+    forgotten = before is not None and not known.key and not known.stale
+    lost = not snapshot_rows and (bool(known.rows) or forgotten)
+    moved = known.address not in ("", plain.address) and bool(plain.address)
     compared = not (rekeyed or lost)
     since = known.destination_since
     if known.destination not in ("", plain.destination):
         since = f"{request.now.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
     start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed, destination_since=since)
 
-    # The run's options come first, then the first run of a sync, then the state of the snapshot.
+    # The run's options come first, then the first run of a sync.
     if request.reset:
         return replace(start, forgiven=True, recorded="all", notes=("reset",))
     if request.full_resync:
-        return replace(start, compared=False, forgiven=True, resent=True, notes=("full_resync",))
+        return replace(
+            start, compared=False, forgiven=True, resent=True, anew=start.anew or moved, notes=("full_resync",)
+        )
     if before is None and not snapshot_rows and sync.initial == "baseline":
         return replace(start, recorded="all", notes=("baseline",))
+
+    # Then the place of the records, then the state of the snapshot.
+    if moved:
+        start = _at_another_place(request, known, start)
+        if start.anew:
+            return start
+    elif before is not None and not known.address and plain.address:
+        start = replace(start, notes=("destination_adopted",))
+    if rekeyed or lost:
+        return _after_loss(request, start, lost=lost)
+    return _plain(request, known, start, snapshot_rows=snapshot_rows)
+
+
+def _after_loss(request: PlanRequest, start: Comparison, *, lost: bool) -> Comparison:
+    """Return the comparison of a sync whose snapshot is lost, or knows its records by other fields.
+
+    :raises AttentionError: the sync's rows may not be sent twice.
+    """
     if lost:
+        _check_repeatable(request, "the record of what was delivered is lost")
         return replace(start, notes=("snapshot_lost",))
-    if rekeyed:
-        if keep:
-            return replace(start, recorded="all", notes=("key_keep",))
-        return replace(start, notes=("key_resync",))
+    if request.sync.on_mapping_change == "keep":
+        return replace(start, recorded="all", notes=("key_keep",))
+    _check_repeatable(request, "records are recognised by other fields than before")
+    return replace(start, notes=("key_resync",))
+
+
+def _plain(request: PlanRequest, known: State, start: Comparison, *, snapshot_rows: int) -> Comparison:
+    """Return the comparison with an existing snapshot that knows the model's records."""
+    notes = start.notes
+    if start.identity and known.format == 1 and snapshot_rows:
+        return replace(start, adopted=True, anew=True, forgiven=True, notes=(*notes, "records_adopted"))
     if known.stale and snapshot_rows:
-        return replace(start, compared=False, resent=True, notes=("snapshot_stale",))
-    if known.mapping not in ("", plain.mapping) and snapshot_rows:
-        if keep:
-            return replace(start, recorded="known", notes=("mapping_keep",))
-        return replace(start, notes=("mapping_resync",))
+        return replace(start, compared=False, resent=True, notes=(*notes, "snapshot_stale"))
+    if known.mapping not in ("", start.mapping) and snapshot_rows:
+        if request.sync.on_mapping_change == "keep":
+            return replace(start, recorded="known", notes=(*notes, "mapping_keep"))
+        return replace(start, notes=(*notes, "mapping_resync"))
 
     # The cursor's lower bound holds only for the sync that it was saved for.
-    low = known.low if known.scope == plain.scope else ""
+    low = known.low if known.scope == start.scope else ""
     return replace(start, low=low)
+
+
+def _is_rekeyed(known: State, plain: Comparison) -> bool:
+    """Return whether the snapshot knows its records by other fields than the sync does now."""
+    if plain.identity:
+        if known.identity:
+            return known.identity != plain.identity
+        # Format 1 has no identity: it is adopted, unless the destination's keys are known to have changed since.
+        earlier = known.format == 1 and known.destination in ("", plain.destination)
+        return known.key != "" and not (earlier and known.key == plain.key)
+    return known.identity != "" or known.key not in ("", plain.key)
+
+
+def _at_another_place(request: PlanRequest, known: State, start: Comparison) -> Comparison:
+    """Return the comparison of a sync whose destination is another place than before.
+
+    :raises AttentionError: ``on_destination_change`` is ``stop``.
+    """
+    answer = request.on_destination_change or request.sync.on_destination_change
+    if answer == "keep":
+        return replace(start, notes=("destination_keep",))
+    if answer == "resync":
+        return replace(start, compared=False, anew=True, forgiven=True, notes=("destination_resync",))
+    raise AttentionError(
+        f"the destination is another place than the one that the state describes: {request.address}, before "
+        f"{known.address}",
+        todo="set on_destination_change in the sync, or in the conf of one run, to resync (send every row to the new "
+        "place, delete nothing) or keep (the records are at the new place already)",
+        sync=request.sync.name,
+    )
+
+
+def _check_repeatable(request: PlanRequest, reason: str) -> None:
+    """Refuse to send all rows again with an operation that is not safe to repeat.
+
+    :raises AttentionError: the mode has such an operation.
+    """
+    operations = OPERATIONS[request.sync.mode].values()
+    if request.sync.mode != "insert" and request.capabilities.idempotent.issuperset(operations):
+        return
+    raise AttentionError(
+        f"{reason}, and mode {request.sync.mode} would send every row a second time",
+        todo="start one run with reset, which records every row as delivered, or full_resync, which sends every row",
+        sync=request.sync.name,
+    )
 
 
 def _unrestricted(request: PlanRequest) -> Comparison:
@@ -101,11 +199,18 @@ def _unrestricted(request: PlanRequest) -> Comparison:
     sync = request.sync
     columns = [name.lower() for name in request.primary_key]
     scope = _digest([sync.digest, columns, sync.cursor.lower()]) if sync.cursor else ""
+    identity = ""
+    if sync.identified_by:
+        sources = sync.model_dump(include={"mapping"})["mapping"]
+        parts = {name: sources[name] for name in sync.destination.match_on}
+        identity = _digest([parts, request.ignore_case])
     return Comparison(
         mapping=_digest(sync.model_dump(include={"mapping"})),
         key=_digest(columns),
+        identity=identity,
         scope=scope,
         destination=_digest(sync.model_dump(include={"destination"})),
+        address=request.address,
     )
 
 

@@ -48,9 +48,11 @@ class RunOptions:
 
     :param reset: record every valid row as delivered, and send nothing.
     :param full_resync: send every valid row again.
+    :param on_destination_change: answer for this run, instead of the sync's ``on_destination_change``.
     :param lift_guards: names of guards that do not stop this run.
     """
 
     reset: bool = False
     full_resync: bool = False
+    on_destination_change: str = ""
     lift_guards: frozenset[str] = frozenset()

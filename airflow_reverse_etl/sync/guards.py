@@ -122,18 +122,46 @@ def lifted_by_conf(conf: object, sync: str) -> frozenset[str]:
 
     :raises ConfigurationError: the conf has another shape, or names unknown guards.
     """
+    where, options = _conf_of(conf, sync)
+    return lifted_guards(options.get("lift_guards"), where=f'{where}["lift_guards"]', sync=sync)
+
+
+def destination_change_by_conf(conf: object, sync: str) -> str:
+    """Read a DAG run's answer to a changed destination: ``conf["reverse_etl"][<sync>]["on_destination_change"]``.
+
+    :returns: ``resync``, ``keep``, ``stop``, or an empty text without an answer.
+    :raises ConfigurationError: the conf has another shape, or another answer.
+    """
+    where, options = _conf_of(conf, sync)
+    answer = options.get("on_destination_change") or ""
+    if answer in ("", "stop", "resync", "keep"):
+        return str(answer)
+    raise ConfigurationError(
+        f'{where}["on_destination_change"] is not a valid answer', todo="write resync, keep or stop", sync=sync
+    )
+
+
+def _conf_of(conf: object, sync: str) -> tuple[str, Mapping[object, object]]:
+    """Return the options of a sync in a DAG run's conf, and where they are.
+
+    :raises ConfigurationError: the conf has another shape, or unknown keys.
+    """
     where = "dag_run.conf"
     options = _mapping(conf, where, sync)
     for key in ("reverse_etl", sync):
         where += f"[{json.dumps(key)}]"
         options = _mapping(options.get(key), where, sync)
-    if unknown := [str(key) for key in options if key != "lift_guards"]:
+    if unknown := [str(key) for key in options if key not in _CONF_KEYS]:
         raise ConfigurationError(
-            f"{where} has the unknown key {unknown[0]!r}{nearest(unknown[0], ['lift_guards'])}",
+            f"{where} has the unknown key {unknown[0]!r}{nearest(unknown[0], _CONF_KEYS)}",
             todo="correct the key",
             sync=sync,
         )
-    return lifted_guards(options.get("lift_guards"), where=f'{where}["lift_guards"]', sync=sync)
+    return where, options
+
+
+#: Options of one run of a sync in a DAG run's conf.
+_CONF_KEYS = ["lift_guards", "on_destination_change"]
 
 
 def _mapping(value: object, where: str, sync: str) -> Mapping[object, object]:

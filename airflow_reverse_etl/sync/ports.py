@@ -7,7 +7,7 @@ protocol of its own.
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -53,6 +53,9 @@ class PlanRequest:
     :param now: time of the plan, in UTC; decides which rejected rows are too old to retry.
     :param reset: record every valid row as delivered, send nothing.
     :param full_resync: send every valid row again, and leave removed rows for the next run.
+    :param on_destination_change: answer for this plan, instead of the sync's ``on_destination_change``.
+    :param capabilities: of the destination. The default suits any destination.
+    :param address: place of the destination; empty if the destination does not describe it.
     """
 
     sync: Sync
@@ -62,6 +65,24 @@ class PlanRequest:
     now: datetime
     reset: bool = False
     full_resync: bool = False
+    on_destination_change: str = ""
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(frozenset(Operation)))
+    address: str = ""
+
+    def to(self, destination: Destination) -> PlanRequest:
+        """Return the request with what the plan must know of its destination."""
+        return replace(self, capabilities=destination.capabilities, address=getattr(destination, "address", ""))
+
+    @property
+    def ignore_case(self) -> bool:
+        """True if identifiers that differ only in upper and lower case name the same record."""
+        compare = self.sync.destination.compare
+        return compare == "ignore_case" if compare else self.capabilities.ignore_case
+
+
+#: Order of a change set in this version, and in plans that do not say theirs.
+KINDS = ("removed", "changed", "added")
+EARLIER_KINDS = ("added", "changed", "removed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,9 @@ class Plan:
     :param causes: number of invalid rows by cause; :data:`airflow_reverse_etl.spec.report.CAUSES` has the texts.
     :param given_up: skipped rows that were rejected too often or for too long.
     :param given_up_codes: codes of the last rejections of given-up rows, most frequent first, with the number of rows.
+    :param moved: see :attr:`~airflow_reverse_etl.spec.report.RunReport.moved`.
+    :param held: see :attr:`~airflow_reverse_etl.spec.report.RunReport.held`.
+    :param kinds: order of the kinds of rows in the change set.
     """
 
     plan_id: str
@@ -95,6 +119,19 @@ class Plan:
     causes: Mapping[str, int] = field(default_factory=dict)
     given_up: int = 0
     given_up_codes: Mapping[str, int] = field(default_factory=dict)
+    moved: int = 0
+    held: int = 0
+    kinds: tuple[str, ...] = KINDS
+
+    def ranges(self) -> dict[str, range]:
+        """Return the sequence numbers of each kind of row, in order."""
+        found = {}
+        start = 1
+        for kind in self.kinds:
+            stop = start + getattr(self.planned, kind)
+            found[kind] = range(start, stop)
+            start = stop
+        return found
 
 
 @runtime_checkable
@@ -141,10 +178,11 @@ class StateStore(Protocol):
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         """Yield the change set, ascending by sequence number, from ``after`` + 1 to ``until`` (default: the end).
 
-        Columns: ``seq`` int64; ``change`` string, ``added | changed | removed``, each a contiguous range in that
-        order; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for constants and
-        templates); ``r0 … rm``, the columns that templates read, in the order of ``spec.templates.template_columns``;
-        and ``identifiers`` string, the JSON record of a removed row's identifiers (null for other rows). A caller that
+        Columns: ``seq`` int64; ``change`` string, ``removed | changed | added``, each a contiguous range in the order
+        of ``plan.kinds``; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for
+        constants and templates); ``r0 … rm``, the columns that templates read, in the order of
+        ``spec.templates.template_columns``; and ``identifiers`` string, the JSON record of a removed row's identifiers
+        (null for other rows). A caller that
         does not read the generator to its end must close it.
         """
 
@@ -194,12 +232,17 @@ class Capabilities:
     :param idempotent: operations that have the same result when they are sent twice.
     :param max_batch_rows: most rows in one batch.
     :param max_batch_bytes: most bytes in one batch, measured on the Arrow data; None for no limit.
+    :param ignore_case: identifiers that differ only in upper and lower case name the same record.
+    :param removes_first: a record whose row has a new identifier is deleted before the new record is written, and not
+        in the run after: a unique constraint would refuse the new record otherwise.
     """
 
     operations: frozenset[Operation]
     idempotent: frozenset[Operation] = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
     max_batch_rows: int = 100
     max_batch_bytes: int | None = None
+    ignore_case: bool = False
+    removes_first: bool = False
 
 
 class Limiter(Protocol):
@@ -209,7 +252,11 @@ class Limiter(Protocol):
 
 
 class Destination(Protocol):
-    """Receiver of rows: it takes one batch, and returns one receipt for each row."""
+    """Receiver of rows: it takes one batch, and returns one receipt for each row.
+
+    An optional attribute ``address: str`` describes the place of the records, without secrets. State belongs to a
+    place, so a sync whose destination is another place stops.
+    """
 
     capabilities: Capabilities
 

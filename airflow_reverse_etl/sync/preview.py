@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.spec.comparison import NOTES
+from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.comparing import given_up_text
 from airflow_reverse_etl.sync.guards import verdicts
@@ -59,6 +59,8 @@ def summary(
         "shares": shares,
         "skipped": plan.skipped,
         "given_up": plan.given_up,
+        "moved": plan.moved,
+        "held": plan.held,
         "invalid": _invalid(plan, store, sample),
         "model_rows": plan.model_rows,
         "requests": requests,
@@ -100,7 +102,7 @@ def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequen
     if "changed" in found["sample"] and not found["changed_fields"]:
         yield _TRACKING_HINT
     if plan.notes:
-        yield "\n".join(f"- {NOTES[note]}" for note in plan.notes)
+        yield "\n".join(f"- {note_text(note, snapshot_rows=plan.snapshot_rows)}" for note in plan.notes)
     yield f"**Guards**, {_outcome(guards)}:\n\n" + "\n".join(map(_guard, guards))
     if found.get("drift"):
         changes = "\n".join(f"- {one['message']}" for one in found["drift"])

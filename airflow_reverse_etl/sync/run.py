@@ -19,7 +19,7 @@ from dataclasses import replace
 from itertools import product
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
-from airflow_reverse_etl.spec.comparison import NOTES
+from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Outcome, reason_text
@@ -97,6 +97,7 @@ class Run:
             self._context.clock.now(),
             reset=options.reset,
             full_resync=options.full_resync,
+            on_destination_change=options.on_destination_change,
         )
 
     @contextlib.asynccontextmanager
@@ -156,7 +157,7 @@ class Run:
                 return report
             if request.full_resync and not self._is_idempotent(destination) and await self.committed():
                 request = replace(request, full_resync=False)
-            plan = await asyncio.to_thread(self._store.plan, request, warehouse)
+            plan = await asyncio.to_thread(self._store.plan, request.to(destination), warehouse)
         self._report_plan(plan)
 
         # A plan that was sent in part has passed the guards.
@@ -172,14 +173,15 @@ class Run:
         planned = dict(plan.planned)
         self._observer.event("planned", sync=self._sync.name, **planned, skipped=plan.skipped, rows=plan.model_rows)
         for note in plan.notes:
-            self._observer.event("note", sync=self._sync.name, text=NOTES[note])
-        for text in warnings(plan):
+            text = note_text(note, snapshot_rows=plan.snapshot_rows)
+            self._observer.event("note", sync=self._sync.name, text=text)
+        for text in warnings(self._sync, plan):
             self._observer.event("warning", sync=self._sync.name, text=text)
 
-    async def preview(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+    async def preview(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan:
         """Make a plan that is only shown. It ignores guards and leaves earlier runs alone; the caller discards it."""
         marked = replace(request, run_id=_PREVIEW_PREFIX + request.run_id)
-        plan = await asyncio.to_thread(self._store.plan, marked, warehouse)
+        plan = await asyncio.to_thread(self._store.plan, marked.to(destination), warehouse)
         return replace(plan, run_id=request.run_id)
 
     async def unfinished(self) -> Plan | None:
@@ -390,6 +392,8 @@ def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
         seconds=checkpoint.seconds,
         reasons=tuple(checkpoint.counted_reasons(reasons(plan))),
         given_up=plan.given_up,
+        moved=plan.moved,
+        held=plan.held,
         model_rows=known_rows(sync, plan),
         invalid=plan.causes,
     )

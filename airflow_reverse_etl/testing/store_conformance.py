@@ -175,7 +175,7 @@ class StateStoreConformance:
         plan = self.plan(store, {"1": "a", "2": "x", "4": None}, sync=mirror, day=1)
         rows = self.rows(store, plan)
         assert list(rows) == [1, 2, 3]
-        added, changed, removed = rows.values()
+        removed, changed, added = rows.values()
         assert added["change"] == "added"
         assert (added["f0"], added["f1"]) == ("4", None)
         assert added["identifiers"] is None
@@ -319,9 +319,10 @@ class StateStoreConformance:
         plan = self.plan(store, names, sync=sync, day=day)
         rows = self.rows(store, plan)
         found = store.changed_fields(plan, sync)
-        # Added rows come first, and have no changed fields.
-        assert store.changed_fields(plan, sync, after=plan.planned.added).keys() == found.keys()
-        assert not store.changed_fields(plan, sync, until=plan.planned.added)
+        # Added rows come last, and have no changed fields.
+        others = plan.total - plan.planned.added
+        assert store.changed_fields(plan, sync, until=others).keys() == found.keys()
+        assert not store.changed_fields(plan, sync, after=others)
         return {rows[seq]["key"]: fields for seq, fields in found.items()}
 
     @needs(FieldTracking)

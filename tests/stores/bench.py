@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,9 +21,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 THREE = [(1, "a", 1), (2, "b", 2), (3, "c", 3)]
 
 
-def sync_of(mode: str = "upsert", **more: Any) -> Sync:
+def sync_of(mode: str = "upsert", *, match_on: Sequence[str] = ("email",), **more: Any) -> Sync:
     values: dict[str, Any] = {"mapping": {"email": "email", "score": "score"}, **more}
-    match_on = [name for name in ("email",) if name in values["mapping"]]
+    match_on = [name for name in match_on if name in values["mapping"]]
     return Sync(
         name="s", model="m", source="w", mode=mode, destination={"type": "file", "match_on": match_on}, **values
     )
@@ -52,7 +52,7 @@ class Bench:
         if values := list(rows):
             self.database.executemany("INSERT INTO m VALUES (?, ?, ?)", values)
 
-    def plan(self, **options: bool) -> Plan:
+    def plan(self, **options: Any) -> Plan:
         self.runs += 1
         self.now += timedelta(days=1)
         request = PlanRequest(self.sync, "SELECT * FROM m", self.primary_key, f"run{self.runs}", self.now, **options)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError, SpecError
+from airflow_reverse_etl.spec.model import DestinationSpec
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -33,9 +34,9 @@ class TestChanges:
         assert plan.planned == Planned(added=1, changed=1, removed=1)
         assert (plan.total, plan.model_rows, plan.snapshot_rows) == (3, 3, 3)
         assert b.rows(plan) == [
-            {"seq": 1, "change": "added", "key": "4", "f0": "d", "f1": 4, "identifiers": None},
+            {"seq": 1, "change": "removed", "key": "3", "f0": None, "f1": None, "identifiers": {"email": "c"}},
             {"seq": 2, "change": "changed", "key": "2", "f0": "b", "f1": 9, "identifiers": None},
-            {"seq": 3, "change": "removed", "key": "3", "f0": None, "f1": None, "identifiers": {"email": "c"}},
+            {"seq": 3, "change": "added", "key": "4", "f0": "d", "f1": 4, "identifiers": None},
         ]
 
     @pytest.mark.parametrize(
@@ -99,13 +100,18 @@ class TestChanges:
         assert rows["1"] == ("removed", {"email": "a"})
         assert rows["2"] == ("removed", {"email": "b"})
 
-    def test_a_sync_that_becomes_a_mirror_sends_everything_once(self, bench: Callable[..., Bench]) -> None:
-        b = bench(sync_of())
+    @pytest.mark.parametrize("match_on", [("email",), ()])
+    def test_a_sync_that_becomes_a_mirror_records_identifiers_and_sends_nothing(
+        self, bench: Callable[..., Bench], match_on: tuple[str, ...]
+    ) -> None:
+        b = bench(sync_of(match_on=match_on, mapping={"id": "id", "email": "email"}))
         b.model(THREE)
         b.run()
-        b.sync = sync_of("mirror")
+        b.sync = sync_of("mirror", match_on=match_on, mapping={"id": "id", "email": "email"})
         b.model(THREE[:2])
-        assert b.run() == {"1": "changed", "2": "changed"}, "identifiers are learnt; the row that is gone is forgotten"
+        plan = b.plan()
+        assert (plan.total, plan.recorded) == (0, 2), "the row that is gone is forgotten"
+        b.commit(plan)
         b.model(THREE[:1])
         assert b.run() == {"2": "removed"}
 
@@ -363,7 +369,9 @@ AT = {"cursor": "at"}
 
 
 class TestCursor:
-    SYNC = staticmethod(lambda mode="upsert", **more: sync_of(mode, mapping={"email": "email"}, track=AT, **more))
+    SYNC = staticmethod(
+        lambda mode="upsert", **more: sync_of(mode, mapping={"email": "email"}, track=AT, match_on=(), **more)
+    )
 
     def test_only_rows_from_the_highest_cursor_on_are_read(self, bench: Callable[..., Bench]) -> None:
         b = bench(self.SYNC())
@@ -584,7 +592,7 @@ class TestChangedSpec:
     @pytest.mark.parametrize("keep", [False, True])
     def test_a_changed_key_never_deletes(self, bench: Callable[..., Bench], keep: bool) -> None:
         more = {"on_mapping_change": "keep"} if keep else {}
-        b = bench(sync_of("mirror", retry={"max_attempts": 1}, **more))
+        b = bench(sync_of("mirror", match_on=(), retry={"max_attempts": 1}, **more))
         b.model([*THREE, (4, "x", 4)])
         b.run({"2": REJECTED})
         b.model(THREE)
@@ -598,6 +606,184 @@ class TestChangedSpec:
         b.model(THREE[:2])
         [gone] = b.rows(b.plan())
         assert (gone["key"], gone["change"], gone["identifiers"]) == ('["c","3"]', "removed", {"email": "c"})
+
+    def test_a_changed_key_is_recorded_where_match_on_identifies_records(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.primary_key = ("email", "id")
+        plan = b.plan()
+        assert (plan.total, plan.recorded, plan.notes) == (0, 3, ())
+        b.commit(plan)
+        assert b.plan().recorded == 0
+        b.model(THREE[:2])
+        assert b.run() == {'["c","3"]': "removed"}
+
+    @pytest.mark.parametrize("change", [{"match_on": ("score",)}, {"mapping": {"email": "id", "score": "score"}}])
+    def test_other_identifiers_never_delete(self, bench: Callable[..., Bench], change: dict[str, Any]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.sync = sync_of("mirror", **change)
+        b.model(THREE[:2])
+        plan = b.plan()
+        assert (plan.notes, plan.planned) == (("key_resync",), Planned(added=2))
+        b.commit(plan)
+        assert b.run() == {}
+        b.model(THREE[:1])
+        assert b.run() == {"2": "removed"}
+
+    def test_inserts_by_other_identifiers_stop(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("insert"))
+        b.model(THREE)
+        b.run()
+        b.sync = sync_of("insert", match_on=("score",))
+        with pytest.raises(AttentionError, match="other fields than before"):
+            b.plan()
+        plan = b.plan(reset=True)
+        assert (plan.total, plan.recorded) == (0, 3)
+        b.commit(plan)
+        assert b.run() == {}
+
+
+class TestRecords:
+    """Two rows and one record; one row and two records."""
+
+    def test_rebuilt_surrogate_keys_send_nothing(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([(11, "a", 1), (12, "b", 9), (13, "c", 3)])
+        plan = b.plan()
+        assert (b.keys(plan), plan.recorded) == ({"12": "changed"}, 2)
+        b.commit(plan)
+        assert b.plan().recorded == 0
+
+    def test_rows_that_share_a_record_are_invalid_and_it_stays(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror", mapping={"email": "email"}))
+        b.model([(1, "a", 1), (2, "b", 2)])
+        b.run()
+        b.model([(1, "a", 1), (3, "a ", 3)])
+        plan = b.plan()
+        assert (plan.planned, plan.causes) == (Planned(removed=1, invalid=2), {"duplicate_identifier": 2})
+        b.commit(plan)
+        b.model([(3, "a ", 3)])
+        plan = b.plan()
+        assert b.keys(plan) == {"3": "changed"}, "its text differs from what was sent"
+        b.commit(plan)
+
+    def test_case_counts_unless_the_sync_or_its_destination_says_so(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model([(1, "a", 1), (2, "A", 2)])
+        assert b.plan().planned == Planned(added=2)
+        destination = {"type": "file", "match_on": ["email"], "compare": "ignore_case"}
+        b.sync = b.sync.model_copy(update={"destination": DestinationSpec(**destination)})
+        assert b.plan().planned == Planned(invalid=2)
+
+    def test_the_old_record_of_a_row_is_deleted_once_the_new_one_is_delivered(
+        self, bench: Callable[..., Bench]
+    ) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "new", 1), *THREE[1:]])
+        plan = b.plan()
+        assert (b.keys(plan), plan.moved, plan.held) == ({"1": "added"}, 1, 1)
+        b.commit(plan, {"1": REJECTED})
+        plan = b.plan()
+        assert (b.keys(plan), plan.held) == ({"1": "added"}, 1), "not delivered yet"
+        b.commit(plan)
+        plan = b.plan()
+        [gone] = b.rows(plan)
+        assert (gone["change"], gone["identifiers"], plan.held) == ("removed", {"email": "a"}, 0)
+
+    def test_it_is_held_while_the_row_is_invalid(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "", 1), *THREE[1:]])
+        plan = b.plan()
+        assert (plan.planned, plan.held, plan.skipped) == (Planned(invalid=1), 1, 0)
+        b.commit(plan)
+        b.model(THREE[1:])
+        assert b.run() == {"1": "removed"}
+
+    @pytest.mark.parametrize("mode", ["upsert", "update"])
+    def test_other_modes_keep_the_old_record(self, bench: Callable[..., Bench], mode: str) -> None:
+        b = bench(sync_of(mode))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "new", 1), *THREE[1:]])
+        plan = b.plan()
+        assert (b.keys(plan), plan.moved, plan.held) == ({"1": "added"}, 1, 0)
+        b.commit(plan)
+        b.model(THREE)
+        assert b.plan().recorded + b.plan().total == 0, "the old record is still known"
+
+    def test_an_insert_knows_the_row_under_its_old_record(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("insert"))
+        b.model(THREE)
+        b.run()
+        b.model([(1, "new", 1), *THREE[1:], (4, "d", 4)])
+        assert b.run() == {"4": "added"}
+
+    def test_one_of_the_rows_is_enough_to_delete_a_record(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("delete"))
+        b.model([(1, "a", 1), (2, "a", 1), (3, "c", 3)])
+        assert b.run() == {"1": "added", "3": "added"}
+        assert b.run() == {}
+
+    def test_an_equal_row_with_a_known_primary_key_is_a_duplicate(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.run()
+        b.model([*THREE, (1, "other", 9)])
+        plan = b.plan()
+        assert (plan.planned, plan.causes) == (Planned(invalid=2), {"duplicate_key": 2})
+
+    def test_records_that_the_destination_lacks_are_asked_for_once_a_day(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("update", retry={"missing": "36h"}))
+        b.model(THREE)
+        missing = Receipt(Outcome.SKIPPED, "not_found", "no such record")
+        assert b.run({"2": missing}) == {"1": "added", "2": "added", "3": "added"}
+        plan = b.plan()
+        assert (plan.total, plan.skipped, plan.given_up) == (0, 1, 0)
+        b.commit(plan)
+        assert b.run({"2": missing}) == {"2": "added"}, "two days later"
+
+    def test_a_mirror_refuses_identifiers_that_a_delete_cannot_repeat(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror", match_on=("at",), mapping={"email": "email", "at": "at"}))
+        b.timed([(1, "a", at(1))])
+        with pytest.raises(SpecError) as caught:
+            b.plan()
+        assert "destination.match_on: at is read as timestamp" in str(caught.value).replace("TIMESTAMP", "timestamp")
+
+
+class TestPlaces:
+    """State belongs to a place."""
+
+    def test_another_place_stops_unless_told(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of("mirror"))
+        b.model(THREE)
+        b.commit(b.plan(address="one"))
+        b.model(THREE[:2])
+        with pytest.raises(AttentionError, match="another place"):
+            b.plan(address="two")
+        kept = b.plan(address="two", on_destination_change="keep")
+        assert (kept.notes, kept.planned) == (("destination_keep",), Planned(removed=1))
+        plan = b.plan(address="two", on_destination_change="resync")
+        assert (plan.notes, plan.planned) == (("destination_resync",), Planned(added=2)), "nothing is deleted there"
+        b.commit(plan)
+        assert b.plan(address="two").total == 0
+
+    def test_state_without_a_place_takes_the_present_one(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of())
+        b.model(THREE)
+        b.run()
+        plan = b.plan(address="one")
+        assert (plan.notes, plan.total) == (("destination_adopted",), 0)
+        b.commit(plan)
+        assert b.plan(address="one").notes == ()
 
 
 class TestLostSnapshot:

@@ -201,7 +201,8 @@ async def test_by_email_a_retry_sends_the_rest_of_its_open_plan(earlier: Earlier
 
 @pytest.mark.parametrize("mode", BY_EMAIL)
 async def test_by_email_the_next_run_sends_what_an_open_plan_has_left(earlier: Earlier, mode: str) -> None:
-    await check_next_run(earlier.world(f"{mode}_by_email", mode), PLANNED[mode])
+    """Its record of an earlier version cannot tell which records the rows that left had, so none is deleted."""
+    await check_next_run(earlier.world(f"{mode}_by_email", mode), PLANNED[mode] - REMOVED)
 
 
 @pytest.mark.parametrize("mode", BY_EMAIL)
@@ -228,11 +229,12 @@ async def check_retry(world: EarlierWorld, planned: set[int]) -> None:
 async def check_next_run(world: EarlierWorld, planned: set[int]) -> None:
     """Run ``run-3``: it folds the plan of ``run-2``, and plans the rows that were not acknowledged."""
     sync = world.sync().name
+    acknowledged = set(world.acknowledged)
     report = await world.run(run_id="run-3")
-    assert world.sent_ids() == sorted(planned - world.acknowledged)
+    assert world.sent_ids() == sorted(planned - acknowledged)
     assert (report.accepted, report.rejected) == (len(planned - world.acknowledged), 0)
     assert not world.store.unfinished(sync)
     folded = world.store.last_report(sync, "run-2")
     assert folded is not None
-    assert folded.accepted == len(world.acknowledged)
+    assert folded.accepted == len(acknowledged)
     assert (await world.run(run_id="run-4")).planned.total == 0

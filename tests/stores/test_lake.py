@@ -268,7 +268,7 @@ def test_an_interrupted_plan_does_not_count_and_is_deleted_later(
 ) -> None:
     b = Bench(lake(tmp_path), sync_of())
     b.model(THREE)
-    monkeypatch.setattr(LakeStore, "_store", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(StateFiles, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         b.plan()
     monkeypatch.undo()
@@ -295,7 +295,7 @@ def test_folders_may_be_called_as_columns_are(tmp_path: Path) -> None:
     b = Bench(LakeStore(str(tmp_path / "key_hi=1" / "state"), scratch=scratch), sync_of())
     b.model(THREE)
     assert b.run() == {"1": "added", "2": "added", "3": "added"}
-    b.model([(1, "other@example.com", 1), *THREE[1:]])
+    b.model([(1, "a", 9), *THREE[1:]])
     assert b.run() == {"1": "changed"}
 
 
@@ -436,7 +436,7 @@ class Naive:
 
     def plan(self, model: list[tuple[Any, ...]]) -> tuple[dict[int, tuple[str, Row | None]], int]:
         times = Counter(key for key, *_ in model)
-        valid = {key: (email, score) for key, email, score in model if key is not None and times[key] == 1 and email}
+        valid = {key: (email, score) for key, email, score in model if key is not None and times[key] == 1}
         planned: dict[int, tuple[str, Any]] = {}
         for key, values in valid.items():
             if key not in self.acknowledged:
@@ -464,14 +464,16 @@ def test_over_any_history_the_snapshot_is_what_was_acknowledged(
     tmp_path_factory: pytest.TempPathFactory, mode: str, history: list[Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("state")
-    b = Bench(lake(folder), sync_of(mode, retry={"max_attempts": 1000, "max_age": "52w"}))
+    mapping = {"id": "id", "email": "email", "score": "score"}
+    retry = {"max_attempts": 1000, "max_age": "52w"}
+    b = Bench(lake(folder), sync_of(mode, match_on=(), mapping=mapping, retry=retry))
     naive = Naive(mode)
     for model, refused, settled in history:
         b.model(model)
         plan = b.plan()
         expected, invalid = naive.plan(model)
         found = b.rows(plan)
-        assert {int(row["key"]): (row["change"], row["f0"], row["f1"]) for row in found} == {
+        assert {int(row["key"]): (row["change"], row["f1"], row["f2"]) for row in found} == {
             key: (change, *(values or (None, None))) for key, (change, values) in expected.items()
         }
         assert (plan.planned.invalid, plan.model_rows, plan.total) == (invalid, len(model), len(expected))
@@ -535,7 +537,8 @@ def test_what_is_remembered_survives_tools_that_tidy_the_history(tmp_path: Path)
 
 
 def test_a_lost_history_costs_a_comparison_of_everything(tmp_path: Path) -> None:
-    b = Bench(lake(tmp_path), sync_of(mapping={"email": "email"}, track={"cursor": "at"}, initial="baseline"))
+    sync = sync_of(match_on=(), mapping={"email": "email"}, track={"cursor": "at"}, initial="baseline")
+    b = Bench(lake(tmp_path), sync)
     b.timed([(1, "a", "2026-01-01"), (2, "b", "2026-01-02")])
     b.run()
     shutil.rmtree(tmp_path / "syncs/s/history")

@@ -85,7 +85,7 @@ def test_the_life_of_a_sync(place: Place) -> None:
     assert plan.planned == Planned(changed=1, removed=1, invalid=2), "NULL is not an empty text"
     other = life.place.store()
     assert other.unfinished("s") == [plan], "another worker finds it"
-    assert life.rows(plan, other) == [("changed", "2"), ("removed", "3")]
+    assert life.rows(plan, other) == [("removed", "3"), ("changed", "2")]
     life.finish(plan, reject=1)
     assert [row[:2] for row in rejections(life)] == [("2", "it's \\ 100% 'wrong' \U0001f600")]
 

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError, RunConflictError
+from airflow_reverse_etl.errors import AttentionError, FailurePolicyError, IncompleteLoadError, RunConflictError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync import run as module
@@ -96,11 +96,11 @@ async def test_rows_below_those_that_another_share_announced_are_announced_as_we
 
 
 @pytest.mark.parametrize("on_unknown", ["accept", "fail"])
-async def test_deletes_that_may_not_be_repeated_are_not_announced_with_upserts_that_may(
+async def test_upserts_that_may_not_be_repeated_are_not_announced_with_deletes_that_may(
     world: World, on_unknown: str
 ) -> None:
-    upserts = Capabilities(operations=frozenset(Operation), idempotent=frozenset({Operation.UPSERT}), max_batch_rows=9)
-    world.destination = FakeDestination(capabilities=upserts)
+    deletes = Capabilities(operations=frozenset(Operation), idempotent=frozenset({Operation.DELETE}), max_batch_rows=9)
+    world.destination = FakeDestination(capabilities=deletes)
     world.values |= {"mode": "mirror", "guards": {"max_removed": "100%"}}
     world.values |= {"failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}
     await world.run(many(30))
@@ -221,7 +221,7 @@ async def test_a_killed_preview_is_discarded(world: World, option: str) -> None:
     world.sent()
     steps, request = world.steps("look"), world.request(rows(a=1, b=1), "look", **{option: True})
     async with steps.lease():
-        assert (await steps.preview(request, world.warehouse)).run_id == "look"
+        assert (await steps.preview(request, world.warehouse, world.destination)).run_id == "look"
     world.clock.advance(1)
     await world.run(run_id="next")
     assert world.sent() == ["b"]
@@ -237,9 +237,11 @@ async def test_a_run_whose_snapshot_is_lost_does_not_block_the_next(world: World
     world.revived()
     world.store = without_snapshot(world.store)
     world.clock.advance(86400)
-    await world.run(run_id="third")
-    assert world.sent() == ["a", "b", "c"]
+    with pytest.raises(AttentionError, match="the record of what was delivered is lost"):
+        await world.run(run_id="third")
     assert world.observer.named("discarded")
+    await world.run(run_id="third", full_resync=True)
+    assert world.sent() == ["a", "b", "c"]
 
 
 async def test_a_lifted_guard_is_lifted_for_the_plan_of_that_run_only(

@@ -2,46 +2,46 @@
 
 It is built once for a sync, in the dialect of the planner that runs it, over these relations::
 
-    relation     columns or rows                                                   made by
-    extracted    the columns that the sync uses, as c0 … cn                        extract, in the source's dialect
-    mapped       k0 …, the key; f0 …, the mapped values; r0 …, the columns
-                 that templates read; w, the cursor                                mapped
-    model        values, row_key, identifiers, key_hi, key_lo, fingerprint         model, given the types of mapped
-    delivered    key_hi, key_lo, fingerprint, row_key, identifiers                 the store: acknowledged rows
-    candidates   rows that may be a change, ``found``, field_hashes                compare, one pass over the model
-    repeated     keys of several candidates                                        repeated
-    rejections   key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  the store: earlier rejected rows
-    quarantined  rejections that are not tried again                               quarantined
-    the plan     candidates with their ``change``, ``cause`` and ``code``          classify
+    relation      columns or rows                                                   made by
+    extracted     the columns that the sync uses, as c0 … cn                        extract, in the source's dialect
+    mapped        k0 …, the key; f0 …, the mapped values; r0 …, the columns
+                  that templates read; w, the cursor                                mapped
+    model         values, row_key, identifiers, the digests, fingerprint            model, given the types of mapped
+    delivered     the digests, fingerprint, row_key, identifiers                    the store: acknowledged records
+    candidates    rows that may be a change, ``found``, field_hashes                compare, one pass over the model
+    rejections    key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  the store: earlier rejected rows
+    the plan      candidates with their ``change``, ``cause`` and ``code``          :mod:`.classification`
 
 No name is a reserved word in any of the dialects; ``snapshot`` is one in Redshift.
 
-``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (``cause`` is one of
-:data:`~airflow_reverse_etl.spec.report.CAUSES`), ``skipped`` (quarantined; ``cause`` is ``given_up`` or
-``in_doubt``, and ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot, and nothing is sent),
-``recorded`` (enters the snapshot, or replaces its fingerprint there, and nothing is sent), or ``ignored``. The
-:class:`~airflow_reverse_etl.spec.comparison.Comparison` decides what is compared, and what is only recorded.
+Two digests say what is the same. ``key_hi`` and ``key_lo`` are the record's: of the values of ``match_on``, normalised
+as the destination compares them; of the primary key without ``match_on``. State, rejections and change sets are
+keyed by them. ``row_hi`` and ``row_lo`` are the row's: of the primary key. They exist only if there is ``match_on``
+(:attr:`PlanStatement.by_record`).
 
-``unnamed`` is 1 for a row of the model, or a record that left the model, if an identifier (a field in ``match_on``) is
-null or blank. Such a row is always a candidate, even if it equals the snapshot. Such a record is never deleted.
+``found`` is the result of the comparison: ``gone`` (a record that no row of the model names), ``added`` (a record that
+is not delivered), ``changed``, ``doubtful`` (delivered or not: the answer was lost), ``known`` (changed, in a
+comparison that only records known rows), ``renamed`` (equal, but of another row than before, or without the identifiers
+that a delete needs) and ``same``.
 
-``compare`` reads the model once, so the model can be a stream, and finds repeated keys only among the candidates. A
-repeated key is not a candidate if all its rows equal the snapshot. :func:`surplus` counts such rows; if there are any,
-the comparison must run again over a stored model, with ``repeated`` made from all of it (``compare_repeated``). With a
-cursor, only part of the model is read, and counts cannot find repeated keys: the model is then always stored, and
-compared with ``compare_repeated``.
+``unnamed`` is 1 for a row with a null or blank identifier (a field in ``match_on``). Such a row is always a candidate.
 
-A key's hash and a row's fingerprint are digests of the *text forms* of values, see
-:mod:`airflow_reverse_etl.sql.text_forms`. A fingerprint covers the mapped values in the order of the destination
-fields' names, plus the names, constants and templates themselves. The order of the mapping, and columns that are not
-mapped, make no difference. For hashes of single fields, see :mod:`airflow_reverse_etl.sql.statements.field_hashes`.
+``compare`` reads the model once, so the model can be a stream, and finds repeated keys only among the candidates. A row
+is not a candidate if it equals its record. :func:`surplus` counts records with several rows, and :attr:`strays` finds
+rows whose primary key another row has that is not a candidate. If there are any, the comparison must run again over a
+stored model (``compare_repeated``). With a cursor, only part of the model is read, and counts cannot find repeated
+keys: the model is then always stored, and compared with ``compare_repeated``.
+
+A digest is made of the *text forms* of values, see :mod:`airflow_reverse_etl.sql.text_forms`. A fingerprint covers the
+mapped values in the order of the destination fields' names, plus the names, constants and templates themselves. The
+order of the mapping, and columns that are not mapped, make no difference. For hashes of single fields, see
+:mod:`airflow_reverse_etl.sql.statements.field_hashes`.
 """
 
 # ruff: noqa: S608 - this module builds SQL; names are quoted, constants are literals
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,13 +51,11 @@ from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind, cursor_kind
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
-from airflow_reverse_etl.spec.operations import OPERATIONS
-from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
-from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, literal, quoted
+from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, is_identifier, is_text, literal, quoted
 
 #: Fingerprints of a removal and of a row in doubt. Digests are never negative.
 REMOVED = -1
@@ -66,6 +64,19 @@ IN_DOUBT = -2
 #: Modes in which a row in doubt is recorded as such, so that the next run sends or deletes it even if the model's row
 #: is unchanged or removed. In other modes the row stays out of the snapshot, and is sent again if the model has it.
 MODES_IN_DOUBT = frozenset({"upsert", "update", "mirror"})
+
+#: Columns of the record's digest, and of the row's.
+KEY = ("key_hi", "key_lo")
+ROW = ("row_hi", "row_lo")
+
+
+def same(left: str, right: str, columns: Sequence[str] = KEY, others: Sequence[str] = ()) -> str:
+    """Return the condition that two relations have the same digest.
+
+    :param others: names of the digest's columns in ``right``; default: as in ``left``.
+    """
+    pairs = zip(columns, others or columns, strict=True)
+    return " AND ".join(f"{left}.{name} = {right}.{other}" for name, other in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,9 @@ class PlanStatement:
     :param keys: ``k0 …``; empty if the sync has no key.
     :param tracked: there is a snapshot to compare with.
     :param cursor: the cursor's column in ``mapped`` and in the candidates; empty without a cursor. It is not sent.
+    :param ignore_case: identifiers that differ only in upper and lower case are equal.
+    :param removes_first: see :class:`~airflow_reverse_etl.sync.ports.Capabilities`.
+    :param has_snapshot: the snapshot has rows.
     """
 
     sync: Sync
@@ -87,28 +101,54 @@ class PlanStatement:
     tracked: bool
     cursor: tuple[str, ...]
     comparison: Comparison
+    ignore_case: bool
+    removes_first: bool
+    has_snapshot: bool
     _identifiers: Mapping[str, Any] | None
+
+    @property
+    def by_record(self) -> bool:
+        """True if ``match_on`` identifies records. If not, the primary key does, and rows have no second digest."""
+        return bool(self.sync.identified_by)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The columns of the digests."""
+        return (*KEY, *ROW) if self.by_record else KEY
+
+    @property
+    def compared(self) -> bool:
+        """True if the model is compared with the snapshot."""
+        return self.tracked and self.comparison.compared and self.has_snapshot
 
     def model(self, types: Mapping[str, str]) -> str:
         """Build the query for the model with its hashes.
 
         :param types: type of each column of ``mapped``, in the planner's own words.
+        :raises SpecError: a field in ``match_on`` has a type that a delete could not send as it was sent before.
         """
+        self._check_identifiers(types)
         texts = {name: self.dialect.text(name, data_type) for name, data_type in types.items()}
         string = self.dialect.string
         names = ", ".join((*self.values, *self.cursor))
+        identifiers = self.dialect.json_record(self._identifiers, types) if self._identifiers else "NULL"
         blank = " OR ".join(self.dialect.blank(texts[name]) for name in self._named_by)
         unnamed = f"CASE WHEN {blank} THEN 1 ELSE 0 END" if blank else "0"
-        identifiers = self.dialect.json_record(self._identifiers, types) if self._identifiers else "NULL"
         columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
-        columns += f", {unnamed} AS unnamed"
         if not self.keys:
-            hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in ("key_hi", "key_lo", "fingerprint"))
-            return f"SELECT {columns.format(key='NULL')}, {hashes}, 1 AS present FROM mapped"
+            hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in (*KEY, "fingerprint"))
+            return f"SELECT {columns.format(key='NULL')}, {unnamed} AS unnamed, {hashes}, 1 AS present FROM mapped"
 
-        # the key: its text, and a digest of all its parts
+        # the primary key: its text, and a digest of all its parts
         key = [texts[name] for name in self.keys]
         row_key = key[0] if len(key) == 1 else self.dialect.json_array(key)
+        nulls = " OR ".join(f"{name} IS NULL" for name in self.keys)
+        digests = {"row" if self.by_record else "key": self._digest(key, unless=nulls)}
+
+        # the identifier: a digest of its normalised parts
+        if self.by_record:
+            parts = [self._normalised(texts[name], types[name]) for name in self._named_by]
+            digests["key"] = self._digest(parts, unless=blank)
 
         # the fingerprint: a digest of the mapping's shape and of all values
         shape = literal(field_hashes.shape(self.sync), self.dialect.name)
@@ -117,15 +157,16 @@ class PlanStatement:
 
         high = self.dialect.high
         low = self.dialect.low
-        hashes = (
-            f"{high.format(h='key_digest')} AS key_hi, {low.format(h='key_digest')} AS key_lo,"
-            f" {low.format(h='row_digest')} AS fingerprint"
+        hashes = "".join(
+            f", {high.format(h=f'{name}_digest')} AS {name}_hi, {low.format(h=f'{name}_digest')} AS {name}_lo"
+            for name in digests
         )
+        made = "".join(f", {sql} AS {name}_digest" for name, sql in digests.items())
         return (
-            f"SELECT {names}, row_key, identifiers, unnamed, {hashes}, 1 AS present FROM ("
-            f"SELECT {columns.format(key=row_key)},"
-            f" {self._key_digest(key)} AS key_digest, {self.dialect.digest.format(x=row)} AS row_digest"
-            " FROM mapped) AS digests"
+            f"SELECT {names}, row_key, identifiers, unnamed{hashes},"
+            f" {low.format(h='values_digest')} AS fingerprint, 1 AS present"
+            f" FROM (SELECT {columns.format(key=row_key)}, {unnamed} AS unnamed{made},"
+            f" {self.dialect.digest.format(x=row)} AS values_digest FROM mapped) AS digests"
         )
 
     @property
@@ -156,83 +197,11 @@ class PlanStatement:
         :param types: see ``model``.
         :param identified: ``delivered`` may have identifiers, which are kept in case the sync is a mirror again.
         """
-        return self._compare(types, "", identified=identified)
+        return self._compare(types, identified=identified)
 
     def compare_repeated(self, types: Mapping[str, str]) -> str:
         """Build the query for the candidates, and for all rows of the keys in ``repeated``, changed or not."""
-        return self._compare(types, "repeated")
-
-    @staticmethod
-    def repeated(relation: str) -> str:
-        """Build the query for keys of several rows of ``candidates`` or ``model``."""
-        return (
-            f"SELECT key_hi, key_lo FROM {relation} WHERE present = 1 AND key_hi IS NOT NULL"
-            " GROUP BY key_hi, key_lo HAVING COUNT(*) > 1"
-        )
-
-    def quarantined(self, now: datetime) -> str:
-        """Build the query for rows that are not tried again while unchanged: given up, or in doubt."""
-        found = (
-            "SELECT key_hi, key_lo, fingerprint, code,"
-            " CASE WHEN outcome = 'unknown' THEN 'in_doubt' ELSE 'given_up' END AS cause FROM rejections WHERE"
-        )
-        if not self.tracked or self.comparison.forgiven:
-            return f"{found} 1 = 0"
-        oldest = (now - self.sync.retry.max_age).strftime("%Y-%m-%d %H:%M:%S")
-        unread = ""
-        if self.comparison.destination_since and self.sync.failure.on_unknown == "resend":
-            # Rows whose reply could not be read go out again once the destination was corrected.
-            since = f"CAST('{self.comparison.destination_since}' AS TIMESTAMP)"
-            unread = f"(code <> '{REPLY_NOT_READ}' OR last_seen >= {since}) AND "
-        return (
-            f"{found} {unread}(outcome = 'unknown' OR attempts >= {self.sync.retry.max_attempts}"
-            f" OR first_seen <= CAST('{oldest}' AS TIMESTAMP))"
-        )
-
-    @property
-    def classify(self) -> str:
-        """The query for the plan."""
-        unnamed = "c.unnamed = 1 AND c.found <> 'gone'"
-        invalid = f"c.found = 'null' OR d.key_hi IS NOT NULL OR {unnamed}"
-        cause = (
-            "CASE WHEN c.found = 'null' THEN 'null_key' WHEN d.key_hi IS NOT NULL THEN 'duplicate_key'"
-            f" WHEN {unnamed} THEN 'no_identifier' {{skipped}}END AS cause"
-        )
-        repeated = " LEFT JOIN repeated AS d ON c.key_hi = d.key_hi AND c.key_lo = d.key_lo"
-        if self.comparison.recorded == "all":
-            gone = "forgotten" if self.sync.mode in ("mirror", "delete") else "ignored"
-            return (
-                f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN '{gone}'"
-                f" ELSE 'recorded' END AS change, {cause.format(skipped='')},"
-                f" CAST(NULL AS {self.dialect.string}) AS code FROM candidates AS c{repeated}"
-            )
-        sent = OPERATIONS[self.sync.mode]
-        gone = "'ignored'"
-        if "removed" in sent:  # a row without identifiers, from before the sync was a mirror, cannot be deleted
-            gone = (
-                "CASE WHEN c.identifiers IS NULL OR c.unnamed = 1 THEN 'forgotten'"
-                " WHEN q.key_hi IS NULL THEN 'removed' ELSE 'skipped' END"
-            )
-        elif self.sync.mode == "delete":  # so that a key that comes back is deleted again
-            gone = "'forgotten'"
-        unsent = "" if "changed" in sent else " WHEN c.found IN ('changed', 'known') THEN 'ignored'"
-        quarantined = (
-            " LEFT JOIN quarantined AS q"
-            " ON c.key_hi = q.key_hi AND c.key_lo = q.key_lo AND c.fingerprint = q.fingerprint"
-        )
-        known = rejected = ""
-        if self.comparison.recorded:
-            known = " WHEN c.found = 'known' AND x.key_hi IS NULL THEN 'recorded'"
-            rejected = (
-                " LEFT JOIN (SELECT DISTINCT key_hi, key_lo FROM rejections) AS x"
-                " ON c.key_hi = x.key_hi AND c.key_lo = x.key_lo"
-            )
-        return (
-            f"SELECT c.*, CASE WHEN {invalid} THEN 'invalid' WHEN c.found = 'gone' THEN {gone}{known}{unsent}"
-            " WHEN q.key_hi IS NOT NULL THEN 'skipped' WHEN c.found = 'known' THEN 'changed' ELSE c.found END"
-            f" AS change, {cause.format(skipped='ELSE q.cause ')}, q.code"
-            f" FROM candidates AS c{repeated}{quarantined}{rejected}"
-        )
+        return self._compare(types, repeated=True)
 
     def cursor_kind(self, types: Mapping[str, str]) -> Kind:
         """Return the kind of the cursor.
@@ -248,9 +217,9 @@ class PlanStatement:
             sync=self.sync.name,
         )
 
-    #: Rows of the plan that are not sent, and that the next run must read again: the other rows of a duplicate key may
+    #: Rows of the plan that are not sent, and that the next run must read again: the other rows of a duplicate may
     #: disappear without a change here. Other invalid rows change themselves when they get a key or an identifier.
-    open_unsent = "cause = 'duplicate_key'"
+    open_unsent = "cause IN ('duplicate_key', 'duplicate_identifier')"
 
     def highest_cursor(self, relation: str, types: Mapping[str, str], now: datetime) -> str:
         """Build the query for the highest value of the cursor that counts, as text; NULL without any."""
@@ -264,83 +233,123 @@ class PlanStatement:
         [name] = self.cursor
         return f"SELECT {self.dialect.text(f'MIN({name})', types[name])} FROM {relation} WHERE {where}"
 
-    def _compare(self, types: Mapping[str, str], repeated: str, *, identified: bool = True) -> str:
+    def _compare(self, types: Mapping[str, str], *, identified: bool = True, repeated: bool = False) -> str:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
         if self.hashed:  # only for candidates, as each field costs a digest
             columns += f", {field_hashes.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
-        if not self.tracked or not self.comparison.compared:
-            found = "CASE WHEN m.key_hi IS NULL THEN 'null' ELSE 'added' END" if self.keys else "'added'"
+        if not self.compared:
+            digests = ", ".join(f"m.{name}" for name in self.digests)
             return (
-                f"SELECT {columns}, m.row_key, m.identifiers, m.unnamed, m.key_hi, m.key_lo, m.fingerprint, m.present,"
-                f" {found} AS found FROM model AS m"
+                f"SELECT {columns}, m.row_key, m.identifiers, m.unnamed, {digests}, m.fingerprint, m.present,"
+                " 'added' AS found FROM model AS m"
             )
-        differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
         names = "m.row_key, m.identifiers"
         if identified or self._identifiers:
             names = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in ("row_key", "identifiers"))
-        if self._identifiers:  # recorded before the sync was a mirror
-            differs.append("s.identifiers IS NULL")
-        if self._named_by:
-            differs.append("m.unnamed = 1")
-        # part of a model does not show which rows were removed
-        join = "LEFT" if self.comparison.low else "FULL"
-        join += " JOIN delivered AS s ON m.key_hi = s.key_hi AND m.key_lo = s.key_lo"
+        digests = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in self.digests)
+
+        # Records of before are known by primary key.
+        adopted = self.comparison.adopted
+        same_record = same("m", "s", ROW, KEY) if adopted else same("m", "s")
+        # Part of a model does not show which records are gone.
+        join = f"{'LEFT' if self.comparison.low else 'FULL'} JOIN delivered AS s ON {same_record}"
         if repeated:
-            join += f" LEFT JOIN {repeated} AS d ON m.key_hi = d.key_hi AND m.key_lo = d.key_lo"
-            differs.append("d.key_hi IS NOT NULL")
-        known = f" WHEN s.fingerprint <> {IN_DOUBT} THEN 'known'" if self.comparison.recorded == "known" else ""
+            join += f" LEFT JOIN repeated AS d ON {same('m', 'd')}"
+            if self.by_record:
+                join += f" LEFT JOIN repeated_rows AS e ON {same('m', 'e', ROW)}"
         return (
-            f"SELECT {columns}, {names}, COALESCE(m.unnamed, {self._unnamed_before}) AS unnamed,"
-            " COALESCE(m.key_hi, s.key_hi) AS key_hi, COALESCE(m.key_lo, s.key_lo) AS key_lo,"
-            f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present,"
-            " CASE WHEN m.present IS NULL THEN 'gone' WHEN m.key_hi IS NULL THEN 'null'"
-            f" WHEN s.key_hi IS NULL THEN 'added'{known} ELSE 'changed' END AS found"
-            f" FROM model AS m {join} WHERE {' OR '.join(differs)}"
+            f"SELECT {columns}, {names}, COALESCE(m.unnamed, 0) AS unnamed, {digests},"
+            f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present, {self._found} AS found"
+            f" FROM model AS m {join}{'' if adopted else self._only_candidates(repeated=repeated)}"
+        )
+
+    def _only_candidates(self, *, repeated: bool) -> str:
+        """Build the WHERE clause that leaves out rows that equal their record."""
+        differs = ["m.present IS NULL", "s.key_hi IS NULL", "m.fingerprint <> s.fingerprint"]
+        if self._renames:
+            differs.append(self._renames)
+        if self.by_record:
+            differs.append("m.row_hi IS NULL")
+        if repeated:
+            differs.append("d.key_hi IS NOT NULL")
+            if self.by_record:
+                differs.append("e.row_hi IS NOT NULL")
+        return f" WHERE {' OR '.join(differs)}"
+
+    @property
+    def _found(self) -> str:
+        """SQL of the result of the comparison."""
+        changed = "known" if self.comparison.recorded == "known" else "changed"
+        equal = " ELSE 'same' END"
+        if self.comparison.adopted:
+            equal = " ELSE 'renamed' END"
+        elif self._renames:
+            # With a cursor the row that had the record before may not have been read, so the record is sent.
+            equal = f" WHEN {self._renames} THEN '{'changed' if self.cursor else 'renamed'}' ELSE 'same' END"
+        return (
+            "CASE WHEN m.present IS NULL THEN 'gone' WHEN s.key_hi IS NULL THEN 'added'"
+            f" WHEN s.fingerprint = {IN_DOUBT} THEN 'doubtful'"
+            f" WHEN m.fingerprint <> s.fingerprint THEN '{changed}'{equal}"
         )
 
     @property
-    def _unnamed_before(self) -> str:
-        """SQL that is 1 for a record of the snapshot with a null or blank identifier, else 0."""
-        match_on = self.sync.destination.match_on
-        if not self._identifiers or not match_on:
-            return "0"
+    def _renames(self) -> str:
+        """Condition for an equal row whose record must be replaced; empty if such rows do not occur."""
         conditions = []
-        for name in match_on:
-            path = name.split(".")
-            value = self.dialect.json_value("s.identifiers", path)
-            # A record that was stored before the field was one of match_on lacks it, and is deleted as it was stored.
-            key = literal(json.dumps(path[-1], ensure_ascii=False), self.dialect.name)
-            has_field = f"REPLACE(s.identifiers, {key}, '') <> s.identifiers"
-            conditions.append(f"({has_field} AND {self.dialect.blank(value)})")
-        return f"CASE WHEN {' OR '.join(conditions)} THEN 1 ELSE 0 END"
+        if self.by_record:
+            conditions += ["m.row_hi <> s.row_hi", "m.row_lo <> s.row_lo", "s.row_hi IS NULL"]
+        if self._identifiers:  # recorded before the sync was a mirror
+            conditions.append("s.identifiers IS NULL")
+        return " OR ".join(conditions)
 
     @property
     def _named_by(self) -> tuple[str, ...]:
-        """The columns of ``mapped`` that identify a row at the destination. The plan cannot render templates."""
-        match_on = self.sync.destination.match_on
-        mapping = enumerate(self.sync.mapping.items())
-        return tuple(f"f{at}" for at, (name, field) in mapping if name in match_on and not field_hashes.fixed(field))
+        """The columns of ``mapped`` that identify a record at the destination, by name of the field."""
+        fields = self.sync.mapping
+        names = [name for name in self.sync.destination.match_on if not field_hashes.fixed(fields[name])]
+        positions = {name: f"f{at}" for at, name in enumerate(fields)}
+        return tuple(positions[name] for name in sorted(names))
 
-    def _key_digest(self, texts: Sequence[str]) -> str:
-        """Return SQL for the key's digest; NULL if any part of the key is NULL."""
+    def _normalised(self, text: str, data_type: str) -> str:
+        """Return SQL for a part of the identifier in the form in which the destination compares it."""
+        if not is_text(data_type, self.dialect.name):
+            return text
+        trimmed = self.dialect.trimmed.format(x=text)
+        return f"LOWER({trimmed})" if self.ignore_case else trimmed
+
+    def _digest(self, texts: Sequence[str], *, unless: str) -> str:
+        """Return SQL for a digest of several texts; NULL under a condition."""
         digest = self.dialect.digest.format(x=self.dialect.prefix_code(texts))
-        nulls = " OR ".join(f"{name} IS NULL" for name in self.keys)
-        return f"CASE WHEN {nulls} THEN NULL ELSE {digest} END"
+        return f"CASE WHEN {unless} THEN NULL ELSE {digest} END"
+
+    def _check_identifiers(self, types: Mapping[str, str]) -> None:
+        """Refuse identifiers that a delete could not send as an upsert sends them."""
+        if not self._identifiers:
+            return
+        positions = {f"f{at}": name for at, name in enumerate(self.sync.mapping)}
+        problems = [
+            f"destination.match_on: {positions[column]} is read as {types[column]}: map it as text, "
+            f'{{sql: "cast({positions[column]} as varchar)"}}'
+            for column in self._named_by
+            if not is_identifier(types[column], self.dialect.name)
+        ]
+        if problems:
+            raise SpecError(
+                "a mirror identifies records by text, integers, booleans, dates and UUIDs",
+                problems=tuple(problems),
+                todo="cast the values listed below",
+                sync=self.sync.name,
+            )
 
 
 def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) -> int:
-    """Return the number of rows that repeat a key of the snapshot, without the first row of each key.
+    """Return the number of rows that name a record of the snapshot, without the first row of each record.
 
-    Every row of the model matches a row of the snapshot, or is ``added`` or ``null``. Every row of the snapshot is
-    matched, or is ``gone``. If there are more matches than matched rows of the snapshot, keys are repeated.
+    Every row of the model matches a record of the snapshot, or is ``added``. Every record of the snapshot is matched,
+    or is ``gone``. If there are more matches than matched records, several rows name one record.
     """
-    matches = model_rows - found.get("added", 0) - found.get("null", 0)
+    matches = model_rows - found.get("added", 0)
     return matches - (snapshot_rows - found.get("gone", 0))
-
-
-def counted(relation: str) -> str:
-    """Build the query for the counts of a plan, which is stored as ``relation``."""
-    return f"SELECT change, cause, code, COUNT(*) FROM {relation} GROUP BY change, cause, code"
 
 
 def plan_statement(
@@ -352,6 +361,9 @@ def plan_statement(
     source: str,
     planner: str,
     comparison: Comparison | None = None,
+    ignore_case: bool = False,
+    removes_first: bool = False,
+    has_snapshot: bool = True,
 ) -> PlanStatement:
     """Build the plan statement of a sync.
 
@@ -359,6 +371,7 @@ def plan_statement(
     :param columns: the query's columns.
     :param planner: the dialect in which the statement runs.
     :param comparison: default: the plain comparison.
+    :param ignore_case: see :class:`PlanStatement`, as ``removes_first`` and ``has_snapshot``.
     :raises ModelNotFoundError: the model lacks columns that the sync uses; names all of them.
     :raises SpecError: the query is not one SELECT, an expression cannot be used, or a required key is missing.
     """
@@ -399,6 +412,9 @@ def plan_statement(
         tracked=sync.tracked,
         cursor=cursor_columns,
         comparison=comparison or Comparison(),
+        ignore_case=ignore_case,
+        removes_first=removes_first,
+        has_snapshot=has_snapshot,
     )
 
 

@@ -1,19 +1,17 @@
 """The change set of a plan: one Parquet file for each kind of change.
 
-Sequence numbers are not stored: a row's number is its position, counted through the files in the order of
-:data:`KINDS`. The files hold row values, so they are deleted with their plan.
+Sequence numbers are not stored: a row's number is its position, counted through the files in the order of the plan's
+kinds. The files hold row values, so they are deleted with their plan.
 """
 
 # ruff: noqa: S608 - the SQL is ours: names are fixed, paths are quoted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.stores.files import StateFiles, reachable
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
 from airflow_reverse_etl.sync.ports import Plan
@@ -21,25 +19,14 @@ from airflow_reverse_etl.sync.ports import Plan
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("added", "changed", "removed")
-
 #: Kinds of rows that are not sent, but that the commit needs. Each kind that a plan has is a file, too.
 UNSENT_KINDS = ("skipped", "forgotten", "recorded", "invalid")
-
-#: Hash columns of the files. :func:`read_changes` does not return them.
-HASHES = ("key_hi", "key_lo", "fingerprint")
 
 _BATCH_ROWS = 65_536
 
 
-def starts(planned: Planned) -> dict[str, int]:
-    """Return the sequence number before the first row of each kind."""
-    counts = [getattr(planned, kind) for kind in KINDS]
-    return dict(zip(KINDS, accumulate([0, *counts]), strict=False))
-
-
 def read_changes(
-    files: StateFiles, folder: str, planned: Planned, *, after: int, until: int, values: Sequence[str]
+    files: StateFiles, folder: str, plan: Plan, *, after: int, until: int, values: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows numbered from ``after`` + 1 to ``until``, in the form that StateStore.changes promises.
 
@@ -47,9 +34,8 @@ def read_changes(
     """
     import pyarrow.parquet as pq
 
-    for kind, start in starts(planned).items():
-        count = getattr(planned, kind)
-        if not count or start + count <= after or start >= until:
+    for kind, numbers in plan.ranges().items():
+        if not numbers or numbers.stop - 1 <= after or numbers.start > until:
             continue
         columns = ["row_key", *values]
         if kind == "removed":
@@ -58,7 +44,7 @@ def read_changes(
         if source is None:
             raise plan_gone()
         with reachable(files.url), source, pq.ParquetFile(source) as parquet:
-            position = start
+            position = numbers.start - 1
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows
                 # Count the rows of a group that was not asked for, without reading them.
@@ -100,46 +86,36 @@ def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, un
     yield pa.RecordBatch.from_pydict(columns)
 
 
-def view(scratch: Scratch, folder: str, planned: Planned, *, settled: str) -> None:
-    """Create the relation ``changes``: the change set without its values, with ``seq``, ``change`` and ``settled``.
+#: Columns of the change set without its values, except ``w``, the cursor.
+_COLUMNS = {
+    "seq": "BIGINT",
+    **dict.fromkeys(("change", "row_key", "identifiers", "field_hashes"), "VARCHAR"),
+    **dict.fromkeys(("key_hi", "key_lo", "row_hi", "row_lo", "fingerprint"), "BIGINT"),
+}
 
-    The relation has ``w``, the cursor, if the sync has one. ``field_hashes`` is null if the sync does not keep them.
 
-    :param settled: SQL condition for settled rows.
+def view(scratch: Scratch, folder: str, plan: Plan, *, unsent: Sequence[str] = UNSENT_KINDS) -> None:
+    """Create the relation ``changes``: the plan's rows without their values, with ``seq`` and ``change``.
+
+    A column that the plan does not keep is null. The relation has ``w``, the cursor, if the plan has one.
+
+    :param unsent: kinds of rows that are not sent, and that the relation has, without ``seq``.
     """
-    hashes = ", ".join(HASHES)
-    # An empty part first: it gives the columns if the plan has no changes.
-    no_texts = "'' AS change, '' AS row_key, '' AS identifiers, NULL::VARCHAR AS field_hashes"
-    no_hashes = ", ".join(f"0::BIGINT AS {name}" for name in HASHES)
-    parts = [f"SELECT 0::BIGINT AS seq, {no_texts}, {no_hashes} LIMIT 0"]
-    for kind, start in starts(planned).items():
-        if getattr(planned, kind):
-            scratch.view(f"file_{kind}", f"{folder}/{kind}.parquet")
-            seq = f"{start + 1} + file_row_number AS seq"
-            existing = scratch.columns(f"file_{kind}")
-            more = "".join(f", {name}" for name in ("field_hashes", "w") if name in existing)
-            parts.append(f"SELECT {seq}, '{kind}' AS change, row_key, identifiers, {hashes}{more} FROM file_{kind}")
+    # An empty part first: it gives the columns and their types.
+    empty = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in _COLUMNS.items())
+    parts = [f"SELECT {empty} LIMIT 0"]
+    existing = scratch.files.list(folder)
+    numbers = {kind: f"{rows.start} + file_row_number" for kind, rows in plan.ranges().items() if rows}
+    for kind in (*numbers, *unsent):
+        if kind in unsent and f"{kind}.parquet" not in existing:
+            continue
+        scratch.view(f"file_{kind}", f"{folder}/{kind}.parquet")
+        columns = scratch.columns(f"file_{kind}")
+        names = [name for name in (*_COLUMNS, "w") if name in columns]
+        seq = numbers.get(kind, "NULL")
+        parts.append(f"SELECT {seq} AS seq, '{kind}' AS change, {', '.join(names)} FROM file_{kind}")
     rows = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
-    scratch.execute(f"CREATE TEMP VIEW changes AS SELECT *, {settled} AS settled FROM ({rows})")
-
-
-def invalid_keys(
-    plan: Plan, relation: str, run: Callable[[str], Sequence[tuple[Any, ...]]], *, count: int
-) -> dict[str, list[str]]:
-    """Return keys of invalid rows, see :class:`~airflow_reverse_etl.sync.ports.InvalidKeys`.
-
-    :param relation: the invalid rows, with ``row_key`` and ``cause``.
-    :param run: runs a query and returns its rows.
-    """
-    found = {}
-    for cause in plan.causes.keys() - {"null_key"}:  # a part of a null key may have a value
-        rows = run(
-            f"SELECT DISTINCT row_key FROM {relation} WHERE cause = '{cause}' AND row_key IS NOT NULL"
-            f" ORDER BY row_key LIMIT {count}"
-        )
-        if rows:
-            found[cause] = [key for (key,) in rows]
-    return found
+    scratch.execute(f"CREATE OR REPLACE TEMP VIEW changes AS {rows}")
 
 
 def plan_gone() -> RunConflictError:

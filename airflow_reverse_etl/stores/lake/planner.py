@@ -4,17 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
-from airflow_reverse_etl.spec.comparison import Comparison
-from airflow_reverse_etl.sql.statements.plan import PlanStatement, counted, surplus
-from airflow_reverse_etl.stores.lake.change_set import HASHES, KINDS, UNSENT_KINDS
+from airflow_reverse_etl.sql.statements.classification import counted
+from airflow_reverse_etl.sql.statements.plan import PlanStatement
+from airflow_reverse_etl.stores.lake.change_set import UNSENT_KINDS
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
-from airflow_reverse_etl.sync.ports import Warehouse
+from airflow_reverse_etl.sync.planning import PlanRunner
+from airflow_reverse_etl.sync.ports import KINDS, Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,87 +23,68 @@ _AS_TEXT = ("HUGEINT", "UHUGEINT", "UUID", "JSON", "INTERVAL", "BIT", "TIME WITH
 
 _MAPPED_ROWS = "SELECT COALESCE(MAX(last_value), 0) FROM duckdb_sequences() WHERE sequence_name = 'mapped_rows'"
 
+#: Relations that are read once or twice, and relations with as many rows as the model may have. Others are tables.
+_VIEWS = frozenset({"model", "judged"})
+_LARGE = frozenset({"candidates", "whole_model"})
 
-@dataclass(frozen=True, slots=True)
-class ComparedModel:
-    """The result of comparing a model with the snapshot.
 
-    :param counts: of the plan's rows, in the form of :func:`~airflow_reverse_etl.sync.planning.make_plan`.
-    :param comparison: completed with the bounds of the model's cursor.
+class LakePlanRunner(PlanRunner):
+    """Runs the plan statement in DuckDB.
+
+    :param scratch: has the relations ``delivered`` and ``rejections``.
+    :param folder: of the change set.
     """
 
-    counts: Sequence[tuple[Any, ...]]
-    model_rows: int
-    comparison: Comparison
+    def __init__(self, scratch: Scratch, warehouse: Warehouse, folder: str) -> None:
+        self._scratch = scratch
+        self._warehouse = warehouse
+        self._folder = folder
 
     @property
-    def changes(self) -> set[str]:
-        """Kinds of change that the plan's rows have."""
-        return {change for change, *_ in self.counts}
+    def identified(self) -> bool:
+        return bool(self.rows("SELECT 1 FROM delivered WHERE identifiers IS NOT NULL LIMIT 1"))
 
+    def read_model(
+        self, statement: PlanStatement, name: str, select: Callable[[Mapping[str, str]], str]
+    ) -> tuple[int, Mapping[str, str]]:
+        return _read_model(
+            self._scratch, statement, self._warehouse, lambda types: self._scratch.store(name, select(types))
+        )
 
-def compare(
-    scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, *, snapshot_rows: int, now: datetime
-) -> ComparedModel:
-    """Read the model and create ``the_plan`` from it. Needs the relations ``delivered`` and ``rejections``."""
-    run = scratch.execute
-
-    def keep(_: Mapping[str, str]) -> None:
-        run("CREATE TABLE kept AS SELECT * FROM model")
-
-    if statement.cursor:
-        model_rows, types = _read_model(scratch, statement, warehouse, keep)
-        _compare_kept(scratch, statement, types)
-    else:
-        # Only syncs in mode mirror record identifiers. Without any, the join does not keep them in memory.
-        identified = bool(run("SELECT 1 FROM delivered WHERE identifiers IS NOT NULL LIMIT 1"))
-
-        def compare_stream(types: Mapping[str, str]) -> None:
-            scratch.store("candidates", statement.compare(types, identified=identified))
-
-        # Compare while the model streams by.
-        model_rows, types = _read_model(scratch, statement, warehouse, compare_stream)
-        found = dict(run("SELECT found, count(*) FROM candidates GROUP BY found"))
-        compared = statement.tracked and statement.comparison.compared
-        if compared and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
-            # Rare: a key that was unique when it was sent has several rows now. Read the model once more.
-            model_rows, types = _read_model(scratch, statement, warehouse, keep)
-            _compare_kept(scratch, statement, types)
+    def make(self, name: str, select: str) -> None:
+        if name in _LARGE:
+            self._scratch.store(name, select)
+        elif name in _VIEWS:
+            self._scratch.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {select}")
+        elif name == "the_plan":
+            self._make_plan(select)
         else:
-            run(f"CREATE TABLE repeated AS {statement.repeated('candidates')}")
-    # Classify the rows.
-    run(f"CREATE TABLE quarantined AS {statement.quarantined(now)}")
-    run(f"CREATE TEMP VIEW the_plan AS {statement.classify}")
-    comparison = _with_bounds(scratch, statement, types, now) if statement.cursor else statement.comparison
-    run("DROP TABLE IF EXISTS kept")
-    return ComparedModel(run(counted("the_plan")), model_rows, comparison)
+            self._scratch.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {select}")
 
+    def _make_plan(self, select: str) -> None:
+        """Make ``the_plan``, which is read once for each kind of row: stored if it is joined with more than digests."""
+        if "row_states" in select:
+            self._scratch.store("the_plan", select)
+        else:
+            self._scratch.execute(f"CREATE OR REPLACE TEMP VIEW the_plan AS {select}")
 
-def _compare_kept(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str]) -> None:
-    """Compare the stored model, and find the keys that have several rows."""
-    scratch.execute("CREATE OR REPLACE TEMP VIEW model AS SELECT * FROM kept")
-    scratch.execute(f"CREATE TABLE repeated AS {statement.repeated('model')}")
-    scratch.store("candidates", statement.compare_repeated(types))
+    def rows(self, select: str) -> list[tuple[Any, ...]]:
+        return self._scratch.execute(select)
 
-
-def _with_bounds(scratch: Scratch, statement: PlanStatement, types: Mapping[str, str], now: datetime) -> Comparison:
-    """Return the comparison, completed with the bounds of the model's cursor."""
-    [(high,)] = scratch.execute(statement.highest_cursor("kept", types, now))
-    [(floor,)] = scratch.execute(statement.lowest_cursor("the_plan", types, statement.open_unsent))
-    return statement.comparison.seen(statement.cursor_kind(types), high, floor)
-
-
-def write(scratch: Scratch, statement: PlanStatement, compared: ComparedModel, folder: str) -> None:
-    """Write the change set, and the keys of rows that are not sent but that the commit needs."""
-    hashes = ", ".join(HASHES)
-    values = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
-    kept = ", ".join(("identifiers", *statement.hashed, *HASHES))
-    columns = dict.fromkeys(KINDS, f"row_key, {values}{kept}")
-    columns |= {"recorded": f"row_key, {kept}", "invalid": f"row_key, cause, {hashes}"}
-    for change in (*KINDS, *UNSENT_KINDS):
-        if change in compared.changes:
-            select = f"SELECT {columns.get(change, hashes)} FROM the_plan WHERE change = '{change}'"
-            scratch.copy(select, f"{folder}/{change}.parquet")
+    def write(self, statement: PlanStatement) -> list[tuple[Any, ...]]:
+        """Write the change set, and the keys of rows that are not sent but that the commit needs."""
+        counts = self.rows(counted("the_plan"))
+        hashes = ", ".join((*statement.digests, "fingerprint"))
+        values = "".join(f"{name}, " for name in (*statement.values, *statement.cursor))
+        kept = ", ".join(("identifiers", *statement.hashed, hashes))
+        columns = dict.fromkeys(KINDS, f"row_key, {values}{kept}")
+        columns |= {"recorded": f"row_key, {kept}", "invalid": f"row_key, cause, {hashes}"}
+        found = {change for change, *_ in counts}
+        for change in (*KINDS, *UNSENT_KINDS):
+            if change in found:
+                select = f"SELECT {columns.get(change, hashes)} FROM the_plan WHERE change = '{change}'"
+                self._scratch.copy(select, f"{self._folder}/{change}.parquet")
+        return counts
 
 
 def _read_model(

@@ -19,52 +19,33 @@ import contextlib
 import json
 import secrets
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.errors import StateError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.report import Planned, RunReport
+from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
-from airflow_reverse_etl.sql.statements.plan import plan_statement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake import change_set, commit
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
-from airflow_reverse_etl.stores.lake.planner import compare, write
-from airflow_reverse_etl.sync.comparing import comparison_for
-from airflow_reverse_etl.sync.planning import make_plan, model_columns
+from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
+from airflow_reverse_etl.sync import committing
+from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
+from airflow_reverse_etl.sync.planning import StoredPlan, build_plan, make_plan, statement_for, stored_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FORMAT = 1
-
 #: Age of a folder without plan.json from which its planner counts as interrupted.
 _INTERRUPTED_AFTER = timedelta(days=1)
 _PLAN_ID_TIME = "%Y%m%dT%H%M%S%f"
-
-#: Fields of a plan that plan.json holds unchanged.
-_PLAN_FIELDS = (
-    "plan_id",
-    "run_id",
-    "sync",
-    "total",
-    "model_rows",
-    "snapshot_rows",
-    "skipped",
-    "spec",
-    "recorded",
-    "notes",
-    "causes",
-    "given_up",
-    "given_up_codes",
-)
 
 
 class LakeStore(StateStore):
@@ -104,7 +85,7 @@ class LakeStore(StateStore):
     def unfinished(self, sync: str) -> Sequence[Plan]:
         runs = f"{_folder(sync)}/runs"
         stored = (self._stored(sync, plan_id) for plan_id in self._files.list(runs))
-        return [_plan_from(data) for data in stored if data]
+        return [data.plan for data in stored if data]
 
     def last_report(self, sync: str, run_id: str) -> RunReport | None:
         history = self._history(sync)
@@ -124,40 +105,26 @@ class LakeStore(StateStore):
         rejections = self._rejections(sync.name)
         # Build the plan statement.
         before = commit.saved_state(self._history(sync.name))
-        comparison = comparison_for(request, before, snapshot_rows=snapshot.rows)
-        statement = plan_statement(
-            sync,
-            query=request.query,
-            primary_key=request.primary_key,
-            columns=model_columns(request.query, warehouse, sync),
-            source=warehouse.dialect,
-            planner="duckdb",
-            comparison=comparison,
-        )
+        statement = statement_for(request, warehouse, before, snapshot_rows=snapshot.rows, planner="duckdb")
         # Run it.
         plan_id = f"{request.now.strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
         with self._scratch() as work:
             snapshot.view(work, "delivered")
             rejections.view(work, "rejections")
-            compared = compare(work, statement, warehouse, snapshot_rows=snapshot.rows, now=request.now)
-            write(work, statement, compared, f"{_plan_folder(sync.name, plan_id)}/changes")
+            runner = LakePlanRunner(work, warehouse, f"{_plan_folder(sync.name, plan_id)}/changes")
+            built = build_plan(runner, statement, snapshot_rows=snapshot.rows, now=request.now)
         plan = make_plan(
             request,
             plan_id,
-            compared.counts,
-            model_rows=compared.model_rows,
+            built.counts,
+            model_rows=built.model_rows,
             snapshot_rows=snapshot.rows,
-            comparison=comparison,
+            comparison=built.comparison,
         )
         # Store the plan: from here on it exists.
-        self._store(
-            plan,
-            mode=sync.mode,
-            values=statement.values,
-            generation=snapshot.generation,
-            left=[name for name in change_set.UNSENT_KINDS if name in compared.changes],
-            approach=compared.comparison.to_json(),
-        )
+        stored = stored_plan(plan, statement, built, generation=snapshot.generation)
+        path = f"{_plan_folder(sync.name, plan_id)}/plan.json"
+        self._files.write(path, json.dumps(stored.to_json()).encode())
         return plan
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
@@ -167,10 +134,10 @@ class LakeStore(StateStore):
         yield from change_set.read_changes(
             self._files,
             _plan_folder(plan.sync, plan.plan_id) + "/changes",
-            plan.planned,
+            plan,
             after=after,
             until=plan.total if until is None else until,
-            values=stored["values"],
+            values=stored.values,
         )
 
     def changed_fields(
@@ -180,7 +147,7 @@ class LakeStore(StateStore):
         last = plan.total if until is None else until
         with self._scratch() as work:
             self._snapshot(plan.sync).view(work, "snapshot")
-            change_set.view(work, folder, plan.planned, settled="false")
+            change_set.view(work, folder, plan, unsent=())
             rows = work.execute(
                 "SELECT c.seq, s.field_hashes, c.field_hashes FROM snapshot AS s JOIN changes AS c"
                 " USING (key_hi, key_lo) WHERE c.change = 'changed' AND c.seq BETWEEN ? AND ? ORDER BY c.seq",
@@ -189,11 +156,12 @@ class LakeStore(StateStore):
         return {seq: field_hashes.changed(sync, before, now) for seq, before, now in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
-        if not plan.causes:
+        stored = self._stored(plan.sync, plan.plan_id)
+        if stored is None or not plan.causes:
             return {}
         with self._scratch() as work:
             work.view("invalid", f"{_plan_folder(plan.sync, plan.plan_id)}/changes/invalid.parquet")
-            return change_set.invalid_keys(plan, "invalid", work.execute, count=count)
+            return invalid_keys(stored, "invalid", work.execute, count=count)
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         data = self._files.read(_checkpoint(plan, partition))
@@ -218,19 +186,21 @@ class LakeStore(StateStore):
                 raise change_set.plan_gone()
             change_log = self._change_log(plan.sync) if self._logs_changes else None
             with self._scratch() as work:
-                commit.commit_plan(
+                runner = commit.LakeCommitRunner(
                     work,
-                    plan,
+                    stored,
                     checkpoint,
-                    report,
                     folder=f"{folder}/changes",
-                    stored=stored,
                     snapshot=self._snapshot(plan.sync),
                     rejections=self._rejections(plan.sync),
                     history=history,
                     change_log=change_log,
                     kept=self._kept,
                 )
+                if not stored.cursor_type:  # a plan of format 1
+                    stored = replace(stored, cursor_type=work.columns("changes").get("w", ""))
+                statement = commit_statement(stored, checkpoint, dialect="duckdb", instant="TIMESTAMPTZ")
+                commit_plan(runner, statement, stored, report)
             self._shorten_log(plan)
         self._delete(plan)
 
@@ -250,53 +220,29 @@ class LakeStore(StateStore):
         return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)
 
     def _history(self, sync: str) -> DeltaFile:
-        return DeltaFile(self._files, f"{_folder(sync)}/history", commit.HISTORY)
+        return DeltaFile(self._files, f"{_folder(sync)}/history", committing.HISTORY)
 
     def _snapshot(self, sync: str) -> DeltaFile:
-        return DeltaFile(self._files, f"{_folder(sync)}/snapshot", commit.SNAPSHOT)
+        return DeltaFile(self._files, f"{_folder(sync)}/snapshot", committing.SNAPSHOT)
 
     def _rejections(self, sync: str) -> DeltaFile:
-        return DeltaFile(self._files, f"{_folder(sync)}/rejections", commit.REJECTIONS)
+        return DeltaFile(self._files, f"{_folder(sync)}/rejections", committing.REJECTIONS)
 
     def _change_log(self, sync: str) -> DeltaLog:
-        return DeltaLog(self._files, f"{_folder(sync)}/change_log", commit.CHANGE_LOG)
+        return DeltaLog(self._files, f"{_folder(sync)}/change_log", committing.CHANGE_LOG)
 
     def _shorten_log(self, plan: Plan) -> None:
         """Delete old rows of the change log, also if it is no longer enabled."""
         if self._files.list(f"{_folder(plan.sync)}/change_log"):
             self._change_log(plan.sync).forget((plan.created_at - self._kept).strftime(_PLAN_ID_TIME))
 
-    def _store(self, plan: Plan, **further: Any) -> None:
-        """Write plan.json, which makes the plan exist.
-
-        :param further: values that the commit needs in addition to the plan.
-        """
-        data = {
-            "format": _FORMAT,
-            **{name: getattr(plan, name) for name in _PLAN_FIELDS},
-            "planned": dict(plan.planned),
-            "created_at": plan.created_at.isoformat(),
-            **further,
-        }
-        self._files.write(f"{_plan_folder(plan.sync, plan.plan_id)}/plan.json", json.dumps(data).encode())
-
-    def _stored(self, sync: str, plan_id: str) -> dict[str, Any] | None:
+    def _stored(self, sync: str, plan_id: str) -> StoredPlan | None:
         """Read plan.json; None if the plan does not exist.
 
         :raises StateError: a newer version of this package made the plan.
         """
         data = self._files.read(f"{_plan_folder(sync, plan_id)}/plan.json")
-        if data is None:
-            return None
-        stored: dict[str, Any] = json.loads(data)
-        if stored["format"] > _FORMAT:
-            raise StateError(
-                "an unfinished plan was made by a newer version of this package",
-                todo="upgrade this worker to the version of the other workers",
-                sync=sync,
-                plan=plan_id,
-            )
-        return stored
+        return StoredPlan.from_json(json.loads(data)) if data is not None else None
 
     def _delete(self, plan: Plan) -> None:
         """Delete the plan: plan.json first, so that an interrupted deletion does not leave a plan."""
@@ -323,13 +269,3 @@ def _plan_folder(sync: str, plan_id: str) -> str:
 
 def _checkpoint(plan: Plan, partition: int) -> str:
     return f"{_plan_folder(plan.sync, plan.plan_id)}/checkpoint-{partition}.json"
-
-
-def _plan_from(data: Mapping[str, Any]) -> Plan:
-    converted = ("planned", "created_at", "notes")
-    return Plan(
-        **{name: data[name] for name in Plan.__slots__ if name in data and name not in converted},
-        notes=tuple(data["notes"]),
-        planned=Planned(**data["planned"]),
-        created_at=datetime.fromisoformat(data["created_at"]),
-    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from airflow_reverse_etl.sql.driver_errors import SqlError, sql_errors
@@ -121,3 +122,32 @@ class Database:
         with sql_errors():
             connection = self._connect()
         return Session(connection, self.sql)
+
+
+#: Reading a relation in SQL of ours.
+_READS = re.compile(r"\b(?:FROM|JOIN) ([a-z_]+)\b")
+
+
+def with_relations(select: str, relations: Mapping[str, str]) -> str:
+    """Put the relations that a SELECT reads, directly or through others, before it as CTEs.
+
+    :param relations: name → SELECT. ``extracted`` is the author's own SQL, which reads none of the others.
+    """
+    found: dict[str, str] = {}
+
+    def add(text: str) -> None:
+        for name in _READS.findall(text):
+            if name in found or name not in relations:
+                continue
+            found[name] = ""  # a relation does not read itself
+            if name != "extracted":
+                add(relations[name])
+            # Behind the relations that it reads.
+            del found[name]
+            found[name] = relations[name]
+
+    add(select)
+    if not found:
+        return select
+    ctes = ", ".join(f"{name} AS ({text})" for name, text in found.items())
+    return f"WITH {ctes} {select}"

@@ -5,20 +5,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow_reverse_etl.errors import StateError
-from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.driver_errors import SqlError
-from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES, BuiltPlan
+from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES
 from airflow_reverse_etl.stores.warehouse.schema import Tables
+from airflow_reverse_etl.sync.planning import StoredPlan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
-
-_FORMAT = 1
 
 #: Age of a plan that is not ready from which its planner counts as interrupted.
 _INTERRUPTED_AFTER = timedelta(days=1)
@@ -43,45 +38,25 @@ class OpenPlans:
         """Record that tables of this plan may be created."""
         self._add(plan_id, request, "begun", "")
 
-    def make_ready(
-        self, plan: Plan, request: PlanRequest, built: BuiltPlan, *, generation: str, values: Sequence[str]
-    ) -> None:
+    def make_ready(self, stored: StoredPlan, request: PlanRequest) -> None:
         """Record that the plan can be used."""
-        content = {
-            **asdict(plan),
-            "format": _FORMAT,
-            "created_at": plan.created_at.isoformat(),
-            "mode": request.sync.mode,
-            "approach": built.comparison.to_json(),
-            "cursor_type": built.cursor_type,
-            "field_hashes": request.sync.track_fields,
-            "generation": generation,
-            "values": values,
-        }
-        self._add(plan.plan_id, request, "ready", json.dumps(content))
+        self._add(stored.plan.plan_id, request, "ready", json.dumps(stored.to_json()))
 
     def ready(self, sync: str) -> list[Plan]:
-        """Return the plans of a sync that can be used, oldest first."""
-        rows = self._ready(f"sync = {self._tables.text(sync)}")
-        return [_plan_from(json.loads(content)) for (content,) in rows]
+        """Return the plans of a sync that can be used, oldest first.
 
-    def stored(self, plan: Plan) -> dict[str, Any] | None:
+        :raises StateError: a newer version of this package made one.
+        """
+        rows = self._ready(f"sync = {self._tables.text(sync)}")
+        return [StoredPlan.from_json(json.loads(content)).plan for (content,) in rows]
+
+    def stored(self, plan: Plan) -> StoredPlan | None:
         """Return what :meth:`make_ready` stored; None if the plan is gone.
 
         :raises StateError: a newer version of this package made the plan.
         """
         found = self._ready(f"plan_id = {self._tables.text(plan.plan_id)}")
-        if not found:
-            return None
-        stored: dict[str, Any] = json.loads(found[0][0])
-        if stored["format"] > _FORMAT:
-            raise StateError(
-                "an unfinished plan was made by a newer version of this package",
-                todo="upgrade this worker to the version of the other workers",
-                sync=plan.sync,
-                plan=plan.plan_id,
-            )
-        return stored
+        return StoredPlan.from_json(json.loads(found[0][0])) if found else None
 
     def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int) -> None:
         """Store a checkpoint in pieces, because the length of a statement is limited.
@@ -164,16 +139,3 @@ class OpenPlans:
         return self._database.run(
             f"SELECT content FROM {self._tables['plans']} WHERE {where} AND stage = 'ready' ORDER BY plan_id"
         )
-
-
-#: Fields of a plan whose JSON differs from their value.
-_CONVERTED = ("planned", "created_at", "notes")
-
-
-def _plan_from(data: Mapping[str, Any]) -> Plan:
-    return Plan(
-        **{name: data[name] for name in Plan.__slots__ if name in data and name not in _CONVERTED},
-        planned=Planned(**data["planned"]),
-        created_at=datetime.fromisoformat(data["created_at"]),
-        notes=tuple(data.get("notes", ())),
-    )

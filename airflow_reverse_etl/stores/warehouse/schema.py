@@ -32,8 +32,8 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import files_closed
 from airflow_reverse_etl.sql.text_forms import literal
-from airflow_reverse_etl.stores.lake import commit
 from airflow_reverse_etl.stores.warehouse.database import Database, Session
+from airflow_reverse_etl.sync.committing import CHANGE_LOG, HISTORY, REJECTIONS, SNAPSHOT
 
 SHARED: Mapping[str, Mapping[str, str]] = {
     "syncs": {"sync": "VARCHAR", "table_prefix": "VARCHAR", "created_at": "TIMESTAMPTZ"},
@@ -58,13 +58,13 @@ SHARED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("part", "number", "piece", "pieces"), "BIGINT"),
         "content": "VARCHAR",
     },
-    "runs": {"sync": "VARCHAR", **commit.HISTORY},
-    "change_log": commit.CHANGE_LOG,
+    "runs": {"sync": "VARCHAR", **HISTORY},
+    "change_log": CHANGE_LOG,
 }
 
 OWN: Mapping[str, Mapping[str, str]] = {
-    "snapshot": commit.SNAPSHOT,
-    "rejections": {**commit.REJECTIONS, "plan_id": "VARCHAR"},
+    "snapshot": SNAPSHOT,
+    "rejections": {**REJECTIONS, "plan_id": "VARCHAR"},
     "state": {"generation": "VARCHAR", "remembered": "VARCHAR"},
 }
 

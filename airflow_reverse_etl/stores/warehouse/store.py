@@ -21,17 +21,17 @@ from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.sql.statements import field_hashes
-from airflow_reverse_etl.sql.statements.plan import plan_statement
+from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
-from airflow_reverse_etl.stores.warehouse.commit import PlanCommit, saved_state
+from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
-from airflow_reverse_etl.stores.warehouse.database import Database
-from airflow_reverse_etl.stores.warehouse.planner import PlanBuilder
+from airflow_reverse_etl.stores.warehouse.database import Database, Session
+from airflow_reverse_etl.stores.warehouse.planner import WarehousePlanRunner, model_types
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
 from airflow_reverse_etl.stores.warehouse.schema import Tables
-from airflow_reverse_etl.sync.comparing import comparison_for
-from airflow_reverse_etl.sync.planning import make_plan, model_columns
+from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
+from airflow_reverse_etl.sync.planning import BuiltPlan, build_plan, make_plan, statement_for, stored_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
@@ -132,26 +132,15 @@ class WarehouseStore(StateStore):
                 generation, before = saved_state(session, self._tables, self._tables[f"{own}_state"], sync.name)
                 [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
         # Build the plan statement.
-        statement = plan_statement(
-            sync,
-            query=request.query,
-            primary_key=request.primary_key,
-            columns=model_columns(request.query, warehouse, sync),
-            source=dialect,
-            planner=dialect,
-            comparison=comparison_for(request, before, snapshot_rows=int(rows)),
-        )
+        statement = statement_for(request, warehouse, before, snapshot_rows=int(rows), planner=dialect)
         # Run it.
         with self._tables.errors(sync.name):
             run = secrets.token_hex(6)
             plan_id = f"{request.now:%Y%m%dT%H%M%S%f}-{run}"
             self._open_plans.begin(plan_id, request)
             try:
-                builder = PlanBuilder(
-                    self._tables, statement, own=own, run=run, snapshot_rows=int(rows), now=request.now
-                )
                 with self._database.session() as session:
-                    built = builder.build(session)
+                    built = self._build(session, statement, own=own, run=run, rows=int(rows), now=request.now)
                 plan = make_plan(
                     request,
                     plan_id,
@@ -160,12 +149,26 @@ class WarehouseStore(StateStore):
                     snapshot_rows=int(rows),
                     comparison=built.comparison,
                 )
-                self._open_plans.make_ready(plan, request, built, generation=generation, values=statement.values)
+                self._open_plans.make_ready(stored_plan(plan, statement, built, generation=generation), request)
                 return plan
             except BaseException:
                 with contextlib.suppress(SqlError):  # a later plan deletes what is left
                     self._open_plans.drop(own, plan_id)
                 raise
+
+    def _build(
+        self, session: Session, statement: PlanStatement, *, own: str, run: str, rows: int, now: datetime
+    ) -> BuiltPlan:
+        """Build the change set, in a transaction if CREATE TABLE can be part of one."""
+        types = model_types(session, self._tables, statement, own=own, run=run)
+        runner = WarehousePlanRunner(self._tables, session, types, own=own, run=run)
+        together: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        if self._database.sql.plan_in_transaction:
+            together = session.transaction(one_moment=True)
+        with together:
+            built = build_plan(runner, statement, snapshot_rows=rows, now=now)
+            runner.drop_helpers()
+        return built
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         with self._tables.errors(plan.sync):
@@ -178,8 +181,8 @@ class WarehouseStore(StateStore):
             return
         # Only removals need identifiers. In a model without a primary key, only the sequence number names a row.
         string = self._tables.sql.types["VARCHAR"]
-        names = ["seq", "change", "key", *stored["values"], "identifiers"]
-        values = "".join(f"{name}, " for name in stored["values"])
+        names = ["seq", "change", "key", *stored.values, "identifiers"]
+        values = "".join(f"{name}, " for name in stored.values)
         query = (
             f"SELECT seq, change, COALESCE(row_key, CAST(seq AS {string})) AS row_key,"
             f" {values}"
@@ -208,7 +211,7 @@ class WarehouseStore(StateStore):
             stored = self._open_plans.stored(plan)
             if stored is None:
                 raise change_set.plan_gone()
-            now = "c.field_hashes" if stored.get("field_hashes") else "NULL"
+            now = "c.field_hashes" if "field_hashes" in stored.columns else "NULL"
             rows = self._database.run(
                 f"SELECT c.seq, s.field_hashes, {now} FROM {self._tables[f'{own}_changes_{run_of(plan)}']} AS c"
                 f" JOIN {self._tables[f'{own}_snapshot']} AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo"
@@ -219,8 +222,11 @@ class WarehouseStore(StateStore):
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         with self._tables.errors(plan.sync):
             own = self._tables.make_own(plan.sync)
+            stored = self._open_plans.stored(plan)
+            if stored is None:
+                return {}
             table = self._tables[f"{own}_changes_{run_of(plan)}"]
-            return change_set.invalid_keys(plan, table, self._database.run, count=count)
+            return invalid_keys(stored, table, self._database.run, count=count)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -245,11 +251,26 @@ class WarehouseStore(StateStore):
             if not self._committed(plan):
                 if stored is None:
                     raise change_set.plan_gone()
-                commit = PlanCommit(self._tables, plan, checkpoint, own=own, run=run_of(plan), stored=stored)
+                statement = commit_statement(
+                    stored,
+                    checkpoint,
+                    dialect=self._database.sql.name,
+                    instant=self._database.sql.types["TIMESTAMPTZ"],
+                )
                 with self._database.session() as session:
-                    commit.prepare(session)
+                    runner = WarehouseCommitRunner(
+                        self._tables,
+                        session,
+                        stored,
+                        checkpoint,
+                        own=own,
+                        run=run_of(plan),
+                        history=self._history,
+                        change_log=self._logs_changes,
+                    )
+                    runner.prepare(statement)
                     with session.transaction():
-                        commit.run(session, report, history=self._history, change_log=self._logs_changes)
+                        commit_plan(runner, statement, stored, report)
             self._open_plans.drop(own, plan.plan_id)
 
     def discard(self, plan: Plan) -> None:

@@ -14,8 +14,8 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Batch, Outcome, Reason, Receipt, Receipts
-from airflow_reverse_etl.sync.backoff import Backoff
 from airflow_reverse_etl.sync.context import RunContext
+from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.ports import Destination, Plan
@@ -66,12 +66,9 @@ class Share:
 
 def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> Iterator[range]:
     """Yield the rows of a plan that are not safe to send twice, ascending: one range for each kind of change."""
-    after = 0
-    for change in ("added", "changed", "removed"):
-        until = after + getattr(plan.planned, change)
-        if until > after and OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
-            yield range(after + 1, until + 1)
-        after = until
+    for change, rows in plan.ranges().items():
+        if rows and OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
+            yield rows
 
 
 class Loader:
@@ -143,13 +140,13 @@ class Loader:
         share = self._share
 
         # Send.
-        after = self._settled_before.end_of(share.after + 1)
-        self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=share.until)
         started = self._clock.monotonic()
         spent = own.seconds
         await self._destination.open(self._pace)
         try:
-            await self._work()
+            for after, until in self._phases():
+                if not self._stopping:
+                    await self._send_rows(after, until)
         finally:
             own.seconds = spent + self._clock.monotonic() - started
             # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
@@ -157,14 +154,36 @@ class Loader:
             own.announced_before += [range(seq, seq + 1) for seq in self._in_doubt]
             own.announced_before = own.in_doubt()
             await self._destination.close()
-            try:
-                await self._save()
-            finally:
-                await self._end_reading()
+            await self._save()
         await self._pace.close()
 
         rows = share.until - share.after - share.count(self._settled_before)
         return own, rows - (len(own.settled) - settled_before)
+
+    def _phases(self) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the share that are sent in turn, as (after, until).
+
+        Every removed row is answered, or left for a later try, before the rest begins: a new record may need a unique
+        value of one that is deleted.
+        """
+        share = self._share
+        end = share.after
+        if self._plan.kinds[0] == "removed":
+            end = min(max(share.after, self._plan.planned.removed), share.until)
+        for after, until in ((share.after, end), (end, share.until)):
+            if until > after:
+                yield after, until
+
+    async def _send_rows(self, after: int, until: int) -> None:
+        """Send the rows numbered from ``after`` + 1 to ``until`` that are not settled yet."""
+        after = self._settled_before.end_of(after + 1)
+        self._changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=until)
+        self._batches = iter(())
+        self._read_task = None
+        try:
+            await self._work()
+        finally:
+            await self._end_reading()
 
     async def _resume(self) -> tuple[Checkpoint, int]:
         """Load the progress so far; returns the checkpoint of this share, and its number of settled rows."""
@@ -188,8 +207,10 @@ class Loader:
         saver = asyncio.create_task(self._save_regularly())
         try:
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
+        except BaseException:
             self._stopping = True
+            raise
+        finally:
             saver.cancel()
             try:
                 await self._await_answers(workers)

@@ -100,6 +100,7 @@ def test_a_template_that_leaves_an_identifier_blank_is_rejected_before_it_is_sen
     spec = sync(
         {"p.mail": {"template": "{{ row.mail | trim }}"}, "t": {"template": "{{ 1 // row.n }}"}},
         mode=mode,
+        track="none",
         destination={"type": "http", "match_on": "p.mail"},
     )
     rows = batch(
@@ -141,7 +142,7 @@ def test_templates_that_cannot_be_used_are_reported_together() -> None:
 
 def test_a_null_in_a_template_is_no_text_and_no_identifier() -> None:
     destination = {"type": "http", "match_on": "email"}
-    spec = sync({"email": {"template": "{{ row.a }}"}}, destination=destination)
+    spec = sync({"email": {"template": "{{ row.a }}"}}, track="none", destination=destination)
     rows = batch(seq=[1, 2], change=["added"] * 2, key=["1", "2"], f0=[None, None], r0=["a@x", None])
     records, receipts = cut(spec, rows)
     assert records == [{"email": "a@x"}]

@@ -1,0 +1,221 @@
+"""Classification of the candidates: which rows are sent, and what happens to the others.
+
+The relations, in the order in which a planner makes them from ``candidates``, ``delivered`` and ``rejections``::
+
+    relation       rows                                                                   only if
+    owners         records of the snapshot whose row is among the candidates              by_record and compared
+    repeated       records that several rows of the model name                            there are keys
+    repeated_rows  primary keys of several rows of the model                              by_record
+    quarantined    rejected rows that are not tried again
+    judged         candidates, with the cause if they are invalid
+    row_states     primary keys of the candidates: invalid, or not delivered yet          by_record
+    the_plan       judged, with ``change``, ``cause`` and ``code``
+
+``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (``cause`` is one of
+:data:`~airflow_reverse_etl.spec.report.CAUSES`), ``skipped`` (``cause`` is ``given_up``, ``in_doubt``, ``missing`` or
+``held``, and ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot, and nothing is sent),
+``recorded`` (enters the snapshot, or replaces its record there, and nothing is sent), or ``ignored``. The
+:class:`~airflow_reverse_etl.spec.comparison.Comparison` decides what is compared, and what is only recorded. ``cause``
+is ``moved`` for an added row whose primary key has another record in the snapshot.
+
+The rules: a record that any row of the model names, even an invalid one, is never deleted. A record whose row has
+another identifier now is deleted once that one is delivered, and never while its row is invalid.
+"""
+
+# ruff: noqa: S608 - this module builds SQL; names are fixed, constants are literals
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from airflow_reverse_etl.spec.operations import OPERATIONS
+from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
+from airflow_reverse_etl.sql.statements.plan import KEY, ROW, PlanStatement, same
+
+#: States of a primary key in ``row_states``, in the order of precedence.
+_UNDELIVERED = 1
+_INVALID = 2
+
+
+def counted(relation: str) -> str:
+    """Build the query for the counts of a plan, which is stored as ``relation``."""
+    return f"SELECT change, cause, code, COUNT(*) FROM {relation} GROUP BY change, cause, code"
+
+
+#: Query for the records of the snapshot whose primary key is that of a candidate.
+OWNERS = (
+    "SELECT s.key_hi, s.key_lo, s.row_hi, s.row_lo FROM delivered AS s JOIN"
+    " (SELECT DISTINCT row_hi, row_lo FROM candidates WHERE present = 1 AND row_hi IS NOT NULL) AS c"
+    f" ON {same('s', 'c', ROW)}"
+)
+
+#: Query that returns a row if a row that is not a candidate has the primary key of one that is.
+STRAYS = (
+    f"SELECT 1 AS found FROM owners AS o LEFT JOIN candidates AS c ON {same('o', 'c')} WHERE c.key_hi IS NULL LIMIT 1"
+)
+
+
+def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
+    """Build the queries for what several rows of ``relation`` share: a record; a primary key."""
+    first = ", MIN(row_key) AS first_row" if statement.sync.mode == "delete" else ""
+    found = {}
+    for name, columns in (("repeated", KEY), ("repeated_rows", ROW)):
+        if name == "repeated" or statement.by_record:
+            names = ", ".join(columns)
+            found[name] = (
+                f"SELECT {names}{first} FROM {relation} WHERE present = 1 AND {columns[0]} IS NOT NULL"
+                f" GROUP BY {names} HAVING COUNT(*) > 1"
+            )
+    return found
+
+
+def relations(statement: PlanStatement, now: datetime) -> dict[str, str]:
+    """Build the queries for the other relations, by name, in order."""
+    found = {"quarantined": _quarantined(statement, now), "judged": _judged(statement)}
+    if statement.by_record:
+        found["row_states"] = _ROW_STATES
+    return {**found, "the_plan": _the_plan(statement)}
+
+
+def _quarantined(statement: PlanStatement, now: datetime) -> str:
+    """Build the query for rows that are not tried again while unchanged: given up, in doubt, or missing."""
+    found = (
+        "SELECT key_hi, key_lo, fingerprint, code,"
+        " CASE outcome WHEN 'unknown' THEN 'in_doubt' WHEN 'skipped' THEN 'missing' ELSE 'given_up' END AS cause"
+        " FROM rejections WHERE"
+    )
+    sync = statement.sync
+    comparison = statement.comparison
+    if not statement.tracked or comparison.forgiven:
+        return f"{found} 1 = 0"
+    conditions = [
+        "outcome = 'unknown'",
+        f"outcome = 'rejected' AND attempts >= {sync.retry.max_attempts}",
+        f"outcome = 'rejected' AND first_seen <= {_moment(now - sync.retry.max_age)}",
+        f"outcome = 'skipped' AND last_seen > {_moment(now - sync.retry.missing)}",
+    ]
+    unread = ""
+    if comparison.destination_since and sync.failure.on_unknown == "resend":
+        # Rows whose reply could not be read go out again once the destination was corrected.
+        since = f"CAST('{comparison.destination_since}' AS TIMESTAMP)"
+        unread = f"(code <> '{REPLY_NOT_READ}' OR last_seen >= {since}) AND "
+    return f"{found} {unread}({' OR '.join(f'({condition})' for condition in conditions)})"
+
+
+def _judged(statement: PlanStatement) -> str:
+    """Build the query for the candidates with ``invalid``, the cause for which a row is invalid."""
+    if not statement.keys:
+        return (
+            "SELECT c.*, CASE WHEN c.unnamed = 1 THEN 'no_identifier' END AS invalid, 0 AS repeats FROM candidates AS c"
+        )
+    if not statement.by_record:
+        return (
+            "SELECT c.*, CASE WHEN c.present IS NULL THEN NULL WHEN c.key_hi IS NULL THEN 'null_key'"
+            " WHEN d.key_hi IS NOT NULL THEN 'duplicate_key' WHEN c.unnamed = 1 THEN 'no_identifier' END AS invalid,"
+            " 0 AS repeats"
+            f" FROM candidates AS c LEFT JOIN repeated AS d ON {same('c', 'd')}"
+        )
+    # To delete a record, one of the rows that name it is enough.
+    repeats = "0"
+    duplicate = " WHEN d.key_hi IS NOT NULL THEN 'duplicate_identifier'"
+    if statement.sync.mode == "delete":
+        repeats = "CASE WHEN c.row_key > d.first_row THEN 1 ELSE 0 END"
+        duplicate = ""
+    return (
+        "SELECT c.*, CASE WHEN c.present IS NULL THEN NULL WHEN c.row_hi IS NULL THEN 'null_key'"
+        " WHEN e.row_hi IS NOT NULL THEN 'duplicate_key' WHEN c.unnamed = 1 THEN 'no_identifier'"
+        f"{duplicate} END AS invalid, {repeats} AS repeats"
+        f" FROM candidates AS c LEFT JOIN repeated AS d ON {same('c', 'd')}"
+        f" LEFT JOIN repeated_rows AS e ON {same('c', 'e', ROW)}"
+    )
+
+
+#: Query for the primary keys of candidates that hold back the deletion of the records that their rows had before.
+_ROW_STATES = (
+    f"SELECT row_hi, row_lo, MAX(CASE WHEN invalid IS NOT NULL THEN {_INVALID}"
+    f" WHEN found IN ('added', 'doubtful') THEN {_UNDELIVERED} ELSE 0 END) AS state"
+    " FROM judged WHERE present = 1 AND row_hi IS NOT NULL GROUP BY row_hi, row_lo"
+)
+
+
+def _the_plan(statement: PlanStatement) -> str:
+    """Build the query for the plan."""
+    mode = statement.sync.mode
+    comparison = statement.comparison
+    sent = OPERATIONS[mode]
+    joins = []
+    moved = ""
+
+    # Records that no row of the model names
+    gone = _Gone(statement)
+    if statement.by_record:
+        joins.append(f"LEFT JOIN row_states AS w ON j.present IS NULL AND {same('w', 'j', ROW)}")
+        if statement.compared:
+            moved = "j.found = 'added' AND o.row_hi IS NOT NULL"
+            joins.append(f"LEFT JOIN (SELECT DISTINCT row_hi, row_lo FROM owners) AS o ON {same('o', 'j', ROW)}")
+
+    # Earlier rejections are known by the record; in the state of before, by the primary key.
+    digest = ROW if comparison.adopted else KEY
+    joins.append(f"LEFT JOIN quarantined AS q ON {same('q', 'j', KEY, digest)} AND q.fingerprint = j.fingerprint")
+    if comparison.recorded == "known":
+        joins.append(f"LEFT JOIN (SELECT DISTINCT key_hi, key_lo FROM rejections) AS x ON {same('x', 'j')}")
+
+    # What happens to a row: the first condition that holds decides.
+    changes = ["WHEN j.invalid IS NOT NULL THEN 'invalid'"]
+    if comparison.recorded == "all":
+        changes += [f"WHEN j.found = 'gone' THEN '{gone.unsent}'", "WHEN j.found = 'same' THEN 'ignored'"]
+        last = "'recorded'"
+        moved = ""
+    else:
+        changes += [
+            f"WHEN j.found = 'gone' THEN {gone.change}",
+            "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
+            "WHEN j.found = 'renamed' THEN 'recorded'",
+        ]
+        if mode == "insert" and moved:
+            changes.append(f"WHEN {moved} THEN 'ignored'")
+        if "changed" not in sent:
+            unsent = "recorded" if comparison.adopted else "ignored"
+            changes.append(f"WHEN j.found <> 'added' THEN '{unsent}'")
+        if comparison.recorded == "known":
+            changes.append("WHEN j.found = 'known' AND x.key_hi IS NULL THEN 'recorded'")
+        changes.append("WHEN q.key_hi IS NOT NULL THEN 'skipped'")
+        last = "CASE WHEN j.found = 'added' THEN 'added' ELSE 'changed' END"
+    causes = ["WHEN j.invalid IS NOT NULL THEN j.invalid", *gone.causes, "WHEN q.key_hi IS NOT NULL THEN q.cause"]
+    if moved:
+        causes.append(f"WHEN {moved} THEN 'moved'")
+    return (
+        f"SELECT j.*, CASE {' '.join(changes)} ELSE {last} END AS change, CASE {' '.join(causes)} END AS cause, q.code"
+        f" FROM judged AS j {' '.join(joins)}"
+    )
+
+
+class _Gone:
+    """The SQL for records that no row of the model names.
+
+    ``change`` is their change, ``unsent`` their change if this plan deletes nothing, ``causes`` the causes of it.
+    """
+
+    def __init__(self, statement: PlanStatement) -> None:
+        mode = statement.sync.mode
+        self.unsent = "forgotten" if mode in ("mirror", "delete") else "ignored"
+        self.change = "'ignored'"
+        self.causes: list[str] = []
+        if mode == "mirror" and not statement.comparison.adopted:
+            # A record without identifiers, from before the sync was a mirror, cannot be deleted.
+            change = ["WHEN j.identifiers IS NULL THEN 'forgotten'"]
+            if statement.by_record:
+                lowest = _INVALID if statement.removes_first else _UNDELIVERED
+                held = f"w.state >= {lowest}"
+                change.append(f"WHEN {held} THEN 'skipped'")
+                self.causes = [f"WHEN j.found = 'gone' AND {held} THEN 'held'"]
+            change.append("WHEN q.key_hi IS NULL THEN 'removed'")
+            self.change = f"CASE {' '.join(change)} ELSE 'skipped' END"
+        elif mode == "delete":  # forgotten, so that a record that comes back is deleted again
+            self.change = "'forgotten'"
+            if statement.by_record:
+                self.change = f"CASE WHEN w.state = {_INVALID} THEN 'ignored' ELSE 'forgotten' END"
+
+
+def _moment(moment: datetime) -> str:
+    return f"CAST('{moment:%Y-%m-%d %H:%M:%S}' AS TIMESTAMP)"

@@ -1,0 +1,183 @@
+"""The commit statement, which brings the state of a sync up to date after a load.
+
+It reads these relations::
+
+    relation    rows
+    changes     the whole plan: seq, change, row_key, identifiers, key_hi, key_lo, row_hi, row_lo, fingerprint,
+                field_hashes, and w, the cursor, if there is one. Rows that were not to be sent have any seq or none
+    failed      rows that were not accepted: seq, outcome, code, message
+    snapshot    delivered records, as the plan found them
+    rejections  earlier rejected rows
+    fates       what happens to records of the snapshot, made by :attr:`CommitStatement.fates`
+
+A store replaces a table by a SELECT, or applies the same rows as DELETE and INSERT.
+"""
+
+# ruff: noqa: S608 - this module builds SQL; names are fixed, numbers and constants are literals
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from airflow_reverse_etl.spec.comparison import Comparison
+from airflow_reverse_etl.spec.receipts import Outcome
+from airflow_reverse_etl.sql.statements.plan import IN_DOUBT, KEY, MODES_IN_DOUBT, REMOVED, ROW, same
+from airflow_reverse_etl.sql.text_forms import Dialect, literal
+
+_SENT = "c.change IN ('added', 'changed', 'removed')"
+_DIGESTS = ", ".join((*KEY, *ROW))
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStatement:
+    """The parts of the commit statement.
+
+    :param mode: of the sync when the plan was made.
+    :param settled: sequence numbers of rows with an outcome, as (first, last).
+    :param in_doubt: sequence numbers of rows that may have been sent, and have no outcome.
+    :param answer_lost: sequence numbers whose answer was lost, settled or not.
+    :param now: SQL of the time of the plan, with a time zone.
+    """
+
+    dialect: Dialect
+    mode: str
+    comparison: Comparison
+    settled: Sequence[tuple[int, int]]
+    in_doubt: Sequence[range]
+    answer_lost: Sequence[int]
+    now: str
+
+    @property
+    def fates(self) -> str:
+        """The query for each row's fate in the snapshot: ``accepted``, ``in_doubt`` or ``gone``. Other records stay.
+
+        If all rows were to be sent again, a row that was not accepted is gone, because the destination may not have it
+        any more. In modes that record rows in doubt, it then counts as such a row.
+        """
+        resent = self.comparison.resent
+        lost = f"{_in_ranges(self._doubtful)} OR f.outcome = '{Outcome.UNKNOWN}'"
+        joins = "LEFT JOIN failed AS f ON f.seq = c.seq"
+        if resent and not self.comparison.anew:
+            joins += f" LEFT JOIN snapshot AS s ON {same('s', 'c')}"
+            lost += " OR s.key_hi IS NOT NULL"
+        cases = [
+            "WHEN c.change = 'forgotten' THEN 'gone'",
+            "WHEN c.change = 'recorded' THEN 'accepted'",
+            f"WHEN NOT ({_SENT}) THEN NULL",
+            f"WHEN f.seq IS NULL AND {self._settled} AND c.change = 'removed' THEN 'gone'",
+            f"WHEN f.seq IS NULL AND {self._settled} THEN 'accepted'",
+        ]
+        if self.mode in MODES_IN_DOUBT:
+            cases.append(f"WHEN {lost} THEN 'in_doubt'")
+        if resent:
+            cases.append("ELSE 'gone'")
+        return (
+            f"SELECT * FROM (SELECT {', '.join(f'c.{name}' for name in (*KEY, *ROW))}, c.fingerprint, c.row_key,"
+            f" c.identifiers, c.field_hashes, CASE {' '.join(cases)} END AS fate"
+            f" FROM changes AS c {joins}) AS decided WHERE fate IS NOT NULL"
+        )
+
+    @property
+    def delivered(self) -> str:
+        """The query for records that enter the snapshot."""
+        string = self.dialect.string
+        return (
+            f"SELECT {_DIGESTS}, CASE WHEN fate = 'in_doubt' THEN {IN_DOUBT} ELSE fingerprint END AS fingerprint,"
+            " CASE WHEN identifiers IS NOT NULL THEN row_key END AS row_key, identifiers,"
+            f" CASE WHEN fate = 'accepted' THEN field_hashes ELSE CAST(NULL AS {string}) END AS field_hashes"
+            " FROM fates WHERE fate IN ('accepted', 'in_doubt')"
+        )
+
+    @property
+    def next_snapshot(self) -> str:
+        """The query for the whole snapshot after the commit."""
+        if self.comparison.anew:
+            return self.delivered
+        names = ", ".join(f"s.{name}" for name in (*KEY, *ROW, "fingerprint", "row_key", "identifiers", "field_hashes"))
+        return (
+            f"SELECT {names} FROM snapshot AS s LEFT JOIN fates AS f ON {same('s', 'f')} WHERE f.key_hi IS NULL"
+            f" UNION ALL {self.delivered}"
+        )
+
+    @property
+    def next_rejections(self) -> str:
+        """The query for all rejections after the commit.
+
+        Every run tries a refused row again. A row without an outcome in this run is still refused only if this run
+        skipped it for its rejection, did not come to it, or could not send it (invalid). A refused removal is dropped
+        once a row names the record again, even an invalid row.
+        """
+        if self.comparison.drops_rejections:
+            return self._new_rejections(earlier="(SELECT * FROM rejections WHERE 1 = 0)")
+        return f"{self._new_rejections(earlier='rejections')} UNION ALL {self._kept_rejections}"
+
+    def _new_rejections(self, *, earlier: str) -> str:
+        """Build the query for this run's rejections. A row that the destination did not have counts no attempt."""
+        missing = f"f.outcome = '{Outcome.SKIPPED}'"
+        wanted = "1 = 1" if self.mode == "update" else f"NOT {missing}"
+        digest = ROW if self.comparison.adopted else KEY
+        return (
+            "SELECT c.row_key, c.key_hi, c.key_lo, c.fingerprint, c.change, f.outcome, f.code, f.message,"
+            f" CASE WHEN {missing} THEN 0 ELSE COALESCE(r.attempts, 0) + 1 END AS attempts,"
+            f" COALESCE(r.first_seen, {self.now}) AS first_seen, {self.now} AS last_seen"
+            f" FROM changes AS c JOIN failed AS f ON f.seq = c.seq LEFT JOIN {earlier} AS r"
+            f" ON {same('r', 'c', KEY, digest)} AND r.fingerprint = c.fingerprint"
+            f" AND r.outcome <> '{Outcome.SKIPPED}' WHERE {wanted}"
+        )
+
+    @property
+    def _kept_rejections(self) -> str:
+        names = "r.fingerprint, r.change, r.outcome, r.code, r.message, r.attempts, r.first_seen, r.last_seen"
+        unsettled = f"{_SENT} AND NOT {self._settled}"
+        if self.comparison.adopted:  # they were known by primary key
+            return (
+                f"SELECT r.row_key, c.key_hi, c.key_lo, {names} FROM rejections AS r JOIN changes AS c"
+                f" ON {same('r', 'c', KEY, ROW)} WHERE c.change = 'skipped' OR {unsettled}"
+            )
+        invalid = f"c.change = 'invalid' AND r.fingerprint <> {REMOVED}"
+        of_record = f"SELECT 1 FROM changes AS c WHERE {same('r', 'c')}"
+        kept = f"EXISTS ({of_record} AND (c.change = 'skipped' OR {invalid} OR {unsettled}))"
+        if self.comparison.low:  # only part of the model was read: a row that was not read is still refused
+            kept = f"NOT EXISTS ({of_record} AND {_SENT} AND {self._settled})"
+        return f"SELECT r.row_key, r.key_hi, r.key_lo, {names} FROM rejections AS r WHERE {kept}"
+
+    def lowest_open_cursor(self, data_type: str) -> str:
+        """Build the query for the lowest cursor of the rows that a later run must read again, as text.
+
+        :param data_type: of the cursor, in the dialect's own words.
+        """
+        return (
+            f"SELECT {self.dialect.text('MIN(c.w)', data_type)} FROM changes AS c"
+            f" LEFT JOIN failed AS f ON f.seq = c.seq WHERE {_SENT}"
+            f" AND (NOT {self._settled} OR f.outcome <> '{Outcome.SKIPPED}')"
+        )
+
+    def log(self, *, sync: str, run_id: str) -> str:
+        """Build the query for the change log's rows: the outcome of each row that was to be sent."""
+        lost = (
+            f" WHEN c.seq IN ({', '.join(map(str, self.answer_lost))}) THEN '{Outcome.UNKNOWN}'"
+            if self.answer_lost
+            else ""
+        )
+        return (
+            f"SELECT {literal(sync, self.dialect.name)} AS sync, {literal(run_id, self.dialect.name)} AS run_id,"
+            " c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
+            f" CASE WHEN f.seq IS NOT NULL THEN f.outcome{lost} WHEN {self._settled} THEN '{Outcome.ACCEPTED}'"
+            f" WHEN {_in_ranges(self._doubtful)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END AS outcome, f.code"
+            f" FROM changes AS c LEFT JOIN failed AS f ON f.seq = c.seq WHERE {_SENT}"
+        )
+
+    @property
+    def _settled(self) -> str:
+        return _in_ranges(self.settled)
+
+    @property
+    def _doubtful(self) -> list[tuple[int, int]]:
+        return [(rows.start, rows.stop - 1) for rows in self.in_doubt]
+
+
+def _in_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """Return the condition that the number of a row of the plan is in one of these ranges."""
+    conditions = [f"c.seq BETWEEN {first} AND {last}" for first, last in ranges if first <= last]
+    return f"({' OR '.join(conditions) or '1 = 0'})"
