@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from airflow_reverse_etl.errors import RunConflictError
+from airflow_reverse_etl.errors import RunConflictError, UnreachableError
 from airflow_reverse_etl.stores.compare_and_set import V, VersionedValues
 
 #: Attempts to change a lease that other workers change at the same moment.
@@ -36,6 +36,25 @@ def acquire(
     raise lease_taken(sync, values)
 
 
+def next_number(stored: VersionedValues[V]) -> int:
+    """Count a number up, and return it. No two callers get the same number."""
+    for attempt in range(_ATTEMPTS):
+        version, values = stored.read()
+        number = last_number(values) + 1
+        if stored.swap(version, {"holder": "", "fence": str(number), "until": ""}):
+            return number
+        time.sleep(random.uniform(0, 0.005 * attempt))
+    raise UnreachableError(
+        "the number of a try could not be taken: too many tasks change it at once",
+        todo="let the next try of the task begin; it resumes by itself",
+    )
+
+
+def last_number(values: Mapping[str, str]) -> int:
+    """Return the number that was taken last; 0 if none was."""
+    return int(values.get("fence", 0))
+
+
 def release(stored: VersionedValues[V], *, fence: int) -> None:
     """Give a lease back: :meth:`airflow_reverse_etl.sync.ports.StateStore.release`."""
     for _ in range(_ATTEMPTS):
@@ -60,12 +79,13 @@ def next_fence(values: Mapping[str, str], sync: str, holder: str, *, now: dateti
     :param fence: number of the lease to renew; None to take the lease.
     :raises RunConflictError: another holder has the lease, or ``fence`` is outdated.
     """
-    current = int(values.get("fence", 0))
+    current = last_number(values)
+    until = values.get("until")
     if fence is not None:
-        if fence != current:
+        # A lease that was released cannot be renewed, even if nobody has taken it since.
+        if fence != current or not until:
             raise lease_taken(sync, values)
         return fence
-    until = values.get("until")
     if until and datetime.fromisoformat(until) > now:
         if values["holder"].partition("\n")[0] != holder:
             raise lease_taken(sync, values)
@@ -76,12 +96,12 @@ def next_fence(values: Mapping[str, str], sync: str, holder: str, *, now: dateti
 def lease_taken(sync: str, values: Mapping[str, str]) -> RunConflictError:
     """Build the error for a caller that could not take the lease. It names the current holder."""
     until = values.get("until")
-    expiry = f" at {until}" if until else ""
+    expiry = f", valid until {until}" if until else ""
     holder, _, label = values.get("holder", "unknown").partition("\n")
     return RunConflictError(
-        f"another run of this sync is at work: {label or holder}",
+        f"another run of this sync is at work: {label or holder}{expiry}",
         todo="let that run finish, then try again; set max_active_runs=1 on the DAG so that its runs follow each other,"
         " and order its tasks that run the same sync. "
-        f"If that run was killed, its lease expires by itself{expiry}",
+        "If that run was killed, its lease expires by itself",
         sync=sync,
     )

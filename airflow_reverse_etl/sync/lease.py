@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,14 @@ class Lease:
 
 @contextlib.asynccontextmanager
 async def held(
-    store: StateStore, sync: str, *, holder: str, clock: Clock, label: str = "", release: bool = True
+    store: StateStore,
+    sync: str,
+    *,
+    holder: str,
+    clock: Clock,
+    label: str = "",
+    release: bool = True,
+    on_wait: Callable[[RunConflictError], None] = lambda _: None,
 ) -> AsyncIterator[Lease]:
     """Hold the lease of a sync inside the block, and yield it.
 
@@ -93,9 +100,10 @@ async def held(
     therefore starts by itself.
 
     :param label: description of the holder, shown to other runs.
+    :param on_wait: called once, when another run holds the lease, with the error that names it.
     :raises RunConflictError: another run is at work, or took the lease over inside the block, which is then cancelled.
     """
-    lease = await _take(store, sync, holder, clock, label)
+    lease = await _take(store, sync, holder, clock, label, on_wait)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
@@ -127,15 +135,26 @@ async def held(
             await lease.release()
 
 
-async def _take(store: StateStore, sync: str, holder: str, clock: Clock, label: str) -> Lease:
+async def _take(
+    store: StateStore,
+    sync: str,
+    holder: str,
+    clock: Clock,
+    label: str,
+    on_wait: Callable[[RunConflictError], None],
+) -> Lease:
+    is_waiting = False
     give_up_at = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
     while True:
         now = clock.now()
         try:
             fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS, label=label)
-        except RunConflictError:
+        except RunConflictError as error:
             if clock.monotonic() >= give_up_at:
                 raise
+            if not is_waiting:
+                on_wait(error)
+            is_waiting = True
         else:
             expires_at = now + timedelta(seconds=LEASE_SECONDS)
             return Lease(store, sync, holder, clock, fence, expires_at, label=label)

@@ -186,11 +186,20 @@ class StateStore(Protocol):
         does not read the generator to its end must close it.
         """
 
-    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
-        """Return the last saved checkpoint of a partition, or a new one."""
+    def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
+        """Take the number of a new try of a partition: one more than the last, even if another worker takes one at the same time."""
 
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
-        """Save a checkpoint durably. After a crash, either the old or the new checkpoint is complete."""
+    def last_try(self, plan: Plan, *, partition: int = 0) -> int:
+        """Return the number of the last try of a partition, or 0 if there was none, or if the plan is gone."""
+
+    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+        """Return the last saved checkpoint of a partition's last try that saved one, or a new one."""
+
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0, try_number: int = 0) -> None:
+        """Save a checkpoint durably. After a crash, either the old or the new checkpoint is complete.
+
+        :param try_number: of the try that saves. The checkpoint of a later try stays what it is.
+        """
 
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
         """Return the saved checkpoints of all partitions, in any order."""

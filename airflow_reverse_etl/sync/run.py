@@ -27,7 +27,7 @@ from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
-from airflow_reverse_etl.sync.lease import Lease, held
+from airflow_reverse_etl.sync.lease import LEASE_SECONDS, Lease, held
 from airflow_reverse_etl.sync.load.loader import Loader, Share, unrepeatable
 from airflow_reverse_etl.sync.ports import Destination, Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -116,6 +116,7 @@ class Run:
             clock=self._context.clock,
             label=self._context.label,
             release=release,
+            on_wait=self._report_wait,
         ) as self._lease:
             yield
 
@@ -168,6 +169,10 @@ class Run:
                 await asyncio.to_thread(self._store.discard, plan)
                 raise
         return plan
+
+    def _report_wait(self, error: RunConflictError) -> None:
+        text = f"waits for its lease, {LEASE_SECONDS:,.0f} seconds at most: {error.what}"
+        self._observer.event("warning", sync=self._sync.name, text=text)
 
     def _report_plan(self, plan: Plan) -> None:
         planned = dict(plan.planned)

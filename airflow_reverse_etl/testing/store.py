@@ -62,7 +62,10 @@ class _Planned:
     rows: Sequence[Classified]
     values: pa.Table
     has_fields: bool
-    checkpoints: dict[int, Checkpoint] = field(default_factory=dict)
+    #: Partition → number of the try that saved last, and its checkpoint.
+    checkpoints: dict[int, tuple[int, Checkpoint]] = field(default_factory=dict)
+    #: Partition → number of its last try.
+    tries: dict[int, int] = field(default_factory=dict)
 
     def numbered(self) -> list[tuple[int, Classified]]:
         """Return the change set, with sequence numbers."""
@@ -163,15 +166,26 @@ class MemoryStateStore(StateStore):
                 keys.setdefault(row.cause, set()).add(row.key)
         return {cause: sorted(found)[:count] for cause, found in keys.items()}
 
+    def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
+        tries = self._planned(plan).tries
+        tries[partition] = tries.get(partition, 0) + 1
+        return tries[partition]
+
+    def last_try(self, plan: Plan, *, partition: int = 0) -> int:
+        planned = self._state(plan.sync).plans.get(plan.plan_id)
+        return planned.tries.get(partition, 0) if planned else 0
+
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         saved = self._planned(plan).checkpoints.get(partition)
-        return saved.copy() if saved else Checkpoint()
+        return saved[1].copy() if saved else Checkpoint()
 
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
-        self._planned(plan).checkpoints[partition] = checkpoint.copy()
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0, try_number: int = 0) -> None:
+        saved = self._planned(plan).checkpoints
+        if partition not in saved or saved[partition][0] <= try_number:
+            saved[partition] = try_number, checkpoint.copy()
 
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
-        return [saved.copy() for saved in self._planned(plan).checkpoints.values()]
+        return [saved.copy() for _, saved in self._planned(plan).checkpoints.values()]
 
     # -- the end of a run --------------------------------------------------------------------------------------------
 
@@ -196,7 +210,7 @@ class MemoryStateStore(StateStore):
         busy = until is not None and until > now
         refused = busy and held_by != holder
         if fence is not None:
-            refused = fence != number
+            refused = fence != number or until is None
         if refused:
             raise RunConflictError(
                 f"another run of this sync is at work: {described or held_by}",

@@ -370,6 +370,34 @@ class StateStoreConformance:
         found = self.changed_fields(store, other, {"1": "x"}, day=2)
         assert found == {"1": None}
 
+    # -- tries ---------------------------------------------------------------------------------------------------------
+
+    def test_a_released_lease_cannot_be_renewed(self, store: StateStore) -> None:
+        fence = store.acquire("contacts", "run", now=_NOW, seconds=60)
+        store.release("contacts", fence=fence)
+        with pytest.raises(RunConflictError):
+            store.acquire("contacts", "run", now=_NOW, seconds=60, fence=fence)
+        assert store.acquire("contacts", "run", now=_NOW, seconds=60) > fence
+
+    def test_each_try_has_a_higher_number_until_the_plan_is_gone(self, store: StateStore) -> None:
+        plan = self.plan(store, {"1": "a", "2": "b"})
+        assert store.last_try(plan) == 0
+        assert [store.begin_try(plan), store.begin_try(plan), store.begin_try(plan, partition=1)] == [1, 2, 1]
+        assert (store.last_try(plan), store.last_try(plan, partition=1)) == (2, 1)
+        store.discard(plan)
+        assert store.last_try(plan) == 0
+
+    def test_a_try_cannot_replace_what_a_later_one_has_saved(self, store: StateStore) -> None:
+        plan = self.plan(store, {"1": "a", "2": "b"})
+        later = Checkpoint(requests=2)
+        later.settled.add(1, 2)
+        store.save_checkpoint(plan, Checkpoint(requests=1), try_number=1)
+        store.save_checkpoint(plan, later, try_number=2)
+        store.save_checkpoint(plan, Checkpoint(requests=9), try_number=1)
+        assert store.load_checkpoint(plan).requests == 2
+        assert [found.requests for found in self.reopened(store).checkpoints(plan)] == [2]
+        store.discard(plan)
+
     # -- plans and checkpoints ---------------------------------------------------------------------------------------
 
     def test_a_plan_is_unfinished_until_it_is_committed_or_discarded(self, store: StateStore) -> None:

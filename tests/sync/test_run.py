@@ -253,10 +253,10 @@ async def test_a_checkpoint_that_cannot_be_saved_now_is_saved_later(
 ) -> None:
     save, failing = world.store.save_checkpoint, iter(range(2))
 
-    def flaky(plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
+    def flaky(plan: Plan, checkpoint: Checkpoint, *, partition: int = 0, try_number: int = 0) -> None:
         if 0 < len(checkpoint.settled) < 50 and next(failing, None) is not None:
             raise UnreachableError("the storage is away", todo="wait")
-        save(plan, checkpoint, partition=partition)
+        save(plan, checkpoint, partition=partition, try_number=try_number)
 
     monkeypatch.setattr(world.store, "save_checkpoint", flaky)
     world.destination.dials.latency = 0.02

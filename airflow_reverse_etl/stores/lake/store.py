@@ -8,7 +8,8 @@
                        history/      Delta: one row for each committed run
                        change_log/   Delta: the outcome of each row that was to be sent, if enabled
                        lease/        the holder of the sync's lease, see stores/compare_and_set.py
-                       runs/<plan>/  plan.json, checkpoint-<partition>.json, changes/*.parquet: until the commit
+                       runs/<plan>/  plan.json, changes/*.parquet, and of each partition
+                                     checkpoint-<partition>-<try>.json and try-<partition>/: until the commit
 
 The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 #: Age of a folder without plan.json from which its planner counts as interrupted.
 _INTERRUPTED_AFTER = timedelta(days=1)
 _PLAN_ID_TIME = "%Y%m%dT%H%M%S%f"
+#: Name of a checkpoint's file. Those of format 1 have no number of a try.
+_CHECKPOINT = re.compile(r"checkpoint-(?P<partition>-?\d+)(?:-(?P<try>\d+))?\.json")
 
 
 class LakeStore(StateStore):
@@ -163,18 +167,39 @@ class LakeStore(StateStore):
             work.view("invalid", f"{_plan_folder(plan.sync, plan.plan_id)}/changes/invalid.parquet")
             return invalid_keys(stored, "invalid", work.execute, count=count)
 
-    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
-        data = self._files.read(_checkpoint(plan, partition))
-        return Checkpoint.from_json(json.loads(data)) if data else Checkpoint()
+    def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
+        return leases.next_number(self._tries(plan, partition))
 
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
-        self._files.write(_checkpoint(plan, partition), json.dumps(checkpoint.to_json()).encode())
+    def last_try(self, plan: Plan, *, partition: int = 0) -> int:
+        _, values = self._tries(plan, partition).read()
+        return leases.last_number(values)
+
+    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+        return self._checkpoints(plan).get(partition, Checkpoint())
+
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0, try_number: int = 0) -> None:
+        # A file for each try, so that a try that was stopped for a while cannot replace what a later one has saved.
+        name = f"checkpoint-{partition}-{try_number:06}.json"
+        path = f"{_plan_folder(plan.sync, plan.plan_id)}/{name}"
+        self._files.write(path, json.dumps(checkpoint.to_json()).encode())
 
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
+        return list(self._checkpoints(plan).values())
+
+    def _checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
+        """Return the checkpoint of each partition's last try."""
         folder = _plan_folder(plan.sync, plan.plan_id)
-        names = [name for name in self._files.list(folder) if name.startswith("checkpoint-")]
-        stored = (self._files.read(f"{folder}/{name}") for name in names)
-        return [Checkpoint.from_json(json.loads(data)) for data in stored if data]
+        last: dict[int, tuple[int, str]] = {}
+        for name in self._files.list(folder):
+            if found := _CHECKPOINT.fullmatch(name):
+                number = int(found["try"] or 0)
+                partition = int(found["partition"])
+                last[partition] = max(last.get(partition, (-1, "")), (number, name))
+        stored = {partition: self._files.read(f"{folder}/{name}") for partition, (_, name) in last.items()}
+        return {partition: Checkpoint.from_json(json.loads(data)) for partition, data in stored.items() if data}
+
+    def _tries(self, plan: Plan, partition: int) -> FileValues:
+        return FileValues(self._files, f"{_plan_folder(plan.sync, plan.plan_id)}/try-{partition}")
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:  # noqa: ARG002 - see plan.json
         folder = _plan_folder(plan.sync, plan.plan_id)
@@ -265,7 +290,3 @@ def _folder(sync: str) -> str:
 
 def _plan_folder(sync: str, plan_id: str) -> str:
     return f"{_folder(sync)}/runs/{plan_id}"
-
-
-def _checkpoint(plan: Plan, partition: int) -> str:
-    return f"{_plan_folder(plan.sync, plan.plan_id)}/checkpoint-{partition}.json"

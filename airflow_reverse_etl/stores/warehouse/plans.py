@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_reverse_etl.sql.driver_errors import SqlError
+from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.planning import StoredPlan
@@ -17,6 +18,15 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Age of a plan that is not ready from which its planner counts as interrupted.
 _INTERRUPTED_AFTER = timedelta(days=1)
+
+
+#: Numbers of the checkpoints of one try.
+_NUMBERS = 1_000_000
+
+
+def _tries(plan_id: str, partition: object) -> str:
+    """Return the name under which the number of a try is stored among the leases."""
+    return f"try {plan_id} {partition}"
 
 
 def run_of(plan: Plan) -> str:
@@ -58,10 +68,11 @@ class OpenPlans:
         found = self._ready(f"plan_id = {self._tables.text(plan.plan_id)}")
         return StoredPlan.from_json(json.loads(found[0][0])) if found else None
 
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int) -> None:
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int, try_number: int) -> None:
         """Store a checkpoint in pieces, because the length of a statement is limited.
 
-        The old checkpoint is deleted when the new one is complete.
+        The old checkpoint is deleted when the new one is complete. The numbers of a later try are higher, so a try
+        that was stopped for a while cannot replace what a later one has saved.
         """
         table = self._tables["checkpoints"]
         plan_id = self._tables.text(plan.plan_id)
@@ -69,8 +80,12 @@ class OpenPlans:
         length = self._tables.sql.piece
         pieces = [content[at : at + length] for at in range(0, len(content), length)]
         where = f"plan_id = {plan_id} AND part = {partition}"
+        first = try_number * _NUMBERS
         with self._database.session() as session:
-            [(last,)] = session.run(f"SELECT COALESCE(MAX(number), 0) FROM {table} WHERE {where}")
+            [(last,)] = session.run(
+                f"SELECT COALESCE(MAX(number), {first}) FROM {table} WHERE {where}"
+                f" AND number >= {first} AND number < {first + _NUMBERS}"
+            )
             with session.transaction():
                 for at, piece in enumerate(pieces):
                     session.run(
@@ -79,6 +94,10 @@ class OpenPlans:
                         f" {len(pieces)}, {self._tables.text(piece)}"
                     )
                 session.run(f"DELETE FROM {table} WHERE {where} AND number <= {int(last)}")
+
+    def tries(self, plan: Plan, partition: int) -> TableValues:
+        """Return the number of the last try of a partition, under compare-and-set."""
+        return TableValues(self._tables, _tries(plan.plan_id, partition))
 
     def checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
         """Return the newest complete checkpoint of each partition."""
@@ -111,6 +130,8 @@ class OpenPlans:
                 return
             raise
         self._database.run(f"DELETE FROM {self._tables['checkpoints']} {where}")
+        tries = self._tables.text(f"{_tries(plan_id, '')}%")
+        self._database.run(f"DELETE FROM {self._tables['leases']} WHERE sync LIKE {tries}")
         self._database.run(f"DELETE FROM {plans} {where}")
 
     def drop_interrupted(self, sync: str, now: datetime) -> None:

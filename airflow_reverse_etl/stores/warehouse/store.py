@@ -230,13 +230,22 @@ class WarehouseStore(StateStore):
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
+    def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
+        with self._tables.errors(plan.sync):
+            return leases.next_number(self._open_plans.tries(plan, partition))
+
+    def last_try(self, plan: Plan, *, partition: int = 0) -> int:
+        with self._tables.errors(plan.sync):
+            _, values = self._open_plans.tries(plan, partition).read()
+            return leases.last_number(values)
+
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
         with self._tables.errors(plan.sync):
             return self._open_plans.checkpoints(plan).get(partition, Checkpoint())
 
-    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0) -> None:
+    def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0, try_number: int = 0) -> None:
         with self._tables.errors(plan.sync):
-            self._open_plans.save_checkpoint(plan, checkpoint, partition=partition)
+            self._open_plans.save_checkpoint(plan, checkpoint, partition=partition, try_number=try_number)
 
     def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
         with self._tables.errors(plan.sync):

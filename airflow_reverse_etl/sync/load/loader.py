@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import ReverseEtlError, UnreachableError
+from airflow_reverse_etl.errors import ReverseEtlError, RunConflictError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import SettledSet
@@ -29,6 +29,8 @@ CHECKPOINT_SECONDS = 2.0
 #: Seconds that a load waits for the answers to requests in flight when its task is stopped. Each answer is saved at
 #: once, as the process may be killed sooner: Airflow kills a task 5 seconds after SIGTERM.
 GRACE_SECONDS = 10.0
+#: Seconds after which a load makes sure that no later try has begun before it sends anything more.
+CONFIRM_SECONDS = 10.0
 #: Longest pause, in seconds, that a load waits for. If the destination asks for a longer one, as with a daily limit,
 #: the load leaves the remaining rows to a retry.
 LONGEST_PAUSE = 600.0
@@ -78,7 +80,8 @@ class Loader:
 
     * A row is settled as accepted only after the destination's answer.
     * A checkpoint never claims more than what was answered, and a row that it has settled is not sent.
-    * Nothing is sent or saved once another run may have the sync's lease.
+    * Nothing is sent or saved once another run may have the sync's lease, or ``CONFIRM_SECONDS`` after a later try of
+      the same share has begun.
     * Before rows are sent with an operation that is not safe to repeat, a checkpoint announces them, so that after a
       crash they are known to be in doubt.
 
@@ -109,6 +112,8 @@ class Loader:
         self._observer = context.observer
         self._clock = context.clock
         self._check_lease = check_lease
+        self._try_number = 0
+        self._confirmed_at = 0.0
         self._backoff = Backoff()
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
         self._pace = Pace(sync.rate.requests_per_second, context.clock, context.budget, sync.destination.connection)
@@ -188,6 +193,9 @@ class Loader:
     async def _resume(self) -> tuple[Checkpoint, int]:
         """Load the progress so far; returns the checkpoint of this share, and its number of settled rows."""
         share = self._share
+        # From now on, an earlier try of this share that still lives stops. What it has announced is in doubt.
+        self._try_number = await asyncio.to_thread(self._store.begin_try, self._plan, partition=share.partition)
+        self._confirmed_at = self._clock.monotonic()
         own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
         # If the plan was partitioned differently before, checkpoints of other partitions cover some of these rows.
         known = Checkpoint.merged(self._progress or [own])
@@ -316,7 +324,7 @@ class Loader:
         while True:
             if batch.seqs[-1] > self._announced:
                 await self._announce(batch)
-            await self._check_lease()
+            await self._check()
             receipts = await self._send(batch)
             self._checkpoint.requests += receipts.requests
             if receipts.retry_after is not None:
@@ -479,12 +487,44 @@ class Loader:
             await self._save_now()
 
     async def _save_now(self) -> None:
-        await self._check_lease()  # another run may have resumed this plan, or committed it
+        await self._check()  # another run may have resumed this plan, or committed it
         if self._save_task:  # a cancelled save continues in its thread, and must not overwrite this checkpoint later
             await asyncio.wait([self._save_task])
         checkpoint = self._checkpoint.copy()
         partition = self._share.partition
         self._save_task = asyncio.create_task(
-            asyncio.to_thread(self._store.save_checkpoint, self._plan, checkpoint, partition=partition)
+            asyncio.to_thread(
+                self._store.save_checkpoint,
+                self._plan,
+                checkpoint,
+                partition=partition,
+                try_number=self._try_number,
+            )
         )
         await asyncio.shield(self._save_task)
+        # A later try that has begun by now may not have read this checkpoint.
+        await self._confirm()
+
+    async def _check(self) -> None:
+        """Make sure that this try may still send and save.
+
+        :raises RunConflictError: another run has the lease, or a later try has begun.
+        """
+        await self._check_lease()
+        if self._clock.monotonic() - self._confirmed_at > CONFIRM_SECONDS:
+            await self._confirm()
+
+    async def _confirm(self) -> None:
+        """Make sure that no later try has begun, and that the plan exists.
+
+        :raises RunConflictError: one has begun, or the plan is committed or discarded.
+        """
+        now = self._clock.monotonic()
+        last = await asyncio.to_thread(self._store.last_try, self._plan, partition=self._share.partition)
+        if last != self._try_number:
+            raise RunConflictError(
+                "a later try of this task has taken over" if last else "the plan is committed or discarded",
+                todo="leave this try as it is: it has stopped before it sent anything more",
+                sync=self._sync.name,
+            )
+        self._confirmed_at = now

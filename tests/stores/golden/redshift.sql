@@ -82,7 +82,7 @@ SELECT content FROM reverse_etl.plans WHERE plan_id = '20260101T000000000000-<ru
 
 SELECT c.seq, s.field_hashes, c.field_hashes FROM reverse_etl.of_it_1_a5fc926e_changes_<run> AS c JOIN reverse_etl.of_it_1_a5fc926e_snapshot AS s ON s.key_hi = c.key_hi AND s.key_lo = c.key_lo WHERE c.change = 'changed' AND c.seq > 0 AND c.seq <= 3 ORDER BY c.seq;
 
-SELECT COALESCE(MAX(number), 0) FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>' AND part = 0;
+SELECT COALESCE(MAX(number), 0) FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>' AND part = 0 AND number >= 0 AND number < 1000000;
 
 BEGIN;
 
@@ -159,6 +159,8 @@ DROP TABLE IF EXISTS reverse_etl.of_it_1_a5fc926e_fates_<run>;
 DROP TABLE IF EXISTS reverse_etl.of_it_1_a5fc926e_refused_<run>;
 
 DELETE FROM reverse_etl.checkpoints WHERE plan_id = '20260101T000000000000-<run>';
+
+DELETE FROM reverse_etl.leases WHERE sync LIKE 'try 20260101T000000000000-<run> %';
 
 DELETE FROM reverse_etl.plans WHERE plan_id = '20260101T000000000000-<run>';
 
