@@ -187,7 +187,7 @@ class StateStore(Protocol):
         """
 
     def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
-        """Take the number of a new try of a partition: one more than the last, even if another worker takes one at the same time."""
+        """Take the number of a new try of a partition: one more than the last, even if another worker takes one now."""
 
     def last_try(self, plan: Plan, *, partition: int = 0) -> int:
         """Return the number of the last try of a partition, or 0 if there was none, or if the plan is gone."""
@@ -201,8 +201,8 @@ class StateStore(Protocol):
         :param try_number: of the try that saves. The checkpoint of a later try stays what it is.
         """
 
-    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
-        """Return the saved checkpoints of all partitions, in any order."""
+    def checkpoints(self, plan: Plan) -> Mapping[int, Checkpoint]:
+        """Return the last saved checkpoint of each partition that has one."""
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:
         """Fold accepted rows into the snapshot, rejected ones into the rejections, the report into the history.

@@ -229,7 +229,7 @@ class Run:
         """
         share = share or Share.of(plan, 0, 1)
         progress = await asyncio.to_thread(self._store.checkpoints, plan)
-        if plan.spec != self._sync.digest or any(part.closed for part in progress):
+        if plan.spec != self._sync.digest or any(part.closed for part in progress.values()):
             raise RunConflictError(
                 "the plan of this run is outdated: the sync was changed, or another run came first",
                 todo="clear the run's tasks to plan again",
@@ -243,7 +243,6 @@ class Run:
             self._context,
             check_lease=self._lease.check,
             share=share,
-            progress=progress,
         )
         try:
             checkpoint, left = await loader.load()
@@ -364,8 +363,8 @@ class Run:
     async def _progress(self, plan: Plan) -> Checkpoint:
         """Return the checkpoint that is being committed, or else the merged checkpoints of all partitions."""
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
-        closed = next((part for part in parts if part.closed), None)
-        return closed or Checkpoint.merged(parts)
+        closed = next((part for part in parts.values() if part.closed), None)
+        return closed or Checkpoint.merged(parts.values())
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:

@@ -184,8 +184,9 @@ class MemoryStateStore(StateStore):
         if partition not in saved or saved[partition][0] <= try_number:
             saved[partition] = try_number, checkpoint.copy()
 
-    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
-        return [saved.copy() for _, saved in self._planned(plan).checkpoints.values()]
+    def checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
+        saved = self._planned(plan).checkpoints
+        return {partition: checkpoint.copy() for partition, (_, checkpoint) in saved.items()}
 
     # -- the end of a run --------------------------------------------------------------------------------------------
 

@@ -395,7 +395,8 @@ class StateStoreConformance:
         store.save_checkpoint(plan, later, try_number=2)
         store.save_checkpoint(plan, Checkpoint(requests=9), try_number=1)
         assert store.load_checkpoint(plan).requests == 2
-        assert [found.requests for found in self.reopened(store).checkpoints(plan)] == [2]
+        found = self.reopened(store).checkpoints(plan)
+        assert {partition: checkpoint.requests for partition, checkpoint in found.items()} == {0: 2}
         store.discard(plan)
 
     # -- plans and checkpoints ---------------------------------------------------------------------------------------
@@ -422,7 +423,7 @@ class StateStoreConformance:
         assert store.load_checkpoint(plan).to_json() == saved
         assert store.load_checkpoint(plan, partition=1).to_json() == Checkpoint().to_json()
         store.save_checkpoint(plan, checkpoint, partition=1)
-        assert len(store.checkpoints(plan)) == 2
+        assert store.checkpoints(plan).keys() == {0, 1}
 
     def test_a_commit_may_be_repeated(self, store: StateStore) -> None:
         plan = self.plan(store, {"1": "a"})

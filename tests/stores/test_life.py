@@ -86,7 +86,7 @@ def test_the_life_of_a_sync(place: Place) -> None:
     other = life.place.store()
     assert other.unfinished("s") == [plan], "another worker finds it"
     assert life.rows(plan, other) == [("removed", "3"), ("changed", "2")]
-    life.finish(plan, reject=1)
+    life.finish(plan, reject=2)
     assert [row[:2] for row in rejections(life)] == [("2", "it's \\ 100% 'wrong' \U0001f600")]
 
     plan = life.plan()

@@ -57,16 +57,27 @@ STRAYS = (
 
 def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
     """Build the queries for what several rows of ``relation`` share: a record; a primary key."""
-    first = ", MIN(row_key) AS first_row" if statement.sync.mode == "delete" else ""
     found = {}
-    for name, columns in (("repeated", KEY), ("repeated_rows", ROW)):
-        if name == "repeated" or statement.by_record:
-            names = ", ".join(columns)
-            found[name] = (
-                f"SELECT {names}{first} FROM {relation} WHERE present = 1 AND {columns[0]} IS NOT NULL"
-                f" GROUP BY {names} HAVING COUNT(*) > 1"
-            )
+    if statement.by_record:
+        found["repeated_rows"] = _several(ROW, relation)
+    # Of several rows that delete one record, the first valid one is sent.
+    if statement.by_record and statement.sync.mode == "delete":
+        found["repeated"] = (
+            "SELECT m.key_hi, m.key_lo, MIN(CASE WHEN m.row_hi IS NOT NULL AND e.row_hi IS NULL THEN m.row_key END)"
+            f" AS first_row FROM {relation} AS m LEFT JOIN repeated_rows AS e ON {same('m', 'e', ROW)}"
+            " WHERE m.present = 1 AND m.key_hi IS NOT NULL GROUP BY m.key_hi, m.key_lo HAVING COUNT(*) > 1"
+        )
+    else:
+        found["repeated"] = _several(KEY, relation)
     return found
+
+
+def _several(columns: tuple[str, ...], relation: str) -> str:
+    names = ", ".join(columns)
+    return (
+        f"SELECT {names} FROM {relation} WHERE present = 1 AND {columns[0]} IS NOT NULL"
+        f" GROUP BY {names} HAVING COUNT(*) > 1"
+    )
 
 
 def relations(statement: PlanStatement, now: datetime) -> dict[str, str]:
@@ -104,7 +115,7 @@ def _quarantined(statement: PlanStatement, now: datetime) -> str:
 
 def _judged(statement: PlanStatement) -> str:
     """Build the query for the candidates with ``invalid``, the cause for which a row is invalid."""
-    if not statement.keys:
+    if not statement.keys or statement.sync.mode == "append":
         return (
             "SELECT c.*, CASE WHEN c.unnamed = 1 THEN 'no_identifier' END AS invalid, 0 AS repeats FROM candidates AS c"
         )
@@ -174,6 +185,7 @@ def _the_plan(statement: PlanStatement) -> str:
         ]
         if mode == "insert" and moved:
             changes.append(f"WHEN {moved} THEN 'ignored'")
+            moved = ""
         if "changed" not in sent:
             unsent = "recorded" if comparison.adopted else "ignored"
             changes.append(f"WHEN j.found <> 'added' THEN '{unsent}'")

@@ -245,8 +245,8 @@ class PlanStatement:
             )
         names = "m.row_key, m.identifiers"
         if identified or self._identifiers:
-            names = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in ("row_key", "identifiers"))
-        digests = ", ".join(f"COALESCE(m.{name}, s.{name}) AS {name}" for name in self.digests)
+            names = f"{_of_row('row_key')}, COALESCE(m.identifiers, s.identifiers) AS identifiers"
+        digests = ", ".join(map(_of_row, self.digests))
 
         # Records of before are known by primary key.
         adopted = self.comparison.adopted
@@ -340,6 +340,11 @@ class PlanStatement:
                 todo="cast the values listed below",
                 sync=self.sync.name,
             )
+
+
+def _of_row(name: str) -> str:
+    """Return SQL for a column of a row of the model, or else of a record that left it."""
+    return f"CASE WHEN m.present IS NULL THEN s.{name} ELSE m.{name} END AS {name}"
 
 
 def surplus(*, model_rows: int, snapshot_rows: int, found: Mapping[str, int]) -> int:

@@ -175,7 +175,7 @@ class LakeStore(StateStore):
         return leases.last_number(values)
 
     def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
-        return self._checkpoints(plan).get(partition, Checkpoint())
+        return self.checkpoints(plan).get(partition, Checkpoint())
 
     def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int = 0, try_number: int = 0) -> None:
         # A file for each try, so that a try that was stopped for a while cannot replace what a later one has saved.
@@ -183,11 +183,7 @@ class LakeStore(StateStore):
         path = f"{_plan_folder(plan.sync, plan.plan_id)}/{name}"
         self._files.write(path, json.dumps(checkpoint.to_json()).encode())
 
-    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
-        return list(self._checkpoints(plan).values())
-
-    def _checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
-        """Return the checkpoint of each partition's last try."""
+    def checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
         folder = _plan_folder(plan.sync, plan.plan_id)
         last: dict[int, tuple[int, str]] = {}
         for name in self._files.list(folder):

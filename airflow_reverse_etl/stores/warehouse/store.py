@@ -247,9 +247,9 @@ class WarehouseStore(StateStore):
         with self._tables.errors(plan.sync):
             self._open_plans.save_checkpoint(plan, checkpoint, partition=partition, try_number=try_number)
 
-    def checkpoints(self, plan: Plan) -> Sequence[Checkpoint]:
+    def checkpoints(self, plan: Plan) -> dict[int, Checkpoint]:
         with self._tables.errors(plan.sync):
-            return list(self._open_plans.checkpoints(plan).values())
+            return self._open_plans.checkpoints(plan)
 
     # -- the end of a run ------------------------------------------------------------------------------------------
 

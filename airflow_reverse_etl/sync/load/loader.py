@@ -89,7 +89,6 @@ class Loader:
 
     :param check_lease: raises RunConflictError if another run has taken over the lease.
     :param share: rows to send.
-    :param progress: saved checkpoints of all partitions of the plan.
     """
 
     def __init__(
@@ -101,12 +100,10 @@ class Loader:
         *,
         check_lease: Callable[[], Awaitable[None]],
         share: Share,
-        progress: Sequence[Checkpoint],
     ) -> None:
         self._sync = sync
         self._plan = plan
         self._share = share
-        self._progress = progress
         self._destination = destination
         self._store = context.store
         self._observer = context.observer
@@ -196,9 +193,10 @@ class Loader:
         # From now on, an earlier try of this share that still lives stops. What it has announced is in doubt.
         self._try_number = await asyncio.to_thread(self._store.begin_try, self._plan, partition=share.partition)
         self._confirmed_at = self._clock.monotonic()
-        own = await asyncio.to_thread(self._store.load_checkpoint, self._plan, partition=share.partition)
+        progress = await asyncio.to_thread(self._store.checkpoints, self._plan)
         # If the plan was partitioned differently before, checkpoints of other partitions cover some of these rows.
-        known = Checkpoint.merged(self._progress or [own])
+        known = Checkpoint.merged(progress.values())
+        own = progress.get(share.partition, Checkpoint())
         self._settled_before = known.settled
         self._in_doubt_before = [rows for rows in known.in_doubt() if share.overlaps(rows)]
 
