@@ -107,10 +107,6 @@ class Dialect:
         """Return SQL for a JSON array of texts, as text."""
         return self.array.format(items=", ".join(texts))
 
-    def blank(self, text: str) -> str:
-        """Return a condition that is true if a text is null or blank."""
-        return f"COALESCE({self.trimmed.format(x=text)}, '') = ''"
-
     def json_record(self, record: Mapping[str, object], types: Mapping[str, str]) -> str:
         """Return SQL for the JSON text of nested records, whose leaves are columns with these types, or constants."""
         return self.record_text.format(x=self._record(record, types))

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.model import DestinationSpec, Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -32,6 +32,10 @@ SYNC = Sync(
     destination={"type": "file"},
     mapping={"id": "id", "email": "email", "first_name": "first_name", "score": "score"},
 )
+#: The same, with records known by e-mail.
+BY_RECORD = SYNC.model_copy(
+    update={"name": "by_record", "destination": DestinationSpec(type="file", match_on=("email",))}
+)
 
 
 def main(rows: int = ROWS) -> list[dict[str, Any]]:
@@ -44,17 +48,24 @@ def main(rows: int = ROWS) -> list[dict[str, Any]]:
         _in_process(folder, "first", rows)
         everything = json.loads((Path(folder) / "first.json").read_text())
         results = {}
-        for name in ("same", "bare", "one_percent", "bare", "one_percent"):  # twice: the better one counts
+        _in_process(folder, "first_by_record", rows)
+        measured = ("one_percent", "bare", "one_percent_by_record")
+        for name in ("same", "same_by_record", *measured, *measured):  # twice: the better one counts
             _in_process(folder, name, rows)
             found = json.loads((Path(folder) / f"{name}.json").read_text())
             results[name] = min(results.get(name, found), found, key=lambda one: one["plan"])
-    plan, bare = results["one_percent"], results["bare"]
+    plan = results["one_percent"]
+    bare = results["bare"]
+    by_record = results["one_percent_by_record"]
     many, few = f"{rows:,} rows", f"{rows // 10:,} rows"
     return [
         _result(f"local plan, {many}, 1% changed", plan["plan"], "s", "bare DuckDB join", bare["plan"]),
         _result(f"peak memory of that plan, {many}", plan["peak"], "MB", "bare DuckDB join", bare["peak"]),
         _result(f"commit of 1% changed, {many}", plan["commit"], "s"),
         _result(f"local plan without a change, {many}", results["same"]["plan"], "s"),
+        _result(f"with match_on, {many}, 1% changed", by_record["plan"], "s", "without match_on", plan["plan"]),
+        _result(f"peak memory of that plan, {many}", by_record["peak"], "MB", "without match_on", plan["peak"]),
+        _result(f"with match_on, without a change, {many}", results["same_by_record"]["plan"], "s"),
         _result(f"first plan, {few}", first["plan"], "s"),
         _result(f"first commit, {few}", first["commit"], "s"),
         _result(f"change set read, {few}", first["rows_per_second"], "rows/s"),
@@ -84,7 +95,9 @@ def _in_process(folder: str, what: str, rows: int) -> None:
 
 
 def _one(folder: Path, what: str, rows: int) -> None:
-    found = {"first": _first, "same": _same, "one_percent": _one_percent, "bare": _bare}[what](folder, rows)
+    actions = {"first": _first, "same": _same, "one_percent": _one_percent, "bare": _bare}
+    sync = BY_RECORD if what.endswith("_by_record") else SYNC
+    found = actions[what.removesuffix("_by_record")](folder, rows, sync)
     found["peak"] = peak() // 2**20
     (folder / f"{what}.json").write_text(json.dumps(found))
 
@@ -95,7 +108,7 @@ def _timed(action: Callable[[], Any]) -> tuple[Any, float]:
     return result, round(time.perf_counter() - started, 2)
 
 
-def _plan(folder: Path, query: str) -> tuple[Any, Plan, float]:
+def _plan(folder: Path, query: str, sync: Sync) -> tuple[Any, Plan, float]:
     import duckdb
 
     from airflow_reverse_etl.stores.lake.store import LakeStore
@@ -103,29 +116,29 @@ def _plan(folder: Path, query: str) -> tuple[Any, Plan, float]:
 
     store = LakeStore(str(folder / "state"))
     warehouse = DuckDBWarehouse(duckdb.connect(str(folder / "source.duckdb"), read_only=True))
-    request = PlanRequest(SYNC, query, ("id",), "run", datetime.now(UTC))
+    request = PlanRequest(sync, query, ("id",), "run", datetime.now(UTC))
     plan, seconds = _timed(lambda: store.plan(request, warehouse))
     warehouse.close()
     return store, plan, seconds
 
 
-def _commit(store: Any, plan: Plan) -> float:
+def _commit(store: Any, plan: Plan, sync: Sync) -> float:
     checkpoint = Checkpoint(announced=plan.total)
     checkpoint.settled.add(1, plan.total)
     report = RunReport("run", plan.planned, plan.total, 0, 0, 0, 0, 1, 1.0)
-    return _timed(lambda: store.commit(plan, checkpoint, report, SYNC))[1]
+    return _timed(lambda: store.commit(plan, checkpoint, report, sync))[1]
 
 
-def _first(folder: Path, rows: int) -> dict[str, Any]:
-    store, plan, seconds = _plan(folder, f"{QUERY} LIMIT {rows}")
+def _first(folder: Path, rows: int, sync: Sync) -> dict[str, Any]:
+    store, plan, seconds = _plan(folder, f"{QUERY} LIMIT {rows}", sync)
     assert plan.planned.added == rows, plan
     read, reading = _timed(lambda: sum(batch.num_rows for batch in store.changes(plan)))
     assert read == rows
-    return {"plan": seconds, "rows_per_second": round(read / reading), "commit": _commit(store, plan)}
+    return {"plan": seconds, "rows_per_second": round(read / reading), "commit": _commit(store, plan, sync)}
 
 
-def _same(folder: Path, rows: int) -> dict[str, Any]:
-    store, plan, seconds = _plan(folder, QUERY)
+def _same(folder: Path, rows: int, sync: Sync) -> dict[str, Any]:
+    store, plan, seconds = _plan(folder, QUERY, sync)
     assert (plan.total, plan.snapshot_rows) == (0, rows), plan
     store.discard(plan)
     return {"plan": seconds}
@@ -135,19 +148,19 @@ def _changed(query: str) -> str:
     return f"SELECT * REPLACE (score + (id % 100 = 7)::INT AS score) FROM {query}"
 
 
-def _one_percent(folder: Path, rows: int) -> dict[str, Any]:
+def _one_percent(folder: Path, rows: int, sync: Sync) -> dict[str, Any]:
     before = folder / "before"
     if not before.exists():
         shutil.copytree(folder / "state", before)
-    store, plan, seconds = _plan(folder, _changed("customers"))
+    store, plan, seconds = _plan(folder, _changed("customers"), sync)
     assert plan.planned.changed == plan.total == rows // 100, plan
-    found = {"plan": seconds, "commit": _commit(store, plan)}
+    found = {"plan": seconds, "commit": _commit(store, plan, sync)}
     shutil.rmtree(folder / "state")
     shutil.copytree(before, folder / "state")
     return found
 
 
-def _bare(folder: Path, rows: int) -> dict[str, Any]:
+def _bare(folder: Path, rows: int, sync: Sync) -> dict[str, Any]:
     import duckdb
 
     from airflow_reverse_etl.spec.columns import Column
@@ -155,7 +168,7 @@ def _bare(folder: Path, rows: int) -> dict[str, Any]:
 
     names = ("id", "email", "first_name", "score")
     statement = plan_statement(
-        SYNC,
+        sync,
         query=QUERY,
         primary_key=["id"],
         columns=[Column(name) for name in names],

@@ -171,6 +171,7 @@ def test_blank_means_the_same_in_every_dialect(place: Place) -> None:
     constants = [" || ".join(["''", *(f"CHR({characters[one]})" for one in text)]) for text in texts]
     constants += [f"CAST(NULL AS {dialect.string})", "' a '", "CHR(160) || 'a'"]
     found = [
-        place.run(f"SELECT CASE WHEN {dialect.blank(text)} THEN 1 ELSE 0 END AS found")[0][0] for text in constants
+        place.run(f"SELECT CASE WHEN COALESCE({trimmed}, '') = '' THEN 1 ELSE 0 END AS found")[0][0]
+        for trimmed in (dialect.trimmed.format(x=text) for text in constants)
     ]
     assert found == [1] * len(texts) + [1, 0, 0]

@@ -132,12 +132,17 @@ class PlanStatement:
         string = self.dialect.string
         names = ", ".join((*self.values, *self.cursor))
         identifiers = self.dialect.json_record(self._identifiers, types) if self._identifiers else "NULL"
-        blank = " OR ".join(self.dialect.blank(texts[name]) for name in self._named_by)
+        # the identifiers, normalised once
+        named = {f"n{at}": self._normalised(texts[name], types[name]) for at, name in enumerate(self._named_by)}
+        source = "mapped"
+        if named:
+            source = f"(SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in named.items())} FROM mapped) AS named"
+        blank = " OR ".join(f"COALESCE({name}, '') = ''" for name in named)
         unnamed = f"CASE WHEN {blank} THEN 1 ELSE 0 END" if blank else "0"
         columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
         if not self.keys:
             hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in (*KEY, "fingerprint"))
-            return f"SELECT {columns.format(key='NULL')}, {unnamed} AS unnamed, {hashes}, 1 AS present FROM mapped"
+            return f"SELECT {columns.format(key='NULL')}, {unnamed} AS unnamed, {hashes}, 1 AS present FROM {source}"
 
         # the primary key: its text, and a digest of all its parts
         key = [texts[name] for name in self.keys]
@@ -147,8 +152,7 @@ class PlanStatement:
 
         # the identifier: a digest of its normalised parts
         if self.by_record:
-            parts = [self._normalised(texts[name], types[name]) for name in self._named_by]
-            digests["key"] = self._digest(parts, unless=blank)
+            digests["key"] = self._digest(list(named), unless=blank)
 
         # the fingerprint: a digest of the mapping's shape and of all values
         shape = literal(field_hashes.shape(self.sync), self.dialect.name)
@@ -166,7 +170,7 @@ class PlanStatement:
             f"SELECT {names}, row_key, identifiers, unnamed{hashes},"
             f" {low.format(h='values_digest')} AS fingerprint, 1 AS present"
             f" FROM (SELECT {columns.format(key=row_key)}, {unnamed} AS unnamed{made},"
-            f" {self.dialect.digest.format(x=row)} AS values_digest FROM mapped) AS digests"
+            f" {self.dialect.digest.format(x=row)} AS values_digest FROM {source}) AS digests"
         )
 
     @property
