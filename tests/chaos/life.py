@@ -209,6 +209,24 @@ class Life:
         self.killed[step] += 1
         return True
 
+    async def stall(self, longest: dict[str, float]) -> bool:
+        """Stop a try somewhere in its load, let the next try of the run end, and let the first go on.
+
+        :returns: False if the load was over too soon.
+        """
+        async with self.process(lease=PATIENCE) as stalled:
+            if not await stalled.reached("load"):
+                return False
+            await asyncio.sleep(self.random.random() * longest.get("load", 0.05))
+            stalled.signal(signal.SIGSTOP)
+            in_load = stalled.step == "load"
+            async with self.process(lease=PATIENCE) as retry:
+                pass
+            assert isinstance(retry.result, RunReport), retry.result
+            stalled.signal(signal.SIGCONT)
+        _measure(retry.times, longest)
+        return in_load
+
     # -- what must be true -----------------------------------------------------------------------------------------
 
     @property

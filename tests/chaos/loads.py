@@ -79,9 +79,9 @@ class Marked:
         self._marks.send(("plan", None))
         return self._store.plan(request, warehouse)
 
-    def load_checkpoint(self, plan: Plan, *, partition: int = 0) -> Checkpoint:
+    def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
         self._marks.send(("load", None))
-        return self._store.load_checkpoint(plan, partition=partition)
+        return self._store.begin_try(plan, partition=partition)
 
     def commit(self, plan: Plan, checkpoint: Checkpoint, report: RunReport, sync: Sync) -> None:
         self._marks.send(("commit", (plan, report)))
@@ -111,6 +111,7 @@ def work(attempt: Try, marks: Connection) -> None:
     """Make the try; the last mark is ``done`` with its report, or ``failed`` with the error's class and text."""
     lease.LEASE_SECONDS, lease.RENEW_SECONDS, lease.WAIT_SECONDS = attempt.lease, attempt.lease / 4, 0.02
     loader.CHECKPOINT_SECONDS = 0.01
+    loader.CONFIRM_SECONDS = 0.05
     marks.send(("start", os.getpid()))
     sync = Sync.load(attempt.sync)
     warehouse, store = _parts(attempt)

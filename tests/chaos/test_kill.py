@@ -1,6 +1,7 @@
 """Real processes, killed anywhere: what is promised holds when their retries, or the next runs, have finished.
 
-``REVERSE_ETL_KILLS`` is how many are killed in all (default 24); ``REVERSE_ETL_SEED`` repeats a run of this test.
+``REVERSE_ETL_KILLS`` is how many are killed in all (default 24), ``REVERSE_ETL_STALLS`` how many are stopped for a
+while (default 12); ``REVERSE_ETL_SEED`` repeats a run of this test.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 from tests.chaos.life import PATIENCE, REFUSED, Life, life, new_database
 
 KILLS = int(os.environ.get("REVERSE_ETL_KILLS", "24"))
+STALLS = int(os.environ.get("REVERSE_ETL_STALLS", "12"))
 SEED = int(os.environ.get("REVERSE_ETL_SEED", "0"))
 LAKE = [
     ("upsert", "resend"),
@@ -68,6 +70,35 @@ async def test_killed_anywhere_with_state_in_postgres(
 ) -> None:
     async with life(tmp_path, mode, on_unknown, seed=SEED, postgres=new_database(postgres)) as it:
         await killed_anywhere(it)
+
+
+async def stalled_anywhere(it: Life, stalls: int) -> None:
+    longest: dict[str, float] = {}
+    hit = 0
+    for _ in range(10 * stalls):
+        it.next_run()
+        hit += await it.stall(longest)
+        if hit == stalls:
+            break
+    await it.finish()
+    it.check()
+    assert hit == stalls
+
+
+@pytest.mark.parametrize(("mode", "on_unknown"), LAKE)
+async def test_stalled_while_its_retry_ends_with_state_in_files(tmp_path: Path, mode: str, on_unknown: str) -> None:
+    """A paused machine, or a task that Airflow took for dead: its retry has taken over when it goes on."""
+    async with life(tmp_path, mode, on_unknown, seed=SEED) as it:
+        await stalled_anywhere(it, max(STALLS // (len(LAKE) + len(TABLES)), 2))
+
+
+@pytest.mark.parametrize(("mode", "on_unknown"), TABLES)
+@pytest.mark.slow
+async def test_stalled_while_its_retry_ends_with_state_in_postgres(
+    tmp_path: Path, postgres: str, mode: str, on_unknown: str
+) -> None:
+    async with life(tmp_path, mode, on_unknown, seed=SEED, postgres=new_database(postgres)) as it:
+        await stalled_anywhere(it, max(STALLS // (len(LAKE) + len(TABLES)), 2))
 
 
 async def test_two_runs_at_once_follow_each_other(tmp_path: Path) -> None:

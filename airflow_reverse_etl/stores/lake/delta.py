@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,8 +73,8 @@ class _Table:
         mode: Literal["append", "overwrite"],
         file_values: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> int:
-        """Write the rows of a SELECT to a file named after the plan; return their number.
+    ) -> tuple[str, int]:
+        """Write the rows of a SELECT to a file named after the plan; return its name and the number of rows.
 
         :param file_values: values of the columns that are not in the file.
         :param metadata: values that the commit in Delta Lake's log keeps.
@@ -81,8 +82,9 @@ class _Table:
         from deltalake import CommitProperties, Schema
         from deltalake.transaction import AddAction, create_table_with_add_actions
 
-        # Write the file. Nothing refers to it yet.
-        name = f"{plan_id}.parquet"
+        # Write the file. Nothing refers to it yet. Its name is of this process alone: an earlier try of the same commit
+        # may have been stopped while it wrote its own file, and go on at any time.
+        name = f"{plan_id}-{secrets.token_hex(4)}.parquet"
         written = {column: kind for column, kind in self._columns.items() if column not in self._file_columns}
         casts = ", ".join(f"CAST({column} AS {kind}) AS {column}" for column, kind in written.items())
         rows, size = scratch.copy(f"SELECT {casts} FROM ({select})", f"{self._folder}/{name}")
@@ -112,7 +114,7 @@ class _Table:
                     storage_options=self._files.storage_options,
                     commit_properties=properties,
                 )
-        return rows
+        return name, rows
 
     @property
     def _empty_select(self) -> str:
@@ -161,9 +163,9 @@ class DeltaFile(_Table):
         :param metadata: values for :meth:`metadata`.
         :raises RunConflictError: the table was changed since it was loaded.
         """
-        rows = self._add(scratch, select, plan_id, mode="overwrite", metadata=metadata)
+        name, rows = self._add(scratch, select, plan_id, mode="overwrite", metadata=metadata)
         for old in self._files.list(self._folder):
-            if old.endswith(".parquet") and old != f"{plan_id}.parquet":
+            if old.endswith(".parquet") and old != name:
                 self._files.delete(f"{self._folder}/{old}")
         return rows
 
@@ -181,7 +183,7 @@ class DeltaLog(_Table):
 
     def append(self, scratch: Scratch, select: str, plan_id: str) -> None:
         """Add the rows of a SELECT, unless this plan has added its rows before."""
-        if f"{plan_id}.parquet" not in self._names():
+        if not any(name.startswith(plan_id) for name in self._names()):
             self._add(scratch, select, plan_id, mode="append", file_values={_PLAN: plan_id})
 
     def forget(self, before: str) -> None:
