@@ -25,7 +25,7 @@ _SNOWFLAKE_SESSION = (
 class StateSql:
     """SQL of one dialect, with placeholders ``{schema}``, ``{table}``, ``{user}`` and ``{database}``.
 
-    :param types: our word for a type, as in :mod:`airflow_reverse_etl.stores.lake.commit` → the warehouse's.
+    :param types: our word for a type, as in :mod:`airflow_reverse_etl.sync.committing` → the warehouse's.
     :param session: statements at the start of each session.
     :param begin: statement that starts a transaction; None if the warehouse has no transactions of several statements.
     :param plan_in_transaction: CREATE TABLE can be part of a transaction. In Snowflake, it ends the open one.

@@ -2,8 +2,8 @@
 
 ::
 
-    <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_key and identifiers in mode mirror;
-                                     field_hashes, see sql/statements/field_hashes.py
+    <url>/syncs/<sync>/snapshot/     Delta: key_hi, key_lo, fingerprint; row_hi and row_lo with match_on; row_key and
+                                     identifiers in mode mirror; field_hashes, see sql/statements/field_hashes.py
                        rejections/   Delta: rows that the destination refuses
                        history/      Delta: one row for each committed run
                        change_log/   Delta: the outcome of each row that was to be sent, if enabled
