@@ -36,12 +36,12 @@ class ReverseEtlOperator(PlanningOperator):
 
     Returns, and pushes to XCom also when the task fails after sending: ``run_id``, ``planned`` (``added``,
     ``changed``, ``removed``, ``invalid``), ``accepted``, ``rejected``, ``retryable``, ``unknown``, ``skipped``,
-    ``given_up``, ``moved``, ``held``, ``model_rows``, ``invalid``, ``requests``, ``seconds``, ``reasons`` and, where the
-    model changed since the last run, ``drift``. Has the model as inlet and the destination object as outlet asset; the outlet's
-    event carries the counts.
+    ``given_up``, ``moved``, ``held``, ``model_rows``, ``invalid``, ``requests``, ``seconds``, ``reasons`` and, where
+    the model changed since the last run, ``drift``. Has the model as inlet and the destination object as outlet asset;
+    the outlet's event carries the counts.
 
-    If the destination is another place than before, the task fails, unless the sync's ``on_destination_change`` or a DAG
-    run's conf says what to do: ``{"reverse_etl": {"<sync>": {"on_destination_change": "resync"}}}``, or ``keep``.
+    If the destination is another place than before, the task fails, unless the sync's ``on_destination_change`` or a
+    DAG run's conf says what to do: ``{"reverse_etl": {"<sync>": {"on_destination_change": "resync"}}}``, or ``keep``.
 
     It does not build the model, and does not check that the model was built, unless ``gate`` is set: put the task that
     builds it before this one. To spread a sync over workers, or let a person approve its plan, see

@@ -32,9 +32,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
     ``{"run_id", "partition", "partitions"}``, empty if there is nothing to send. A try after the first always returns
     ``partitions`` shares, some of which may have no rows. Pushes the XCom ``plan``: ``run_id``, ``planned``,
     ``total`` (rows to send), ``shares``, ``skipped``, ``given_up`` (the skipped rows that were rejected too often or
-    for too long), ``moved``, ``held``, ``invalid`` (cause → number of ``rows``, and ``keys`` of some), ``model_rows``, ``requests`` and ``minutes``
-    (estimates at the sync's rate; ``minutes`` is null without one), ``guards`` (the verdict of each), ``sample``
-    (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the destination fields
+    for too long), ``moved``, ``held``, ``invalid`` (cause → number of ``rows``, and ``keys`` of some),
+    ``model_rows``, ``requests`` and ``minutes`` (estimates at the sync's rate; ``minutes`` is null without one),
+    ``guards`` (the verdict of each), ``sample`` (kind of change → keys), ``changed_fields`` (key of a changed row in the sample → names of the destination fields
     that changed, null if they are not known), ``drift``, if the model changed since the last run, and ``text``, a
     summary for a person.
 
