@@ -34,9 +34,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
     ``total`` (rows to send), ``shares``, ``skipped``, ``given_up`` (the skipped rows that were rejected too often or
     for too long), ``moved``, ``held``, ``invalid`` (cause → number of ``rows``, and ``keys`` of some),
     ``model_rows``, ``requests`` and ``minutes`` (estimates at the sync's rate; ``minutes`` is null without one),
-    ``guards`` (the verdict of each), ``sample`` (kind of change → keys), ``changed_fields`` (key of a changed row in the
-    sample → names of the destination fields that changed, null if they are not known), ``drift``, if the model changed
-    since the last run, and ``text``, a summary for a person.
+    ``guards`` (the verdict of each), ``sample`` (kind of change → keys), ``changed_fields`` (key of a changed row in
+    the sample → names of the destination fields that changed, null if they are not known), ``drift``, if the model
+    changed since the last run, and ``text``, a summary for a person.
 
     The changed fields are known for rows that were delivered with the current mapping, since the sync has
     ``track: {fields: true}``.
