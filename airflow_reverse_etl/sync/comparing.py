@@ -52,6 +52,7 @@ def _mend(sync: Sync, plan: Plan) -> str:
         return ""
     sources = (sync.mapping[name] for name in sync.identified_by)
     columns = [source.sql if isinstance(source, SqlField) else str(source) for source in sources]
+    columns = [f"trim({column})" for column in columns]
     if sync.destination.compare != "exact":
         columns = [f"lower({column})" for column in columns]
     return (
@@ -136,7 +137,7 @@ def _plain(request: PlanRequest, known: State, start: Comparison, *, snapshot_ro
     """Return the comparison with an existing snapshot that knows the model's records."""
     notes = start.notes
     if start.identity and known.format == 1 and snapshot_rows:
-        return replace(start, adopted=True, anew=True, forgiven=True, notes=(*notes, "records_adopted"))
+        return replace(start, adopted=True, anew=True, notes=(*notes, "records_adopted"))
     if known.stale and snapshot_rows:
         return replace(start, compared=False, resent=True, notes=(*notes, "snapshot_stale"))
     if known.mapping not in ("", start.mapping) and snapshot_rows:

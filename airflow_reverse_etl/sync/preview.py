@@ -79,11 +79,7 @@ def _requests(plan: Plan, batch: float, shares: int) -> int:
     edges = {0}
     if shares:
         edges = {plan.total * share // shares for share in range(shares + 1)}
-    last = 0
-    for kind, count in plan.planned:
-        if kind != "invalid":
-            last += count
-            edges.add(last)
+    edges |= {rows.stop - 1 for rows in plan.ranges().values()}
     return sum(math.ceil((until - after) / batch) for after, until in pairwise(sorted(edges)))
 
 
@@ -98,7 +94,7 @@ def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequen
         f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {found['requests']:,}"
         f" requests{duration}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
     )
-    yield "\n".join(_counts(plan, found["sample"], found["changed_fields"], found["invalid"]))
+    yield "\n".join(_counts(sync.mode, plan, found["sample"], found["changed_fields"], found["invalid"]))
     if "changed" in found["sample"] and not found["changed_fields"]:
         yield _TRACKING_HINT
     if plan.notes:
@@ -131,7 +127,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} hours"
 
 
+#: Why rows that have not changed are not sent, and whether the mode is ``update``.
+_WHY_UNCHANGED = {
+    False: "in doubt, as their answer was lost",
+    True: "in doubt, as their answer was lost, or the destination did not have them when they were sent last",
+}
+
+
 def _counts(
+    mode: str,
     plan: Plan,
     sample: Mapping[str, Sequence[str]],
     changed_fields: Mapping[str, Sequence[str] | None],
@@ -152,8 +156,12 @@ def _counts(
         yield f"- {found['rows']:,} invalid, never sent: {CAUSES[cause]}{label}{keys}{more}"
     if plan.given_up:
         yield f"- {plan.given_up:,} given up, not sent: {given_up_text(plan)}"
-    if in_doubt := plan.skipped - plan.given_up:
-        yield f"- {in_doubt:,} in doubt, not sent: their answer was lost, and they have not changed since"
+    if others := plan.skipped - plan.given_up:
+        yield f"- {others:,} unchanged, not sent: {_WHY_UNCHANGED[mode == 'update']}"
+    if plan.moved:
+        yield f"- {plan.moved:,} of the rows to send have another identifier than the one they were delivered under"
+    if plan.held:
+        yield f"- {plan.held:,} records not deleted yet: their row is invalid, or its new identifier is not delivered"
 
 
 def _shown(key: str, kind: str, changed_fields: Mapping[str, Sequence[str] | None]) -> str:
@@ -193,11 +201,11 @@ def _sample(
 
     found: dict[str, list[str]] = {}
     changed_fields: dict[str, list[str] | None] = {}
-    first = 0
-    for kind, rows in plan.planned:
-        if kind == "invalid" or not rows or not count:
+    for kind, rows in plan.ranges().items():
+        if not rows or not count:
             continue
-        part = {"after": first, "until": first + min(rows, count)}
+        first = rows.start - 1
+        part = {"after": first, "until": first + min(len(rows), count)}
         keys: list[str] = []
         for batch in store.changes(plan, **part):
             keys += batch.column("key").to_pylist()
@@ -207,5 +215,4 @@ def _sample(
             for seq, key in enumerate(found[kind], first + 1):
                 changed = names.get(seq)
                 changed_fields[key] = list(changed) if changed else None
-        first += rows
     return found, changed_fields

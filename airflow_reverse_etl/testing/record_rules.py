@@ -148,6 +148,8 @@ class Rules:
     # -- rows of the model -------------------------------------------------------------------------------------------
 
     def _about_row(self, row: ModelRow) -> _Decision:
+        if self._was_inserted(row):
+            return _RECORDED
         if cause := self._invalid(row):
             return _Decision("invalid", cause)
         if self._is_surplus(row):
@@ -158,6 +160,14 @@ class Rules:
         if known is None:
             return self._about_new_record(row)
         return self._about_known_record(row, known)
+
+    def _was_inserted(self, row: ModelRow) -> bool:
+        """Return whether an earlier version has inserted a row, which is then recorded even if it is invalid."""
+        adopts = self._comparison.adopted and self._sync.mode == "insert" and not self._sync.cursor
+        if not adopts or row.record is None or self._known(row) is None:
+            return False
+        others = [other for other in self._rows_by_record[row.record] if self._known(other) is not None]
+        return str(row.key) == min(str(other.key) for other in others)
 
     def _invalid(self, row: ModelRow) -> str:
         """Return the first cause for which a row is invalid; empty if it is valid."""

@@ -61,7 +61,12 @@ def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
     if statement.by_record:
         found["repeated_rows"] = _several(ROW, relation)
     # Of several rows that delete one record, the first valid one is sent.
-    if statement.by_record and statement.sync.mode == "delete":
+    if statement.by_record and _adopts_inserts(statement) and relation == "candidates":
+        found["repeated"] = (
+            "SELECT key_hi, key_lo, MIN(CASE WHEN found <> 'added' THEN row_key END) AS first_row FROM candidates"
+            " WHERE present = 1 AND key_hi IS NOT NULL GROUP BY key_hi, key_lo HAVING COUNT(*) > 1"
+        )
+    elif statement.by_record and statement.sync.mode == "delete":
         found["repeated"] = (
             "SELECT m.key_hi, m.key_lo, MIN(CASE WHEN m.row_hi IS NOT NULL AND e.row_hi IS NULL THEN m.row_key END)"
             f" AS first_row FROM {relation} AS m LEFT JOIN repeated_rows AS e ON {same('m', 'e', ROW)}"
@@ -70,6 +75,11 @@ def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
     else:
         found["repeated"] = _several(KEY, relation)
     return found
+
+
+def _adopts_inserts(statement: PlanStatement) -> bool:
+    """Return whether rows that were inserted are adopted: even an invalid one must not be inserted again."""
+    return statement.comparison.adopted and statement.sync.mode == "insert" and not statement.cursor
 
 
 def _several(columns: tuple[str, ...], relation: str) -> str:
@@ -132,6 +142,8 @@ def _judged(statement: PlanStatement) -> str:
     if statement.sync.mode == "delete":
         repeats = "CASE WHEN c.row_key > d.first_row THEN 1 ELSE 0 END"
         duplicate = ""
+    if _adopts_inserts(statement):
+        repeats = "CASE WHEN c.row_key <> d.first_row THEN 1 ELSE 0 END"
     return (
         "SELECT c.*, CASE WHEN c.present IS NULL THEN NULL WHEN c.row_hi IS NULL THEN 'null_key'"
         " WHEN e.row_hi IS NOT NULL THEN 'duplicate_key' WHEN c.unnamed = 1 THEN 'no_identifier'"
@@ -163,6 +175,8 @@ def _the_plan(statement: PlanStatement) -> str:
         joins.append(f"LEFT JOIN row_states AS w ON j.present IS NULL AND {same('w', 'j', ROW)}")
         if statement.compared:
             moved = "j.found = 'added' AND o.row_hi IS NOT NULL"
+            if statement.cursor and not comparison.adopted:
+                moved = f"({moved} OR j.found = 'renamed')"
             joins.append(f"LEFT JOIN (SELECT DISTINCT row_hi, row_lo FROM owners) AS o ON {same('o', 'j', ROW)}")
 
     # Earlier rejections are known by the record; in the state of before, by the primary key.
@@ -173,6 +187,9 @@ def _the_plan(statement: PlanStatement) -> str:
 
     # What happens to a row: the first condition that holds decides.
     changes = ["WHEN j.invalid IS NOT NULL THEN 'invalid'"]
+    if _adopts_inserts(statement):
+        delivered = "j.found NOT IN ('added', 'gone') AND j.key_hi IS NOT NULL AND j.repeats = 0"
+        changes.insert(0, f"WHEN {delivered} THEN 'recorded'")
     if comparison.recorded == "all":
         changes += [f"WHEN j.found = 'gone' THEN '{gone.unsent}'", "WHEN j.found = 'same' THEN 'ignored'"]
         last = "'recorded'"
@@ -181,8 +198,9 @@ def _the_plan(statement: PlanStatement) -> str:
         changes += [
             f"WHEN j.found = 'gone' THEN {gone.change}",
             "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
-            "WHEN j.found = 'renamed' THEN 'recorded'",
         ]
+        if not statement.cursor or comparison.adopted:
+            changes.append("WHEN j.found = 'renamed' THEN 'recorded'")
         if mode == "insert" and moved:
             changes.append(f"WHEN {moved} THEN 'ignored'")
             moved = ""

@@ -283,18 +283,23 @@ class PlanStatement:
     @property
     def _found(self) -> str:
         """SQL of the result of the comparison."""
-        changed = "known" if self.comparison.recorded == "known" else "changed"
-        equal = " ELSE 'same' END"
+        cases = [
+            "WHEN m.present IS NULL THEN 'gone'",
+            "WHEN s.key_hi IS NULL THEN 'added'",
+            f"WHEN s.fingerprint = {IN_DOUBT} THEN 'doubtful'",
+        ]
+        changed = "WHEN m.fingerprint <> s.fingerprint THEN 'changed'"
+        if self.comparison.recorded == "known":
+            changed = "WHEN m.fingerprint <> s.fingerprint THEN 'known'"
+        renamed = f"WHEN {self._renames} THEN 'renamed'" if self._renames else ""
         if self.comparison.adopted:
-            equal = " ELSE 'renamed' END"
-        elif self._renames:
-            # With a cursor the row that had the record before may not have been read, so the record is sent.
-            equal = f" WHEN {self._renames} THEN '{'changed' if self.cursor else 'renamed'}' ELSE 'same' END"
-        return (
-            "CASE WHEN m.present IS NULL THEN 'gone' WHEN s.key_hi IS NULL THEN 'added'"
-            f" WHEN s.fingerprint = {IN_DOUBT} THEN 'doubtful'"
-            f" WHEN m.fingerprint <> s.fingerprint THEN '{changed}'{equal}"
-        )
+            cases += [changed, "ELSE 'renamed'"]
+        elif self.cursor:
+            # The row that had the record before may not have been read, so the record is sent whatever its values.
+            cases += [renamed, changed, "ELSE 'same'"]
+        else:
+            cases += [changed, renamed, "ELSE 'same'"]
+        return f"CASE {' '.join(filter(None, cases))} END"
 
     @property
     def _renames(self) -> str:

@@ -83,7 +83,7 @@ class _Table:
         from deltalake.transaction import AddAction, create_table_with_add_actions
 
         # Write the file. Nothing refers to it yet. Its name is of this process alone: an earlier try of the same commit
-        # may have been stopped while it wrote its own file, and go on at any time.
+        # may have been stopped while it wrote its own file, and resume at any time.
         name = f"{plan_id}-{secrets.token_hex(4)}.parquet"
         written = {column: kind for column, kind in self._columns.items() if column not in self._file_columns}
         casts = ", ".join(f"CAST({column} AS {kind}) AS {column}" for column, kind in written.items())
