@@ -84,12 +84,11 @@ def commit_statement(stored: StoredPlan, checkpoint: Checkpoint, *, dialect: str
 
     :param instant: the dialect's type of a time stamp with a zone.
     """
-    settled = [(1, checkpoint.settled.low), *((first, last) for first, last in checkpoint.settled.above())]
     return CommitStatement(
         DIALECTS[dialect],
         stored.mode,
         stored.comparison,
-        settled=settled,
+        settled=checkpoint.settled,
         in_doubt=checkpoint.in_doubt(),
         answer_lost=sorted(checkpoint.answer_lost),
         now=f"CAST('{stored.plan.created_at:%Y-%m-%d %H:%M:%S.%f}' AS {instant})",

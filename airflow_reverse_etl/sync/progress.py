@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_reverse_etl.spec.ranges import SettledSet
-from airflow_reverse_etl.spec.receipts import MAX_REASONS, Outcome, Reason, Receipt
+from airflow_reverse_etl.spec.ranges import RangeSet
+from airflow_reverse_etl.spec.receipts import ANSWER_LOST, MAX_REASONS, Outcome, Reason, Receipt
 
 
 @dataclass(slots=True)
 class Checkpoint:
     """Progress of a load, small and durable. Every row in ``settled`` is accepted, unless it is in ``failed``.
 
+    Only its own methods change a checkpoint. A load calls :meth:`resume` first and :meth:`end` last.
+
     :param settled: sequence numbers with a final outcome.
     :param after: sequence number before the load's first row.
-    :param announced: last sequence number that the current load may have sent. 0 if the load has ended, and has
-        recorded which rows are in doubt.
-    :param announced_before: sequence numbers that earlier loads may have sent, including rows settled since.
+    :param announced: last sequence number that the current load may have sent. 0 if the load has ended.
+    :param unanswered: sequence numbers of rows sent without an answer, and of those that an earlier load may have sent.
+        Some may be settled since.
     :param failed: sequence number → (outcome, index into ``reasons``), for settled rows that are not accepted.
     :param reasons: distinct reasons of the rows in ``failed`` and ``left``.
     :param left: index into ``reasons`` → number of rows that the last load left for a later try for this reason.
@@ -29,7 +31,7 @@ class Checkpoint:
     :param closed: the commit has begun. The plan is not sent any more, and is committed with this checkpoint.
     """
 
-    settled: SettledSet = field(default_factory=SettledSet)
+    settled: RangeSet = field(default_factory=RangeSet)
     announced: int = 0
     failed: dict[int, tuple[Outcome, int]] = field(default_factory=dict)
     reasons: list[Reason] = field(default_factory=list)
@@ -38,25 +40,90 @@ class Checkpoint:
     requests: int = 0
     seconds: float = 0.0
     after: int = 0
-    announced_before: list[range] = field(default_factory=list)
+    unanswered: RangeSet = field(default_factory=RangeSet)
     closed: bool = False
     _index: dict[Reason, int] = field(default_factory=dict, repr=False)
 
-    def fail(self, seq: int, receipt: Receipt) -> None:
-        """Record a row that was not accepted."""
-        self.failed[seq] = (receipt.outcome, self._reason_index(receipt.reason))
+    def in_doubt(self) -> RangeSet:
+        """Return the sequence numbers of rows that may have been sent, and have no outcome."""
+        announced = RangeSet(range(self.after + 1, self.announced + 1))
+        return (announced | self.unanswered) - self.settled
 
-    def receipt(self, seq: int) -> Receipt | None:
-        """Return the receipt of a settled row that was not accepted, None for any other row."""
-        if seq not in self.failed:
-            return None
-        outcome, at = self.failed[seq]
-        return Receipt(outcome, *self.reasons[at])
+    # -- a load, from its beginning to its end --------------------------------------------------------------------
+
+    def resume(self, after: int) -> None:
+        """Begin a load. What an earlier one has announced and not settled stays in doubt.
+
+        :param after: sequence number before the load's first row.
+        """
+        self.unanswered = self.in_doubt()
+        self.announced = 0
+        self.left = {}
+        self.after = after
+
+    def announce(self, until: int) -> None:
+        """Record that rows up to this sequence number may be sent from now on."""
+        self.announced = until
+
+    def add_requests(self, requests: int) -> None:
+        """Add to the number of requests made."""
+        self.requests += requests
+
+    def settle(self, seqs: Sequence[int]) -> None:
+        """Record rows that were accepted, ascending."""
+        self.settled.update(seqs)
+
+    def fail(self, seq: int, receipt: Receipt) -> None:
+        """Settle a row that was not accepted."""
+        self.answer_lost.discard(seq)
+        self.failed[seq] = (receipt.outcome, self._reason_index(receipt.reason))
+        self.settled.add(seq, seq)
+
+    def doubt(self, seqs: Sequence[int]) -> None:
+        """Record rows that were sent without an answer, ascending."""
+        self.unanswered.update(seqs)
+
+    def lose(self, seqs: Sequence[int], on_unknown: str) -> None:
+        """Record rows, ascending, that were sent without an answer, and that are not safe to send twice.
+
+        :param on_unknown: what the sync does with them: ``fail`` and ``accept`` settle them, ``resend`` does not.
+        """
+        if on_unknown == "fail":
+            for seq in seqs:
+                self.fail(seq, ANSWER_LOST)
+            return
+        self.answer_lost.update(seqs)
+        if on_unknown == "accept":
+            self.settle(seqs)
+        else:
+            self.doubt(seqs)
 
     def leave(self, reason: Reason, rows: int) -> None:
         """Record why rows are left for a later try."""
         at = self._reason_index(reason)
         self.left[at] = self.left.get(at, 0) + rows
+
+    def end(self, seconds: float) -> None:
+        """End a load in good order: rows that it announced and did not send are not in doubt.
+
+        :param seconds: duration of the load.
+        """
+        self.announced = 0
+        self.unanswered = self.in_doubt()
+        self.seconds += seconds
+
+    def close(self, on_unknown: str, unrepeatable: RangeSet) -> None:
+        """Begin the commit: decide what becomes of rows in doubt that are not safe to send twice.
+
+        :param unrepeatable: rows of the plan that are not safe to send twice.
+        """
+        for rows in self.in_doubt() & unrepeatable:
+            self.lose(rows, on_unknown)
+        self.closed = True
+
+    def lasted(self, seconds: float) -> None:
+        """Record the duration of the run so far, if it is more than that of its loads."""
+        self.seconds = max(self.seconds, seconds)
 
     def _reason_index(self, reason: Reason) -> int:
         at = self._index.get(reason)
@@ -64,6 +131,15 @@ class Checkpoint:
             at = self._index[reason] = len(self.reasons)
             self.reasons.append(reason)
         return at
+
+    # -- reading it ------------------------------------------------------------------------------------------------
+
+    def receipt(self, seq: int) -> Receipt | None:
+        """Return the receipt of a settled row that was not accepted, None for any other row."""
+        if seq not in self.failed:
+            return None
+        outcome, at = self.failed[seq]
+        return Receipt(outcome, *self.reasons[at])
 
     def count(self, outcome: Outcome) -> int:
         """Return the number of rows settled with this outcome."""
@@ -75,43 +151,17 @@ class Checkpoint:
             return listed + answer_lost
         return listed
 
-    def in_doubt(self) -> list[range]:
-        """Return the sequence numbers of rows that may have been sent, and have no outcome, ascending."""
-        # Subtract the settled ranges from those that may have been sent, which may overlap.
-        sent = [range(self.after + 1, self.announced + 1), *self.announced_before]
-        settled = [(1, self.settled.low), *self.settled.above()]
-        found = []
-        seen = 0
-        for part in sorted(sent, key=lambda part: part.start):
-            at = max(part.start, seen)
-            for first, last in settled:
-                if at < first:
-                    found.append(range(at, min(first, part.stop)))
-                at = max(at, last + 1)
-            found.append(range(at, part.stop))
-            seen = max(seen, part.stop)
-
-        # Join adjacent ranges.
-        joined: list[range] = []
-        for rows in filter(None, found):
-            if joined and joined[-1].stop == rows.start:
-                rows = range(joined.pop().start, rows.stop)
-            joined.append(rows)
-        return joined
-
     @classmethod
     def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
         """Merge the checkpoints of all partitions of one plan. Partitions never share a sequence number."""
         whole = cls()
         for part in parts:
-            for first, last in [(1, part.settled.low), *part.settled.above()]:
-                if first <= last:
-                    whole.settled.add(first, last)
+            whole.settled |= part.settled
             for seq, (outcome, at) in part.failed.items():
                 whole.fail(seq, Receipt(outcome, *part.reasons[at]))
             for at, rows in part.left.items():
                 whole.leave(part.reasons[at], rows)
-            whole.announced_before += part.in_doubt()
+            whole.unanswered |= part.in_doubt()
             whole.answer_lost |= part.answer_lost
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
@@ -150,9 +200,10 @@ class Checkpoint:
 
     def to_json(self) -> dict[str, Any]:
         """Return the checkpoint as stored. The keys are those of the first stored checkpoints, not today's names."""
+        low = self.settled.end_of(1)
         return {
-            "low": self.settled.low,
-            "above": self.settled.above(),
+            "low": low,
+            "above": _pairs(self.settled - RangeSet(range(1, low + 1))),
             "dispatched": self.announced,
             "failed": [[seq, outcome.value, at] for seq, (outcome, at) in sorted(self.failed.items())],
             "reasons": [list(reason) for reason in self.reasons],
@@ -161,7 +212,7 @@ class Checkpoint:
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "after": self.after,
-            "doubts": [[rows.start, rows.stop - 1] for rows in self.announced_before],
+            "doubts": _pairs(self.unanswered),
             "closed": self.closed,
         }
 
@@ -169,7 +220,7 @@ class Checkpoint:
     def from_json(cls, data: Mapping[str, Any]) -> Checkpoint:
         reasons = [Reason(*reason) for reason in data["reasons"]]
         return cls(
-            settled=SettledSet(data["low"], data["above"]),
+            settled=_ranges([(1, data["low"]), *data["above"]]),
             announced=data["dispatched"],
             failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
             reasons=reasons,
@@ -178,7 +229,15 @@ class Checkpoint:
             requests=data["requests"],
             seconds=data["seconds"],
             after=data["after"],
-            announced_before=[range(first, last + 1) for first, last in data["doubts"]],
+            unanswered=_ranges(data["doubts"]),
             closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )
+
+
+def _pairs(numbers: RangeSet) -> list[list[int]]:
+    return [[rows.start, rows.stop - 1] for rows in numbers]
+
+
+def _ranges(pairs: Iterable[Sequence[int]]) -> RangeSet:
+    return RangeSet(*(range(first, last + 1) for first, last in pairs))

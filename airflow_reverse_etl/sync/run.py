@@ -16,13 +16,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
-from itertools import product
 
 from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
-from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Outcome, reason_text
+from airflow_reverse_etl.spec.receipts import Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
@@ -269,30 +268,15 @@ class Run:
         """
         assert self._lease is not None, "a commit needs a lease"
         checkpoint = await self._progress(plan)
-        checkpoint.seconds = max(checkpoint.seconds, seconds)
+        checkpoint.lasted(seconds)
         await self._lease.renew()
         if not checkpoint.closed:
-            self._settle_in_doubt(plan, checkpoint, destination)
-            checkpoint.closed = True
+            checkpoint.close(self._sync.failure.on_unknown, unrepeatable(plan, self._sync, destination))
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
         report = _report(self._sync, plan, checkpoint)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
-
-    def _settle_in_doubt(self, plan: Plan, checkpoint: Checkpoint, destination: Destination) -> None:
-        """Apply the sync's ``on_unknown`` to rows in doubt that are not safe to send twice."""
-        policy = self._sync.failure.on_unknown
-        unsafe = unrepeatable(plan, self._sync, destination)
-        for kind, rows in product(unsafe, checkpoint.in_doubt()):
-            for seq in range(max(kind.start, rows.start), min(kind.stop, rows.stop)):
-                if policy == "fail":
-                    checkpoint.answer_lost.discard(seq)
-                    checkpoint.fail(seq, ANSWER_LOST)
-                else:
-                    checkpoint.answer_lost.add(seq)
-                if policy != "resend":  # the next plan resends the row, as it is not in the snapshot
-                    checkpoint.settled.add(seq, seq)
 
     async def _settle_unfinished(self, destination: Destination) -> Plan | RunReport | None:
         """Finish earlier runs of the sync.
@@ -369,7 +353,7 @@ class Run:
 
 def _untouched(checkpoint: Checkpoint) -> bool:
     """Return True if nothing of a plan was sent yet."""
-    return not (checkpoint.in_doubt() or len(checkpoint.settled) or checkpoint.closed)
+    return not (checkpoint.in_doubt() or checkpoint.settled or checkpoint.closed)
 
 
 def _why(checkpoint: Checkpoint) -> str:

@@ -5,47 +5,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Reason, Receipt, Receipts, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
-
-
-@st.composite
-def shuffled_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
-    cuts = sorted(draw(st.sets(st.integers(1, 60), min_size=1, max_size=20)))
-    ranges = list(zip([1, *(cut + 1 for cut in cuts)], cuts, strict=False))
-    return draw(st.permutations([pair for pair in ranges if draw(st.booleans())]))
-
-
-@given(shuffled_ranges())
-def test_a_settled_set_holds_exactly_the_numbers_added(ranges: list[tuple[int, int]]) -> None:
-    settled = SettledSet()
-    expected: set[int] = set()
-    for first, last in ranges:
-        settled.add(first, last)
-        expected.update(range(first, last + 1))
-    assert {seq for seq in range(1, 80) if seq in settled} == expected
-    assert len(settled) == len(expected)
-    low = next(seq for seq in range(1, 100) if seq not in expected) - 1
-    assert settled.low == low, "everything up to the first gap is one number"
-    gaps = settled.above()
-    assert all(first > low + 1 for first, _ in gaps)
-    assert all(later[0] > earlier[1] + 1 for earlier, later in itertools.pairwise(gaps)), "ranges are merged"
-    again = SettledSet(settled.low, settled.above())
-    assert {seq for seq in range(1, 80) if seq in again} == expected
-
-
-@given(shuffled_ranges(), st.integers(1, 80), st.integers(0, 10))
-def test_covers_any_tells_whether_a_range_touches(ranges: list[tuple[int, int]], first: int, more: int) -> None:
-    settled = SettledSet()
-    for start, end in ranges:
-        settled.add(start, end)
-    assert settled.covers_any(first, first + more) == any(seq in settled for seq in range(first, first + more + 1))
 
 
 def checkpoint() -> Checkpoint:
@@ -56,7 +22,8 @@ def checkpoint() -> Checkpoint:
     made.fail(3, Receipt(Outcome.REJECTED, "INVALID_EMAIL", "not an address"))
     made.fail(4, Receipt(Outcome.SKIPPED, "NOT_FOUND", "no such contact"))
     made.fail(5, Receipt(Outcome.UNKNOWN, "answer_lost", "sent"))
-    made.answer_lost.update({6, 7})
+    made.lose([6], "accept")
+    made.lose([7], "resend")
     return made
 
 
@@ -82,7 +49,6 @@ def test_a_checkpoint_survives_json() -> None:
 def test_a_copy_is_left_alone_by_later_changes() -> None:
     original = checkpoint()
     copy = original.copy()
-    original.settled.add(7, 7)
     original.fail(7, Receipt(Outcome.REJECTED, "late", ""))
     assert 7 not in copy.settled
     assert 7 not in copy.failed
@@ -147,41 +113,81 @@ def test_partitions_add_up_to_the_whole() -> None:
     assert len(whole.settled) == len(first.settled) + 10
     assert {o: whole.count(o) for o in Outcome} == {o: first.count(o) + second.count(o) for o in Outcome}
     assert whole.reasons[whole.failed[12][1]] == Reason("TOO_LONG", "name")
-    assert whole.in_doubt() == [range(7, 8), range(10, 11)]
+    assert whole.in_doubt() == RangeSet(range(7, 8), range(10, 11))
     assert (whole.requests, whole.seconds) == (5, 4.0)
     assert second.settled.end_of(11) == 20, "the partition that starts at 11 continues from here"
     assert Checkpoint().settled.end_of(11) == 10
 
 
 def test_rows_without_an_answer_are_those_of_the_load_that_may_have_been_sent() -> None:
-    made = Checkpoint(announced=20, after=10)
-    assert made.in_doubt() == [range(11, 21)]
-    made.settled.add(13, 15)
-    assert made.in_doubt() == [range(11, 13), range(16, 21)]
-    made.settled.add(11, 12)
-    made.settled.add(20, 20)
-    assert made.in_doubt() == [range(16, 20)]
-    made.settled.add(16, 19)
-    assert made.in_doubt() == []
-    assert Checkpoint().in_doubt() == []
+    made = Checkpoint()
+    assert not made.in_doubt()
+    made.resume(after=10)
+    made.announce(20)
+    assert made.in_doubt() == RangeSet(range(11, 21))
+    made.settle(range(13, 16))
+    assert made.in_doubt() == RangeSet(range(11, 13), range(16, 21))
+    made.settle([11, 12, 20])
+    assert made.in_doubt() == RangeSet(range(16, 20))
+    made.settle(range(16, 20))
+    assert not made.in_doubt()
+
+
+def test_a_load_that_ends_has_only_rows_without_an_answer_in_doubt() -> None:
+    made = Checkpoint()
+    made.resume(after=0)
+    made.announce(20)
+    made.doubt([5, 7])
+    made.settle([5])
+    made.end(seconds=1.5)
+    made.resume(after=0)
+    made.announce(10)
+    made.end(seconds=2.0)
+    assert (made.in_doubt(), made.seconds) == (RangeSet(range(7, 8)), 3.5)
+
+
+def test_a_load_that_resumes_a_killed_one_has_what_that_announced_in_doubt_until_it_is_settled() -> None:
+    made = Checkpoint()
+    made.resume(after=0)
+    made.announce(4)
+    made.resume(after=0)
+    made.settle([1])
+    made.end(seconds=0.0)
+    assert made.in_doubt() == RangeSet(range(2, 5))
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "settled", "unknown", "in_doubt"),
+    [("fail", 4, 2, [1, 6]), ("accept", 4, 2, [1, 6]), ("resend", 2, 0, [1, 4, 5, 6])],
+)
+def test_a_commit_decides_on_rows_in_doubt_that_are_not_safe_to_send_twice(
+    on_unknown: str, settled: int, unknown: int, in_doubt: list[int]
+) -> None:
+    made = Checkpoint(announced=6)
+    made.settle([2, 3])
+    made.close(on_unknown, RangeSet(range(3, 6)))
+    assert made.closed
+    assert (len(made.settled), made.count(Outcome.UNKNOWN), made.count(Outcome.ACCEPTED)) == (settled, unknown, 2)
+    assert [seq for rows in made.in_doubt() for seq in rows] == in_doubt
+    assert made.answer_lost == (set() if on_unknown == "fail" else {4, 5})
 
 
 def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None:
-    made = Checkpoint(announced=6, after=4, announced_before=[range(2, 4), range(3, 5), range(9, 10)])
-    assert made.in_doubt() == [range(2, 7), range(9, 10)]
-    made.settled.add(3, 5)
-    assert made.in_doubt() == [range(2, 3), range(6, 7), range(9, 10)]
+    made = Checkpoint(announced=6, after=4, unanswered=RangeSet(range(2, 4), range(3, 5), range(9, 10)))
+    assert made.in_doubt() == RangeSet(range(2, 7), range(9, 10))
+    made.settle(range(3, 6))
+    assert made.in_doubt() == RangeSet(range(2, 3), range(6, 7), range(9, 10))
     assert Checkpoint.from_json(made.to_json()).in_doubt() == made.in_doubt()
 
 
 def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more() -> None:
-    first = Checkpoint(announced_before=[range(1, 3)], answer_lost={1, 2})
+    first = Checkpoint(unanswered=RangeSet(range(1, 3)), answer_lost={1, 2})
     second = Checkpoint()
     second.settled.add(1, 2)
     second.fail(1, Receipt(Outcome.REJECTED))
     whole = Checkpoint.merged([first, second])
     assert (whole.count(Outcome.REJECTED), whole.count(Outcome.UNKNOWN), whole.count(Outcome.ACCEPTED)) == (1, 1, 0)
-    assert whole.in_doubt() == []
+    assert not whole.in_doubt()
 
 
 def test_a_report_stored_before_reasons_had_their_name_is_read() -> None:

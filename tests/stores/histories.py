@@ -431,7 +431,7 @@ class PairOfStores(StateStore):
             if receipt := checkpoint.receipt(seq):
                 found.fail(other, receipt)
         doubtful = [seq for rows in checkpoint.in_doubt() for seq in rows]
-        found.announced_before = [range(numbers[seq], numbers[seq] + 1) for seq in doubtful]
+        found.doubt(sorted(numbers[seq] for seq in doubtful))
         found.answer_lost = {numbers[seq] for seq in checkpoint.answer_lost}
         return found
 

@@ -17,10 +17,11 @@ A store replaces a table by a SELECT, or applies the same rows as DELETE and INS
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_reverse_etl.spec.comparison import Comparison
+from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sql.statements.plan import IN_DOUBT, KEY, MODES_IN_DOUBT, REMOVED, ROW, same
 from airflow_reverse_etl.sql.text_forms import Dialect, literal
@@ -34,7 +35,7 @@ class CommitStatement:
     """The parts of the commit statement.
 
     :param mode: of the sync when the plan was made.
-    :param settled: sequence numbers of rows with an outcome, as (first, last).
+    :param settled: sequence numbers of rows with an outcome.
     :param in_doubt: sequence numbers of rows that may have been sent, and have no outcome.
     :param answer_lost: sequence numbers whose answer was lost, settled or not.
     :param now: SQL of the time of the plan, with a time zone.
@@ -43,8 +44,8 @@ class CommitStatement:
     dialect: Dialect
     mode: str
     comparison: Comparison
-    settled: Sequence[tuple[int, int]]
-    in_doubt: Sequence[range]
+    settled: RangeSet
+    in_doubt: RangeSet
     answer_lost: Sequence[int]
     now: str
 
@@ -56,7 +57,7 @@ class CommitStatement:
         any more. In modes that record rows in doubt, it then counts as such a row.
         """
         resent = self.comparison.resent
-        lost = f"{_in_ranges(self._doubtful)} OR f.outcome = '{Outcome.UNKNOWN}'"
+        lost = f"{_in_ranges(self.in_doubt)} OR f.outcome = '{Outcome.UNKNOWN}'"
         joins = "LEFT JOIN failed AS f ON f.seq = c.seq"
         if resent and not self.comparison.anew:
             joins += f" LEFT JOIN snapshot AS s ON {same('s', 'c')}"
@@ -164,7 +165,7 @@ class CommitStatement:
             f"SELECT {literal(sync, self.dialect.name)} AS sync, {literal(run_id, self.dialect.name)} AS run_id,"
             " c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
             f" CASE WHEN f.seq IS NOT NULL THEN f.outcome{lost} WHEN {self._settled} THEN '{Outcome.ACCEPTED}'"
-            f" WHEN {_in_ranges(self._doubtful)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END AS outcome, f.code"
+            f" WHEN {_in_ranges(self.in_doubt)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END AS outcome, f.code"
             f" FROM changes AS c LEFT JOIN failed AS f ON f.seq = c.seq WHERE {_SENT}"
         )
 
@@ -172,12 +173,8 @@ class CommitStatement:
     def _settled(self) -> str:
         return _in_ranges(self.settled)
 
-    @property
-    def _doubtful(self) -> list[tuple[int, int]]:
-        return [(rows.start, rows.stop - 1) for rows in self.in_doubt]
 
-
-def _in_ranges(ranges: Iterable[tuple[int, int]]) -> str:
-    """Return the condition that the number of a row of the plan is in one of these ranges."""
-    conditions = [f"c.seq BETWEEN {first} AND {last}" for first, last in ranges if first <= last]
+def _in_ranges(numbers: RangeSet) -> str:
+    """Return the condition that the number of a row of the plan is one of these."""
+    conditions = [f"c.seq BETWEEN {rows.start} AND {rows.stop - 1}" for rows in numbers]
     return f"({' OR '.join(conditions) or '1 = 0'})"

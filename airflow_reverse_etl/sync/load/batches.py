@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
-from airflow_reverse_etl.spec.ranges import SettledSet
+from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, unnamed
@@ -38,7 +38,7 @@ class Batcher:
         # The plan has checked the other fields of match_on.
         self._templated = [name for name in self._match_on if isinstance(sync.mapping[name], TemplateField)]
 
-    def cut(self, changes: pa.RecordBatch, settled: SettledSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
+    def cut(self, changes: pa.RecordBatch, settled: RangeSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
         """Yield the rows that are not settled yet in batches, in order.
 
         Each batch comes with the receipts (sequence number → receipt) of its rows whose record could not be built.
@@ -49,8 +49,8 @@ class Batcher:
         if changes.num_rows == 0:
             return
         seqs = changes.column("seq")
-        if settled.covers_any(seqs[0].as_py(), seqs[-1].as_py()):
-            changes = changes.filter(pc.invert(_is_in(seqs, settled)))
+        if done := RangeSet(range(seqs[0].as_py(), seqs[-1].as_py() + 1)) & settled:
+            changes = changes.filter(pc.invert(done.mask(seqs)))
         for change, part in _parts(changes):
             yield from self._batches(self._operations[change], part, removed=change == "removed")
 
@@ -102,16 +102,6 @@ def _range(column: pa.Array) -> range | list[int]:
         return range(first, last + 1)
     numbers: list[int] = column.to_pylist()
     return numbers
-
-
-def _is_in(seqs: pa.Array, settled: SettledSet) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    mask = pc.less_equal(seqs, pa.scalar(settled.low, pa.int64()))
-    for first, last in settled.above():
-        mask = pc.or_(mask, pc.and_(pc.greater_equal(seqs, first), pc.less_equal(seqs, last)))
-    return mask
 
 
 def _parts(changes: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import ReverseEtlError, RunConflictError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
-from airflow_reverse_etl.spec.ranges import SettledSet
-from airflow_reverse_etl.spec.receipts import ANSWER_LOST, Batch, Outcome, Reason, Receipt, Receipts
+from airflow_reverse_etl.spec.ranges import RangeSet
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Reason, Receipt, Receipts
 from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.load.batches import Batcher
@@ -34,7 +34,6 @@ CONFIRM_SECONDS = 10.0
 #: Longest pause, in seconds, that a load waits for. If the destination asks for a longer one, as with a daily limit,
 #: the load leaves the remaining rows to a retry.
 LONGEST_PAUSE = 600.0
-_ANSWERS_LOST = Receipts(ANSWER_LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +51,19 @@ class Share:
         until = plan.total * (partition + 1) // partitions
         return cls(partition, after, until)
 
-    def overlaps(self, rows: range) -> bool:
-        """Return True if at least one of these sequence numbers is in the share."""
-        return rows.start <= self.until and rows.stop - 1 > self.after
-
-    def count(self, settled: SettledSet) -> int:
-        """Return the number of the share's rows that are settled."""
-        count = 0
-        for first, last in [(1, settled.low), *settled.above()]:
-            start = max(first, self.after + 1)
-            end = min(last, self.until)
-            count += max(0, end - start + 1)
-        return count
+    @property
+    def rows(self) -> RangeSet:
+        """The share's sequence numbers."""
+        return RangeSet(range(self.after + 1, self.until + 1))
 
 
-def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> Iterator[range]:
-    """Yield the rows of a plan that are not safe to send twice, ascending: one range for each kind of change."""
+def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
+    """Return the rows of a plan that are not safe to send twice."""
+    found = RangeSet()
     for change, rows in plan.ranges().items():
-        if rows and OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
-            yield rows
+        if OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
+            found |= RangeSet(rows)
+    return found
 
 
 class Loader:
@@ -125,10 +118,9 @@ class Loader:
         self._tried: set[Operation] = set()  # operations with a batch that was answered, or left
         self._left_in_row = 0
         self._checkpoint = Checkpoint()
-        self._settled_before = SettledSet()  # rows settled before this load
-        self._in_doubt_before: list[range] = []  # rows that may have been sent before this load
+        self._settled_before = RangeSet()
+        self._in_doubt_before = RangeSet()
         self._announced = 0  # last sequence number that a saved checkpoint allows to be sent
-        self._in_doubt: set[int] = set()  # rows that this load has sent without an answer
 
     async def load(self) -> tuple[Checkpoint, int]:
         """Send the rows that are not settled yet.
@@ -138,29 +130,24 @@ class Loader:
         :returns: the saved checkpoint, and the number of rows left for a later try.
         :raises ConfigurationError: raised by the destination, after the rows settled until then were saved.
         """
-        own, settled_before = await self._resume()
-        share = self._share
+        await self._resume()
 
         # Send.
         started = self._clock.monotonic()
-        spent = own.seconds
         await self._destination.open(self._pace)
         try:
             for after, until in self._phases():
                 if not self._stopping:
                     await self._send_rows(after, until)
         finally:
-            own.seconds = spent + self._clock.monotonic() - started
             # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
-            own.announced = 0
-            own.announced_before += [range(seq, seq + 1) for seq in self._in_doubt]
-            own.announced_before = own.in_doubt()
+            self._checkpoint.end(self._clock.monotonic() - started)
             await self._destination.close()
             await self._save()
         await self._pace.close()
 
-        rows = share.until - share.after - share.count(self._settled_before)
-        return own, rows - (len(own.settled) - settled_before)
+        left = self._share.rows - self._settled_before - self._checkpoint.settled
+        return self._checkpoint, len(left)
 
     def _phases(self) -> Iterator[tuple[int, int]]:
         """Yield the parts of the share that are sent in turn, as (after, until).
@@ -187,8 +174,8 @@ class Loader:
         finally:
             await self._end_reading()
 
-    async def _resume(self) -> tuple[Checkpoint, int]:
-        """Load the progress so far; returns the checkpoint of this share, and its number of settled rows."""
+    async def _resume(self) -> None:
+        """Load the progress so far."""
         share = self._share
         # From now on, an earlier try of this share that still lives stops. What it has announced is in doubt.
         self._try_number = await asyncio.to_thread(self._store.begin_try, self._plan, partition=share.partition)
@@ -196,17 +183,11 @@ class Loader:
         progress = await asyncio.to_thread(self._store.checkpoints, self._plan)
         # If the plan was partitioned differently before, checkpoints of other partitions cover some of these rows.
         known = Checkpoint.merged(progress.values())
-        own = progress.get(share.partition, Checkpoint())
         self._settled_before = known.settled
-        self._in_doubt_before = [rows for rows in known.in_doubt() if share.overlaps(rows)]
-
-        own.announced_before = own.in_doubt()
-        own.left = {}
-        own.after = share.after
-        own.announced = 0
-        self._checkpoint = own
+        self._in_doubt_before = known.in_doubt()
+        self._checkpoint = progress.get(share.partition, Checkpoint())
+        self._checkpoint.resume(share.after)
         self._announced = share.after
-        return own, len(own.settled)
 
     async def _work(self) -> None:
         workers = [asyncio.create_task(self._worker()) for _ in range(self._sync.rate.concurrency)]
@@ -267,7 +248,7 @@ class Loader:
         while not self._ready:
             for batch, failed in self._batches:
                 for seq, receipt in failed.items():
-                    self._settle_failed(seq, receipt)
+                    self._checkpoint.fail(seq, receipt)
                 if len(batch):
                     self._ready.extend(self._split_in_doubt(batch))
                     break
@@ -301,17 +282,13 @@ class Loader:
         """Separate the rows in doubt since an earlier load, if they are not safe to send twice, from the rest."""
         if not self._in_doubt_before or self._may_resend(batch):
             return [batch]
-        if batch.seqs[0] > self._in_doubt_before[-1][-1]:
-            return [batch]
-        in_doubt = [at for at, seq in enumerate(batch.seqs) if self._was_in_doubt(seq)]
+        in_doubt = [at for at, seq in enumerate(batch.seqs) if seq in self._in_doubt_before]
         if not in_doubt:
             return [batch]
-        again = self._answer_lost(batch.only(in_doubt), self._sync.failure.on_unknown)
-        rest = batch.only(sorted(set(range(len(batch))) - set(in_doubt)))
-        return [part for part in (again, rest) if part is not None and len(part)]
-
-    def _was_in_doubt(self, seq: int) -> bool:
-        return any(seq in rows for rows in self._in_doubt_before)
+        parts = [batch.only(sorted(set(range(len(batch))) - set(in_doubt)))]
+        if self._lose(batch, in_doubt):
+            parts.insert(0, batch.only(in_doubt))
+        return [part for part in parts if len(part)]
 
     # -- delivering ----------------------------------------------------------------------------------------------
 
@@ -324,7 +301,7 @@ class Loader:
                 await self._announce(batch)
             await self._check()
             receipts = await self._send(batch)
-            self._checkpoint.requests += receipts.requests
+            self._checkpoint.add_requests(receipts.requests)
             if receipts.retry_after is not None:
                 self._pause(receipts.retry_after)
 
@@ -361,7 +338,7 @@ class Loader:
         try:
             return await self._destination.send(batch)
         except BaseException as error:  # interrupted, perhaps after the rows were sent
-            self._in_doubt.update(batch.seqs)
+            self._checkpoint.doubt(batch.seqs)
             if isinstance(error, ReverseEtlError):
                 reason = Reason(type(error).__name__, error.what, error.where.get("host", ""))
                 self._checkpoint.leave(reason, len(batch))
@@ -380,9 +357,8 @@ class Loader:
 
         If the destination stops the load, its ``unknown`` rows are not sent again, whatever ``on_unknown`` says.
         """
-        policy = "fail" if receipts.stop else self._sync.failure.on_unknown
         if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
-            self._mark_settled(batch)
+            self._checkpoint.settle(batch.seqs)
             return None
         again = []
         lost = []
@@ -390,48 +366,30 @@ class Loader:
             receipt = receipts.of(key)
             match receipt.outcome:
                 case Outcome.ACCEPTED:
-                    self._checkpoint.settled.add(seq, seq)
+                    self._checkpoint.settle([seq])
                 case Outcome.REJECTED | Outcome.SKIPPED:
-                    self._settle_failed(seq, receipt)
-                case Outcome.UNKNOWN if not self._may_resend(batch):
+                    self._checkpoint.fail(seq, receipt)
+                case Outcome.UNKNOWN if self._may_resend(batch):
+                    again.append(at)
+                    self._checkpoint.doubt([seq])
+                case Outcome.UNKNOWN if receipts.stop:
+                    self._checkpoint.fail(seq, receipt)
+                case Outcome.UNKNOWN:
                     lost.append(at)
                 case _:
                     again.append(at)
-                    if receipt.outcome is Outcome.UNKNOWN:
-                        self._in_doubt.add(seq)
-        resend = self._answer_lost(batch.only(lost), policy, receipts) if lost else None
-        if resend is not None:
+        if self._lose(batch, lost):
             again.extend(lost)
-            self._in_doubt.update(resend.seqs)
         return batch.only(sorted(again)) if again else None
-
-    def _mark_settled(self, batch: Batch) -> None:
-        seqs = batch.seqs
-        if seqs[-1] - seqs[0] + 1 == len(seqs):
-            self._checkpoint.settled.add(seqs[0], seqs[-1])
-        else:
-            for seq in seqs:
-                self._checkpoint.settled.add(seq, seq)
-
-    def _settle_failed(self, seq: int, receipt: Receipt) -> None:
-        self._checkpoint.answer_lost.discard(seq)
-        self._checkpoint.fail(seq, receipt)
-        self._checkpoint.settled.add(seq, seq)
 
     def _may_resend(self, batch: Batch) -> bool:
         return batch.operation in self._destination.capabilities.idempotent
 
-    def _answer_lost(self, batch: Batch, policy: str, receipts: Receipts = _ANSWERS_LOST) -> Batch | None:
-        """Apply ``policy``, an ``on_unknown``, to rows that are not safe to send twice; returns those to send again."""
-        if policy == "fail":
-            for seq, key in zip(batch.seqs, batch.keys, strict=True):
-                self._settle_failed(seq, receipts.of(key) if receipts.stop else ANSWER_LOST)
-            return None
-        self._checkpoint.answer_lost.update(batch.seqs)
-        if policy == "accept":
-            self._mark_settled(batch)
-            return None
-        return batch
+    def _lose(self, batch: Batch, lost: Sequence[int]) -> bool:
+        """Apply ``on_unknown`` to the rows of a batch at these positions; returns whether they are sent again."""
+        on_unknown = self._sync.failure.on_unknown
+        self._checkpoint.lose([batch.seqs[at] for at in lost], on_unknown)
+        return on_unknown == "resend"
 
     def _record_left(self, batch: Batch, receipts: Receipts) -> None:
         """Record why rows are left for a later try."""
@@ -462,9 +420,10 @@ class Loader:
             until = next((rows.start - 1 for rows in unsafe if rows.start > last), self._plan.total)
         async with self._save_lock:
             if last > self._announced:
-                self._checkpoint.announced = min(self._share.until, until)
+                until = min(self._share.until, until)
+                self._checkpoint.announce(until)
                 await self._save_now()
-                self._announced = self._checkpoint.announced
+                self._announced = until
 
     async def _save_regularly(self) -> None:
         while True:
