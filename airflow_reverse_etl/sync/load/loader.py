@@ -213,14 +213,15 @@ class Loader:
         """Wait for the answers to requests in flight, at most ``GRACE_SECONDS``."""
         time = asyncio.get_running_loop().time
         until = time() + GRACE_SECONDS
-        while waiting := [worker for worker in workers if not worker.done()]:
-            answered, _ = await asyncio.wait(
-                waiting, timeout=max(0.0, until - time()), return_when=asyncio.FIRST_COMPLETED
-            )
+        waiting = {worker for worker in workers if not worker.done()}
+        if waiting:
+            await self._try_to_save()  # the answers since the last save
+        while waiting:
+            timeout = max(0.0, until - time())
+            answered, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not answered:
                 return
-            with contextlib.suppress(UnreachableError):  # the save at the end of the load must succeed
-                await self._save()
+            await self._try_to_save()
 
     # -- taking batches ------------------------------------------------------------------------------------------
 
@@ -428,8 +429,7 @@ class Loader:
     async def _save_regularly(self) -> None:
         while True:
             await self._clock.sleep(CHECKPOINT_SECONDS)
-            with contextlib.suppress(UnreachableError):  # the next save may succeed; the last one must
-                await self._save()
+            await self._try_to_save()
             self._observer.event(
                 "progress",
                 sync=self._sync.name,
@@ -438,6 +438,10 @@ class Loader:
                 rejected=self._checkpoint.count(Outcome.REJECTED),
                 requests=self._checkpoint.requests,
             )
+
+    async def _try_to_save(self) -> None:
+        with contextlib.suppress(UnreachableError):  # the next save may succeed; the last one must
+            await self._save()
 
     async def _save(self) -> None:
         async with self._save_lock:
