@@ -172,7 +172,7 @@ class ReverseEtlLoadOperator(SyncOperator):
     async def _load(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int]:
         from airflow_reverse_etl.spec.receipts import Outcome
         from airflow_reverse_etl.spec.report import RunReport
-        from airflow_reverse_etl.sync.load.loader import Share
+        from airflow_reverse_etl.sync.load.share import Share
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_context)

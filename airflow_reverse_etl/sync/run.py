@@ -27,7 +27,9 @@ from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import LEASE_SECONDS, Lease, held
-from airflow_reverse_etl.sync.load.loader import Loader, Share, unrepeatable
+from airflow_reverse_etl.sync.load.delivery import unrepeatable
+from airflow_reverse_etl.sync.load.loader import Loader
+from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Destination, Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 

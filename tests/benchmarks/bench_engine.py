@@ -21,8 +21,8 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
-from airflow_reverse_etl.sync.load import loader as load_module
-from airflow_reverse_etl.sync.load.loader import Share
+from airflow_reverse_etl.sync.load import checkpoint_writer
+from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter
 from airflow_reverse_etl.sync.run import Run, run_sync
 from tests.benchmarks.contenders import sink
@@ -192,7 +192,7 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
 
 
 async def _load(context: RunContext, how: dict[str, Any]) -> dict[str, float]:
-    load_module.CHECKPOINT_SECONDS = how["interval"]
+    checkpoint_writer.CHECKPOINT_SECONDS = how["interval"]
     [plan] = context.store.unfinished("bench")
     steps = Run(_sync(how["mode"]), context)
     async with steps.lease():

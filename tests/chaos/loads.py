@@ -32,7 +32,7 @@ from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync import lease
 from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
-from airflow_reverse_etl.sync.load import loader
+from airflow_reverse_etl.sync.load import checkpoint_writer
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.sync.run import run_sync
@@ -110,8 +110,8 @@ def _parts(attempt: Try) -> tuple[Warehouse, StateStore]:
 def work(attempt: Try, marks: Connection) -> None:
     """Make the try; the last mark is ``done`` with its report, or ``failed`` with the error's class and text."""
     lease.LEASE_SECONDS, lease.RENEW_SECONDS, lease.WAIT_SECONDS = attempt.lease, attempt.lease / 4, 0.02
-    loader.CHECKPOINT_SECONDS = 0.01
-    loader.CONFIRM_SECONDS = 0.05
+    checkpoint_writer.CHECKPOINT_SECONDS = 0.01
+    checkpoint_writer.CONFIRM_SECONDS = 0.05
     marks.send(("start", os.getpid()))
     sync = Sync.load(attempt.sync)
     warehouse, store = _parts(attempt)

@@ -18,7 +18,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.lease import RENEW_SECONDS
-from airflow_reverse_etl.sync.load.loader import CHECKPOINT_SECONDS
+from airflow_reverse_etl.sync.load.checkpoint_writer import CHECKPOINT_SECONDS
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import CrashError, FrozenClock, MemoryStateStore

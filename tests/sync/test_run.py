@@ -22,7 +22,7 @@ from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.stores.lake.delta import DeltaFile
 from airflow_reverse_etl.stores.lake.store import LakeStore
-from airflow_reverse_etl.sync.load.loader import Share
+from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.testing import (
     CrashError,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.sync.load.loader import CONFIRM_SECONDS, Loader, Share
+from airflow_reverse_etl.sync.load.checkpoint_writer import CONFIRM_SECONDS, CheckpointWriter
+from airflow_reverse_etl.sync.load.share import Share
 from tests.sync.world import World, many
 
 
@@ -25,23 +26,23 @@ async def test_a_stalled_try_sends_nothing_once_a_later_one_has_taken_over(
     share = Share.of(plan, 0, 1)
     stopped = asyncio.Event()
     go_on = asyncio.Event()
-    check = Loader._check
+    check = CheckpointWriter.check
 
-    async def stall(loader: Loader) -> None:
-        if loader is loaders[0] and len(rows_sent(world)) >= 20:
+    async def stall(writer: CheckpointWriter) -> None:
+        if writer is writers[0] and len(rows_sent(world)) >= 20:
             stopped.set()
             await go_on.wait()
-        await check(loader)
+        await check(writer)
 
-    loaders: list[Loader] = []
-    create = Loader.__init__
+    writers: list[CheckpointWriter] = []
+    create = CheckpointWriter.__init__
 
-    def remember(loader: Loader, *arguments: Any, **options: Any) -> None:
-        create(loader, *arguments, **options)
-        loaders.append(loader)
+    def remember(writer: CheckpointWriter, *arguments: Any, **options: Any) -> None:
+        create(writer, *arguments, **options)
+        writers.append(writer)
 
-    monkeypatch.setattr(Loader, "__init__", remember)
-    monkeypatch.setattr(Loader, "_check", stall)
+    monkeypatch.setattr(CheckpointWriter, "__init__", remember)
+    monkeypatch.setattr(CheckpointWriter, "check", stall)
     first, second = world.steps("A"), world.steps("A")
     async with first.lease(release=False), second.lease(release=False):
         stalled = asyncio.create_task(first.load(plan, world.destination, share))

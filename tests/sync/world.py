@@ -13,7 +13,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
-from airflow_reverse_etl.sync.load.loader import Share
+from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.run import Run, run_sync
 from airflow_reverse_etl.testing import (

@@ -1,0 +1,219 @@
+"""Sends batches, and settles every row by the destination's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from airflow_reverse_etl.errors import ReverseEtlError
+from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
+from airflow_reverse_etl.spec.ranges import RangeSet
+from airflow_reverse_etl.spec.receipts import Batch, Outcome, Reason, Receipts
+from airflow_reverse_etl.sync.context import RunContext
+from airflow_reverse_etl.sync.load.backoff import Backoff
+from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
+from airflow_reverse_etl.sync.load.rate_limit import Pace
+from airflow_reverse_etl.sync.ports import Destination, Plan
+
+#: Longest pause, in seconds, that a load waits for. If the destination asks for a longer one, as with a daily limit,
+#: the load leaves the remaining rows to a retry.
+LONGEST_PAUSE = 600.0
+
+
+def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
+    """Return the rows of a plan that are not safe to send twice."""
+    found = RangeSet()
+    for change, rows in plan.ranges().items():
+        if OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
+            found |= RangeSet(rows)
+    return found
+
+
+class Delivery:
+    """Delivery of the batches of one load, for several workers at once.
+
+    ``stopping`` is True once no further batch is to be sent.
+
+    :param writer: has the checkpoint in which rows are settled.
+    :param pace: limiter that the destination waits for; it is paused if the destination asks for that.
+    """
+
+    def __init__(
+        self,
+        sync: Sync,
+        plan: Plan,
+        destination: Destination,
+        context: RunContext,
+        *,
+        writer: CheckpointWriter,
+        pace: Pace,
+    ) -> None:
+        self._sync = sync
+        self._total = plan.total
+        self._unrepeatable = unrepeatable(plan, sync, destination)
+        self._destination = destination
+        self._observer = context.observer
+        self._clock = context.clock
+        self._writer = writer
+        self._pace = pace
+        self._backoff = Backoff()
+        self._first_batch_lock = asyncio.Lock()
+        self._tried: set[Operation] = set()  # operations with a batch that was answered, or left
+        self._left_in_row = 0
+        self.stopping = False
+
+    def split_in_doubt(self, batch: Batch) -> Sequence[Batch]:
+        """Separate the rows in doubt since an earlier load, if they are not safe to send twice, from the rest."""
+        in_doubt_before = self._writer.in_doubt_before
+        if not in_doubt_before or self._may_resend(batch):
+            return [batch]
+        in_doubt = [at for at, seq in enumerate(batch.seqs) if seq in in_doubt_before]
+        if not in_doubt:
+            return [batch]
+        parts = [batch.only(sorted(set(range(len(batch))) - set(in_doubt)))]
+        if self._lose(batch, in_doubt):
+            parts.insert(0, batch.only(in_doubt))
+        return [part for part in parts if len(part)]
+
+    async def deliver(self, batch: Batch) -> Sequence[Batch]:
+        """Send a batch until its rows are settled, or left for a later try; returns batches to send instead of it.
+
+        The first batch of an operation is sent alone: if the sync misreads the replies, it costs one batch only.
+
+        :raises ConfigurationError: the destination takes no further batch.
+        :raises RunConflictError: another run has the lease, or a later try has begun.
+        """
+        if batch.operation in self._tried:
+            return await self._deliver(batch)
+        async with self._first_batch_lock:
+            if batch.operation not in self._tried and not self.stopping:
+                return await self._deliver(batch)
+        if self.stopping:
+            return ()
+        return await self._deliver(batch)
+
+    async def _deliver(self, batch: Batch) -> Sequence[Batch]:
+        attempt = 0
+        throttled = 0
+        while True:
+            if batch.seqs[-1] > self._writer.announced:
+                await self._announce(batch)
+            await self._writer.check()
+            receipts = await self._send(batch)
+            self._writer.checkpoint.add_requests(receipts.requests)
+            if receipts.retry_after is not None:
+                self._pause(receipts.retry_after)
+
+            # Split a refused batch to find the bad row.
+            if receipts.refused_whole and len(batch) > 1:
+                middle = len(batch) // 2
+                return [batch.only(range(middle)), batch.only(range(middle, len(batch)))]
+
+            left = self._settle(batch, receipts)
+            if receipts.stop is not None:
+                if left is not None:
+                    self._record_left(left, receipts)
+                raise receipts.stop
+            if left is None or len(left) < len(batch):
+                self._left_in_row = 0
+                self._tried.add(batch.operation)
+            if left is None:
+                return ()
+
+            # Send the other rows again, unless the attempts are used up.
+            batch = left
+            if receipts.retry_after is not None:
+                throttled += 1
+            else:
+                attempt += 1
+            if self.stopping or attempt >= self._backoff.attempts or throttled >= self._backoff.throttles:
+                self._leave_for_later(batch, receipts)
+                return ()
+            if receipts.retry_after is None:
+                await self._clock.sleep(self._backoff.wait(attempt))
+
+    async def _send(self, batch: Batch) -> Receipts:
+        try:
+            return await self._destination.send(batch)
+        except BaseException as error:  # interrupted, perhaps after the rows were sent
+            self._writer.checkpoint.doubt(batch.seqs)
+            if isinstance(error, ReverseEtlError):
+                reason = Reason(type(error).__name__, error.what, error.where.get("host", ""))
+                self._writer.checkpoint.leave(reason, len(batch))
+            raise
+
+    def _pause(self, seconds: float) -> None:
+        """Wait as long as the destination asks, or stop the load if that is too long for a worker to sit idle."""
+        if seconds <= LONGEST_PAUSE:
+            self._pace.pause(seconds)
+            return
+        self.stopping = True
+        self._observer.event("asked_to_wait", sync=self._sync.name, seconds=round(seconds))
+
+    def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
+        """Record the answer; returns the rows to send again, if any.
+
+        If the destination stops the load, its ``unknown`` rows are not sent again, whatever ``on_unknown`` says.
+        """
+        checkpoint = self._writer.checkpoint
+        if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
+            checkpoint.settle(batch.seqs)
+            return None
+        again = []
+        lost = []
+        for at, (seq, key) in enumerate(zip(batch.seqs, batch.keys, strict=True)):
+            receipt = receipts.of(key)
+            match receipt.outcome:
+                case Outcome.ACCEPTED:
+                    checkpoint.settle([seq])
+                case Outcome.REJECTED | Outcome.SKIPPED:
+                    checkpoint.fail(seq, receipt)
+                case Outcome.UNKNOWN if self._may_resend(batch):
+                    again.append(at)
+                    checkpoint.doubt([seq])
+                case Outcome.UNKNOWN if receipts.stop:
+                    checkpoint.fail(seq, receipt)
+                case Outcome.UNKNOWN:
+                    lost.append(at)
+                case _:
+                    again.append(at)
+        if self._lose(batch, lost):
+            again.extend(lost)
+        return batch.only(sorted(again)) if again else None
+
+    def _may_resend(self, batch: Batch) -> bool:
+        return batch.operation in self._destination.capabilities.idempotent
+
+    def _lose(self, batch: Batch, lost: Sequence[int]) -> bool:
+        """Apply ``on_unknown`` to the rows of a batch at these positions; returns whether they are sent again."""
+        on_unknown = self._sync.failure.on_unknown
+        self._writer.checkpoint.lose([batch.seqs[at] for at in lost], on_unknown)
+        return on_unknown == "resend"
+
+    def _record_left(self, batch: Batch, receipts: Receipts) -> None:
+        """Record why rows are left for a later try."""
+        for reason, rows in Counter(receipts.of(key).reason for key in batch.keys).items():
+            self._writer.checkpoint.leave(reason, rows)
+
+    def _leave_for_later(self, batch: Batch, receipts: Receipts) -> None:
+        """Leave the rows for a later try. After several such batches in a row, the destination is down: stop."""
+        self._record_left(batch, receipts)
+        self._tried.add(batch.operation)
+        self._left_in_row += 1
+        self._observer.event("batch_left", rows=len(batch), sync=self._sync.name)
+        if self._left_in_row >= max(self._sync.rate.concurrency, 3):
+            self.stopping = True
+
+    async def _announce(self, batch: Batch) -> None:
+        """Save a checkpoint that announces the next rows, before any of them is sent.
+
+        Rows that are safe to send twice are all announced at once. Other rows are announced a few batches ahead: many
+        requests then share one save, and few rows that were never sent are in doubt after a crash.
+        """
+        last = batch.seqs[-1]
+        until = last + 4 * self._sync.rate.concurrency * len(batch)
+        if self._may_resend(batch):
+            until = next((rows.start - 1 for rows in self._unrepeatable if rows.start > last), self._total)
+        await self._writer.announce(last, until)
