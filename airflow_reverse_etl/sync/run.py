@@ -367,16 +367,16 @@ def _why(checkpoint: Checkpoint) -> str:
 
 def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
     # A closed plan is not sent any more by this run, so its open rows without an answer are unknown, not retryable.
-    in_doubt = 0
+    unknown = 0
     if checkpoint.closed:
-        in_doubt = sum(1 for seq in checkpoint.answer_lost if seq not in checkpoint.settled)
+        unknown = sum(1 for seq in checkpoint.answer_lost if seq not in checkpoint.settled)
     return RunReport(
         run_id=plan.run_id,
         planned=plan.planned,
         accepted=checkpoint.count(Outcome.ACCEPTED),
         rejected=checkpoint.count(Outcome.REJECTED),
-        retryable=plan.total - len(checkpoint.settled) - in_doubt,
-        unknown=checkpoint.count(Outcome.UNKNOWN) + in_doubt,
+        retryable=plan.total - len(checkpoint.settled) - unknown,
+        unknown=checkpoint.count(Outcome.UNKNOWN) + unknown,
         skipped=checkpoint.count(Outcome.SKIPPED) + plan.skipped,
         requests=checkpoint.requests,
         seconds=checkpoint.seconds,

@@ -273,7 +273,7 @@ class _Commit:
         self._comparison = planned.comparison
         self._numbered = planned.numbered()
         self._settled = checkpoint.settled
-        self._doubtful = {seq for rows in checkpoint.in_doubt() for seq in rows}
+        self._in_doubt = checkpoint.in_doubt()
         self._failed: dict[int, Receipt] = {}
         for seq, _ in self._numbered:
             receipt = checkpoint.receipt(seq)
@@ -308,7 +308,7 @@ class _Commit:
 
         # The destination may not have any more what was delivered, if all rows were to be sent again.
         resent = self._comparison.resent
-        doubtful = seq in self._doubtful
+        doubtful = seq in self._in_doubt
         if seq in self._failed:
             doubtful = self._failed[seq].outcome is Outcome.UNKNOWN
         if resent and not self._comparison.anew:
