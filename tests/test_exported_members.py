@@ -21,6 +21,7 @@ PUBLIC = {
         "ReverseEtlLoadOperator",
         "ReverseEtlOperator",
         "ReverseEtlPlanOperator",
+        "ReverseEtlRemoveOperator",
     ],
     "airflow_reverse_etl.sensors": ["DbtCloudJobSensor", "GitCommitSensor"],
     "airflow_reverse_etl.testing": [

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ReverseEtlCommitOperator,
         ReverseEtlLoadOperator,
         ReverseEtlPlanOperator,
+        ReverseEtlRemoveOperator,
     )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ReverseEtlLoadOperator",
     "ReverseEtlOperator",
     "ReverseEtlPlanOperator",
+    "ReverseEtlRemoveOperator",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -44,6 +46,7 @@ __getattr__, __dir__ = lazy(
         "ReverseEtlCommitOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlLoadOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.sync_group",
+        "ReverseEtlRemoveOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",
     },
 )

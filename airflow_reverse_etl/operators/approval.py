@@ -25,7 +25,8 @@ _CHOICES = (
 class PlanApprovalOperator(SyncOperator, ApprovalOperator):
     """Show a plan to a person, and wait for the decision. A plan without rows to send skips this task.
 
-    A rejected plan is discarded at once with its rows, and the tasks after this one are skipped.
+    A rejected plan is discarded at once with its rows, and the tasks after this one are skipped. A plan with removed
+    rows waits 24 hours, unless ``response_timeout`` is set: it is not sent later.
 
     :param plan: the XCom ``plan`` of a :class:`ReverseEtlPlanOperator`. Templated.
     """
@@ -39,10 +40,14 @@ class PlanApprovalOperator(SyncOperator, ApprovalOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask for the decision."""
+        from airflow_reverse_etl.sync.run import MAX_REMOVAL_AGE
+
         if not self.plan["total"]:
             raise AirflowSkipException("Nothing to send, so nothing to approve.")
         with airflow_errors():
             sync = self._load_sync()
+        if self.plan["planned"]["removed"] and self.response_timeout is None:
+            self.response_timeout = MAX_REMOVAL_AGE
         where = sync.destination.connection or sync.destination.type
         self.subject = f"Send {self.plan['total']:,} changes of {sync.name} to {where}?"
         self.body = f"{self.plan['text']}\n\n{_CHOICES}"

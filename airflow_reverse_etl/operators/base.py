@@ -149,21 +149,23 @@ class SyncOperator(BaseOperator):
 
     # -- assets and reports ----------------------------------------------------------------------------------------
 
+    def known_sync(self) -> Sync | None:
+        """Return the sync when the DAG is parsed, or None if it is known only when the task runs."""
+        if isinstance(self.sync, Sync):
+            return self.sync
+        if not isinstance(self.sync, str) or "{{" in self.sync:
+            return None
+        path = self._resolve_path(self.sync)
+        if not path.is_file():
+            self.log.warning(
+                "Sync file %s not found. Until it exists, task %s fails, and has no assets.", path, self.task_id
+            )
+            return None
+        return Sync.load(path)
+
     def _declare_assets(self) -> None:
-        sync = self.sync
-        if isinstance(sync, str):
-            if "{{" in sync:
-                return  # the path is known only when the task runs, which is too late to declare assets
-            path = self._resolve_path(sync)
-            if not path.is_file():
-                self.log.warning(
-                    "Sync file %s not found. Until it exists, task %s fails, and has no assets.",
-                    path,
-                    self.task_id,
-                )
-                return
-            sync = Sync.load(path)
-        if isinstance(sync, Sync):
+        sync = self.known_sync()
+        if sync is not None:
             if self._reads:
                 self.inlets = [*self.inlets, *inlets(sync)]
             if self._writes:

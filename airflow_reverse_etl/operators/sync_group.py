@@ -1,11 +1,11 @@
-"""Task group of a sync spread over workers: plan, approve, load in mapped tasks, commit."""
+"""Task group of a sync spread over workers: plan, approve, remove, load in mapped tasks, commit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import XComArg
+from airflow.sdk import XComArg, chain
 
 from airflow_reverse_etl.compat import Context, TaskGroup
 from airflow_reverse_etl.errors import RunConflictError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
     from airflow_reverse_etl.sync.ports import Destination, Plan
+    from airflow_reverse_etl.sync.progress import Checkpoint
     from airflow_reverse_etl.sync.run import Run
 
 #: Most keys that a plan shows for each kind of change.
@@ -149,10 +150,44 @@ class ReverseEtlPlanOperator(PlanningOperator):
                     run_context.store.discard(plan)
 
 
+class ReverseEtlRemoveOperator(SyncOperator):
+    """Send the removed rows of a plan. In mode ``mirror``, put it before the :class:`ReverseEtlLoadOperator`.
+
+    A row that the destination cannot take, in none of its attempts, holds back no other row: the report counts it as
+    ``retryable``, and the next run plans it again. If the plan is older than a day, the task fails before it sends
+    anything. Set ``retries``: the next try resumes an interrupted one.
+
+    :param sync: sync of the plan. A path is templated.
+    :param plan: the XCom ``plan`` of the :class:`ReverseEtlPlanOperator`. Templated.
+    """
+
+    template_fields: Sequence[str] = ("sync", "plan")
+
+    def __init__(self, *, plan: Mapping[str, Any] | XComArg, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan: Any = plan
+
+    def _work(self, sync: Sync, context: Context) -> dict[str, int]:
+        run_context = self._run_context(sync, context, self.plan["run_id"])
+        return self._await(self._remove(sync, run_context, self._destination(sync)))
+
+    async def _remove(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int]:
+        from airflow_reverse_etl.spec.report import RunReport
+        from airflow_reverse_etl.sync.run import Run
+
+        steps = Run(sync, run_context)
+        async with steps.lease(release=False):
+            found = await _plan_or_report(sync, steps)
+            if isinstance(found, RunReport) or not found.planned.removed:
+                return {}
+            return _counts(await steps.remove(found, destination))
+
+
 class ReverseEtlLoadOperator(SyncOperator):
     """Send one share of a plan. Map it over the output of a :class:`ReverseEtlPlanOperator`.
 
-    Set ``retries``: the next try resumes an interrupted one.
+    The shares begin after the removed rows, which a :class:`ReverseEtlRemoveOperator` sends. Set ``retries``: the next
+    try resumes an interrupted one.
 
     :param sync: sync of the plan. A path is templated.
     :param share: share of the plan to send. Templated.
@@ -170,7 +205,6 @@ class ReverseEtlLoadOperator(SyncOperator):
         return self._await(self._load(sync, run_context, destination))
 
     async def _load(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int]:
-        from airflow_reverse_etl.spec.receipts import Outcome
         from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.load.share import Share
         from airflow_reverse_etl.sync.run import Run
@@ -180,9 +214,9 @@ class ReverseEtlLoadOperator(SyncOperator):
             found = await _plan_or_report(sync, steps)
             if isinstance(found, RunReport):
                 return {}
-            share = Share.of(found, self.share["partition"], self.share["partitions"])
-            checkpoint = await steps.load(found, destination, share)
-        return {outcome.value: checkpoint.count(outcome) for outcome in Outcome}
+            await steps.check_removed(found)
+            share = Share.of(found, self.share["partition"], self.share["partitions"], after=found.removed_first)
+            return _counts(await steps.load(found, destination, share))
 
 
 class ReverseEtlCommitOperator(SyncOperator):
@@ -219,6 +253,7 @@ class ReverseEtlCommitOperator(SyncOperator):
             if isinstance(found, RunReport):
                 steps.check_complete(found)
                 return found
+            await steps.check_removed(found)
             return await steps.commit(found, destination)
 
 
@@ -238,6 +273,9 @@ def reverse_etl(
 ) -> TaskGroup:
     """Build a task group for a sync: plan, a person's approval if wanted, load in mapped tasks, commit.
 
+    If the sync's mode is ``mirror``, or not known before the tasks run, a task ``remove`` comes before the loads. It
+    sends the removed rows, so that a new record can take a unique value of a deleted one.
+
     Works with any executor. XCom carries only run ids, partition numbers, counts and a sample of keys; rows go through
     the state store. The sync's ``requests_per_second`` is one budget for all tasks on the destination's connection,
     including those of other DAGs; ``concurrency`` applies to each task. If a load fails, the commit does not run. The
@@ -254,7 +292,7 @@ def reverse_etl(
     :param partitions: most load tasks.
     :param approve: let a person approve the plan. A rejected plan is discarded, and the tasks after it are skipped; the
         next run makes a new plan. A mapping has arguments of Airflow's ``ApprovalOperator``: ``assigned_users``,
-        ``notifiers``, ``response_timeout`` …
+        ``notifiers``, ``response_timeout`` … A plan with removed rows waits 24 hours by default.
     :param trigger_rule: trigger rule of the plan, the first task of the group.
     :param task_arguments: arguments of every task of the group except the approval: ``retries``, ``pool``, ``queue`` …
     """
@@ -274,22 +312,27 @@ def reverse_etl(
         )
         summary = XComArg(plan, key="plan")
         load = ReverseEtlLoadOperator.partial(task_id="load", sync=sync, **task_arguments).expand(share=plan.output)
-        # Loads are skipped if there is nothing to send, and the commit must still run. A closed gate skips all tasks.
-        commit = ReverseEtlCommitOperator(
-            task_id="commit",
-            sync=sync,
-            plan=summary,
-            trigger_rule="none_failed_min_one_success",
-            **task_arguments,
-        )
+        # If there is nothing to send, approval and loads are skipped, and the other tasks must still run. A closed gate
+        # skips all tasks.
+        arguments = {"sync": sync, "plan": summary, "trigger_rule": "none_failed_min_one_success", **task_arguments}
+        steps: list[Any] = [load, ReverseEtlCommitOperator(task_id="commit", **arguments)]
+        known = plan.known_sync()
+        if known is None or known.mode == "mirror":
+            steps.insert(0, ReverseEtlRemoveOperator(task_id="remove", **arguments))
+        chain(*steps)
         if approve:
             from airflow_reverse_etl.operators.approval import PlanApprovalOperator
 
-            arguments = approve if isinstance(approve, Mapping) else {}
-            approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=summary, **arguments)
-            approval >> [load, commit]  # a rejection skips only direct successors, whatever their trigger rule
-        load >> commit
+            settings = approve if isinstance(approve, Mapping) else {}
+            approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=summary, **settings)
+            approval >> steps  # a rejection skips only direct successors, whatever their trigger rule
     return group
+
+
+def _counts(checkpoint: Checkpoint) -> dict[str, int]:
+    from airflow_reverse_etl.spec.receipts import Outcome
+
+    return {outcome.value: checkpoint.count(outcome) for outcome in Outcome}
 
 
 async def _plan_or_report(sync: Sync, steps: Run) -> Plan | RunReport:

@@ -124,6 +124,11 @@ class Plan:
     held: int = 0
     kinds: tuple[str, ...] = KINDS
 
+    @property
+    def removed_first(self) -> int:
+        """The number of removed rows that are answered before the rest begins: rows 1 to this number."""
+        return self.planned.removed if self.kinds[0] == "removed" else 0
+
     def ranges(self) -> dict[str, range]:
         """Return the sequence numbers of each kind of row, in order."""
         found = {}

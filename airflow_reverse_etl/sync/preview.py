@@ -13,6 +13,7 @@ from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.comparing import given_up_text
 from airflow_reverse_etl.sync.guards import verdicts
+from airflow_reverse_etl.sync.load.share import Share
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
@@ -41,12 +42,13 @@ def summary(
     """Build the XCom ``plan``. It contains no values of rows, but some of their keys.
 
     :param sample: most keys to show for each kind of change.
-    :param partitions: most shares to load the plan in; a plan with fewer batches has fewer shares.
+    :param partitions: most shares to load the plan in, after the removed rows; a plan with fewer batches has fewer
+        shares.
     :param lifted: guards that do not stop this plan.
     :param drift: changes to the sync's model since its last run.
     """
     batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
-    shares = min(partitions, math.ceil(plan.total / batch))
+    shares = min(partitions, math.ceil((plan.total - plan.removed_first) / batch))
     requests = _requests(plan, batch, shares)
     rate = sync.rate.requests_per_second
     minutes = round(requests / rate / 60, 2) if rate else None
@@ -76,10 +78,8 @@ def summary(
 
 def _requests(plan: Plan, batch: float, shares: int) -> int:
     """Estimate the requests of a plan, one for each batch: a batch has one kind of change, and is part of one share."""
-    edges = {0}
-    if shares:
-        edges = {plan.total * share // shares for share in range(shares + 1)}
-    edges |= {rows.stop - 1 for rows in plan.ranges().values()}
+    edges = {0, *(rows.stop - 1 for rows in plan.ranges().values())}
+    edges |= {Share.of(plan, share, shares, after=plan.removed_first).until for share in range(shares)}
     return sum(math.ceil((until - after) / batch) for after, until in pairwise(sorted(edges)))
 
 

@@ -7,6 +7,7 @@ Guarantees of a run, even if processes are killed at any moment:
 * A call with the ``run_id`` of an unfinished run resumes it from its last checkpoint, with the same change set.
 * An unfinished run with an earlier ``run_id`` is committed first, so that its delivered rows are not sent again. In
   mode ``append``, which has no snapshot, its remaining rows are sent first.
+* A plan with removed rows that is older than a day is not resumed; the run plans again.
 * A rejected row stays out of the snapshot. The next run plans it again, with its newest values.
 """
 
@@ -16,8 +17,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
+from datetime import timedelta
 
-from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, ReverseEtlError, RunConflictError
+from airflow_reverse_etl.errors import (
+    ConfigurationError,
+    GuardError,
+    IncompleteLoadError,
+    ReverseEtlError,
+    RunConflictError,
+)
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
@@ -35,6 +43,11 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Partition number of the checkpoint that is being committed.
 CLOSED = -1
+#: Partition number of the removed rows that a task of their own sends.
+REMOVAL = -2
+
+#: Age from which a plan with removed rows is not sent any more: its records may be in the model again.
+MAX_REMOVAL_AGE = timedelta(days=1)
 
 #: Prefix of a preview's run id. It marks the plan of an interrupted preview, so that the plan is never sent.
 _PREVIEW_PREFIX = "preview of "
@@ -77,7 +90,8 @@ class Run:
     """Steps of one run, for :func:`run_sync` in one process, or for consecutive tasks on many workers.
 
     Call each step inside a :meth:`lease`: first ``plan``, then ``load`` once for each share of the plan, in any order
-    or at the same time, then ``commit``. An interrupted step can be repeated.
+    or at the same time, then ``commit``. If the shares begin after the removed rows, ``remove`` comes before them. An
+    interrupted step can be repeated.
     """
 
     def __init__(self, sync: Sync, context: RunContext) -> None:
@@ -222,6 +236,34 @@ class Run:
                 run=self._run_id,
             )
 
+    async def remove(self, plan: Plan, destination: Destination) -> Checkpoint:
+        """Send the removed rows of a plan, before shares of the other rows are loaded.
+
+        Rows whose attempts are used up hold back no other row. The next run plans them again.
+
+        :raises IncompleteLoadError: the destination is down, or asks for a long pause.
+        :raises RunConflictError: the plan may not be sent any more, for example because it is too old.
+        """
+        if self._is_too_old(plan):
+            raise RunConflictError(
+                f"the plan is older than a day, and would remove {plan.planned.removed:,} rows",
+                todo="clear the group to plan again",
+                sync=self._sync.name,
+            )
+        return await self.load(plan, destination, Share(REMOVAL, 0, plan.removed_first))
+
+    async def check_removed(self, plan: Plan) -> None:
+        """Make sure that the removed rows of a plan were sent before its other rows.
+
+        :raises ConfigurationError: they were not.
+        """
+        if plan.removed_first and REMOVAL not in await asyncio.to_thread(self._store.checkpoints, plan):
+            raise ConfigurationError(
+                f"no task has sent the {plan.removed_first:,} removed rows of this plan",
+                todo="put a ReverseEtlRemoveOperator before the loads, as reverse_etl() does for mode mirror",
+                sync=self._sync.name,
+            )
+
     async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Checkpoint:
         """Send a plan, or a share of it.
 
@@ -250,7 +292,7 @@ class Run:
         except ReverseEtlError as error:
             error.with_report(await self._report_so_far(plan))
             raise
-        if left:
+        if left and (loader.stopped or share.partition != REMOVAL):
             raise IncompleteLoadError(
                 f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
                 report=await self._report_so_far(plan),
@@ -300,12 +342,19 @@ class Run:
                     return report
                 continue
 
-            resumable = plan.spec == self._sync.digest
+            too_old = self._is_too_old(plan)
+            if too_old:
+                text = f"plan of run {plan.run_id} is older than a day, so its rows to remove are planned again"
+                self._observer.event("warning", sync=self._sync.name, text=text)
+            resumable = plan.spec == self._sync.digest and not too_old
             if own and resumable:
                 return plan
 
             # Nothing was sent of another run's plan: its guards still apply.
             if _untouched(progress):
+                if too_old:
+                    await asyncio.to_thread(self._store.discard, plan)
+                    continue
                 try:
                     check_guards(self._sync, plan)
                 except GuardError:
@@ -338,6 +387,10 @@ class Run:
             return None
         self._observer.event("folded", sync=self._sync.name, run_id=plan.run_id, unknown=report.unknown)
         return report
+
+    def _is_too_old(self, plan: Plan) -> bool:
+        """Return True if a plan has removed rows, and is older than a day."""
+        return plan.planned.removed > 0 and self._context.clock.now() - plan.created_at > MAX_REMOVAL_AGE
 
     def _is_idempotent(self, destination: Destination) -> bool:
         """Return True if all operations of this sync are safe to send twice."""

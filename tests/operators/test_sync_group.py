@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.dbt.manifest import read_manifest
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned
-from airflow_reverse_etl.sync.ports import Plan
+from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
 from airflow_reverse_etl.wiring import state_files
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.airflow
 
 MODEL: dict[str, list[str]] = {"tests": [], "sources": []}
 SMALL = {**SYNC, "rate": {"batch_size": 1, "requests_per_second": 100}}
+MIRROR = {**SMALL, "mode": "mirror"}
 
 
 def group_dag(**arguments: Any) -> Any:
@@ -70,6 +72,106 @@ def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
     assert states(third) == {"plan": ["success"], "load": ["skipped"], "commit": ["success"]}
     assert xcom(third, "reverse_etl.commit")["planned"]["changed"] == 0
     assert len(crm.table.writes) == 4
+
+
+def test_a_mirror_has_a_task_that_removes_before_the_loads(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+) -> None:
+    dag = group_dag(sync=MIRROR, partitions=2)
+    first = run_dag(dag)
+    assert states(first) == {
+        "plan": ["success"],
+        "remove": ["success"],
+        "load": ["success"] * 2,
+        "commit": ["success"],
+    }
+    crm.table.writes.clear()
+
+    customers("DELETE FROM customers WHERE id = 1")
+    customers("INSERT INTO customers VALUES (4, 'Di', 'ada@x.org'), (5, 'Ed', 'ed@x.org')")
+    second = run_dag(dag)
+    assert crm.table.writes[0] == (Operation.DELETE, "1")
+    assert sorted(crm.table.writes[1:]) == [(Operation.UPSERT, "4"), (Operation.UPSERT, "5")]
+    assert xcom(second, "reverse_etl.plan", key="plan")["sample"] == {"added": ["4", "5"], "removed": ["1"]}
+    assert xcom(second, "reverse_etl.remove")["accepted"] == 1
+    assert states(second)["load"] == ["success"] * 2
+
+    customers("DELETE FROM customers WHERE id = 2")
+    nothing_to_load = {"plan": ["success"], "remove": ["success"], "load": ["skipped"], "commit": ["success"]}
+    for removed in (1, 0):
+        done = run_dag(dag)
+        assert states(done) == nothing_to_load
+        assert xcom(done, "reverse_etl.commit")["accepted"] == removed
+    assert sorted(crm.rows) == ["3", "4", "5"]
+
+
+def test_a_delete_that_gets_no_answer_holds_back_nobody_and_wrong_settings_do(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("airflow_reverse_etl.sync.load.backoff.Backoff.wait", lambda *_: 0.0)
+    monkeypatch.setattr("airflow_reverse_etl.sync.lease.LEASE_SECONDS", 2.0)
+    monkeypatch.setattr("airflow_reverse_etl.sync.lease.WAIT_SECONDS", 0.2)
+    dag = group_dag(sync=MIRROR)
+    run_dag(dag)
+    customers("DELETE FROM customers WHERE id = 1")
+    customers("INSERT INTO customers VALUES (4, 'Di', 'd@x.org')")
+    crm.batches.clear()
+    crm.dials = Dials(unread={1})
+    assert states(run_dag(dag)) == {
+        "plan": ["success"],
+        "remove": ["failed"],
+        "load": ["upstream_failed"],
+        "commit": ["upstream_failed"],
+    }
+    assert "4" not in crm.rows
+
+    crm.batches.clear()
+    crm.table.rows["1"] = {}
+    crm.dials = Dials(unsent=range(1, 6))
+    done = run_dag(dag)
+    assert {state for found in states(done).values() for state in found} == {"success"}
+    report = xcom(done, "reverse_etl.commit")
+    assert (report["accepted"], report["retryable"]) == (1, 1)
+    assert sorted(crm.rows) == ["1", "2", "3", "4"]
+    assert xcom(run_dag(dag), "reverse_etl.commit")["planned"]["removed"] == 1
+    assert sorted(crm.rows) == ["2", "3", "4"]
+
+
+def test_nothing_is_removed_by_a_plan_older_than_a_day(
+    run_dag: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dag = group_dag(sync=MIRROR)
+    run_dag(dag)
+    customers("DELETE FROM customers WHERE id = 1")
+    monkeypatch.setattr("airflow_reverse_etl.sync.run.MAX_REMOVAL_AGE", timedelta())
+    done = run_dag(dag)
+    assert states(done)["remove"] == ["failed"]
+    assert states(done)["commit"] == ["upstream_failed"]
+    assert len(crm.rows) == 3
+
+
+def test_removed_rows_have_a_task_unless_the_mode_has_none(tmp_path: Path) -> None:
+    """The mode of a templated path is known only when the tasks run."""
+    for name, sync in (("mirror", MIRROR), ("upsert", SMALL)):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(sync))
+    for sync, removes in (
+        (MIRROR, True),
+        (SMALL, False),
+        (tmp_path / "mirror.yaml", True),
+        (str(tmp_path / "upsert.yaml"), False),
+        ("syncs/{{ params.name }}.yaml", True),
+    ):
+        assert ("reverse_etl.remove" in group_dag(sync=sync).task_dict) is removes
 
 
 def test_nothing_but_counts_run_ids_and_keys_goes_through_xcom(
@@ -277,6 +379,32 @@ def test_what_is_rejected_is_not_sent_and_what_is_approved_is(
     assert "min_rows: the model has 3 rows, at least 1" in asked[0].body
 
 
+def test_what_is_rejected_is_not_removed_and_an_approval_of_removals_waits_a_day(
+    run_dag: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    answer: Callable[[str], list[Any]],
+) -> None:
+    dag = group_dag(approve=True, sync=MIRROR)
+    asked = answer("Approve")
+    run_dag(dag)
+    customers("DELETE FROM customers WHERE id = 1")
+    asked_again = answer("Reject")
+    assert states(run_dag(dag)) == {
+        "plan": ["success"],
+        "approve": ["success"],
+        "remove": ["skipped"],
+        "load": ["skipped"],
+        "commit": ["skipped"],
+    }
+    assert len(crm.rows) == 3
+    asked_last = answer("Approve")
+    run_dag(group_dag(approve={"response_timeout": timedelta(hours=4)}, sync=MIRROR))
+    assert len(crm.rows) == 2
+    waits = [task.response_timeout for task in (*asked, *asked_again, *asked_last)]
+    assert waits == [None, timedelta(days=1), timedelta(hours=4)]
+
+
 def test_there_is_nobody_to_ask_when_there_is_nothing_to_send(
     run_dag: Callable[..., Any],
     crm: FakeDestination,
@@ -284,17 +412,24 @@ def test_there_is_nobody_to_ask_when_there_is_nothing_to_send(
     answer: Callable[[str], list[Any]],
 ) -> None:
     asked = answer("Reject")
-    done = run_dag(group_dag(approve=True, reset=True))
-    assert states(done) == {"plan": ["success"], "approve": ["skipped"], "load": ["skipped"], "commit": ["success"]}
+    done = run_dag(group_dag(approve=True, reset=True, sync=MIRROR))
+    assert states(done) == {
+        "plan": ["success"],
+        "approve": ["skipped"],
+        "remove": ["success"],
+        "load": ["skipped"],
+        "commit": ["success"],
+    }
     assert not asked
 
 
 def test_approval_is_of_the_plan_and_its_settings_are_airflows() -> None:
     waits = timedelta(hours=4)
-    dag = group_dag(approve={"response_timeout": waits, "defaults": "Reject"}, execution_timeout=timedelta(hours=1))
+    settings = {"response_timeout": waits, "defaults": "Reject"}
+    dag = group_dag(approve=settings, sync=MIRROR, execution_timeout=timedelta(hours=1))
     approve = dag.task_dict["reverse_etl.approve"]
     assert approve.upstream_task_ids == {"reverse_etl.plan"}
-    assert approve.downstream_task_ids == {"reverse_etl.load", "reverse_etl.commit"}
+    assert approve.downstream_task_ids == {"reverse_etl.remove", "reverse_etl.load", "reverse_etl.commit"}
     assert (approve.response_timeout, approve.execution_timeout) == (waits, None)
     assert dag.task_dict["reverse_etl.plan"].approval
 
@@ -311,10 +446,12 @@ def test_a_closed_gate_skips_the_group(
     found = {"results": {"model.shop.customers": "error"}, "models": {"model.shop.customers": MODEL}}
     state_files().write("dbt_runs/1.json", json.dumps(found).encode())
     arguments = {"catalog": output, "gate": [{"gate": "dbt_runs/1.json"}], "trigger_rule": "all_done"}
-    dag = group_dag(sync={**SMALL, "model": "customers"}, **arguments)
-    assert states(run_dag(dag)) == {"plan": ["skipped"], "load": ["skipped"], "commit": ["skipped"]}
-    assert [dag.task_dict[f"reverse_etl.{name}"].trigger_rule for name in ("plan", "load", "commit")] == [
+    dag = group_dag(sync={**MIRROR, "model": "customers"}, **arguments)
+    tasks = ("plan", "remove", "load", "commit")
+    assert states(run_dag(dag)) == {task: ["skipped"] for task in tasks}
+    assert [dag.task_dict[f"reverse_etl.{name}"].trigger_rule for name in tasks] == [
         "all_done",
+        "none_failed_min_one_success",
         "all_success",
         "none_failed_min_one_success",
     ]
@@ -337,7 +474,9 @@ def test_a_model_that_changed_is_told_to_the_person_or_stops_the_plan(
 
 def test_requests_are_of_one_kind_of_change_and_one_share() -> None:
     plan = Plan("p", "r", "s", Planned(added=250, changed=10, removed=40), 300, 300, 300, 0, datetime.now(UTC))
-    assert [_requests(plan, 100, shares) for shares in (1, 2, 4)] == [5, 5, 6]
+    assert [_requests(plan, 100, shares) for shares in (0, 1, 2, 4)] == [5, 5, 6, 6]
+    earlier = replace(plan, kinds=EARLIER_KINDS)
+    assert [_requests(earlier, 100, shares) for shares in (0, 1, 2, 4)] == [5, 5, 5, 6]
     assert _requests(replace(plan, planned=Planned(), total=0), 100, 0) == 0
     assert [_duration(seconds) for seconds in (0.2, 90, 600, 9000)] == ["1 s", "90 s", "10 minutes", "2.5 hours"]
 

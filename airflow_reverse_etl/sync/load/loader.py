@@ -63,6 +63,11 @@ class Loader:
         self._delivery = Delivery(sync, plan, destination, context, writer=self._writer, pace=self._pace)
         self._ready: deque[Batch] = deque()
 
+    @property
+    def stopped(self) -> bool:
+        """Return True if the load ended early: the destination is down, or asks for a long pause."""
+        return self._delivery.stopping
+
     async def load(self) -> tuple[Checkpoint, int]:
         """Send the rows that are not settled yet.
 
@@ -98,9 +103,7 @@ class Loader:
         value of one that is deleted.
         """
         share = self._share
-        end = share.after
-        if self._plan.kinds[0] == "removed":
-            end = min(max(share.after, self._plan.planned.removed), share.until)
+        end = min(max(share.after, self._plan.removed_first), share.until)
         for after, until in ((share.after, end), (end, share.until)):
             if until > after:
                 yield after, until

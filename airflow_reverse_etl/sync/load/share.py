@@ -17,11 +17,12 @@ class Share:
     until: int
 
     @classmethod
-    def of(cls, plan: Plan, partition: int, partitions: int) -> Share:
-        """Return one of ``partitions`` shares of nearly equal size, which together are the whole plan."""
-        after = plan.total * partition // partitions
-        until = plan.total * (partition + 1) // partitions
-        return cls(partition, after, until)
+    def of(cls, plan: Plan, partition: int, partitions: int, *, after: int = 0) -> Share:
+        """Return one of ``partitions`` shares of nearly equal size, which together are all rows above ``after``."""
+        rows = plan.total - after
+        start = after + rows * partition // partitions
+        until = after + rows * (partition + 1) // partitions
+        return cls(partition, start, until)
 
     @property
     def rows(self) -> RangeSet:
