@@ -1,1 +1,1 @@
-"""The ``reverse-etl`` program: commands that work without Airflow running. Imports no Airflow."""
+"""The ``reverse-etl`` program: commands that work without Airflow running. Only ``state`` imports Airflow."""

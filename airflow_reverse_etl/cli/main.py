@@ -1,4 +1,4 @@
-"""The ``reverse-etl`` program. It imports no Airflow, and loads heavy modules only in the commands that need them.
+"""The ``reverse-etl`` program. It loads Airflow and other heavy modules only in the commands that need them.
 
 Exit codes: 0 passed, 1 the change would break a sync, 2 the command could not be carried out, 3 the change needs
 review.
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    from airflow_reverse_etl.cli import dbt_cloud
+    from airflow_reverse_etl.cli import dbt_cloud, state
 
     parser = argparse.ArgumentParser(prog="reverse-etl", description="Reverse ETL for Airflow, from a shell")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     errors.set_defaults(run=run_errors)
 
     dbt_cloud.add_commands(commands)
+    state.add_commands(commands)
     return parser
 
 

@@ -177,6 +177,15 @@ class StateFiles:
             entries = self._storage.list(folder).collect()
             return {entry["path"].removeprefix(f"{folder}/"): entry["last_modified"] for entry in entries}
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return every file in the folder and below: its path in the folder → number of bytes."""
+        with reachable(self.url):
+            if self._root:
+                top = self._root / folder
+                return {str(path.relative_to(top)): path.stat().st_size for path in top.rglob("*") if path.is_file()}
+            entries = self._storage.list(folder).collect()
+            return {entry["path"].removeprefix(f"{folder}/"): entry["size"] for entry in entries}
+
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with everything in it. A missing path is not an error."""
         with reachable(self.url):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import secrets
 import time
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 
 from airflow_reverse_etl.errors import RunConflictError, UnreachableError
 from airflow_reverse_etl.stores.compare_and_set import V, VersionedValues
@@ -61,6 +63,24 @@ def release(stored: VersionedValues[V], *, fence: int) -> None:
         version, values = stored.read()
         if values.get("fence") != str(fence) or stored.swap(version, {**values, "until": ""}):
             return
+
+
+@contextlib.contextmanager
+def held(stored: VersionedValues[V], sync: str, *, force: bool = False) -> Iterator[None]:
+    """Hold a lease for the block, so that no run of the sync begins meanwhile. It expires after an hour.
+
+    :param force: take the lease from a run that holds it, which then stops.
+    :raises RunConflictError: a run holds the lease.
+    """
+    if force:
+        _, values = stored.read()
+        release(stored, fence=last_number(values))
+    holder = f"reverse-etl state {secrets.token_hex(8)}"
+    fence = acquire(stored, sync, holder, now=datetime.now(UTC), seconds=3600, label="the command reverse-etl state")
+    try:
+        yield
+    finally:
+        release(stored, fence=fence)
 
 
 def lease(holder: str, fence: int, until: datetime, *, label: str = "") -> dict[str, str]:

@@ -19,7 +19,7 @@ from airflow_reverse_etl.sync.planning import StoredPlan
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Name of the state in the metadata of the history's last commit, which is the last step of a commit.
-_STATE = "state"
+STATE = "state"
 
 
 class LakeCommitRunner(CommitRunner):
@@ -98,7 +98,7 @@ class LakeCommitRunner(CommitRunner):
             f"SELECT * FROM history WHERE planned_at >= '{oldest}'"
             " UNION ALL BY NAME SELECT *, now() AS committed_at FROM this_row"
         )
-        self._history.replace(self._scratch, select, self._plan.plan_id, {_STATE: json.dumps(state.to_json())})
+        self._history.replace(self._scratch, select, self._plan.plan_id, {STATE: json.dumps(state.to_json())})
 
 
 def saved_state(history: DeltaFile) -> State | None:
@@ -107,7 +107,7 @@ def saved_state(history: DeltaFile) -> State | None:
     :returns: None before the first commit; an empty state if it was lost.
     :raises StateError: a newer version of this package saved it.
     """
-    text = history.metadata(_STATE)
+    text = history.metadata(STATE)
     if text:
         return State.from_json(json.loads(text))
     return State(format=1) if history.rows else None

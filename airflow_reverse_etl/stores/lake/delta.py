@@ -76,6 +76,7 @@ class _Table:
     ) -> tuple[str, int]:
         """Write the rows of a SELECT to a file named after the plan; return its name and the number of rows.
 
+        :param mode: ``overwrite`` replaces all files, or those with the same ``file_values``.
         :param file_values: values of the columns that are not in the file.
         :param metadata: values that the commit in Delta Lake's log keeps.
         """
@@ -84,7 +85,7 @@ class _Table:
 
         # Write the file. Nothing refers to it yet. Its name is of this process alone: an earlier try of the same commit
         # may have been stopped while it wrote its own file, and resume at any time.
-        name = f"{plan_id}-{secrets.token_hex(4)}.parquet"
+        name = f"{plan_id}.{secrets.token_hex(4)}.parquet"
         written = {column: kind for column, kind in self._columns.items() if column not in self._file_columns}
         casts = ", ".join(f"CAST({column} AS {kind}) AS {column}" for column, kind in written.items())
         rows, size = scratch.copy(f"SELECT {casts} FROM ({select})", f"{self._folder}/{name}")
@@ -102,8 +103,14 @@ class _Table:
         partitions = list(self._file_columns) or None
         with _storage(self._files.url, writing=True):
             if self._table:
+                replaced = [(column, "=", value) for column, value in (file_values or {}).items()]
                 self._table.create_write_transaction(
-                    [add], mode, schema, partition_by=partitions, commit_properties=properties
+                    [add],
+                    mode,
+                    schema,
+                    partition_by=partitions,
+                    partition_filters=replaced if replaced and mode == "overwrite" else None,
+                    commit_properties=properties,
                 )
             else:
                 create_table_with_add_actions(
@@ -185,6 +192,27 @@ class DeltaLog(_Table):
         """Add the rows of a SELECT, unless this plan has added its rows before."""
         if not any(name.startswith(plan_id) for name in self._names()):
             self._add(scratch, select, plan_id, mode="append", file_values={_PLAN: plan_id})
+
+    def erase(self, scratch: Scratch, condition: str) -> int:
+        """Delete the rows that meet a condition, and the files that had them; return the number of rows."""
+        erased = 0
+        for name in self._names():
+            scratch.view("log", f"{self._folder}/{name}")
+            [(rows,)] = scratch.execute(f"SELECT COUNT(*) FROM log WHERE {condition}")
+            if not rows:
+                continue
+            plan_id = name.partition(".")[0]
+            self._add(
+                scratch,
+                f"SELECT * FROM log WHERE ({condition}) IS NOT TRUE",
+                plan_id,
+                mode="overwrite",
+                file_values={_PLAN: plan_id},
+            )
+            self._table = self._load()  # the next change builds on this one
+            self._files.delete(f"{self._folder}/{name}")
+            erased += rows
+        return erased
 
     def forget(self, before: str) -> None:
         """Delete the rows of plans whose id sorts before this text."""

@@ -14,6 +14,8 @@
 The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
 """
 
+# ruff: noqa: S608 - the SQL is ours: names are fixed, constants are literals
+
 from __future__ import annotations
 
 import contextlib
@@ -22,13 +24,14 @@ import re
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.erasure import OneRecord
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
@@ -36,6 +39,7 @@ from airflow_reverse_etl.stores.lake import change_set, commit
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
+from airflow_reverse_etl.stores.state import SyncState, no_state, planned_at, unfinished_run
 from airflow_reverse_etl.sync import committing
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
 from airflow_reverse_etl.sync.planning import StoredPlan, build_plan, make_plan, statement_for, stored_plan
@@ -231,11 +235,102 @@ class LakeStore(StateStore):
     def acquire(
         self, sync: str, holder: str, *, now: datetime, seconds: float, fence: int | None = None, label: str = ""
     ) -> int:
-        values = FileValues(self._files, f"{_folder(sync)}/lease")
-        return leases.acquire(values, sync, holder, now=now, seconds=seconds, fence=fence, label=label)
+        return leases.acquire(self._lease(sync), sync, holder, now=now, seconds=seconds, fence=fence, label=label)
 
     def release(self, sync: str, *, fence: int) -> None:
-        leases.release(FileValues(self._files, f"{_folder(sync)}/lease"), fence=fence)
+        leases.release(self._lease(sync), fence=fence)
+
+    # -- state as a thing of its own -------------------------------------------------------------------------------
+
+    def syncs(self) -> list[SyncState]:
+        """Describe the state of every sync, by name."""
+        # What is left of a forgotten sync is its lease, whose number must not come back.
+        names = [name for name in self._files.list("syncs") if self._files.list(_folder(name)) != ["lease"]]
+        with self._scratch() as work:
+            return [self._described(work, name) for name in names]
+
+    def _described(self, work: Scratch, sync: str) -> SyncState:
+        history = self._history(sync)
+        history.view(work, "history")
+        [(last,)] = work.execute("SELECT MAX(plan_id) FROM history")
+        state = commit.saved_state(history)
+        return SyncState(
+            sync,
+            rows=self._snapshot(sync).rows,
+            bytes=sum(self._files.sizes(_folder(sync)).values()),
+            format=state.format if state else None,
+            destination=state.address if state else "",
+            last_run=planned_at(last),
+        )
+
+    def forget(self, sync: str, *, force: bool = False) -> None:
+        """Delete the state of a sync. Repeat it if it was interrupted.
+
+        :param force: also while a run of the sync is at work, which then stops.
+        :raises ConfigurationError: the sync has no state.
+        :raises RunConflictError: a run of the sync is at work.
+        """
+        names = self._names(sync)
+        with leases.held(self._lease(sync), sync, force=force):
+            # The history is the last to go: until then, the sync's next run finds that its snapshot is lost.
+            for name in sorted(names, key=lambda name: name == "history"):
+                self._files.delete(f"{_folder(sync)}/{name}")
+
+    def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
+        """Delete one record from snapshot, rejections and change log. Repeat it if it was interrupted.
+
+        :param key: primary key or identifier, see :class:`~airflow_reverse_etl.sql.statements.erasure.OneRecord`.
+        :returns: name of each table → number of deleted rows.
+        :raises ConfigurationError: the sync has no state.
+        :raises RunConflictError: a run of the sync is at work, or is not finished.
+        """
+        names = self._names(sync)
+        record = OneRecord(key, by_identifier, "duckdb")
+        mark = f"{datetime.now(UTC).strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
+        with leases.held(self._lease(sync), sync), self._scratch() as work:
+            if self.unfinished(sync):
+                raise unfinished_run(sync)
+            # Find the record.
+            snapshot = self._snapshot(sync)
+            snapshot.view(work, "snapshot")
+            digests = work.execute(record.digests())
+            in_snapshot = record.in_snapshot(digests)
+            if not by_identifier:
+                digests = work.execute(f"SELECT key_hi, key_lo FROM snapshot WHERE {in_snapshot}")
+            anywhere = record.anywhere(digests)
+            # Delete it. The snapshot comes last, because it leads to the record's identifier.
+            erased = {"change_log": 0}
+            if "change_log" in names:
+                erased["change_log"] = self._change_log(sync).erase(work, anywhere)
+            erased["rejections"] = _erase(work, self._rejections(sync), anywhere, mark)
+            erased["snapshot"] = _erase(work, snapshot, in_snapshot, mark)
+            self._save_rows(work, sync, mark)
+        return erased
+
+    def _save_rows(self, work: Scratch, sync: str, mark: str) -> None:
+        """Save the number of rows in the snapshot, so that a snapshot that has become empty does not count as lost."""
+        history = self._history(sync)
+        state = commit.saved_state(history)
+        rows = self._snapshot(sync).rows
+        if state and state.rows != rows:
+            saved = {commit.STATE: json.dumps(replace(state, rows=rows).to_json())}
+            history.view(work, "history")
+            history.replace(work, "SELECT * FROM history", mark, saved)
+
+    def _names(self, sync: str) -> list[str]:
+        """Return the names in a sync's folder, except its lease.
+
+        :raises ConfigurationError: the sync has no state.
+        """
+        names = [name for name in self._files.list(_folder(sync)) if name != "lease"]
+        if not names:
+            raise no_state(sync)
+        return names
+
+    def _lease(self, sync: str) -> FileValues:
+        return FileValues(self._files, f"{_folder(sync)}/lease")
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
 
     def _scratch(self) -> contextlib.AbstractContextManager[Scratch]:
         return scratch(self._files, memory_limit=self._memory_limit, threads=self._threads, folder=self._scratch_folder)
@@ -278,6 +373,15 @@ class LakeStore(StateStore):
         for plan_id in self._files.list(runs):
             if plan_id < oldest and self._files.read(f"{runs}/{plan_id}/plan.json") is None:
                 self._files.delete(f"{runs}/{plan_id}")
+
+
+def _erase(work: Scratch, table: DeltaFile, condition: str, mark: str) -> int:
+    """Delete the rows of a table that meet a condition; return their number."""
+    table.view(work, "erased")
+    [(rows,)] = work.execute(f"SELECT COUNT(*) FROM erased WHERE {condition}")
+    if rows:
+        table.replace(work, f"SELECT * FROM erased WHERE ({condition}) IS NOT TRUE", mark)
+    return int(rows)
 
 
 def _folder(sync: str) -> str:

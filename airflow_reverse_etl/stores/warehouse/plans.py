@@ -11,7 +11,7 @@ from typing import Any
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES
-from airflow_reverse_etl.stores.warehouse.schema import Tables
+from airflow_reverse_etl.stores.warehouse.schema import Tables, prefix
 from airflow_reverse_etl.sync.planning import StoredPlan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -133,6 +133,14 @@ class OpenPlans:
         tries = self._tables.text(f"{_tries(plan_id, '')}%")
         self._database.run(f"DELETE FROM {self._tables['leases']} WHERE sync LIKE {tries}")
         self._database.run(f"DELETE FROM {plans} {where}")
+
+    def drop_all(self, sync: str) -> None:
+        """Delete the plans of a sync, whatever their stage, and their tables."""
+        rows = self._database.run(
+            f"SELECT DISTINCT plan_id FROM {self._tables['plans']} WHERE sync = {self._tables.text(sync)}"
+        )
+        for (plan_id,) in rows:
+            self.drop(prefix(sync), plan_id)
 
     def drop_interrupted(self, sync: str, now: datetime) -> None:
         """Delete what interrupted planners and deletions have left."""

@@ -163,6 +163,13 @@ class Tables:
         self._syncs_with_tables.add(sync)
         return own
 
+    def drop_own(self, sync: str) -> None:
+        """Drop the tables of one sync, and forget that it has them."""
+        for name in OWN:
+            self.database.run(f"DROP TABLE IF EXISTS {self[f'{prefix(sync)}_{name}']}")
+        self.database.run(f"DELETE FROM {self['syncs']} WHERE sync = {self.text(sync)}")
+        self._syncs_with_tables.discard(sync)
+
     def columns(self, session: Session, name: str) -> dict[str, str]:
         """Return the columns of a table with the warehouse's types."""
         schema = self.schema if self.sql.name not in ("duckdb", "redshift") else self.schema.rpartition(".")[2]

@@ -11,6 +11,7 @@ import contextlib
 import json
 import secrets
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,11 @@ from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.erasure import OneRecord
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
+from airflow_reverse_etl.stores.state import SyncState, no_state, planned_at, unfinished_run
 from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.database import Database, Session
@@ -297,6 +300,92 @@ class WarehouseStore(StateStore):
     def release(self, sync: str, *, fence: int) -> None:
         with self._tables.errors(sync):
             leases.release(TableValues(self._tables, sync), fence=fence)
+
+    # -- state as a thing of its own -------------------------------------------------------------------------------
+
+    def syncs(self) -> list[SyncState]:
+        """Describe the state of every sync, by name."""
+        with self._tables.errors():
+            if not self._tables.exist():
+                return []
+            names = self._database.run(f"SELECT sync FROM {self._tables['syncs']} GROUP BY sync ORDER BY sync")
+            return [self._described(name) for (name,) in names]
+
+    def _described(self, sync: str) -> SyncState:
+        own = self._tables.make_own(sync)
+        with self._database.session() as session:
+            _, state = saved_state(session, self._tables, self._tables[f"{own}_state"], sync)
+            [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
+            [(last,)] = session.run(f"SELECT MAX(plan_id) FROM {self._tables['runs']} WHERE sync = {self._text(sync)}")
+        return SyncState(
+            sync,
+            rows=int(rows),
+            bytes=None,
+            format=state.format if state else None,
+            destination=state.address if state else "",
+            last_run=planned_at(last),
+        )
+
+    def forget(self, sync: str, *, force: bool = False) -> None:
+        """Delete the state of a sync: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.forget`."""
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            with leases.held(TableValues(self._tables, sync), sync, force=force):
+                self._open_plans.drop_all(sync)
+                self._delete_rows("change_log", sync)
+                # The runs go before the sync's name, which leads a repetition to what is left.
+                self._delete_rows("runs", sync)
+                self._tables.drop_own(sync)
+
+    def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
+        """Delete one record: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.forget_record`."""
+        record = OneRecord(key, by_identifier, self._database.sql.name)
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            own = self._tables.make_own(sync)
+            with leases.held(TableValues(self._tables, sync), sync):
+                if self.unfinished(sync):
+                    raise unfinished_run(sync)
+                with self._database.session() as session, session.transaction():
+                    return self._erase(session, sync, own, record)
+
+    def _erase(self, session: Session, sync: str, own: str, record: OneRecord) -> dict[str, int]:
+        snapshot = self._tables[f"{own}_snapshot"]
+        # Find the record.
+        digests = [(int(hi), int(lo)) for hi, lo in session.run(record.digests())]
+        in_snapshot = record.in_snapshot(digests)
+        if not record.by_identifier:
+            found = session.run(f"SELECT key_hi, key_lo FROM {snapshot} WHERE {in_snapshot}")
+            digests = [(int(hi), int(lo)) for hi, lo in found]
+        anywhere = record.anywhere(digests)
+        # Delete it. The snapshot comes last, because it leads to the record's identifier.
+        places = {
+            "change_log": (self._tables["change_log"], f"sync = {self._text(sync)} AND ({anywhere})"),
+            "rejections": (self._tables[f"{own}_rejections"], anywhere),
+            "snapshot": (snapshot, in_snapshot),
+        }
+        erased = {}
+        for name, (table, condition) in places.items():
+            [(rows,)] = session.run(f"SELECT COUNT(*) FROM {table} WHERE {condition}")
+            session.run(f"DELETE FROM {table} WHERE {condition}")
+            erased[name] = int(rows)
+        # A snapshot that has become empty does not count as lost.
+        table = self._tables[f"{own}_state"]
+        _, state = saved_state(session, self._tables, table, sync)
+        if state:
+            [(left,)] = session.run(f"SELECT COUNT(*) FROM {snapshot}")
+            saved = json.dumps(replace(state, rows=int(left)).to_json())
+            session.run(f"UPDATE {table} SET remembered = {self._text(saved)} WHERE 1 = 1")
+        return erased
+
+    def _check_known(self, sync: str) -> None:
+        """Raise ConfigurationError if the sync has no state."""
+        where = f"WHERE sync = {self._text(sync)}"
+        if not (self._tables.exist() and self._database.run(f"SELECT 1 FROM {self._tables['syncs']} {where}")):
+            raise no_state(sync)
+
+    def _delete_rows(self, table: str, sync: str) -> None:
+        self._database.run(f"DELETE FROM {self._tables[table]} WHERE sync = {self._text(sync)}")
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 

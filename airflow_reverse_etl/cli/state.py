@@ -1,0 +1,120 @@
+"""The commands ``reverse-etl state …``: list and forget the state of syncs.
+
+They read Airflow's configuration and connections, so they run where Airflow is installed. It does not have to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow_reverse_etl.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.stores.lake.store import LakeStore
+    from airflow_reverse_etl.stores.state import SyncState
+    from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``state`` to a program. The parsed arguments have ``run``, a function that takes them."""
+    state = commands.add_parser("state", help="manage the state of syncs")
+    actions = state.add_subparsers(required=True, metavar="action")
+
+    listed = actions.add_parser("list", help="list the syncs that have state")
+    listed.set_defaults(run=run_list)
+
+    forget = actions.add_parser("forget", help="delete the state of a sync: its next run sends every row")
+    forget.add_argument("sync", help="name of the sync")
+    forget.add_argument("--force", action="store_true", help="stop a run of the sync that is at work")
+    forget.set_defaults(run=run_forget)
+
+    record = actions.add_parser("forget-record", help="delete one record from the state of a sync")
+    record.add_argument("sync", help="name of the sync")
+    named = record.add_mutually_exclusive_group(required=True)
+    named.add_argument(
+        "--row", metavar="KEY", help="primary key of the row; a JSON array of texts if it has several parts"
+    )
+    named.add_argument(
+        "--identifier",
+        metavar="VALUE",
+        help="value of match_on; a JSON array of texts, in the order of the fields' names, if it has several",
+    )
+    record.set_defaults(run=run_forget_record)
+
+    for parser in actions.choices.values():
+        parser.add_argument(
+            "--connection",
+            metavar="ID",
+            help="Airflow connection of a warehouse whose tables have the state; default: [reverse_etl] state_url",
+        )
+
+
+def run_list(options: argparse.Namespace) -> str:
+    """Return the syncs that have state, as a table."""
+    found = _store(options).syncs()
+    if not found:
+        return "no state found"
+    head = ("sync", "records", "bytes", "format", "last run", "destination")
+    return _table([head, *map(_cells, found)])
+
+
+def run_forget(options: argparse.Namespace) -> str:
+    """Delete the state of a sync."""
+    _store(options).forget(options.sync, force=options.force)
+    return f"{options.sync}: state deleted"
+
+
+def run_forget_record(options: argparse.Namespace) -> str:
+    """Delete one record from the state of a sync.
+
+    :raises ConfigurationError: the state does not have the record.
+    """
+    by_identifier = options.row is None
+    key = options.identifier if by_identifier else options.row
+    erased = _store(options).forget_record(options.sync, key, by_identifier=by_identifier)
+    if not any(erased.values()):
+        raise ConfigurationError(
+            "the state does not have this record", todo="write the key as a run's report shows it", sync=options.sync
+        )
+    counts = ", ".join(f"{rows} from {table}" for table, rows in erased.items())
+    return f"{options.sync}: rows deleted: {counts}"
+
+
+def _store(options: argparse.Namespace) -> LakeStore | WarehouseStore:
+    # The only commands that need Airflow.
+    from airflow_reverse_etl import wiring
+
+    if not options.connection:
+        return wiring.state_store()
+    store = wiring.warehouse_store(options.connection)
+    if store is None:
+        raise ConfigurationError(
+            "a database of this type cannot keep state",
+            todo="leave --connection out: the state of its syncs is under [reverse_etl] state_url",
+            connection=options.connection,
+        )
+    return store
+
+
+def _cells(state: SyncState) -> tuple[str, ...]:
+    return (
+        state.sync,
+        f"{state.rows:,}",
+        "-" if state.bytes is None else f"{state.bytes:,}",
+        "-" if state.format is None else str(state.format),
+        f"{state.last_run:%Y-%m-%d %H:%M:%S}Z" if state.last_run else "never",
+        state.destination or "-",
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text, in columns of equal width."""
+    columns = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""The state of a sync as a thing of its own, as the command ``reverse-etl state`` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+
+
+@dataclass(frozen=True, slots=True)
+class SyncState:
+    """A description of one sync's state.
+
+    :param rows: records in the snapshot.
+    :param bytes: size of its files; None if a database has it.
+    :param format: of :class:`airflow_reverse_etl.spec.comparison.State`; None before the first commit.
+    :param destination: the place of the records, as the destination describes it; empty if it does not.
+    :param last_run: when the last committed run was planned; None before the first.
+    """
+
+    sync: str
+    rows: int
+    bytes: int | None
+    format: int | None
+    destination: str
+    last_run: datetime | None
+
+
+def planned_at(plan_id: str | None) -> datetime | None:
+    """Return the time with which the id of a plan begins."""
+    return datetime.strptime(plan_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC) if plan_id else None
+
+
+def no_state(sync: str) -> ConfigurationError:
+    """Build the error for a sync without state."""
+    return ConfigurationError(
+        "no state of this sync found", todo="list the syncs with `reverse-etl state list`", sync=sync
+    )
+
+
+def unfinished_run(sync: str) -> RunConflictError:
+    """Build the error for a sync with a plan that is not committed."""
+    return RunConflictError(
+        "a run of this sync is not finished: its plan may have the record, too",
+        todo="let the next run of the sync finish it, then try again",
+        sync=sync,
+    )

@@ -1,0 +1,81 @@
+"""The commands ``reverse-etl state``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from airflow_reverse_etl.cli.main import main
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+from tests.stores.bench import THREE, Bench, sync_of
+from tests.stores.warehouses import Place, copying_store
+
+pytestmark = pytest.mark.airflow
+
+
+@pytest.fixture(params=["lake", "tables in duckdb"])
+def where(
+    request: pytest.FixtureRequest, tmp_path: Path, state_url: Path, add_connection: Callable[..., None]
+) -> Iterator[list[str]]:
+    """Options that lead to the state of a sync with three records."""
+    file = tmp_path / "warehouse.duckdb"
+    connection = duckdb.connect(file)
+    place = Place("duckdb", connection.cursor, lambda: DuckDBWarehouse(connection.cursor()))
+    store: Any = LakeStore(str(state_url)) if request.param == "lake" else copying_store(place)
+    runs = Bench(store, sync_of())
+    runs.model(THREE)
+    runs.run(address="file at /exports")
+    if request.param == "lake":
+        yield []
+        return
+    store.close()
+    connection.close()
+    add_connection("warehouse", conn_type="duckdb", host=str(file))
+    yield ["--connection", "warehouse"]
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that the commands printed. Airflow's log goes to the same place in tests."""
+    return [line for line in capsys.readouterr().out.splitlines() if "[info " not in line]
+
+
+def test_syncs_are_listed(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["state", "list", *where]) == 0
+    head, row = printed(capsys)
+    assert re.split(r"  +", head) == ["sync", "records", "bytes", "format", "last run", "destination"]
+    name, rows, size, *others = re.split(r"  +", row)
+    assert [name, rows, *others] == ["s", "3", "2", "2026-01-02 00:00:00Z", "file at /exports"]
+    assert re.fullmatch("-" if where else "[0-9]+,[0-9]{3}", size)
+
+
+def test_a_sync_is_forgotten(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["state", "forget", "s", *where]) == 0
+    assert main(["state", "list", *where]) == 0
+    assert printed(capsys) == ["s: state deleted", "no state found"]
+    assert main(["state", "forget", "s", *where]) == 2
+    assert "no state of this sync found" in capsys.readouterr().err
+
+
+def test_a_record_is_forgotten_by_its_key_or_its_identifier(
+    where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["state", "forget-record", "s", "--row", "1", *where]) == 0
+    assert main(["state", "forget-record", "s", "--identifier", "b", *where]) == 0
+    line = "s: rows deleted: 0 from change_log, 0 from rejections, 1 from snapshot"
+    assert printed(capsys) == [line, line]
+    assert main(["state", "forget-record", "s", "--row", "1", *where]) == 2
+    assert "the state does not have this record" in capsys.readouterr().err
+
+
+def test_a_database_without_state_is_refused(
+    add_connection: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_connection("shop", conn_type="mysql", host="localhost")
+    assert main(["state", "list", "--connection", "shop"]) == 2
+    assert "a database of this type cannot keep state" in capsys.readouterr().err

@@ -1,0 +1,174 @@
+"""State as a thing of its own: listed, forgotten, and one record of it forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.stores.state import SyncState
+from airflow_reverse_etl.stores.warehouse.schema import prefix
+from airflow_reverse_etl.sync.ports import Capabilities
+from tests.stores.bench import NOW, REJECTED, THREE, Bench, sync_of
+from tests.stores.warehouses import copying_store, duckdb_place
+
+ADA = (1, "Ada@example.com", 1)
+ROWS = [ADA, (2, "bo@example.com", 2)]
+#: Of a destination that compares identifiers without case.
+FOLDED = Capabilities(frozenset(Operation), ignore_case=True)
+
+
+@pytest.fixture(params=["lake", "tables in duckdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "lake":
+        yield LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2, change_log=True)
+        return
+    tables = copying_store(duckdb_place(), change_log=True)
+    yield tables
+    tables.close()
+
+
+@pytest.fixture
+def bench(store: Any) -> Callable[..., Bench]:
+    return lambda *arguments, **more: Bench(store, *arguments, **more)
+
+
+def stored(store: Any, table: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a table of the sync's state, by any reader of the store."""
+    if isinstance(store, LakeStore):
+        import duckdb
+        from deltalake import DeltaTable
+
+        folder = Path(store._files.url) / "syncs" / "s" / table
+        if not folder.exists():
+            return []
+        table_ = DeltaTable(str(folder))
+        files = {path.name for path in folder.rglob("*.parquet")}
+        assert files == {Path(uri).name for uri in table_.file_uris()}, "no file has earlier content"
+        with duckdb.connect() as connection:
+            connection.register("read", table_.to_pyarrow_table())
+            return connection.sql("SELECT row_key FROM read ORDER BY 1").fetchall()
+    name = table if table == "change_log" else f"{prefix('s')}_{table}"
+    return store._database.run(f"SELECT row_key FROM {store._tables[name]} ORDER BY 1")
+
+
+def test_syncs_are_listed_with_what_their_state_says(store: Any, bench: Callable[..., Bench]) -> None:
+    assert store.syncs() == []
+    runs = bench(sync_of())
+    runs.model(THREE)
+    runs.run(address="file at /exports")
+    (found,) = store.syncs()
+    size = found.bytes
+    assert found == SyncState("s", 3, size, 2, "file at /exports", NOW + timedelta(days=1))
+    if isinstance(store, LakeStore):
+        files = Path(store._files.url, "syncs", "s").rglob("*")
+        assert size == sum(path.stat().st_size for path in files if path.is_file())
+    else:
+        assert size is None
+
+
+def test_a_forgotten_sync_starts_from_scratch(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model(THREE)
+    runs.run()
+    runs.plan()
+    store.forget("s")
+    assert store.syncs() == []
+    assert not store.has_state("s")
+    assert runs.run() == {"1": "added", "2": "added", "3": "added"}
+    assert runs.run() == {}
+
+
+def test_a_sync_at_work_is_not_forgotten_unless_its_run_is_stopped(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model(THREE)
+    runs.run()
+    far = NOW + timedelta(days=100_000)
+    fence = store.acquire("s", "a run", now=far, seconds=60)
+    for forget in (lambda: store.forget("s"), lambda: store.forget_record("s", "1")):
+        with pytest.raises(RunConflictError, match="another run of this sync is at work"):
+            forget()
+    assert store.has_state("s")
+    store.forget("s", force=True)
+    assert not store.has_state("s")
+    # The run cannot go on, not even when a later one has the lease.
+    with pytest.raises(RunConflictError):
+        store.acquire("s", "a run", now=far, seconds=60, fence=fence)
+    assert store.acquire("s", "a later run", now=far, seconds=60) > fence
+
+
+def test_the_state_of_an_unknown_sync_cannot_be_forgotten(store: Any) -> None:
+    for forget in (lambda: store.forget("s"), lambda: store.forget_record("s", "1")):
+        with pytest.raises(ConfigurationError, match="no state of this sync found"):
+            forget()
+
+
+@pytest.mark.parametrize("mode", ["upsert", "mirror"])
+@pytest.mark.parametrize("match_on", [("email",), ()])
+@pytest.mark.parametrize("by_identifier", [False, True])
+def test_one_record_is_forgotten_everywhere_and_no_other(
+    store: Any, bench: Callable[..., Bench], mode: str, match_on: tuple[str, ...], *, by_identifier: bool
+) -> None:
+    runs = bench(sync_of(mode, match_on=match_on))
+    runs.model(ROWS)
+    runs.run(capabilities=FOLDED)
+    runs.model([(1, "Ada@example.com", 10), (2, "bo@example.com", 20)])
+    refused = {"1": REJECTED, "2": REJECTED}
+    plan = runs.plan(capabilities=FOLDED)
+    runs.commit(plan, refused)
+    key = " ADA@example.com" if by_identifier and match_on else "1"
+    erased = store.forget_record("s", key, by_identifier=by_identifier)
+    assert erased == {"change_log": 2, "rejections": 1, "snapshot": 1}
+    assert stored(store, "change_log") == [("2",), ("2",)]
+    assert stored(store, "rejections") == [("2",)]
+    assert len(stored(store, "snapshot")) == 1
+    assert not any(store.forget_record("s", key, by_identifier=by_identifier).values()), "can be repeated"
+    # The other record is known as before; what the model still has counts as new.
+    runs.model(ROWS)
+    assert runs.keys(runs.plan(capabilities=FOLDED)) == {"1": "added"}
+
+
+def test_a_record_with_a_key_of_several_parts_is_forgotten(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of(), primary_key=("id", "email"))
+    runs.model(THREE)
+    keys = runs.run()
+    assert store.forget_record("s", min(keys))["snapshot"] == 1
+    assert len(runs.run()) == 1
+
+
+def test_forgetting_the_only_record_does_not_lose_the_snapshot(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model([ADA])
+    runs.run()
+    store.forget_record("s", "1")
+    runs.model([])
+    assert runs.plan().notes == ()
+
+
+def test_a_record_is_not_forgotten_while_a_plan_may_have_it(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model(THREE)
+    plan = runs.plan()
+    with pytest.raises(RunConflictError, match="not finished"):
+        store.forget_record("s", "1")
+    runs.commit(plan)
+    assert store.forget_record("s", "1")["snapshot"] == 1
+
+
+def test_the_log_still_grows_and_ends_after_a_record_was_forgotten(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model(THREE)
+    runs.run()
+    store.forget_record("s", "1")
+    runs.model([(1, "a", 1), (2, "b", 3), (3, "c", 3)])
+    runs.run()
+    assert stored(store, "change_log") == [("1",), ("2",), ("2",), ("3",)]
+    if isinstance(store, LakeStore):
+        store._change_log("s").forget("9")
+        assert stored(store, "change_log") == []
