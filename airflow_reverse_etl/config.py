@@ -26,6 +26,8 @@ class Settings:
     state_conn_id: str | None
     checkout_folder: Path
     dbt_cloud_webhooks: frozenset[str]
+    environment: str
+    environment_is_new: bool
     warehouse_schema: str
     history_days: timedelta
     change_log: bool
@@ -71,6 +73,13 @@ def _switch(text: str) -> bool:
     return text.lower() in ("true", "yes", "1")
 
 
+def _environment(text: str) -> str:
+    # "syncs" is the folder of the state without an environment.
+    if not re.fullmatch(r"\w*", text, re.ASCII) or text == "syncs":
+        raise ValueError("not a name of letters, digits and underscores, other than syncs")
+    return text
+
+
 def _memory(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?\s*(%|[kmgt]i?b?)", text, re.IGNORECASE):
         raise ValueError("not an amount of memory such as 900MB or 4GB")
@@ -82,6 +91,8 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "state_conn_id": lambda text: text or None,
     "checkout_folder": lambda text: Path(text).absolute(),
     "dbt_cloud_webhooks": lambda text: frozenset(name.strip() for name in text.split(",") if name.strip()),
+    "environment": _environment,
+    "environment_is_new": _switch,
     "warehouse_schema": str,
     "history_days": _days,
     "change_log": _switch,

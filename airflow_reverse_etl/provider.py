@@ -144,6 +144,26 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "example": "dbt_cloud",
         "default": "",
     },
+    "environment": {
+        "description": (
+            "Name of this deployment, of letters, digits and underscores. Its syncs have state of their own: under "
+            "state_url in a folder of this name, in a warehouse in the schema reverse_etl_dev for dev."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "dev",
+        "default": "",
+    },
+    "environment_is_new": {
+        "description": (
+            "Permission for a sync to start from scratch in this environment although it has state without an "
+            "environment. Off by default: the run stops."
+        ),
+        "version_added": "0.1.0",
+        "type": "boolean",
+        "example": "True",
+        "default": "False",
+    },
     "warehouse_schema": {
         "description": (
             "Schema for the state of syncs that are planned in the warehouse, created if missing; may be "

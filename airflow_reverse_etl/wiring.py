@@ -43,17 +43,21 @@ def state_files() -> StateFiles:
     return StateFiles(*_state_place())
 
 
-def state_store() -> LakeStore:
+def state_store(*, environment: str | None = None) -> LakeStore:
     """Return the store of snapshots, plans and checkpoints under ``[reverse_etl] state_url``.
 
+    :param environment: None for that of the settings, empty for none.
     :raises ConfigurationError: a setting is not valid.
     :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
     from airflow_reverse_etl.stores.lake.store import LakeStore
 
     settings = config.settings()
+    url, options = _state_place()
+    folder = settings.environment if environment is None else environment
     return LakeStore(
-        *_state_place(),
+        f"{url.rstrip('/')}/{folder}" if folder else url,
+        options,
         memory_limit=settings.memory_limit,
         scratch=settings.scratch_folder,
         history=settings.history_days,
@@ -61,9 +65,10 @@ def state_store() -> LakeStore:
     )
 
 
-def warehouse_store(conn_id: str) -> WarehouseStore | None:
+def warehouse_store(conn_id: str, *, environment: str | None = None) -> WarehouseStore | None:
     """Return the store that keeps state as tables in the warehouse, or None if the database does not support it.
 
+    :param environment: None for that of the settings, empty for none.
     :raises CredentialsError: the connection does not exist.
     :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
     """
@@ -74,14 +79,29 @@ def warehouse_store(conn_id: str) -> WarehouseStore | None:
     if dialect not in STATE_SQL:
         return None
     settings = config.settings()
+    suffix = settings.environment if environment is None else environment
     return WarehouseStore(
         _for_models(dbapi_connect(conn_id), dialect),
         lambda: open_warehouse(conn_id),
         dialect=dialect,
-        schema=settings.warehouse_schema,
+        schema=f"{settings.warehouse_schema}_{suffix}" if suffix else settings.warehouse_schema,
         history=settings.history_days,
         change_log=settings.change_log,
     )
+
+
+def has_state_to_adopt(sync: str, conn_id: str) -> bool:
+    """Return whether a sync has state without an environment, while there is an environment that is not new.
+
+    :param conn_id: of the sync's source.
+    """
+    settings = config.settings()
+    if not settings.environment or settings.environment_is_new:
+        return False
+    if state_store(environment="").has_state(sync):
+        return True
+    tables = warehouse_store(conn_id, environment="")
+    return tables is not None and tables.has_state(sync)
 
 
 def _state_place() -> tuple[str, dict[str, str]]:

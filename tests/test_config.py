@@ -28,6 +28,8 @@ def test_an_option_that_is_not_set_has_its_default() -> None:
         "state_conn_id": None,
         "checkout_folder": Path(f"{home}/reverse_etl_checkouts"),
         "dbt_cloud_webhooks": frozenset(),
+        "environment": "",
+        "environment_is_new": False,
         "warehouse_schema": "reverse_etl",
         "history_days": timedelta(days=365),
         "change_log": False,
@@ -49,6 +51,8 @@ def test_every_option_is_read_as_its_type(monkeypatch: pytest.MonkeyPatch) -> No
         "state_conn_id": "aws",
         "checkout_folder": "checkouts",
         "dbt_cloud_webhooks": " one, two,",
+        "environment": "dev",
+        "environment_is_new": "yes",
         "warehouse_schema": "db.state",
         "history_days": "90",
         "change_log": "true",
@@ -62,6 +66,7 @@ def test_every_option_is_read_as_its_type(monkeypatch: pytest.MonkeyPatch) -> No
         "checkout_folder": Path.cwd() / "checkouts",
         "dbt_cloud_webhooks": frozenset({"one", "two"}),
         "history_days": timedelta(days=90),
+        "environment_is_new": True,
         "change_log": True,
         "duckdb_external_access": False,
         "scratch_folder": Path("/mnt/scratch"),
@@ -95,6 +100,13 @@ def test_one_error_names_every_value_that_is_not_valid(monkeypatch: pytest.Monke
 def test_history_is_kept_for_whole_days(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     configure(monkeypatch, history_days=text)
     with pytest.raises(ConfigurationError, match="history_days"):
+        settings()
+
+
+@pytest.mark.parametrize("text", ["dev/eu", "a-b", "d\u00e9v", "syncs"])
+def test_an_environment_is_part_of_a_path_and_of_a_schemas_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    configure(monkeypatch, environment=text)
+    with pytest.raises(ConfigurationError, match=r"environment is .*, not a name of letters"):
         settings()
 
 

@@ -1,4 +1,4 @@
-"""The commands ``reverse-etl state …``: list and forget the state of syncs.
+"""The commands ``reverse-etl state …``: list, forget and move the state of syncs.
 
 They read Airflow's configuration and connections, so they run where Airflow is installed. It does not have to run.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
 
@@ -42,6 +42,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="value of match_on; a JSON array of texts, in the order of the fields' names, if it has several",
     )
     record.set_defaults(run=run_forget_record)
+
+    adopt = actions.add_parser("adopt", help="move the state of a sync without an environment to this environment")
+    adopt.add_argument("sync", help="name of the sync")
+    adopt.set_defaults(run=run_adopt)
 
     for parser in actions.choices.values():
         parser.add_argument(
@@ -82,13 +86,30 @@ def run_forget_record(options: argparse.Namespace) -> str:
     return f"{options.sync}: rows deleted: {counts}"
 
 
-def _store(options: argparse.Namespace) -> LakeStore | WarehouseStore:
+def run_adopt(options: argparse.Namespace) -> str:
+    """Move the state of a sync without an environment to the environment of the configuration.
+
+    :raises ConfigurationError: no environment is set.
+    """
+    from airflow_reverse_etl import config
+
+    environment = config.settings().environment
+    if not environment:
+        raise ConfigurationError(
+            "no environment is set", todo="set [reverse_etl] environment, or AIRFLOW__REVERSE_ETL__ENVIRONMENT"
+        )
+    here: Any = _store(options)
+    here.adopt(options.sync, _store(options, environment=""))
+    return f"{options.sync}: state moved to environment {environment}"
+
+
+def _store(options: argparse.Namespace, *, environment: str | None = None) -> LakeStore | WarehouseStore:
     # The only commands that need Airflow.
     from airflow_reverse_etl import wiring
 
     if not options.connection:
-        return wiring.state_store()
-    store = wiring.warehouse_store(options.connection)
+        return wiring.state_store(environment=environment)
+    store = wiring.warehouse_store(options.connection, environment=environment)
     if store is None:
         raise ConfigurationError(
             "a database of this type cannot keep state",

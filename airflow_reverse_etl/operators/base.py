@@ -25,7 +25,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.choose import choose_store
 from airflow_reverse_etl.sync.clock import SystemClock
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import dbapi_connect, state_files, state_store, warehouse_store
+from airflow_reverse_etl.wiring import dbapi_connect, has_state_to_adopt, state_files, state_store, warehouse_store
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -113,6 +113,7 @@ class SyncOperator(BaseOperator):
             query,
             lake=state_store(),
             open_warehouse_store=lambda: warehouse_store(sync.source),
+            has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
             log=self.log.info,
         )
         return RunContext(

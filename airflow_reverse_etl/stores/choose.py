@@ -22,6 +22,7 @@ def choose_store(
     *,
     lake: LakeStore,
     open_warehouse_store: Callable[[], WarehouseStore | None],
+    has_state_to_adopt: Callable[[], bool],
     log: Callable[[str], object],
 ) -> LakeStore | WarehouseStore:
     """Return the store that has the sync's state, or for a new sync the store that ``planner`` asks for.
@@ -30,8 +31,10 @@ def choose_store(
 
     :param query: the model; None in a task that does not plan.
     :param open_warehouse_store: opens the store in the sync's source; returns None if the source cannot hold one.
+    :param has_state_to_adopt: returns whether a sync that is new in this environment has state without an environment.
     :param log: receives one line on why the store was chosen; called at most once.
-    :raises ConfigurationError: ``planner: warehouse`` is set, and the sync's source cannot plan.
+    :raises ConfigurationError: ``planner: warehouse`` is set, and the sync's source cannot plan; or the sync has state
+        to adopt.
     :raises CredentialsError: ``planner: warehouse`` is set, and a privilege in the warehouse is missing.
     """
     # State decides first: the lake's, then the warehouse's.
@@ -40,6 +43,19 @@ def choose_store(
             log(f"{sync.name}: planned locally although planner is 'warehouse': its state is under the state URL")
         return lake
     warehouse = open_warehouse_store()
+    if warehouse and warehouse.has_state(sync.name):
+        if sync.planner == "local":
+            log(f"{sync.name}: planned in the warehouse although planner is 'local': its state is there")
+        return warehouse
+    # A new sync: it would send every row again if its state is only in another place.
+    if has_state_to_adopt():
+        raise ConfigurationError(
+            "the sync has no state in this environment, but state without an environment",
+            todo=f"move that state here with `reverse-etl state adopt {sync.name}`, or let syncs start from scratch in "
+            "this environment: [reverse_etl] environment_is_new = True",
+            sync=sync.name,
+        )
+    # ``planner`` decides, and with ``auto`` the size of the model.
     if warehouse is None:
         if sync.planner == "warehouse":
             raise ConfigurationError(
@@ -49,11 +65,6 @@ def choose_store(
                 connection=sync.source,
             )
         return lake
-    if warehouse.has_state(sync.name):
-        if sync.planner == "local":
-            log(f"{sync.name}: planned in the warehouse although planner is 'local': its state is there")
-        return warehouse
-    # A new sync: ``planner`` decides, and with ``auto`` the size of the model.
     if sync.planner == "local" or query is None:
         return lake
     if sync.planner == "warehouse":

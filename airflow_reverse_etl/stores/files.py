@@ -8,6 +8,7 @@ import io
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +98,18 @@ class StateFiles:
         """Copy a file from the worker to the object storage. It appears there when it is complete."""
         with reachable(self.url):
             self._storage.put(path, source)
+
+    def copy(self, path: str, target: StateFiles) -> None:
+        """Copy a file to the same path in another place. It appears there when it is complete."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._root / path if self._root else Path(folder) / "copy"
+            if not self._root:
+                self.download(path, file)
+            if not target._root:
+                target.upload(file, path)
+                return
+            with reachable(target.url), _written(target._root / path, file) as new:
+                new.replace(target._root / path)
 
     def exists(self, path: str) -> bool:
         """Return whether the file exists."""
@@ -252,13 +265,20 @@ def unreachable(error: Exception, url: str) -> UnreachableError:
 
 
 @contextlib.contextmanager
-def _written(path: Path, data: bytes) -> Iterator[Path]:
-    """Write the data, durably, to a file next to ``path`` that the caller gives its name; then sync the folder."""
+def _written(path: Path, data: bytes | Path) -> Iterator[Path]:
+    """Write the data durably to a file next to ``path`` that the caller gives its name; then sync the folder.
+
+    :param data: or a file that has the data.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
         with new.open("wb") as file:
-            file.write(data)
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         yield new

@@ -27,8 +27,8 @@ class SyncState:
     last_run: datetime | None
 
 
-def planned_at(plan_id: str | None) -> datetime | None:
-    """Return the time with which the id of a plan begins."""
+def planned_at(plan_id: str) -> datetime | None:
+    """Return the time with which the id of a plan begins; None for an empty id."""
     return datetime.strptime(plan_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC) if plan_id else None
 
 
@@ -42,7 +42,16 @@ def no_state(sync: str) -> ConfigurationError:
 def unfinished_run(sync: str) -> RunConflictError:
     """Build the error for a sync with a plan that is not committed."""
     return RunConflictError(
-        "a run of this sync is not finished: its plan may have the record, too",
+        "a run of this sync is not finished, so its plan still belongs to the state",
         todo="let the next run of the sync finish it, then try again",
+        sync=sync,
+    )
+
+
+def other_state(sync: str) -> ConfigurationError:
+    """Build the error for a place that has other state of the sync, not a copy."""
+    return ConfigurationError(
+        "the place to move or copy the state to has other state of this sync",
+        todo="delete the state that is wrong, with `reverse-etl state forget`, or choose another place",
         sync=sync,
     )

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.cli.main import main
+from airflow_reverse_etl.config import settings
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 from tests.stores.bench import THREE, Bench, sync_of
@@ -79,3 +80,18 @@ def test_a_database_without_state_is_refused(
     add_connection("shop", conn_type="mysql", host="localhost")
     assert main(["state", "list", "--connection", "shop"]) == 2
     assert "a database of this type cannot keep state" in capsys.readouterr().err
+
+
+def test_state_is_adopted_by_an_environment(
+    where: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["state", "adopt", "s", *where]) == 2
+    assert "no environment is set" in capsys.readouterr().err
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__ENVIRONMENT", "dev")
+    settings.cache_clear()
+    assert main(["state", "list", *where]) == 0
+    assert main(["state", "adopt", "s", *where]) == 0
+    assert main(["state", "list", *where]) == 0
+    empty, adopted, _, row = printed(capsys)
+    assert [empty, adopted] == ["no state found", "s: state moved to environment dev"]
+    assert row.startswith("s     3 ")

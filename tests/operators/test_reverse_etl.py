@@ -499,3 +499,45 @@ class LineLog:
         self.lines.append(text % values if values else text)
 
     warning = info
+
+
+@pytest.mark.parametrize("planner", ["local", "warehouse"])
+def test_a_sync_stops_in_an_environment_until_its_state_is_adopted(
+    planner: str,
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    state_url: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is sent twice by mistake. A new environment is said to be one."""
+    from airflow_reverse_etl import config
+    from airflow_reverse_etl.cli.main import main
+    from airflow_reverse_etl.compat import AirflowFailException
+
+    def switch(**options: str) -> None:
+        for name, text in options.items():
+            monkeypatch.setenv(f"AIRFLOW__REVERSE_ETL__{name.upper()}", text)
+        config.settings.cache_clear()
+
+    sync = {**SYNC, "planner": planner}
+    assert operator(sync=sync).execute(context())["accepted"] == 3
+    switch(environment="dev")
+    error = failure(operator(sync=sync))
+    assert isinstance(error, AirflowFailException)
+    assert "`reverse-etl state adopt contacts`" in str(error)
+    assert "environment_is_new = True" in str(error)
+
+    switch(environment="sandbox", environment_is_new="True")
+    assert operator(sync=sync).execute(context())["accepted"] == 3
+
+    switch(environment="dev", environment_is_new="False")
+    gc.collect()  # the DuckDB of a task, which the command would share
+    where = ["--connection", "warehouse"] if planner == "warehouse" else []
+    assert main(["state", "adopt", "contacts", *where]) == 0
+    assert operator(sync=sync).execute(context())["accepted"] == 0
+    if planner == "local":
+        assert sorted(path.parent.parent.name for path in state_url.glob("*/syncs/contacts")) == ["dev", "sandbox"]
+        assert [path.name for path in (state_url / "syncs" / "contacts").iterdir()] == ["lease"]
+    # Without the environment, nothing is left.
+    switch(environment="")
+    assert operator(sync=sync).execute(context())["accepted"] == 3

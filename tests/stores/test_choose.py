@@ -33,6 +33,7 @@ class Places:
         self.warehouse: WarehouseStore | None = self.place.store()
         self.lake = LakeStore(str(folder))
         self.said: list[str] = []
+        self.has_state_to_adopt = False
 
     def chosen(self, planner: str, query: str | None = QUERY) -> Any:
         return choose.choose_store(
@@ -40,6 +41,7 @@ class Places:
             query,
             lake=self.lake,
             open_warehouse_store=lambda: self.warehouse,
+            has_state_to_adopt=lambda: self.has_state_to_adopt,
             log=self.said.append,
         )
 
@@ -96,3 +98,24 @@ def test_a_source_that_cannot_plan_is_planned_locally_or_refused(places: Places)
     assert places.chosen("auto") is places.lake
     with pytest.raises(ConfigurationError, match="planner: local"):
         places.chosen("warehouse")
+
+
+@pytest.mark.parametrize("planner", ["auto", "warehouse", "local"])
+@pytest.mark.parametrize("can_plan", [True, False])
+def test_a_sync_with_state_to_adopt_stops(places: Places, planner: str, *, can_plan: bool) -> None:
+    places.has_state_to_adopt = True
+    if not can_plan:
+        places.warehouse = None
+    for query in (QUERY, None):
+        with pytest.raises(ConfigurationError, match="state without an environment") as caught:
+            places.chosen(planner, query)
+        assert "`reverse-etl state adopt s`" in str(caught.value)
+        assert "[reverse_etl] environment_is_new = True" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["lake", "warehouse"])
+def test_a_sync_with_state_of_its_own_has_nothing_to_adopt(places: Places, where: str) -> None:
+    store = getattr(places, where)
+    places.plan_in(store)
+    places.has_state_to_adopt = True
+    assert places.chosen("auto") is store

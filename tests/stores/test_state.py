@@ -1,8 +1,9 @@
-"""State as a thing of its own: listed, forgotten, and one record of it forgotten."""
+"""State as a thing of its own: listed, forgotten, moved, and one record of it forgotten."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.lake.delta import DeltaFile
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.state import SyncState
+from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync.ports import Capabilities
 from tests.stores.bench import NOW, REJECTED, THREE, Bench, sync_of
@@ -30,6 +34,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         yield LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2, change_log=True)
         return
     tables = copying_store(duckdb_place(), change_log=True)
+    yield tables
+    tables.close()
+
+
+@pytest.fixture
+def environment(store: Any, tmp_path: Path) -> Iterator[Any]:
+    """The place of an environment, next to the one without."""
+    if isinstance(store, LakeStore):
+        yield LakeStore(str(tmp_path / "state" / "dev"), memory_limit="500MB", threads=2, change_log=True)
+        return
+    tables = copying_store(store.place, schema="reverse_etl_dev", change_log=True)
     yield tables
     tables.close()
 
@@ -172,3 +187,95 @@ def test_the_log_still_grows_and_ends_after_a_record_was_forgotten(store: Any, b
     if isinstance(store, LakeStore):
         store._change_log("s").forget("9")
         assert stored(store, "change_log") == []
+
+
+def some_state(runs: Bench) -> None:
+    """Give a sync a snapshot of three records, a rejection, a log and two runs."""
+    runs.model(THREE)
+    runs.run(address="file at /exports")
+    runs.model([(1, "a", 1), (2, "b", 3), (3, "c", 3)])
+    runs.run({"2": REJECTED}, address="file at /exports")
+
+
+def contents(store: Any) -> list[Any]:
+    tables = [stored(store, table) for table in ("snapshot", "rejections", "change_log")]
+    [found] = store.syncs()
+    return [*tables, replace(found, bytes=None), store.last_report("s", "run1"), store.last_report("s", "run2")]
+
+
+def test_adopted_state_is_moved_whole(store: Any, environment: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of("mirror"))
+    some_state(runs)
+    before = contents(store)
+    environment.adopt("s", store)
+    assert contents(environment) == before
+    assert store.syncs() == []
+    assert not store.has_state("s")
+    # The sync's runs go on there.
+    runs.store = environment
+    runs.model([(1, "a", 1), (2, "b", 3)])
+    assert runs.run(address="file at /exports") == {"2": "changed", "3": "removed"}
+
+
+def test_adopting_can_be_interrupted_anywhere_and_repeated(
+    store: Any, environment: Any, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some_state(bench(sync_of()))
+    before = contents(store)
+    left = 0
+
+    def stopping(function: Any) -> Any:
+        def run(*arguments: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return function(*arguments, **more)
+
+        return run
+
+    for owner, name in ((StateFiles, "copy"), (StateFiles, "delete"), (DeltaFile, "replace"), (Database, "run")):
+        monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
+    stops = 0
+    while True:
+        left = stops + 1
+        try:
+            environment.adopt("s", store)
+            break
+        except KeyboardInterrupt:
+            left = 0
+            stops += 1
+            assert environment.has_state("s") or store.has_state("s"), "nothing to adopt, nothing to go on with"
+    assert stops > 5
+    left = 0
+    assert contents(environment) == before
+    assert store.syncs() == []
+
+
+def test_other_state_of_the_sync_is_never_replaced(store: Any, environment: Any, bench: Callable[..., Bench]) -> None:
+    for place in (environment, store):
+        runs = bench(sync_of())
+        runs.store = place
+        some_state(runs)
+    before = [contents(place) for place in (store, environment)]
+    with pytest.raises(ConfigurationError, match="has other state of this sync"):
+        environment.adopt("s", store)
+    assert [contents(place) for place in (store, environment)] == before
+
+
+def test_only_the_state_of_a_sync_at_rest_is_adopted(store: Any, environment: Any, bench: Callable[..., Bench]) -> None:
+    with pytest.raises(ConfigurationError, match="no state of this sync found"):
+        environment.adopt("s", store)
+    runs = bench(sync_of())
+    some_state(runs)
+    plan = runs.plan(full_resync=True)
+    with pytest.raises(RunConflictError, match="not finished"):
+        environment.adopt("s", store)
+    runs.commit(plan)
+    fence = store.acquire("s", "a run", now=NOW + timedelta(days=100_000), seconds=60)
+    with pytest.raises(RunConflictError, match="at work"):
+        environment.adopt("s", store)
+    assert not environment.has_state("s")
+    store.release("s", fence=fence)
+    environment.adopt("s", store)
+    assert environment.has_state("s")

@@ -39,7 +39,7 @@ from airflow_reverse_etl.stores.lake import change_set, commit
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
-from airflow_reverse_etl.stores.state import SyncState, no_state, planned_at, unfinished_run
+from airflow_reverse_etl.stores.state import SyncState, no_state, other_state, planned_at, unfinished_run
 from airflow_reverse_etl.sync import committing
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
 from airflow_reverse_etl.sync.planning import StoredPlan, build_plan, make_plan, statement_for, stored_plan
@@ -251,8 +251,6 @@ class LakeStore(StateStore):
 
     def _described(self, work: Scratch, sync: str) -> SyncState:
         history = self._history(sync)
-        history.view(work, "history")
-        [(last,)] = work.execute("SELECT MAX(plan_id) FROM history")
         state = commit.saved_state(history)
         return SyncState(
             sync,
@@ -260,7 +258,7 @@ class LakeStore(StateStore):
             bytes=sum(self._files.sizes(_folder(sync)).values()),
             format=state.format if state else None,
             destination=state.address if state else "",
-            last_run=planned_at(last),
+            last_run=planned_at(_last_plan(work, history)),
         )
 
     def forget(self, sync: str, *, force: bool = False) -> None:
@@ -272,9 +270,7 @@ class LakeStore(StateStore):
         """
         names = self._names(sync)
         with leases.held(self._lease(sync), sync, force=force):
-            # The history is the last to go: until then, the sync's next run finds that its snapshot is lost.
-            for name in sorted(names, key=lambda name: name == "history"):
-                self._files.delete(f"{_folder(sync)}/{name}")
+            self._delete_state(sync, names)
 
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record from snapshot, rejections and change log. Repeat it if it was interrupted.
@@ -306,6 +302,59 @@ class LakeStore(StateStore):
             erased["snapshot"] = _erase(work, snapshot, in_snapshot, mark)
             self._save_rows(work, sync, mark)
         return erased
+
+    def adopt(self, sync: str, source: LakeStore) -> None:
+        """Move the state of a sync here from another place. Repeat it if it was interrupted.
+
+        :raises ConfigurationError: the sync has no state there, or other state here.
+        :raises RunConflictError: a run of the sync is at work there, or is not finished.
+        """
+        names = source._names(sync)
+        with leases.held(source._lease(sync), sync):
+            if source.unfinished(sync):
+                raise unfinished_run(sync)
+            if not self.has_state(sync):
+                source._copy(sync, names, self)
+            elif not self._is_copy(sync, source):
+                raise other_state(sync)
+            source._delete_state(sync, names)
+
+    def _copy(self, sync: str, names: Sequence[str], target: LakeStore) -> None:
+        """Copy the state of a sync to a place without state of it."""
+        history = self._history(sync)
+        state = commit.saved_state(history)
+        if not history.generation or not state:
+            raise no_state(sync)
+        # Delete what an interrupted copy has left.
+        folder = _folder(sync)
+        for name in target._files.list(folder):
+            if name != "lease":
+                target._files.delete(f"{folder}/{name}")
+        # Copy the other tables.
+        for name in set(names) - {"history", "runs"}:
+            for path in self._files.sizes(f"{folder}/{name}"):
+                self._files.copy(f"{folder}/{name}/{path}", target._files)
+        # Write the history, in one step: from here on, the target has state.
+        with self._scratch() as work:
+            last = _last_plan(work, history)
+            runs = work.connection.sql("FROM history").to_arrow_table()
+        with target._scratch() as work:
+            work.connection.register("history", runs)
+            saved = {commit.STATE: json.dumps(state.to_json())}
+            target._history(sync).replace(work, "SELECT * FROM history", last, saved)
+
+    def _is_copy(self, sync: str, source: LakeStore) -> bool:
+        """Return whether the state here has the last run of the state in another place."""
+        with source._scratch() as work:
+            last = _last_plan(work, source._history(sync))
+        with self._scratch() as work:
+            self._history(sync).view(work, "history")
+            return bool(work.execute("SELECT 1 FROM history WHERE plan_id = ?", [last]))
+
+    def _delete_state(self, sync: str, names: Sequence[str]) -> None:
+        # The history is the last to go: until then, the sync's next run finds that its snapshot is lost.
+        for name in sorted(names, key=lambda name: name == "history"):
+            self._files.delete(f"{_folder(sync)}/{name}")
 
     def _save_rows(self, work: Scratch, sync: str, mark: str) -> None:
         """Save the number of rows in the snapshot, so that a snapshot that has become empty does not count as lost."""
@@ -373,6 +422,13 @@ class LakeStore(StateStore):
         for plan_id in self._files.list(runs):
             if plan_id < oldest and self._files.read(f"{runs}/{plan_id}/plan.json") is None:
                 self._files.delete(f"{runs}/{plan_id}")
+
+
+def _last_plan(work: Scratch, history: DeltaFile) -> str:
+    """Make the history a relation, and return the id of the last committed plan; empty if there was none."""
+    history.view(work, "history")
+    [(last,)] = work.execute("SELECT MAX(plan_id) FROM history")
+    return last or ""
 
 
 def _erase(work: Scratch, table: DeltaFile, condition: str, mark: str) -> int:

@@ -26,13 +26,13 @@ from airflow_reverse_etl.sql.statements.erasure import OneRecord
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
-from airflow_reverse_etl.stores.state import SyncState, no_state, planned_at, unfinished_run
+from airflow_reverse_etl.stores.state import SyncState, no_state, other_state, planned_at, unfinished_run
 from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.database import Database, Session
 from airflow_reverse_etl.stores.warehouse.planner import WarehousePlanRunner, model_types
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
-from airflow_reverse_etl.stores.warehouse.schema import Tables
+from airflow_reverse_etl.stores.warehouse.schema import OWN, SHARED, Tables
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
 from airflow_reverse_etl.sync.planning import BuiltPlan, build_plan, make_plan, statement_for, stored_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
@@ -260,7 +260,7 @@ class WarehouseStore(StateStore):
         with self._tables.errors(plan.sync):
             stored = self._open_plans.stored(plan)
             own = self._tables.make_own(plan.sync)
-            if not self._committed(plan):
+            if not self._committed(plan.plan_id):
                 if stored is None:
                     raise change_set.plan_gone()
                 statement = commit_statement(
@@ -316,14 +316,13 @@ class WarehouseStore(StateStore):
         with self._database.session() as session:
             _, state = saved_state(session, self._tables, self._tables[f"{own}_state"], sync)
             [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
-            [(last,)] = session.run(f"SELECT MAX(plan_id) FROM {self._tables['runs']} WHERE sync = {self._text(sync)}")
         return SyncState(
             sync,
             rows=int(rows),
             bytes=None,
             format=state.format if state else None,
             destination=state.address if state else "",
-            last_run=planned_at(last),
+            last_run=planned_at(self._last_plan(sync)),
         )
 
     def forget(self, sync: str, *, force: bool = False) -> None:
@@ -331,11 +330,7 @@ class WarehouseStore(StateStore):
         with self._tables.errors(sync):
             self._check_known(sync)
             with leases.held(TableValues(self._tables, sync), sync, force=force):
-                self._open_plans.drop_all(sync)
-                self._delete_rows("change_log", sync)
-                # The runs go before the sync's name, which leads a repetition to what is left.
-                self._delete_rows("runs", sync)
-                self._tables.drop_own(sync)
+                self._delete_state(sync)
 
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.forget_record`."""
@@ -348,6 +343,57 @@ class WarehouseStore(StateStore):
                     raise unfinished_run(sync)
                 with self._database.session() as session, session.transaction():
                     return self._erase(session, sync, own, record)
+
+    def adopt(self, sync: str, source: WarehouseStore) -> None:
+        """Move the state of a sync here from another schema of the same database.
+
+        See :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.adopt`.
+        """
+        with self._tables.errors(sync):
+            source._check_known(sync)
+            with leases.held(TableValues(source._tables, sync), sync):
+                if source.unfinished(sync):
+                    raise unfinished_run(sync)
+                last = source._last_plan(sync)
+                if not self.has_state(sync):
+                    source._copy(sync, self)
+                # An interrupted deletion has left no runs.
+                elif last and not self._committed(last):
+                    raise other_state(sync)
+                source._delete_state(sync)
+
+    def _copy(self, sync: str, target: WarehouseStore) -> None:
+        """Copy the state of a sync to a schema without state of it."""
+        if not self._last_plan(sync):
+            raise no_state(sync)
+        self._tables.make_own(sync)
+        target.make_tables()
+        target._tables.drop_own(sync)  # what an interrupted copy has left
+        own = target._tables.make_own(sync)
+        everything = {f"{own}_{name}": (columns, "1 = 1") for name, columns in OWN.items()}
+        mine = f"sync = {self._text(sync)}"
+        # With the runs, which are the last, the target has state.
+        everything |= {name: (SHARED[name], mine) for name in ("change_log", "runs")}
+        for name, (columns, where) in everything.items():
+            listed = ", ".join(columns)
+            self._database.run(f"DELETE FROM {target._tables[name]} WHERE {where}")
+            self._database.run(
+                f"INSERT INTO {target._tables[name]} ({listed}) SELECT {listed} FROM {self._tables[name]} WHERE {where}"
+            )
+
+    def _delete_state(self, sync: str) -> None:
+        # The runs go first: without them, the sync has no state. Its name goes last: it leads to what is left.
+        self._open_plans.drop_all(sync)
+        for table in ("runs", "change_log"):
+            self._database.run(f"DELETE FROM {self._tables[table]} WHERE sync = {self._text(sync)}")
+        self._tables.drop_own(sync)
+
+    def _last_plan(self, sync: str) -> str:
+        """Return the id of the last committed plan; empty if there was none."""
+        [(last,)] = self._database.run(
+            f"SELECT MAX(plan_id) FROM {self._tables['runs']} WHERE sync = {self._text(sync)}"
+        )
+        return last or ""
 
     def _erase(self, session: Session, sync: str, own: str, record: OneRecord) -> dict[str, int]:
         snapshot = self._tables[f"{own}_snapshot"]
@@ -384,18 +430,13 @@ class WarehouseStore(StateStore):
         if not (self._tables.exist() and self._database.run(f"SELECT 1 FROM {self._tables['syncs']} {where}")):
             raise no_state(sync)
 
-    def _delete_rows(self, table: str, sync: str) -> None:
-        self._database.run(f"DELETE FROM {self._tables[table]} WHERE sync = {self._text(sync)}")
-
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     def _text(self, value: object) -> str:
         return self._tables.text(value)
 
-    def _committed(self, plan: Plan) -> bool:
-        return bool(
-            self._database.run(f"SELECT 1 FROM {self._tables['runs']} WHERE plan_id = {self._text(plan.plan_id)}")
-        )
+    def _committed(self, plan_id: str) -> bool:
+        return bool(self._database.run(f"SELECT 1 FROM {self._tables['runs']} WHERE plan_id = {self._text(plan_id)}"))
 
 
 def _typed(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
