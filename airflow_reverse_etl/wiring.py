@@ -50,13 +50,26 @@ def state_store(*, environment: str | None = None) -> LakeStore:
     :raises ConfigurationError: a setting is not valid.
     :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
+    url, options = _state_place()
+    folder = config.settings().environment if environment is None else environment
+    return _lake(f"{url.rstrip('/')}/{folder}" if folder else url, options)
+
+
+def state_store_at(url: str, conn_id: str | None) -> LakeStore:
+    """Return a store at any URL.
+
+    :param conn_id: Airflow connection with the credentials of an object storage.
+    :raises CredentialsError: the connection does not exist.
+    """
+    return _lake(url, storage_options(connection_info(conn_id)) if conn_id else {})
+
+
+def _lake(url: str, options: dict[str, str]) -> LakeStore:
     from airflow_reverse_etl.stores.lake.store import LakeStore
 
     settings = config.settings()
-    url, options = _state_place()
-    folder = settings.environment if environment is None else environment
     return LakeStore(
-        f"{url.rstrip('/')}/{folder}" if folder else url,
+        url,
         options,
         memory_limit=settings.memory_limit,
         scratch=settings.scratch_folder,

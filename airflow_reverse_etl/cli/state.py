@@ -1,4 +1,4 @@
-"""The commands ``reverse-etl state …``: list, forget and move the state of syncs.
+"""The commands ``reverse-etl state …``: list, forget, copy and move the state of syncs.
 
 They read Airflow's configuration and connections, so they run where Airflow is installed. It does not have to run.
 """
@@ -6,10 +6,12 @@ They read Airflow's configuration and connections, so they run where Airflow is 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.cli.options import UNUSABLE
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.lake.store import LakeStore
@@ -42,6 +44,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="value of match_on; a JSON array of texts, in the order of the fields' names, if it has several",
     )
     record.set_defaults(run=run_forget_record)
+
+    copy = actions.add_parser("copy", help="copy the state of all syncs to another place, as a backup or to move it")
+    copy.add_argument("url", help="folder or object storage URL: all of the place, with its environment if it has one")
+    copy.add_argument("--url-connection", metavar="ID", help="Airflow connection with the credentials of that storage")
+    copy.set_defaults(run=run_copy)
 
     adopt = actions.add_parser("adopt", help="move the state of a sync without an environment to this environment")
     adopt.add_argument("sync", help="name of the sync")
@@ -84,6 +91,32 @@ def run_forget_record(options: argparse.Namespace) -> str:
         )
     counts = ", ".join(f"{rows} from {table}" for table, rows in erased.items())
     return f"{options.sync}: rows deleted: {counts}"
+
+
+def run_copy(options: argparse.Namespace) -> int:
+    """Copy the state of all syncs, print a line for each, and return the exit code.
+
+    :raises ConfigurationError: the state is in tables.
+    """
+    from airflow_reverse_etl import wiring
+
+    if options.connection:
+        raise ConfigurationError(
+            "state in tables cannot be copied by this command",
+            todo="copy the schema with the database's own tool, such as pg_dump, or CREATE SCHEMA … CLONE in Snowflake",
+            connection=options.connection,
+        )
+    source = wiring.state_store()
+    target = wiring.state_store_at(options.url, options.url_connection)
+    code = 0
+    for state in source.syncs():
+        try:
+            source.copy(state.sync, target)
+            print(f"{state.sync}: state copied")
+        except (ConfigurationError, RunConflictError) as error:
+            print(f"reverse-etl: {error}", file=sys.stderr)
+            code = UNUSABLE
+    return code
 
 
 def run_adopt(options: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,3 +96,49 @@ def test_state_is_adopted_by_an_environment(
     empty, adopted, _, row = printed(capsys)
     assert [empty, adopted] == ["no state found", "s: state moved to environment dev"]
     assert row.startswith("s     3 ")
+
+
+def test_state_is_copied_and_can_be_restored(
+    where: list[str],
+    tmp_path: Path,
+    state_url: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backup = str(tmp_path / "backup")
+    if where:
+        assert main(["state", "copy", backup, *where]) == 2
+        assert "the database's own tool" in capsys.readouterr().err
+        return
+    before = LakeStore(str(state_url)).syncs()
+    # The second copy finds the first.
+    assert main(["state", "copy", backup]) == 0
+    assert main(["state", "copy", backup]) == 0
+    assert main(["state", "forget", "s"]) == 0
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__STATE_URL", backup)
+    settings.cache_clear()
+    assert main(["state", "copy", str(state_url)]) == 0
+    copied = "s: state copied"
+    assert printed(capsys) == [copied, copied, "s: state deleted", copied]
+    (restored,) = LakeStore(str(state_url)).syncs()
+    assert dataclasses.replace(restored, bytes=before[0].bytes) == before[0]
+
+
+def test_a_sync_that_cannot_be_copied_is_named_and_the_others_are_copied(
+    tmp_path: Path, state_url: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = LakeStore(str(state_url))
+    for name in ("a", "b", "c"):
+        runs = Bench(store, sync_of().model_copy(update={"name": name}))
+        runs.model(THREE)
+        runs.run()
+    runs.sync = sync_of().model_copy(update={"name": "b"})
+    plan = runs.plan(full_resync=True)
+    assert main(["state", "copy", str(tmp_path / "backup")]) == 2
+    output = capsys.readouterr()
+    assert [line for line in output.out.splitlines() if "copied" in line] == ["a: state copied", "c: state copied"]
+    assert "not finished" in output.err
+    assert "'b'" in output.err
+    runs.commit(plan)
+    assert main(["state", "copy", str(tmp_path / "backup")]) == 0
+    assert [state.sync for state in LakeStore(str(tmp_path / "backup")).syncs()] == ["a", "b", "c"]

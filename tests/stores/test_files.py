@@ -70,6 +70,26 @@ def test_times_are_those_of_the_files_below_a_folder(files: StateFiles) -> None:
     assert all(abs(datetime.now(UTC) - time) < timedelta(seconds=60) for time in times.values())
 
 
+def test_sizes_are_those_of_the_files_below_a_folder(files: StateFiles) -> None:
+    assert files.sizes("a") == {}
+    files.write("a/b", b"")
+    files.write("a/c/d", b"four")
+    files.write("ab/c", b"x")
+    assert files.sizes("a") == {"b": 0, "c/d": 4}
+
+
+@pytest.mark.parametrize("to_bucket", [True, False])
+def test_a_file_is_copied_to_another_place(
+    files: StateFiles, tmp_path: Path, bucket: Bucket, *, to_bucket: bool
+) -> None:
+    target = StateFiles(f"{bucket.url}/copy", bucket.options) if to_bucket else StateFiles(str(tmp_path / "copy"))
+    content = b"x" * 10_000_000
+    files.write("a/b", content)
+    files.copy("a/b", target)
+    assert target.read("a/b") == files.read("a/b") == content
+    assert target.list("a") == ["b"]
+
+
 def _read_part(files: StateFiles) -> None:
     file = files.open("a/b")
     assert file is not None
@@ -87,6 +107,7 @@ def _read_part(files: StateFiles) -> None:
         lambda files: files.create("a/c", b""),
         lambda files: files.list("a"),
         lambda files: files.times("a"),
+        lambda files: files.sizes("a"),
         lambda files: files.delete("a"),
         lambda files: files.download("a/b", Path("/dev/null")),
         lambda files: files.upload(Path("/dev/null"), "a/b"),

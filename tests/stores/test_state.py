@@ -19,6 +19,7 @@ from airflow_reverse_etl.stores.state import SyncState
 from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync.ports import Capabilities
+from tests.s3 import Bucket
 from tests.stores.bench import NOW, REJECTED, THREE, Bench, sync_of
 from tests.stores.warehouses import copying_store, duckdb_place
 
@@ -279,3 +280,22 @@ def test_only_the_state_of_a_sync_at_rest_is_adopted(store: Any, environment: An
     store.release("s", fence=fence)
     environment.adopt("s", store)
     assert environment.has_state("s")
+
+
+def test_state_in_object_storage_is_managed_alike(tmp_path: Path, bucket: Bucket) -> None:
+    options: dict[str, Any] = {"memory_limit": "500MB", "threads": 2, "change_log": True}
+    folder = LakeStore(str(tmp_path), **options)
+    runs = Bench(folder, sync_of())
+    some_state(runs)
+    [before] = folder.syncs()
+    there = LakeStore(f"{bucket.url}/state", bucket.options, **options)
+    folder.copy("s", there)
+    environment = LakeStore(f"{bucket.url}/state/dev", bucket.options, **options)
+    environment.adopt("s", there)
+    assert [replace(state, bytes=before.bytes) for state in environment.syncs()] == [before]
+    assert there.syncs() == []
+    assert environment.forget_record("s", "2") == {"change_log": 2, "rejections": 1, "snapshot": 1}
+    runs.store = environment
+    assert runs.run() == {"2": "added"}
+    environment.forget("s")
+    assert environment.syncs() == []

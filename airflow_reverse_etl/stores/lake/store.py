@@ -303,6 +303,16 @@ class LakeStore(StateStore):
             self._save_rows(work, sync, mark)
         return erased
 
+    def copy(self, sync: str, target: LakeStore) -> None:
+        """Copy the state of a sync to another place, unless the place has it already. Repeat it if it was interrupted.
+
+        :raises ConfigurationError: the sync has no state here, or other state there.
+        :raises RunConflictError: a run of the sync is at work, or is not finished.
+        """
+        names = self._names(sync)
+        with leases.held(self._lease(sync), sync):
+            self._copy_once(sync, names, target)
+
     def adopt(self, sync: str, source: LakeStore) -> None:
         """Move the state of a sync here from another place. Repeat it if it was interrupted.
 
@@ -311,13 +321,16 @@ class LakeStore(StateStore):
         """
         names = source._names(sync)
         with leases.held(source._lease(sync), sync):
-            if source.unfinished(sync):
-                raise unfinished_run(sync)
-            if not self.has_state(sync):
-                source._copy(sync, names, self)
-            elif not self._is_copy(sync, source):
-                raise other_state(sync)
+            source._copy_once(sync, names, self)
             source._delete_state(sync, names)
+
+    def _copy_once(self, sync: str, names: Sequence[str], target: LakeStore) -> None:
+        if self.unfinished(sync):
+            raise unfinished_run(sync)
+        if not target.has_state(sync):
+            self._copy(sync, names, target)
+        elif not target._is_copy(sync, self):
+            raise other_state(sync)
 
     def _copy(self, sync: str, names: Sequence[str], target: LakeStore) -> None:
         """Copy the state of a sync to a place without state of it."""
