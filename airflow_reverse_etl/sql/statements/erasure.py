@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
@@ -71,9 +71,17 @@ class OneRecord:
             keys.append([literal(part, self.dialect) for part in parts])
         if not self.by_identifier:
             return keys
-        trimmed = [[DIALECTS[self.dialect].trimmed.format(x=text) for text in texts] for texts in keys]
-        folded = [[f"LOWER({text})" for text in texts] for texts in trimmed]
+        trimmed = [self._trimmed(texts) for texts in keys]
+        folded = [_lowered(texts) for texts in trimmed]
         return [*trimmed, *folded, *keys]
+
+    def _trimmed(self, texts: Sequence[str]) -> list[str]:
+        dialect = DIALECTS[self.dialect]
+        return [dialect.trimmed.format(x=text) for text in texts]
+
+
+def _lowered(texts: Sequence[str]) -> list[str]:
+    return [f"LOWER({text})" for text in texts]
 
 
 def _parts(key: str) -> list[str]:
