@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.files import StateFiles
-from airflow_reverse_etl.stores.lake.delta import DeltaFile
+from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.state import SyncState
 from airflow_reverse_etl.stores.warehouse.database import Database
@@ -148,6 +150,33 @@ def test_one_record_is_forgotten_everywhere_and_no_other(
     # The other record is known as before; what the model still has counts as new.
     runs.model(ROWS)
     assert runs.keys(runs.plan(capabilities=FOLDED)) == {"1": "added"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(StateFiles, "delete"), (DeltaFile, "replace"), (DeltaLog, "_add"), (Database, "run")]
+)
+def test_a_record_is_gone_when_forgetting_it_was_interrupted_and_repeated(
+    store: Any, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    some_state(bench(sync_of("mirror")))
+    function = getattr(owner, name)
+    left = 0
+
+    def stopping(*arguments: Any, **more: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return function(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, stopping)
+    monkeypatch.setattr(leases, "held", lambda *_: nullcontext())  # the lease of a killed command lasts an hour
+    for left in range(1, 40):  # noqa: B007 - counts the calls down
+        with suppress(KeyboardInterrupt):
+            store.forget_record("s", "2")
+    assert stored(store, "snapshot") == [("1",), ("3",)]
+    assert stored(store, "rejections") == []
+    assert stored(store, "change_log") == [("1",), ("3",)]
 
 
 def test_a_record_with_a_key_of_several_parts_is_forgotten(store: Any, bench: Callable[..., Bench]) -> None:

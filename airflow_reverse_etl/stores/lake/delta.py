@@ -64,6 +64,14 @@ class _Table:
             return []
         return [uri.rsplit("/", 1)[-1] for uri in self._table.file_uris()]
 
+    def delete_unused(self) -> None:
+        """Delete the files that are no longer part of the table. No run of the sync may be at work."""
+        self._table = self._load()
+        used = self._names()
+        for name in self._files.list(self._folder):
+            if name.endswith(".parquet") and name not in used:
+                self._files.delete(f"{self._folder}/{name}")
+
     def _add(
         self,
         scratch: Scratch,
@@ -194,7 +202,10 @@ class DeltaLog(_Table):
             self._add(scratch, select, plan_id, mode="append", file_values={_PLAN: plan_id})
 
     def erase(self, scratch: Scratch, condition: str) -> int:
-        """Delete the rows that meet a condition, and the files that had them; return the number of rows."""
+        """Delete the rows that meet a condition, and the files that had them; return the number of rows.
+
+        No run of the sync may be at work.
+        """
         erased = 0
         for name in self._names():
             scratch.view("log", f"{self._folder}/{name}")
@@ -210,8 +221,8 @@ class DeltaLog(_Table):
                 file_values={_PLAN: plan_id},
             )
             self._table = self._load()  # the next change builds on this one
-            self._files.delete(f"{self._folder}/{name}")
             erased += rows
+        self.delete_unused()
         return erased
 
     def forget(self, before: str) -> None:

@@ -286,6 +286,7 @@ class LakeStore(StateStore):
         with leases.held(self._lease(sync), sync), self._scratch() as work:
             if self.unfinished(sync):
                 raise unfinished_run(sync)
+            self._files.delete(f"{_folder(sync)}/runs")  # what interrupted planners have left
             # Find the record.
             snapshot = self._snapshot(sync)
             snapshot.view(work, "snapshot")
@@ -450,6 +451,7 @@ def _erase(work: Scratch, table: DeltaFile, condition: str, mark: str) -> int:
     [(rows,)] = work.execute(f"SELECT COUNT(*) FROM erased WHERE {condition}")
     if rows:
         table.replace(work, f"SELECT * FROM erased WHERE ({condition}) IS NOT TRUE", mark)
+    table.delete_unused()  # also what an interrupted call has left
     return int(rows)
 
 

@@ -341,6 +341,7 @@ class WarehouseStore(StateStore):
             with leases.held(TableValues(self._tables, sync), sync):
                 if self.unfinished(sync):
                     raise unfinished_run(sync)
+                self._open_plans.drop_all(sync)  # what interrupted planners have left
                 with self._database.session() as session, session.transaction():
                     return self._erase(session, sync, own, record)
 
