@@ -12,7 +12,10 @@ _POSTGRES_SESSION = (
     "SET DateStyle = 'ISO, YMD'",
     "SET IntervalStyle = 'postgres'",
     "SET extra_float_digits = 1",
-    "SET lock_timeout = '60s'",
+    "SET lock_timeout = '15s'",
+    # The locks of a process that was stopped in the middle of a transaction must not hold up its retry. Between two
+    # statements of ours pass milliseconds.
+    "SET idle_in_transaction_session_timeout = '15s'",
 )
 _SNOWFLAKE_SESSION = (
     "ALTER SESSION SET TIMEZONE = 'UTC', TIMESTAMP_NTZ_OUTPUT_FORMAT = 'YYYY-MM-DD HH24:MI:SS.FF9',"
