@@ -17,7 +17,7 @@ from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import classification
 from airflow_reverse_etl.sql.statements.plan import ROW, PlanStatement, plan_statement, surplus
 from airflow_reverse_etl.sync.comparing import comparison_for
-from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan, PlanRequest, Warehouse
+from airflow_reverse_etl.sync.ports import EARLIER_KINDS, KINDS, Plan, PlanRequest, Warehouse
 
 #: Most codes of given-up rows in a plan.
 _MAX_CODES = 5
@@ -242,7 +242,7 @@ def make_plan(
             causes[str(cause)] += rows
         elif change == "skipped" and cause == "given_up":
             codes[code or "no code"] += rows
-        elif cause == "moved":
+        elif cause == "moved" and change in KINDS:
             moved += rows
     planned = Planned(*(changes[name] for name in Planned.__slots__))
     return Plan(

@@ -18,6 +18,7 @@ from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 REJECTED = Receipt(Outcome.REJECTED, "bad_email", "is not an address")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MAPPING = {"id": "id", "email": "email", "score": "score"}
 THREE = [(1, "a", 1), (2, "b", 2), (3, "c", 3)]
 
 
@@ -27,6 +28,20 @@ def sync_of(mode: str = "upsert", *, match_on: Sequence[str] = ("email",), **mor
     return Sync(
         name="s", model="m", source="w", mode=mode, destination={"type": "file", "match_on": match_on}, **values
     )
+
+
+def keyed(mode: str = "upsert", *, match_on: tuple[str, ...] = ("email",), **more: Any) -> Sync:
+    """Build a sync that maps its key too."""
+    destination = {"type": "file", "match_on": match_on}
+    values: dict[str, Any] = {"name": "s", "model": "m", "source": "w", "mapping": MAPPING, **more}
+    return Sync(mode=mode, destination=destination, **values)
+
+
+def at(hour: float) -> datetime:
+    return datetime(2026, 1, 1) + timedelta(hours=hour)  # noqa: DTZ001 - a column without a zone
+
+
+AT = {"cursor": "at"}
 
 
 class Bench:

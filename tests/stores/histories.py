@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
+import re
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
+import pytest
 
+from airflow_reverse_etl.errors import ReverseEtlError
+from airflow_reverse_etl.spec.comparison import State
 from airflow_reverse_etl.spec.field_types import BLANKS
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
@@ -219,6 +225,7 @@ class Answers:
     """What the destination knows about one plan.
 
     :param claimed: records that rows of the plan's model name.
+    :param needs: key of a row of the model → the record that it names; empty for an invalid row.
     :param taken: rows that were carried out at least once.
     :param answers: last answer that was given, by sequence number.
     :param crashed: a process that sent the plan died.
@@ -226,6 +233,7 @@ class Answers:
 
     mode: str
     claimed: frozenset[str]
+    needs: Mapping[str | None, str]
     taken: set[int] = field(default_factory=set)
     answers: dict[int, Outcome] = field(default_factory=dict)
     crashed: bool = False
@@ -241,6 +249,7 @@ class Remote:
         self.ignore_case = ignore_case
         self.records: dict[str, dict[str, Any]] = {}
         self.faults = Faults()
+        self.refused: set[str] = set()  # records that are never written, nor deleted
         self.dead = False
         self.plans: dict[str, Answers] = {}
         self.rejected: set[str] = set()  # histories with a row that was rejected
@@ -266,6 +275,8 @@ class Remote:
         for seq, key, record in zip(batch.seqs, batch.keys, batch.records, strict=True):
             if crash and self._rng.random() < 0.5:
                 continue
+            if batch.operation is Operation.DELETE and plan.mode == "mirror":
+                self._check_deletion(plan, key, self.name(record))
             receipt = self._carry_out(batch.operation, plan, seq, record)
             if receipt.outcome is not Outcome.ACCEPTED:
                 exceptions[key] = receipt
@@ -277,12 +288,25 @@ class Remote:
         return Receipts(exceptions=exceptions)
 
     def name(self, record: Mapping[str, Any]) -> str:
+        if "email" not in record:
+            return next((name for name, held in self.records.items() if held.get("id") == record["id"]), "")
         return folded(record["email"], ignore_case=self.ignore_case)
+
+    def _check_deletion(self, plan: Answers, key: str, name: str) -> None:
+        """Check that no row of the model needs a record.
+
+        :param key: primary key of the row that was delivered as this record.
+        """
+        assert name not in plan.claimed, f"{name} is deleted, and the model has it"
+        if key in plan.needs:
+            new = plan.needs[key]
+            assert new, f"{name} is deleted, and its row is invalid"
+            assert new in self.records or self.capabilities.removes_first, f"{name} is deleted before {new} is there"
 
     def _carry_out(self, operation: Operation, plan: Answers, seq: int, record: Mapping[str, Any]) -> Receipt:
         name = self.name(record)
-        if operation is Operation.DELETE and plan.mode == "mirror":
-            assert name not in plan.claimed, f"{name} is deleted, and the model has it"
+        if name in self.refused:
+            return Receipt(Outcome.REJECTED, "refused", "the record is not acceptable")
         match self._decision(operation, seq):
             case "reject":
                 self.rejected.add(history_of(name))
@@ -349,9 +373,11 @@ class Clock(FrozenClock):
 
 
 class PairOfStores(StateStore):
-    """A store and the store in memory. Both make every plan, and must agree on it.
+    """A store, and the store in memory beside it. Both make every plan, and must agree on it.
 
     It checks the report of each run, and dies as the destination's faults say.
+
+    :ivar earlier: commits store the state as the first version did, which knew records by primary key.
     """
 
     def __init__(self, store: StateStore, remote: Remote, rng: random.Random) -> None:
@@ -359,6 +385,7 @@ class PairOfStores(StateStore):
         self.model = MemoryStateStore()
         self.remote = remote
         self.rows: Sequence[Row] = ()
+        self.earlier = False
         self._rng = rng
         self._twins: dict[str, Plan] = {}
 
@@ -369,15 +396,27 @@ class PairOfStores(StateStore):
         return self.store.last_report(sync, run_id)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
-        twin = self.model.plan(request, warehouse)
+        try:
+            twin = self.model.plan(request, warehouse)
+        except ReverseEtlError as refused:
+            with pytest.raises(type(refused), match=re.escape(refused.what)):
+                self.store.plan(request, warehouse)
+            raise
         plan = self.store.plan(request, warehouse)
         self._twins[plan.plan_id] = twin
         assert compared(plan) == compared(twin)
         assert outline(self.store, plan) == outline(self.model, twin)
         self._check_plan(request, plan)
-        names = (folded(row.email, ignore_case=self.remote.ignore_case) for row in self.rows)
-        self.remote.plans[plan.plan_id] = Answers(request.sync.mode, frozenset(names))
+        self.remote.plans[plan.plan_id] = self._expected(request.sync.mode)
         return plan
+
+    def _expected(self, mode: str) -> Answers:
+        names = [folded(row.email, ignore_case=self.remote.ignore_case) for row in self.rows]
+        causes = invalid_causes(self.rows, mode, ignore_case=self.remote.ignore_case)
+        needs: dict[str | None, str] = {}
+        for row, name, cause in zip(self.rows, names, causes, strict=True):
+            needs[row.id] = "" if cause else name
+        return Answers(mode, frozenset(filter(None, names)), needs)
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         return self.store.changes(plan, after=after, until=until)
@@ -405,8 +444,9 @@ class PairOfStores(StateStore):
         self._check_report(plan, checkpoint, report)
         twin = self._twins[plan.plan_id]
         translated = self._translated(plan, twin, checkpoint)
-        self.store.commit(plan, checkpoint, report, sync)
-        self.model.commit(twin, translated, report, sync)
+        for store, own, progress in ((self.store, plan, checkpoint), (self.model, twin, translated)):
+            with as_earlier_version(store, sync.name) if self.earlier else contextlib.nullcontext():
+                store.commit(own, progress, report, sync)
 
     def discard(self, plan: Plan) -> None:
         self.store.discard(plan)
@@ -436,7 +476,7 @@ class PairOfStores(StateStore):
         return found
 
     def _check_plan(self, request: PlanRequest, plan: Plan) -> None:
-        if request.sync.cursor:  # the model was read in part
+        if request.sync.cursor or not request.sync.destination.match_on:  # a part of the model was read; no record
             return
         causes = Counter(invalid_causes(self.rows, request.sync.mode, ignore_case=self.remote.ignore_case))
         del causes[""]
@@ -459,6 +499,22 @@ class PairOfStores(StateStore):
             )
             assert report.rejected == answered[Outcome.REJECTED]
             assert report.skipped - plan.skipped == answered[Outcome.SKIPPED]
+
+
+@contextlib.contextmanager
+def as_earlier_version(store: StateStore, sync: str) -> Iterator[None]:
+    """Let the commit in the block store the state as the first version did, which knew records by primary key."""
+    with mock.patch.object(State, "to_json", _of_earlier_version):
+        yield
+    if isinstance(store, MemoryStateStore):
+        state = store._state(sync)
+        assert state.remembered
+        state.remembered = State.from_json(_of_earlier_version(state.remembered))
+
+
+def _of_earlier_version(state: State) -> dict[str, Any]:
+    unknown = ("format", "identity", "address", "destination", "destination_since")
+    return {name: value for name, value in asdict(state).items() if name not in unknown}
 
 
 def compared(plan: Plan) -> dict[str, Any]:

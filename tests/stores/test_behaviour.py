@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from airflow_reverse_etl.spec.model import DestinationSpec
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
-from tests.stores.bench import REJECTED, THREE, Bench, sync_of
+from tests.stores.bench import AT, REJECTED, THREE, Bench, at, sync_of
 from tests.stores.every import lose_snapshot
 
 
@@ -359,13 +359,6 @@ class TestWithoutRecord:
         b.commit(plan, {"2": REJECTED})
         assert b.run() == {"2": "changed", "3": "removed"}, "a refused row does not count as delivered"
         assert b.run() == {}
-
-
-def at(hour: float) -> datetime:
-    return datetime(2026, 1, 1) + timedelta(hours=hour)  # noqa: DTZ001 - a column without a zone
-
-
-AT = {"cursor": "at"}
 
 
 class TestCursor:

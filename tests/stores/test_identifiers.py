@@ -10,19 +10,11 @@ import pytest
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.text_forms import DIALECTS
-from tests.stores.bench import REJECTED, THREE, Bench, sync_of
+from tests.stores.bench import REJECTED, THREE, Bench, keyed, sync_of
 from tests.stores.warehouses import Place
 
 MODES = ("upsert", "insert", "update", "mirror", "append", "delete")
 BLANKS = (None, "", "  ", "\t", "\r\n", "\u00a0", " \t\u00a0\r\n ")
-MAPPING = {"id": "id", "email": "email", "score": "score"}
-
-
-def keyed(mode: str = "upsert", *, match_on: tuple[str, ...] = ("email",), **more: Any) -> Sync:
-    """Build a sync that maps its key too."""
-    destination = {"type": "file", "match_on": match_on}
-    values: dict[str, Any] = {"name": "s", "model": "m", "source": "w", "mapping": MAPPING, **more}
-    return Sync(mode=mode, destination=destination, **values)
 
 
 @pytest.mark.parametrize("mode", MODES)

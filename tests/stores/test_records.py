@@ -9,15 +9,23 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError
+from airflow_reverse_etl.errors import (
+    AttentionError,
+    FailurePolicyError,
+    IncompleteLoadError,
+    RunConflictError,
+    SpecError,
+)
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.ports import StateStore
@@ -33,14 +41,14 @@ MAPPINGS: tuple[dict[str, Any], ...] = (
     {"email": "email", "n": "n", "id": "id"},
 )
 DAY = 86_400
+#: Limits that no run reaches.
+LENIENT = {"max_rejected": 1_000_000, "max_given_up": 1_000_000}
 
 
 class Group:
     """Histories that are one sync: their model, their destination, and their runs."""
 
-    def __init__(
-        self, store: StateStore, seed: str, *, histories: int, mode: str = "mirror", form: str = "http"
-    ) -> None:
+    def __init__(self, store: StateStore, seed: str, *, histories: int, mode: str, form: str) -> None:
         self.rng = random.Random(seed)
         self.ignore_case = form == "http"
         self.remote = Remote(self.rng, ignore_case=self.ignore_case, removes_first=form == "table")
@@ -57,21 +65,20 @@ class Group:
         }
         self.runs = 0
         self.unfinished = ""
+        self.refusals: tuple[type[Exception], ...] = ()  # errors that a run may end with
         self.had: dict[str, set[str]] = {}  # record → keys of the rows that have named it
         self._populate(mode)
 
     def _populate(self, mode: str) -> None:
         """Give the destination records of others, and, if the mode needs them, some that rows of the model name."""
-        self.foreign = {
-            f"foreign@{people}": {"email": f"foreign@{people}", "n": 0} for people in range(len(self.people))
-        }
+        names = [f"foreign@{number}" for number in range(len(self.people))]
+        self.foreign = {name: {"email": name, "n": 0} for name in names}
         self.remote.records.update(self.foreign)
         if mode in ("update", "delete"):
-            for number in range(len(self.people)):
-                for person in range(3):
-                    if self.rng.random() < 0.7:
-                        name = f"p{person}@{number}"
-                        self.remote.records[name] = {"email": name, "n": 0}
+            for number, person in product(range(len(self.people)), range(3)):
+                if self.rng.random() < 0.7:
+                    name = f"p{person}@{number}"
+                    self.remote.records[name] = {"email": name, "n": 0}
         self.populated = dict(self.remote.records)
 
     @property
@@ -83,7 +90,7 @@ class Group:
                 "primary_key": "id",
                 "destination": {"type": "fake", "match_on": "email"},
                 "guards": {"min_rows": 0, "max_removed": "100%"},
-                "failure": {"max_rejected": 1_000_000, "max_given_up": 1_000_000},
+                "failure": LENIENT,
                 **self.values,
             }
         )
@@ -118,10 +125,14 @@ class Group:
         self.unfinished = run_id
         context = RunContext(run_id, self.store, observer=RecordingObserver(), clock=self.clock)
         source = SourceModel("SELECT * FROM people", ("id",), self.warehouse)
-        with contextlib.suppress(CrashError, IncompleteLoadError):
-            with contextlib.suppress(FailurePolicyError):
-                await run_sync(self.sync, source, self.remote, context, options)
-            self.unfinished = ""
+        with contextlib.suppress(FailurePolicyError):
+            await run_sync(self.sync, source, self.remote, context, options)
+        self.unfinished = ""
+
+    async def try_to_run(self, options: RunOptions = RunOptions()) -> None:  # noqa: B008 - never changed
+        """Run the sync with some faults, which may end the run."""
+        with contextlib.suppress(CrashError, IncompleteLoadError, *self.refusals):
+            await self.run(Faults.some(self.rng), options)
 
     async def settle(self) -> None:
         """Run twice without faults."""
@@ -200,19 +211,124 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStore
         tables.close()
 
 
+#: Mode and form of destination: ``http`` ignores case, ``table`` does not, and takes removed rows first.
+GROUPS = (
+    ("upsert", "http"),
+    ("insert", "table"),
+    ("update", "http"),
+    ("mirror", "http"),
+    ("mirror", "table"),
+    ("delete", "http"),
+    ("append", "table"),
+)
+SEEDS = range(8)
+
+
+@pytest.mark.parametrize(("mode", "form"), GROUPS)
+async def test_two_runs_without_faults_keep_the_promises_of_the_mode(store: StateStore, mode: str, form: str) -> None:
+    await keep_promises(store, f"{mode} {form}", histories=22, mode=mode, form=form, rounds=1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["http", "table"])
 @pytest.mark.parametrize("mode", MODES)
-async def test_two_runs_without_faults_keep_the_promises_of_the_mode(store: StateStore, mode: str, form: str) -> None:
-    await promises(store, f"{mode} {form}", histories=15, mode=mode, form=form)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_they_do_in_long_histories(store: StateStore, seed: int, mode: str, form: str) -> None:
+    await keep_promises(store, f"{mode} {form} {seed}", histories=1 + 3 * seed, mode=mode, form=form, rounds=3)
 
 
-async def promises(store: StateStore, seed: str, *, histories: int, mode: str, form: str, rounds: int = 2) -> None:
+async def keep_promises(store: StateStore, seed: str, *, histories: int, mode: str, form: str, rounds: int) -> None:
     """Run a group of histories, and check the destination several times."""
     group = Group(store, seed, histories=histories, mode=mode, form=form)
     for _ in range(rounds):
-        for _ in range(group.rng.randint(1, 3)):
+        for _ in range(group.rng.randint(2, 4)):
             group.change_model(dirty=group.rng.random() < 0.6)
-            await group.run(Faults.some(group.rng))
+            await group.try_to_run()
         group.change_model(dirty=group.rng.random() < 0.3)
         await group.settle()
         group.check()
+
+
+# -- syncs that change -----------------------------------------------------------------------------------------------
+
+CHANGES: dict[str, tuple[Any, ...]] = {
+    "mode": MODES,
+    "track": ("rows", "rows", "none", {"cursor": "at"}, {"fields": True}),
+    "mapping": MAPPINGS,
+    "on_mapping_change": ("keep", "resync"),
+    "failure": tuple({**LENIENT, "on_unknown": policy} for policy in ("resend", "accept", "fail")),
+}
+OPTIONS = (*[RunOptions()] * 4, RunOptions(reset=True), RunOptions(full_resync=True))
+
+
+@pytest.mark.parametrize(("seed", "form"), [(1, "http"), (2, "table")])
+async def test_stores_agree_on_a_sync_that_changes(store: StateStore, seed: int, form: str) -> None:
+    await change_from_run_to_run(store, f"changing {form} {seed}", histories=12, form=form, runs=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["http", "table"])
+@pytest.mark.parametrize("seed", range(25))
+async def test_stores_agree_on_many(store: StateStore, seed: int, form: str) -> None:
+    await change_from_run_to_run(store, f"changing {form} {seed}", histories=6, form=form, runs=10)
+
+
+@pytest.mark.parametrize("form", ["http", "table"])
+async def test_stores_agree_on_the_state_of_an_earlier_version(store: StateStore, form: str) -> None:
+    seed = f"earlier {form}"
+    await change_from_run_to_run(store, seed, histories=12, form=form, runs=3, earlier=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["http", "table"])
+@pytest.mark.parametrize("seed", range(12))
+async def test_stores_agree_on_many_states_of_an_earlier_version(store: StateStore, seed: int, form: str) -> None:
+    seed_text = f"earlier {form} {seed}"
+    await change_from_run_to_run(store, seed_text, histories=6, form=form, runs=4, earlier=True)
+
+
+async def change_from_run_to_run(
+    store: StateStore, seed: str, *, histories: int, form: str, runs: int, earlier: bool = False
+) -> None:
+    """Change the model and the sync from run to run.
+
+    :param earlier: the first version of the package has made the state.
+    """
+    group = Group(store, seed, histories=histories, mode="upsert", form=form)
+    rng = group.rng
+    group.refusals = (AttentionError, RunConflictError)
+    idempotent = frozenset(rng.sample(sorted(Operation), rng.randint(0, 4)))
+    group.remote.capabilities = replace(group.remote.capabilities, idempotent=idempotent)
+    if earlier:
+        await run_as_earlier_version(group)
+    for _ in range(runs):
+        if rng.random() < 0.5:
+            change_sync(group)
+        group.change_model(dirty=rng.random() < 0.6)
+        options = rng.choice(OPTIONS) if group.sync.tracked else RunOptions()
+        await group.try_to_run(options)
+        for name, record in group.foreign.items():
+            assert group.remote.records[name] == record, "records of others are untouched"
+
+
+async def run_as_earlier_version(group: Group) -> None:
+    """Run a sync whose records are known by primary key. Its rows keep their keys and e-mails."""
+    mode = group.rng.choice(("upsert", "insert", "mirror"))
+    group.values |= {"mode": mode, "mapping": MAPPINGS[1], "destination": {"type": "fake"}}
+    group.store.earlier = True
+    group.change_model(dirty=False)
+    await group.try_to_run()
+    await group.settle()
+    group.store.earlier = False
+    del group.values["destination"]
+
+
+def change_sync(group: Group) -> None:
+    """Change one part of the sync, if the whole is valid then."""
+    part = group.rng.choice(list(CHANGES))
+    before = group.values
+    group.values = {**before, part: group.rng.choice(CHANGES[part])}
+    try:
+        assert group.sync
+    except SpecError:
+        group.values = before

@@ -113,8 +113,9 @@ def _quarantined(statement: PlanStatement, now: datetime) -> str:
         "outcome = 'unknown'",
         f"outcome = 'rejected' AND attempts >= {sync.retry.max_attempts}",
         f"outcome = 'rejected' AND first_seen <= {_moment(now - sync.retry.max_age)}",
-        f"outcome = 'skipped' AND last_seen > {_moment(now - sync.retry.missing)}",
     ]
+    if sync.mode == "update":
+        conditions.append(f"outcome = 'skipped' AND last_seen > {_moment(now - sync.retry.missing)}")
     unread = ""
     if comparison.destination_since and sync.failure.on_unknown == "resend":
         # Rows whose reply could not be read go out again once the destination was corrected.
@@ -191,7 +192,10 @@ def _the_plan(statement: PlanStatement) -> str:
         delivered = "j.found NOT IN ('added', 'gone') AND j.key_hi IS NOT NULL AND j.repeats = 0"
         changes.insert(0, f"WHEN {delivered} THEN 'recorded'")
     if comparison.recorded == "all":
-        changes += [f"WHEN j.found = 'gone' THEN '{gone.unsent}'", "WHEN j.found = 'same' THEN 'ignored'"]
+        changes += [
+            f"WHEN j.found = 'gone' THEN '{gone.unsent}'",
+            "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
+        ]
         last = "'recorded'"
         moved = ""
     else:
@@ -204,11 +208,11 @@ def _the_plan(statement: PlanStatement) -> str:
         if mode == "insert" and moved:
             changes.append(f"WHEN {moved} THEN 'ignored'")
             moved = ""
+        if comparison.recorded == "known":
+            changes.append("WHEN j.found = 'known' AND x.key_hi IS NULL THEN 'recorded'")
         if "changed" not in sent:
             unsent = "recorded" if comparison.adopted else "ignored"
             changes.append(f"WHEN j.found <> 'added' THEN '{unsent}'")
-        if comparison.recorded == "known":
-            changes.append("WHEN j.found = 'known' AND x.key_hi IS NULL THEN 'recorded'")
         changes.append("WHEN q.key_hi IS NOT NULL THEN 'skipped'")
         last = "CASE WHEN j.found = 'added' THEN 'added' ELSE 'changed' END"
     causes = ["WHEN j.invalid IS NOT NULL THEN j.invalid", *gone.causes, "WHEN q.key_hi IS NOT NULL THEN q.cause"]

@@ -138,7 +138,11 @@ class CommitStatement:
             )
         invalid = f"c.change = 'invalid' AND r.fingerprint <> {REMOVED}"
         of_record = f"SELECT 1 FROM changes AS c WHERE {same('r', 'c')}"
-        kept = f"EXISTS ({of_record} AND (c.change = 'skipped' OR {invalid} OR {unsettled}))"
+        # A refused removal says nothing of a row that names the record again, and the other way round.
+        same_kind = f"(r.fingerprint <> {REMOVED} OR c.fingerprint = {REMOVED})"
+        kept = f"EXISTS ({of_record} AND {same_kind} AND (c.change = 'skipped' OR {invalid} OR {unsettled}))"
+        # A row that lost its identifier keeps its attempts.
+        kept += f" OR EXISTS (SELECT 1 FROM changes AS c WHERE c.row_key = r.row_key AND {invalid})"
         if self.comparison.low:  # only part of the model was read: a row that was not read is still refused
             kept = f"NOT EXISTS ({of_record} AND {_SENT} AND {self._settled})"
         return f"SELECT r.row_key, r.key_hi, r.key_lo, {names} FROM rejections AS r WHERE {kept}"

@@ -296,7 +296,8 @@ class PlanStatement:
             cases += [changed, "ELSE 'renamed'"]
         elif self.cursor:
             # The row that had the record before may not have been read, so the record is sent whatever its values.
-            cases += [renamed, changed, "ELSE 'same'"]
+            cases[2:2] = [renamed]
+            cases += [changed, "ELSE 'same'"]
         else:
             cases += [changed, renamed, "ELSE 'same'"]
         return f"CASE {' '.join(filter(None, cases))} END"

@@ -65,7 +65,8 @@ class Batcher:
             records, failures = self._records(rows, removed=removed)
             keys = rows.column("key").to_pylist()
             seqs = _range(rows.column("seq"))
-            if self._keys_repeat:  # receipts are matched by key, so make the keys unique
+            # Receipts are matched by key, so make the keys unique: two records may have had the same row.
+            if self._keys_repeat or len(set(keys)) < len(keys):
                 keys = [f"{key}#{seq}" for key, seq in zip(keys, seqs, strict=True)]
             for first in range(0, len(keys), size):
                 last = first + size

@@ -202,8 +202,11 @@ async def test_a_store_that_fails_when_a_load_ends_fails_nothing(simulation: Sim
 
 
 def test_a_reservation_by_a_clock_that_is_ahead_counts_by_its_length(
-    budget: FileBudget, caplog: pytest.LogCaptureFixture
+    budget: FileBudget, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    log = logging.getLogger("airflow_reverse_etl.stores.rate_budget")
+    monkeypatch.setattr(log, "disabled", False)  # as Airflow leaves it, if a test before has loaded its configuration
+    monkeypatch.setattr(log, "propagate", True)
     assert budget.reserve("crm", 40, rate=20, now=NOW + timedelta(hours=1)) == 0.0
     with caplog.at_level(logging.WARNING):
         assert budget.reserve("crm", 40, rate=20, now=NOW) == 2.0
