@@ -91,7 +91,7 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     forgotten = before is not None and not known.key and not known.stale
     lost = not snapshot_rows and (bool(known.rows) or forgotten)
     moved = known.address not in ("", plain.address) and bool(plain.address)
-    # Records that are known by primary key cannot stay beside those that a run without a comparison records.
+    # Records that are known by primary key cannot stay next to those that a run without a comparison records.
     earlier = bool(plain.identity and known.format == 1 and snapshot_rows)
     uncompared = earlier and (request.reset or request.full_resync)
     compared = not (rekeyed or lost or uncompared)

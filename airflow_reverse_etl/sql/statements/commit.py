@@ -138,7 +138,7 @@ class CommitStatement:
             )
         invalid = f"c.change = 'invalid' AND r.fingerprint <> {REMOVED}"
         of_record = f"SELECT 1 FROM changes AS c WHERE {same('r', 'c')}"
-        # A refused removal says nothing of a row that names the record again, and the other way round.
+        # A refused removal does not apply to a row that names the record again, and the other way round.
         same_kind = f"(r.fingerprint <> {REMOVED} OR c.fingerprint = {REMOVED})"
         kept = f"EXISTS ({of_record} AND {same_kind} AND (c.change = 'skipped' OR {invalid} OR {unsettled}))"
         # A row that lost its identifier keeps its attempts.
