@@ -193,7 +193,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "memory_limit": {
         "description": (
             "Most memory that DuckDB may use for one run's comparison; it spills to disk beyond that. A task needs up "
-            "to 600 MB besides: with the default, one of 10 million rows stays under 1 GB, of 100 million under 1.5."
+            "to 600 MB besides: with the default, one of 10 million rows stays under 1 GB, or under 1.3 with match_on, "
+            "and one of 100 million under 1.5."
         ),
         "version_added": "0.1.0",
         "type": "string",
