@@ -184,6 +184,10 @@ def check_format(number: int) -> None:
         )
 
 
+#: Key of a stored comparison → the field's name today. The keys are those of the first stored plans.
+_RENAMED = dict(anew="drops_snapshot")  # noqa: C408 - keys are names, not words
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The way a plan compares the model, and its commit updates the record. The default is the plain comparison."""
@@ -197,7 +201,7 @@ class Comparison:
     #: snapshot, unless they are in doubt or were rejected before.
     recorded: Literal["", "all", "known"] = ""
     #: The commit drops the snapshot's rows.
-    anew: bool = False
+    drops_snapshot: bool = False
     #: Rows are sent even if earlier runs had them rejected.
     forgiven: bool = False
     #: Rows that are sent and not accepted no longer count as delivered.
@@ -227,18 +231,20 @@ class Comparison:
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        keys = {name: key for key, name in _RENAMED.items()}
+        return {keys.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
-        values = {name: data[name] for name in cls.__slots__ if name in data}
+        named = {_RENAMED.get(key, key): value for key, value in data.items()}
+        values = {name: named[name] for name in cls.__slots__ if name in named}
         values["notes"] = tuple(values.get("notes", ()))
         return cls(**{"format": 1, **values})
 
     @property
     def drops_rejections(self) -> bool:
         """True if the commit drops earlier rejections: they are stored by key, and the key has changed."""
-        return self.anew and self.forgiven
+        return self.drops_snapshot and self.forgiven
 
     def seen(self, kind: Kind, high: str | None, floor: str | None) -> Comparison:
         """Return a copy that has the cursor's values in the model, as their text forms.

@@ -11,6 +11,7 @@ from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements.commit import CommitStatement
 from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.sync.planning import StoredPlan
+from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Columns of the snapshot: name → our word for its type.
@@ -126,7 +127,7 @@ def _history_row(stored: StoredPlan, report: RunReport) -> dict[str, Any]:
 
 
 def invalid_keys(
-    stored: StoredPlan, relation: str, rows: Callable[[str], list[tuple[Any, ...]]], *, count: int
+    plan: Plan, relation: str, rows: Callable[[str], list[tuple[Any, ...]]], *, count: int
 ) -> dict[str, list[str]]:
     """Return keys of invalid rows, see :class:`~airflow_reverse_etl.sync.ports.InvalidKeys`.
 
@@ -134,7 +135,7 @@ def invalid_keys(
     :param rows: runs a SELECT and returns its rows.
     """
     found = {}
-    for cause in stored.plan.causes.keys() - {"null_key"}:  # a part of a null key may have a value
+    for cause in plan.causes.keys() - {"null_key"}:  # a part of a null key may have a value
         listed = rows(
             f"SELECT DISTINCT row_key FROM {relation} WHERE cause = '{cause}' AND row_key IS NOT NULL"  # noqa: S608
             f" ORDER BY row_key LIMIT {count}"

@@ -17,7 +17,6 @@ from typing import Any
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError
 from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.model import SqlField, Sync
-from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.spec.report import CAUSES, listed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
@@ -92,20 +91,24 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     lost = not snapshot_rows and (bool(known.rows) or forgotten)
     moved = known.address not in ("", plain.address) and bool(plain.address)
     # Records that are known by primary key cannot stay next to those that a run without a comparison records.
-    earlier = bool(plain.identity and known.format == 1 and snapshot_rows)
-    uncompared = earlier and (request.reset or request.full_resync)
+    uncompared = _knows_rows_only(known, plain, snapshot_rows) and (request.reset or request.full_resync)
     compared = not (rekeyed or lost or uncompared)
     since = known.destination_since
     if known.destination not in ("", plain.destination):
         since = f"{request.now.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
-    start = replace(plain, compared=compared, anew=not compared, forgiven=rekeyed, destination_since=since)
+    start = replace(plain, compared=compared, drops_snapshot=not compared, forgiven=rekeyed, destination_since=since)
 
     # The run's options come first, then the first run of a sync.
     if request.reset:
         return replace(start, forgiven=True, recorded="all", notes=("reset",))
     if request.full_resync:
         return replace(
-            start, compared=False, forgiven=True, resent=True, anew=start.anew or moved, notes=("full_resync",)
+            start,
+            compared=False,
+            forgiven=True,
+            resent=True,
+            drops_snapshot=start.drops_snapshot or moved,
+            notes=("full_resync",),
         )
     if before is None and not snapshot_rows and sync.initial == "baseline":
         return replace(start, recorded="all", notes=("baseline",))
@@ -113,7 +116,7 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     # Then the place of the records, then the state of the snapshot.
     if moved:
         start = _at_another_place(request, known, start)
-        if start.anew:
+        if start.drops_snapshot:
             return start
     elif before is not None and not known.address and plain.address:
         start = replace(start, notes=("destination_adopted",))
@@ -139,8 +142,8 @@ def _after_loss(request: PlanRequest, start: Comparison, *, lost: bool) -> Compa
 def _plain(request: PlanRequest, known: State, start: Comparison, *, snapshot_rows: int) -> Comparison:
     """Return the comparison with an existing snapshot that knows the model's records."""
     notes = start.notes
-    if start.identity and known.format == 1 and snapshot_rows:
-        return replace(start, adopted=True, anew=True, notes=(*notes, "records_adopted"))
+    if _knows_rows_only(known, start, snapshot_rows):
+        return replace(start, adopted=True, drops_snapshot=True, notes=(*notes, "records_adopted"))
     if known.stale and snapshot_rows:
         return replace(start, compared=False, resent=True, notes=(*notes, "snapshot_stale"))
     if known.mapping not in ("", start.mapping) and snapshot_rows:
@@ -151,6 +154,11 @@ def _plain(request: PlanRequest, known: State, start: Comparison, *, snapshot_ro
     # The cursor's lower bound holds only for the sync that it was saved for.
     low = known.low if known.scope == start.scope else ""
     return replace(start, low=low)
+
+
+def _knows_rows_only(known: State, plain: Comparison, snapshot_rows: int) -> bool:
+    """Return whether an earlier version stored the snapshot by primary key, and ``match_on`` identifies records."""
+    return bool(plain.identity and known.format == 1 and snapshot_rows)
 
 
 def _is_rekeyed(known: State, plain: Comparison) -> bool:
@@ -173,7 +181,7 @@ def _at_another_place(request: PlanRequest, known: State, start: Comparison) -> 
     if answer == "keep":
         return replace(start, notes=("destination_keep",))
     if answer == "resync":
-        return replace(start, compared=False, anew=True, forgiven=True, notes=("destination_resync",))
+        return replace(start, compared=False, drops_snapshot=True, forgiven=True, notes=("destination_resync",))
     raise AttentionError(
         f"the destination is another place than the one that the state describes: {request.address}, before "
         f"{known.address}",
@@ -188,8 +196,7 @@ def _check_repeatable(request: PlanRequest, reason: str) -> None:
 
     :raises AttentionError: the mode has such an operation.
     """
-    operations = OPERATIONS[request.sync.mode].values()
-    if request.sync.mode != "insert" and request.capabilities.idempotent.issuperset(operations):
+    if request.sync.mode != "insert" and request.capabilities.may_repeat(request.sync.mode):
         return
     raise AttentionError(
         f"{reason}, and mode {request.sync.mode} would send every row a second time",
@@ -203,13 +210,13 @@ def _unrestricted(request: PlanRequest) -> Comparison:
     sync = request.sync
     columns = [name.lower() for name in request.primary_key]
     scope = _digest([sync.digest, columns, sync.cursor.lower()]) if sync.cursor else ""
+    mapping = sync.model_dump(include={"mapping"})
     identity = ""
     if sync.identified_by:
-        sources = sync.model_dump(include={"mapping"})["mapping"]
-        parts = {name: sources[name] for name in sync.destination.match_on}
+        parts = {name: mapping["mapping"][name] for name in sync.destination.match_on}
         identity = _digest([parts, request.ignore_case])
     return Comparison(
-        mapping=_digest(sync.model_dump(include={"mapping"})),
+        mapping=_digest(mapping),
         key=_digest(columns),
         identity=identity,
         scope=scope,

@@ -125,21 +125,6 @@ class StoredPlan:
         )
 
 
-def stored_plan(plan: Plan, statement: PlanStatement, built: BuiltPlan, *, generation: str | None) -> StoredPlan:
-    """Return a plan that was built, with what its commit needs."""
-    cursor_type = built.types[statement.cursor[0]] if statement.cursor else ""
-    rows = ROW if statement.by_record else ()
-    return StoredPlan(
-        plan,
-        statement.sync.mode,
-        statement.values,
-        generation,
-        built.comparison,
-        cursor_type,
-        (*statement.hashed, *rows),
-    )
-
-
 def _plan_from(data: Mapping[str, Any]) -> Plan:
     values = {name: data[name] for name in Plan.__slots__ if name in data}
     values["planned"] = Planned(**data["planned"])
@@ -181,8 +166,7 @@ def build_plan(runner: PlanRunner, statement: PlanStatement, *, snapshot_rows: i
     if not stored:
         compare = partial(statement.compare, identified=runner.identified)
         model_rows, types = runner.read_model(statement, "candidates", compare)
-        if statement.by_record and statement.compared:
-            runner.make("owners", classification.OWNERS)
+        _make_owners(runner, statement)
         stored = _needs_whole_model(runner, statement, model_rows=model_rows, snapshot_rows=snapshot_rows)
     if stored:
         model_rows, types = runner.read_model(statement, "whole_model", lambda _: "SELECT * FROM model")
@@ -190,8 +174,7 @@ def build_plan(runner: PlanRunner, statement: PlanStatement, *, snapshot_rows: i
             runner.make(name, select)
         runner.make("model", "SELECT * FROM whole_model")
         runner.make("candidates", statement.compare_repeated(types))
-        if statement.by_record and statement.compared:
-            runner.make("owners", classification.OWNERS)
+        _make_owners(runner, statement)
     else:
         for name, select in classification.repeated(statement, "candidates").items():
             runner.make(name, select)
@@ -208,14 +191,49 @@ def build_plan(runner: PlanRunner, statement: PlanStatement, *, snapshot_rows: i
     return BuiltPlan(counts, model_rows, comparison, types)
 
 
+def _make_owners(runner: PlanRunner, statement: PlanStatement) -> None:
+    if statement.by_record and statement.compared:
+        runner.make("owners", classification.OWNERS)
+
+
 def _needs_whole_model(runner: PlanRunner, statement: PlanStatement, *, model_rows: int, snapshot_rows: int) -> bool:
     """Return whether rows other than candidates share a record or a primary key."""
-    if not statement.compared:
+    # All rows of a model that is adopted are candidates.
+    if not statement.compared or statement.comparison.adopted:
         return False
     found = {name: int(rows) for name, rows in runner.rows("SELECT found, COUNT(*) FROM candidates GROUP BY found")}
-    if not statement.comparison.adopted and surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
+    if surplus(model_rows=model_rows, snapshot_rows=snapshot_rows, found=found):
         return True
-    return statement.by_record and not statement.comparison.adopted and bool(runner.rows(classification.STRAYS))
+    return statement.by_record and bool(runner.rows(classification.STRAYS))
+
+
+def stored_plan(
+    request: PlanRequest,
+    plan_id: str,
+    statement: PlanStatement,
+    built: BuiltPlan,
+    *,
+    snapshot_rows: int,
+    generation: str | None,
+) -> StoredPlan:
+    """Return a plan that was built, with what its commit needs."""
+    plan = make_plan(
+        request,
+        plan_id,
+        built.counts,
+        model_rows=built.model_rows,
+        snapshot_rows=snapshot_rows,
+        comparison=built.comparison,
+    )
+    return StoredPlan(
+        plan,
+        request.sync.mode,
+        statement.values,
+        generation,
+        built.comparison,
+        cursor_type=built.types[statement.cursor[0]] if statement.cursor else "",
+        columns=(*statement.hashed, *(ROW if statement.by_record else ())),
+    )
 
 
 def make_plan(

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -258,6 +258,10 @@ class Capabilities:
     max_batch_bytes: int | None = None
     ignore_case: bool = False
     removes_first: bool = False
+
+    def may_repeat(self, mode: str) -> bool:
+        """Return True if all operations of a mode have the same result when they are sent twice."""
+        return self.idempotent.issuperset(OPERATIONS[mode].values())
 
 
 class Limiter(Protocol):

@@ -28,7 +28,6 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
@@ -171,7 +170,8 @@ class Run:
             if not self._sync.tracked and (report := await self.committed()):
                 self.check_complete(report)
                 return report
-            if request.full_resync and not self._is_idempotent(destination) and await self.committed():
+            may_repeat = destination.capabilities.may_repeat(self._sync.mode)
+            if request.full_resync and not may_repeat and await self.committed():
                 request = replace(request, full_resync=False)
             plan = await asyncio.to_thread(self._store.plan, request.to(destination), warehouse)
         self._report_plan(plan)
@@ -391,10 +391,6 @@ class Run:
     def _is_too_old(self, plan: Plan) -> bool:
         """Return True if a plan has removed rows, and is older than a day."""
         return plan.planned.removed > 0 and self._context.clock.now() - plan.created_at > MAX_REMOVAL_AGE
-
-    def _is_idempotent(self, destination: Destination) -> bool:
-        """Return True if all operations of this sync are safe to send twice."""
-        return destination.capabilities.idempotent.issuperset(OPERATIONS[self._sync.mode].values())
 
     async def _report_so_far(self, plan: Plan) -> RunReport:
         return _report(self._sync, plan, await self._progress(plan))

@@ -291,7 +291,7 @@ class _Commit:
         if state.generation != self._planned.generation:
             raise outdated(self._planned.plan)
         before = state.snapshot
-        after = {} if self._comparison.anew else dict(before)
+        after = {} if self._comparison.drops_snapshot else dict(before)
         for seq, row in self._numbered:
             _apply(after, row, self._fate(seq, row), has_fields=self._planned.has_fields)
         for row in self._planned.unsent():
@@ -311,7 +311,7 @@ class _Commit:
         doubtful = seq in self._in_doubt
         if seq in self._failed:
             doubtful = self._failed[seq].outcome is Outcome.UNKNOWN
-        if resent and not self._comparison.anew:
+        if resent and not self._comparison.drops_snapshot:
             doubtful = doubtful or row.record in self._state.snapshot
         if doubtful and self._planned.mode in MODES_IN_DOUBT:
             return "in_doubt"

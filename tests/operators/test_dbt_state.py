@@ -51,7 +51,7 @@ def build(project: Path, **settings: Any) -> DbtOperator:
 
 @pytest.mark.slow
 def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) -> None:
-    """The next tries run ``b`` alone; their outputs tell of the whole run; a cleared task begins anew."""
+    """The next tries run ``b`` alone; their outputs tell of the whole run; a cleared task begins again."""
     failed, pushed = execute(build(project, retry_failed_only=True))
     assert "model.shop.b" in str(failed)
     first = pushed["return_value"]

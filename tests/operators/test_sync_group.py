@@ -108,6 +108,14 @@ def test_a_mirror_has_a_task_that_removes_before_the_loads(
     assert sorted(crm.rows) == ["3", "4", "5"]
 
 
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the lease of a run that failed expire after two seconds."""
+    monkeypatch.setattr("airflow_reverse_etl.sync.lease.LEASE_SECONDS", 2.0)
+    monkeypatch.setattr("airflow_reverse_etl.sync.lease.WAIT_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("short_lease")
 def test_a_delete_that_gets_no_answer_holds_back_nobody_and_wrong_settings_do(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -116,8 +124,6 @@ def test_a_delete_that_gets_no_answer_holds_back_nobody_and_wrong_settings_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("airflow_reverse_etl.sync.load.backoff.Backoff.wait", lambda *_: 0.0)
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.LEASE_SECONDS", 2.0)
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.WAIT_SECONDS", 0.2)
     dag = group_dag(sync=MIRROR)
     run_dag(dag)
     customers("DELETE FROM customers WHERE id = 1")
@@ -205,16 +211,14 @@ def test_rejections_fail_the_commit_with_the_whole_report(
     assert (report["accepted"], report["rejected"]) == (2, 1)
 
 
+@pytest.mark.usefixtures("short_lease")
 def test_what_a_failed_load_delivered_is_kept(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
     crm: FakeDestination,
     customers: Callable[[str], None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The load of one share fails; the next run folds in what the others delivered, and sends the rest."""
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.LEASE_SECONDS", 2.0)  # of the run that failed
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.WAIT_SECONDS", 0.2)
     crm.dials = Dials(throttle=1, retry_after=100_000)
     sync = {**SMALL, "rate": {"batch_size": 1, "concurrency": 1}}
     done = run_dag(group_dag(partitions=3, sync=sync))

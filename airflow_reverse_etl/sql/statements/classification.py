@@ -60,12 +60,13 @@ def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
     found = {}
     if statement.by_record:
         found["repeated_rows"] = _several(ROW, relation)
-    # Of several rows that delete one record, the first valid one is sent.
-    if statement.by_record and _adopts_inserts(statement) and relation == "candidates":
+    # Of several rows that were inserted as one record, the first is recorded.
+    if _adopts_inserts(statement) and relation == "candidates":
         found["repeated"] = (
             "SELECT key_hi, key_lo, MIN(CASE WHEN found <> 'added' THEN row_key END) AS first_row FROM candidates"
             " WHERE present = 1 AND key_hi IS NOT NULL GROUP BY key_hi, key_lo HAVING COUNT(*) > 1"
         )
+    # Of several rows that delete one record, the first valid one is sent.
     elif statement.by_record and statement.sync.mode == "delete":
         found["repeated"] = (
             "SELECT m.key_hi, m.key_lo, MIN(CASE WHEN m.row_hi IS NOT NULL AND e.row_hi IS NULL THEN m.row_key END)"
@@ -191,18 +192,15 @@ def _the_plan(statement: PlanStatement) -> str:
     if _adopts_inserts(statement):
         delivered = "j.found NOT IN ('added', 'gone') AND j.key_hi IS NOT NULL AND j.repeats = 0"
         changes.insert(0, f"WHEN {delivered} THEN 'recorded'")
-    if comparison.recorded == "all":
-        changes += [
-            f"WHEN j.found = 'gone' THEN '{gone.unsent}'",
-            "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
-        ]
+    only_records = comparison.recorded == "all"
+    changes += [
+        f"WHEN j.found = 'gone' THEN {gone.unsent if only_records else gone.change}",
+        "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
+    ]
+    if only_records:
         last = "'recorded'"
         moved = ""
     else:
-        changes += [
-            f"WHEN j.found = 'gone' THEN {gone.change}",
-            "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
-        ]
         if not statement.cursor or comparison.adopted:
             changes.append("WHEN j.found = 'renamed' THEN 'recorded'")
         if mode == "insert" and moved:
@@ -232,7 +230,7 @@ class _Gone:
 
     def __init__(self, statement: PlanStatement) -> None:
         mode = statement.sync.mode
-        self.unsent = "forgotten" if mode in ("mirror", "delete") else "ignored"
+        self.unsent = "'forgotten'" if mode in ("mirror", "delete") else "'ignored'"
         self.change = "'ignored'"
         self.causes: list[str] = []
         if mode == "mirror" and not statement.comparison.adopted:

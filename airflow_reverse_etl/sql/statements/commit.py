@@ -59,7 +59,7 @@ class CommitStatement:
         resent = self.comparison.resent
         lost = f"{_in_ranges(self.in_doubt)} OR f.outcome = '{Outcome.UNKNOWN}'"
         joins = "LEFT JOIN failed AS f ON f.seq = c.seq"
-        if resent and not self.comparison.anew:
+        if resent and not self.comparison.drops_snapshot:
             joins += f" LEFT JOIN snapshot AS s ON {same('s', 'c')}"
             lost += " OR s.key_hi IS NOT NULL"
         cases = [
@@ -93,7 +93,7 @@ class CommitStatement:
     @property
     def next_snapshot(self) -> str:
         """The query for the whole snapshot after the commit."""
-        if self.comparison.anew:
+        if self.comparison.drops_snapshot:
             return self.delivered
         names = ", ".join(f"s.{name}" for name in (*KEY, *ROW, "fingerprint", "row_key", "identifiers", "field_hashes"))
         return (

@@ -54,7 +54,7 @@ class LakeCommitRunner(CommitRunner):
         self._kept = kept
         change_set.view(scratch, folder, stored.plan)
         _register_failed(scratch, checkpoint)
-        snapshot.view(scratch, "snapshot", empty=stored.comparison.anew)
+        snapshot.view(scratch, "snapshot", empty=stored.comparison.drops_snapshot)
 
     def replace_snapshot(self, statement: CommitStatement) -> int:
         snapshot = self._snapshot
@@ -63,7 +63,7 @@ class LakeCommitRunner(CommitRunner):
         if snapshot.generation != self._stored.generation:
             raise outdated(self._plan)
         self._scratch.execute(f"CREATE OR REPLACE TEMP VIEW fates AS {statement.fates}")
-        if not self._stored.comparison.anew and not self.rows("SELECT 1 FROM fates LIMIT 1"):
+        if not self._stored.comparison.drops_snapshot and not self.rows("SELECT 1 FROM fates LIMIT 1"):
             return snapshot.rows
         return snapshot.replace(self._scratch, statement.next_snapshot, self._plan.plan_id)
 

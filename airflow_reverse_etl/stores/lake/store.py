@@ -42,7 +42,7 @@ from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
 from airflow_reverse_etl.stores.state import SyncState, no_state, other_state, planned_at, unfinished_run
 from airflow_reverse_etl.sync import committing
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
-from airflow_reverse_etl.sync.planning import StoredPlan, build_plan, make_plan, statement_for, stored_plan
+from airflow_reverse_etl.sync.planning import StoredPlan, build_plan, statement_for, stored_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
@@ -121,19 +121,13 @@ class LakeStore(StateStore):
             rejections.view(work, "rejections")
             runner = LakePlanRunner(work, warehouse, f"{_plan_folder(sync.name, plan_id)}/changes")
             built = build_plan(runner, statement, snapshot_rows=snapshot.rows, now=request.now)
-        plan = make_plan(
-            request,
-            plan_id,
-            built.counts,
-            model_rows=built.model_rows,
-            snapshot_rows=snapshot.rows,
-            comparison=built.comparison,
-        )
         # Store the plan: from here on it exists.
-        stored = stored_plan(plan, statement, built, generation=snapshot.generation)
+        stored = stored_plan(
+            request, plan_id, statement, built, snapshot_rows=snapshot.rows, generation=snapshot.generation
+        )
         path = f"{_plan_folder(sync.name, plan_id)}/plan.json"
         self._files.write(path, json.dumps(stored.to_json()).encode())
-        return plan
+        return stored.plan
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         stored = self._stored(plan.sync, plan.plan_id)
@@ -164,12 +158,11 @@ class LakeStore(StateStore):
         return {seq: field_hashes.changed(sync, before, now) for seq, before, now in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
-        stored = self._stored(plan.sync, plan.plan_id)
-        if stored is None or not plan.causes:
+        if not plan.causes:
             return {}
         with self._scratch() as work:
             work.view("invalid", f"{_plan_folder(plan.sync, plan.plan_id)}/changes/invalid.parquet")
-            return invalid_keys(stored, "invalid", work.execute, count=count)
+            return invalid_keys(plan, "invalid", work.execute, count=count)
 
     def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
         return leases.next_number(self._tries(plan, partition))

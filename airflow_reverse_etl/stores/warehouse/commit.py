@@ -99,7 +99,7 @@ class WarehouseCommitRunner(CommitRunner):
         session.run(f"UPDATE {self._state} SET generation = {self._id} WHERE generation = {expected}")
         if session.run(f"SELECT DISTINCT generation FROM {self._state}") != [(self._plan.plan_id,)]:
             raise outdated(self._plan)
-        if self._stored.comparison.anew:
+        if self._stored.comparison.drops_snapshot:
             session.run(f"DELETE FROM {self._snapshot} WHERE 1 = 1")
         elif not session.run(f"SELECT 1 FROM {self._fates} LIMIT 1"):
             return self.snapshot_rows()

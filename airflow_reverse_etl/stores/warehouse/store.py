@@ -34,7 +34,7 @@ from airflow_reverse_etl.stores.warehouse.planner import WarehousePlanRunner, mo
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
 from airflow_reverse_etl.stores.warehouse.schema import OWN, SHARED, Tables
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
-from airflow_reverse_etl.sync.planning import BuiltPlan, build_plan, make_plan, statement_for, stored_plan
+from airflow_reverse_etl.sync.planning import BuiltPlan, build_plan, statement_for, stored_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
@@ -144,16 +144,9 @@ class WarehouseStore(StateStore):
             try:
                 with self._database.session() as session:
                     built = self._build(session, statement, own=own, run=run, rows=int(rows), now=request.now)
-                plan = make_plan(
-                    request,
-                    plan_id,
-                    built.counts,
-                    model_rows=built.model_rows,
-                    snapshot_rows=int(rows),
-                    comparison=built.comparison,
-                )
-                self._open_plans.make_ready(stored_plan(plan, statement, built, generation=generation), request)
-                return plan
+                stored = stored_plan(request, plan_id, statement, built, snapshot_rows=int(rows), generation=generation)
+                self._open_plans.make_ready(stored, request)
+                return stored.plan
             except BaseException:
                 with contextlib.suppress(SqlError):  # a later plan deletes what is left
                     self._open_plans.drop(own, plan_id)
@@ -225,11 +218,8 @@ class WarehouseStore(StateStore):
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         with self._tables.errors(plan.sync):
             own = self._tables.make_own(plan.sync)
-            stored = self._open_plans.stored(plan)
-            if stored is None:
-                return {}
             table = self._tables[f"{own}_changes_{run_of(plan)}"]
-            return invalid_keys(stored, table, self._database.run, count=count)
+            return invalid_keys(plan, table, self._database.run, count=count)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

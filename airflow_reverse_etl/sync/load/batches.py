@@ -65,8 +65,8 @@ class Batcher:
             records, failures = self._records(rows, removed=removed)
             keys = rows.column("key").to_pylist()
             seqs = _range(rows.column("seq"))
-            # Receipts are matched by key, so make the keys unique: two records may have had the same row.
-            if self._keys_repeat or len(set(keys)) < len(keys):
+            # Receipts are matched by key, so make the keys unique: two records that are removed may have had one row.
+            if self._keys_repeat or (removed and len(set(keys)) < len(keys)):
                 keys = [f"{key}#{seq}" for key, seq in zip(keys, seqs, strict=True)]
             for first in range(0, len(keys), size):
                 last = first + size
