@@ -35,12 +35,14 @@ class Setup:
     :param options: an instance of the class's ``Options``.
     :param connection: the Airflow connection that the options name, if they name one.
     :param connect: function that opens a DB-API connection, for destinations that are databases.
+    :param lookup: function that returns an Airflow connection as it is now, by its id.
     """
 
     sync: Sync
     options: Any
     connection: ConnectionInfo | None = None
     connect: Callable[[], Any] | None = None
+    lookup: Callable[[str], ConnectionInfo] | None = None
 
     def address(self, *places: object) -> str:
         """Return a text that describes where the records are, without secrets.

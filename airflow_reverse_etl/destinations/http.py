@@ -7,26 +7,24 @@ does the batching, pacing, waiting and retrying.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, ClassVar, NoReturn, final
+from typing import Annotated, ClassVar, NoReturn, final
 
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.http.client import Client
 from airflow_reverse_etl.http.endpoint import Endpoint
-from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, error_text, retry_after
+from airflow_reverse_etl.http.error_text import error_text
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
+from airflow_reverse_etl.http.rate_headers import retry_after
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
-
-if TYPE_CHECKING:
-    import aiohttp
 
 __all__ = [
     "ACTIONS",
@@ -38,11 +36,6 @@ __all__ = [
     "Reply",
     "Request",
 ]
-
-#: Size of a reply, in bytes, after which it is not read any further.
-MAX_REPLY_BYTES = 16 * 1024 * 1024
-#: Size of a request body, in bytes, above which it is sent in pieces.
-_LARGE_BODY_BYTES = 1_000_000
 
 #: Outcome of a request's rows by the action of its status; the other actions stop the load.
 _OUTCOMES = {
@@ -88,8 +81,23 @@ class HttpDestination:
             )
         self.sync = setup.sync
         self.options = setup.options
-        self.endpoint = Endpoint.from_connection(setup.connection)
+        self._setup = setup
+        self._client: Client | None = None
+        self._first_endpoint = Endpoint.from_connection(setup.connection, setup.lookup)
         self.address = setup.address(getattr(setup.options, "path", None))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint of the connection, as it was when it was last looked up."""
+        return self._client.endpoint if self._client else self._first_endpoint
+
+    @property
+    def _lookup(self) -> Callable[[], Endpoint] | None:
+        """Function that builds the endpoint from the connection as it is now, for credentials that were renewed."""
+        lookup = self._setup.lookup
+        if lookup is None:
+            return None
+        return lambda: Endpoint.from_connection(lookup(self.options.connection), lookup)
 
     def flow(self, batch: Batch) -> Flow:
         """Turn a batch into receipts, with as many requests as the API needs. Pure: no I/O, no clock."""
@@ -97,7 +105,7 @@ class HttpDestination:
 
     def error_text(self, batch: Batch, reply: Reply) -> tuple[str, str]:  # noqa: ARG002 - for subclasses
         """Return an error's code and message in the API's own words; either may be empty."""
-        return error_text(reply.json())
+        return error_text(reply)
 
     @final
     def answer(self, batch: Batch, reply: Reply, actions: Mapping[int, Action] | None = None) -> Receipts:
@@ -149,29 +157,27 @@ class HttpDestination:
     @final
     async def open(self, limiter: Limiter) -> None:
         """Create the session. Sends no request."""
-        import aiohttp
-
         self._limiter = limiter
-        self._aiohttp: ModuleType = aiohttp
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.sync.rate.concurrency, ssl=self.endpoint.ssl()),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self.endpoint.headers,
-            timeout=aiohttp.ClientTimeout(total=self.options.timeout, connect=self.options.connect_timeout),
-            proxy=self.endpoint.proxy(),
+        client = Client(
+            self.endpoint,
+            connections=self.sync.rate.concurrency,
+            timeout=self.options.timeout,
+            connect_timeout=self.options.connect_timeout,
+            lookup=self._lookup,
+            where={"connection": self.options.connection, "sync": self.sync.name},
         )
-        # aiohttp sends PUT and DELETE a second time when a connection breaks; the engine decides what is sent again.
-        self._session._retry_connection = False
+        self._client = await client.__aenter__()
 
     @final
     async def close(self) -> None:
         """Close the session. Requests in flight are cancelled."""
-        if session := getattr(self, "_session", None):
-            await session.close()
+        if self._client is not None:
+            await self._client.__aexit__()
 
     @final
     async def send(self, batch: Batch) -> Receipts:
         """Run the flow of a batch."""
+        assert self._client is not None, "open the destination first"
         flow = self.flow(batch)
         requests = 0
         may_have_written = False
@@ -180,7 +186,8 @@ class HttpDestination:
             while True:
                 requests += 1
                 try:
-                    reply = await self._exchange(request)
+                    await self._limiter.acquire()
+                    reply = await self._client.exchange(request)
                 except NotAnsweredError as lost:
                     request = flow.throw(lost)
                     continue
@@ -194,64 +201,3 @@ class HttpDestination:
             if may_have_written:  # by an earlier request of this flow
                 receipt = replace(receipt, outcome=Outcome.UNKNOWN)
             return Receipts(receipt, requests=requests)
-
-    async def _exchange(self, request: Request) -> Reply:
-        await self._limiter.acquire()
-        body: bytes | io.BytesIO | None = request.body
-        if request.body is not None and len(request.body) > _LARGE_BODY_BYTES:
-            body = io.BytesIO(request.body)  # sent in pieces, so that other requests proceed meanwhile
-        try:
-            async with self._session.request(
-                request.method,
-                self.endpoint.join(request.url),
-                data=body,
-                headers=request.headers,
-                allow_redirects=False,
-            ) as response:
-                return Reply(response.status, await self._read(response), response.headers)
-        except (self._aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
-            raise self._not_answered(error) from None
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        # A length is the size of what arrives only if the body is not compressed.
-        length = response.content_length
-        if length is not None and length <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
-            return await response.read()
-        data = bytearray()
-        async for chunk in response.content.iter_any():
-            data += chunk
-            if len(data) > MAX_REPLY_BYTES:
-                raise NotAnsweredError(
-                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large", host=self.endpoint.host
-                )
-        return bytes(data)
-
-    def _not_answered(self, error: Exception) -> Exception:
-        """Return our exception for a failure of the transport. :class:`NotAnsweredError` explains the outcomes."""
-        aiohttp = self._aiohttp
-        host = self.endpoint.host
-        cause = getattr(error, "strerror", None) or type(error).__name__
-        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-            return ConfigurationError(
-                f"no secure connection to the destination: {error}",
-                todo="check the host, its certificate, and the connection's 'verify'",
-                connection=self.options.connection,
-                sync=self.sync.name,
-                host=host,
-            )
-        if isinstance(error, ValueError):  # aiohttp refused the URL or a header, and sent nothing
-            return ConfigurationError(
-                "the URL or a header of the request is not valid",
-                todo="correct the connection's host and headers, and the destination's path and headers",
-                connection=self.options.connection,
-                sync=self.sync.name,
-                host=host,
-            )
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return NotAnsweredError(Outcome.RETRYABLE, "unknown_host", f"host not found ({cause})", host=host)
-        if isinstance(
-            error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
-        ):
-            return NotAnsweredError(Outcome.RETRYABLE, "not_connected", f"no connection ({cause})", host=host)
-        code = "timeout" if isinstance(error, TimeoutError) else "disconnected"
-        return NotAnsweredError(Outcome.UNKNOWN, code, f"the answer was lost ({cause})", host=host)

@@ -98,8 +98,14 @@ def check_options(spec: Mapping[str, Any]) -> Sequence[tuple[tuple[str, ...], st
     return []
 
 
-def create(sync: Sync, *, connection: ConnectionInfo | None, connect: Callable[[], Any] | None = None) -> Destination:
-    """Create the destination of a sync, without opening it.
+def create(
+    sync: Sync,
+    *,
+    connection: ConnectionInfo | None,
+    connect: Callable[[], Any] | None = None,
+    lookup: Callable[[str], ConnectionInfo] | None = None,
+) -> Destination:
+    """Create the destination of a sync, without opening it. The parameters are those of :class:`Setup`.
 
     :raises ConfigurationError: the type is unknown.
     :raises SpecError: the options are invalid, or the destination cannot do what the sync asks; lists all problems.
@@ -109,7 +115,7 @@ def create(sync: Sync, *, connection: ConnectionInfo | None, connect: Callable[[
     problems = [f"destination.{'.'.join(where)}: {message}" for where, message in check_options(spec)]
     destination = None
     if not problems:
-        setup = Setup(sync, cls.Options.model_validate(spec), connection, connect)
+        setup = Setup(sync, cls.Options.model_validate(spec), connection, connect, lookup)
         destination = cls(setup)
         problems = _unsupported(cls, setup, destination)
     if problems or destination is None:

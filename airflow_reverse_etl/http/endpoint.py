@@ -6,51 +6,47 @@ No other module touches the secrets of HTTP connections.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.http.auth.connection import Lookup, auth_of
+from airflow_reverse_etl.http.auth.keys import NO_AUTH, Auth
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
     import ssl
 
-    from yarl import URL
-
-
+USER_AGENT = "airflow-provider-reverse-etl"
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-#: URLs that an endpoint remembers. Paths that name rows are all different, so the cache is emptied when it is full.
-_MAX_CACHED_URLS = 1000
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A base URL, the headers of every request, and how the server's certificate is verified.
+    """A base URL, its credentials, the headers of every request, and the route to the server.
 
-    :param secrets: texts that must not appear in logs or messages.
-    :param verify: whether the certificate is verified, or the path of a CA bundle to verify it with.
+    :param url: base URL, without a trailing slash.
+    :param headers: headers of every request, in addition to the credentials.
+    :param secrets: texts that must not appear in logs or messages, in addition to those of ``auth``.
+    :param verify: False: the server's certificate is not verified; a text: path of a CA bundle to verify it with.
+    :param proxy_url: proxy; default: the environment's.
     """
 
     url: str
-    headers: Mapping[str, str] = field(repr=False)
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    auth: Auth = NO_AUTH
+    own_secrets: tuple[str, ...] = field(default=(), repr=False)
     verify: bool | str = True
+    proxy_url: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_connection(cls, connection: ConnectionInfo) -> Endpoint:
-        """Build the endpoint that a connection describes.
+    def from_connection(cls, connection: ConnectionInfo, lookup: Lookup | None = None) -> Endpoint:
+        """Build the endpoint that a connection describes. ``docs/reference/connections.md`` lists its fields.
 
-        * ``host``: a host name or a URL (``https://api.example.com/v1``); ``schema``: ``https`` (the default) or
-          ``http``; ``port``.
-        * ``login`` and ``password``: basic authentication. ``password`` alone: a bearer token, or the value of the
-          header that ``extra.auth_header`` names.
-        * ``extra.headers``: more headers. ``extra.verify``: false, or the path of a CA bundle.
-
-        :raises CredentialsError: the connection has no host.
+        :param lookup: function that returns other connections, which ``google_conn_id`` and ``aws_conn_id`` name.
+        :raises CredentialsError: the connection has no host, or its credentials are incomplete.
         :raises ConfigurationError: the URL is not an http or https one, the port does not exist, or a header has a
             line break.
         """
@@ -59,16 +55,9 @@ class Endpoint:
                 "the connection has no host", todo="enter the API's host or URL", connection=connection.conn_id
             )
         extra: Mapping[str, Any] = connection.extra
-        own_headers = {str(name): str(value) for name, value in dict(extra.get("headers") or {}).items()}
-        headers = {
-            "Accept": "application/json",
-            # Sent with every request, also with one that has no body; a destination overrides it per request.
-            "Content-Type": "application/json",
-            "User-Agent": "airflow-provider-reverse-etl",
-            **_authentication(connection),
-            **own_headers,
-        }
-        texts = {**headers, "login": connection.login or "", "password": connection.password or ""}
+        headers = {str(name): str(value) for name, value in dict(extra.get("headers") or {}).items()}
+        name = extra.get("auth_header") or extra.get("auth_query") or ""
+        texts = {**headers, "login": connection.login or "", "password": connection.password or "", str(name): ""}
         broken = [repr(name) for name, text in texts.items() if _CONTROL_CHARACTER.search(name + text)]
         if broken:
             raise ConfigurationError(
@@ -76,45 +65,40 @@ class Endpoint:
                 todo="enter login, password and headers again; a copied token often ends with a line break",
                 connection=connection.conn_id,
             )
-        secrets = (connection.password or "", *own_headers.values())
-        return cls(_base_url(connection), headers, secrets, extra.get("verify", True))
+        secrets = (connection.password or "", *headers.values())
+        auth = auth_of(connection, lookup)
+        return cls(_base_url(connection), headers, auth, secrets, extra.get("verify", True))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must not appear in logs or messages."""
+        return (*self.own_secrets, *self.auth.secrets)
 
     @property
     def host(self) -> str:
         """Host and port, for messages."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
-    def join(self, path: str) -> URL:
+    def join(self, path: str) -> str:
         """Return the URL of a percent-encoded path, or an absolute URL unchanged if it is on the connection's host.
 
         Every request carries the credentials, so none may go to another host.
 
         :raises ConfigurationError: an absolute URL leads to another host.
         """
-        url = self._urls.get(path)
-        if url is None:
-            if len(self._urls) > _MAX_CACHED_URLS:
-                self._urls.clear()
-            url = self._join(path)
-            self._urls[path] = url
-        return url
-
-    def _join(self, path: str) -> URL:
-        from yarl import URL
-
+        base = self.auth.base_url or self.url
         if "://" not in path:
-            return URL(f"{self.url}/{path.lstrip('/')}" if path else self.url, encoded=True)
-        if urlsplit(path)[:2] != urlsplit(self.url)[:2]:
+            return f"{base}/{path.lstrip('/')}" if path else base
+        # A URL from before the token that brought another base URL.
+        if base != self.url and path.startswith(f"{self.url}/"):
+            return base + path.removeprefix(self.url)
+        if urlsplit(path)[:2] != urlsplit(base)[:2]:
             raise ConfigurationError(
                 "a request must go to the connection's host",
                 todo="use a path, or a connection with that host",
                 host=self.host,
             )
-        return URL(path, encoded=True)
-
-    @cached_property
-    def _urls(self) -> dict[str, URL]:
-        return {}
+        return path
 
     def ssl(self) -> ssl.SSLContext | bool:
         """Return the value of aiohttp's ``ssl`` argument.
@@ -134,11 +118,13 @@ class Endpoint:
                 ) from None
         return self.verify
 
-    def proxy(self) -> str | None:
-        """Return the proxy that the environment sets for this host (``HTTPS_PROXY``, ``NO_PROXY`` ...), if any."""
+    def proxy(self, url: str) -> str | None:
+        """Return the proxy for a URL: ours, else the environment's (``HTTPS_PROXY``, ``NO_PROXY`` ...), if any."""
         from urllib.request import getproxies, proxy_bypass
 
-        parts = urlsplit(self.url)
+        if self.proxy_url:
+            return self.proxy_url
+        parts = urlsplit(url)
         if proxy_bypass(parts.netloc):
             return None
         return getproxies().get(parts.scheme)
@@ -169,15 +155,3 @@ def _base_url(connection: ConnectionInfo) -> str:
             connection=connection.conn_id,
         )
     return parts.geturl().rstrip("/")
-
-
-def _authentication(connection: ConnectionInfo) -> dict[str, str]:
-    password = connection.password
-    if connection.login:
-        credentials = f"{connection.login}:{password or ''}".encode()
-        return {"Authorization": f"Basic {b64encode(credentials).decode()}"}
-    if not password:
-        return {}
-    if name := connection.extra.get("auth_header"):
-        return {str(name): str(password)}
-    return {"Authorization": f"Bearer {password}"}

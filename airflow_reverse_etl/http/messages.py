@@ -1,13 +1,10 @@
-"""Requests and replies as plain values, and what can be read from a reply. Pure."""
+"""Requests and replies as plain values. Pure."""
 
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
@@ -18,7 +15,7 @@ class Request:
     """One request.
 
     :param url: absolute, or a path below the connection's URL; percent-encoded by the caller.
-    :param headers: headers of this request, in addition to the destination's own.
+    :param headers: headers of this request, in addition to the connection's own.
     """
 
     method: str
@@ -26,12 +23,16 @@ class Request:
     body: bytes | None = None
     headers: Mapping[str, str] | None = None
 
+    def with_header(self, name: str, value: str) -> Request:
+        """Return a copy with one more header."""
+        return replace(self, headers={**(self.headers or {}), name: value})
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One reply.
 
-    :param headers: case-insensitive when the driver made the reply.
+    :param headers: case-insensitive when a client made the reply.
     """
 
     status: int
@@ -58,57 +59,6 @@ class NotAnsweredError(Exception):
     def __init__(self, outcome: Outcome, code: str, message: str, *, host: str = "") -> None:
         super().__init__(message)
         self.receipt = Receipt(outcome, code, message, host)
-
-
-def retry_after(reply: Reply) -> float | None:
-    """Return the seconds to wait that a reply's ``Retry-After`` asks for, in seconds or as a date; None without one.
-
-    A date is compared with the reply's own ``Date`` if it has one, so that a wrong local clock does no harm.
-    """
-    text = reply.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
-        return float(text)
-    then = _date(text)
-    if then is None:
-        return None
-    now = _date(reply.headers.get("Date", "")) or datetime.now(UTC)
-    return max(0.0, (then - now).total_seconds())
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
-
-
-#: Paths at which JSON APIs usually put an error's code, the most specific first; likewise its message.
-_CODE_PATHS = ("code", "error.code", "errorCode", "errors.0.code", "0.errorCode", "category", "error")
-_MESSAGE_PATHS = (
-    "message",
-    "error.message",
-    "errors.0.message",
-    "errors.0.detail",
-    "0.message",
-    "error_description",
-    "detail",
-    "title",
-    "error",
-)
-
-
-def error_text(answer: Any) -> tuple[str, str]:
-    """Return an error's code and message from where JSON APIs usually put them; empty texts if not found."""
-    return _first_text(answer, _CODE_PATHS), _first_text(answer, _MESSAGE_PATHS)
-
-
-def _first_text(answer: Any, paths: tuple[str, ...]) -> str:
-    for path in paths:
-        value = value_at(answer, path.split("."))
-        if isinstance(value, str | int) and value != "":
-            return str(value)
-    return ""
 
 
 def value_at(value: Any, path: list[str] | tuple[str, ...]) -> Any:

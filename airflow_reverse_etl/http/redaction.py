@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 #: Longest message of a receipt, in characters.
 MAX_MESSAGE = 300
@@ -13,13 +17,17 @@ MAX_MESSAGE = 300
 def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return a message on one line, of bounded length, without the secrets and the records' values.
 
-    Values of one or two characters stay: every text contains them by chance, and they reveal nothing.
+    Both are also found where the remote encoded them: in a URL, in JSON, in HTML, a secret in Base64 as well. Values
+    of one or two characters stay: every text contains them by chance, and they reveal nothing.
     """
     # Cut roughly first: a proxy may answer with a whole page.
     text = " ".join(message[: 10 * MAX_MESSAGE].split())
     lowered = text.lower()
-    hidden = {value for value in (*secrets, *_values(records)) if len(value) > 2}
-    found = [value for value in hidden if value.lower() in lowered]
+    hidden = {form for value in _values(records) for form in _encoded(value, text)}
+    for secret in secrets:
+        hidden.update(_encoded(secret, text))
+        hidden.update(_in_base64(secret))
+    found = [value for value in hidden if len(value) > 2 and value.lower() in lowered]
     if found:
         # The longest first: a value may be part of another.
         found.sort(key=len, reverse=True)
@@ -30,13 +38,42 @@ def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, A
     return text
 
 
+def _encoded(value: str, text: str) -> Iterator[str]:
+    """Yield the forms in which a value may be part of a text, as far as the text has signs of an encoding."""
+    yield " ".join(value.split())
+    if "%" in text:
+        yield quote(value, safe="")
+        yield quote(value)
+    if "+" in text:
+        yield quote_plus(value)
+    if "\\" in text:
+        yield json.dumps(value)[1:-1]
+        yield json.dumps(value, ensure_ascii=False)[1:-1]
+    if "&" in text:
+        yield html.escape(value)
+        yield html.escape(value).replace("&#x27;", "&#39;")
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """Yield the characters that a secret always has inside a longer Base64 text, at each of its three positions."""
+    data = secret.encode()
+    if len(data) < 6:
+        return
+    for offset in range(3):
+        encoded = b64encode(bytes(offset) + data).decode().rstrip("=")
+        # The characters at both ends also hold bits of what is before and after.
+        first = (offset * 8 + 5) // 6
+        yield encoded[first : len(encoded) - 1]
+        yield encoded[first : len(encoded) - 1].replace("+", "-").replace("/", "_")
+
+
 def _values(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         value = value.values()
     elif isinstance(value, bool) or value is None:
         return
     elif not isinstance(value, list | tuple):
-        yield " ".join(str(value).split())
+        yield str(value)
         return
     for item in value:
         yield from _values(item)

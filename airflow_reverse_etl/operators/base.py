@@ -140,7 +140,7 @@ class SyncOperator(BaseOperator):
         connection = connection_info(conn_id)
         if options := storage_options(connection):  # credentials of object storage, from its connection type
             connection = dataclasses.replace(connection, extra={**connection.extra, "storage_options": options})
-        return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)())
+        return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)(), lookup=connection_info)
 
     def _resolve_path(self, path: str) -> Path:
         """Resolve a path relative to the DAG file on this worker."""

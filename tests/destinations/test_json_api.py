@@ -349,7 +349,7 @@ async def test_a_row_whose_answer_takes_too_long_is_unknown() -> None:
 
 
 async def test_a_reply_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_reverse_etl.destinations.http.MAX_REPLY_BYTES", 1000)
+    monkeypatch.setattr("airflow_reverse_etl.http.client.MAX_REPLY_BYTES", 1000)
 
     async def answer(request: web.Request) -> web.Response:
         response = web.Response(body=b"x" * 100_000)
@@ -383,7 +383,7 @@ async def test_a_large_body_arrives_whole() -> None:
         ({"host": "api.example.com\n"}, "not a URL"),
         (
             {"host": "api.example.com", "password": "s3cret\n"},
-            "control characters in 'Authorization', 'password'",
+            "control characters in 'password'",
         ),
         ({"host": "api.example.com", "extra": {"headers": {"X-Key": "s3cret\r\nX: y"}}}, "'X-Key'"),
     ],

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.http.auth.cloud import AwsAuth, GoogleAuth
+from airflow_reverse_etl.http.auth.keys import NO_AUTH, ApiKey, Auth, Basic, bearer
+from airflow_reverse_etl.http.auth.oauth2 import JwtBearer, OAuth2
+from airflow_reverse_etl.http.auth.signatures import Hmac
 from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+
+def extra(**fields: object) -> ConnectionInfo:
+    """Return a connection with these extras; with a user name if they describe OAuth2."""
+    login = "me" if "token_url" in fields else None
+    return ConnectionInfo("c", host="h", login=login, password="s3cret", extra=fields)
 
 
 @pytest.mark.parametrize(
@@ -24,19 +34,64 @@ def test_a_connection_gives_the_base_url(connection: ConnectionInfo, url: str) -
 
 
 @pytest.mark.parametrize(
-    ("connection", "header", "value"),
+    ("connection", "auth"),
     [
-        (ConnectionInfo("c", host="h", password="s3cret"), "Authorization", "Bearer s3cret"),
-        (ConnectionInfo("c", host="h", login="me", password="s3cret"), "Authorization", "Basic bWU6czNjcmV0"),
-        (ConnectionInfo("c", host="h", password="s3cret", extra={"auth_header": "X-Key"}), "X-Key", "s3cret"),
-        (ConnectionInfo("c", host="h", extra={"headers": {"X-Key": "s3cret"}}), "X-Key", "s3cret"),
+        (ConnectionInfo("c", host="h"), NO_AUTH),
+        (ConnectionInfo("c", host="h", password="s3cret"), bearer("s3cret")),
+        (ConnectionInfo("c", host="h", login="me", password="s3cret"), Basic("me", "s3cret")),
+        (extra(auth_header="X-Key"), ApiKey("X-Key", "s3cret")),
+        (extra(auth_query="key"), ApiKey("key", "s3cret", "query")),
+        (extra(auth_body="token"), ApiKey("token", "s3cret", "body")),
+        (
+            extra(token_url="https://t", scope="a b", audience="api", client_auth="basic", token_base_url="url"),
+            OAuth2(
+                "https://t",
+                "me",
+                "s3cret",
+                form={"scope": "a b", "audience": "api"},
+                client_auth="basic",
+                base_url_field="url",
+            ),
+        ),
+        (
+            extra(token_url="https://t", refresh_token="again"),
+            OAuth2("https://t", "me", "s3cret", refresh_token="again"),
+        ),
+        (
+            extra(token_url="https://t", private_key="PEM", subject="user", audience="https://login"),
+            JwtBearer("https://t", private_key="PEM", claims={"iss": "me", "sub": "user", "aud": "https://login"}),
+        ),
+        (
+            extra(hmac_header="X-Sign", hmac_content="{timestamp}{body}", hmac_timestamp_header="X-Time"),
+            Hmac(b"s3cret", "X-Sign", content="{timestamp}{body}", others={"X-Time": "{timestamp}"}),
+        ),
     ],
 )
-def test_credentials_go_into_headers_and_nowhere_else(connection: ConnectionInfo, header: str, value: str) -> None:
+def test_a_connection_says_how_requests_authenticate(connection: ConnectionInfo, auth: Auth) -> None:
     endpoint = Endpoint.from_connection(connection)
-    assert endpoint.headers[header] == value
+    assert endpoint.auth == auth
+    assert type(endpoint.auth) is type(auth)
     assert "s3cret" not in repr(endpoint)
+    if connection.password:
+        assert "s3cret" in endpoint.secrets
+
+
+def test_credentials_of_google_and_aws_come_from_their_own_connections() -> None:
+    others = {"gcp": ConnectionInfo("gcp", "google_cloud_platform"), "aws": ConnectionInfo("aws", "aws")}
+    found = [
+        Endpoint.from_connection(ConnectionInfo("c", host="h", extra={name: conn_id}), others.__getitem__).auth
+        for name, conn_id in [("google_conn_id", "gcp"), ("aws_conn_id", "aws")]
+    ]
+    assert [type(auth) for auth in found] == [GoogleAuth, AwsAuth]
+    with pytest.raises(CredentialsError, match="'gcp' cannot be read here"):
+        Endpoint.from_connection(ConnectionInfo("c", host="h", extra={"google_conn_id": "gcp"}))
+
+
+def test_values_of_a_connections_own_headers_are_secrets() -> None:
+    endpoint = Endpoint.from_connection(ConnectionInfo("c", host="h", extra={"headers": {"X-Key": "s3cret"}}))
+    assert endpoint.headers == {"X-Key": "s3cret"}
     assert "s3cret" in endpoint.secrets
+    assert "s3cret" not in repr(endpoint)
 
 
 @pytest.mark.parametrize("host", ["ftp://h", "https://", "https://user@h", "https://h?key=1"])
