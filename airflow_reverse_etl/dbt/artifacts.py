@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ProjectError, UnreachableError
-
-if TYPE_CHECKING:
-    import requests
+from airflow_reverse_etl.http.blocking import BlockingClient
+from airflow_reverse_etl.http.endpoint import Endpoint
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 
 _LARGEST = 1 << 30
 _TIMEOUT_SECONDS = 60
+_MAX_REDIRECTS = 5
 
 
 def fetch(
@@ -20,14 +20,14 @@ def fetch(
     conn_id: str | None,
     *,
     read_file: Callable[[str, str], bytes | None],
-    open_session: Callable[[], requests.Session],
+    endpoint_of: Callable[[str], Endpoint],
 ) -> bytes:
     """Return the content of a file.
 
     :param source: path or URL of the file.
     :param conn_id: connection with the credentials for an http(s) URL.
     :param read_file: function that reads a file, given its folder or bucket and its name; None: file not found.
-    :param open_session: function that opens a session with the connection's credentials, if ``conn_id`` is given.
+    :param endpoint_of: function that returns the endpoint of a connection, if ``conn_id`` is given.
     :raises ConfigurationError: the URL contains a password, or its host is not the connection's.
     :raises ProjectError: the file does not exist, or is larger than 1 GiB.
     :raises UnreachableError: the server or the storage did not answer.
@@ -39,7 +39,7 @@ def fetch(
             todo="move the password from the URL into a connection, named by source_conn_id",
         )
     if parts.scheme in ("http", "https"):
-        return _download(source, conn_id, open_session)
+        return _download(source, conn_id, endpoint_of(conn_id) if conn_id else None)
     folder, _, name = source.rpartition("/")
     if not folder:
         folder = "/" if source.startswith("/") else "."
@@ -54,28 +54,48 @@ def without_query(source: str) -> str:
     return source.partition("?")[0] if "://" in source else source
 
 
-def _download(url: str, conn_id: str | None, open_session: Callable[[], requests.Session]) -> bytes:
-    import requests
-
+def _download(url: str, conn_id: str | None, endpoint: Endpoint | None) -> bytes:
     shown = without_query(url)
     try:
-        with (
-            _session(url, conn_id, open_session) as session,
-            session.get(url, timeout=_TIMEOUT_SECONDS, stream=True, allow_redirects=conn_id is None) as reply,
-        ):
-            _check_status(reply.status_code, conn_id, url=shown)
-            data = bytearray()
-            for chunk in reply.iter_content(1 << 20):
-                data += chunk
-                if len(data) > _LARGEST:
-                    raise ProjectError("the file is larger than 1 GiB", todo="check source", url=shown)
-            return bytes(data)
-    except requests.RequestException as error:  # the error's text may contain the URL with its signature
+        reply = _get(_on_its_host(url, endpoint, conn_id), url)
+        # A redirect may lead to another host, which must not get the connection's credentials.
+        for _ in range(_MAX_REDIRECTS):
+            if endpoint or not 300 <= reply.status < 400 or "Location" not in reply.headers:
+                break
+            url = urljoin(url, reply.headers["Location"])
+            reply = _get(_anonymous(url), url)
+    except NotAnsweredError as lost:
+        if lost.receipt.code == "reply_too_large":
+            raise ProjectError("the file is larger than 1 GiB", todo="check source", url=shown) from None
         raise UnreachableError(
-            f"the server did not answer: {type(error).__name__}",
+            f"the server did not answer: {lost}",
             todo="try again later; if the error persists, check the URL",
             url=shown,
         ) from None
+    _check_status(reply.status, conn_id, url=shown)
+    return reply.body
+
+
+def _get(endpoint: Endpoint, url: str) -> Reply:
+    with BlockingClient(endpoint, timeout=_TIMEOUT_SECONDS, max_reply_bytes=_LARGEST) as client:
+        return client.exchange(Request("GET", url))
+
+
+def _anonymous(url: str) -> Endpoint:
+    parts = urlsplit(url)
+    return Endpoint(f"{parts.scheme}://{parts.netloc}")
+
+
+def _on_its_host(url: str, endpoint: Endpoint | None, conn_id: str | None) -> Endpoint:
+    if endpoint is None:
+        return _anonymous(url)
+    if urlsplit(endpoint.url)[:2] != urlsplit(url)[:2]:
+        raise ConfigurationError(
+            "the source's host is not the connection's host",
+            todo="set source_conn_id to a connection of the source's host",
+            connection=conn_id,
+        )
+    return endpoint
 
 
 def _check_status(status: int, conn_id: str | None, *, url: str) -> None:
@@ -87,19 +107,3 @@ def _check_status(status: int, conn_id: str | None, *, url: str) -> None:
         raise UnreachableError(f"the server answered {status}", todo="try again later", url=url)
     if status != 200:
         raise ProjectError(f"the server answered {status}", todo="check source", url=url)
-
-
-def _session(url: str, conn_id: str | None, open_session: Callable[[], requests.Session]) -> requests.Session:
-    session = open_session()
-    if not conn_id:
-        return session
-    connection = urlsplit(session.base_url)  # type: ignore[attr-defined]
-    source = urlsplit(url)
-    if (connection.scheme, connection.netloc) != (source.scheme, source.netloc):
-        session.close()
-        raise ConfigurationError(
-            "the source's host is not the connection's host",
-            todo="set source_conn_id to a connection of the source's host",
-            connection=conn_id,
-        )
-    return session

@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
-
-import aiohttp
+from urllib.parse import urlencode
 
 from airflow_reverse_etl.dbt_cloud.models import PERMISSIONS, CloudRun, base_url
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
-from airflow_reverse_etl.sync.load.backoff import Backoff
+from airflow_reverse_etl.http.auth.keys import ApiKey
+from airflow_reverse_etl.http.client import Client
+from airflow_reverse_etl.http.endpoint import Endpoint
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
+from airflow_reverse_etl.http.rate_headers import server_time
+from airflow_reverse_etl.http.retries import Retries
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,17 +27,16 @@ if TYPE_CHECKING:
 
 PAGE = 100
 _FOREVER = "2100-01-01T00:00:00+00:00"
-_RETRY = (429, 500, 502, 503, 504)
 _DELETED = 2  # state of a job
-_TIMEOUT_SECONDS = 60
-_LONGEST_RETRY_AFTER = 300.0
+#: A manifest of thousands of models has more than a hundred megabytes.
+_MAX_ARTIFACT_BYTES = 1 << 30
 
 
 class DbtCloudApi:
     """Client of one account with one token: an async context manager with one session and few requests in flight.
 
     Reads are repeated after 429, 5xx, timeouts and connection errors, and obey ``Retry-After``. Writes are repeated
-    only if dbt Cloud cannot have acted on them: after a 429, and when no connection was made.
+    only if dbt Cloud cannot have acted on them: after 429 and 503, and when no connection was made.
 
     :param url: base URL of the host, see :func:`airflow_reverse_etl.dbt_cloud.models.base_url`.
     :param account_id: id of the account.
@@ -52,29 +54,29 @@ class DbtCloudApi:
         token: str,
         conn_id: str = "",
         proxy: str | None = None,
-        backoff: Backoff | None = None,
+        retries: Retries | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.url = url
         self.account_id = account_id
         self.conn_id = conn_id
         self.server_time: datetime | None = None
-        self._token = token
-        self._proxy = proxy
-        self._backoff = backoff or Backoff(first=1.0, longest=30.0, attempts=5)
-        self._sleep = sleep
-        self._session: aiohttp.ClientSession | None = None
+        self._retries = retries or Retries()
+        # The official provider sends "Token" too, for service and personal tokens alike.
+        auth = ApiKey("Authorization", f"Token {token}")
+        self._client = Client(
+            Endpoint(url, auth=auth, proxy_url=proxy),
+            where={"connection": conn_id},
+            max_reply_bytes=_MAX_ARTIFACT_BYTES,
+            sleep=sleep,
+        )
 
     async def __aenter__(self) -> Self:
-        # The official provider sends "Token" too, for service and personal tokens alike.
-        headers = {"Authorization": f"Token {self._token}", "User-Agent": "airflow-provider-reverse-etl"}
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True)
+        await self._client.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._session:
-            await self._session.close()
+    async def __aexit__(self, *error: object) -> None:
+        await self._client.__aexit__(*error)
 
     async def finished_runs(self, since: datetime, *, job_id: int | None = None) -> list[CloudRun]:
         """List the runs of one job, or of the whole account, that finished at ``since`` or later, oldest first."""
@@ -183,43 +185,31 @@ class DbtCloudApi:
         body: Mapping[str, Any] | None = None,
         optional: bool = False,
     ) -> Any:
-        assert self._session, "use the client as an async context manager"
-        url = f"{self.url}/api/{version}/accounts/{self.account_id}/{path}"
-        for attempt in range(1, self._backoff.attempts + 1):
-            wait = self._backoff.wait(attempt)
-            try:
-                async with self._session.request(method, url, params=params, json=body, proxy=self._proxy) as reply:
-                    self._note_time(reply.headers.get("Date"))
-                    content = await reply.read()
-                if reply.status < 400:
-                    return json.loads(content) if content else {}
-                if optional and reply.status == 404:
-                    return None
-                error = self._error(reply.status, content, path)
-                # A 429 did nothing; after any other error, a POST may have been carried out.
-                repeat = reply.status == 429 or (method != "POST" and reply.status in _RETRY)
-                wait = max(wait, _retry_after(reply.headers.get("Retry-After")))
-            except (aiohttp.ClientError, TimeoutError) as failure:
-                error = self._unreachable(f"dbt Cloud did not answer: {type(failure).__name__}")
-                repeat = method != "POST" or isinstance(failure, aiohttp.ClientConnectorError)
-            if not repeat or attempt == self._backoff.attempts:
-                raise error
-            await self._sleep(wait)
-        raise AssertionError("unreachable")
+        query = f"?{urlencode(params)}" if params else ""
+        content = json.dumps(body).encode() if body is not None else None
+        request = Request(method, f"/api/{version}/accounts/{self.account_id}/{path}{query}", content)
+        try:
+            reply = await self._client.call(request, self._retries)
+        except NotAnsweredError as lost:
+            raise self._unreachable(f"dbt Cloud did not answer: {lost}") from None
+        self.server_time = server_time(reply) or self.server_time
+        if reply.status < 400:
+            return json.loads(reply.body) if reply.body else {}
+        if optional and reply.status == 404:
+            return None
+        raise self._error(reply, path)
 
-    def _note_time(self, date: str | None) -> None:
-        if date:
-            self.server_time = parsedate_to_datetime(date)
-
-    def _error(self, status: int, content: bytes, path: str) -> ReverseEtlError:
+    def _error(self, reply: Reply, path: str) -> ReverseEtlError:
         """Build the error for a refused request, with dbt Cloud's own message."""
+        status = reply.status
+        message = _message(reply)
         if status in (401, 403):
             problem = "the dbt Cloud token lacks the permission"
             if status == 401:
                 problem = "the dbt Cloud token is unknown or has expired"
             permission = PERMISSIONS["webhooks" if path.startswith("webhooks") else "runs"]
             return CredentialsError(
-                f"{problem} ({status}: {_message(content)})",
+                f"{problem} ({status}: {message})",
                 todo=f"put into the connection's password {permission}; check that its login is the account id",
                 connection=self.conn_id,
                 account=self.account_id,
@@ -227,11 +217,9 @@ class DbtCloudApi:
             )
         if status == 404:
             return self._not_found(path)
-        if status in _RETRY:
-            return self._unreachable(f"dbt Cloud answered {status}: {_message(content)}")
-        return ConfigurationError(
-            f"dbt Cloud answered {status}: {_message(content)}", connection=self.conn_id, request=path
-        )
+        if status == 429 or status >= 500:
+            return self._unreachable(f"dbt Cloud answered {status}: {message}")
+        return ConfigurationError(f"dbt Cloud answered {status}: {message}", connection=self.conn_id, request=path)
 
     def _not_found(self, path: str) -> ConfigurationError:
         return ConfigurationError(
@@ -271,15 +259,8 @@ def _range(since: datetime) -> str:
     return json.dumps([since.astimezone(UTC).isoformat(), _FOREVER])
 
 
-def _message(content: bytes) -> str:
+def _message(reply: Reply) -> str:
     """Return the message of a reply, without the rest of the body."""
-    try:
-        status = json.loads(content)["status"]
-        return str(status.get("user_message") or status.get("developer_message") or "")[:200]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "no message"
-
-
-def _retry_after(value: str | None) -> float:
-    """Return the seconds of a ``Retry-After`` header. A date, which is rare, is left to the backoff."""
-    return min(float(value), _LONGEST_RETRY_AFTER) if value and value.isdigit() else 0.0
+    status = value_at(reply.json(), ("status",))
+    message = value_at(status, ("user_message",)) or value_at(status, ("developer_message",))
+    return str(message or "no message")[:200]

@@ -8,18 +8,26 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
+import orjson
+
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
+from airflow_reverse_etl.http.auth.signatures import SignedJwt
+from airflow_reverse_etl.http.blocking import BlockingClient
+from airflow_reverse_etl.http.endpoint import Endpoint
+from airflow_reverse_etl.http.error_text import error_text
+from airflow_reverse_etl.http.messages import NotAnsweredError, Request
+from airflow_reverse_etl.http.redaction import clean
 
 _RENEW_SECONDS = 300  # before a token expires, so that a git command can finish with the token it began with
 _TIMEOUT_SECONDS = 30
 _SIGNATURE_SECONDS = 540  # GitHub accepts at most 600, by its own clock
+_HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 
 
 class _Token(NamedTuple):
@@ -56,68 +64,49 @@ class GitHubApp:
         :raises UnreachableError: GitHub did not answer.
         """
         api, owner, name = api_and_repository(url)
-        proxies = {"http": proxy, "https": proxy} if proxy else None
-        options = {"verify": verify, "proxies": proxies}
+        claims = {"iss": str(self.app_id)}
+        auth = SignedJwt(self.private_key, claims, seconds=_SIGNATURE_SECONDS)
+        endpoint = Endpoint(api, _HEADERS, auth, verify=verify, proxy_url=proxy)
         key_hash = hashlib.sha256(self.private_key.encode()).hexdigest()
         scope = f"{owner}/{name}" if self.narrow or not self.installation_id else self.installation_id
         identity = "\n".join([api, self.app_id, key_hash, scope, str(self.narrow)])
         with _lock:
             cached = _tokens.get(identity)
             if cached is None or cached.expires < time.time() + _RENEW_SECONDS:
-                cached = self._request_token(api, owner, name, options)
+                cached = self._request_token(endpoint, owner, name)
                 _tokens[identity] = cached
         return cached.text
 
-    def _request_token(self, api: str, owner: str, name: str, options: Mapping[str, Any]) -> _Token:
+    def _request_token(self, endpoint: Endpoint, owner: str, name: str) -> _Token:
         repository = f"{owner}/{name}"
         installation = self.installation_id
-        if not installation:
-            found = self._call("GET", f"{api}/repos/{quote(repository)}/installation", repository, options)
-            installation = str(found["id"])
-        body = {"repositories": [name]} if self.narrow else {}
-        url = f"{api}/app/installations/{quote(installation, safe='')}/access_tokens"
-        created = self._call("POST", url, repository, {**options, "json": body})
+        with BlockingClient(endpoint, timeout=_TIMEOUT_SECONDS) as client:
+            if not installation:
+                request = Request("GET", f"/repos/{quote(repository)}/installation")
+                installation = str(_answer(client, request, repository)["id"])
+            body = orjson.dumps({"repositories": [name]} if self.narrow else {})
+            path = f"/app/installations/{quote(installation, safe='')}/access_tokens"
+            created = _answer(client, Request("POST", path, body), repository)
         return _Token(created["token"], datetime.fromisoformat(created["expires_at"]).timestamp())
 
-    def _call(self, method: str, url: str, repository: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        import requests
 
-        headers = {
-            "Authorization": f"Bearer {self._signature()}",
-            "Accept": "application/vnd.github+json",
-            "X-GitHub-Api-Version": "2022-11-28",
-        }
-        with requests.Session() as session:
-            session.auth = _keep_headers  # without it, requests replaces the signature by an entry of ~/.netrc
-            try:
-                reply = session.request(
-                    method, url, headers=headers, timeout=_TIMEOUT_SECONDS, allow_redirects=False, **options
-                )
-                answer = reply.json() if reply.content else {}
-            except requests.RequestException as error:  # the error's text may contain the proxy's password
-                raise UnreachableError(
-                    f"GitHub did not answer: {type(error).__name__}",
-                    todo="try again later; if the error persists, check the URL's host, the proxy, and ca_certificates",
-                    url=url,
-                ) from None
-        if reply.ok and isinstance(answer, dict):
-            return answer
-        message = str(answer.get("message", "")) if isinstance(answer, dict) else ""
-        raise _refusal(reply.status_code, message, method, repository=repository, url=url)
-
-    def _signature(self) -> str:
-        import jwt
-
-        now = int(time.time())
-        claims = {"iat": now - 60, "exp": now + _SIGNATURE_SECONDS, "iss": str(self.app_id)}
-        try:
-            key = self.private_key.replace("\\n", "\n").replace("\r\n", "\n")
-            return jwt.encode(claims, key, algorithm="RS256")
-        except (ValueError, TypeError, jwt.PyJWTError):  # their texts may quote the key
-            raise CredentialsError(
-                "the GitHub App's private key cannot be read",
-                todo="paste the whole .pem file of the App, without a passphrase",
-            ) from None
+def _answer(client: BlockingClient, request: Request, repository: str) -> dict[str, Any]:
+    url = client.endpoint.join(request.url)
+    try:
+        reply = client.exchange(request)
+    except NotAnsweredError as lost:
+        raise UnreachableError(
+            f"GitHub did not answer: {lost}",
+            todo="try again later; if the error persists, check the URL's host, the proxy, and ca_certificates",
+            url=url,
+        ) from None
+    answer = reply.json()
+    if reply.status < 300 and isinstance(answer, dict):
+        return answer
+    _, message = error_text(reply)
+    raise _refusal(
+        reply.status, clean(message, client.endpoint.secrets), request.method, repository=repository, url=url
+    )
 
 
 def api_and_repository(url: str) -> tuple[str, str, str]:
@@ -143,10 +132,6 @@ def api_and_repository(url: str) -> tuple[str, str, str]:
     else:
         api = f"{parts.scheme}://{host}/api/v3"
     return api, names[0], names[1]
-
-
-def _keep_headers(request: Any) -> Any:
-    return request
 
 
 def _refusal(status: int, message: str, method: str, **where: object) -> Exception:

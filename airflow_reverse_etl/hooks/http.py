@@ -13,6 +13,8 @@ from airflow_reverse_etl.provider import HTTP_CONNECTION
 if TYPE_CHECKING:
     import requests
 
+    from airflow_reverse_etl.http.endpoint import Endpoint
+
 #: Seconds that the connection test waits, for the connection and for the answer.
 TIMEOUT = 10.0
 
@@ -42,14 +44,10 @@ class ReverseEtlHttpHook(BaseHook):
 
         :raises CredentialsError: the connection does not exist, or has no host.
         """
-        import requests
+        from airflow_reverse_etl.http.blocking import session_of
 
-        from airflow_reverse_etl.http.endpoint import Endpoint
-
-        endpoint = Endpoint.from_connection(connection_info(self.http_conn_id))
-        session = requests.Session()
-        session.headers.update(endpoint.headers)
-        session.verify = endpoint.verify
+        endpoint = self._endpoint()
+        session = session_of(endpoint)
         session.base_url = endpoint.url  # type: ignore[attr-defined]
         return session
 
@@ -58,23 +56,32 @@ class ReverseEtlHttpHook(BaseHook):
 
         :returns: False if the credentials are refused, the server fails, or no answer arrives; and a message.
         """
-        import requests
+        from airflow_reverse_etl.http.blocking import BlockingClient
+        from airflow_reverse_etl.http.error_text import error_text
+        from airflow_reverse_etl.http.messages import NotAnsweredError, Request
+        from airflow_reverse_etl.http.redaction import clean
 
         try:
             path = connection_info(self.http_conn_id).extra.get("test_path") or ""
-            with self.get_conn() as session:
-                url = f"{session.base_url}/{str(path).lstrip('/')}"  # type: ignore[attr-defined]
-                reply = session.get(url, timeout=TIMEOUT, allow_redirects=False)
+            with BlockingClient(self._endpoint(), timeout=TIMEOUT) as client:
+                reply = client.exchange(Request("GET", str(path)))
         except ReverseEtlError as error:
             return False, str(error)
-        except requests.RequestException as error:
-            return False, f"no answer: {type(error).__name__}"  # its text may contain the URL, with secrets
-        status = f"{reply.status_code} {reply.reason}"
-        if reply.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return False, f"the credentials were refused: {status}"
-        if reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return False, f"the server failed: {status}"
-        return True, f"the server answered {status}"
+        except NotAnsweredError as lost:
+            return False, f"no answer: {lost}"
+        status = f"{reply.status} {_phrase(reply.status)}".strip()
+        words = clean(error_text(reply)[1], client.endpoint.secrets)
+        answer = f"{status}: {words}" if reply.status >= HTTPStatus.BAD_REQUEST and words else status
+        if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return False, f"the credentials were refused: {answer}"
+        if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return False, f"the server failed: {answer}"
+        return True, f"the server answered {answer}"
+
+    def _endpoint(self) -> Endpoint:
+        from airflow_reverse_etl.http.endpoint import Endpoint
+
+        return Endpoint.from_connection(connection_info(self.http_conn_id), connection_info)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -92,3 +99,10 @@ class ReverseEtlHttpHook(BaseHook):
             name: StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
             for name, field in HTTP_CONNECTION["conn-fields"].items()
         }
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

@@ -94,8 +94,13 @@ def _seconds(text: str, reply: Reply) -> float | None:
     return seconds if seconds > 0 and math.isfinite(seconds) else None
 
 
+def server_time(reply: Reply) -> datetime | None:
+    """Return the time at which the server answered, by its own clock."""
+    return _date(reply.headers.get("Date", ""))
+
+
 def _now(reply: Reply) -> datetime:
-    return _date(reply.headers.get("Date", "")) or datetime.now(UTC)
+    return server_time(reply) or datetime.now(UTC)
 
 
 def _date(text: str) -> datetime | None:

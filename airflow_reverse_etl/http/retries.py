@@ -32,6 +32,10 @@ def _throttled(reply: Reply) -> bool:
     return reply.status in _NOT_DONE
 
 
+def _no_least(_: Reply) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Retries:
     """Rules by which a request is repeated: how often, and after how long.
@@ -42,13 +46,13 @@ class Retries:
     :param backoff: waits where the reply states none, and the number of attempts.
     :param longest: most seconds that one request waits, over all its attempts.
     :param throttled: function that returns whether the server refused a request because there were too many.
-    :param least: seconds to wait at least after such a refusal that states no time.
+    :param least: function that returns the least seconds to wait after such a refusal that states no time.
     """
 
     backoff: Backoff = field(default_factory=lambda: Backoff(first=1.0, longest=30.0, attempts=5))
     longest: float = 300.0
     throttled: Callable[[Reply], bool] = _throttled
-    least: float = 0.0
+    least: Callable[[Reply], float] = _no_least
 
     def flow(self, request: Request) -> Generator[Request | Wait, Reply, Reply]:
         """Send a request until it is answered; returns the last answer, whatever its status.
@@ -83,7 +87,7 @@ class Retries:
             return backoff if nothing_done else None
         assert reply is not None
         if self.throttled(reply):
-            return retry_after(reply) or max(backoff, self.least)
+            return retry_after(reply) or max(backoff, self.least(reply))
         if reply.status in _FAILED and request.method in _SAFE:
             return retry_after(reply) or backoff
         return None

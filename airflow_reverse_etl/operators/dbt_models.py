@@ -19,11 +19,11 @@ from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs
 from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
-    import requests
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.profiles import Profile
+    from airflow_reverse_etl.http.endpoint import Endpoint
 
 
 class DbtModelSyncOperator(DbtTask):
@@ -269,13 +269,9 @@ def _fetched(source: str, conn_id: str | None) -> bytes:
 
         return StateFiles(folder, storage_options(connection_info(conn_id)) if conn_id else {}).read(name)
 
-    def open_session() -> requests.Session:
-        import requests
+    def endpoint_of(conn_id: str) -> Endpoint:
+        from airflow_reverse_etl.http.endpoint import Endpoint
 
-        if not conn_id:
-            return requests.Session()
-        from airflow_reverse_etl.hooks.http import ReverseEtlHttpHook
+        return Endpoint.from_connection(connection_info(conn_id), connection_info)
 
-        return ReverseEtlHttpHook(conn_id).get_conn()
-
-    return fetch(source, conn_id, read_file=read_file, open_session=open_session)
+    return fetch(source, conn_id, read_file=read_file, endpoint_of=endpoint_of)

@@ -10,6 +10,7 @@ import pytest
 from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
 from airflow_reverse_etl.dbt_cloud.feed import Timing
+from airflow_reverse_etl.http.retries import Retries
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from tests.dbt_cloud.server import DbtCloudServer
 
@@ -48,8 +49,8 @@ def api(cloud: DbtCloudServer) -> DbtCloudApi:
 
 
 def client(cloud: DbtCloudServer) -> DbtCloudApi:
-    backoff = Backoff(first=0.001, longest=0.001, attempts=4)
-    return DbtCloudApi(cloud.url, cloud.account_id, token=cloud.token, conn_id="dbt_cloud", backoff=backoff)
+    retries = Retries(Backoff(first=0.001, longest=0.001, attempts=4))
+    return DbtCloudApi(cloud.url, cloud.account_id, token=cloud.token, conn_id="dbt_cloud", retries=retries)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The HTTP client and the comment logic that the Git hosts share."""
+"""The API client and the comment logic that the Git hosts share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_reverse_etl.check.reports.markdown import MARKER
 from airflow_reverse_etl.errors import (
@@ -16,15 +16,16 @@ from airflow_reverse_etl.errors import (
     ReverseEtlError,
     UnreachableError,
 )
-
-if TYPE_CHECKING:
-    import requests
+from airflow_reverse_etl.http.blocking import BlockingClient
+from airflow_reverse_etl.http.endpoint import Endpoint
+from airflow_reverse_etl.http.error_text import error_text
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
+from airflow_reverse_etl.http.rate_headers import retry_after
+from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.http.retries import Retries
+from airflow_reverse_etl.sync.load.backoff import Backoff
 
 NAME = "reverse-etl check"
-
-_MAX_WAIT_SECONDS = 120.0  # for one request, over all its tries; less than the shortest life of an App's token
-_TRIES = 5
-_sleep = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,88 +55,59 @@ class Api:
     headers: Mapping[str, str] = field(repr=False)
     timeout: float = 30.0
     route: Route = field(default_factory=Route)
-    _session: requests.Session | None = field(default=None, repr=False)
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
-    def call(self, method: str, path: str, **request: Any) -> Any:
-        """Send a request and return the JSON of the response.
+    def call(self, method: str, path: str, json: Any = None) -> Any:
+        """Send a request, with JSON as its body, and return the JSON of the reply.
 
         :param path: path below the root, or a whole URL of this API, such as that of a next page.
+        :raises UnreachableError: the API did not answer, or asks for a longer wait.
+        :raises CredentialsError: the token was refused.
+        :raises RepositoryNotFoundError: the repository or commit does not exist, or the token cannot see it.
         """
-        return self._request(method, path, **request).json()
+        return self._request(method, path, json).json()
 
     def pages(self, path: str) -> Iterator[Any]:
         """Yield every item of a list over all pages, which a ``Link`` header or ``next`` in the body leads to."""
+        from requests.utils import parse_header_links
+
         next_page: str | None = path
         while next_page:
-            response = self._request("GET", next_page)
-            page = response.json()
-            next_page = response.links.get("next", {}).get("url")
+            reply = self._request("GET", next_page)
+            page = reply.json()
+            links = parse_header_links(reply.headers.get("Link", ""))
+            next_page = next((link["url"] for link in links if link.get("rel") == "next"), None)
             if isinstance(page, dict):
                 yield from page["values"]
                 next_page = next_page or page.get("next")
             else:
                 yield from page
 
-    def _request(self, method: str, path: str, **request: Any) -> requests.Response:
-        url = path if path.startswith(f"{self.url}/") else f"{self.url}/{path.lstrip('/')}"
-        if self._session is None:
-            self._session = self._open()
-        waited = 0.0
-        for attempt in range(_TRIES):
-            response = self._send(self._session, method, url, request)
-            wait = _seconds_to_wait(response, attempt)
-            if wait is None or attempt == _TRIES - 1 or waited + wait > _MAX_WAIT_SECONDS:
-                break
-            _sleep(wait)
-            waited += wait
-        if response.status_code >= 300:
-            raise self._error(method, path, response)
-        return response
+    def _request(self, method: str, path: str, json: Any = None) -> Reply:
+        import orjson
 
-    def _send(self, session: requests.Session, method: str, url: str, request: Mapping[str, Any]) -> requests.Response:
-        import requests
+        endpoint = Endpoint(self.url, self.headers, verify=self.route.verify, proxy_url=self.route.proxy)
+        body = None if json is None else orjson.dumps(json)
+        with BlockingClient(endpoint, timeout=self.timeout, sleep=self.sleep) as client:
+            try:
+                reply = client.call(Request(method, path, body), _RETRIES)
+            except NotAnsweredError as lost:
+                raise UnreachableError(
+                    f"{self.url} did not answer: {lost}",
+                    todo="try again; check the URL, the proxy, and ca_certificates",
+                ) from None
+        if reply.status >= 300:
+            raise self._error(method, path, reply)
+        return reply
 
-        proxies = {"http": self.route.proxy, "https": self.route.proxy} if self.route.proxy else None
-        try:
-            return session.request(
-                method,
-                url,
-                timeout=self.timeout,
-                allow_redirects=False,
-                verify=self.route.verify,
-                proxies=proxies,
-                **request,
-            )
-        except requests.RequestException as error:  # not shown: its text may contain the proxy's password
-            raise UnreachableError(
-                f"{self.url} did not answer: {type(error).__name__}",
-                todo="try again; check the URL, the proxy, and ca_certificates",
-            ) from None
-
-    def _open(self) -> requests.Session:
-        import requests
-        from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
-
-        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            request.headers.update(self.headers)  # set as auth, so that a .netrc cannot replace the token
-            return request
-
-        session = requests.Session()
-        session.auth = authorize
-        retry = Retry(connect=2, read=0, other=0, respect_retry_after_header=False, backoff_factor=0.5)
-        session.mount("https://", HTTPAdapter(max_retries=retry))
-        session.mount("http://", HTTPAdapter(max_retries=retry))
-        return session
-
-    def _error(self, method: str, path: str, response: requests.Response) -> ReverseEtlError:
-        status = response.status_code
-        what = f"{method} {path}: {status} {_message(response)}".strip()
-        if status == 429 or status >= 500 or _is_rate_limited(response):
-            return UnreachableError(what, todo=f"try again {_when(response)}", url=self.url)
+    def _error(self, method: str, path: str, reply: Reply) -> ReverseEtlError:
+        status = reply.status
+        what = f"{method} {path}: {status} {_message(reply)}".strip()
+        if status >= 500 or _is_rate_limited(reply):
+            return UnreachableError(what, todo=f"try again {_when(reply)}", url=self.url)
         if status in (401, 403):
             todo = "give the token the rights that the how-to guide lists"
-            permissions = response.headers.get("X-Accepted-GitHub-Permissions")
+            permissions = reply.headers.get("X-Accepted-GitHub-Permissions")
             if permissions and status == 403:
                 todo = f"give the token the permission {permissions}"
             return CredentialsError(what, todo=todo, url=self.url)
@@ -145,46 +117,43 @@ class Api:
         return ConfigurationError(what, todo="check the API's URL and the repository's name", url=self.url)
 
 
-def _is_rate_limited(response: requests.Response) -> bool:
-    """Return True if GitHub refuses with 403 because of a rate limit.
+def _is_rate_limited(reply: Reply) -> bool:
+    """Return True if the API refuses a request because there were too many.
 
-    The primary limit shows in the headers, a secondary one in ``Retry-After`` or in the message.
+    GitHub does so with 403, too: the primary limit shows in the headers, a secondary one in ``Retry-After`` or in the
+    message.
     """
-    headers = response.headers
-    in_headers = headers.get("x-ratelimit-remaining") == "0" or "Retry-After" in headers
-    return response.status_code == 403 and (in_headers or "rate limit" in _message(response))
+    if reply.status in (429, 503):
+        return True
+    in_headers = reply.headers.get("x-ratelimit-remaining") == "0" or "Retry-After" in reply.headers
+    return reply.status == 403 and (in_headers or "rate limit" in _message(reply))
 
 
-def _seconds_to_wait(response: requests.Response, attempt: int) -> float | None:
-    """Return the seconds until the request may be repeated, or None if repeating would not help."""
-    if response.status_code not in (429, 503) and not _is_rate_limited(response):
-        return None
-    reset = _reset(response)
-    if reset is not None:
-        return max(reset, 0.0)
-    # GitHub: without a time, at least a minute after a secondary limit.
-    return 60.0 if response.status_code == 403 else 0.5 * 2**attempt
+def _least_wait(reply: Reply) -> float:
+    """Return 60 seconds for GitHub's secondary limits without a time, as its documentation asks."""
+    return 60.0 if reply.status == 403 else 0.0
 
 
-def _reset(response: requests.Response) -> float | None:
-    """Return the seconds that ``Retry-After``, or a host's own header (a time since 1970), asks to wait."""
-    headers = response.headers
-    try:
-        if "Retry-After" in headers:
-            return float(headers["Retry-After"])
-        if headers.get("x-ratelimit-remaining", headers.get("RateLimit-Remaining")) == "0":
-            return float(headers.get("x-ratelimit-reset") or headers["RateLimit-Reset"]) - time.time()
-    except (KeyError, ValueError):
-        pass
-    return None
+_RETRIES = Retries(
+    Backoff(first=0.5, longest=30.0, attempts=5),
+    # Less than the shortest life of an App's token.
+    longest=120.0,
+    throttled=_is_rate_limited,
+    least=_least_wait,
+)
 
 
-def _when(response: requests.Response) -> str:
-    seconds = _reset(response)
+def _when(reply: Reply) -> str:
+    seconds = retry_after(reply)
     if not seconds:
         return "later"
     reset = datetime.fromtimestamp(time.time() + seconds, UTC)
     return f"after {reset:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _message(reply: Reply) -> str:
+    """Return the server's own message."""
+    return clean(error_text(reply)[1], ())
 
 
 def write_comment(api: Api, path: str, body: str, *, needed: bool, shape: Callable[[str], Any], update: str) -> str:
@@ -216,17 +185,3 @@ def write_comment(api: Api, path: str, body: str, *, needed: bool, shape: Callab
 def _text(comment: Mapping[str, Any]) -> str:
     """Return a comment's text: ``body`` on GitHub and GitLab, ``content.raw`` on Bitbucket."""
     return str(comment.get("body") or (comment.get("content") or {}).get("raw") or "")
-
-
-def _message(response: requests.Response) -> str:
-    """Return the first 300 characters of the server's own message."""
-    try:
-        body = response.json()
-    except ValueError:
-        return response.reason or ""
-    if not isinstance(body, dict):
-        return ""
-    message = body.get("message") or body.get("error") or ""
-    if isinstance(message, dict):
-        message = message.get("message", message)
-    return str(message)[:300]
