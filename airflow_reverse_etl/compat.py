@@ -5,7 +5,7 @@ All other modules import these names from here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +59,8 @@ __all__ = [
     "airflow_configuration",
     "airflow_error",
     "airflow_errors",
+    "field_behaviour",
+    "form_widgets",
 ]
 
 
@@ -85,3 +87,22 @@ def airflow_errors() -> Iterator[None]:
     except ReverseEtlError as error:
         # Not chained: a driver's message may contain values of a row. str(error) has all that is needed.
         raise airflow_error(error) from None
+
+
+def field_behaviour(connection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the behaviour of a connection type's form, as its provider information describes it, for Airflow 3.1."""
+    return {name.replace("-", "_"): value for name, value in connection["ui-field-behaviour"].items()}
+
+
+def form_widgets(connection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the additional fields of a connection type's form, as its provider information describes them."""
+    return {name: _widget(field) for name, field in connection["conn-fields"].items()}
+
+
+def _widget(field: Mapping[str, Any]) -> Any:
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from wtforms import PasswordField, StringField
+
+    if field["schema"].get("format") == "password":
+        return PasswordField(field["label"], description=field["description"], widget=BS3PasswordFieldWidget())
+    return StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())

@@ -48,6 +48,8 @@ def _text(label: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"label": label, "description": description, "schema": {"type": ["string", "null"], **schema}}
 
 
+_SECRET = {"format": "password"}
+
 HTTP_CONNECTION: dict[str, Any] = {
     "connection-type": "reverse_etl_http",
     "hook-class-name": "airflow_reverse_etl.hooks.http.ReverseEtlHttpHook",
@@ -64,11 +66,17 @@ HTTP_CONNECTION: dict[str, Any] = {
     },
     "conn-fields": {
         "auth_header": _text("Token header", "Header that carries the token. Empty: Authorization, as a bearer token"),
+        "auth_query": _text("Token parameter", "Parameter of the URL that carries the token"),
+        "auth_body": _text("Token field", "Field of the body, a JSON object, that carries the token"),
+        "token_url": _text("Token URL", "OAuth 2.0: URL of the token endpoint. User name and password: the client's"),
+        "scope": _text("Scope", "OAuth 2.0: scopes, separated by spaces"),
+        "refresh_token": _text("Refresh token", "OAuth 2.0: refresh token. Empty: client credentials", **_SECRET),
+        "private_key": _text("Private key", "OAuth 2.0: key that signs the client's assertion (JWT bearer)", **_SECRET),
+        "google_conn_id": _text("Google connection", "Id of a Google Cloud connection, for its access token"),
+        "aws_conn_id": _text("AWS connection", "Id of an AWS connection, which signs each request"),
         "test_path": _text("Test path", "Path below the base URL that the connection test requests"),
     },
 }
-
-_SECRET = {"format": "password"}
 
 #: The fields of apache-airflow-providers-git, under the same names, and ours.
 GIT_CONNECTION: dict[str, Any] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from airflow_reverse_etl.compat import BaseHook
+from airflow_reverse_etl.compat import BaseHook, field_behaviour, form_widgets
 from airflow_reverse_etl.connections import async_connection_info, connection_info
 from airflow_reverse_etl.errors import CredentialsError, ReverseEtlError
 from airflow_reverse_etl.provider import GIT_CONNECTION
@@ -81,21 +81,12 @@ class GitRepositoryHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the form's behaviour, for Airflow 3.1. Later versions read the provider information themselves."""
-        behaviour = GIT_CONNECTION["ui-field-behaviour"]
-        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+        return field_behaviour(GIT_CONNECTION)
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the form's additional fields, for Airflow 3.1."""
-        from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
-        from wtforms import PasswordField, StringField
-
-        def widget(field: dict[str, Any]) -> Any:
-            hidden = field["schema"].get("format") == "password"
-            kind, look = (PasswordField, BS3PasswordFieldWidget) if hidden else (StringField, BS3TextFieldWidget)
-            return kind(field["label"], description=field["description"], widget=look())
-
-        return {name: widget(field) for name, field in GIT_CONNECTION["conn-fields"].items()}
+        return form_widgets(GIT_CONNECTION)
 
 
 def _repository(info: ConnectionInfo) -> Repository:

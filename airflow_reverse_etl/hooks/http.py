@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.compat import BaseHook
+from airflow_reverse_etl.compat import BaseHook, field_behaviour, form_widgets
 from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.provider import HTTP_CONNECTION
@@ -86,19 +86,12 @@ class ReverseEtlHttpHook(BaseHook):
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the form's behaviour, for Airflow 3.1. Later versions read the provider information themselves."""
-        behaviour = HTTP_CONNECTION["ui-field-behaviour"]
-        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+        return field_behaviour(HTTP_CONNECTION)
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the form's additional fields, for Airflow 3.1."""
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
-        from wtforms import StringField
-
-        return {
-            name: StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
-            for name, field in HTTP_CONNECTION["conn-fields"].items()
-        }
+        return form_widgets(HTTP_CONNECTION)
 
 
 def _phrase(status: int) -> str:

@@ -14,10 +14,14 @@ from urllib.parse import parse_qs
 import jwt
 import orjson
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.http.auth.cloud import AwsAuth, GoogleAuth
 from airflow_reverse_etl.http.auth.keys import NO_AUTH, ApiKey, Auth, Basic, bearer
 from airflow_reverse_etl.http.auth.oauth2 import JwtBearer, OAuth2
 from airflow_reverse_etl.http.auth.signatures import Hmac, SignedJwt
@@ -28,6 +32,7 @@ from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.retries import Retries
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sync.load.backoff import Backoff
+from airflow_reverse_etl.sync.ports import ConnectionInfo
 from tests.http.server import Answer, Received, serving
 
 GET = Request("GET", "/rows")
@@ -382,3 +387,43 @@ def test_a_large_reply_counts_as_lost(send: Send) -> None:
     with serving(lambda _: Answer(json="x" * 2000)) as server, pytest.raises(NotAnsweredError) as caught:
         send(Endpoint(server.url), GET, max_reply_bytes=1000)
     assert caught.value.receipt.code == "reply_too_large"
+
+
+def test_google_issues_a_token_for_the_connections_key(send: Send, key: rsa.RSAPrivateKey) -> None:
+    tokens = Tokens()
+    with serving(tokens) as server:
+        keyfile = {
+            "type": "service_account",
+            "client_email": "robot@project.example.com",
+            "private_key": pem(key),
+            "token_uri": f"{server.url}/token",
+        }
+        connection = ConnectionInfo(
+            "gcp", "google_cloud_platform", extra={"keyfile_dict": orjson.dumps(keyfile).decode()}
+        )
+        send(Endpoint(server.url, auth=GoogleAuth(connection)), GET, POST)
+    assert tokens.used == ["token-1", "token-1"]
+    audience = "https://oauth2.googleapis.com/token"
+    claims = jwt.decode(tokens.forms[0]["assertion"], key.public_key(), ["RS256"], audience=audience)
+    assert claims["scope"] == "https://www.googleapis.com/auth/cloud-platform"
+
+
+def test_a_key_of_google_that_cannot_be_read_is_not_quoted(send: Send) -> None:
+    connection = ConnectionInfo("gcp", "google_cloud_platform", extra={"keyfile_dict": '{"private_key": "s3cret"}'})
+    with serving(ok) as server, pytest.raises(CredentialsError, match="Google") as caught:
+        send(Endpoint(server.url, auth=GoogleAuth(connection)), GET)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_requests_to_aws_are_signed(send: Send) -> None:
+    connection = ConnectionInfo("aws", "aws", login="AKID", password="s3cret", extra={"region_name": "eu-west-1"})
+    with serving(ok) as server:
+        send(Endpoint(server.url, auth=AwsAuth(connection, "es")), POST)
+    (request,) = server.received
+    signed = ("content-type", "host", "x-amz-date")
+    sent = AWSRequest("POST", server.url + request.path, {name: request.headers[name] for name in signed}, request.body)
+    sent.context["timestamp"] = request.headers["X-Amz-Date"]
+    signer = SigV4Auth(Credentials("AKID", "s3cret"), "es", "eu-west-1")
+    expected = signer.signature(signer.string_to_sign(sent, signer.canonical_request(sent)), sent)
+    assert f"Signature={expected}" in request.headers["Authorization"]
+    assert "Credential=AKID/" in request.headers["Authorization"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
@@ -123,7 +124,9 @@ class AwsAuth(Auth):
         try:
             if self._credentials is None:
                 self._credentials = self._load()
-            signed = AWSRequest(request.method, request.url, request.headers or {}, request.body or b"")
+            # Only headers that no proxy changes are signed.
+            kept = {name: text for name, text in (request.headers or {}).items() if name.lower() == "content-type"}
+            signed = AWSRequest(request.method, request.url, kept, request.body or b"")
             SigV4Auth(self._credentials.get_frozen_credentials(), self._service, self._region).add_auth(signed)
         except (BotoCoreError, ClientError) as error:  # their texts may quote a key
             raise CredentialsError(
@@ -132,7 +135,7 @@ class AwsAuth(Auth):
                 connection=self._connection.conn_id,
             ) from None
         headers = {str(name): str(value) for name, value in signed.headers.items()}
-        return Request(request.method, request.url, request.body, headers)
+        return replace(request, headers={**(request.headers or {}), **headers})
 
     def _load(self) -> Any:
         from botocore.credentials import (

@@ -55,7 +55,7 @@ def _other(connection: ConnectionInfo, conn_id: str, lookup: Lookup | None) -> C
 
 
 def _oauth2(connection: ConnectionInfo) -> OAuth2:
-    extra = {name: str(value) for name, value in connection.extra.items() if value is not None}
+    extra = {name: str(value) for name, value in connection.extra.items() if value}
     options: dict[str, Any] = {
         "token_url": extra["token_url"],
         "client_id": connection.login or "",
