@@ -231,6 +231,9 @@ class Rate(_Strict):
     """The pace of a load. ``None`` is the destination's own default."""
 
     requests_per_second: Annotated[float | None, Field(gt=0)] = None
+    requests_per_day: Annotated[
+        int | None, Field(ge=1, description="requests in any 24 hours, of everything that uses the connection")
+    ] = None
     concurrency: Annotated[int, Field(ge=1, le=1000, description="number of requests in flight")] = 8
     batch_size: Annotated[int | None, Field(ge=1, description="number of rows in one request")] = None
 

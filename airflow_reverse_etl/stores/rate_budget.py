@@ -6,12 +6,13 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.stores.compare_and_set import FileValues
+from airflow_reverse_etl.sync.ports import DailyGrant
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ATTEMPTS = 200
+#: Form of the hours by which requests of a day are counted.
+_HOUR = "%Y-%m-%dT%H"
 #: Difference of two workers' clocks from which on a reservation counts by its length. A smaller difference may be the
 #: time that the storage took.
 _AHEAD = timedelta(seconds=10)
@@ -46,9 +49,10 @@ class FileBudget:
         for _ in range(_ATTEMPTS):
             version, values = stored.read()
             # Reserve the time that these tokens take, from when the budget is free.
-            start = max(_free_at(name, values, now), now + timedelta(seconds=lead))
+            earliest = now + timedelta(seconds=lead)
+            start = max(earliest, _time(name, values, "free_at", "made_at", now), _paused_until(name, values, now))
             end = start + timedelta(seconds=tokens / rate)
-            if stored.swap(version, {"free_at": end.isoformat(), "made_at": now.isoformat()}):
+            if stored.swap(version, {**values, "free_at": end.isoformat(), "made_at": now.isoformat()}):
                 return (start - now).total_seconds()
             # Another task was faster. Sleeping is safe: the caller runs this in a thread of its own.
             time.sleep(random.uniform(0.001, 0.05))
@@ -68,19 +72,83 @@ class FileBudget:
         if values.get("free_at") == end.isoformat():
             stored.swap(version, {**values, "free_at": (end - timedelta(seconds=seconds)).isoformat()})
 
+    def pause(self, name: str, seconds: float, *, now: datetime) -> float:
+        """Let no task send a request: :meth:`airflow_reverse_etl.sync.ports.RateBudget.pause`.
+
+        :raises UnreachableError: the storage did not answer.
+        """
+        stored = self._stored(name)
+        while True:
+            version, values = stored.read()
+            left = (_paused_until(name, values, now) - now).total_seconds()
+            if left >= seconds / 2:
+                return left
+            end = now + timedelta(seconds=seconds)
+            if stored.swap(version, {**values, "paused_until": end.isoformat(), "paused_at": now.isoformat()}):
+                return seconds
+            # Another task was faster; its change may be a pause.
+            time.sleep(random.uniform(0.001, 0.05))
+
+    def draw(self, name: str, requests: int, *, per_day: int, now: datetime, day: timedelta) -> DailyGrant:
+        """Take requests out of a day's allowance: :meth:`airflow_reverse_etl.sync.ports.RateBudget.draw`.
+
+        They are counted by the hour, and an hour counts as long as a part of it lies within the day.
+
+        :raises UnreachableError: the storage did not answer.
+        """
+        stored = self._days(name)
+        while True:
+            version, values = stored.read()
+            hours = {hour: int(count) for hour, count in values.items() if _end_of(hour) > now - day}
+            granted = max(0, min(requests, per_day - sum(hours.values())))
+            # An hour without requests holds no request back.
+            more_at = min((_end_of(hour) for hour, count in hours.items() if count), default=now) + day
+            if granted == 0:
+                return DailyGrant(0, more_at)
+            hour = f"{now:{_HOUR}}"
+            hours[hour] = hours.get(hour, 0) + granted
+            if stored.swap(version, {name: str(count) for name, count in hours.items()}):
+                return DailyGrant(granted, more_at)
+            time.sleep(random.uniform(0.001, 0.05))
+
+    def return_unused(self, name: str, requests: int) -> None:
+        """Return requests to a day's allowance: :meth:`airflow_reverse_etl.sync.ports.RateBudget.return_unused`.
+
+        :raises UnreachableError: the storage did not answer.
+        """
+        stored = self._days(name)
+        version, values = stored.read()
+        # They were drawn in this hour or an earlier one. If another task is faster, they stay counted.
+        for hour in sorted(values, reverse=True):
+            returned = min(requests, int(values[hour]))
+            values[hour] = str(int(values[hour]) - returned)
+            requests -= returned
+        stored.swap(version, values)
+
     def _stored(self, name: str) -> FileValues:
         return FileValues(self._files, f"budgets/{quote(name, safe='')}", kept=_KEPT)
 
+    def _days(self, name: str) -> FileValues:
+        return FileValues(self._files, f"daily_budgets/{quote(name, safe='')}")
 
-def _free_at(name: str, values: Mapping[str, str], now: datetime) -> datetime:
-    """Return when the stored reservations end, by this worker's clock.
+
+def _end_of(hour: str) -> datetime:
+    return datetime.strptime(hour, _HOUR).replace(tzinfo=UTC) + timedelta(hours=1)
+
+
+def _paused_until(name: str, values: Mapping[str, str], now: datetime) -> datetime:
+    return _time(name, values, "paused_until", "paused_at", now)
+
+
+def _time(name: str, values: Mapping[str, str], time: str, made_at: str, now: datetime) -> datetime:
+    """Return a stored time by this worker's clock, or the present time if it is not stored.
 
     Earlier versions did not store when a reservation was made. Theirs are over after two seconds, and do not count.
     """
-    if "made_at" not in values:
+    if made_at not in values:
         return now
-    free_at = datetime.fromisoformat(values["free_at"])
-    ahead = datetime.fromisoformat(values["made_at"]) - now
+    free_at = datetime.fromisoformat(values[time])
+    ahead = datetime.fromisoformat(values[made_at]) - now
     if ahead < _AHEAD:
         return free_at
     _log.warning(

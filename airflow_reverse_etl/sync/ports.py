@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
@@ -264,10 +264,22 @@ class Capabilities:
         return self.idempotent.issuperset(OPERATIONS[mode].values())
 
 
+class DailyLimitError(Exception):
+    """No request may be sent before ``until``: the requests of a day are used up."""
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__(f"the daily limit of requests is used up until {until:%Y-%m-%d %H:%M} UTC")
+        self.until = until
+
+
 class Limiter(Protocol):
     """Rate limiter that a destination asks before every request."""
 
-    async def acquire(self) -> None: ...
+    async def acquire(self) -> None:
+        """Wait until one more request may be sent.
+
+        :raises DailyLimitError: none may be sent today. The request was not sent.
+        """
 
 
 class Destination(Protocol):
@@ -327,6 +339,36 @@ class RateBudget(Protocol):
 
         :param end: end of the reservation: ``now`` and the returned seconds of :meth:`reserve`, and ``tokens / rate``.
         """
+
+    def pause(self, name: str, seconds: float, *, now: datetime) -> float:
+        """Let no task send a request for the given seconds, as the remote has refused one.
+
+        Tasks learn of a pause when they reserve requests, and when they call this method because of a refusal of their
+        own.
+
+        :returns: seconds from ``now`` until the end of the pause. A pause that another task has begun is not extended,
+            unless it ends sooner than half of ``seconds``.
+        """
+
+    def draw(self, name: str, requests: int, *, per_day: int, now: datetime, day: timedelta) -> DailyGrant:
+        """Take requests out of the allowance of a day.
+
+        :param day: time before ``now`` whose requests count.
+        """
+
+    def return_unused(self, name: str, requests: int) -> None:
+        """Make requests that were drawn, and not sent, available again."""
+
+
+class DailyGrant(NamedTuple):
+    """Requests of a day's allowance that a task may send.
+
+    :param requests: number of requests, 0 if the allowance is used up.
+    :param more_at: time at which more may be drawn, if it is used up.
+    """
+
+    requests: int
+    more_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

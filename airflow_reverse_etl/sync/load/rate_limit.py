@@ -1,4 +1,4 @@
-"""Rate limiter of one load: its rate, its share of the connection's budget, and pauses for the destination."""
+"""Rate limiter of one load: its rate, its share of the connection's budget, its daily limit, and pauses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import UnreachableError
+from airflow_reverse_etl.sync.load.daily_limit import DailyLimit
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, RateBudget
@@ -26,32 +27,66 @@ class Pace:
 
     :param rate: requests a second.
     :param budget: budget shared with other tasks under the name of ``connection``. Without a budget or a connection,
-        the rate applies to this load alone.
+        the limits apply to this load alone.
+    :param per_day: requests in any 24 hours.
     """
 
     def __init__(
-        self, rate: float | None, clock: Clock, budget: RateBudget | None = None, connection: str | None = None
+        self,
+        rate: float | None,
+        clock: Clock,
+        budget: RateBudget | None = None,
+        connection: str | None = None,
+        *,
+        per_day: int | None = None,
     ) -> None:
         self._rate = rate
         self._clock = clock
-        self._budget = budget
+        self._budget = budget if connection else None
         self._connection = connection or ""
+        self._today = DailyLimit(per_day, clock, self._budget, self._connection)
         self._paused_until = -math.inf
         self._drawing = asyncio.Lock()
         #: Time of the next request, and the last time at which a request may be sent in the present span.
         self._next = -math.inf
-        self._last = -math.inf if budget and connection else math.inf
+        self._last = -math.inf if self._budget else math.inf
         self._end: datetime | None = None
         self._tokens = 1
         self._used = 0
         self._lead = 0.0
 
+    @property
+    def paused(self) -> float:
+        """Seconds until the next request may pass."""
+        return max(0.0, self._paused_until - self._clock.monotonic())
+
     def pause(self, seconds: float) -> None:
-        """Let no request pass for the given seconds."""
+        """Let no request of this load pass for the given seconds."""
         self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
+    async def pause_all(self, seconds: float) -> None:
+        """Let no request of any task on the connection pass, or join the pause that another task has begun."""
+        self.pause(seconds)
+        if self._budget:
+            with contextlib.suppress(UnreachableError):  # the others are then refused, and pause by themselves
+                now = self._clock.now()
+                self.pause(await asyncio.to_thread(self._budget.pause, self._connection, seconds, now=now))
+
+    @property
+    def spent_until(self) -> datetime | None:
+        """Time at which requests may be sent again, if those of the day are used up."""
+        return self._today.spent_until
+
+    def note_left_today(self, requests: int) -> None:
+        """Note how many requests the remote still allows today, by its own count."""
+        self._today.note_left(requests)
+
     async def acquire(self) -> None:
-        """Wait until one more request may be sent."""
+        """Wait until one more request may be sent.
+
+        :raises DailyLimitError: none may be sent today.
+        """
+        await self._today.take()
         while True:
             await self._sleep_until(self._paused_until)
             if self._rate:
@@ -60,7 +95,8 @@ class Pace:
                 return
 
     async def close(self) -> None:
-        """Give back what is left of the reserved span."""
+        """Give back what is left of the reserved span, and of the requests drawn for the day."""
+        await self._today.close()
         left = self._last - max(self._next, self._clock.monotonic())
         if self._budget and self._end and left > 0:
             with contextlib.suppress(UnreachableError):  # another task then waits until the span is over

@@ -19,6 +19,7 @@ from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.rate_budget import FileBudget
 from airflow_reverse_etl.sync.load.rate_limit import Pace
+from airflow_reverse_etl.sync.ports import DailyLimitError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -227,3 +228,80 @@ def test_clocks_that_differ_a_little_are_not_worth_a_warning(
 def test_a_span_begins_after_the_time_that_reserving_takes(budget: FileBudget) -> None:
     assert budget.reserve("crm", 20, rate=20, now=NOW, lead=0.3) == pytest.approx(0.3)
     assert budget.reserve("crm", 20, rate=20, now=NOW, lead=0.3) == pytest.approx(1.3)
+
+
+async def take_all(pace: Pace) -> int:
+    """Send requests until none may be sent today; return their number."""
+    for sent in count():
+        try:
+            await pace.acquire()
+        except DailyLimitError:
+            return sent
+    raise AssertionError
+
+
+@pytest.mark.parametrize("tasks", [1, 7])
+async def test_all_tasks_draw_from_one_allowance_a_day(simulation: Simulation, budget: FileBudget, tasks: int) -> None:
+    paces = [Pace(None, simulation, budget, "crm", per_day=500) for _ in range(tasks)]
+    assert sum([await take_all(pace) for pace in paces]) == 500
+    another = Pace(None, simulation, budget, "other", per_day=5)
+    assert await take_all(another) == 5
+
+
+async def test_requests_that_were_not_sent_are_returned(simulation: Simulation, budget: FileBudget) -> None:
+    first = Pace(None, simulation, budget, "crm", per_day=500)
+    for _ in range(100):
+        await first.acquire()
+    await first.close()
+    assert await take_all(Pace(None, simulation, budget, "crm", per_day=500)) == 400
+
+
+async def test_a_day_is_any_24_hours(simulation: Simulation, budget: FileBudget) -> None:
+    """Requests are counted by the hour, so that an hour more than needed may pass until they may be sent again."""
+    simulation.time = 1800.0
+    assert await take_all(Pace(None, simulation, budget, "crm", per_day=40)) == 40
+    spent = Pace(None, simulation, budget, "crm", per_day=40)
+    assert await take_all(spent) == 0
+    assert spent.spent_until == NOW + timedelta(hours=25)
+    simulation.time = timedelta(hours=24, minutes=29).total_seconds()
+    assert await take_all(Pace(None, simulation, budget, "crm", per_day=40)) == 0
+    simulation.time = timedelta(hours=25, seconds=1).total_seconds()
+    assert await take_all(Pace(None, simulation, budget, "crm", per_day=40)) == 40
+
+
+async def test_without_a_connection_the_limit_is_that_of_the_load(simulation: Simulation) -> None:
+    assert await take_all(Pace(None, simulation, per_day=3)) == 3
+
+
+async def test_a_remote_may_state_that_nothing_is_left_today(simulation: Simulation) -> None:
+    pace = Pace(None, simulation)
+    pace.note_left_today(1)
+    await pace.acquire()
+    pace.note_left_today(0)
+    assert await take_all(pace) == 0
+
+
+@pytest.mark.usefixtures("slow_store")
+async def test_a_pause_holds_back_every_task(simulation: Simulation, budget: FileBudget) -> None:
+    times: list[float] = []
+
+    async def be_refused() -> None:
+        await Pace(10, simulation, budget, "crm").pause_all(20)
+
+    async def send_later() -> None:
+        await simulation.sleep(1)
+        await send(Pace(10, simulation, budget, "crm"), simulation, times)
+
+    await simulation.run([be_refused(), send_later()], until=25)
+    assert times[0] >= 20
+
+
+async def test_a_task_joins_the_pause_of_another(simulation: Simulation, budget: FileBudget) -> None:
+    first = Pace(None, simulation, budget, "crm")
+    second = Pace(None, simulation, budget, "crm")
+    await first.pause_all(12)
+    simulation.time = 3.0
+    await second.pause_all(16)
+    assert second.paused == 16, "until the own wait is over, at least"
+    await first.pause_all(5)
+    assert first.paused == 9, "a pause is not shortened"
