@@ -19,12 +19,12 @@ from airflow_reverse_etl.http.client import Client
 from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.error_text import error_text
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
-from airflow_reverse_etl.http.rate_headers import retry_after
+from airflow_reverse_etl.http.rate_headers import left_today, retry_after
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter
+from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.ports import Capabilities, DailyLimitError, Limiter
 
 __all__ = [
     "ACTIONS",
@@ -130,7 +130,8 @@ class HttpDestination:
         )
         wait = retry_after(reply) if action in (Action.THROTTLE, Action.RETRY) else None
         refused_whole = action is Action.REFUSE and len(batch) > 1
-        return Receipts(receipt, refused_whole=refused_whole, retry_after=wait)
+        throttled = action is Action.THROTTLE
+        return Receipts(receipt, refused_whole=refused_whole, retry_after=wait, throttled=throttled)
 
     @final
     def clean(self, message: str, batch: Batch) -> str:
@@ -177,27 +178,37 @@ class HttpDestination:
     @final
     async def send(self, batch: Batch) -> Receipts:
         """Run the flow of a batch."""
-        assert self._client is not None, "open the destination first"
         flow = self.flow(batch)
         requests = 0
+        left: int | None = None
         may_have_written = False
         try:
             request = next(flow)
             while True:
                 requests += 1
                 try:
-                    await self._limiter.acquire()
-                    reply = await self._client.exchange(request)
+                    reply = await self._exchange(request)
                 except NotAnsweredError as lost:
                     request = flow.throw(lost)
                     continue
                 may_have_written = may_have_written or not 400 <= reply.status < 500
+                left = left_today(reply)
                 request = flow.send(reply)
         except StopIteration as end:
             receipts: Receipts = end.value
-            return receipts if requests == 1 else replace(receipts, requests=requests)
+            if requests == 1 and left is None:
+                return receipts
+            return replace(receipts, requests=requests, left_today=left)
         except NotAnsweredError as lost:
             receipt = lost.receipt
             if may_have_written:  # by an earlier request of this flow
                 receipt = replace(receipt, outcome=Outcome.UNKNOWN)
             return Receipts(receipt, requests=requests)
+
+    async def _exchange(self, request: Request) -> Reply:
+        assert self._client is not None, "open the destination first"
+        try:
+            await self._limiter.acquire()
+        except DailyLimitError as error:
+            raise NotAnsweredError(Outcome.RETRYABLE, DAILY_LIMIT, str(error), host=self.endpoint.host) from None
+        return await self._client.exchange(request)

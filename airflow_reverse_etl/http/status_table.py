@@ -13,7 +13,7 @@ class Action(StrEnum):
     REJECT = "reject"  # every row refused as it is
     REFUSE = "refuse"  # nothing written because of some row: the engine splits the batch to find that row
     RETRY = "retry"  # nothing written, may be sent again
-    THROTTLE = "throttle"  # nothing written, too many requests: wait as long as the reply asks
+    THROTTLE = "throttle"  # nothing written, too many requests: wait as long as the reply asks, else 10 seconds or more
     UNKNOWN = "unknown"  # maybe written
     SKIP = "skip"  # the destination has no such row
     CREDENTIALS = "credentials"  # stop: the credentials were refused
@@ -45,7 +45,7 @@ ACTIONS: Mapping[int, Action] = {
     426: Action.CONFIGURATION,
     429: Action.THROTTLE,
     501: Action.CONFIGURATION,
-    503: Action.THROTTLE,
+    503: Action.RETRY,
     505: Action.CONFIGURATION,
 }
 

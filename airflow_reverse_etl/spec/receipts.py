@@ -118,6 +118,8 @@ class Reason(NamedTuple):
 ACCEPTED = Receipt(Outcome.ACCEPTED)
 #: Code of a row whose reply cannot be read with the sync's options.
 REPLY_NOT_READ = "reply_not_read"
+#: Code of a row that was not sent because the requests of the day are used up.
+DAILY_LIMIT = "daily_limit"
 ANSWER_LOST = Receipt(Outcome.UNKNOWN, "answer_lost", "sent, but the answer was lost")
 
 
@@ -133,6 +135,9 @@ class Receipts:
     :param refused_whole: the destination refused the whole batch because of a row that it did not name. The engine
         splits the batch until it finds that row. Set it only if nothing was written.
     :param retry_after: seconds that the destination asked to wait before the next request; ``None`` if it did not ask.
+    :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
+        engine decides how long it waits.
+    :param left_today: number of requests that the destination still allows today, by its own count.
     :param requests: number of requests made for this answer.
     :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
         that are ``unknown`` then are in doubt. If they may not be sent twice, later runs leave them out until the
@@ -143,6 +148,8 @@ class Receipts:
     exceptions: Mapping[str, Receipt] = field(default_factory=dict)
     refused_whole: bool = False
     retry_after: float | None = None
+    throttled: bool = False
+    left_today: int | None = None
     requests: int = 1
     stop: ConfigurationError | None = None
 

@@ -103,7 +103,7 @@ class FakeApi:
             return web.json_response({"code": "UNAUTHORIZED", "message": "unknown token"}, status=401)
         if self._throttled < dials.throttle:
             self._throttled += 1
-            headers = {"Retry-After": f"{dials.retry_after:g}"}
+            headers = {"Retry-After": f"{dials.retry_after:g}"} if dials.retry_after is not None else {}
             return web.json_response({"code": "RATE_LIMIT"}, status=429, headers=headers)
         if number in dials.lose_request:
             return self._hang_up(request)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import ACCEPTED, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter
+from airflow_reverse_etl.spec.receipts import ACCEPTED, DAILY_LIMIT, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.ports import Capabilities, DailyLimitError, Limiter
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Dials:
     :param reject: keys of rows that are rejected, each by itself.
     :param refuse: keys of rows whose batch is refused as a whole, with nothing written. Alone, such a row is rejected.
     :param throttle: number of first requests that are throttled.
-    :param retry_after: seconds that a throttled request has to wait.
+    :param retry_after: seconds that a throttled request has to wait; None: the answer does not say.
     :param unsent: numbers of requests that find no connection.
     :param lose_request: numbers of requests that are lost: nothing is written, and no answer comes.
     :param lose_answer: numbers of requests that are carried out, and whose answer is lost.
@@ -130,7 +130,7 @@ class Dials:
     reject: Collection[str] = ()
     refuse: Collection[str] = ()
     throttle: int = 0
-    retry_after: float = 2.0
+    retry_after: float | None = 2.0
     unsent: Collection[int] = ()
     lose_request: Collection[int] = ()
     lose_answer: Collection[int] = ()
@@ -196,7 +196,10 @@ class FakeDestination:
         self.closed += 1
 
     async def send(self, batch: Batch) -> Receipts:
-        await self._limiter.acquire()
+        try:
+            await self._limiter.acquire()
+        except DailyLimitError as error:
+            return Receipts(Receipt(Outcome.RETRYABLE, DAILY_LIMIT, str(error)), requests=0)
         self.batches.append(batch)
         number = len(self.batches)
         dials = self.dials
@@ -204,7 +207,8 @@ class FakeDestination:
             await asyncio.sleep(dials.latency)
         if self._throttled < dials.throttle:
             self._throttled += 1
-            return Receipts(Receipt(Outcome.RETRYABLE, "429", "too many requests"), retry_after=dials.retry_after)
+            receipt = Receipt(Outcome.RETRYABLE, "429", "too many requests")
+            return Receipts(receipt, retry_after=dials.retry_after, throttled=True)
         if number in dials.unsent:
             return Receipts(Receipt(Outcome.RETRYABLE, "not_connected", "no connection"))
         if number in dials.lose_request:

@@ -35,7 +35,7 @@ def test_only_a_2xx_status_means_that_rows_were_written(status: int) -> None:
         (409, Action.RETRY),
         (429, Action.THROTTLE),
         (500, Action.RETRY),  # a status that no table lists: the first table that lists its first digit
-        (503, Action.THROTTLE),  # a listed status goes before any first digit
+        (503, Action.RETRY),  # a listed status goes before any first digit
     ],
 )
 def test_the_first_table_that_lists_a_status_decides(status: int, action: Action) -> None:

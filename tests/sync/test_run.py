@@ -141,6 +141,15 @@ async def test_a_throttled_destination_is_left_alone_for_as_long_as_it_asks(worl
     assert world.clock.monotonic() >= 7 / 2 * 30 - 30, "throttled requests do not use up the attempts"
 
 
+async def test_a_destination_that_does_not_say_how_long_is_left_alone_for_ten_seconds_or_more(world: World) -> None:
+    world.destination.dials.throttle = 4
+    world.destination.dials.retry_after = None
+    report = await world.run(rows(a=1, b=1, c=1), rate={"batch_size": 1})
+    assert report.accepted == 3
+    assert report.requests == 7
+    assert world.clock.monotonic() >= 10
+
+
 async def test_a_pause_of_hours_is_left_to_a_retry(world: World) -> None:
     world.destination.dials.throttle = 1
     world.destination.dials.retry_after = 6 * 3600.0

@@ -103,8 +103,7 @@ class Delivery:
             await self._writer.check()
             receipts = await self._send(batch)
             self._writer.checkpoint.add_requests(receipts.requests)
-            if receipts.retry_after is not None:
-                self._pause(receipts.retry_after)
+            asked_to_wait = await self._obey(receipts, throttled + 1)
 
             # Split a refused batch to find the bad row.
             if receipts.refused_whole and len(batch) > 1:
@@ -124,14 +123,14 @@ class Delivery:
 
             # Send the other rows again, unless the attempts are used up.
             batch = left
-            if receipts.retry_after is not None:
+            if asked_to_wait:
                 throttled += 1
             else:
                 attempt += 1
             if self.stopping or attempt >= self._backoff.attempts or throttled >= self._backoff.throttles:
                 self._leave_for_later(batch, receipts)
                 return ()
-            if receipts.retry_after is None:
+            if not asked_to_wait:
                 await self._clock.sleep(self._backoff.wait(attempt))
 
     async def _send(self, batch: Batch) -> Receipts:
@@ -144,9 +143,29 @@ class Delivery:
                 self._writer.checkpoint.leave(reason, len(batch))
             raise
 
-    def _pause(self, seconds: float) -> None:
-        """Wait as long as the destination asks, or stop the load if that is too long for a worker to sit idle."""
+    async def _obey(self, receipts: Receipts, attempt: int) -> bool:
+        """Let the load wait, or stop, as an answer demands; return whether it demands a wait.
+
+        :param attempt: number of answers to the batch that demand a wait, with this one.
+        """
+        if receipts.left_today is not None:
+            self._pace.note_left_today(receipts.left_today)
+        if self._pace.spent_until:
+            self.stopping = True
+        if receipts.retry_after is not None:
+            await self._pause(receipts.retry_after)
+        elif receipts.throttled:
+            await self._pause(self._backoff.wait_throttled(attempt))
+        return receipts.throttled or receipts.retry_after is not None
+
+    async def _pause(self, seconds: float) -> None:
+        """Let all tasks on the connection wait, or stop the load if that is too long for a worker to sit idle.
+
+        The requests in flight are refused together. The first refusal begins the pause, the others join it.
+        """
         if seconds <= LONGEST_PAUSE:
+            if self._pace.paused < seconds / 2:
+                await self._pace.pause_all(seconds)
             self._pace.pause(seconds)
             return
         self.stopping = True
