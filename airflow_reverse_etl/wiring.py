@@ -85,11 +85,11 @@ def warehouse_store(conn_id: str, *, environment: str | None = None) -> Warehous
     :raises CredentialsError: the connection does not exist.
     :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
     """
-    from airflow_reverse_etl.sql.state_sql import STATE_SQL
+    from airflow_reverse_etl.sql.dialects.registry import PLANNERS
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
     dialect = dialect_of(connection_info(conn_id))
-    if dialect not in STATE_SQL:
+    if dialect not in PLANNERS:
         return None
     settings = config.settings()
     suffix = settings.environment if environment is None else environment

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from airflow_reverse_etl.spec.comparison import State
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.statements.commit import CommitStatement
-from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.sync.planning import StoredPlan
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -86,7 +86,7 @@ def commit_statement(stored: StoredPlan, checkpoint: Checkpoint, *, dialect: str
     :param instant: the dialect's type of a time stamp with a zone.
     """
     return CommitStatement(
-        DIALECTS[dialect],
+        PLANNERS[dialect],
         stored.mode,
         stored.comparison,
         settled=checkpoint.settled,

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.sql.text_forms import quoted
+from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses import postgres
 from airflow_reverse_etl.warehouses.arrow import (

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.sql.text_forms import quoted
+from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.warehouses.arrow import unsupported_date
 
 if TYPE_CHECKING:

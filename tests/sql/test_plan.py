@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.statements.classification import OWNERS, STRAYS, relations, repeated
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, plan_statement, surplus
-from airflow_reverse_etl.sql.text_forms import DIALECTS
 
 COLUMNS = ("id", "Email", "first", "payload", "unused")
 
@@ -187,7 +187,7 @@ def test_a_mirror_cannot_match_on_a_value_that_a_removed_row_no_longer_has() -> 
 
 
 @pytest.mark.parametrize("mode", ["upsert", "insert", "update", "mirror", "append", "delete"])
-@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("dialect", sorted(PLANNERS))
 def test_every_part_is_valid_sql_in_every_dialect(dialect: str, mode: str) -> None:
     mapping = {
         "email": "email",
@@ -264,7 +264,7 @@ texts = (
 def test_no_two_lists_of_values_share_a_canonical_text(
     one: tuple[str | None, ...], other: tuple[str | None, ...]
 ) -> None:
-    code = DIALECTS["duckdb"].prefix_code(["a", "b"])
+    code = PLANNERS["duckdb"].prefix_code(["a", "b"])
     rows = duckdb.execute(
         f"SELECT {code} FROM (VALUES (?::VARCHAR, ?::VARCHAR), (?, ?)) AS t(a, b)", [*one, *other]
     ).fetchall()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import plan_statement
-from airflow_reverse_etl.sql.text_forms import DIALECTS
 from tests.stores.warehouses import postgres_place
 
 SYNC = Sync(
@@ -87,7 +87,7 @@ class Pair:
             planner=dialect,
         )
         types = {"k0": "BIGINT", "k1": kind, "f0": kind, "f1": kind}
-        hashes = field_hashes.hashes(SYNC, DIALECTS[dialect], types, model="model")
+        hashes = field_hashes.hashes(SYNC, PLANNERS[dialect], types, model="model")
         cursor.execute(
             f"WITH extracted AS ({statement.extract}), mapped AS ({statement.mapped}), model AS ("
             f"{statement.model(types)}) SELECT row_key, key_hi, key_lo, fingerprint, {hashes} FROM model"

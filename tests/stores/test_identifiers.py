@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
-from airflow_reverse_etl.sql.text_forms import DIALECTS
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from tests.stores.bench import REJECTED, THREE, Bench, keyed, sync_of
 from tests.stores.warehouses import Place
 
@@ -157,7 +157,7 @@ def test_with_a_cursor_it_holds_nothing_back(bench: Callable[..., Bench]) -> Non
 
 
 def test_blank_means_the_same_in_every_dialect(place: Place) -> None:
-    dialect = DIALECTS[place.dialect]
+    dialect = PLANNERS[place.dialect]
     characters = {" ": 32, "\t": 9, "\r": 13, "\n": 10, "\u00a0": 160}
     texts = [blank or "" for blank in BLANKS[1:]]
     constants = [" || ".join(["''", *(f"CHR({characters[one]})" for one in text)]) for text in texts]

@@ -12,8 +12,8 @@ from airflow_reverse_etl.errors import CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned, RunReport
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
-from airflow_reverse_etl.sql.text_forms import DIALECTS
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
@@ -37,7 +37,7 @@ class Life:
     def __init__(self, place: Place) -> None:
         self.place, self.days = place, 0
         self.store = place.store(change_log=True)
-        place.run(f"CREATE TABLE m (id BIGINT, email {DIALECTS[place.dialect].string}, since TIMESTAMP_NTZ)")
+        place.run(f"CREATE TABLE m (id BIGINT, email {PLANNERS[place.dialect].string}, since TIMESTAMP_NTZ)")
 
     def model(self, *rows: str) -> None:
         values = ", ".join(re.sub(r"'(\d{4}-[^']*)'", r"CAST('\1' AS TIMESTAMP_NTZ)", row) for row in rows)

@@ -9,8 +9,9 @@ import pytest
 
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
+from airflow_reverse_etl.sql.quoting import literal, quoted
 from airflow_reverse_etl.sql.statements.plan import plan_statement
-from airflow_reverse_etl.sql.text_forms import DIALECTS, literal, quoted
 from tests.stores.warehouses import Place
 
 #: What a type is called, by dialect.
@@ -108,7 +109,7 @@ def cases(place: Place, kind: str) -> Iterator[tuple[str, str]]:
 def test_texts_and_hashes_are_the_documented_ones(place: Place, kind: str) -> None:
     if place.dialect not in TYPES[kind]:
         pytest.skip("the warehouse does not have the type")
-    dialect, data_type = DIALECTS[place.dialect], TYPES[kind][place.dialect]
+    dialect, data_type = PLANNERS[place.dialect], TYPES[kind][place.dialect]
     selects = [f"SELECT -1 AS nr, CAST(NULL AS {data_type}) AS v"]
     expected: list[str | None] = [None]
     for given, text in cases(place, kind):

@@ -23,8 +23,8 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, Run
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
-from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.plans import run_of
 from airflow_reverse_etl.stores.warehouse.schema import NOTHING_YET, OWN, SHARED, Tables, prefix
@@ -288,7 +288,7 @@ def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not
     assert tables(place) == permanent(), "nothing is left"
 
 
-@pytest.mark.parametrize("dialect", sorted(STATE_SQL))
+@pytest.mark.parametrize("dialect", sorted(PLANNERS))
 def test_rows_read_and_mapped_are_counted_in_one_statement(dialect: str) -> None:
     """Both counts see one moment, so a model that changes meanwhile is not an error, in each dialect's SQL."""
     recorder, sync = Recorder(), sync_of(mapping={"email": {"sql": "upper(email)"}})
@@ -320,11 +320,11 @@ def test_a_warehouse_that_cannot_keep_state_is_refused() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(max_size=30), st.sampled_from(sorted(STATE_SQL)))
+@given(st.text(max_size=30), st.sampled_from(sorted(PLANNERS)))
 def test_constants_are_read_back_as_they_are(text: str, dialect: str) -> None:
     """The parser of every dialect reads them back; NUL, which Postgres cannot store, becomes U+FFFD."""
     text = text.replace("\0", "")
-    constant = Tables(Database(duckdb.connect, STATE_SQL[dialect]), "s").text(text)
+    constant = Tables(Database(duckdb.connect, PLANNERS[dialect]), "s").text(text)
     assert sqlglot.parse_one(constant, read=dialect).name == text
 
 
@@ -448,7 +448,7 @@ ADDED = {
 }
 
 
-@pytest.mark.parametrize("dialect", sorted(STATE_SQL))
+@pytest.mark.parametrize("dialect", sorted(PLANNERS))
 def test_a_snapshot_of_an_earlier_version_is_widened_as_the_warehouse_documents_it(dialect: str) -> None:
     class Earlier(Recorder):
         def execute(self, statement: str) -> None:
@@ -458,7 +458,7 @@ def test_a_snapshot_of_an_earlier_version_is_widened_as_the_warehouse_documents_
             self._rows = [(1,)] if statement.startswith("SELECT 1 ") else columns
 
     recorder = Earlier()
-    own = Tables(Database(lambda: recorder, STATE_SQL[dialect]), "reverse_etl").make_own("s")
+    own = Tables(Database(lambda: recorder, PLANNERS[dialect]), "reverse_etl").make_own("s")
     altered = [statement for statement in recorder.statements if statement.startswith("ALTER TABLE")]
     assert altered == [f"ALTER TABLE reverse_etl.{own}_snapshot {ADDED[dialect]}"]
 
@@ -470,7 +470,7 @@ def test_a_session_is_used_again_and_not_after_an_error() -> None:
         opened.append(duckdb.connect())
         return opened[-1]
 
-    database = Database(connect, STATE_SQL["duckdb"])
+    database = Database(connect, PLANNERS["duckdb"])
     database.run("SELECT 1")
     database.run("SELECT 1")
     assert len(opened) == 1
@@ -488,6 +488,6 @@ def test_a_database_file_that_another_process_holds_is_out_of_reach(tmp_path: Pa
         assert process.stdout
         process.stdout.readline()
         with pytest.raises(SqlError) as caught:
-            Database(lambda: duckdb.connect(str(file)), STATE_SQL["duckdb"]).run("SELECT 1")
+            Database(lambda: duckdb.connect(str(file)), PLANNERS["duckdb"]).run("SELECT 1")
         process.communicate(b"\n")
     assert caught.value.kind == "unreachable"

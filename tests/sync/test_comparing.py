@@ -17,7 +17,7 @@ from airflow_reverse_etl.errors import GuardError, IncompleteLoadError, SpecErro
 from airflow_reverse_etl.spec.comparison import NOTES, Bound, Comparison, State
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
-from airflow_reverse_etl.sql.text_forms import DIALECTS
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.testing import CrashError, Dials
 from tests.sync.world import World
 
@@ -146,7 +146,7 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=str)
-@pytest.mark.parametrize("dialect", [*DIALECTS, "mysql", "sqlite"])
+@pytest.mark.parametrize("dialect", [*PLANNERS, "mysql", "sqlite"])
 def test_a_bound_is_sql_everywhere_and_never_above_what_it_stands_for(bound: Bound, dialect: str) -> None:
     assert Bound.from_text(str(bound)) == bound
     text = bound.literal(dialect)

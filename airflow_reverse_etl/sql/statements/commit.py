@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from airflow_reverse_etl.spec.comparison import Comparison
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Outcome
+from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
+from airflow_reverse_etl.sql.quoting import literal
 from airflow_reverse_etl.sql.statements.plan import IN_DOUBT, KEY, MODES_IN_DOUBT, REMOVED, ROW, same
-from airflow_reverse_etl.sql.text_forms import Dialect, literal
 
 _SENT = "c.change IN ('added', 'changed', 'removed')"
 _DIGESTS = ", ".join((*KEY, *ROW))
@@ -41,7 +42,7 @@ class CommitStatement:
     :param now: SQL of the time of the plan, with a time zone.
     """
 
-    dialect: Dialect
+    dialect: PlannerDialect
     mode: str
     comparison: Comparison
     settled: RangeSet

@@ -8,7 +8,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from airflow_reverse_etl.sql.text_forms import DIALECTS, literal
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
+from airflow_reverse_etl.sql.quoting import literal
 
 #: A digest: its two numbers.
 Digest = tuple[int, int]
@@ -30,7 +31,7 @@ class OneRecord:
 
     def digests(self) -> str:
         """Return the SELECT of all digests that the key may have."""
-        dialect = DIALECTS[self.dialect]
+        dialect = PLANNERS[self.dialect]
         selects = []
         for texts in self._forms():
             digest = dialect.digest.format(x=dialect.prefix_code(texts))
@@ -76,7 +77,7 @@ class OneRecord:
         return [*trimmed, *folded, *keys]
 
     def _trimmed(self, texts: Sequence[str]) -> list[str]:
-        dialect = DIALECTS[self.dialect]
+        dialect = PLANNERS[self.dialect]
         return [dialect.trimmed.format(x=text) for text in texts]
 
 

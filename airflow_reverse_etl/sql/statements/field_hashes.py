@@ -16,7 +16,8 @@ from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import template_reads
-from airflow_reverse_etl.sql.text_forms import Dialect, literal
+from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
+from airflow_reverse_etl.sql.quoting import literal
 
 #: Digits of the mapping's shape, and of each value.
 _SHAPE = 8
@@ -44,7 +45,7 @@ def values(sync: Sync) -> dict[str, tuple[str, ...]]:
     return {value: (name,) for name, value in own} | {f"r{at}": fields for at, fields in read}
 
 
-def hashes(sync: Sync, dialect: Dialect, types: Mapping[str, str], *, model: str) -> str:
+def hashes(sync: Sync, dialect: PlannerDialect, types: Mapping[str, str], *, model: str) -> str:
     """Return SQL for the hashes of a row.
 
     :param types: type of each value, in the dialect's own words.

@@ -32,10 +32,10 @@ rows whose primary key another row has that is not a candidate. If there are any
 stored model (``compare_repeated``). With a cursor, only part of the model is read, and counts cannot find repeated
 keys: the model is then always stored, and compared with ``compare_repeated``.
 
-A digest is made of the *text forms* of values, see :mod:`airflow_reverse_etl.sql.text_forms`. A fingerprint covers the
-mapped values in the order of the destination fields' names, plus the names, constants and templates themselves. The
-order of the mapping, and columns that are not mapped, make no difference. For hashes of single fields, see
-:mod:`airflow_reverse_etl.sql.statements.field_hashes`.
+A digest is made of the *text forms* of values, see :mod:`airflow_reverse_etl.sql.dialects.planner`. A fingerprint
+covers the mapped values in the order of the destination fields' names, plus the names, constants and templates
+themselves. The order of the mapping, and columns that are not mapped, make no difference. For hashes of single fields,
+see :mod:`airflow_reverse_etl.sql.statements.field_hashes`.
 """
 
 # ruff: noqa: S608 - this module builds SQL; names are quoted, constants are literals
@@ -52,10 +52,13 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind, cursor_kind
 from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import template_columns
+from airflow_reverse_etl.sql.column_types import is_text
+from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
+from airflow_reverse_etl.sql.quoting import literal, quoted
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
-from airflow_reverse_etl.sql.text_forms import DIALECTS, Dialect, is_identifier, is_text, literal, quoted
 
 #: Fingerprints of a removal and of a row in doubt. Digests are never negative.
 REMOVED = -1
@@ -93,7 +96,7 @@ class PlanStatement:
     """
 
     sync: Sync
-    dialect: Dialect
+    dialect: PlannerDialect
     extract: str
     mapped: str
     keys: tuple[str, ...]
@@ -341,7 +344,7 @@ class PlanStatement:
             f"destination.match_on: {positions[column]} is read as {types[column]}: map it as text, "
             f'{{sql: "cast({positions[column]} as varchar)"}}'
             for column in self._named_by
-            if not is_identifier(types[column], self.dialect.name)
+            if not self.dialect.is_identifier(types[column])
         ]
         if problems:
             raise SpecError(
@@ -397,7 +400,7 @@ def plan_statement(
             sync=sync.name,
         )
     body = single_select(query, source, sync)
-    dialect = DIALECTS[planner]
+    dialect = PLANNERS[planner]
 
     # resolve every column that the sync uses, and report all problems at once
     used = UsedColumns(columns)
@@ -440,7 +443,7 @@ def _window(used: UsedColumns, cursor: str, source: str, comparison: Comparison 
     return f" WHERE {name} >= {Bound.from_text(comparison.low).literal(source)} OR {name} IS NULL"
 
 
-def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: Dialect) -> str:
+def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: PlannerDialect) -> str:
     """Return the planner's SQL for a mapped field over ``extracted``; NULL for constants and templates."""
     if isinstance(field, str):
         return used.column(field)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 from airflow_reverse_etl.sql.driver_errors import SqlError, sql_errors
-from airflow_reverse_etl.sql.state_sql import StateSql
 
 #: The server may have closed a session that was idle for longer.
 _IDLE_SECONDS = 60.0
@@ -19,14 +19,14 @@ _IDLE_SECONDS = 60.0
 class Session:
     """One connection, used by one thread at a time."""
 
-    def __init__(self, connection: Any, sql: StateSql) -> None:
+    def __init__(self, connection: Any, sql: PlannerDialect) -> None:
         self.sql = sql
         self.used = 0.0
         self._connection = connection
-        # Google's driver reads %% as one %; the driver in Airflow's hook runs a statement unchanged.
-        self._doubles_percent = type(connection).__module__.startswith("google.cloud.bigquery.dbapi")
+        module = type(connection).__module__
+        self._doubles_percent = bool(sql.doubles_percent) and module.startswith(sql.doubles_percent)
         with sql_errors():
-            if sql.name in ("postgres", "redshift"):  # otherwise the driver begins transactions by itself
+            if sql.autocommit:
                 connection.autocommit = True
             self._cursor = connection.cursor()
         for statement in sql.session:
@@ -77,7 +77,7 @@ class Database:
     :param connect: makes a DB-API connection that may write.
     """
 
-    def __init__(self, connect: Callable[[], Any], sql: StateSql) -> None:
+    def __init__(self, connect: Callable[[], Any], sql: PlannerDialect) -> None:
         self.sql = sql
         self._connect = connect
         self._idle: list[Session] = []

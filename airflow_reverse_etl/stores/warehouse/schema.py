@@ -30,8 +30,8 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.sql.driver_errors import SqlError
+from airflow_reverse_etl.sql.quoting import literal
 from airflow_reverse_etl.sql.read_only import files_closed
-from airflow_reverse_etl.sql.text_forms import literal
 from airflow_reverse_etl.stores.warehouse.database import Database, Session
 from airflow_reverse_etl.sync.committing import CHANGE_LOG, HISTORY, REJECTIONS, SNAPSHOT
 
@@ -129,7 +129,7 @@ class Tables:
             return
         has_schema = False
         try:
-            has_schema = bool(self.database.run(self.sql.has_schema.format(schema=self.schema.rpartition(".")[2])))
+            has_schema = bool(self.database.run(self.sql.has_schema.format(schema_name=self._schema_name)))
             if not has_schema:
                 self._run_ddl(f"CREATE SCHEMA {self.schema}")
                 # In Snowflake, CREATE SCHEMA makes it the session's schema, where a model's bare names would resolve.
@@ -172,8 +172,7 @@ class Tables:
 
     def columns(self, session: Session, name: str) -> dict[str, str]:
         """Return the columns of a table with the warehouse's types."""
-        schema = self.schema if self.sql.name not in ("duckdb", "redshift") else self.schema.rpartition(".")[2]
-        rows = session.run(self.sql.describe.format(schema=schema, table=name))
+        rows = session.run(self.sql.describe.format(schema=self.schema, schema_name=self._schema_name, table=name))
         # Databricks adds rows about the storage after the columns.
         named = takewhile(lambda row: row[0] and not row[0].startswith("#"), rows)
         return {str(row[0]).lower(): str(row[1]) for row in named}
@@ -231,6 +230,10 @@ class Tables:
             todo="make the expression safe for every row, with CASE, or leave the row out of the model",
             **where,
         )
+
+    @property
+    def _schema_name(self) -> str:
+        return self.schema.rpartition(".")[2]
 
     def _identity(self) -> tuple[str, str]:
         try:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
-from airflow_reverse_etl.sql.state_sql import STATE_SQL
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.erasure import OneRecord
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
@@ -67,13 +67,13 @@ class WarehouseStore(StateStore):
         history: timedelta = timedelta(days=365),
         change_log: bool = False,
     ) -> None:
-        if dialect not in STATE_SQL:
+        if dialect not in PLANNERS:
             raise ConfigurationError(
                 f"state cannot be kept in a warehouse of type {dialect!r}",
-                todo=f"set `planner: local` in the sync; only these warehouses can keep state: {', '.join(STATE_SQL)}",
+                todo=f"set `planner: local` in the sync; only these warehouses can keep state: {', '.join(PLANNERS)}",
             )
         self._open_warehouse = open_warehouse
-        self._database = Database(connect, STATE_SQL[dialect])
+        self._database = Database(connect, PLANNERS[dialect])
         self._tables = Tables(self._database, schema)
         self._open_plans = OpenPlans(self._tables)
         self._history = history

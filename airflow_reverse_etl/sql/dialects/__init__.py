@@ -1,0 +1,1 @@
+"""Facts about databases: one module for each, which holds one value."""

@@ -1,0 +1,54 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+from airflow_reverse_etl.sql.dialects.planner import BLANK_TEXT, PlannerDialect
+
+POSTGRES = PlannerDialect(
+    name="postgres",
+    # text forms
+    string="TEXT",
+    # the cast also writes the shortest digits, but switches to an exponent at other limits
+    float=(
+        "CASE WHEN ABS({x}) >= 1e-4 AND ABS({x}) < 1e16"
+        " THEN CAST(TRIM_SCALE(CAST(CAST({x} AS TEXT) AS NUMERIC)) AS TEXT)"
+        " WHEN {x} = 0 THEN '0' ELSE REPLACE(LOWER(CAST({x} AS TEXT)), 'infinity', 'inf') END"
+    ),
+    instant="CAST({x} AT TIME ZONE 'UTC' AS TEXT) || 'Z'",
+    binary="ENCODE({x}, 'hex')",
+    nested="CAST(TO_JSON({x}) AS TEXT)",
+    decimal="CAST(TRIM_SCALE({x}) AS TEXT)",
+    free_scale=True,
+    trimmed=f"BTRIM({{x}}, {BLANK_TEXT})",
+    # digests and JSON
+    high="CAST(CAST('x0' || SUBSTR({h}, 1, 15) AS BIT(64)) AS BIGINT)",
+    low="CAST(CAST('x0' || SUBSTR({h}, 17, 15) AS BIT(64)) AS BIGINT)",
+    array="CAST(ARRAY_TO_JSON(ARRAY[{items}]) AS TEXT)",
+    record="JSON_BUILD_OBJECT({items})",
+    record_text="CAST({x} AS TEXT)",
+    # state
+    session=(
+        "SET TimeZone = 'UTC'",
+        "SET DateStyle = 'ISO, YMD'",
+        "SET IntervalStyle = 'postgres'",
+        "SET extra_float_digits = 1",
+        "SET lock_timeout = '15s'",
+        # The locks of a process that was stopped in the middle of a transaction must not hold up its retry. Between two
+        # statements of ours pass milliseconds.
+        "SET idle_in_transaction_session_timeout = '15s'",
+    ),
+    autocommit=True,
+    plan_in_transaction=True,
+    one_moment="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    describe=(
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = CAST('{schema}.{table}' AS regclass) AND attnum > 0 AND NOT attisdropped"
+        " ORDER BY attnum"
+    ),
+    identity="SELECT current_user, current_database()",
+    has_schema="SELECT 1 FROM pg_namespace WHERE nspname = LOWER('{schema_name}')",
+    grant_schema='CREATE SCHEMA {schema} AUTHORIZATION "{user}";',
+    grant_tables='GRANT USAGE, CREATE ON SCHEMA {schema} TO "{user}";',
+    analyzed="ANALYZE {table}",
+    indexed="CREATE INDEX ON {table} (seq)",
+)
