@@ -9,14 +9,6 @@ from airflow_reverse_etl.compat import AirflowNotFoundException, BaseHook
 from airflow_reverse_etl.errors import CredentialsError
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
-#: Airflow connection type → sqlglot dialect, where the names differ.
-_DIALECTS = {
-    "databricks_sql": "databricks",
-    "gcpbigquery": "bigquery",
-    "google_cloud_platform": "bigquery",
-    "mssql": "tsql",
-}
-
 
 def connection_info(conn_id: str) -> ConnectionInfo:
     """Return an Airflow connection as plain data.
@@ -96,8 +88,3 @@ def storage_options(info: ConnectionInfo) -> dict[str, str]:
         }
     options |= {str(name).lower(): value for name, value in (extra.get("storage_options") or {}).items()}
     return {name: str(value) for name, value in options.items() if value is not None}
-
-
-def dialect_of(info: ConnectionInfo) -> str:
-    """Return sqlglot's name of the SQL dialect behind a connection."""
-    return _DIALECTS.get(info.conn_type, info.conn_type)

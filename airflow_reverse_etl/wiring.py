@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl import config
 from airflow_reverse_etl.compat import AirflowException, BaseHook
-from airflow_reverse_etl.connections import connection_info, dialect_of, storage_options
+from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS, dialect_of, writable_dialect
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.lake.store import LakeStore
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
     from airflow_reverse_etl.sync.ports import Warehouse
-
-#: Connection types whose own hook runs no SQL → module, class and argument of the hook of their provider that does.
-_SQL_HOOKS = {
-    "databricks": ("databricks.hooks.databricks_sql", "DatabricksSqlHook", "databricks_conn_id"),
-    "google_cloud_platform": ("google.cloud.hooks.bigquery", "BigQueryHook", "gcp_conn_id"),
-}
-#: Database name in a connection of type adbc → sqlglot dialect.
-_ADBC_DIALECTS = {"postgresql": "postgres", "sqlite3": "sqlite"}
 
 
 def state_files() -> StateFiles:
@@ -85,10 +78,9 @@ def warehouse_store(conn_id: str, *, environment: str | None = None) -> Warehous
     :raises CredentialsError: the connection does not exist.
     :raises ConfigurationError: the connection does not lead to a SQL database, or its provider is not installed.
     """
-    from airflow_reverse_etl.sql.dialects.registry import PLANNERS
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
-    dialect = dialect_of(connection_info(conn_id))
+    dialect = dialect_of(connection_info(conn_id).conn_type).name
     if dialect not in PLANNERS:
         return None
     settings = config.settings()
@@ -148,7 +140,7 @@ def open_warehouse(conn_id: str) -> Warehouse:
     """
     info = connection_info(conn_id)
     hook = _sql_hook(info)
-    dialect = dialect_of(info)
+    dialect = dialect_of(info.conn_type).name
     if dialect == "duckdb":
         from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
@@ -157,14 +149,13 @@ def open_warehouse(conn_id: str) -> Warehouse:
     from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 
     if dialect == "adbc":
-        spoken = _ADBC_DIALECTS.get(hook.dialect_name, hook.dialect_name)
-        if spoken == "default":
+        if hook.dialect_name == "default":
             raise ConfigurationError(
                 "the connection does not say which database it is", todo="set its extra `dialect`", connection=conn_id
             )
-        _check_dialect(spoken, conn_id)
+        spoken = _checked_dialect(hook.dialect_name, conn_id)
         return AdbcWarehouse(_for_models(hook.get_conn, spoken), dialect=spoken, conn_id=conn_id)
-    _check_dialect(dialect, conn_id)
+    _checked_dialect(dialect, conn_id)
     if dialect == "bigquery":
         from airflow_reverse_etl.warehouses import bigquery
 
@@ -187,16 +178,19 @@ def open_warehouse(conn_id: str) -> Warehouse:
     return plain
 
 
-def _check_dialect(name: str, conn_id: str) -> None:
-    """Raise ConfigurationError if sqlglot does not know a dialect, as no statement can be written for it."""
-    from sqlglot.dialects.dialect import Dialect
+def _checked_dialect(name: str, conn_id: str) -> str:
+    """Return sqlglot's name of a dialect.
 
-    if not Dialect.get(name):
+    :raises ConfigurationError: sqlglot does not know it, so no statement can be written for it.
+    """
+    found = writable_dialect(name)
+    if found is None:
         raise ConfigurationError(
             f"no SQL dialect found for databases of type {name!r}",
             todo="load the model into a database whose SQL sqlglot knows, such as Postgres, MySQL or Trino",
             connection=conn_id,
         )
+    return found.name
 
 
 def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:
@@ -210,7 +204,7 @@ def _for_models(connect: Callable[[], Any], dialect: str) -> Callable[[], Any]:
 
 def _connect(hook: Any, info: ConnectionInfo) -> Any:
     """Open a connection; to BigQuery with Google's driver, because Airflow's hook uses legacy SQL by default."""
-    if dialect_of(info) != "bigquery":
+    if dialect_of(info.conn_type).name != "bigquery":
         return hook.get_conn()
     from airflow_reverse_etl.warehouses import bigquery
 
@@ -219,8 +213,9 @@ def _connect(hook: Any, info: ConnectionInfo) -> Any:
 
 def _sql_hook(info: ConnectionInfo) -> Any:
     try:
-        if info.conn_type in _SQL_HOOKS:
-            module, name, argument = _SQL_HOOKS[info.conn_type]
+        hooks = dialect_of(info.conn_type).hooks
+        if info.conn_type in hooks:
+            module, name, argument = hooks[info.conn_type]
             return getattr(import_module(f"airflow.providers.{module}"), name)(**{argument: info.conn_id})
         hook = BaseHook.get_hook(info.conn_id)
     except (AirflowException, ImportError) as error:

@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.check.rendering import render
-from airflow_reverse_etl.check.usage import parse, sqlglot_dialect
+from airflow_reverse_etl.check.usage import parse
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.spec.model import ModelRef, SqlModel
+from airflow_reverse_etl.sql.dialects.registry import dialect_of, writable_dialect
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
 Relation = tuple[str, ...]
 
 _PART = re.compile(r'"((?:[^"]|"")*)"|`([^`]*)`|\[([^\]]*)\]|([^.]+)')
-# Adapters by how they compare names without quotes. Adapters not listed ignore case, with quotes as well.
-_CASE_SENSITIVE = ("bigquery",)
-_FOLDS_TO_UPPER = ("snowflake",)
-_FOLDS_TO_LOWER = ("postgres", "redshift")
 
 
 class ProjectVersion:
@@ -61,7 +58,9 @@ class ProjectVersion:
         self.macros: Mapping[str, Mapping[str, Any]] = manifest.get("macros") or {}
         self.disabled = frozenset(manifest.get("disabled") or ())
         self.models: Mapping[str, Model] = {model.unique_id: model for model in self.catalog.models}
-        self.dialect = sqlglot_dialect(self.catalog.adapter)
+        dialect = writable_dialect(self.catalog.adapter)
+        # None is sqlglot's generic SQL.
+        self.dialect = dialect.name if dialect else None
         self.use_compiled = True
         self._variables = repr(variables)
         catalog_json = catalog_file or {}
@@ -127,14 +126,8 @@ class ProjectVersion:
         return tuple(self._part(match) for match in _PART.finditer(text.strip()))
 
     def _part(self, match: re.Match[str]) -> str:
-        adapter = self.catalog.adapter
         text = next(group for group in match.groups() if group is not None)
-        is_quoted = match[4] is None
-        if adapter in _CASE_SENSITIVE:
-            return text
-        if is_quoted and adapter in (*_FOLDS_TO_UPPER, *_FOLDS_TO_LOWER):
-            return text
-        return text.upper() if adapter in _FOLDS_TO_UPPER else text.lower()
+        return dialect_of(self.catalog.adapter).compared_name(text, is_quoted=match[4] is None)
 
     def warehouse_columns(self, unique_id: str) -> Mapping[str, str] | None:
         """Return the columns of catalog.json with their types.

@@ -15,9 +15,6 @@ from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 if TYPE_CHECKING:
     from sqlglot import exp
 
-#: dbt adapter → sqlglot's name of its dialect, where the names differ.
-_DIALECTS = {"sqlserver": "tsql", "fabric": "tsql", "synapse": "tsql", "glue": "spark"}
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
@@ -64,14 +61,6 @@ class Usage:
         columns = dict(self.columns) if self.star else {}
         columns.update(self.mentions)
         return columns
-
-
-def sqlglot_dialect(adapter: str) -> str | None:
-    """Return sqlglot's name for a dbt adapter's SQL, or None, its generic SQL, for an unknown adapter."""
-    from sqlglot.dialects import Dialect
-
-    name = _DIALECTS.get(adapter, adapter)
-    return name if Dialect.get(name) else None
 
 
 def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.sql.dialects.registry import dialect_of
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -34,19 +35,6 @@ _WRITES = (
     r'\b(INTO) (?!NAME [\w"]+ VALUE )',
 )
 _LOCKS = r"\b(FOR (?:NO KEY )?UPDATE|FOR (?:KEY )?SHARE|LOCK IN SHARE MODE) "
-
-#: Dialects → pattern of their own syntax for more than one SELECT, which sqlglot misreads.
-_DIALECT_WRITES = {
-    # no semicolon is required between statements, and these words are reserved, so they cannot name columns
-    ("tsql", "fabric"): (
-        r"\b(ALTER|BACKUP|BEGIN|CHECKPOINT|COMMIT|CREATE|DBCC|DECLARE|DELETE|DENY|DROP|EXEC|EXECUTE|GRANT|INSERT|KILL"
-        r"|MERGE(?! (?:JOIN|UNION) )|RECONFIGURE|RESTORE|REVOKE|ROLLBACK|SET|SHUTDOWN|TRUNCATE|UPDATE|WAITFOR) "
-    ),
-    # the flow operator runs several statements in order; it is not a JSON operator in Snowflake
-    ("snowflake",): r"(->>) ",
-    # comments whose text the database executes
-    ("mysql", "doris", "singlestore", "starrocks"): r"(/\*M?!)",
-}
 
 
 def single_select(query: str, source: str, sync: Sync) -> str:
@@ -126,10 +114,8 @@ def _write(body: str, tokens: Sequence[Token], source: str) -> str:
 
 def _dialect_write(tokens: Sequence[Token], source: str) -> str:
     """Return the words that match the dialect's own pattern; empty without a match."""
-    for dialects, pattern in _DIALECT_WRITES.items():
-        if source in dialects:
-            return _first_match(tokens, pattern)
-    return ""
+    pattern = dialect_of(source).more_than_select
+    return _first_match(tokens, pattern) if pattern else ""
 
 
 def _first_match(tokens: Sequence[Token], *patterns: str) -> str:

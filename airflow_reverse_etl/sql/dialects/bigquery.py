@@ -6,6 +6,9 @@ from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 
 BIGQUERY = PlannerDialect(
     name="bigquery",
+    aliases=("gcpbigquery", "google_cloud_platform"),
+    hooks={"google_cloud_platform": ("google.cloud.hooks.bigquery", "BigQueryHook", "gcp_conn_id")},
+    name_case="exact",
     # text forms
     string="STRING",
     float="CAST({x} + 0 AS STRING)",

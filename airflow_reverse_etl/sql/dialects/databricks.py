@@ -9,6 +9,9 @@ _TRIMMED = "TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM CAST({x} AS STRING)))"
 
 DATABRICKS = PlannerDialect(
     name="databricks",
+    aliases=("databricks_sql",),
+    hooks={"databricks": ("databricks.hooks.databricks_sql", "DatabricksSqlHook", "databricks_conn_id")},
+    scalar_functions=frozenset({"flatten"}),
     # text forms
     string="STRING",
     # Java writes 1.0E16, 1.5E-5. A decimal of 38 digits holds every number that is written without an exponent.

@@ -25,6 +25,7 @@ _NO_GRANTS = "-- DuckDB has no grants: open the file without read_only"
 
 DUCKDB = _DuckDB(
     name="duckdb",
+    scalar_functions=frozenset({"generate_series", "regexp_matches", "flatten"}),
     # text forms
     string="VARCHAR",
     # a cast shows the sign of a NaN, although DuckDB treats all NaNs as equal

@@ -6,6 +6,8 @@ from airflow_reverse_etl.sql.dialects.planner import BLANK_TEXT, PlannerDialect
 
 POSTGRES = PlannerDialect(
     name="postgres",
+    aliases=("postgresql",),
+    name_case="lower",
     # text forms
     string="TEXT",
     # the cast also writes the shortest digits, but switches to an exponent at other limits

@@ -10,6 +10,7 @@ _NO_BREAK_SPACE = "'\u00a0'"
 
 REDSHIFT = PlannerDialect(
     name="redshift",
+    name_case="lower",
     # text forms
     string="VARCHAR(MAX)",
     float="REPLACE(LOWER(" + NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')",

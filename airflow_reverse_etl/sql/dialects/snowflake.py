@@ -14,6 +14,8 @@ _SETTINGS = (
 
 SNOWFLAKE = PlannerDialect(
     name="snowflake",
+    name_case="upper",
+    more_than_select=r"(->>) ",  # the flow operator runs several statements in order; it is not a JSON operator here
     # text forms
     string="VARCHAR",
     float="REPLACE(LOWER(" + NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')",

@@ -10,12 +10,13 @@ from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.problems import nearest
+from airflow_reverse_etl.sql.dialects.registry import dialect_of
 from airflow_reverse_etl.sql.read_only import writing_part
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
-#: Functions that return any number of rows for one row, including none, in some dialect …
+#: Functions that return any number of rows for one row, including none, in some dialect.
 _SET_RETURNING = frozenset(
     (
         # Postgres and Redshift; DuckDB has some of them
@@ -32,13 +33,6 @@ _SET_RETURNING = frozenset(
         *("flatten", "split_to_table", "strtok_split_to_table", "arrayjoin"),
     )
 )
-#: … and dialect → those of them that return one value for each row there.
-_SCALAR = {
-    "duckdb": frozenset({"generate_series", "regexp_matches", "flatten"}),
-    **dict.fromkeys(
-        ("athena", "clickhouse", "databricks", "hive", "presto", "spark", "spark2", "trino"), frozenset({"flatten"})
-    ),
-}
 
 
 class UsedColumns:
@@ -126,7 +120,7 @@ def _set_returning(parsed: exp.Expression, text: str, source: str) -> str:
     import sqlglot
     from sqlglot import exp
 
-    names = _SET_RETURNING - _SCALAR.get(source, frozenset())
+    names = _SET_RETURNING - dialect_of(source).scalar_functions
     tokens = sqlglot.tokenize(f"({text})", read=source)
     for (before, token), (_, after) in pairwise(pairwise(tokens)):
         # BigQuery's `x IN UNNEST(list)` is a condition

@@ -1,0 +1,15 @@
+"""Databases of which little is known."""
+
+from __future__ import annotations
+
+from airflow_reverse_etl.sql.dialects.base import Dialect
+
+_FLATTEN = frozenset({"flatten"})
+
+ATHENA = Dialect(name="athena", scalar_functions=_FLATTEN)
+CLICKHOUSE = Dialect(name="clickhouse", scalar_functions=_FLATTEN)
+HIVE = Dialect(name="hive", scalar_functions=_FLATTEN)
+PRESTO = Dialect(name="presto", scalar_functions=_FLATTEN)
+SPARK = Dialect(name="spark", aliases=("glue",), scalar_functions=_FLATTEN)
+SPARK2 = Dialect(name="spark2", scalar_functions=_FLATTEN)
+TRINO = Dialect(name="trino", scalar_functions=_FLATTEN)
