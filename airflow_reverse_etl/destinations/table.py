@@ -22,25 +22,13 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, Rev
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sql.dialects.base import Dialect
+from airflow_reverse_etl.sql.dialects.registry import writable_dialect
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 
 T = TypeVar("T")
 
-#: Airflow connection type → sqlglot dialect, where they differ.
-_DIALECTS = {
-    "gcpbigquery": "bigquery",
-    "google_cloud_platform": "bigquery",
-    "mssql": "tsql",
-    "odbc": "tsql",
-    "postgresql": "postgres",
-}
-#: Databases where a statement must begin a transaction, because their drivers otherwise commit every statement.
-_BEGIN = frozenset({"duckdb", "snowflake", "sqlite"})
-#: Databases without transactions over several statements: what a failed batch has written remains.
-_NO_TRANSACTION = frozenset({"bigquery", "clickhouse", "databricks", "spark", "trino"})
-#: Databases whose ``EXPLAIN`` checks a statement against tables, columns and constraints without running it.
-_EXPLAIN = frozenset({"duckdb", "mysql", "postgres", "sqlite"})
 #: Phrases in a driver's message that mean that the credentials were refused.
 _REFUSED_CREDENTIALS = ("password", "authentication", "access denied", "login failed")
 #: Rows in one statement, on databases whose statements take many.
@@ -56,10 +44,6 @@ class TableOptions(DestinationOptions):
         str | None, Field(description="sqlglot's name of the database; default: derived from the connection's type")
     ] = None
     max_batch_rows: Annotated[int, Field(ge=1, description="maximum number of rows in a transaction")] = 1000
-
-
-#: Databases whose default collation ignores case.
-_IGNORE_CASE = frozenset({"mysql", "tsql"})
 
 
 @dataclass(slots=True)
@@ -105,8 +89,7 @@ class TableDestination:
         self._options = options
         self._sync = setup.sync
         self._operations = setup.operations
-        conn_type = setup.connection.conn_type
-        self._dialect = _dialect(options.dialect or _DIALECTS.get(conn_type, conn_type), options.connection)
+        self._dialect = _dialect(options.dialect or setup.connection.conn_type, options.connection)
         self._connect: Callable[[], Any] = setup.connect
         self._secret = setup.connection.password or ""
         self._statements: dict[tuple[Operation, tuple[str, ...], int], Statement] = {}
@@ -116,7 +99,7 @@ class TableDestination:
         self.capabilities = Capabilities(
             frozenset(Operation),
             max_batch_rows=options.max_batch_rows,
-            ignore_case=self._dialect in _IGNORE_CASE,
+            ignore_case=self._dialect.ignores_case,
             removes_first=True,
         )
 
@@ -168,7 +151,7 @@ class TableDestination:
         return session.cursor
 
     def _transaction(self, session: _Session, step: Literal["BEGIN", "COMMIT", "ROLLBACK"]) -> None:
-        if self._dialect in _BEGIN:  # on the cursor, because a cursor of DuckDB has a transaction of its own
+        if self._dialect.autocommits:  # on the cursor, because a cursor of DuckDB has a transaction of its own
             session.cursor.execute(step)
         elif step != "BEGIN":
             getattr(session.connection, step.lower())()
@@ -192,7 +175,7 @@ class TableDestination:
                 todo="check that the database is running and can be reached from the worker",
                 **where,
             ) from None
-        if self._dialect not in _EXPLAIN:
+        if not self._dialect.explains:
             return
         # Explain one statement for each operation: the database refuses it if a table, column or constraint is missing.
         columns = tuple(dict.fromkeys(name.partition(".")[0] for name in self._sync.mapping))
@@ -209,7 +192,7 @@ class TableDestination:
                         **where,
                     ) from None
                 raise UnreachableError(str(error), todo="try again when the database is free", **where) from None
-        if self._dialect not in _BEGIN:
+        if not self._dialect.autocommits:
             session.connection.rollback()
 
     def _statement(
@@ -222,7 +205,7 @@ class TableDestination:
         return statement
 
     def _writer(self, connection: Any) -> Writer:
-        return Writer(self._dialect, _paramstyle(connection), self._options.object, self._options.match_on)
+        return Writer(self._dialect.name, _paramstyle(connection), self._options.object, self._options.match_on)
 
     def _write(self, session: _Session, batch: Batch) -> Receipts:
         try:
@@ -233,7 +216,7 @@ class TableDestination:
         try:
             exceptions = self._execute(session, batch)
         except Exception as error:
-            return self._failed(session, error, batch, wrote=self._dialect in _NO_TRANSACTION)
+            return self._failed(session, error, batch, wrote=not self._dialect.transactions)
         try:
             self._transaction(session, "COMMIT")
         except Exception as error:
@@ -326,10 +309,10 @@ class TableDestination:
         raise error
 
     def _value(self, value: Any) -> Any:
-        """Return a value that the driver accepts: JSON for objects and lists; text for types that SQLite lacks."""
+        """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks."""
         if isinstance(value, Mapping | list | tuple):
             return dumps(value).decode()
-        if self._dialect == "sqlite":
+        if self._dialect.stores_as_text:
             if isinstance(value, datetime | date | time):
                 return value.isoformat()
             if isinstance(value, Decimal | UUID):
@@ -381,11 +364,13 @@ def _paramstyle(connection: Any) -> str:
     return "qmark"
 
 
-def _dialect(name: str, conn_id: str) -> str:
-    from sqlglot.dialects.dialect import Dialect
+def _dialect(name: str, conn_id: str) -> Dialect:
+    """Return the facts about the database.
 
-    if name and Dialect.get(name):
-        return name
+    :raises ConfigurationError: sqlglot cannot write its SQL.
+    """
+    if dialect := writable_dialect(name):
+        return dialect
     raise ConfigurationError(
         f"no SQL dialect found for connections of type {name!r}",
         todo="set destination.dialect to one of sqlglot's: postgres, mysql, snowflake …",

@@ -17,17 +17,37 @@ class Dialect:
         class, and name of the argument for the connection's id.
     :param name_case: the way in which names of relations are compared. Case is ``ignored`` or ``exact``; or names
         without quotes are in ``lower`` or ``upper`` case, and quoted ones are exact.
+    :param ignores_case: its default collation compares texts without regard to case.
     :param scalar_functions: functions that return one value for each row here, and any number of rows elsewhere.
     :param more_than_select: pattern of its own syntax for more than one SELECT, which sqlglot misreads, over the text
         that :mod:`airflow_reverse_etl.sql.read_only` makes of the query.
+    :param transactions: it has transactions of several statements. Elsewhere, what a failed batch has written remains.
+    :param autocommits: its driver commits each statement, unless the statement ``BEGIN`` has begun a transaction.
+        Drivers of other databases begin transactions by themselves.
+    :param explains: ``EXPLAIN`` checks a statement against tables, columns and constraints without running it.
+    :param upsert: statement that inserts or updates a row. Those with ``ON`` require a unique constraint on the key.
+    :param many_rows: inserts, upserts and deletes may have many rows in one statement. With its driver that is much
+        faster than ``executemany``.
+    :param merge_source: end of the SELECT of constants that ``MERGE`` reads.
+    :param merge_end: end of a ``MERGE``.
+    :param stores_as_text: dates, times, decimals and UUIDs are given to the driver as text.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
     hooks: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     name_case: Literal["ignored", "exact", "lower", "upper"] = "ignored"
+    ignores_case: bool = False
     scalar_functions: frozenset[str] = frozenset()
     more_than_select: str = ""
+    transactions: bool = True
+    autocommits: bool = False
+    explains: bool = False
+    upsert: Literal["MERGE", "ON CONFLICT", "ON DUPLICATE KEY"] = "MERGE"
+    many_rows: bool = False
+    merge_source: str = ""
+    merge_end: str = ""
+    stores_as_text: bool = False
 
     def compared_name(self, name: str, *, is_quoted: bool) -> str:
         """Return the name of a relation in the form in which the database compares it."""

@@ -9,6 +9,8 @@ BIGQUERY = PlannerDialect(
     aliases=("gcpbigquery", "google_cloud_platform"),
     hooks={"google_cloud_platform": ("google.cloud.hooks.bigquery", "BigQueryHook", "gcp_conn_id")},
     name_case="exact",
+    # writing
+    transactions=False,
     # text forms
     string="STRING",
     float="CAST({x} + 0 AS STRING)",
@@ -31,7 +33,6 @@ BIGQUERY = PlannerDialect(
     timestamptz="TIMESTAMP",
     bigint="INT64",
     double="FLOAT64",
-    begin=None,
     describe=(
         "SELECT column_name, data_type FROM {schema}.INFORMATION_SCHEMA.COLUMNS"
         " WHERE table_name = '{table}' ORDER BY ordinal_position"

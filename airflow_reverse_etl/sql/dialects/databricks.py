@@ -12,6 +12,8 @@ DATABRICKS = PlannerDialect(
     aliases=("databricks_sql",),
     hooks={"databricks": ("databricks.hooks.databricks_sql", "DatabricksSqlHook", "databricks_conn_id")},
     scalar_functions=frozenset({"flatten"}),
+    # writing
+    transactions=False,
     # text forms
     string="STRING",
     # Java writes 1.0E16, 1.5E-5. A decimal of 38 digits holds every number that is written without an exponent.
@@ -37,7 +39,6 @@ DATABRICKS = PlannerDialect(
     timestamptz="TIMESTAMP",
     double="DOUBLE",
     session=("SET TIME ZONE 'UTC'",),
-    begin=None,
     describe="DESCRIBE TABLE {schema}.{table}",
     identity="SELECT current_user(), current_catalog()",
     has_schema="SHOW SCHEMAS LIKE '{schema_name}'",

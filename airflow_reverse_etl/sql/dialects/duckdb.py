@@ -26,6 +26,11 @@ _NO_GRANTS = "-- DuckDB has no grants: open the file without read_only"
 DUCKDB = _DuckDB(
     name="duckdb",
     scalar_functions=frozenset({"generate_series", "regexp_matches", "flatten"}),
+    # writing
+    autocommits=True,
+    explains=True,
+    upsert="ON CONFLICT",
+    many_rows=True,  # executemany takes a millisecond a row
     # text forms
     string="VARCHAR",
     # a cast shows the sign of a NaN, although DuckDB treats all NaNs as equal

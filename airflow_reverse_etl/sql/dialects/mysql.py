@@ -7,7 +7,13 @@ from airflow_reverse_etl.sql.dialects.base import Dialect
 #: Comments whose text the database executes.
 _EXECUTED_COMMENT = r"(/\*M?!)"
 
-MYSQL = Dialect(name="mysql", more_than_select=_EXECUTED_COMMENT)
+MYSQL = Dialect(
+    name="mysql",
+    ignores_case=True,
+    more_than_select=_EXECUTED_COMMENT,
+    explains=True,
+    upsert="ON DUPLICATE KEY",
+)
 DORIS = Dialect(name="doris", more_than_select=_EXECUTED_COMMENT)
 SINGLESTORE = Dialect(name="singlestore", more_than_select=_EXECUTED_COMMENT)
 STARROCKS = Dialect(name="starrocks", more_than_select=_EXECUTED_COMMENT)

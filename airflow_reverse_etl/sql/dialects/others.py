@@ -7,9 +7,10 @@ from airflow_reverse_etl.sql.dialects.base import Dialect
 _FLATTEN = frozenset({"flatten"})
 
 ATHENA = Dialect(name="athena", scalar_functions=_FLATTEN)
-CLICKHOUSE = Dialect(name="clickhouse", scalar_functions=_FLATTEN)
+CLICKHOUSE = Dialect(name="clickhouse", transactions=False, scalar_functions=_FLATTEN)
 HIVE = Dialect(name="hive", scalar_functions=_FLATTEN)
+ORACLE = Dialect(name="oracle", merge_source=" FROM DUAL")
 PRESTO = Dialect(name="presto", scalar_functions=_FLATTEN)
-SPARK = Dialect(name="spark", aliases=("glue",), scalar_functions=_FLATTEN)
+SPARK = Dialect(name="spark", aliases=("glue",), transactions=False, scalar_functions=_FLATTEN)
 SPARK2 = Dialect(name="spark2", scalar_functions=_FLATTEN)
-TRINO = Dialect(name="trino", scalar_functions=_FLATTEN)
+TRINO = Dialect(name="trino", transactions=False, scalar_functions=_FLATTEN)

@@ -67,8 +67,6 @@ class PlannerDialect(Dialect):
     :param timestamptz: type of timestamps with a zone, as ``bigint`` and ``double`` are types of numbers.
     :param session: statements at the start of each session. They make text forms independent of the settings of user
         and server.
-    :param autocommit: the driver begins transactions by itself, unless its ``autocommit`` is set.
-    :param begin: statement that starts a transaction; None if the warehouse has no transactions of several statements.
     :param plan_in_transaction: CREATE TABLE can be part of a transaction.
     :param one_moment: statement that lets a new transaction see all data as of one moment.
     :param describe: query for the name and type of each column of a table, in order.
@@ -111,8 +109,6 @@ class PlannerDialect(Dialect):
     bigint: str = "BIGINT"
     double: str = "DOUBLE PRECISION"
     session: tuple[str, ...] = ()
-    autocommit: bool = False
-    begin: str | None = "BEGIN"
     plan_in_transaction: bool = False
     one_moment: str = ""
     describe: str

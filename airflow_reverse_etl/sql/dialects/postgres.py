@@ -8,6 +8,10 @@ POSTGRES = PlannerDialect(
     name="postgres",
     aliases=("postgresql",),
     name_case="lower",
+    # writing
+    explains=True,
+    upsert="ON CONFLICT",
+    many_rows=True,  # executemany of psycopg2 takes a round trip a row
     # text forms
     string="TEXT",
     # the cast also writes the shortest digits, but switches to an exponent at other limits
@@ -39,7 +43,6 @@ POSTGRES = PlannerDialect(
         # statements of ours pass milliseconds.
         "SET idle_in_transaction_session_timeout = '15s'",
     ),
-    autocommit=True,
     plan_in_transaction=True,
     one_moment="SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
     describe=(

@@ -29,7 +29,6 @@ REDSHIFT = PlannerDialect(
     # state
     # the default of 15 digits of a float hides changes
     session=("SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'", "SET extra_float_digits = 2"),
-    autocommit=True,
     plan_in_transaction=True,
     # after v_generate_tbl_ddl in https://github.com/awslabs/amazon-redshift-utils
     describe=(

@@ -9,7 +9,7 @@ from airflow_reverse_etl.sql.dialects.bigquery import BIGQUERY
 from airflow_reverse_etl.sql.dialects.databricks import DATABRICKS
 from airflow_reverse_etl.sql.dialects.duckdb import DUCKDB
 from airflow_reverse_etl.sql.dialects.mysql import DORIS, MYSQL, SINGLESTORE, STARROCKS
-from airflow_reverse_etl.sql.dialects.others import ATHENA, CLICKHOUSE, HIVE, PRESTO, SPARK, SPARK2, TRINO
+from airflow_reverse_etl.sql.dialects.others import ATHENA, CLICKHOUSE, HIVE, ORACLE, PRESTO, SPARK, SPARK2, TRINO
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 from airflow_reverse_etl.sql.dialects.postgres import POSTGRES
 from airflow_reverse_etl.sql.dialects.redshift import REDSHIFT
@@ -23,7 +23,7 @@ PLANNERS: Mapping[str, PlannerDialect] = {
 }
 _OTHERS = (
     *(MYSQL, DORIS, SINGLESTORE, STARROCKS, SQLITE, SQLSERVER),
-    *(ATHENA, CLICKHOUSE, HIVE, PRESTO, SPARK, SPARK2, TRINO),
+    *(ATHENA, CLICKHOUSE, HIVE, ORACLE, PRESTO, SPARK, SPARK2, TRINO),
 )
 _DIALECTS: Mapping[str, Dialect] = {
     name: dialect for dialect in (*PLANNERS.values(), *_OTHERS) for name in (dialect.name, *dialect.aliases)

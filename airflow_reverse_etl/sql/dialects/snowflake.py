@@ -16,6 +16,8 @@ SNOWFLAKE = PlannerDialect(
     name="snowflake",
     name_case="upper",
     more_than_select=r"(->>) ",  # the flow operator runs several statements in order; it is not a JSON operator here
+    # writing
+    autocommits=True,
     # text forms
     string="VARCHAR",
     float="REPLACE(LOWER(" + NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')",

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.sql.dialects.registry import dialect_of
 
 if TYPE_CHECKING:
     from sqlglot import exp
 
 #: PEP 249 ``paramstyle`` → mark of a parameter. All these drivers take a row's values as a sequence.
 _MARKS = {"qmark": "?", "format": "%s", "pyformat": "%s", "numeric": ":{}", "named": ":{}"}
-_ON_CONFLICT = frozenset({"sqlite", "duckdb", "postgres"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,7 @@ class Statement:
 class Writer:
     """Builder of the statements on one table.
 
-    :param dialect: sqlglot's name of the database. Upserts use ``ON CONFLICT`` for sqlite, duckdb and postgres, and
-        ``ON DUPLICATE KEY`` for mysql, which require a unique constraint on the key. Others use ``MERGE``.
+    :param dialect: sqlglot's name of the database.
     :param paramstyle: the driver's, see PEP 249.
     :param table: name, optionally with schema and catalog, quoted as the database requires.
     :param key: columns by which the database recognises a row.
@@ -66,12 +65,13 @@ class Writer:
                 return self.look_up()
             case Operation.INSERT:
                 return self._finish(self._insert(columns, rows), tuple(columns))
-        if self.dialect in _ON_CONFLICT:
+        upsert = dialect_of(self.dialect).upsert
+        if upsert == "ON CONFLICT":
             sets = ", ".join(f"{self._name(name)} = EXCLUDED.{self._name(name)}" for name in others)
             keys = ", ".join(map(self._name, self.key))
             action = f"UPDATE SET {sets}" if sets else "NOTHING"
             return self._finish(f"{self._insert(columns, rows)} ON CONFLICT ({keys}) DO {action}", tuple(columns))
-        if self.dialect == "mysql":
+        if upsert == "ON DUPLICATE KEY":
             # VALUES() here also works in MariaDB; the newer row alias does not.
             sets = ", ".join(f"{self._name(name)} = VALUES({self._name(name)})" for name in others or self.key)
             return self._finish(f"{self._insert(columns)} ON DUPLICATE KEY UPDATE {sets}", tuple(columns))
@@ -79,12 +79,8 @@ class Writer:
 
     @property
     def takes_many(self) -> bool:
-        """True if inserts, upserts and deletes may have many rows in one statement.
-
-        With these drivers that is much faster than ``executemany``: DuckDB's takes a millisecond a row, and psycopg2's
-        a round trip.
-        """
-        return self.dialect in ("duckdb", "postgres")
+        """True if inserts, upserts and deletes may have many rows in one statement."""
+        return dialect_of(self.dialect).many_rows
 
     def look_up(self) -> Statement:
         """Build the query that finds a row by its key."""
@@ -127,11 +123,11 @@ class Writer:
         update = f" WHEN MATCHED THEN UPDATE SET {both(others, ', ')}" if others else ""
         names = ", ".join(map(self._name, columns))
         values = ", ".join(f"s.{self._name(name)}" for name in columns)
-        dual = " FROM DUAL" if self.dialect == "oracle" else ""
-        end = ";" if self.dialect == "tsql" else ""
+        facts = dialect_of(self.dialect)
         return (
-            f"MERGE INTO {self._table} t USING (SELECT {source}{dual}) s ON {both(self.key, ' AND ')}{update} "
-            f"WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values}){end}"
+            f"MERGE INTO {self._table} t USING (SELECT {source}{facts.merge_source}) s"
+            f" ON {both(self.key, ' AND ')}{update}"
+            f" WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values}){facts.merge_end}"
         )
 
     def _finish(self, sql: str, columns: tuple[str, ...]) -> Statement:

@@ -88,9 +88,9 @@ class WarehouseCommitRunner(CommitRunner):
         if self._stored.comparison.tracked:
             decisions[self._fates] = statement.fates
         for table, select in decisions.items():
-            if self._tables.sql.begin is not None:
+            if self._tables.sql.transactions:
                 session.run(f"DROP TABLE IF EXISTS {table}")
-            unless_decided = "" if self._tables.sql.begin else "IF NOT EXISTS "
+            unless_decided = "" if self._tables.sql.transactions else "IF NOT EXISTS "
             session.run(f"CREATE TABLE {unless_decided}{table} AS {self._with(select)}")
 
     def replace_snapshot(self, statement: CommitStatement) -> int:

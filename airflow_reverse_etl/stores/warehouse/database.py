@@ -26,7 +26,7 @@ class Session:
         module = type(connection).__module__
         self._doubles_percent = bool(sql.doubles_percent) and module.startswith(sql.doubles_percent)
         with sql_errors():
-            if sql.autocommit:
+            if sql.transactions and not sql.autocommits:
                 connection.autocommit = True
             self._cursor = connection.cursor()
         for statement in sql.session:
@@ -51,10 +51,10 @@ class Session:
 
         :param one_moment: all statements of the block see the data of one moment, if the warehouse supports it.
         """
-        if self.sql.begin is None:
+        if not self.sql.transactions:
             yield
             return
-        self.run(self.sql.begin)
+        self.run("BEGIN")
         try:
             if one_moment and self.sql.one_moment:
                 self.run(self.sql.one_moment)
