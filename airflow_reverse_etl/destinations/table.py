@@ -22,15 +22,18 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, Rev
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sql.dialects.base import Dialect
+from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
+from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 
 T = TypeVar("T")
 
-#: Phrases in a driver's message that mean that the credentials were refused.
-_REFUSED_CREDENTIALS = ("password", "authentication", "access denied", "login failed")
+#: Errors that no row and no later time can mend.
+_CONFIGURATION = frozenset({ErrorKind.MISSING, ErrorKind.WRONG, ErrorKind.DENIED})
+#: Errors of a row's values.
+_REJECTED = frozenset({ErrorKind.UNIQUE, ErrorKind.DATA})
 #: Rows in one statement, on databases whose statements take many.
 _ROWS_AT_ONCE = 250
 
@@ -164,7 +167,7 @@ class TableDestination:
             raise
         except Exception as error:
             text = clean(str(error), (self._secret,))
-            if any(phrase in text.lower() for phrase in _REFUSED_CREDENTIALS):
+            if self._kind(error) in (ErrorKind.LOGIN, ErrorKind.DENIED):
                 raise CredentialsError(
                     f"the database refused the credentials: {text}",
                     todo="correct the user name and password of the connection",
@@ -185,7 +188,7 @@ class TableDestination:
                 cursor.execute(f"EXPLAIN {statement.sql}", [None] * len(statement.columns))
                 cursor.fetchall()
             except Exception as error:
-                if _is_configuration(error):
+                if self._kind(error) in _CONFIGURATION | _REJECTED:
                     raise ConfigurationError(
                         f"the database refused a statement for {operation}: {clean(str(error), ())}",
                         todo="correct the table's name or columns; upsert needs a unique constraint on match_on",
@@ -221,7 +224,7 @@ class TableDestination:
             self._transaction(session, "COMMIT")
         except Exception as error:
             name = type(error).__name__
-            if "IntegrityError" in _class_names(error):  # a deferred constraint failed, so the database rolled back
+            if self._kind(error) in _REJECTED:  # a deferred constraint failed, so the database rolled back
                 return self._failed(session, error, batch, wrote=False)
             # Harmless if the transaction was committed; otherwise it releases the locks.
             with contextlib.suppress(Exception):
@@ -283,7 +286,7 @@ class TableDestination:
         :param wrote: whether rows may have been written that the rollback does not remove.
         :raises ConfigurationError: the statement cannot succeed with any row.
         """
-        kinds = _class_names(error)
+        kind = self._kind(error)
         name = type(error).__name__
         message = clean(str(error), (self._secret,), batch.records)
         try:
@@ -292,7 +295,7 @@ class TableDestination:
             session.disconnect()
         if isinstance(error, ReverseEtlError):
             raise error
-        if "ProgrammingError" in kinds or _is_configuration(error):
+        if kind in _CONFIGURATION:
             raise ConfigurationError(
                 f"the database refused the statement: {message}",
                 todo="correct the table's columns, or the permissions of the connection's user",
@@ -302,11 +305,16 @@ class TableDestination:
             ) from None
         if wrote and batch.operation is Operation.INSERT and len(batch) > 1:
             return Receipts(Receipt(Outcome.UNKNOWN, name, message))
-        if kinds & {"IntegrityError", "DataError"}:
+        if kind in _REJECTED:
             return Receipts(Receipt(Outcome.REJECTED, name, message), refused_whole=len(batch) > 1)
-        if kinds & {"Error", "OSError"}:
+        if kind or isinstance(error, OSError):
             return Receipts(Receipt(Outcome.RETRYABLE, name, message))
         raise error
+
+    def _kind(self, error: Exception) -> ErrorKind | None:
+        """Return the meaning of a driver's error, or None for any other exception."""
+        found = classify(error, self._dialect)
+        return found.kind if found else None
 
     def _value(self, value: Any) -> Any:
         """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks."""
@@ -336,22 +344,6 @@ def _chunks(rows: Sequence[Sequence[Any]], key: Sequence[int]) -> Iterator[list[
         chunk.append(row)
         seen.add(values)
     yield chunk
-
-
-def _class_names(error: Exception) -> set[str]:
-    """Return the names of an exception's classes. PEP 249 gives drivers the same names, but no common base class."""
-    return {cls.__name__ for cls in type(error).__mro__}
-
-
-def _is_configuration(error: Exception) -> bool:
-    """Return whether an error means a wrong table or column, also if the driver reports an operational error."""
-    if "ProgrammingError" in _class_names(error):
-        return True
-    if getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR":
-        return True
-    code = error.args[0] if error.args else None
-    # MySQL: unknown database, column, table
-    return "OperationalError" in _class_names(error) and code in (1049, 1054, 1146)
 
 
 def _paramstyle(connection: Any) -> str:

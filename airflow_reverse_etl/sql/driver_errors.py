@@ -1,124 +1,158 @@
-"""Translation of DB-API drivers' errors into one error with a kind."""
+"""Classification of DB-API drivers' errors."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-#: Kind → beginnings of SQLSTATEs, and words of a message. The first kind that matches counts.
-_KINDS = {
-    "denied": (
-        ("42501", "25006", "28"),
-        (
-            "permission denied",
-            "permission_denied",
-            "access denied",
-            "insufficient priv",
-            "not authorized",
-            "forbidden",
-            "read-only mode",
-        ),
-    ),
-    "missing": (("42P01", "3F000", "42S02", "02000"), ("does not exist", "not found", "_not_found")),
-    "exists": (("42P07", "42P06", "23505"), ("already exists",)),
-    "conflict": (
-        ("40001", "40P01", "55P03"),
-        (
-            "conflict on",
-            "transaction conflict",
-            "serializable isolation",
-            "concurrent update",
-            "concurrentmodification",
-            "concurrentappend",
-            "delta_concurrent",
-            "has locked table",
-            "waiters for this lock",
-        ),
-    ),
-    "unreachable": (("08", "57P", "53"), ("connection", "timed out")),
-    "wrong": (("42",), ()),
+from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
+
+#: Beginning of a SQLSTATE → its meaning. The first one that fits counts.
+_STATES: Mapping[str, ErrorKind] = {
+    "28": ErrorKind.LOGIN,
+    "42501": ErrorKind.DENIED,
+    "25006": ErrorKind.DENIED,  # the transaction only reads
+    "42P01": ErrorKind.MISSING,
+    "42S02": ErrorKind.MISSING,
+    "3F000": ErrorKind.MISSING,
+    "02000": ErrorKind.MISSING,
+    "42P06": ErrorKind.EXISTS,
+    "42P07": ErrorKind.EXISTS,
+    "23505": ErrorKind.UNIQUE,
+    "40001": ErrorKind.CONFLICT,
+    "40P01": ErrorKind.CONFLICT,
+    "55P03": ErrorKind.CONFLICT,
+    "08": ErrorKind.UNREACHABLE,
+    "53": ErrorKind.UNREACHABLE,
+    "57P": ErrorKind.UNREACHABLE,
+    "42": ErrorKind.WRONG,
+    "22": ErrorKind.DATA,
+    "23": ErrorKind.DATA,
 }
-#: Class of a driver's error → kind, for errors that neither state nor words identify.
-_CLASSES = {
-    "Forbidden": "denied",
-    "NotFound": "missing",
-    "CatalogException": "missing",
-    "BinderException": "wrong",
-    "ParserException": "wrong",
-    "ProgrammingError": "wrong",
-    "IOException": "unreachable",
-    "OperationalError": "unreachable",
-    "InterfaceError": "unreachable",
+#: Words of a message without a SQLSTATE → their meaning.
+_WORDS: Mapping[str, ErrorKind] = {
+    "authentication failed": ErrorKind.LOGIN,
+    "authentication token": ErrorKind.LOGIN,
+    "login failed": ErrorKind.LOGIN,
+    "no password supplied": ErrorKind.LOGIN,
+    "incorrect username or password": ErrorKind.LOGIN,
+    "permission denied": ErrorKind.DENIED,
+    "permission_denied": ErrorKind.DENIED,
+    "access denied": ErrorKind.DENIED,
+    "insufficient priv": ErrorKind.DENIED,
+    "not authorized": ErrorKind.DENIED,
+    "forbidden": ErrorKind.DENIED,
+    "read-only mode": ErrorKind.DENIED,
+    "does not exist": ErrorKind.MISSING,
+    "not found": ErrorKind.MISSING,
+    "_not_found": ErrorKind.MISSING,
+    "already exists": ErrorKind.EXISTS,
 }
+#: PEP 249's names of classes that tell the meaning.
+_CLASSES: Mapping[str, ErrorKind] = {
+    "IntegrityError": ErrorKind.DATA,
+    "DataError": ErrorKind.DATA,
+    "ProgrammingError": ErrorKind.WRONG,
+}
+#: Words, and names of classes, that many errors have.
+_UNREACHABLE_WORDS = ("connection", "timed out")
+_UNREACHABLE_CLASSES = frozenset({"OperationalError", "InterfaceError"})
 
-#: States that are vaguer than the words: Redshift's for a serialization failure, Snowflake's for a lock timeout.
-_VAGUE = ("XX000", "57014")
-
-#: Errors whose text may quote a value.
-_QUOTING = {"DataError", "InvalidInputException", "IntegrityError"}
+#: Kinds of errors whose message may quote a value.
+_QUOTING = frozenset({ErrorKind.UNIQUE, ErrorKind.DATA, ErrorKind.OTHER})
+#: Kinds that an error about a value may have nevertheless.
+_OF_VALUES = _QUOTING | {ErrorKind.LOGIN, ErrorKind.DENIED}
 
 
 class SqlError(Exception):
-    """A statement failed.
+    """A statement, or the connection, failed.
 
-    :param kind: ``denied``, ``missing``, ``exists``, ``conflict``, ``unreachable``, ``wrong`` (an invalid statement),
-        ``files`` (DuckDB may not access files), or ``data`` (the driver's words may quote a value).
-    :param text: the driver's words; for kind ``data``, only the name of its error class.
+    :param text: the driver's words; only the name of the error's class if the words may quote a value.
     """
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, kind: ErrorKind, text: str) -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
 
 
+def classify(error: Exception, dialect: Dialect) -> SqlError | None:
+    """Return the meaning of a driver's error, or None for an exception that is not a driver's.
+
+    PEP 249 gives drivers' errors the same names, but no common base class.
+    """
+    classes = [cls.__name__ for cls in type(error).__mro__]
+    if not {"Error", "DatabaseError", "InterfaceError", "GoogleAPIError"} & set(classes):
+        return None
+    text = next(iter(_text(error).splitlines()), "") or classes[0]
+    kind = _kind(error, text.lower(), classes, dialect)
+    return SqlError(kind, classes[0] if kind in _QUOTING else text)
+
+
 @contextlib.contextmanager
-def sql_errors() -> Iterator[None]:
+def sql_errors(dialect: Dialect) -> Iterator[None]:
     """Translate a driver's error into a :class:`SqlError`.
 
     :raises SqlError: the driver raised an error. Other exceptions pass through.
     """
     try:
         yield
-    except Exception as error:  # drivers share no base class
-        classes = [cls.__name__ for cls in type(error).__mro__]
-        if not {"Error", "DatabaseError", "GoogleAPIError"} & set(classes):
-            raise
-        text = next(iter(_error_text(error).splitlines()), "") or classes[0]
-        kind = _kind(_state(error), text.lower(), classes)
-        if kind == "data":
-            text = classes[0]
-        raise SqlError(kind, text) from None
+    except Exception as error:
+        if found := classify(error, dialect):
+            raise found from None
+        raise
 
 
-def _error_text(error: Exception) -> str:
+def sqlstate(error: Exception) -> str:
+    """Return the SQLSTATE, or an empty text. Each driver has it in another place."""
+    first = error.args[0] if error.args else None
+    if isinstance(first, dict):  # redshift_connector
+        return str(first.get("C", ""))
+    if isinstance(first, str) and len(error.args) > 1 and len(first) == 5:  # pyodbc
+        return first
+    return str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+
+
+def _text(error: Exception) -> str:
     first = error.args[0] if error.args else None
     if isinstance(first, dict) and "M" in first:  # redshift_connector
         return str(first["M"])
     return str(error)
 
 
-def _state(error: Exception) -> str:
-    """Return the SQLSTATE, or an empty text. Each driver has it in another place."""
+def _kind(error: Exception, text: str, classes: list[str], dialect: Dialect) -> ErrorKind:
+    by_class = _first(dialect.error_classes, classes) or _first(_CLASSES, classes)
+    kind = _by_code_or_words(error, text, dialect)
+    if kind and (by_class is not ErrorKind.DATA or kind in _OF_VALUES):
+        return kind
+    if by_class:
+        return by_class
+    words = () if sqlstate(error) else _UNREACHABLE_WORDS
+    if any(word in text for word in words) or not _UNREACHABLE_CLASSES.isdisjoint(classes):
+        return ErrorKind.UNREACHABLE
+    return ErrorKind.OTHER
+
+
+def _by_code_or_words(error: Exception, text: str, dialect: Dialect) -> ErrorKind | None:
+    """Return the meaning by the database's own words and codes, by the SQLSTATE, or without one by common words."""
+    # The database's own words and codes. Some SQLSTATEs are vague: Redshift's for a serialization failure, Snowflake's
+    # for a lock timeout.
+    if kind := _in_words(dialect.error_words, text):
+        return kind
     first = error.args[0] if error.args else None
-    if isinstance(first, dict):  # redshift_connector
-        return str(first.get("C", ""))
-    return str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
+    codes = (getattr(error, "sqlite_errorname", None), getattr(error, "errno", None), first)
+    for code in codes:
+        if str(code) in dialect.error_codes:
+            return dialect.error_codes[str(code)]
+    # What is common to all.
+    if state := sqlstate(error):
+        return next((kind for start, kind in _STATES.items() if state.startswith(start)), None)
+    return _in_words(_WORDS, text)
 
 
-def _kind(state: str, text: str, classes: list[str]) -> str:
-    """Return the kind of an error: by its state, without one by its words, and last by its classes."""
-    if "PermissionException" in classes:  # DuckDB raises it for nothing else
-        return "files"
-    quoting = not _QUOTING.isdisjoint(classes)
-    if state in _VAGUE and any(word in text for word in _KINDS["conflict"][1]):
-        return "conflict"
-    for kind, (states, words) in _KINDS.items():
-        matches = state.startswith(states) if state else any(word in text for word in words)
-        if matches and quoting and kind != "denied":
-            return "data"
-        if matches:
-            return kind
-    if quoting or state.startswith("22"):
-        return "data"
-    return next((_CLASSES[name] for name in classes if name in _CLASSES), "data")
+def _in_words(kinds: Mapping[str, ErrorKind], text: str) -> ErrorKind | None:
+    return next((kind for words, kind in kinds.items() if words in text), None)
+
+
+def _first(kinds: Mapping[str, ErrorKind], names: list[str]) -> ErrorKind | None:
+    return next((kinds[name] for name in names if name in kinds), None)

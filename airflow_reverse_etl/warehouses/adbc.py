@@ -67,7 +67,7 @@ class AdbcWarehouse(Warehouse):
         self._dbapi = dbapi
         self._options = options
         self._adbc_failed = False
-        self._connection = ThreadedConnection(connect, conn_id)
+        self._connection = ThreadedConnection(connect, dialect, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
         from adbc_driver_manager import NotSupportedError

@@ -223,7 +223,7 @@ def _has_supported_dates(array: pa.Array) -> bool:
     return found["min"] is None or (lowest <= found["min"] and found["max"] <= highest)
 
 
-def unsupported_date(**where: str) -> ConfigurationError:
+def unsupported_date(**where: object) -> ConfigurationError:
     """Build the error for a date that some databases support, but neither Python nor destinations do."""
     return ConfigurationError(
         "the model has a date or time stamp that is infinite, or not in the years 1 to 9999, or a time of 24:00",

@@ -18,6 +18,9 @@ from airflow_reverse_etl.errors import (
     ReverseEtlError,
     UnreachableError,
 )
+from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
+from airflow_reverse_etl.sql.dialects.registry import dialect_of
+from airflow_reverse_etl.sql.driver_errors import classify, sqlstate
 from airflow_reverse_etl.sql.read_only import files_closed
 from airflow_reverse_etl.warehouses.arrow import unsupported_date
 
@@ -35,11 +38,13 @@ class ThreadedConnection:
     then makes a new connection, because the state of the old one is unknown.
 
     :param connect: makes a connection.
+    :param dialect: sqlglot's name of the database's SQL.
     :param conn_id: names the connection in errors.
     """
 
-    def __init__(self, connect: Callable[[], Any], conn_id: str) -> None:
+    def __init__(self, connect: Callable[[], Any], dialect: str, conn_id: str) -> None:
         self._connect = connect
+        self._dialect = dialect_of(dialect)
         self._conn_id = conn_id
         self._connection: Any = None
         self._cursor: Any = None  # the last cursor that ran a query or was read
@@ -111,7 +116,7 @@ class ThreadedConnection:
         try:
             return future.result()
         except Exception as error:  # drivers do not share a base class
-            ours = translated(error, self._conn_id)
+            ours = translated(error, self._dialect, self._conn_id)
             if ours is error:
                 raise
             raise ours from None
@@ -179,33 +184,33 @@ def _work(todo: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> No
         del task, future, action  # while the thread idles, it must not keep these objects alive
 
 
-def translated(error: Exception, conn_id: str) -> Exception:
-    """Translate a driver's error by its SQLSTATE or its class in PEP 249. Any other error is returned unchanged.
+def translated(error: Exception, dialect: Dialect, conn_id: str | None) -> Exception:
+    """Translate a driver's error into one of our exceptions. Any other error is returned unchanged.
 
     The message keeps the driver's text if it is about names, and drops it if it may quote a value.
     """
-    classes = {cls.__name__ for cls in type(error).__mro__}
-    if isinstance(error, ReverseEtlError) or not classes & {"Error", "DatabaseError", "InterfaceError"}:
+    found = None if isinstance(error, ReverseEtlError) else classify(error, dialect)
+    if found is None:
         return error
-    state = str(getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or "")
-    text = (str(error).splitlines() or [type(error).__name__])[0]
-    if "Permission Error: " in text:  # DuckDB uses it for closed files only
-        return files_closed(connection=conn_id)
-    is_refused = any(words in text.lower() for words in _REFUSED)
-    if state.startswith("28") or state == "42501" or is_refused:
-        return CredentialsError(
-            text, todo="correct the connection, or grant it SELECT on the model", connection=conn_id
-        )
-    if "ProgrammingError" in classes or state.startswith("42") or "no such" in text:
-        return ModelNotFoundError(text, todo="build the model, or correct its name or query", connection=conn_id)
-    if classes & {"OperationalError", "InterfaceError"} or state.startswith(_UNAVAILABLE):
-        return unreachable(text, conn_id)
-    if "DataError" in classes and not state:  # psycopg raised it, not the server
-        return unsupported_date(connection=conn_id)
+    match found.kind:
+        case ErrorKind.FILES:
+            return files_closed(connection=conn_id)
+        case ErrorKind.LOGIN | ErrorKind.DENIED:
+            return CredentialsError(
+                found.text, todo="correct the connection, or grant it SELECT on the model", connection=conn_id
+            )
+        case ErrorKind.MISSING | ErrorKind.WRONG:
+            return ModelNotFoundError(
+                found.text, todo="build the model, or correct its name or query", connection=conn_id
+            )
+        case ErrorKind.UNREACHABLE | ErrorKind.CONFLICT:
+            return unreachable(found.text, conn_id)
+        case ErrorKind.DATA if dialect.name == "postgres" and not sqlstate(error):  # psycopg raised it, not the server
+            return unsupported_date(connection=conn_id)
     return query_failed(type(error).__name__, conn_id)
 
 
-def unreachable(text: str, conn_id: str) -> UnreachableError:
+def unreachable(text: str, conn_id: str | None) -> UnreachableError:
     """Build the error for a warehouse that does not answer.
 
     :param text: the driver's message.
@@ -213,15 +218,10 @@ def unreachable(text: str, conn_id: str) -> UnreachableError:
     return UnreachableError(text, todo="check that the warehouse is up and reachable", connection=conn_id)
 
 
-def query_failed(error: str, conn_id: str) -> ConfigurationError:
+def query_failed(error: str, conn_id: str | None) -> ConfigurationError:
     """Build the error for a query that fails for a row, without the warehouse's message, which may quote a value."""
     return ConfigurationError(
         f"the model's query fails while it is read ({error})",
         todo="run the query in the warehouse to see why",
         connection=conn_id,
     )
-
-
-_REFUSED = ("authentication failed", "access denied", "permission denied", "not authorized")
-#: Classes of SQLSTATE: connection lost, resources spent, an administrator stepped in.
-_UNAVAILABLE = ("08", "53", "57P")

@@ -41,7 +41,7 @@ class DbApiWarehouse(Warehouse):
         self.dialect = dialect
         self._connect = connect
         self._conn_id = conn_id
-        self._connection = ThreadedConnection(self._open, conn_id)
+        self._connection = ThreadedConnection(self._open, dialect, conn_id)
 
     def columns(self, query: str) -> Sequence[Column]:
         described = self._connection.call(lambda connection: _described(connection, query))

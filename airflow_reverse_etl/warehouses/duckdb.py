@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.sql.read_only import files_closed
+from airflow_reverse_etl.sql.dialects.duckdb import DUCKDB
 from airflow_reverse_etl.sync.ports import Warehouse
+from airflow_reverse_etl.warehouses.connection import query_failed, translated
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,7 +61,7 @@ class DuckDBWarehouse(Warehouse):
         try:
             reader = relation.to_arrow_reader(batch_rows)
         except duckdb.Error as error:
-            raise self._translated(error) from None
+            raise translated(error, DUCKDB, self._conn_id) from None
         return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader, cursor))
 
     def close(self) -> None:
@@ -72,8 +72,10 @@ class DuckDBWarehouse(Warehouse):
 
         try:
             yield from reader
-        except (duckdb.Error, OSError) as error:
-            raise self._translated(error) from None
+        except duckdb.Error as error:
+            raise translated(error, DUCKDB, self._conn_id) from None
+        except OSError as error:  # an error of DuckDB, passed on by Arrow
+            raise query_failed(type(error).__name__, self._conn_id) from None
         finally:
             cursor.close()
 
@@ -83,23 +85,4 @@ class DuckDBWarehouse(Warehouse):
         try:
             return cursor.sql(query)
         except duckdb.Error as error:
-            raise self._translated(error) from None
-
-    def _translated(self, error: Exception) -> ReverseEtlError:
-        """Translate DuckDB's error. Its text is kept if it is about names, and dropped if it may quote a value."""
-        import duckdb
-
-        first = str(error).splitlines()[0]
-        if isinstance(error, duckdb.PermissionException):
-            return files_closed(connection=self._conn_id)
-        if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
-            return ModelNotFoundError(first, todo="build the model, or correct the name", connection=self._conn_id)
-        if isinstance(error, duckdb.IOException | duckdb.ConnectionException):
-            return UnreachableError(first, todo="check the database file", connection=self._conn_id)
-        if isinstance(error, duckdb.ParserException):
-            return ConfigurationError(first, todo="correct the model's query", connection=self._conn_id)
-        return ConfigurationError(
-            f"the model's query fails while it is read ({type(error).__name__})",
-            todo="run the query in DuckDB to see which row fails",
-            connection=self._conn_id,
-        )
+            raise translated(error, DUCKDB, self._conn_id) from None

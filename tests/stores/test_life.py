@@ -12,6 +12,7 @@ from airflow_reverse_etl.errors import CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned, RunReport
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.stores.warehouse.schema import prefix
@@ -130,10 +131,10 @@ def test_one_holder_at_a_time(place: Place) -> None:
 def test_a_missing_right_is_told_with_the_grant() -> None:
     """fakesnow does not check privileges, so only the translation of Snowflake's message is tested."""
     store = snowflake_place().store(schema="other.reverse_etl")
-    error = store._tables.denied(SqlError("denied", "Insufficient privileges"), has_schema=True)
+    error = store._tables.denied(SqlError(ErrorKind.DENIED, "Insufficient privileges"), has_schema=True)
     assert isinstance(error, CredentialsError)
     assert "GRANT USAGE, CREATE TABLE ON SCHEMA other.reverse_etl TO ROLE" in str(error)
-    error = store._tables.denied(SqlError("denied", "Insufficient privileges"), has_schema=False)
+    error = store._tables.denied(SqlError(ErrorKind.DENIED, "Insufficient privileges"), has_schema=False)
     assert 'GRANT CREATE SCHEMA ON DATABASE "other" TO ROLE' in str(error)
 
 

@@ -23,6 +23,7 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, Run
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.stores.warehouse.database import Database
@@ -490,4 +491,4 @@ def test_a_database_file_that_another_process_holds_is_out_of_reach(tmp_path: Pa
         with pytest.raises(SqlError) as caught:
             Database(lambda: duckdb.connect(str(file)), PLANNERS["duckdb"]).run("SELECT 1")
         process.communicate(b"\n")
-    assert caught.value.kind == "unreachable"
+    assert caught.value.kind is ErrorKind.UNREACHABLE

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
+
+
+class ErrorKind(StrEnum):
+    """Meaning of a driver's error."""
+
+    LOGIN = "login"  # the credentials were refused
+    DENIED = "denied"  # a privilege is missing
+    FILES = "files"  # DuckDB may not access files
+    MISSING = "missing"  # a relation does not exist
+    EXISTS = "exists"  # a relation or schema exists already
+    WRONG = "wrong"  # not a valid statement: its syntax, or a column in it
+    UNIQUE = "unique"  # another row has a value that must be unique
+    DATA = "data"  # a value does not fit its type or another constraint
+    CONFLICT = "conflict"  # another transaction was in the way
+    UNREACHABLE = "unreachable"  # no answer, or not enough resources for one
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +47,9 @@ class Dialect:
         faster than ``executemany``.
     :param merge_source: end of the SELECT of constants that ``MERGE`` reads.
     :param merge_end: end of a ``MERGE``.
+    :param error_words: words of an error's message, in lower case → their meaning. They come first.
+    :param error_codes: the driver's own code of an error, as text → its meaning. SQLSTATEs are known without it.
+    :param error_classes: name of a driver's class of errors → its meaning, unless words, code or SQLSTATE say it.
     :param stores_as_text: dates, times, decimals and UUIDs are given to the driver as text.
     """
 
@@ -48,6 +68,9 @@ class Dialect:
     merge_source: str = ""
     merge_end: str = ""
     stores_as_text: bool = False
+    error_words: Mapping[str, ErrorKind] = field(default_factory=dict)
+    error_codes: Mapping[str, ErrorKind] = field(default_factory=dict)
+    error_classes: Mapping[str, ErrorKind] = field(default_factory=dict)
 
     def compared_name(self, name: str, *, is_quoted: bool) -> str:
         """Return the name of a relation in the form in which the database compares it."""

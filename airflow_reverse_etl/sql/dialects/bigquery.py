@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 
 BIGQUERY = PlannerDialect(
@@ -11,6 +12,9 @@ BIGQUERY = PlannerDialect(
     name_case="exact",
     # writing
     transactions=False,
+    # errors
+    error_words={"concurrent update": ErrorKind.CONFLICT},
+    error_classes={"Forbidden": ErrorKind.DENIED, "NotFound": ErrorKind.MISSING, "Unauthorized": ErrorKind.LOGIN},
     # text forms
     string="STRING",
     float="CAST({x} + 0 AS STRING)",

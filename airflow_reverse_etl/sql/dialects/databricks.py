@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.planner import BLANK_TEXT, PlannerDialect
 
 #: TRIM, because RTRIM takes the characters to trim as its *first* argument, according to Databricks' manual.
@@ -14,6 +15,12 @@ DATABRICKS = PlannerDialect(
     scalar_functions=frozenset({"flatten"}),
     # writing
     transactions=False,
+    # errors
+    error_words={
+        "concurrentmodification": ErrorKind.CONFLICT,
+        "concurrentappend": ErrorKind.CONFLICT,
+        "delta_concurrent": ErrorKind.CONFLICT,
+    },
     # text forms
     string="STRING",
     # Java writes 1.0E16, 1.5E-5. A decimal of 38 digits holds every number that is written without an exponent.

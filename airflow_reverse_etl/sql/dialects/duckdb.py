@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.planner import NO_FRACTION, PlannerDialect
 
 
@@ -31,6 +32,20 @@ DUCKDB = _DuckDB(
     explains=True,
     upsert="ON CONFLICT",
     many_rows=True,  # executemany takes a millisecond a row
+    # errors
+    error_words={
+        "permission error: ": ErrorKind.FILES,  # used for nothing else
+        "binder error: ": ErrorKind.WRONG,
+        "function with name": ErrorKind.WRONG,
+        'duplicate key "': ErrorKind.UNIQUE,
+        "conflict on": ErrorKind.CONFLICT,
+        "transaction conflict": ErrorKind.CONFLICT,
+    },
+    error_classes={
+        "CatalogException": ErrorKind.MISSING,
+        "InvalidInputException": ErrorKind.DATA,
+        "OutOfMemoryException": ErrorKind.OTHER,
+    },
     # text forms
     string="VARCHAR",
     # a cast shows the sign of a NaN, although DuckDB treats all NaNs as equal

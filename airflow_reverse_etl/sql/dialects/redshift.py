@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.planner import BLANK_TEXT, NO_FRACTION, PlannerDialect
 from airflow_reverse_etl.sql.dialects.postgres import POSTGRES
 
@@ -11,6 +12,8 @@ _NO_BREAK_SPACE = "'\u00a0'"
 REDSHIFT = PlannerDialect(
     name="redshift",
     name_case="lower",
+    # errors
+    error_words={"serializable isolation": ErrorKind.CONFLICT},
     # text forms
     string="VARCHAR(MAX)",
     float="REPLACE(LOWER(" + NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.planner import NO_FRACTION, PlannerDialect
 
 #: Always with nine digits of a second, so that trimming zeros stops at the decimal point.
@@ -18,6 +19,8 @@ SNOWFLAKE = PlannerDialect(
     more_than_select=r"(->>) ",  # the flow operator runs several statements in order; it is not a JSON operator here
     # writing
     autocommits=True,
+    # errors
+    error_words={"has locked table": ErrorKind.CONFLICT, "waiters for this lock": ErrorKind.CONFLICT},
     # text forms
     string="VARCHAR",
     float="REPLACE(LOWER(" + NO_FRACTION % "VARCHAR" + "), 'infinity', 'inf')",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_reverse_etl.sql.dialects.base import Dialect
+from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 
 SQLITE = Dialect(
     name="sqlite",
@@ -11,4 +11,15 @@ SQLITE = Dialect(
     explains=True,
     upsert="ON CONFLICT",
     stores_as_text=True,
+    error_words={"no such table": ErrorKind.MISSING},
+    # https://www.sqlite.org/rescode.html
+    error_codes={
+        "SQLITE_ERROR": ErrorKind.WRONG,
+        "SQLITE_READONLY": ErrorKind.DENIED,
+        "SQLITE_BUSY": ErrorKind.CONFLICT,
+        "SQLITE_LOCKED": ErrorKind.CONFLICT,
+        "SQLITE_CONSTRAINT_PRIMARYKEY": ErrorKind.UNIQUE,
+        "SQLITE_CONSTRAINT_UNIQUE": ErrorKind.UNIQUE,
+        "SQLITE_CONSTRAINT_ROWID": ErrorKind.UNIQUE,
+    },
 )

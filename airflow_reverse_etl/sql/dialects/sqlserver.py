@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_reverse_etl.sql.dialects.base import Dialect
+from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 
 SQLSERVER = Dialect(
     name="tsql",
@@ -14,4 +14,16 @@ SQLSERVER = Dialect(
         r"|MERGE(?! (?:JOIN|UNION) )|RECONFIGURE|RESTORE|REVOKE|ROLLBACK|SET|SHUTDOWN|TRUNCATE|UPDATE|WAITFOR) "
     ),
     merge_end=";",
+    # the manual's "Database engine events and errors"; the messages of 2627 and 2601, which ODBC reports as 23000
+    error_words={
+        "violation of unique key": ErrorKind.UNIQUE,
+        "violation of primary key": ErrorKind.UNIQUE,
+        "cannot insert duplicate key": ErrorKind.UNIQUE,
+    },
+    error_codes={
+        "208": ErrorKind.MISSING,
+        "229": ErrorKind.DENIED,
+        "1205": ErrorKind.CONFLICT,
+        "18456": ErrorKind.LOGIN,
+    },
 )

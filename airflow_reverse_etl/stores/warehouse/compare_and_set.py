@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.stores.warehouse.database import Session
 from airflow_reverse_etl.stores.warehouse.schema import Tables
@@ -51,7 +52,7 @@ class TableValues:
                     return self._insert(session, new_version, values)
                 return self._update(session, version, new_version, values)
         except SqlError as error:
-            if error.kind == "conflict":
+            if error.kind is ErrorKind.CONFLICT:
                 return False
             raise
 

@@ -25,7 +25,7 @@ class Session:
         self._connection = connection
         module = type(connection).__module__
         self._doubles_percent = bool(sql.doubles_percent) and module.startswith(sql.doubles_percent)
-        with sql_errors():
+        with sql_errors(sql):
             if sql.transactions and not sql.autocommits:
                 connection.autocommit = True
             self._cursor = connection.cursor()
@@ -39,7 +39,7 @@ class Session:
         """
         if self._doubles_percent:
             statement = statement.replace("%", "%%")
-        with sql_errors():
+        with sql_errors(self.sql):
             self._cursor.execute(statement)
             if not self._cursor.description:
                 return []
@@ -119,7 +119,7 @@ class Database:
         return None
 
     def _new_session(self) -> Session:
-        with sql_errors():
+        with sql_errors(self.sql):
             connection = self._connect()
         return Session(connection, self.sql)
 

@@ -8,6 +8,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES
@@ -126,7 +127,7 @@ class OpenPlans:
             for name in PLAN_TABLES:
                 self._database.run(f"DROP TABLE IF EXISTS {self._tables[f'{own}_{name}_{plan_id[-12:]}']}")
         except SqlError as error:
-            if error.kind == "conflict":  # another task reads the table: a later plan deletes it
+            if error.kind is ErrorKind.CONFLICT:  # another task reads the table: a later plan deletes it
                 return
             raise
         self._database.run(f"DELETE FROM {self._tables['checkpoints']} {where}")

@@ -29,6 +29,7 @@ from airflow_reverse_etl.errors import (
     StateError,
     UnreachableError,
 )
+from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.quoting import literal
 from airflow_reverse_etl.sql.read_only import files_closed
@@ -70,6 +71,9 @@ OWN: Mapping[str, Mapping[str, str]] = {
 
 #: The ``generation`` before the first commit.
 NOTHING_YET = "nothing yet"
+
+#: Errors of a statement that another worker has run at the same moment. Names are unique in catalogs such as Postgres'.
+_BY_ANOTHER_WORKER = frozenset({ErrorKind.EXISTS, ErrorKind.CONFLICT, ErrorKind.UNIQUE})
 
 _SCHEMA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 
@@ -114,7 +118,7 @@ class Tables:
             for name in SHARED:
                 self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
         except SqlError as error:
-            if error.kind in ("missing", "denied", "wrong"):
+            if error.kind in (ErrorKind.MISSING, ErrorKind.DENIED, ErrorKind.WRONG):
                 return False
             raise
         return True
@@ -137,7 +141,7 @@ class Tables:
             for name, columns in SHARED.items():
                 self._run_ddl(self._create(name, columns))
         except SqlError as error:
-            if error.kind == "denied":
+            if error.kind is ErrorKind.DENIED:
                 raise self.denied(error, has_schema=has_schema) from None
             raise
         self._has_shared = True
@@ -155,7 +159,7 @@ class Tables:
             if "snapshot" not in missing:
                 self._add_missing_columns(f"{own}_snapshot", OWN["snapshot"])
         except SqlError as error:
-            if error.kind == "denied":
+            if error.kind is ErrorKind.DENIED:
                 raise self.denied(error, has_schema=True) from None
             raise
         if missing:
@@ -203,23 +207,29 @@ class Tables:
 
     def _translated(self, error: SqlError, sync: str | None) -> ReverseEtlError:
         where: Mapping[str, Any] = {"sync": sync, "schema": self.schema}
-        if error.kind == "files":
+        if error.kind is ErrorKind.FILES:
             return files_closed(**where)
-        if error.kind == "denied":
+        if error.kind is ErrorKind.DENIED:
             return self.denied(error, has_schema=True)
-        if error.kind == "unreachable":
+        if error.kind is ErrorKind.LOGIN:
+            return CredentialsError(
+                f"the warehouse refused the credentials: {error.text}",
+                todo="correct the user name and password of the connection",
+                **where,
+            )
+        if error.kind is ErrorKind.UNREACHABLE:
             return UnreachableError(error.text, todo="check that the warehouse is up and reachable", **where)
-        if error.kind in ("conflict", "exists"):
+        if error.kind in _BY_ANOTHER_WORKER:
             return RunConflictError(
                 f"another run of this sync was faster: {error.text}",
                 todo="let only one run of a sync be active at a time; the next try plans again",
                 **where,
             )
-        if error.kind == "missing":
+        if error.kind is ErrorKind.MISSING:
             return StateError(
                 error.text, todo="restore the state's tables, or drop the schema to send everything again", **where
             )
-        if error.kind == "wrong":
+        if error.kind is ErrorKind.WRONG:
             return ConfigurationError(
                 f"the plan cannot be run in the warehouse: {error.text}",
                 todo="correct the sync's expressions; c0, c1 ... are the model's columns in the order of their use",
@@ -259,14 +269,14 @@ class Tables:
         try:
             self.database.run(statement)
         except SqlError as error:
-            if error.kind not in ("exists", "conflict"):
+            if error.kind not in _BY_ANOTHER_WORKER:
                 raise
 
     def _exists(self, name: str) -> bool:
         try:
             self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
         except SqlError as error:
-            if error.kind == "missing":
+            if error.kind is ErrorKind.MISSING:
                 return False
             raise
         return True
