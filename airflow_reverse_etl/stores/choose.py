@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
@@ -60,7 +61,7 @@ def choose_store(
         if sync.planner == "warehouse":
             raise ConfigurationError(
                 "the sync's source cannot plan",
-                todo="set `planner: local`; BigQuery, Databricks, DuckDB, Postgres, Redshift and Snowflake can",
+                todo=f"set `planner: local`; only these databases can: {', '.join(sorted(PLANNERS))}",
                 sync=sync.name,
                 connection=sync.source,
             )

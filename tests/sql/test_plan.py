@@ -204,6 +204,19 @@ def test_every_part_is_valid_sql_in_every_dialect(dialect: str, mode: str) -> No
         assert len(sqlglot.parse(sql, read=dialect)) == 1
 
 
+@pytest.mark.parametrize("dialect", sorted(PLANNERS))
+def test_a_constant_that_identifies_a_record_is_written_as_the_planner_reads_it(dialect: str) -> None:
+    constant = "it's a {b\\c}"
+    sync = sync_of(
+        {"email": "email", "kind": {"value": constant}},
+        mode="mirror",
+        destination={"type": "file", "match_on": ["email", "kind"]},
+    )
+    statement = build(sync, source=dialect, planner=dialect)
+    model = sqlglot.parse_one(statement.model(dict.fromkeys(("k0", "f0", "f1"), "TEXT")), read=dialect)
+    assert constant in {text.this for text in model.find_all(sqlglot.exp.Literal)}
+
+
 # ── fingerprints ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

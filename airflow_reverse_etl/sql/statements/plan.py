@@ -142,10 +142,13 @@ class PlanStatement:
             source = f"(SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in named.items())} FROM mapped) AS named"
         blank = " OR ".join(f"COALESCE({name}, '') = ''" for name in named)
         unnamed = f"CASE WHEN {blank} THEN 1 ELSE 0 END" if blank else "0"
-        columns = f"{names}, CAST({{key}} AS {string}) AS row_key, CAST({identifiers} AS {string}) AS identifiers"
+        identifiers = f"CAST({identifiers} AS {string}) AS identifiers"
         if not self.keys:
             hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in (*KEY, "fingerprint"))
-            return f"SELECT {columns.format(key='NULL')}, {unnamed} AS unnamed, {hashes}, 1 AS present FROM {source}"
+            return (
+                f"SELECT {names}, CAST(NULL AS {string}) AS row_key, {identifiers}, {unnamed} AS unnamed, {hashes},"
+                f" 1 AS present FROM {source}"
+            )
 
         # the primary key: its text, and a digest of all its parts
         key = [texts[name] for name in self.keys]
@@ -172,7 +175,7 @@ class PlanStatement:
         return (
             f"SELECT {names}, row_key, identifiers, unnamed{hashes},"
             f" {low.format(h='values_digest')} AS fingerprint, 1 AS present"
-            f" FROM (SELECT {columns.format(key=row_key)}, {unnamed} AS unnamed{made},"
+            f" FROM (SELECT {names}, CAST({row_key} AS {string}) AS row_key, {identifiers}, {unnamed} AS unnamed{made},"
             f" {self.dialect.digest.format(x=row)} AS values_digest FROM {source}) AS digests"
         )
 
@@ -426,7 +429,7 @@ def plan_statement(
         mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
         keys=tuple(name for name in targets if name.startswith("k")),
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
-        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped),
+        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped, planner=planner),
         tracked=sync.tracked,
         cursor=cursor_columns,
         comparison=comparison or Comparison(),
@@ -452,7 +455,7 @@ def _field(name: str, field: object, used: UsedColumns, *, source: str, planner:
     return f"CAST(NULL AS {planner.string})"
 
 
-def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> dict[str, Any] | None:
+def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str], *, planner: str) -> dict[str, Any] | None:
     """Return the fields that a delete sends, nested like a record.
 
     These are the fields in ``match_on`` and those that map a key column; without such fields, the key columns under
@@ -476,5 +479,5 @@ def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str]) -> 
         level = record
         for parent in parents:
             level = level.setdefault(parent, {})
-        level[leaf] = literal(field.value, "duckdb") if isinstance(field, ValueField) else f"f{at}"
+        level[leaf] = literal(field.value, planner) if isinstance(field, ValueField) else f"f{at}"
     return record or {column: f"k{at}" for at, column in enumerate(keys)}
