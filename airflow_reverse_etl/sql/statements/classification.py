@@ -31,6 +31,7 @@ from datetime import datetime
 from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
 from airflow_reverse_etl.sql.statements.plan import KEY, ROW, PlanStatement, same
+from airflow_reverse_etl.sql.templates import fill
 
 #: States of a primary key in ``row_states``, in the order of precedence.
 _UNDELIVERED = 1
@@ -43,10 +44,13 @@ def counted(relation: str) -> str:
 
 
 #: Query for the records of the snapshot whose primary key is that of a candidate.
-OWNERS = (
-    "SELECT s.key_hi, s.key_lo, s.row_hi, s.row_lo FROM delivered AS s JOIN"
-    " (SELECT DISTINCT row_hi, row_lo FROM candidates WHERE present = 1 AND row_hi IS NOT NULL) AS c"
-    f" ON {same('s', 'c', ROW)}"
+OWNERS = fill(
+    """
+    SELECT s.key_hi, s.key_lo, s.row_hi, s.row_lo
+    FROM delivered AS s
+    JOIN (SELECT DISTINCT row_hi, row_lo FROM candidates WHERE present = 1 AND row_hi IS NOT NULL) AS c ON {same_row}
+    """,
+    same_row=same("s", "c", ROW),
 )
 
 #: Query that returns a row if a row that is not a candidate has the primary key of one that is.
@@ -62,16 +66,27 @@ def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
         found["repeated_rows"] = _several(ROW, relation)
     # Of several rows that were inserted as one record, the first is recorded.
     if _adopts_inserts(statement) and relation == "candidates":
-        found["repeated"] = (
-            "SELECT key_hi, key_lo, MIN(CASE WHEN found <> 'added' THEN row_key END) AS first_row FROM candidates"
-            " WHERE present = 1 AND key_hi IS NOT NULL GROUP BY key_hi, key_lo HAVING COUNT(*) > 1"
-        )
+        found["repeated"] = fill("""
+            SELECT key_hi, key_lo, MIN(CASE WHEN found <> 'added' THEN row_key END) AS first_row
+            FROM candidates
+            WHERE present = 1 AND key_hi IS NOT NULL
+            GROUP BY key_hi, key_lo
+            HAVING COUNT(*) > 1
+        """)
     # Of several rows that delete one record, the first valid one is sent.
     elif statement.by_record and statement.sync.mode == "delete":
-        found["repeated"] = (
-            "SELECT m.key_hi, m.key_lo, MIN(CASE WHEN m.row_hi IS NOT NULL AND e.row_hi IS NULL THEN m.row_key END)"
-            f" AS first_row FROM {relation} AS m LEFT JOIN repeated_rows AS e ON {same('m', 'e', ROW)}"
-            " WHERE m.present = 1 AND m.key_hi IS NOT NULL GROUP BY m.key_hi, m.key_lo HAVING COUNT(*) > 1"
+        found["repeated"] = fill(
+            """
+            SELECT m.key_hi, m.key_lo,
+            MIN(CASE WHEN m.row_hi IS NOT NULL AND e.row_hi IS NULL THEN m.row_key END) AS first_row
+            FROM {relation} AS m
+            LEFT JOIN repeated_rows AS e ON {same_row}
+            WHERE m.present = 1 AND m.key_hi IS NOT NULL
+            GROUP BY m.key_hi, m.key_lo
+            HAVING COUNT(*) > 1
+            """,
+            relation=relation,
+            same_row=same("m", "e", ROW),
         )
     else:
         found["repeated"] = _several(KEY, relation)
@@ -85,9 +100,17 @@ def _adopts_inserts(statement: PlanStatement) -> bool:
 
 def _several(columns: tuple[str, ...], relation: str) -> str:
     names = ", ".join(columns)
-    return (
-        f"SELECT {names} FROM {relation} WHERE present = 1 AND {columns[0]} IS NOT NULL"
-        f" GROUP BY {names} HAVING COUNT(*) > 1"
+    return fill(
+        """
+        SELECT {names}
+        FROM {relation}
+        WHERE present = 1 AND {first} IS NOT NULL
+        GROUP BY {names}
+        HAVING COUNT(*) > 1
+        """,
+        names=names,
+        relation=relation,
+        first=columns[0],
     )
 
 
@@ -132,34 +155,58 @@ def _judged(statement: PlanStatement) -> str:
             "SELECT c.*, CASE WHEN c.unnamed = 1 THEN 'no_identifier' END AS invalid, 0 AS repeats FROM candidates AS c"
         )
     if not statement.by_record:
-        return (
-            "SELECT c.*, CASE WHEN c.present IS NULL THEN NULL WHEN c.key_hi IS NULL THEN 'null_key'"
-            " WHEN d.key_hi IS NOT NULL THEN 'duplicate_key' WHEN c.unnamed = 1 THEN 'no_identifier' END AS invalid,"
-            " 0 AS repeats"
-            f" FROM candidates AS c LEFT JOIN repeated AS d ON {same('c', 'd')}"
+        return fill(
+            """
+            SELECT c.*,
+            CASE WHEN c.present IS NULL THEN NULL
+            WHEN c.key_hi IS NULL THEN 'null_key'
+            WHEN d.key_hi IS NOT NULL THEN 'duplicate_key'
+            WHEN c.unnamed = 1 THEN 'no_identifier' END AS invalid, 0 AS repeats
+            FROM candidates AS c
+            LEFT JOIN repeated AS d ON {same_record}
+            """,
+            same_record=same("c", "d"),
         )
     # To delete a record, one of the rows that name it is enough.
     repeats = "0"
-    duplicate = " WHEN d.key_hi IS NOT NULL THEN 'duplicate_identifier'"
+    duplicate = "WHEN d.key_hi IS NOT NULL THEN 'duplicate_identifier'"
     if statement.sync.mode == "delete":
         repeats = "CASE WHEN c.row_key > d.first_row THEN 1 ELSE 0 END"
         duplicate = ""
     if _adopts_inserts(statement):
         repeats = "CASE WHEN c.row_key <> d.first_row THEN 1 ELSE 0 END"
-    return (
-        "SELECT c.*, CASE WHEN c.present IS NULL THEN NULL WHEN c.row_hi IS NULL THEN 'null_key'"
-        " WHEN e.row_hi IS NOT NULL THEN 'duplicate_key' WHEN c.unnamed = 1 THEN 'no_identifier'"
-        f"{duplicate} END AS invalid, {repeats} AS repeats"
-        f" FROM candidates AS c LEFT JOIN repeated AS d ON {same('c', 'd')}"
-        f" LEFT JOIN repeated_rows AS e ON {same('c', 'e', ROW)}"
+    return fill(
+        """
+        SELECT c.*,
+        CASE WHEN c.present IS NULL THEN NULL
+        WHEN c.row_hi IS NULL THEN 'null_key'
+        WHEN e.row_hi IS NOT NULL THEN 'duplicate_key'
+        WHEN c.unnamed = 1 THEN 'no_identifier'
+        {duplicate}
+        END AS invalid, {repeats} AS repeats
+        FROM candidates AS c
+        LEFT JOIN repeated AS d ON {same_record}
+        LEFT JOIN repeated_rows AS e ON {same_row}
+        """,
+        duplicate=duplicate,
+        repeats=repeats,
+        same_record=same("c", "d"),
+        same_row=same("c", "e", ROW),
     )
 
 
 #: Query for the primary keys of candidates that hold back the deletion of the records that their rows had before.
-_ROW_STATES = (
-    f"SELECT row_hi, row_lo, MAX(CASE WHEN invalid IS NOT NULL THEN {_INVALID}"
-    f" WHEN found IN ('added', 'doubtful') THEN {_UNDELIVERED} ELSE 0 END) AS state"
-    " FROM judged WHERE present = 1 AND row_hi IS NOT NULL GROUP BY row_hi, row_lo"
+_ROW_STATES = fill(
+    """
+    SELECT row_hi, row_lo,
+    MAX(CASE WHEN invalid IS NOT NULL THEN {invalid} WHEN found IN ('added', 'doubtful') THEN {undelivered} ELSE 0 END)
+    AS state
+    FROM judged
+    WHERE present = 1 AND row_hi IS NOT NULL
+    GROUP BY row_hi, row_lo
+    """,
+    invalid=_INVALID,
+    undelivered=_UNDELIVERED,
 )
 
 
@@ -216,9 +263,18 @@ def _the_plan(statement: PlanStatement) -> str:
     causes = ["WHEN j.invalid IS NOT NULL THEN j.invalid", *gone.causes, "WHEN q.key_hi IS NOT NULL THEN q.cause"]
     if moved:
         causes.append(f"WHEN {moved} THEN 'moved'")
-    return (
-        f"SELECT j.*, CASE {' '.join(changes)} ELSE {last} END AS change, CASE {' '.join(causes)} END AS cause, q.code"
-        f" FROM judged AS j {' '.join(joins)}"
+    return fill(
+        """
+        SELECT j.*,
+        CASE {changes} ELSE {last} END AS change,
+        CASE {causes} END AS cause, q.code
+        FROM judged AS j
+        {joins}
+        """,
+        changes=" ".join(changes),
+        last=last,
+        causes=" ".join(causes),
+        joins=" ".join(joins),
     )
 
 

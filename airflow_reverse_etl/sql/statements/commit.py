@@ -26,9 +26,9 @@ from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 from airflow_reverse_etl.sql.quoting import literal
 from airflow_reverse_etl.sql.statements.plan import IN_DOUBT, KEY, MODES_IN_DOUBT, REMOVED, ROW, same
+from airflow_reverse_etl.sql.templates import fill
 
 _SENT = "c.change IN ('added', 'changed', 'removed')"
-_DIGESTS = ", ".join((*KEY, *ROW))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class CommitStatement:
         """
         resent = self.comparison.resent
         lost = f"{_in_ranges(self.in_doubt)} OR f.outcome = '{Outcome.UNKNOWN}'"
-        joins = "LEFT JOIN failed AS f ON f.seq = c.seq"
+        snapshot = ""
         if resent and not self.comparison.drops_snapshot:
-            joins += f" LEFT JOIN snapshot AS s ON {same('s', 'c')}"
+            snapshot = f"LEFT JOIN snapshot AS s ON {same('s', 'c')}"
             lost += " OR s.key_hi IS NOT NULL"
         cases = [
             "WHEN c.change = 'forgotten' THEN 'gone'",
@@ -74,21 +74,36 @@ class CommitStatement:
             cases.append(f"WHEN {lost} THEN 'in_doubt'")
         if resent:
             cases.append("ELSE 'gone'")
-        return (
-            f"SELECT * FROM (SELECT {', '.join(f'c.{name}' for name in (*KEY, *ROW))}, c.fingerprint, c.row_key,"
-            f" c.identifiers, c.field_hashes, CASE {' '.join(cases)} END AS fate"
-            f" FROM changes AS c {joins}) AS decided WHERE fate IS NOT NULL"
+        return fill(
+            """
+            SELECT *
+            FROM (
+                SELECT c.key_hi, c.key_lo, c.row_hi, c.row_lo, c.fingerprint, c.row_key, c.identifiers, c.field_hashes,
+                CASE {cases} END AS fate
+                FROM changes AS c
+                LEFT JOIN failed AS f ON f.seq = c.seq
+                {snapshot}
+            ) AS decided
+            WHERE fate IS NOT NULL
+            """,
+            cases=" ".join(cases),
+            snapshot=snapshot,
         )
 
     @property
     def delivered(self) -> str:
         """The query for records that enter the snapshot."""
-        string = self.dialect.string
-        return (
-            f"SELECT {_DIGESTS}, CASE WHEN fate = 'in_doubt' THEN {IN_DOUBT} ELSE fingerprint END AS fingerprint,"
-            " CASE WHEN identifiers IS NOT NULL THEN row_key END AS row_key, identifiers,"
-            f" CASE WHEN fate = 'accepted' THEN field_hashes ELSE CAST(NULL AS {string}) END AS field_hashes"
-            " FROM fates WHERE fate IN ('accepted', 'in_doubt')"
+        return fill(
+            """
+            SELECT key_hi, key_lo, row_hi, row_lo,
+            CASE WHEN fate = 'in_doubt' THEN {in_doubt} ELSE fingerprint END AS fingerprint,
+            CASE WHEN identifiers IS NOT NULL THEN row_key END AS row_key, identifiers,
+            CASE WHEN fate = 'accepted' THEN field_hashes ELSE CAST(NULL AS {string}) END AS field_hashes
+            FROM fates
+            WHERE fate IN ('accepted', 'in_doubt')
+            """,
+            in_doubt=IN_DOUBT,
+            string=self.dialect.string,
         )
 
     @property
@@ -96,10 +111,17 @@ class CommitStatement:
         """The query for the whole snapshot after the commit."""
         if self.comparison.drops_snapshot:
             return self.delivered
-        names = ", ".join(f"s.{name}" for name in (*KEY, *ROW, "fingerprint", "row_key", "identifiers", "field_hashes"))
-        return (
-            f"SELECT {names} FROM snapshot AS s LEFT JOIN fates AS f ON {same('s', 'f')} WHERE f.key_hi IS NULL"
-            f" UNION ALL {self.delivered}"
+        return fill(
+            """
+            SELECT s.key_hi, s.key_lo, s.row_hi, s.row_lo, s.fingerprint, s.row_key, s.identifiers, s.field_hashes
+            FROM snapshot AS s
+            LEFT JOIN fates AS f ON {same_record}
+            WHERE f.key_hi IS NULL
+            UNION ALL
+            {delivered}
+            """,
+            same_record=same("s", "f"),
+            delivered=self.delivered,
         )
 
     @property
@@ -117,15 +139,23 @@ class CommitStatement:
     def _new_rejections(self, *, earlier: str) -> str:
         """Build the query for this run's rejections. A row that the destination did not have counts no attempt."""
         missing = f"f.outcome = '{Outcome.SKIPPED}'"
-        wanted = "1 = 1" if self.mode == "update" else f"NOT {missing}"
-        digest = ROW if self.comparison.adopted else KEY
-        return (
-            "SELECT c.row_key, c.key_hi, c.key_lo, c.fingerprint, c.change, f.outcome, f.code, f.message,"
-            f" CASE WHEN {missing} THEN 0 ELSE COALESCE(r.attempts, 0) + 1 END AS attempts,"
-            f" COALESCE(r.first_seen, {self.now}) AS first_seen, {self.now} AS last_seen"
-            f" FROM changes AS c JOIN failed AS f ON f.seq = c.seq LEFT JOIN {earlier} AS r"
-            f" ON {same('r', 'c', KEY, digest)} AND r.fingerprint = c.fingerprint"
-            f" AND r.outcome <> '{Outcome.SKIPPED}' WHERE {wanted}"
+        return fill(
+            """
+            SELECT c.row_key, c.key_hi, c.key_lo, c.fingerprint, c.change, f.outcome, f.code, f.message,
+            CASE WHEN {missing} THEN 0 ELSE COALESCE(r.attempts, 0) + 1 END AS attempts,
+            COALESCE(r.first_seen, {now}) AS first_seen, {now} AS last_seen
+            FROM changes AS c
+            JOIN failed AS f ON f.seq = c.seq
+            LEFT JOIN {earlier} AS r
+            ON {same_record} AND r.fingerprint = c.fingerprint AND r.outcome <> '{skipped}'
+            WHERE {wanted}
+            """,
+            missing=missing,
+            now=self.now,
+            earlier=earlier,
+            same_record=same("r", "c", KEY, ROW if self.comparison.adopted else KEY),
+            skipped=Outcome.SKIPPED,
+            wanted="1 = 1" if self.mode == "update" else f"NOT {missing}",
         )
 
     @property
@@ -133,9 +163,16 @@ class CommitStatement:
         names = "r.fingerprint, r.change, r.outcome, r.code, r.message, r.attempts, r.first_seen, r.last_seen"
         unsettled = f"{_SENT} AND NOT {self._settled}"
         if self.comparison.adopted:  # they were known by primary key
-            return (
-                f"SELECT r.row_key, c.key_hi, c.key_lo, {names} FROM rejections AS r JOIN changes AS c"
-                f" ON {same('r', 'c', KEY, ROW)} WHERE c.change = 'skipped' OR {unsettled}"
+            return fill(
+                """
+                SELECT r.row_key, c.key_hi, c.key_lo, {names}
+                FROM rejections AS r
+                JOIN changes AS c ON {same_row}
+                WHERE c.change = 'skipped' OR {unsettled}
+                """,
+                names=names,
+                same_row=same("r", "c", KEY, ROW),
+                unsettled=unsettled,
             )
         invalid = f"c.change = 'invalid' AND r.fingerprint <> {REMOVED}"
         of_record = f"SELECT 1 FROM changes AS c WHERE {same('r', 'c')}"
@@ -153,25 +190,44 @@ class CommitStatement:
 
         :param data_type: of the cursor, in the dialect's own words.
         """
-        return (
-            f"SELECT {self.dialect.text('MIN(c.w)', data_type)} FROM changes AS c"
-            f" LEFT JOIN failed AS f ON f.seq = c.seq WHERE {_SENT}"
-            f" AND (NOT {self._settled} OR f.outcome <> '{Outcome.SKIPPED}')"
+        return fill(
+            """
+            SELECT {lowest}
+            FROM changes AS c
+            LEFT JOIN failed AS f ON f.seq = c.seq
+            WHERE {sent} AND (NOT {settled} OR f.outcome <> '{skipped}')
+            """,
+            lowest=self.dialect.text("MIN(c.w)", data_type),
+            sent=_SENT,
+            settled=self._settled,
+            skipped=Outcome.SKIPPED,
         )
 
     def log(self, *, sync: str, run_id: str) -> str:
         """Build the query for the change log's rows: the outcome of each row that was to be sent."""
-        lost = (
-            f" WHEN c.seq IN ({', '.join(map(str, self.answer_lost))}) THEN '{Outcome.UNKNOWN}'"
-            if self.answer_lost
-            else ""
-        )
-        return (
-            f"SELECT {literal(sync, self.dialect.name)} AS sync, {literal(run_id, self.dialect.name)} AS run_id,"
-            " c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,"
-            f" CASE WHEN f.seq IS NOT NULL THEN f.outcome{lost} WHEN {self._settled} THEN '{Outcome.ACCEPTED}'"
-            f" WHEN {_in_ranges(self.in_doubt)} THEN '{Outcome.UNKNOWN}' ELSE 'not sent' END AS outcome, f.code"
-            f" FROM changes AS c LEFT JOIN failed AS f ON f.seq = c.seq WHERE {_SENT}"
+        lost = ""
+        if self.answer_lost:
+            lost = f"WHEN c.seq IN ({', '.join(map(str, self.answer_lost))}) THEN '{Outcome.UNKNOWN}'"
+        return fill(
+            """
+            SELECT {sync} AS sync, {run_id} AS run_id, c.change, c.row_key, c.key_hi, c.key_lo, c.fingerprint,
+            CASE WHEN f.seq IS NOT NULL THEN f.outcome
+            {lost}
+            WHEN {settled} THEN '{accepted}'
+            WHEN {in_doubt} THEN '{unknown}'
+            ELSE 'not sent' END AS outcome, f.code
+            FROM changes AS c
+            LEFT JOIN failed AS f ON f.seq = c.seq
+            WHERE {sent}
+            """,
+            sync=literal(sync, self.dialect.name),
+            run_id=literal(run_id, self.dialect.name),
+            lost=lost,
+            settled=self._settled,
+            accepted=Outcome.ACCEPTED,
+            in_doubt=_in_ranges(self.in_doubt),
+            unknown=Outcome.UNKNOWN,
+            sent=_SENT,
         )
 
     @property

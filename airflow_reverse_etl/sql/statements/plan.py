@@ -59,6 +59,7 @@ from airflow_reverse_etl.sql.quoting import literal, quoted
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.expressions import UsedColumns, expression
+from airflow_reverse_etl.sql.templates import fill
 
 #: Fingerprints of a removal and of a row in doubt. Digests are never negative.
 REMOVED = -1
@@ -135,6 +136,8 @@ class PlanStatement:
         string = self.dialect.string
         names = ", ".join((*self.values, *self.cursor))
         identifiers = self.dialect.json_record(self._identifiers, types) if self._identifiers else "NULL"
+        identifiers = f"CAST({identifiers} AS {string})"
+
         # the identifiers, normalised once
         named = {f"n{at}": self._normalised(texts[name], types[name]) for at, name in enumerate(self._named_by)}
         source = "mapped"
@@ -142,12 +145,19 @@ class PlanStatement:
             source = f"(SELECT *, {', '.join(f'{sql} AS {name}' for name, sql in named.items())} FROM mapped) AS named"
         blank = " OR ".join(f"COALESCE({name}, '') = ''" for name in named)
         unnamed = f"CASE WHEN {blank} THEN 1 ELSE 0 END" if blank else "0"
-        identifiers = f"CAST({identifiers} AS {string}) AS identifiers"
         if not self.keys:
-            hashes = ", ".join(f"CAST(NULL AS BIGINT) AS {name}" for name in (*KEY, "fingerprint"))
-            return (
-                f"SELECT {names}, CAST(NULL AS {string}) AS row_key, {identifiers}, {unnamed} AS unnamed, {hashes},"
-                f" 1 AS present FROM {source}"
+            return fill(
+                """
+                SELECT {names}, CAST(NULL AS {string}) AS row_key, {identifiers} AS identifiers, {unnamed} AS unnamed,
+                CAST(NULL AS BIGINT) AS key_hi, CAST(NULL AS BIGINT) AS key_lo, CAST(NULL AS BIGINT) AS fingerprint,
+                1 AS present
+                FROM {source}
+                """,
+                names=names,
+                string=string,
+                identifiers=identifiers,
+                unnamed=unnamed,
+                source=source,
             )
 
         # the primary key: its text, and a digest of all its parts
@@ -167,16 +177,29 @@ class PlanStatement:
 
         high = self.dialect.high
         low = self.dialect.low
-        hashes = "".join(
-            f", {high.format(h=f'{name}_digest')} AS {name}_hi, {low.format(h=f'{name}_digest')} AS {name}_lo"
+        hashes = [
+            f"{high.format(h=f'{name}_digest')} AS {name}_hi, {low.format(h=f'{name}_digest')} AS {name}_lo"
             for name in digests
-        )
-        made = "".join(f", {sql} AS {name}_digest" for name, sql in digests.items())
-        return (
-            f"SELECT {names}, row_key, identifiers, unnamed{hashes},"
-            f" {low.format(h='values_digest')} AS fingerprint, 1 AS present"
-            f" FROM (SELECT {names}, CAST({row_key} AS {string}) AS row_key, {identifiers}, {unnamed} AS unnamed{made},"
-            f" {self.dialect.digest.format(x=row)} AS values_digest FROM {source}) AS digests"
+        ]
+        return fill(
+            """
+            SELECT {names}, row_key, identifiers, unnamed, {hashes}, {fingerprint} AS fingerprint, 1 AS present
+            FROM (
+                SELECT {names}, CAST({row_key} AS {string}) AS row_key, {identifiers} AS identifiers,
+                {unnamed} AS unnamed, {digests}, {values} AS values_digest
+                FROM {source}
+            ) AS digests
+            """,
+            names=names,
+            hashes=", ".join(hashes),
+            fingerprint=low.format(h="values_digest"),
+            row_key=row_key,
+            string=string,
+            identifiers=identifiers,
+            unnamed=unnamed,
+            digests=", ".join(f"{sql} AS {name}_digest" for name, sql in digests.items()),
+            values=self.dialect.digest.format(x=row),
+            source=source,
         )
 
     @property
@@ -248,29 +271,47 @@ class PlanStatement:
         if self.hashed:  # only for candidates, as each field costs a digest
             columns += f", {field_hashes.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
         if not self.compared:
-            digests = ", ".join(f"m.{name}" for name in self.digests)
-            return (
-                f"SELECT {columns}, m.row_key, m.identifiers, m.unnamed, {digests}, m.fingerprint, m.present,"
-                " 'added' AS found FROM model AS m"
+            return fill(
+                """
+                SELECT {columns}, m.row_key, m.identifiers, m.unnamed, {digests}, m.fingerprint, m.present,
+                'added' AS found
+                FROM model AS m
+                """,
+                columns=columns,
+                digests=", ".join(f"m.{name}" for name in self.digests),
             )
         names = "m.row_key, m.identifiers"
         if identified or self._identifiers:
             names = f"{_of_row('row_key')}, COALESCE(m.identifiers, s.identifiers) AS identifiers"
-        digests = ", ".join(map(_of_row, self.digests))
 
         # Records of before are known by primary key.
         adopted = self.comparison.adopted
-        same_record = same("m", "s", ROW, KEY) if adopted else same("m", "s")
         # Part of a model does not show which records are gone.
-        join = f"{'LEFT' if self.comparison.low else 'FULL'} JOIN delivered AS s ON {same_record}"
+        join = "LEFT" if self.comparison.low else "FULL"
+        duplicates = []
         if repeated:
-            join += f" LEFT JOIN repeated AS d ON {same('m', 'd')}"
-            if self.by_record:
-                join += f" LEFT JOIN repeated_rows AS e ON {same('m', 'e', ROW)}"
-        return (
-            f"SELECT {columns}, {names}, COALESCE(m.unnamed, 0) AS unnamed, {digests},"
-            f" COALESCE(m.fingerprint, {REMOVED}) AS fingerprint, m.present, {self._found} AS found"
-            f" FROM model AS m {join}{'' if adopted else self._only_candidates(repeated=repeated)}"
+            duplicates.append(f"LEFT JOIN repeated AS d ON {same('m', 'd')}")
+        if repeated and self.by_record:
+            duplicates.append(f"LEFT JOIN repeated_rows AS e ON {same('m', 'e', ROW)}")
+        return fill(
+            """
+            SELECT {columns}, {names}, COALESCE(m.unnamed, 0) AS unnamed, {digests},
+            COALESCE(m.fingerprint, {removed}) AS fingerprint, m.present,
+            {found} AS found
+            FROM model AS m
+            {join} JOIN delivered AS s ON {same_record}
+            {duplicates}
+            {where}
+            """,
+            columns=columns,
+            names=names,
+            digests=", ".join(map(_of_row, self.digests)),
+            removed=REMOVED,
+            found=self._found,
+            join=join,
+            same_record=same("m", "s", ROW, KEY) if adopted else same("m", "s"),
+            duplicates=" ".join(duplicates),
+            where="" if adopted else self._only_candidates(repeated=repeated),
         )
 
     def _only_candidates(self, *, repeated: bool) -> str:
@@ -284,7 +325,7 @@ class PlanStatement:
             differs.append("d.key_hi IS NOT NULL")
             if self.by_record:
                 differs.append("e.row_hi IS NOT NULL")
-        return f" WHERE {' OR '.join(differs)}"
+        return f"WHERE {' OR '.join(differs)}"
 
     @property
     def _found(self) -> str:
