@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     RETRYABLE = "retryable"  # not written, may be sent again
     UNKNOWN = "unknown"  # sent, but the answer was lost: it may have been written
     SKIPPED = "skipped"  # the destination does not have it (mode ``update``); stays out of the snapshot
+    CONFLICT = "conflict"  # not written: another record has a value that must be unique; the load tries it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,11 @@ def digest(*parts: str | bytes) -> str:
         whole.update(f"{len(data)}:".encode())
         whole.update(data)
     return whole.hexdigest()[:32]
+
+
+#: Codes of rejected rows: another record has a unique value of the row; several rows have each other's.
+CONFLICT = "conflict"
+UNIQUE_CYCLE = "unique_cycle"
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,6 +304,22 @@ class Destination(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class ResolvesConflicts(Protocol):
+    """Destination that can write rows together that take each other's unique values.
+
+    Without this protocol, such rows are rejected.
+    """
+
+    async def resolve(self, batch: Batch) -> Receipts:
+        """Write the rows of a batch of upserts or updates, each of which had a conflict when it was sent by itself.
+
+        Rows that depend on each other are written all or none. The receipt of a row has the outcome ``conflict`` if
+        a record of no row of the batch is in its way, and is ``rejected`` with the code ``unique_cycle`` if the
+        destination cannot write it together with the rows that are in its way. Raises like :meth:`Destination.send`.
+        """
+
+
 class Observer(Protocol):
     """Receiver of a run's events, for logs, metrics and progress. Events have counts and codes, never row values."""
 

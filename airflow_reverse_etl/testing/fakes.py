@@ -117,6 +117,7 @@ class Dials:
 
     :param reject: keys of rows that are rejected, each by itself.
     :param refuse: keys of rows whose batch is refused as a whole, with nothing written. Alone, such a row is rejected.
+    :param unique: field whose value only one record may have. A row with a value of another record is a conflict.
     :param throttle: number of first requests that are throttled.
     :param retry_after: seconds that a throttled request has to wait; None: the answer does not say.
     :param unsent: numbers of requests that find no connection.
@@ -129,6 +130,7 @@ class Dials:
 
     reject: Collection[str] = ()
     refuse: Collection[str] = ()
+    unique: str = ""
     throttle: int = 0
     retry_after: float | None = 2.0
     unsent: Collection[int] = ()
@@ -160,6 +162,11 @@ class Table:
         else:
             self.rows[key] = {**self.rows.get(key, {}), **record}
         return True
+
+    def has_elsewhere(self, field: str, key: str, record: Mapping[str, Any]) -> bool:
+        """Return whether a record of another key has the same value in a field; null is the same as nothing."""
+        value = record.get(field)
+        return value is not None and any(other != key and held.get(field) == value for other, held in self.rows.items())
 
     def repeated(self) -> Iterable[tuple[Operation, str]]:
         """Return the writes that took place more than once."""
@@ -230,5 +237,7 @@ class FakeDestination:
         for key, record in zip(batch.keys, batch.records, strict=True):
             if key in self.dials.reject:
                 yield key, Receipt(Outcome.REJECTED, "rejected", "the row is not acceptable")
+            elif self.dials.unique and self.table.has_elsewhere(self.dials.unique, key, record):
+                yield key, Receipt(Outcome.CONFLICT, self.dials.unique, "another record has this value")
             elif not self.table.write(batch.operation, key, record):
                 yield key, Receipt(Outcome.SKIPPED, "not_found", "row not found")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import Batch, Outcome, Reason, Receipts
+from airflow_reverse_etl.spec.receipts import CONFLICT, Batch, Outcome, Reason, Receipt, Receipts
 from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.rate_limit import Pace
-from airflow_reverse_etl.sync.ports import Destination, Plan
+from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
 
 #: Longest pause, in seconds, that a load waits for. If the destination asks for a longer one, as with a daily limit,
 #: the load leaves the remaining rows to a retry.
@@ -34,7 +35,11 @@ def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
 class Delivery:
     """Delivery of the batches of one load, for several workers at once.
 
-    ``stopping`` is True once no further batch is to be sent.
+    Attributes:
+
+    * ``stopping``: True once no further batch is to be sent.
+    * ``conflicts``: sequence number → last receipt, of rows put aside because of a unique conflict. They are not
+      settled: a load that dies leaves them to the next one.
 
     :param writer: has the checkpoint in which rows are settled.
     :param pace: limiter that the destination waits for; it is paused if the destination asks for that.
@@ -63,6 +68,7 @@ class Delivery:
         self._tried: set[Operation] = set()  # operations with a batch that was answered, or left
         self._left_in_row = 0
         self.stopping = False
+        self.conflicts: dict[int, Receipt] = {}
 
     def split_in_doubt(self, batch: Batch) -> Sequence[Batch]:
         """Separate the rows in doubt since an earlier load, if they are not safe to send twice, from the rest."""
@@ -101,7 +107,7 @@ class Delivery:
             if batch.seqs[-1] > self._writer.announced:
                 await self._announce(batch)
             await self._writer.check()
-            receipts = await self._send(batch)
+            receipts = await self._answer(batch, self._destination.send(batch))
             self._writer.checkpoint.add_requests(receipts.requests)
             asked_to_wait = await self._obey(receipts, throttled + 1)
 
@@ -133,9 +139,32 @@ class Delivery:
             if not asked_to_wait:
                 await self._clock.sleep(self._backoff.wait(attempt))
 
-    async def _send(self, batch: Batch) -> Receipts:
+    async def resolve(self, batch: Batch) -> None:
+        """Let the destination write rows together that were put aside, and settle them.
+
+        :raises RunConflictError: another run has the lease, or a later try has begun.
+        """
+        assert isinstance(self._destination, ResolvesConflicts)
+        await self._writer.check()
+        receipts = await self._answer(batch, self._destination.resolve(batch))
+        self._writer.checkpoint.add_requests(receipts.requests)
+        left = self._settle(batch, receipts)
+        if left is not None:
+            self._leave_for_later(left, receipts)
+
+    def reject_conflicts(self) -> None:
+        """Settle the rows that were put aside as rejected."""
+        for seq, receipt in self.conflicts.items():
+            message = receipt.message
+            if receipt.code not in (CONFLICT, str(receipt.status)):
+                message = f"{receipt.code}: {message}"
+            rejected = replace(receipt, outcome=Outcome.REJECTED, code=CONFLICT, message=message)
+            self._writer.checkpoint.fail(seq, rejected)
+        self.conflicts = {}
+
+    async def _answer(self, batch: Batch, sending: Awaitable[Receipts]) -> Receipts:
         try:
-            return await self._destination.send(batch)
+            return await sending
         except BaseException as error:  # interrupted, perhaps after the rows were sent
             self._writer.checkpoint.doubt(batch.seqs)
             if isinstance(error, ReverseEtlError):
@@ -189,6 +218,8 @@ class Delivery:
                     checkpoint.settle([seq])
                 case Outcome.REJECTED | Outcome.SKIPPED:
                     checkpoint.fail(seq, receipt)
+                case Outcome.CONFLICT:
+                    self.conflicts[seq] = receipt
                 case Outcome.UNKNOWN if self._may_resend(batch):
                     again.append(at)
                     checkpoint.doubt([seq])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch
 from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.batches import Batcher
@@ -15,12 +19,16 @@ from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Destination, Plan
+from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Seconds that a load waits for the answers to requests in flight when its task is stopped. Each answer is saved at
 #: once, as the process may be killed sooner: Airflow kills a task 5 seconds after SIGTERM.
 GRACE_SECONDS = 10.0
+#: Most times that rows with a unique conflict are sent again. Each time but the last has settled some of them.
+CONFLICT_ROUNDS = 10
+#: Most rows with a unique conflict among which a load looks for cycles.
+CYCLE_ROWS = 100
 
 
 class Loader:
@@ -85,7 +93,8 @@ class Loader:
         try:
             for after, until in self._phases():
                 if not self._delivery.stopping:
-                    await self._send_rows(after, until)
+                    await self._send_rows(after, until, self._writer.settled_before)
+                    await self._settle_conflicts()
         finally:
             # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
             checkpoint.end(self._clock.monotonic() - started)
@@ -108,16 +117,54 @@ class Loader:
             if until > after:
                 yield after, until
 
-    async def _send_rows(self, after: int, until: int) -> None:
+    async def _send_rows(self, after: int, until: int, settled: RangeSet) -> None:
         """Send the rows numbered from ``after`` + 1 to ``until`` that are not settled yet."""
-        settled = self._writer.settled_before
-        after = settled.end_of(after + 1)
-        changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=until)
-        reader = ChangeReader(changes, self._batcher, settled)
+        reader = await self._read(settled.end_of(after + 1), until, settled)
         try:
             await self._work(reader)
         finally:
             await reader.close(GRACE_SECONDS)
+
+    async def _read(self, after: int, until: int, settled: RangeSet) -> ChangeReader:
+        changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=until)
+        return ChangeReader(changes, self._batcher, settled)
+
+    async def _settle_conflicts(self) -> None:
+        """Settle the rows that were put aside because of a unique conflict.
+
+        Most of them wait for a record that has changed by now, or that changes when another of them is sent. So they
+        are sent again until that settles none of them any more. Rows that then take each other's values are written
+        together, if the destination can do that. The others are rejected.
+        """
+        delivery = self._delivery
+        for _ in range(CONFLICT_ROUNDS):
+            waiting = delivery.conflicts
+            if not waiting or delivery.stopping:
+                break
+            delivery.conflicts = {}
+            await self._send_rows(*_only(waiting))
+            if len(delivery.conflicts) == len(waiting):
+                break
+        if delivery.conflicts and not delivery.stopping:
+            await self._resolve_cycles()
+        if not delivery.stopping:
+            delivery.reject_conflicts()
+
+    async def _resolve_cycles(self) -> None:
+        """Let the destination write rows together that take each other's unique values, if they are few."""
+        waiting = self._delivery.conflicts
+        if len(waiting) > CYCLE_ROWS or not isinstance(self._destination, ResolvesConflicts):
+            return
+        reader = await self._read(*_only(waiting))
+        try:
+            batches = []
+            while found := await reader.next():
+                batches.append(found[0])
+        finally:
+            await reader.close(GRACE_SECONDS)
+        if batches[0].operation in (Operation.UPSERT, Operation.UPDATE):  # no other operation gives a value up
+            self._delivery.conflicts = {}
+            await self._delivery.resolve(_joined(batches))
 
     async def _work(self, reader: ChangeReader) -> None:
         workers = [asyncio.create_task(self._worker(reader)) for _ in range(self._workers)]
@@ -173,3 +220,22 @@ class Loader:
             if len(batch):
                 self._ready.extend(self._delivery.split_in_doubt(batch))
         return self._ready.popleft()
+
+
+def _only(seqs: Collection[int]) -> tuple[int, int, RangeSet]:
+    """Return the arguments to read only these rows: ``after``, ``until``, and the rows to leave out."""
+    wanted = RangeSet()
+    wanted.update(sorted(seqs))
+    after = min(seqs) - 1
+    until = max(seqs)
+    return after, until, RangeSet(range(after + 1, until + 1)) - wanted
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """Return one batch with the rows of all."""
+    return replace(
+        batches[0],
+        seqs=list(chain.from_iterable(batch.seqs for batch in batches)),
+        keys=list(chain.from_iterable(batch.keys for batch in batches)),
+        records=list(chain.from_iterable(batch.records for batch in batches)),
+    )
