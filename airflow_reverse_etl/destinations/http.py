@@ -42,6 +42,7 @@ _OUTCOMES = {
     Action.ACCEPT: Outcome.ACCEPTED,
     Action.REJECT: Outcome.REJECTED,
     Action.REFUSE: Outcome.REJECTED,
+    Action.CONFLICT: Outcome.CONFLICT,
     Action.RETRY: Outcome.RETRYABLE,
     Action.THROTTLE: Outcome.RETRYABLE,
     Action.UNKNOWN: Outcome.UNKNOWN,
@@ -129,7 +130,7 @@ class HttpDestination:
             reply.status,
         )
         wait = retry_after(reply) if action in (Action.THROTTLE, Action.RETRY) else None
-        refused_whole = action is Action.REFUSE and len(batch) > 1
+        refused_whole = action in (Action.REFUSE, Action.CONFLICT) and len(batch) > 1
         throttled = action is Action.THROTTLE
         return Receipts(receipt, refused_whole=refused_whole, retry_after=wait, throttled=throttled)
 

@@ -235,11 +235,13 @@ class _Endpoint:
             return self._accepted(reply, batch), {}
         # An API may name the bad rows of a batch that it refused.
         by_status = self._destination.answer(batch, reply, self._actions)
-        if self._results is None or action is not Action.REFUSE:
+        if self._results is None or action not in (Action.REFUSE, Action.CONFLICT):
             return by_status, {}
         entries = self._results.entries(reply.json()) or ()
         exceptions, _ = self._results.read(entries, batch, host=self._host, status=reply.status)
         named = {key: receipt for key, receipt in exceptions.items() if not is_no_result(receipt)}
+        if action is Action.CONFLICT:
+            named = {key: replace(receipt, outcome=Outcome.CONFLICT) for key, receipt in named.items()}
         return (Receipts(exceptions=named), named) if named else (by_status, {})
 
     def _accepted(self, reply: Reply, batch: Batch) -> Receipts:

@@ -16,10 +16,11 @@ from airflow_reverse_etl.http.status_table import Action
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 
 #: Consequences of an entry in a reply for its row.
-RowAction = Literal["accept", "reject", "retry", "skip", "unknown"]
+RowAction = Literal["accept", "reject", "conflict", "retry", "skip", "unknown"]
 _OUTCOMES: dict[str, Outcome] = {
     Action.ACCEPT: Outcome.ACCEPTED,
     Action.REJECT: Outcome.REJECTED,
+    Action.CONFLICT: Outcome.CONFLICT,
     Action.RETRY: Outcome.RETRYABLE,
     Action.SKIP: Outcome.SKIPPED,
     Action.UNKNOWN: Outcome.UNKNOWN,

@@ -12,6 +12,7 @@ class Action(StrEnum):
     ACCEPT = "accept"  # written
     REJECT = "reject"  # every row refused as it is
     REFUSE = "refuse"  # nothing written because of some row: the engine splits the batch to find that row
+    CONFLICT = "conflict"  # as refuse, but the row may pass later: another record has a unique value of it
     RETRY = "retry"  # nothing written, may be sent again
     THROTTLE = "throttle"  # nothing written, too many requests: wait as long as the reply asks, else 10 seconds or more
     UNKNOWN = "unknown"  # maybe written
@@ -36,6 +37,7 @@ ACTIONS: Mapping[int, Action] = {
     406: Action.CONFIGURATION,
     407: Action.CONFIGURATION,
     408: Action.RETRY,
+    409: Action.CONFLICT,
     410: Action.CONFIGURATION,
     411: Action.CONFIGURATION,
     415: Action.CONFIGURATION,

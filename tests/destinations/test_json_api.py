@@ -195,6 +195,21 @@ def test_a_row_that_a_full_list_leaves_out_is_unknown() -> None:
     assert outcomes(talk(api(results=results), sent, answer)[1], sent) == ["accepted", "unknown", "rejected"]
 
 
+def test_a_code_may_mean_a_unique_conflict() -> None:
+    results = {**ERRORS["results"], "codes": {"TAKEN": "conflict"}}
+    answer = reply(200, {"errors": [{"id": 1, "code": "TAKEN"}, {"id": 2, "code": "BAD"}]})
+    sent = batch({"id": 1}, {"id": 2}, {"id": 3})
+    assert outcomes(talk(api(results=results), sent, answer)[1], sent) == ["conflict", "rejected", "accepted"]
+
+
+def test_rows_that_a_409_names_have_a_conflict_and_the_others_are_sent() -> None:
+    sent = batch({"id": 1}, {"id": 2})
+    answers = reply(409, {"errors": [{"id": 1, "code": "EMAIL_TAKEN"}]}), reply(200, {"errors": []})
+    requests, receipts = talk(api(**ERRORS), sent, *answers)
+    assert outcomes(receipts, sent) == ["conflict", "accepted"]
+    assert len(requests) == 2
+
+
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [
@@ -202,7 +217,7 @@ def test_a_row_that_a_full_list_leaves_out_is_unknown() -> None:
         (204, "accepted"),
         (400, "rejected"),
         (408, "retryable"),
-        (409, "rejected"),
+        (409, "conflict"),
         (413, "rejected"),
         (422, "rejected"),
         (423, "retryable"),
@@ -217,7 +232,7 @@ def test_a_status_decides_the_outcome_of_the_rows(status: int, outcome: str) -> 
     sent = batch({"id": 1}, {"id": 2})
     _, receipts = talk(api(), sent, reply(status, {"message": "words"}))
     assert outcomes(receipts, sent) == [outcome, outcome]
-    assert receipts.refused_whole is (outcome == "rejected")
+    assert receipts.refused_whole is (outcome in ("rejected", "conflict"))
 
 
 @pytest.mark.parametrize(

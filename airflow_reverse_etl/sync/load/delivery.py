@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from airflow_reverse_etl.errors import ReverseEtlError
@@ -107,7 +107,7 @@ class Delivery:
             if batch.seqs[-1] > self._writer.announced:
                 await self._announce(batch)
             await self._writer.check()
-            receipts = await self._answer(batch, self._destination.send(batch))
+            receipts = await self._answer(batch, self._destination.send)
             self._writer.checkpoint.add_requests(receipts.requests)
             asked_to_wait = await self._obey(receipts, throttled + 1)
 
@@ -146,7 +146,7 @@ class Delivery:
         """
         assert isinstance(self._destination, ResolvesConflicts)
         await self._writer.check()
-        receipts = await self._answer(batch, self._destination.resolve(batch))
+        receipts = await self._answer(batch, self._destination.resolve)
         self._writer.checkpoint.add_requests(receipts.requests)
         left = self._settle(batch, receipts)
         if left is not None:
@@ -162,9 +162,9 @@ class Delivery:
             self._writer.checkpoint.fail(seq, rejected)
         self.conflicts = {}
 
-    async def _answer(self, batch: Batch, sending: Awaitable[Receipts]) -> Receipts:
+    async def _answer(self, batch: Batch, send: Callable[[Batch], Awaitable[Receipts]]) -> Receipts:
         try:
-            return await sending
+            return await send(batch)
         except BaseException as error:  # interrupted, perhaps after the rows were sent
             self._writer.checkpoint.doubt(batch.seqs)
             if isinstance(error, ReverseEtlError):
