@@ -18,13 +18,14 @@ from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
+from airflow_reverse_etl.destinations.unique_groups import UniqueGroups
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
+from airflow_reverse_etl.spec.receipts import UNIQUE_CYCLE, Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
-from airflow_reverse_etl.sql.driver_errors import classify
+from airflow_reverse_etl.sql.driver_errors import classify, unique_violation
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter
 
@@ -133,10 +134,21 @@ class TableDestination:
 
     async def send(self, batch: Batch) -> Receipts:
         """Write a batch in one transaction."""
+        return await self._use_session(self._write, batch)
+
+    async def resolve(self, batch: Batch) -> Receipts:
+        """Write rows that take each other's unique values, each group of such rows in one transaction.
+
+        That needs a deferrable constraint, or a column of it that takes null, which is then null until the new values
+        are written. Known for Postgres, SQLite and DuckDB, without constraints on expressions.
+        """
+        return await self._use_session(self._resolve, batch)
+
+    async def _use_session(self, function: Callable[[_Session, Batch], Receipts], batch: Batch) -> Receipts:
         await self._limiter.acquire()
         session = self._free.pop() if self._free else self._new_session()
         try:
-            return await session.run(self._write, session, batch)
+            return await session.run(function, session, batch)
         finally:
             self._free.append(session)
 
@@ -210,13 +222,19 @@ class TableDestination:
     def _writer(self, connection: Any) -> Writer:
         return Writer(self._dialect.name, _paramstyle(connection), self._options.object, self._options.match_on)
 
-    def _write(self, session: _Session, batch: Batch) -> Receipts:
+    def _write(self, session: _Session, batch: Batch, before: Sequence[tuple[str, Sequence[Any]]] = ()) -> Receipts:
+        """Write a batch in one transaction.
+
+        :param before: statements that are executed first, with their parameters.
+        """
         try:
             self._cursor(session)
             self._transaction(session, "BEGIN")
         except Exception as error:
             return self._failed(session, error, batch, wrote=False)
         try:
+            for sql, values in before:
+                session.cursor.execute(sql, values)
             exceptions = self._execute(session, batch)
         except Exception as error:
             return self._failed(session, error, batch, wrote=not self._dialect.transactions)
@@ -280,6 +298,31 @@ class TableDestination:
         session.cursor.execute(self._writer(session.connection).look_up().sql, key)
         return session.cursor.fetchone() is not None
 
+    def _resolve(self, session: _Session, batch: Batch) -> Receipts:
+        exceptions: dict[str, Receipt] = {}
+        written: set[int] = set()
+        try:
+            groups = UniqueGroups(self._cursor(session), self._writer(session.connection), batch, self._value)
+            for row, key in enumerate(batch.keys):
+                if row in written:
+                    continue
+                rows, before = groups.group(row)
+                receipts = self._write(session, batch.only(rows), before)
+                receipt = receipts.default
+                if receipt.outcome is Outcome.ACCEPTED:
+                    exceptions.update(receipts.exceptions)
+                    written.update(rows)
+                    groups.written(rows)
+                    continue
+                # The other rows of the group come later, and may have a smaller group.
+                if receipt.outcome is Outcome.CONFLICT and len(rows) > 1:
+                    text = f"{receipt.code}: {len(rows)} rows need each other's values, and the constraint forbids it"
+                    receipt = Receipt(Outcome.REJECTED, UNIQUE_CYCLE, text)
+                exceptions[key] = receipt
+        except Exception as error:
+            return self._failed(session, error, batch, wrote=False)
+        return Receipts(exceptions=exceptions)
+
     def _failed(self, session: _Session, error: Exception, batch: Batch, *, wrote: bool) -> Receipts:
         """Roll back, and return what an error means for the rows of the batch.
 
@@ -305,6 +348,9 @@ class TableDestination:
             ) from None
         if wrote and batch.operation is Operation.INSERT and len(batch) > 1:
             return Receipts(Receipt(Outcome.UNKNOWN, name, message))
+        if constraint := unique_violation(error):
+            conflict = Receipt(Outcome.CONFLICT, constraint, "another record has a value that must be unique")
+            return Receipts(conflict, refused_whole=len(batch) > 1)
         if kind in _REJECTED:
             return Receipts(Receipt(Outcome.REJECTED, name, message), refused_whole=len(batch) > 1)
         if kind or isinstance(error, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 
 from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
@@ -62,6 +63,39 @@ _UNREACHABLE_CLASSES = frozenset({"OperationalError", "InterfaceError"})
 _QUOTING = frozenset({ErrorKind.UNIQUE, ErrorKind.DATA, ErrorKind.OTHER})
 #: Kinds that an error about a value may have nevertheless.
 _OF_VALUES = _QUOTING | {ErrorKind.LOGIN, ErrorKind.DENIED}
+
+
+#: Each database's words for a unique violation, with the constraint's name. None of them takes a value for the name.
+_UNIQUE_VIOLATIONS = tuple(
+    map(
+        re.compile,
+        (
+            r'^duplicate key value violates unique constraint "([^"]+)"',  # Postgres
+            r"^UNIQUE constraint failed: (?:index ')?([^']+)",  # SQLite
+            r"^Constraint Error: Duplicate key .* violates ()(?:unique|primary key) constraint",  # DuckDB
+            r"^Constraint Error: PRIMARY KEY or UNIQUE constraint violation()",
+            r"^Duplicate entry .* for key '([^']+)'$",  # MySQL
+            r"Violation of (?:UNIQUE|PRIMARY) KEY constraint '([^']+)'",  # SQL Server
+            r"Cannot insert duplicate key row in object '[^']+' with unique index '([^']+)'",
+            r"ORA-00001: unique constraint \(([^)]+)\) violated",
+        ),
+    )
+)
+
+
+def unique_violation(error: Exception) -> str | None:
+    """Return the name of the unique constraint that a statement violated.
+
+    :returns: ``unique`` if the driver does not name the constraint; None if the error means something else.
+    """
+    text = str(error.args[1]) if len(error.args) > 1 else _text(error)  # some drivers begin with a number
+    line = next(iter(text.splitlines()), "")
+    for pattern in _UNIQUE_VIOLATIONS:
+        if found := pattern.search(line):
+            return found[1] or "unique"
+    if sqlstate(error) == "23505":  # the words may be in another language
+        return getattr(getattr(error, "diag", None), "constraint_name", None) or "unique"
+    return None
 
 
 class SqlError(Exception):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sql.dialects.registry import dialect_of
+from airflow_reverse_etl.sql.statements.unique import constraints_query
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -86,8 +87,26 @@ class Writer:
         """Build the query that finds a row by its key."""
         return self._finish(f"SELECT 1 FROM {self._table} WHERE {self._where}", self.key)
 
+    def keys(self, columns: Sequence[str]) -> Statement:
+        """Build the query for the keys of the rows that have these values."""
+        names = ", ".join(map(self._name, self.key))
+        return self._finish(f"SELECT {names} FROM {self._table} WHERE {self._equal(columns)}", tuple(columns))
+
+    def clear(self, column: str) -> Statement:
+        """Build the statement that sets a column of a row to null."""
+        sql = f"UPDATE {self._table} SET {self._name(column)} = NULL WHERE {self._where}"
+        return self._finish(sql, self.key)
+
+    def unique_constraints(self) -> str | None:
+        """Build the query that :func:`~airflow_reverse_etl.sql.statements.unique.constraints` reads, if it is known."""
+        return constraints_query(self.dialect, self._table, self._parsed.name)
+
     @property
     def _table(self) -> str:
+        return self._parsed.sql(dialect=self.dialect)
+
+    @property
+    def _parsed(self) -> exp.Table:
         import sqlglot
         from sqlglot import exp
         from sqlglot.errors import SqlglotError
@@ -100,7 +119,7 @@ class Writer:
             raise ConfigurationError(
                 f"{self.table!r} is not a valid table name", todo="write destination.object as schema.table"
             )
-        return table.sql(dialect=self.dialect)
+        return table
 
     def _name(self, column: str) -> str:
         from sqlglot import exp
@@ -109,7 +128,10 @@ class Writer:
 
     @property
     def _where(self) -> str:
-        return " AND ".join(f"{self._name(name)} = {_MARK}" for name in self.key)
+        return self._equal(self.key)
+
+    def _equal(self, columns: Sequence[str]) -> str:
+        return " AND ".join(f"{self._name(name)} = {_MARK}" for name in columns)
 
     def _insert(self, columns: Sequence[str], rows: int = 1) -> str:
         names = ", ".join(map(self._name, columns))
