@@ -48,18 +48,21 @@ LENIENT = {"max_rejected": 1_000_000, "max_given_up": 1_000_000}
 class Group:
     """Histories that are one sync: their model, their destination, and their runs."""
 
+    people_type = People
+    mappings = MAPPINGS
+
     def __init__(self, store: StateStore, seed: str, *, histories: int, mode: str, form: str) -> None:
         self.rng = random.Random(seed)
         self.ignore_case = form == "http"
-        self.remote = Remote(self.rng, ignore_case=self.ignore_case, removes_first=form == "table")
+        self.remote = self._new_remote(removes_first=form == "table")
         self.store = PairOfStores(store, self.remote, self.rng)
-        self.people = [People(number, self.rng) for number in range(histories)]
+        self.people = [self.people_type(number, self.rng) for number in range(histories)]
         self.clock = self.remote.clock = Clock()
         self.warehouse = MemoryWarehouse({})
         self.values: dict[str, Any] = {
             "name": seed.replace(" ", "."),
             "mode": mode,
-            "mapping": self.rng.choice(MAPPINGS),
+            "mapping": self.rng.choice(self.mappings),
             "retry": {"max_attempts": self.rng.choice((2, 1000)), "max_age": "1000d"},
             "rate": {"batch_size": self.rng.randint(1, 3), "concurrency": self.rng.randint(1, 2)},
         }
@@ -68,6 +71,9 @@ class Group:
         self.refusals: tuple[type[Exception], ...] = ()  # errors that a run may end with
         self.had: dict[str, set[str]] = {}  # record → keys of the rows that have named it
         self._populate(mode)
+
+    def _new_remote(self, *, removes_first: bool) -> Remote:
+        return Remote(self.rng, ignore_case=self.ignore_case, removes_first=removes_first)
 
     def _populate(self, mode: str) -> None:
         """Give the destination records of others, and, if the mode needs them, some that rows of the model name."""
@@ -144,12 +150,15 @@ class Group:
 
     def check(self) -> None:
         """Check the destination after two runs without faults."""
-        for name, record in self.foreign.items():
-            assert self.remote.records[name] == record, "records of others are untouched"
+        self.check_foreign()
         rows = self.rows
         causes = causes_of(rows, self.values["mode"], ignore_case=self.ignore_case)
         valid = [row for row, cause in zip(rows, causes, strict=True) if not cause and not self._is_given_up(row.email)]
         getattr(self, f"_check_{self.values['mode']}")(valid)
+
+    def check_foreign(self) -> None:
+        for name, record in self.foreign.items():
+            assert self.remote.records[name] == record, "records of others are untouched"
 
     def _check_upsert(self, valid: list[Row]) -> None:
         for row in valid:
@@ -190,8 +199,7 @@ class Group:
         return self.remote.records.get(self.name(row.email))
 
     def _record(self, row: Row) -> dict[str, Any]:
-        values = {"email": row.email, "n": row.n, "id": row.id}
-        return {name: values[name] for name in self.values["mapping"]}
+        return {name: getattr(row, name) for name in self.values["mapping"]}
 
     def _is_given_up(self, email: Any) -> bool:
         """Return whether rows of this history may be given up."""
@@ -307,8 +315,7 @@ async def change_from_run_to_run(
         group.change_model(dirty=rng.random() < 0.6)
         options = rng.choice(OPTIONS) if group.sync.tracked else RunOptions()
         await group.try_to_run(options)
-        for name, record in group.foreign.items():
-            assert group.remote.records[name] == record, "records of others are untouched"
+        group.check_foreign()
 
 
 async def run_as_earlier_version(group: Group) -> None:
