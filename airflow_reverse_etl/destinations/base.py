@@ -44,17 +44,18 @@ class Setup:
     connect: Callable[[], Any] | None = None
     lookup: Callable[[str], ConnectionInfo] | None = None
 
-    def address(self, *places: object) -> str:
+    def address(self, *places: object, server: str = "") -> str:
         """Return a text that describes where the records are, without secrets.
 
         It has the destination's type, the connection's host and database, and the object. The connection's id is not
         part of it: a connection may be renamed.
 
         :param places: further parts that the type knows; empty ones are left out.
+        :param server: the server, if the type has a better form of it than the connection's host and schema.
         """
         parts: list[object] = [self.options.type]
         if connection := self.connection:
-            parts += [connection.host, connection.schema]
+            parts += [server] if server else [connection.host, connection.schema]
             parts += [connection.extra.get(name) for name in ("account", "project", "database")]
         return " ".join(str(part) for part in (*parts, *places, self.options.object) if part)
 

@@ -85,7 +85,7 @@ class HttpDestination:
         self._setup = setup
         self._client: Client | None = None
         self._first_endpoint = Endpoint.from_connection(setup.connection, setup.lookup)
-        self.address = setup.address(getattr(setup.options, "path", None))
+        self.address = setup.address(getattr(setup.options, "path", None), server=self._first_endpoint.place)
 
     @property
     def endpoint(self) -> Endpoint:

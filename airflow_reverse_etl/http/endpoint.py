@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import ssl
 
 USER_AGENT = "airflow-provider-reverse-etl"
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -78,6 +79,12 @@ class Endpoint:
     def host(self) -> str:
         """Host and port, for messages."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def place(self) -> str:
+        """The base URL in one form, however the connection spells it: without the scheme's default port."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.lower().removesuffix(_DEFAULT_PORTS[parts.scheme])).geturl()
 
     def join(self, path: str) -> str:
         """Return the URL of a percent-encoded path, or an absolute URL unchanged if it is on the connection's host.

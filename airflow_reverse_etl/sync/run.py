@@ -20,6 +20,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from airflow_reverse_etl.errors import (
+    AttentionError,
     ConfigurationError,
     GuardError,
     IncompleteLoadError,
@@ -242,10 +243,11 @@ class Run:
         Rows whose attempts are used up hold back no other row. The next run plans them again.
 
         :raises IncompleteLoadError: the destination is down, or asks for a long pause.
-        :raises RunConflictError: the plan may not be sent any more, for example because it is too old.
+        :raises AttentionError: the plan is too old. No retry helps: only the task ``plan`` plans again.
+        :raises RunConflictError: the plan may not be sent any more.
         """
         if self._is_too_old(plan):
-            raise RunConflictError(
+            raise AttentionError(
                 f"the plan is older than a day, and would remove {plan.planned.removed:,} rows",
                 todo="clear the group to plan again",
                 sync=self._sync.name,

@@ -176,6 +176,13 @@ async def test_a_folder_that_cannot_be_created_leaves_the_rows_retryable(tmp_pat
     assert receipts.of("0").outcome is Outcome.RETRYABLE
 
 
+@pytest.mark.parametrize("place", ["taken", "taken/below"])
+async def test_a_place_that_cannot_become_a_folder_stops_the_load(tmp_path: Path, place: str) -> None:
+    (tmp_path / "taken").write_text("in the way of the folder")
+    with pytest.raises(ConfigurationError, match="the storage cannot be used"):
+        await file(tmp_path / place).open(CountingLimiter())
+
+
 async def test_an_object_storage_out_of_reach_leaves_the_rows_retryable() -> None:
     options = {"aws_endpoint": "http://127.0.0.1:9", "aws_allow_http": "true", "aws_region": "eu-central-1"}
     options |= {"aws_access_key_id": "key", "aws_secret_access_key": "s3cret", "max_retries": "0"}

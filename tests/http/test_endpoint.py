@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
@@ -31,6 +33,21 @@ def test_a_connection_gives_the_base_url(connection: ConnectionInfo, url: str) -
     endpoint = Endpoint.from_connection(connection)
     assert endpoint.url == url
     assert str(endpoint.join("/rows/a%2Fb")) == f"{url}/rows/a%2Fb"
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"host": "API.example.com"}, "https://api.example.com"),
+        ({"host": "api.example.com", "port": 443}, "https://api.example.com"),
+        ({"host": "http://api.example.com:80/V1/"}, "http://api.example.com/V1"),
+        ({"host": "api.example.com", "schema": "http", "port": 443}, "http://api.example.com:443"),
+        ({"host": "api.example.com", "port": 8443}, "https://api.example.com:8443"),
+        ({"host": "https://api.example.com:8443"}, "https://api.example.com:8443"),
+    ],
+)
+def test_a_place_has_one_form_and_no_default_port(fields: dict[str, Any], place: str) -> None:
+    assert Endpoint.from_connection(ConnectionInfo("c", **fields)).place == place
 
 
 @pytest.mark.parametrize(

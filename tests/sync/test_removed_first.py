@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_reverse_etl.errors import ConfigurationError, IncompleteLoadError, RunConflictError
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, IncompleteLoadError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sync.load.share import Share
@@ -123,9 +123,10 @@ async def test_a_task_removes_nothing_of_a_plan_older_than_a_day(mirror: World) 
     mirror.sent()
     plan = await mirror.planned([], "mapped")
     mirror.clock.advance(DAY + 1)
-    with pytest.raises(RunConflictError, match="the plan is older than a day, and would remove 1 rows") as error:
+    with pytest.raises(AttentionError, match="the plan is older than a day, and would remove 1 rows") as error:
         await removed(mirror, plan)
     assert error.value.todo == "clear the group to plan again"
+    assert not error.value.retry
     assert mirror.sent() == []
 
 

@@ -218,8 +218,9 @@ def _the_plan(statement: PlanStatement) -> str:
     joins = []
     moved = ""
 
-    # Records that no row of the model names
-    gone = _Gone(statement)
+    # Records that no row of the model names.
+    forgotten = "'forgotten'" if mode in ("mirror", "delete") else "'ignored'"
+    held = _held(statement)
     if statement.by_record:
         joins.append(f"LEFT JOIN row_states AS w ON j.present IS NULL AND {same('w', 'j', ROW)}")
         if statement.compared:
@@ -241,7 +242,7 @@ def _the_plan(statement: PlanStatement) -> str:
         changes.insert(0, f"WHEN {delivered} THEN 'recorded'")
     only_records = comparison.recorded == "all"
     changes += [
-        f"WHEN j.found = 'gone' THEN {gone.unsent if only_records else gone.change}",
+        f"WHEN j.found = 'gone' THEN {forgotten if only_records else _change_of_gone(statement, held)}",
         "WHEN j.found = 'same' OR j.repeats = 1 THEN 'ignored'",
     ]
     if only_records:
@@ -260,7 +261,10 @@ def _the_plan(statement: PlanStatement) -> str:
             changes.append(f"WHEN j.found <> 'added' THEN '{unsent}'")
         changes.append("WHEN q.key_hi IS NOT NULL THEN 'skipped'")
         last = "CASE WHEN j.found = 'added' THEN 'added' ELSE 'changed' END"
-    causes = ["WHEN j.invalid IS NOT NULL THEN j.invalid", *gone.causes, "WHEN q.key_hi IS NOT NULL THEN q.cause"]
+    causes = ["WHEN j.invalid IS NOT NULL THEN j.invalid"]
+    if held:
+        causes.append(f"WHEN j.found = 'gone' AND {held} THEN 'held'")
+    causes.append("WHEN q.key_hi IS NOT NULL THEN q.cause")
     if moved:
         causes.append(f"WHEN {moved} THEN 'moved'")
     return fill(
@@ -278,31 +282,32 @@ def _the_plan(statement: PlanStatement) -> str:
     )
 
 
-class _Gone:
-    """The SQL for records that no row of the model names.
+def _held(statement: PlanStatement) -> str:
+    """Build the condition under which a record that no row of the model names is not deleted yet; empty if never."""
+    if statement.sync.mode != "mirror" or statement.comparison.adopted or not statement.by_record:
+        return ""
+    lowest = _INVALID if statement.removes_first else _UNDELIVERED
+    return f"w.state >= {lowest}"
 
-    ``change`` is their change, ``unsent`` their change if this plan deletes nothing, ``causes`` the causes of it.
+
+def _change_of_gone(statement: PlanStatement, held: str) -> str:
+    """Build the change of a record that no row of the model names.
+
+    :param held: result of :func:`_held`.
     """
-
-    def __init__(self, statement: PlanStatement) -> None:
-        mode = statement.sync.mode
-        self.unsent = "'forgotten'" if mode in ("mirror", "delete") else "'ignored'"
-        self.change = "'ignored'"
-        self.causes: list[str] = []
-        if mode == "mirror" and not statement.comparison.adopted:
-            # A record without identifiers, from before the sync was a mirror, cannot be deleted.
-            change = ["WHEN j.identifiers IS NULL THEN 'forgotten'"]
-            if statement.by_record:
-                lowest = _INVALID if statement.removes_first else _UNDELIVERED
-                held = f"w.state >= {lowest}"
-                change.append(f"WHEN {held} THEN 'skipped'")
-                self.causes = [f"WHEN j.found = 'gone' AND {held} THEN 'held'"]
-            change.append("WHEN q.key_hi IS NULL THEN 'removed'")
-            self.change = f"CASE {' '.join(change)} ELSE 'skipped' END"
-        elif mode == "delete":  # forgotten, so that a record that comes back is deleted again
-            self.change = "'forgotten'"
-            if statement.by_record:
-                self.change = f"CASE WHEN w.state = {_INVALID} THEN 'ignored' ELSE 'forgotten' END"
+    mode = statement.sync.mode
+    if mode == "delete":  # forgotten, so that a record that comes back is deleted again
+        if statement.by_record:
+            return f"CASE WHEN w.state = {_INVALID} THEN 'ignored' ELSE 'forgotten' END"
+        return "'forgotten'"
+    if mode != "mirror" or statement.comparison.adopted:
+        return "'ignored'"
+    # A record without identifiers, from before the sync was a mirror, cannot be deleted.
+    change = ["WHEN j.identifiers IS NULL THEN 'forgotten'"]
+    if held:
+        change.append(f"WHEN {held} THEN 'skipped'")
+    change.append("WHEN q.key_hi IS NULL THEN 'removed'")
+    return f"CASE {' '.join(change)} ELSE 'skipped' END"
 
 
 def _moment(moment: datetime) -> str:
