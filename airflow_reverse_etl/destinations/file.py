@@ -77,7 +77,7 @@ class FileDestination:
         operations = frozenset(Operation)
         if options.operation_column is None:  # a reader could not tell a delete from an upsert
             operations -= {Operation.DELETE}
-        self.address = setup.address(options.url)
+        self.address = setup.address(options.url, None if options.object else self._folder)
         self.capabilities = Capabilities(operations, frozenset(Operation), max_batch_rows=options.max_batch_rows)
 
     async def open(self, limiter: Limiter) -> None:

@@ -38,6 +38,7 @@ class RunReport:
         identifier that is not delivered yet, or is invalid.
     :param model_rows: the total that percentages in the sync's limits refer to.
     :param invalid: the number of invalid rows by cause.
+    :param other_writers: in mode mirror, other syncs that write to the same destination: name → last day, ISO 8601.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class RunReport:
     held: int = 0
     model_rows: int = 0
     invalid: Mapping[str, int] = field(default_factory=dict)
+    other_writers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -70,6 +72,7 @@ class RunReport:
             "held": self.held,
             "model_rows": self.model_rows,
             "invalid": dict(self.invalid),
+            "other_writers": dict(self.other_writers),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "reasons": [dict(reason) for reason in self.reasons],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
 from typing import Any
@@ -31,7 +32,7 @@ def given_up_text(plan: Plan) -> str:
 
 
 def warnings(sync: Sync, plan: Plan) -> list[str]:
-    """Describe the rows of a plan that are not delivered and not sent, and the records that are not deleted yet."""
+    """Describe the rows of a plan that are not sent, the records that are not deleted yet, and other writers."""
     found = []
     if plan.causes:
         found.append(f"invalid, not sent: {listed(plan.causes)}{_mend(sync, plan)}")
@@ -42,7 +43,19 @@ def warnings(sync: Sync, plan: Plan) -> list[str]:
             f"held, not deleted yet: {plan.held:,} records whose row has a new identifier that is not delivered, or "
             "is invalid"
         )
+    if plan.other_writers:
+        found.append(other_writers_text(plan.other_writers))
     return found
+
+
+def other_writers_text(writers: Mapping[str, str]) -> str:
+    """Explain to what end a mirror and other syncs may write to one destination, and the way out."""
+    names = ", ".join(f"{name} (last on {day})" for name, day in writers.items())
+    return (
+        f"other syncs write to the same destination: {names}; a record that leaves this model is deleted there, even "
+        "if another sync sends it; give each sync an object of its own, or forget a sync that does not run any more: "
+        "reverse-etl state forget"
+    )
 
 
 def _mend(sync: Sync, plan: Plan) -> str:

@@ -281,6 +281,7 @@ def make_plan(
         given_up_codes=dict(codes.most_common(_MAX_CODES)),
         moved=moved,
         held=held,
+        other_writers=dict(request.other_writers),
     )
 
 

@@ -56,6 +56,7 @@ class PlanRequest:
     :param on_destination_change: answer for this plan, instead of the sync's ``on_destination_change``.
     :param capabilities: of the destination. The default suits any destination.
     :param address: place of the destination; empty if the destination does not describe it.
+    :param other_writers: see :attr:`Plan.other_writers`.
     """
 
     sync: Sync
@@ -68,6 +69,7 @@ class PlanRequest:
     on_destination_change: str = ""
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(frozenset(Operation)))
     address: str = ""
+    other_writers: Mapping[str, str] = field(default_factory=dict)
 
     def to(self, destination: Destination) -> PlanRequest:
         """Return the request with what the plan must know of its destination."""
@@ -103,6 +105,7 @@ class Plan:
     :param moved: see :attr:`~airflow_reverse_etl.spec.report.RunReport.moved`.
     :param held: see :attr:`~airflow_reverse_etl.spec.report.RunReport.held`.
     :param kinds: order of the kinds of rows in the change set.
+    :param other_writers: in mode mirror, other syncs that write to the same destination: name → last day, ISO 8601.
     """
 
     plan_id: str
@@ -123,6 +126,7 @@ class Plan:
     moved: int = 0
     held: int = 0
     kinds: tuple[str, ...] = KINDS
+    other_writers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def removed_first(self) -> int:
@@ -163,6 +167,20 @@ class InvalidKeys(Protocol):
         """Return the first keys of a plan's invalid rows, sorted: cause → at most ``count`` different keys.
 
         A cause without keys is left out, as a row without a primary key has no key.
+        """
+
+
+@runtime_checkable
+class DestinationRegister(Protocol):
+    """Ability of a state store to know which syncs write to a destination."""
+
+    def writers(self, address: str) -> Mapping[str, datetime]:
+        """Return the syncs that write to the destination at this address, and when they did last, to a day."""
+
+    def register_writer(self, sync: str, address: str, now: datetime) -> None:
+        """Record that a sync writes to the destination at this address, and to no other any more.
+
+        Writes at most once a day. Call it only while the sync's lease is held.
         """
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.report import CAUSES
-from airflow_reverse_etl.sync.comparing import given_up_text
+from airflow_reverse_etl.sync.comparing import given_up_text, other_writers_text
 from airflow_reverse_etl.sync.guards import verdicts
 from airflow_reverse_etl.sync.load.share import Share
 
@@ -99,6 +99,8 @@ def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequen
         yield _TRACKING_HINT
     if plan.notes:
         yield "\n".join(f"- {note_text(note, snapshot_rows=plan.snapshot_rows)}" for note in plan.notes)
+    if plan.other_writers:
+        yield f"- {other_writers_text(plan.other_writers)}"
     yield f"**Guards**, {_outcome(guards)}:\n\n" + "\n".join(map(_guard, guards))
     if found.get("drift"):
         changes = "\n".join(f"- {one['message']}" for one in found["drift"])

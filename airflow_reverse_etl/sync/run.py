@@ -38,7 +38,7 @@ from airflow_reverse_etl.sync.lease import LEASE_SECONDS, Lease, held
 from airflow_reverse_etl.sync.load.delivery import unrepeatable
 from airflow_reverse_etl.sync.load.loader import Loader
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Destination, Plan, PlanRequest, Warehouse
+from airflow_reverse_etl.sync.ports import Destination, DestinationRegister, Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Partition number of the checkpoint that is being committed.
@@ -174,7 +174,7 @@ class Run:
             may_repeat = destination.capabilities.may_repeat(self._sync.mode)
             if request.full_resync and not may_repeat and await self.committed():
                 request = replace(request, full_resync=False)
-            plan = await asyncio.to_thread(self._store.plan, request.to(destination), warehouse)
+            plan = await asyncio.to_thread(self._store.plan, await self._addressed(request, destination), warehouse)
         self._report_plan(plan)
 
         # A plan that was sent in part has passed the guards.
@@ -185,6 +185,21 @@ class Run:
                 await asyncio.to_thread(self._store.discard, plan)
                 raise
         return plan
+
+    async def _addressed(self, request: PlanRequest, destination: Destination) -> PlanRequest:
+        """Add to a request what the plan must know of its destination. A mirror must know who else writes there."""
+        request = request.to(destination)
+        if self._sync.mode != "mirror" or not request.address or not isinstance(self._store, DestinationRegister):
+            return request
+        writers = await asyncio.to_thread(self._store.writers, request.address)
+        days = {name: f"{last:%Y-%m-%d}" for name, last in sorted(writers.items()) if name != self._sync.name}
+        return replace(request, other_writers=days)
+
+    async def _register(self, plan: Plan, destination: Destination) -> None:
+        """Record that the sync writes to its destination, if this plan has rows to send."""
+        address = getattr(destination, "address", "")
+        if plan.total and address and isinstance(self._store, DestinationRegister):
+            await asyncio.to_thread(self._store.register_writer, self._sync.name, address, self._context.clock.now())
 
     def _report_wait(self, error: RunConflictError) -> None:
         text = f"waits for its lease, {LEASE_SECONDS:,.0f} seconds at most: {error.what}"
@@ -202,7 +217,7 @@ class Run:
     async def preview(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan:
         """Make a plan that is only shown. It ignores guards and leaves earlier runs alone; the caller discards it."""
         marked = replace(request, run_id=_PREVIEW_PREFIX + request.run_id)
-        plan = await asyncio.to_thread(self._store.plan, marked.to(destination), warehouse)
+        plan = await asyncio.to_thread(self._store.plan, await self._addressed(marked, destination), warehouse)
         return replace(plan, run_id=request.run_id)
 
     async def unfinished(self) -> Plan | None:
@@ -320,6 +335,7 @@ class Run:
             checkpoint.close(self._sync.failure.on_unknown, unrepeatable(plan, self._sync, destination))
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
         report = _report(self._sync, plan, checkpoint)
+        await self._register(plan, destination)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
@@ -435,6 +451,7 @@ def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
         given_up=plan.given_up,
         moved=plan.moved,
         held=plan.held,
+        other_writers=plan.other_writers,
         model_rows=known_rows(sync, plan),
         invalid=plan.causes,
     )

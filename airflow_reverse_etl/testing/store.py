@@ -99,6 +99,7 @@ class MemoryStateStore(StateStore):
         self._duckdb = duckdb.connect()  # evaluates the mapping's expressions
         self._syncs: dict[str, _State] = {}
         self._numbers = count(1)
+        self._writers: dict[str, tuple[str, datetime]] = {}
 
     def snapshot(self, sync: str) -> set[str]:
         """Return the primary keys of the rows that the destination has acknowledged."""
@@ -227,6 +228,14 @@ class MemoryStateStore(StateStore):
         state = self._state(sync)
         if state.lease[0] == fence:
             state.lease = (*state.lease[:3], None)
+
+    def writers(self, address: str) -> dict[str, datetime]:
+        return {sync: last for sync, (where, last) in self._writers.items() if where == address}
+
+    def register_writer(self, sync: str, address: str, now: datetime) -> None:
+        where, last = self._writers.get(sync, ("", now))
+        if where != address or now - last > timedelta(days=1):
+            self._writers[sync] = address, now
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 

@@ -261,25 +261,30 @@ def _the_plan(statement: PlanStatement) -> str:
             changes.append(f"WHEN j.found <> 'added' THEN '{unsent}'")
         changes.append("WHEN q.key_hi IS NOT NULL THEN 'skipped'")
         last = "CASE WHEN j.found = 'added' THEN 'added' ELSE 'changed' END"
-    causes = ["WHEN j.invalid IS NOT NULL THEN j.invalid"]
-    if held:
-        causes.append(f"WHEN j.found = 'gone' AND {held} THEN 'held'")
-    causes.append("WHEN q.key_hi IS NOT NULL THEN q.cause")
-    if moved:
-        causes.append(f"WHEN {moved} THEN 'moved'")
     return fill(
         """
         SELECT j.*,
         CASE {changes} ELSE {last} END AS change,
-        CASE {causes} END AS cause, q.code
+        {cause} AS cause, q.code
         FROM judged AS j
         {joins}
         """,
         changes=" ".join(changes),
         last=last,
-        causes=" ".join(causes),
+        cause=_cause(held, moved),
         joins=" ".join(joins),
     )
+
+
+def _cause(held: str, moved: str) -> str:
+    """Build the cause of a row's change from the conditions for ``held`` and ``moved``, which may be empty."""
+    cases = ["WHEN j.invalid IS NOT NULL THEN j.invalid"]
+    if held:
+        cases.append(f"WHEN j.found = 'gone' AND {held} THEN 'held'")
+    cases.append("WHEN q.key_hi IS NOT NULL THEN q.cause")
+    if moved:
+        cases.append(f"WHEN {moved} THEN 'moved'")
+    return f"CASE {' '.join(cases)} END"
 
 
 def _held(statement: PlanStatement) -> str:

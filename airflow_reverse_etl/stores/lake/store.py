@@ -11,6 +11,8 @@
                        runs/<plan>/  plan.json, changes/*.parquet, and of each partition
                                      checkpoint-<partition>-<try>.json and try-<partition>/: until the commit
 
+         writers/<digest>/<sync>   the destination that a sync writes to, by the digest of its address
+
 The snapshot holds hashes, no values. The change set of a plan does hold values; commit and discard delete it.
 """
 
@@ -19,6 +21,7 @@ The snapshot holds hashes, no values. The change set of a plan does hold values;
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import secrets
@@ -233,6 +236,26 @@ class LakeStore(StateStore):
     def release(self, sync: str, *, fence: int) -> None:
         leases.release(self._lease(sync), fence=fence)
 
+    def writers(self, address: str) -> dict[str, datetime]:
+        found = self._files.times(_writers_of(address))
+        # A file that is being written has another name for a moment.
+        return {sync: last for sync, last in found.items() if not sync.startswith(".")}
+
+    def register_writer(self, sync: str, address: str, now: datetime) -> None:
+        folder = _writers_of(address)
+        # One file for each sync, which no other sync changes.
+        known = self._registered(sync)
+        for path in known.keys() - {f"{folder}/{sync}"}:
+            self._files.delete(path)
+        last = known.get(f"{folder}/{sync}")
+        if last is None or now - last > timedelta(days=1):
+            self._files.write(f"{folder}/{sync}", json.dumps({"sync": sync, "address": address}).encode())
+
+    def _registered(self, sync: str) -> dict[str, datetime]:
+        """Return the files that register a sync as a writer, and when they were written."""
+        found = self._files.times("writers")
+        return {f"writers/{path}": time for path, time in found.items() if path.partition("/")[2] == sync}
+
     # -- state as a thing of its own -------------------------------------------------------------------------------
 
     def syncs(self) -> list[SyncState]:
@@ -360,6 +383,8 @@ class LakeStore(StateStore):
 
     def _delete_state(self, sync: str, names: Sequence[str]) -> None:
         # The history is the last to go: until then, the sync's next run finds that its snapshot is lost.
+        for path in self._registered(sync):
+            self._files.delete(path)
         for name in sorted(names, key=lambda name: name == "history"):
             self._files.delete(f"{_folder(sync)}/{name}")
 
@@ -446,6 +471,11 @@ def _erase(work: Scratch, table: DeltaFile, condition: str, mark: str) -> int:
         table.replace(work, f"SELECT * FROM erased WHERE ({condition}) IS NOT TRUE", mark)
     table.delete_unused()  # also what an interrupted call has left
     return int(rows)
+
+
+def _writers_of(address: str) -> str:
+    """Return the folder of the syncs that write to a destination."""
+    return f"writers/{hashlib.sha256(address.encode()).hexdigest()[:16]}"
 
 
 def _folder(sync: str) -> str:

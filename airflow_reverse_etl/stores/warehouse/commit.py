@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from airflow_reverse_etl.spec.comparison import State
@@ -153,7 +153,7 @@ class WarehouseCommitRunner(CommitRunner):
     def _add_run(self, run: dict[str, Any]) -> None:
         text = self._tables.text
         row = {**run, "sync": self._plan.sync}
-        planned_at = self._instant(row.pop("planned_at"))
+        planned_at = self._tables.instant(row.pop("planned_at"))
         values = ", ".join(text(value) for value in row.values())
         self._session.run(
             f"INSERT INTO {self._tables['runs']} ({', '.join(row)}, planned_at, committed_at)"
@@ -162,14 +162,10 @@ class WarehouseCommitRunner(CommitRunner):
 
     def _forget_old(self) -> None:
         """Delete runs, and rows of the change log, that are too old."""
-        oldest = self._instant(self._plan.created_at - self._history)
+        oldest = self._tables.instant(self._plan.created_at - self._history)
         sync = self._tables.text(self._plan.sync)
         for name, time in (("runs", "planned_at"), ("change_log", "committed_at")):
             self._session.run(f"DELETE FROM {self._tables[name]} WHERE sync = {sync} AND {time} < {oldest}")
-
-    def _instant(self, moment: datetime) -> str:
-        """Format a moment in a way that every warehouse can read in a session whose time zone is UTC."""
-        return f"CAST('{moment:%Y-%m-%d %H:%M:%S.%f}' AS {self._tables.sql.types['TIMESTAMPTZ']})"
 
     def _changes(self, table: str) -> str:
         """Build the query for the plan's rows. A column that the plan does not have is null."""

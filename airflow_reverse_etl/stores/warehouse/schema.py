@@ -5,6 +5,7 @@ All syncs share these tables. Rows are only added and deleted, so that syncs do 
     syncs        the prefix of each sync's tables          leases       the holders of leases, see compare_and_set.py
     runs         one row for each committed run            plans        uncommitted plans
     change_log   the outcome of each row, if enabled       checkpoints  the progress of their loads
+    writers      the destination that each sync writes to, made with its first row
 
 Each sync has the tables ``snapshot``, ``rejections`` and ``state``, named ``<sync>_<hash>_...``, see :func:`prefix`.
 While a run is unfinished, the sync has ``changes_<run>`` too, the only table with row values.
@@ -18,6 +19,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
@@ -69,6 +71,9 @@ OWN: Mapping[str, Mapping[str, str]] = {
     "state": {"generation": "VARCHAR", "remembered": "VARCHAR"},
 }
 
+#: Columns of ``writers``. It is not in SHARED, as a schema without it is complete.
+WRITERS: Mapping[str, str] = {"sync": "VARCHAR", "address": "VARCHAR", "written_at": "TIMESTAMPTZ"}
+
 #: The ``generation`` before the first commit.
 NOTHING_YET = "nothing yet"
 
@@ -112,6 +117,10 @@ class Tables:
             value = value.replace("\0", "\ufffd")
         return literal(value, self.sql.name)
 
+    def instant(self, moment: datetime) -> str:
+        """Return a moment as SQL that every warehouse can read in a session whose time zone is UTC."""
+        return f"CAST('{moment:%Y-%m-%d %H:%M:%S.%f}' AS {self.sql.types['TIMESTAMPTZ']})"
+
     def exist(self) -> bool:
         """Return whether the shared tables exist and can be read."""
         try:
@@ -153,7 +162,7 @@ class Tables:
             return own
         known = self.database.run(f"SELECT 1 FROM {self['syncs']} WHERE sync = {self.text(sync)}")
         try:
-            missing = [name for name in OWN if not (known and self._exists(f"{own}_{name}"))]
+            missing = [name for name in OWN if not (known and self.exists(f"{own}_{name}"))]
             for name in missing:
                 self._run_ddl(self._create(f"{own}_{name}", OWN[name]))
             if "snapshot" not in missing:
@@ -166,6 +175,11 @@ class Tables:
             self._register(sync, own, known=bool(known))
         self._syncs_with_tables.add(sync)
         return own
+
+    def make_writers(self) -> None:
+        """Make the table of the syncs that write to a destination, if it is missing."""
+        if not self.exists("writers"):
+            self._run_ddl(self._create("writers", WRITERS))
 
     def drop_own(self, sync: str) -> None:
         """Drop the tables of one sync, and forget that it has them."""
@@ -272,7 +286,8 @@ class Tables:
             if error.kind not in _BY_ANOTHER_WORKER:
                 raise
 
-    def _exists(self, name: str) -> bool:
+    def exists(self, name: str) -> bool:
+        """Return whether one table exists."""
         try:
             self.database.run(f"SELECT 1 FROM {self[name]} WHERE 1 = 0")
         except SqlError as error:

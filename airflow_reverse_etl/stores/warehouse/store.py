@@ -291,6 +291,36 @@ class WarehouseStore(StateStore):
         with self._tables.errors(sync):
             leases.release(TableValues(self._tables, sync), fence=fence)
 
+    def writers(self, address: str) -> dict[str, datetime]:
+        with self._tables.errors():
+            if not self._tables.exists("writers"):
+                return {}
+            rows = self._database.run(
+                f"SELECT sync, MAX(written_at) FROM {self._tables['writers']} WHERE address = {self._text(address)}"
+                " GROUP BY sync"
+            )
+        return dict(rows)
+
+    def register_writer(self, sync: str, address: str, now: datetime) -> None:
+        table = self._tables["writers"]
+        mine = f"sync = {self._text(sync)}"
+        with self._tables.errors(sync):
+            self._tables.make_writers()
+            moment = self._tables.instant(now)
+            yesterday = self._tables.instant(now - timedelta(days=1))
+            rows = self._database.run(
+                f"SELECT address FROM {table} WHERE {mine}"
+                f" AND (address <> {self._text(address)} OR written_at > {yesterday})"
+            )
+            if rows == [(address,)]:
+                return
+            with self._database.session() as session, session.transaction():
+                session.run(f"DELETE FROM {table} WHERE {mine}")
+                session.run(
+                    f"INSERT INTO {table} (sync, address, written_at)"
+                    f" SELECT {self._text(sync)}, {self._text(address)}, {moment}"
+                )
+
     # -- state as a thing of its own -------------------------------------------------------------------------------
 
     def syncs(self) -> list[SyncState]:
@@ -375,7 +405,10 @@ class WarehouseStore(StateStore):
     def _delete_state(self, sync: str) -> None:
         # The runs go first: without them, the sync has no state. Its name goes last: it leads to what is left.
         self._open_plans.drop_all(sync)
-        for table in ("runs", "change_log"):
+        names = ["runs", "change_log"]
+        if self._tables.exists("writers"):
+            names.append("writers")
+        for table in names:
             self._database.run(f"DELETE FROM {self._tables[table]} WHERE sync = {self._text(sync)}")
         self._tables.drop_own(sync)
 
