@@ -17,7 +17,7 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, Support
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,11 +74,12 @@ class FileDestination:
         self._url = Path(options.url).absolute().as_uri() if is_path else options.url
         self._fields = tuple(setup.sync.mapping)
         self._folder = options.object or setup.sync.name
-        operations = frozenset(Operation)
+        # A file is replaced by the same file, and appears when it is complete.
+        operations = dict.fromkeys(Operation, Support(idempotent=True, answers="row"))
         if options.operation_column is None:  # a reader could not tell a delete from an upsert
-            operations -= {Operation.DELETE}
+            del operations[Operation.DELETE]
         self.address = setup.address(options.url, None if options.object else self._folder)
-        self.capabilities = Capabilities(operations, frozenset(Operation), max_batch_rows=options.max_batch_rows)
+        self.capabilities = Capabilities(operations, max_batch_rows=options.max_batch_rows)
 
     async def open(self, limiter: Limiter) -> None:
         """Prepare the storage.

@@ -118,7 +118,7 @@ class HttpDestination:
         """
         action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
-            return ALL_ACCEPTED
+            return Receipts(taken=reply.status == 202)
         code, message = (self.clean(text, batch) for text in self.error_text(batch, reply))
         if action in (Action.CREDENTIALS, Action.CONFIGURATION):
             self._stop(action, reply, message)

@@ -18,7 +18,7 @@ from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, 
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts, digest
-from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.ports import Capabilities, Support
 
 _DEFAULT_BATCH_ROWS = 100
 #: Statuses that mean that the row does not exist, if the path names the row.
@@ -48,12 +48,13 @@ class JsonApi(HttpDestination):
         if used and all(endpoint.rows == "single" for endpoint in used):
             max_rows = 1
         # With an idempotency key the API recognises repeated requests of every operation.
-        idempotent = (
-            frozenset(Operation) if options.idempotency_header else frozenset(map(Operation, options.idempotent))
-        )
+        idempotent = frozenset(Operation if options.idempotency_header else options.idempotent)
+        supported = {
+            operation: Support(idempotent=operation in idempotent, answers=endpoint.worth)
+            for operation, endpoint in endpoints.items()
+        }
         self.capabilities = Capabilities(
-            operations=frozenset(endpoints),
-            idempotent=idempotent,
+            supported,
             max_batch_rows=max_rows,
             max_batch_bytes=options.max_batch_bytes,
             ignore_case=True,
@@ -275,7 +276,7 @@ class _Endpoint:
             "set `reply: text` in the destination if this API answers with plain text; "
             "otherwise check the API and its proxies"
         )
-        if batch.operation in self._destination.capabilities.idempotent:
+        if self._destination.capabilities.idempotent(batch.operation):
             receipt = Receipt(Outcome.UNKNOWN, "reply_not_json", f"{problem}; {todo}", self._host, reply.status)
             return Receipts(receipt)
         return self._stop(reply, batch, problem, todo=todo)
@@ -299,7 +300,7 @@ class _Endpoint:
         exceptions, unmatched = results.read(entries, batch, host=self._host, status=reply.status)
         if self._reports_more(results, answer, reply, some_failed=bool(exceptions or unmatched)):
             return self._stop_unread(reply, batch, answer)
-        safe = batch.operation in self._destination.capabilities.idempotent
+        safe = self._destination.capabilities.idempotent(batch.operation)
         named_none = len(exceptions) == len(batch) and all(map(is_no_result, exceptions.values()))
         if named_none and (entries or not safe) and not unmatched:
             return self._stop_unmatched(results, reply, batch)

@@ -13,6 +13,7 @@ from airflow_reverse_etl.destinations.json_encoding import dumps
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.destinations.templates import Template, header_value, path_value
 from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.sync.ports import Answers
 
 
 class ErrorPaths(Strict):
@@ -74,6 +75,20 @@ class EndpointOptions(Strict):
         dict[int, Action],
         Field(default_factory=dict, description="statuses whose meaning differs from the default, and their meaning"),
     ]
+    answers: Annotated[
+        Answers | None,
+        Field(
+            description="worth of the replies: row, batch, or taken for later processing; default: row with results or "
+            "rows: single, else batch; taken with status 202"
+        ),
+    ] = None
+
+    @property
+    def worth(self) -> Answers:
+        """The worth of the endpoint's answers, see :class:`~airflow_reverse_etl.sync.ports.Support`."""
+        if self.answers:
+            return self.answers
+        return "row" if self.results or self.rows == "single" else "batch"
 
     @field_validator("path")
     @classmethod

@@ -133,7 +133,7 @@ def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) 
     sync = setup.sync
     capabilities = destination.capabilities
     problems = []
-    missing = sorted(setup.operations - capabilities.operations)
+    missing = sorted(setup.operations - capabilities.operations.keys())
     if missing:
         supported = ", ".join(sorted(capabilities.operations)) or "do nothing"
         problems.append(f"mode: {sync.mode} needs {' and '.join(missing)}; this destination can only {supported}")

@@ -144,6 +144,7 @@ class Receipts:
     :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
         engine decides how long it waits.
     :param left_today: number of requests that the destination still allows today, by its own count.
+    :param taken: accepted rows were taken for later processing, as with HTTP status 202: the outcome is not known.
     :param requests: number of requests made for this answer.
     :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
         that are ``unknown`` then are in doubt. If they may not be sent twice, later runs leave them out until the
@@ -156,6 +157,7 @@ class Receipts:
     retry_after: float | None = None
     throttled: bool = False
     left_today: int | None = None
+    taken: bool = False
     requests: int = 1
     stop: ConfigurationError | None = None
 

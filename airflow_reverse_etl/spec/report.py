@@ -39,6 +39,8 @@ class RunReport:
     :param model_rows: the total that percentages in the sync's limits refer to.
     :param invalid: the number of invalid rows by cause.
     :param other_writers: in mode mirror, other syncs that write to the same destination: name → last day, ISO 8601.
+    :param answers: how much the destination's answers are worth, by operation: ``row``, ``batch`` or ``taken``, see
+        :class:`~airflow_reverse_etl.sync.ports.Support`. Empty in reports of an earlier version.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class RunReport:
     model_rows: int = 0
     invalid: Mapping[str, int] = field(default_factory=dict)
     other_writers: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +76,7 @@ class RunReport:
             "model_rows": self.model_rows,
             "invalid": dict(self.invalid),
             "other_writers": dict(self.other_writers),
+            "answers": dict(self.answers),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "reasons": [dict(reason) for reason in self.reasons],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
@@ -67,7 +67,7 @@ class PlanRequest:
     reset: bool = False
     full_resync: bool = False
     on_destination_change: str = ""
-    capabilities: Capabilities = field(default_factory=lambda: Capabilities(frozenset(Operation)))
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(USUAL))
     address: str = ""
     other_writers: Mapping[str, str] = field(default_factory=dict)
 
@@ -257,12 +257,35 @@ class StateStore(Protocol):
         """Release the lease with this number. Does nothing if the lease has another number by now."""
 
 
+#: Worth of a destination's answers: see :class:`Support`.
+Answers = Literal["row", "batch", "taken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Promises of a destination about one operation.
+
+    :param idempotent: the operation has the same result when it is sent twice.
+    :param answers: how much an answer is worth. ``row``: it confirms each row, because it names the row, lists every
+        failure, or the write is all or nothing. ``batch``: it has one verdict for all rows of a request, and may not
+        show that one of them failed. ``taken``: the rows were taken for later processing, whose outcome is not known.
+    """
+
+    idempotent: bool
+    answers: Answers
+
+
+#: Every operation, of which only an insert has another result when it is sent twice.
+USUAL: Mapping[Operation, Support] = {
+    operation: Support(idempotent=operation is not Operation.INSERT, answers="row") for operation in Operation
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """Abilities and limits of a destination. The sync is checked against them before a row is read.
 
-    :param operations: supported operations.
-    :param idempotent: operations that have the same result when they are sent twice.
+    :param operations: supported operations, and what the destination promises about each.
     :param max_batch_rows: most rows in one batch.
     :param max_batch_bytes: most bytes in one batch, measured on the Arrow data; None for no limit.
     :param ignore_case: identifiers that differ only in upper and lower case name the same record.
@@ -270,16 +293,20 @@ class Capabilities:
         in the run after: a unique constraint would refuse the new record otherwise.
     """
 
-    operations: frozenset[Operation]
-    idempotent: frozenset[Operation] = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
+    operations: Mapping[Operation, Support]
     max_batch_rows: int = 100
     max_batch_bytes: int | None = None
     ignore_case: bool = False
     removes_first: bool = False
 
+    def idempotent(self, operation: Operation | None) -> bool:
+        """Return True if an operation is supported, and has the same result when it is sent twice."""
+        support = self.operations.get(operation) if operation else None
+        return support is not None and support.idempotent
+
     def may_repeat(self, mode: str) -> bool:
         """Return True if all operations of a mode have the same result when they are sent twice."""
-        return self.idempotent.issuperset(OPERATIONS[mode].values())
+        return all(map(self.idempotent, OPERATIONS[mode].values()))
 
 
 class DailyLimitError(Exception):

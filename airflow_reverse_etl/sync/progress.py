@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, MAX_REASONS, Outcome, Reason, Receipt
 
@@ -28,6 +29,7 @@ class Checkpoint:
     :param answer_lost: rows whose answer was lost, and that are not safe to send twice. Depending on the sync's
         ``on_unknown``, they are sent again or count as delivered. They are reported as ``unknown`` once they are
         settled or the checkpoint is closed.
+    :param taken: operations of which the destination took rows for later processing, whatever its type promises.
     :param closed: the commit has begun. The plan is not sent any more, and is committed with this checkpoint.
     """
 
@@ -41,6 +43,7 @@ class Checkpoint:
     seconds: float = 0.0
     after: int = 0
     unanswered: RangeSet = field(default_factory=RangeSet)
+    taken: set[Operation] = field(default_factory=set)
     closed: bool = False
     _index: dict[Reason, int] = field(default_factory=dict, repr=False)
 
@@ -68,6 +71,10 @@ class Checkpoint:
     def add_requests(self, requests: int) -> None:
         """Add to the number of requests made."""
         self.requests += requests
+
+    def take(self, operation: Operation) -> None:
+        """Record that the destination took rows for later processing."""
+        self.taken.add(operation)
 
     def settle(self, seqs: Sequence[int]) -> None:
         """Record rows that were accepted, ascending."""
@@ -163,6 +170,7 @@ class Checkpoint:
                 whole.leave(part.reasons[at], rows)
             whole.unanswered |= part.in_doubt()
             whole.answer_lost |= part.answer_lost
+            whole.taken |= part.taken
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
         whole.answer_lost -= whole.failed.keys()
@@ -213,6 +221,7 @@ class Checkpoint:
             "seconds": round(self.seconds, 3),
             "after": self.after,
             "doubts": _pairs(self.unanswered),
+            "taken": sorted(self.taken),
             "closed": self.closed,
         }
 
@@ -230,6 +239,7 @@ class Checkpoint:
             seconds=data["seconds"],
             after=data["after"],
             unanswered=_ranges(data["doubts"]),
+            taken=set(map(Operation, data.get("taken", ()))),
             closed=data["closed"],
             _index={reason: at for at, reason in enumerate(reasons)},
         )

@@ -29,6 +29,7 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
@@ -307,12 +308,12 @@ class Run:
         try:
             checkpoint, left = await loader.load()
         except ReverseEtlError as error:
-            error.with_report(await self._report_so_far(plan))
+            error.with_report(await self._report_so_far(plan, destination))
             raise
         if left and (loader.stopped or share.partition != REMOVAL):
             raise IncompleteLoadError(
                 f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
-                report=await self._report_so_far(plan),
+                report=await self._report_so_far(plan, destination),
                 todo="set retries on the task: its next try sends these rows",
                 sync=self._sync.name,
                 connection=self._sync.destination.connection,
@@ -334,7 +335,7 @@ class Run:
         if not checkpoint.closed:
             checkpoint.close(self._sync.failure.on_unknown, unrepeatable(plan, self._sync, destination))
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
-        report = _report(self._sync, plan, checkpoint)
+        report = _report(self._sync, plan, destination, checkpoint)
         await self._register(plan, destination)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
@@ -410,8 +411,8 @@ class Run:
         """Return True if a plan has removed rows, and is older than a day."""
         return plan.planned.removed > 0 and self._context.clock.now() - plan.created_at > MAX_REMOVAL_AGE
 
-    async def _report_so_far(self, plan: Plan) -> RunReport:
-        return _report(self._sync, plan, await self._progress(plan))
+    async def _report_so_far(self, plan: Plan, destination: Destination) -> RunReport:
+        return _report(self._sync, plan, destination, await self._progress(plan))
 
     async def _progress(self, plan: Plan) -> Checkpoint:
         """Return the checkpoint that is being committed, or else the merged checkpoints of all partitions."""
@@ -432,7 +433,7 @@ def _why(checkpoint: Checkpoint) -> str:
     return f": {'; '.join(texts)}" if texts else ""
 
 
-def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
+def _report(sync: Sync, plan: Plan, destination: Destination, checkpoint: Checkpoint) -> RunReport:
     # A closed plan is not sent any more by this run, so its open rows without an answer are unknown, not retryable.
     unknown = 0
     if checkpoint.closed:
@@ -454,4 +455,15 @@ def _report(sync: Sync, plan: Plan, checkpoint: Checkpoint) -> RunReport:
         other_writers=plan.other_writers,
         model_rows=known_rows(sync, plan),
         invalid=plan.causes,
+        answers=_answers(sync, destination, checkpoint),
     )
+
+
+def _answers(sync: Sync, destination: Destination, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return how much the destination's answers are worth, by operation of the sync's mode."""
+    supported = destination.capabilities.operations
+    used = [operation for operation in OPERATIONS[sync.mode].values() if operation in supported]
+    return {
+        operation.value: "taken" if operation in checkpoint.taken else supported[operation].answers
+        for operation in used
+    }

@@ -121,7 +121,7 @@ class DestinationConformance:
 
     async def test_an_idempotent_batch_sent_twice_has_the_result_of_once(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
-        assert Operation.UPSERT in destination.capabilities.idempotent
+        assert destination.capabilities.idempotent(Operation.UPSERT)
         for _ in range(2):
             receipts = await destination.send(self.batch(Operation.UPSERT, {"1": "Ada"}))
             assert receipts.of("1").outcome is Outcome.ACCEPTED

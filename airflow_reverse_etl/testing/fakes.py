@@ -12,7 +12,7 @@ from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import ACCEPTED, DAILY_LIMIT, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, DailyLimitError, Limiter
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities, DailyLimitError, Limiter
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class FakeDestination:
 
     def __init__(self, dials: Dials | None = None, *, capabilities: Capabilities | None = None) -> None:
         self.dials = dials or Dials()
-        self.capabilities = capabilities or Capabilities(operations=frozenset(Operation))
+        self.capabilities = capabilities or Capabilities(USUAL)
         self.table = Table()
         self.batches: list[Batch] = []
         self.opened = 0

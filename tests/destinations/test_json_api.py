@@ -148,7 +148,7 @@ def test_headers_and_paths_can_contain_the_run_and_the_operation() -> None:
 
 
 def test_with_an_idempotency_header_everything_may_be_sent_again() -> None:
-    assert Operation.INSERT in api(idempotency_header="Idempotency-Key").capabilities.idempotent
+    assert api(idempotency_header="Idempotency-Key").capabilities.idempotent(Operation.INSERT)
 
 
 def test_ndjson_has_a_line_for_each_row() -> None:

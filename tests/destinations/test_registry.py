@@ -14,7 +14,7 @@ from airflow_reverse_etl.destinations.registry import check_options, create, des
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Support
 
 
 class AcmeOptions(HttpOptions):
@@ -26,7 +26,9 @@ class Acme(HttpDestination):
     """A destination of a third party."""
 
     Options = AcmeOptions
-    capabilities = Capabilities(frozenset({Operation.UPSERT, Operation.DELETE}))
+    capabilities = Capabilities(
+        dict.fromkeys((Operation.UPSERT, Operation.DELETE), Support(idempotent=True, answers="row"))
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -196,3 +196,15 @@ def test_a_report_stored_before_reasons_had_their_name_is_read() -> None:
     report = RunReport.from_json(stored)
     assert report.reasons == ({"code": "X", "count": 1},)
     assert RunReport.from_json(report.to_json()) == report
+
+
+def test_a_checkpoint_stored_before_it_had_the_operations_that_were_only_taken_is_read() -> None:
+    stored = Checkpoint(requests=3).to_json()
+    del stored["taken"]
+    assert Checkpoint.from_json(stored) == Checkpoint(requests=3)
+
+
+def test_the_operations_that_were_only_taken_outlive_the_process_and_the_partition() -> None:
+    part = Checkpoint()
+    part.take(Operation.UPSERT)
+    assert Checkpoint.merged([Checkpoint(), part.copy()]).taken == {Operation.UPSERT}

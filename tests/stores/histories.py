@@ -25,7 +25,7 @@ from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.lease import RENEW_SECONDS
 from airflow_reverse_etl.sync.load.checkpoint_writer import CHECKPOINT_SECONDS
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter, Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Limiter, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import CrashError, FrozenClock, MemoryStateStore
 
@@ -251,9 +251,7 @@ class Remote:
     """Destination whose records are named by e-mail. It refuses the deletion of a record that the model names."""
 
     def __init__(self, rng: random.Random, *, ignore_case: bool, removes_first: bool) -> None:
-        self.capabilities = Capabilities(
-            frozenset(Operation), max_batch_rows=3, ignore_case=ignore_case, removes_first=removes_first
-        )
+        self.capabilities = Capabilities(USUAL, max_batch_rows=3, ignore_case=ignore_case, removes_first=removes_first)
         self.ignore_case = ignore_case
         self.records: dict[str, dict[str, Any]] = {}
         self.faults = Faults()

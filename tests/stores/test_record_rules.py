@@ -12,11 +12,10 @@ import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
-from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Plan, PlanRequest
 from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore, MemoryWarehouse, RecordingObserver
 from tests.stores.bench import AT, REJECTED, Bench, at, keyed, sync_of
@@ -88,7 +87,7 @@ def test_a_row_whose_key_is_recorded_anew_is_not_taken_for_the_one_before(bench:
 
 def test_a_destination_with_unique_columns_gets_deletions_first(bench: Callable[..., Bench]) -> None:
     b = bench(sync_of("mirror"))
-    removes_first = Capabilities(frozenset(Operation), removes_first=True)
+    removes_first = Capabilities(USUAL, removes_first=True)
     b.model(FIRST)
     b.run()
     b.model(SECOND)

@@ -28,7 +28,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
-from airflow_reverse_etl.sync.ports import StateStore
+from airflow_reverse_etl.sync.ports import StateStore, Support
 from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.testing import CrashError, MemoryStateStore, MemoryWarehouse, RecordingObserver
 from tests.stores.histories import SCHEMA, Clock, Faults, PairOfStores, People, Remote, Row, folded, history_of
@@ -306,7 +306,8 @@ async def change_from_run_to_run(
     rng = group.rng
     group.refusals = (AttentionError, RunConflictError)
     idempotent = frozenset(rng.sample(sorted(Operation), rng.randint(0, 4)))
-    group.remote.capabilities = replace(group.remote.capabilities, idempotent=idempotent)
+    promises = {operation: Support(idempotent=operation in idempotent, answers="row") for operation in Operation}
+    group.remote.capabilities = replace(group.remote.capabilities, operations=promises)
     if earlier:
         await run_as_earlier_version(group)
     for _ in range(runs):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
-from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
@@ -20,7 +19,7 @@ from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.state import SyncState
 from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.schema import prefix
-from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities
 from tests.s3 import Bucket
 from tests.stores.bench import NOW, REJECTED, THREE, Bench, sync_of
 from tests.stores.warehouses import copying_store, duckdb_place
@@ -28,7 +27,7 @@ from tests.stores.warehouses import copying_store, duckdb_place
 ADA = (1, "Ada@example.com", 1)
 ROWS = [ADA, (2, "bo@example.com", 2)]
 #: Of a destination that compares identifiers without case.
-FOLDED = Capabilities(frozenset(Operation), ignore_case=True)
+FOLDED = Capabilities(USUAL, ignore_case=True)
 
 
 @pytest.fixture(params=["lake", "tables in duckdb"])

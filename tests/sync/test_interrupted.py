@@ -11,7 +11,7 @@ from airflow_reverse_etl.errors import AttentionError, FailurePolicyError, Incom
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync import run as module
-from airflow_reverse_etl.sync.ports import Capabilities, StateStore
+from airflow_reverse_etl.sync.ports import Capabilities, StateStore, Support
 from airflow_reverse_etl.testing import CrashError, Dials, FakeDestination
 from tests.stores.every import lose_snapshot
 from tests.stores.warehouses import CopyingStore, copying_store
@@ -98,7 +98,8 @@ async def test_rows_below_those_that_another_share_announced_are_announced_as_we
 async def test_upserts_that_may_not_be_repeated_are_not_announced_with_deletes_that_may(
     world: World, on_unknown: str
 ) -> None:
-    deletes = Capabilities(operations=frozenset(Operation), idempotent=frozenset({Operation.DELETE}), max_batch_rows=9)
+    promises = {operation: Support(idempotent=operation is Operation.DELETE, answers="row") for operation in Operation}
+    deletes = Capabilities(promises, max_batch_rows=9)
     world.destination = FakeDestination(capabilities=deletes)
     world.values |= {"mode": "mirror", "guards": {"max_removed": "100%"}}
     world.values |= {"failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}

@@ -14,7 +14,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest, StateStore
+from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest, StateStore, Support
 from airflow_reverse_etl.sync.run import Run, run_sync
 from airflow_reverse_etl.testing import (
     CrashError,
@@ -28,7 +28,7 @@ from airflow_reverse_etl.testing import (
 from tests.stores.every import STORES
 
 #: An API without operations that are safe to send twice.
-NOT_IDEMPOTENT = Capabilities(operations=frozenset(Operation), idempotent=frozenset(), max_batch_rows=100)
+NOT_IDEMPOTENT = Capabilities(dict.fromkeys(Operation, Support(idempotent=False, answers="row")))
 
 #: Mark of a scenario that runs on every kind of store; others run on the one in memory. Each crosses what a store keeps
 #: between two processes: checkpoints, plans, commits. What a store plans and records is asked in ``tests/stores``.

@@ -27,7 +27,7 @@ def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
     """Return the rows of a plan that are not safe to send twice."""
     found = RangeSet()
     for change, rows in plan.ranges().items():
-        if OPERATIONS[sync.mode].get(change) not in destination.capabilities.idempotent:
+        if not destination.capabilities.idempotent(OPERATIONS[sync.mode].get(change)):
             found |= RangeSet(rows)
     return found
 
@@ -108,7 +108,6 @@ class Delivery:
                 await self._announce(batch)
             await self._writer.check()
             receipts = await self._answer(batch, self._destination.send)
-            self._writer.checkpoint.add_requests(receipts.requests)
             asked_to_wait = await self._obey(receipts, throttled + 1)
 
             # Split a refused batch to find the bad row.
@@ -147,7 +146,6 @@ class Delivery:
         assert isinstance(self._destination, ResolvesConflicts)
         await self._writer.check()
         receipts = await self._answer(batch, self._destination.resolve)
-        self._writer.checkpoint.add_requests(receipts.requests)
         left = self._settle(batch, receipts)
         if left is not None:
             self._leave_for_later(left, receipts)
@@ -164,13 +162,17 @@ class Delivery:
 
     async def _answer(self, batch: Batch, send: Callable[[Batch], Awaitable[Receipts]]) -> Receipts:
         try:
-            return await send(batch)
+            receipts = await send(batch)
         except BaseException as error:  # interrupted, perhaps after the rows were sent
             self._writer.checkpoint.doubt(batch.seqs)
             if isinstance(error, ReverseEtlError):
                 reason = Reason(type(error).__name__, error.what, error.where.get("host", ""))
                 self._writer.checkpoint.leave(reason, len(batch))
             raise
+        self._writer.checkpoint.add_requests(receipts.requests)
+        if receipts.taken:
+            self._writer.checkpoint.take(batch.operation)
+        return receipts
 
     async def _obey(self, receipts: Receipts, attempt: int) -> bool:
         """Let the load wait, or stop, as an answer demands; return whether it demands a wait.
@@ -234,7 +236,7 @@ class Delivery:
         return batch.only(sorted(again)) if again else None
 
     def _may_resend(self, batch: Batch) -> bool:
-        return batch.operation in self._destination.capabilities.idempotent
+        return self._destination.capabilities.idempotent(batch.operation)
 
     def _lose(self, batch: Batch, lost: Sequence[int]) -> bool:
         """Apply ``on_unknown`` to the rows of a batch at these positions; returns whether they are sent again."""

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.records import RecordBuilder
-from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities
 
 
 def sync(mapping: dict[str, Any], **values: Any) -> Sync:
@@ -86,10 +85,7 @@ def test_templates_read_columns_and_a_failing_row_is_named_without_its_values() 
 
 def cut(sync: Sync, rows: pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[int, tuple[str, str]]]:
     """Return the records that are sent, and the codes and messages of rows that are not."""
-    operations = frozenset(Operation)
-    batches = list(
-        Batcher(sync, Capabilities(operations=operations), run_id="run", plan_id="plan").cut(rows, RangeSet())
-    )
+    batches = list(Batcher(sync, Capabilities(USUAL), run_id="run", plan_id="plan").cut(rows, RangeSet()))
     records = [record for batch, _ in batches for record in batch.records]
     receipts = {seq: (receipt.code, receipt.outcome.value) for _, failed in batches for seq, receipt in failed.items()}
     return records, receipts
