@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 SCHEMA = ROOT / "airflow_reverse_etl" / "schemas" / "sync.schema.json"
+WIRE = ROOT / "tests" / "destinations" / "wire"
 ERRORS = ROOT / "airflow_reverse_etl" / "errors.md"
 FACE = ("operators", "sensors", "triggers", "hooks")
 
@@ -53,6 +55,9 @@ def block(name: str) -> str:
         "dbt-errors": dbt_error_table,
         "sync": sync_tables,
         "destination": destination_tables,
+        "actions": actions,
+        "answers": answers,
+        "reply": reply_example,
         "face": face,
         "cli": cli,
     }[kind]
@@ -304,6 +309,110 @@ def _type_name(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     return {"str": "text", "int": "number", "float": "number", "bool": "`true`, `false`"}.get(
         getattr(annotation, "__name__", ""), "any"
     )
+
+
+# -- replies ---------------------------------------------------------------------------------------------------------
+
+#: Action → what it means for the rows of a request, and what the engine does.
+_ACTIONS = {
+    "accept": "the rows were written. On an error status, or a reply that `success` refuses, it speaks of one row: "
+    "the batch is split until that row is alone",
+    "partial": "some rows were written, and `results` names them or the others. If it names none, the rows are "
+    "`unknown`; if sending them twice is safe, the batch is split",
+    "refuse": "nothing was written because of some row: the rows that `results` names are rejected, and the others "
+    "sent again; without such rows the batch is split until the bad row is alone",
+    "reject": "every row is refused as it is",
+    "skip": "the destination does not have the row; on an error status it speaks of one row, as with `accept`",
+    "retry": "nothing was written; the rows are sent again later",
+    "throttle": "as `retry`, and nothing is sent on this connection for the time that the reply asks for",
+    "unknown": "the rows may have been written: they are sent again if that is safe, else `failure.on_unknown` decides",
+    "credentials": "the load stops with a `CredentialsError`",
+    "configuration": "the load stops with a `ConfigurationError`",
+}
+
+
+def actions() -> str:
+    """Return the table of actions: where an option allows them, and which statuses have them by default."""
+    from airflow_reverse_etl.destinations.results import RowAction
+    from airflow_reverse_etl.http.status_table import ACTIONS, Action
+
+    assert set(_ACTIONS) == {action.value for action in Action}
+    classes = {status: f"other {status}xx" for status in range(2, 6)}
+    rows = []
+    for name, meaning in _ACTIONS.items():
+        usual = [classes.get(status, str(status)) for status, action in sorted(ACTIONS.items()) if action == name]
+        usual.sort(key=lambda text: text.startswith("other"))
+        rows.append((_code(name), ", ".join(usual), "yes" if name in get_args(RowAction) else "", meaning))
+    return table(("action", "statuses", "rows", "meaning"), rows)
+
+
+def answers() -> str:
+    """Return the table of what each built-in destination type promises about its operations."""
+    from airflow_reverse_etl.destinations.registry import create
+    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.operations import Operation
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+    http = {"type": "http", "path": "/", "operations": {"delete": {}}}
+    results = {"list": "results", "ok": {"ok": True}}
+    types: dict[str, dict[str, Any]] = {
+        "`http`": http,
+        "`http` with `results`, or with `rows: single`": {**http, "results": results},
+        "`http` with `answers: taken`, or answered with status 202": {**http, "answers": "taken"},
+        "`table`": {"type": "table", "object": "contacts"},
+        "`file`": {"type": "file", "url": "/exports"},
+    }
+    rows = []
+    for title, options in types.items():
+        common = {"name": "s", "model": "m", "source": "w", "mapping": {"id": "id"}}
+        destination = {"connection": "c", "match_on": "id", **options}
+        made = create(
+            Sync.load({**common, "destination": destination}),
+            connection=ConnectionInfo("c", "postgres", host="h"),
+            connect=lambda: None,
+        )
+        supported = made.capabilities.operations
+        repeatable = [operation.value for operation in Operation if made.capabilities.idempotent(operation)]
+        worth = {support.answers for support in supported.values()}
+        rows.append((title, ", ".join(sorted(map(_code, worth))), ", ".join(repeatable)))
+    return table(("type", "answers", "operations that are safe to send twice"), rows)
+
+
+def reply_example(case: str) -> str:
+    """Return a recorded case as an example: the options that matter, the reply, the outcome of each row, the source."""
+    wire = json.loads((WIRE / f"{case}.json").read_text(encoding="utf-8"))
+    api = case.partition("_")[0]
+    options = {"type": "http", "connection": api, **wire["destination"]}
+    options.pop("match_on", None)  # is of the sync's mapping, which the example leaves out
+    text = yaml.safe_dump({"destination": options}, sort_keys=False, default_flow_style=None, width=100)
+    text = re.sub(r"'(\d+)': ", r"\1: ", text)  # numbers are the keys of objects as text in JSON
+    reply = wire["replies"][0]
+    rows = [
+        (_code(_shortened(record)), outcome, _code(code), message)
+        for record, (outcome, code, message) in zip(wire["records"], wire["receipts"], strict=True)
+    ]
+    parts = [
+        f"```yaml\n{text}```",
+        f"Status {reply['status']}:",
+        f"```json\n{_json(reply['body'])}\n```",
+        table(("row", "outcome", "code", "message"), rows),
+        f"*Source: {wire['source']}.*",
+    ]
+    return "\n\n".join(parts)
+
+
+def _json(value: Any) -> str:
+    """Return JSON on one line, or with one line for each field if that is too long."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= 100 or not isinstance(value, dict):
+        return text
+    fields = (f"  {json.dumps(name)}: {json.dumps(inner, ensure_ascii=False)}" for name, inner in value.items())
+    return "{\n" + ",\n".join(fields) + "\n}"
+
+
+def _shortened(record: Any) -> str:
+    text = json.dumps(record, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 # -- classes of the face ---------------------------------------------------------------------------------------------

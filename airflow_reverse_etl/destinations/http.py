@@ -47,6 +47,7 @@ _OUTCOMES = {
     Action.THROTTLE: Outcome.RETRYABLE,
     Action.UNKNOWN: Outcome.UNKNOWN,
     Action.SKIP: Outcome.SKIPPED,
+    Action.PARTIAL: Outcome.UNKNOWN,
 }
 ALL_ACCEPTED = Receipts()
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from airflow_reverse_etl.destinations.base import Strict
 from airflow_reverse_etl.destinations.http import Action, HttpOptions
 from airflow_reverse_etl.destinations.json_encoding import dumps
-from airflow_reverse_etl.destinations.results import Results
+from airflow_reverse_etl.destinations.results import Code, Results
 from airflow_reverse_etl.destinations.templates import Template, header_value, path_value
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.ports import Answers
@@ -74,6 +74,13 @@ class EndpointOptions(Strict):
     statuses: Annotated[
         dict[int, Action],
         Field(default_factory=dict, description="statuses whose meaning differs from the default, and their meaning"),
+    ]
+    codes: Annotated[
+        dict[Code, Action],
+        Field(
+            default_factory=dict,
+            description="error codes of whole replies, and their meaning, which takes precedence over the status",
+        ),
     ]
     answers: Annotated[
         Answers | None,
@@ -153,6 +160,8 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
                 raise ValueError(f"{operation}: 'records' cannot be used with body: ndjson")
             if endpoint.reply == "text" and (endpoint.results or endpoint.success):
                 raise ValueError(f"{operation}: 'results' and 'success' cannot be used with reply: text")
+            if endpoint.results is None and Action.PARTIAL in (*endpoint.statuses.values(), *endpoint.codes.values()):
+                raise ValueError(f"{operation}: the meaning 'partial' needs 'results', which name the rows")
             if endpoint.envelope and not endpoint.records:
                 raise ValueError(f"{operation}: 'envelope' needs 'records', the field for the records")
             wrapping(endpoint.records, endpoint.envelope)

@@ -7,8 +7,11 @@ from typing import Any
 
 #: Fields that are false if something failed.
 _VERDICTS = ("ok", "success", "successful")
-#: Fields that are neither empty nor zero only if something failed.
-_FAILURES = ("error", "errors", "failed", "failures")
+#: Fields that are neither empty nor zero only if something failed, without underscores.
+_FAILURES = (
+    *("error", "errors", "failed", "failures", "failedrecords", "failedrecordcount"),
+    *("failcount", "failedcount", "failurecount", "errorcount", "numerrors", "numfailed"),
+)
 #: Number of nested objects that are searched: ``{"data": {"result": {"errors": […]}}}``.
 _DEPTH = 3
 
@@ -41,9 +44,16 @@ def _failures(value: Any, path: str, depth: int) -> Iterator[str]:
 
 def _failures_here(value: Mapping[str, Any], path: str) -> Iterator[str]:
     for name, inner in value.items():
-        word = name.lower()
-        if (word in _VERDICTS and inner is False) or (word in _FAILURES and inner):
+        word = name.replace("_", "").lower()
+        if (word in _VERDICTS and inner is False) or (word in _FAILURES and not _is_empty(inner)):
             yield _below(path, name)
+
+
+def _is_empty(value: Any) -> bool:
+    """Return whether a value is empty or zero, or an object of empty lists only."""
+    if isinstance(value, Mapping):
+        return all(inner in (None, [], {}) for inner in value.values())
+    return not value
 
 
 def _lists(value: Any, path: str, depth: int) -> Iterator[str]:

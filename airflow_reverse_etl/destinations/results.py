@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from airflow_reverse_etl.destinations.base import Strict
 from airflow_reverse_etl.destinations.reply_signs import lists_of
+from airflow_reverse_etl.destinations.row_matching import RowMatcher
 from airflow_reverse_etl.http.messages import value_at
 from airflow_reverse_etl.http.status_table import Action
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 
 #: Consequences of an entry in a reply for its row.
-RowAction = Literal["accept", "reject", "conflict", "retry", "skip", "unknown"]
+RowAction = Literal["accept", "reject", "conflict", "retry", "throttle", "skip", "unknown", "configuration"]
 _OUTCOMES: dict[str, Outcome] = {
     Action.ACCEPT: Outcome.ACCEPTED,
     Action.REJECT: Outcome.REJECTED,
     Action.CONFLICT: Outcome.CONFLICT,
     Action.RETRY: Outcome.RETRYABLE,
+    Action.THROTTLE: Outcome.RETRYABLE,
     Action.SKIP: Outcome.SKIPPED,
     Action.UNKNOWN: Outcome.UNKNOWN,
+    Action.CONFIGURATION: Outcome.RETRYABLE,
 }
 NO_RESULT = Receipt(Outcome.UNKNOWN, "no_result", "the reply does not mention this row")
-#: A position in a number, a path or a JSON pointer: ``3``, ``records[3].email``, ``/records/3``.
-_POSITION = re.compile(r"(?:^|[/.\[])(\d+)(?=$|[/.\]])")
 
 
 def is_no_result(receipt: Receipt) -> bool:
@@ -35,17 +35,42 @@ def is_no_result(receipt: Receipt) -> bool:
     return receipt.code == NO_RESULT.code and receipt.outcome is Outcome.UNKNOWN
 
 
+def _text_of_number(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+def _list_of_text(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+#: An error code: text, or a number in YAML.
+Code = Annotated[str, BeforeValidator(_text_of_number)]
+#: One dotted path, or a list of them.
+Paths = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_list_of_text),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
 class Results(Strict):
     """Place and format of the entries per row in a reply. Paths are dotted; a number is a position in a list."""
 
-    list: Annotated[str, Field(description="path of the list in the reply; empty if the reply itself is the list")] = ""
+    list: Annotated[
+        Paths,
+        Field(
+            description="path of the list in the reply, or of an object whose fields are lists, one for each kind of "
+            "failure; several paths if failures are in several lists; empty if the reply itself is the list"
+        ),
+    ] = ()
     rows: Annotated[
         Literal["all", "failed"], Field(description="rows that the list contains: all, or only failed ones")
     ] = "all"
     index: Annotated[
         str | None,
         Field(
-            description="path in an entry of the row's position (counted from 0), or of a JSON pointer that contains it"
+            description="path in an entry of the row's position (counted from 0), or of a JSON pointer, path or "
+            "message that contains it; empty if the entry itself is the position"
         ),
     ] = None
     key: Annotated[
@@ -53,7 +78,8 @@ class Results(Strict):
         Field(
             default_factory=dict,
             max_length=1,
-            description="path in an entry, and the field of the record that has the same value",
+            description="path in an entry, and the field of the record that has the same value; the path is empty if "
+            "the entry itself is the value",
         ),
     ]
     ok: Annotated[
@@ -64,11 +90,32 @@ class Results(Strict):
         ),
     ]
     error: Annotated[str | None, Field(description="path in an entry that has a value only if the row failed")] = None
-    code: Annotated[str, Field(description="path of the error code in an entry")] = "code"
+    code: Annotated[
+        str,
+        Field(
+            description="path of the error code in an entry; the code of an entry without one is the name of its list, "
+            "if there are several lists"
+        ),
+    ] = "code"
     message: Annotated[str, Field(description="path of the error message in an entry")] = "message"
     codes: Annotated[
-        dict[str, RowAction], Field(default_factory=dict, description="error codes, and their meaning; default: reject")
+        dict[Code, RowAction],
+        Field(default_factory=dict, description="error codes of rows, and their meaning; default: reject"),
     ]
+    accepted: Annotated[
+        str | None,
+        Field(
+            description="path of the number of written rows, or of their list; a row that no entry names is accepted "
+            "only if the number is right"
+        ),
+    ] = None
+    failed: Annotated[
+        str | None,
+        Field(
+            description="path of the number of failed rows, or of their list, which may be missing if none failed; a "
+            "row that no entry names is accepted only if the number is right"
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -78,21 +125,63 @@ class Results(Strict):
             raise ValueError("rows: failed needs 'index' or 'key', which match an entry with its row")
         if self.rows == "all" and not self.ok and self.error is None:
             raise ValueError("rows: all needs 'ok' or 'error', which show the rows that were written")
+        if self.rows == "all" and len(self.list) > 1:
+            raise ValueError("several paths in 'list' need rows: failed")
+        if self.rows == "all" and (self.accepted is not None or self.failed is not None):
+            raise ValueError("'accepted' and 'failed' need rows: failed, as a list of all rows needs no count")
         return self
+
+
+class Entry(NamedTuple):
+    """An entry of a reply.
+
+    :param kind: name of its list, if the reply has several.
+    :param place: position in its list.
+    """
+
+    value: Any
+    kind: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowResults:
+    """Outcome of the rows of a batch, as the entries of a reply give it.
+
+    :param exceptions: receipts of rows by key; every other row was written.
+    :param unmatched: receipts of failed entries that name no row of the batch.
+    :param failed: number of failed entries.
+    :param failed_rows: number of rows that failed entries name.
+    :param throttled: the code of an entry asks to wait.
+    :param stop: receipt of a row whose code ends the load.
+    """
+
+    exceptions: dict[str, Receipt] = field(default_factory=dict)
+    unmatched: list[Receipt] = field(default_factory=list)
+    failed: int = 0
+    failed_rows: int = 0
+    throttled: bool = False
+    stop: Receipt | None = None
+
+    @property
+    def named(self) -> dict[str, Receipt]:
+        """The receipts of rows that the reply mentions."""
+        return {key: receipt for key, receipt in self.exceptions.items() if not is_no_result(receipt)}
 
 
 class ResultReader:
     """Reads the entries in the replies of one endpoint.
 
     :param clean: function that redacts a message of the remote.
+    :param records: place of the records in the request's body, a dotted path.
     """
 
-    def __init__(self, results: Results, clean: Callable[[str, Batch], str]) -> None:
-        self.path = results.list
+    def __init__(self, results: Results, clean: Callable[[str, Batch], str], *, records: str = "") -> None:
+        self.paths = results.list or ("",)
         self.lists_all_rows = results.rows == "all"
         self._results = results
         self._clean = clean
-        self._list = _path(results.list)
+        self._records = _path(records)
         self._ok = [(_path(path), value) for path, value in results.ok.items()]
         self._error = _path(results.error) if results.error is not None else None
         self._code = _path(results.code)
@@ -100,10 +189,38 @@ class ResultReader:
         self._index = _path(results.index) if results.index is not None else None
         self._key = next(((_path(entry), _path(field)) for entry, field in results.key.items()), None)
 
-    def entries(self, answer: Any) -> Sequence[Any] | None:
-        """Return the list of entries, or None if the reply has no such list."""
-        found = value_at(answer, self._list)
-        return found if isinstance(found, list) else None
+    @property
+    def place(self) -> str:
+        """The place of the lists, for a message."""
+        return " or ".join(repr(path or "(the reply)") for path in self.paths)
+
+    def entries(self, answer: Any) -> Sequence[Entry] | None:
+        """Return the entries of a reply, or None if it has none of the lists."""
+        lists = [found for path in self.paths for found in self._lists(answer, path)]
+        if not lists:
+            return None
+        return [Entry(value, kind, place) for kind, values in lists for place, value in enumerate(values)]
+
+    def _lists(self, answer: Any, path: str) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Yield the lists at a path with their kinds."""
+        found = value_at(answer, _path(path))
+        kind = path.rpartition(".")[2] if len(self.paths) > 1 else ""
+        if isinstance(found, list):
+            yield kind, found
+            return
+        if not path or not isinstance(found, Mapping) or self.lists_all_rows:
+            return
+        # An object with anything else than lists may hide failures.
+        if all(isinstance(values, list) for values in found.values()):
+            yield kind, ()
+            for name, values in found.items():
+                yield f"{kind}.{name}".lstrip("."), values
+
+    def without_lists(self, answer: Any) -> Any:
+        """Return a reply without the lists, for what it says about all rows."""
+        for path in self.paths:
+            answer = _without(answer, _path(path))
+        return answer
 
     def failures_elsewhere(self, answer: Any) -> bool:
         """Return whether another list of the reply has entries with the code or message of an error."""
@@ -115,9 +232,44 @@ class ResultReader:
                 return True
         return False
 
-    def read(
-        self, entries: Sequence[Any], batch: Batch, *, host: str = "", status: int | None = None
-    ) -> tuple[dict[str, Receipt], list[Receipt]]:
+    def count(self, answer: Any, name: Literal["accepted", "failed"]) -> int | None:
+        """Return a number of rows that a reply gives, or None if it is not configured, or missing in the reply."""
+        path = getattr(self._results, name)
+        found = value_at(answer, _path(path)) if path is not None else None
+        if isinstance(found, list):
+            return len(found)
+        return found if type(found) is int else None
+
+    def some_written(self, answer: Any) -> bool:
+        """Return whether a reply says that some rows were written, by their number or by the entries of all rows."""
+        if self.count(answer, "accepted"):
+            return True
+        if not self._ok or not self.lists_all_rows:
+            return False
+        written = {self._written(entry.value) for entry in self.entries(answer) or ()}
+        return written == {True, False}
+
+    def missing_count(self, answer: Any, *, some_failed: bool) -> str | None:
+        """Return the name of the option whose number the reply lacks, or None."""
+        if self._results.accepted is not None and self.count(answer, "accepted") is None:
+            return "accepted"
+        if self._results.failed is not None and some_failed and self.count(answer, "failed") is None:
+            return "failed"
+        return None
+
+    def counts_agree(self, answer: Any, found: RowResults, rows: int) -> bool:
+        """Return whether the numbers in a reply agree with the entries: all other rows were written.
+
+        :param rows: number of rows of the batch.
+        """
+        accepted = self.count(answer, "accepted")
+        failed = self.count(answer, "failed")
+        if accepted is not None and accepted != rows - found.failed_rows:
+            return False
+        # An entry may name several rows.
+        return failed is None or failed in (found.failed, found.failed_rows)
+
+    def read(self, entries: Sequence[Entry], batch: Batch, *, host: str = "", status: int | None = None) -> RowResults:
         """Match the entries of a reply with the rows of a batch.
 
         With ``rows: all`` a row is written if an entry names it and reports it as written. Without ``index`` and
@@ -125,36 +277,46 @@ class ResultReader:
 
         :param host: remote that answered, for the receipts.
         :param status: status of the reply, for the receipts.
-        :returns: the receipts of the rows that were not written, by key; the receipts of failed entries that name no
-            row of the batch.
         """
-        failed = [(place, entry) for place, entry in enumerate(entries) if not self._written(entry)]
+        failed = [entry for entry in entries if not self._written(entry.value)]
         if not failed and not self.lists_all_rows:
-            return {}, []
+            return RowResults()
         no_result = replace(NO_RESULT, host=host, status=status)
         by_place = self._index is None and self._key is None
         if self.lists_all_rows and by_place and len(entries) != len(batch):
-            return dict.fromkeys(batch.keys, no_result), []
+            return RowResults(dict.fromkeys(batch.keys, no_result))
         if not failed and by_place:
-            return {}, []
+            return RowResults()
         receipts: dict[str, Receipt] = {}
-        unmatched: list[Receipt] = []
-        positions_of = self._matcher(batch)
+        matcher = RowMatcher(batch, key=self._key, index=self._index, records=self._records)
         # Rows that no entry names have no result.
         if self.lists_all_rows:
             receipts = dict.fromkeys(batch.keys, no_result)
-            for place, entry in enumerate(entries):
-                for position in positions_of(place, entry):
+            for entry in entries:
+                for position in matcher.positions(entry.place, entry.value):
                     receipts.pop(batch.keys[position], None)
         # A failed entry decides its rows, whatever another entry reports.
-        for place, entry in failed:
-            receipt = replace(self._receipt(entry, batch), host=host, status=status)
-            positions = list(positions_of(place, entry))
+        unmatched: list[Receipt] = []
+        failed_rows: set[int] = set()
+        throttled = False
+        stop: Receipt | None = None
+        for entry in failed:
+            action, receipt = self._receipt(entry, batch)
+            receipt = replace(receipt, host=host, status=status)
+            throttled = throttled or action == Action.THROTTLE
+            if action == Action.CONFIGURATION:
+                stop = stop or receipt
+            positions = matcher.positions(entry.place, entry.value)
+            failed_rows.update(positions)
             if not positions:
                 unmatched.append(receipt)
-            elif receipt.outcome is not Outcome.ACCEPTED:
-                receipts.update((batch.keys[position], receipt) for position in positions)
-        return receipts, unmatched
+            for position in positions:
+                # Another entry of the same row may say that it was not written.
+                if receipt.outcome is not Outcome.ACCEPTED:
+                    receipts[batch.keys[position]] = receipt
+                else:
+                    receipts.setdefault(batch.keys[position], receipt)
+        return RowResults(receipts, unmatched, len(failed), len(failed_rows), throttled, stop)
 
     def _written(self, entry: Any) -> bool:
         if self._error is not None and value_at(entry, self._error) not in (None, "", [], {}, False):
@@ -167,48 +329,32 @@ class ResultReader:
                 return False
         return True
 
-    def _receipt(self, entry: Any, batch: Batch) -> Receipt:
-        if isinstance(entry, str):  # some APIs list plain messages
-            return Receipt(Outcome.REJECTED, "rejected", self._clean(entry, batch))
-        found = value_at(entry, self._code)
-        code = str(found) if isinstance(found, str | int) else ""
-        outcome = _OUTCOMES[self._results.codes.get(code, "reject")]
-        message = value_at(entry, self._message)
+    def _receipt(self, entry: Entry, batch: Batch) -> tuple[str, Receipt]:
+        """Return the action and the receipt of a failed entry."""
+        code: Any = value_at(entry.value, self._code)
+        if not isinstance(code, str | int) or code == "":
+            code = entry.kind
+        action = self._results.codes.get(str(code), "reject")
+        # Some APIs list plain messages.
+        is_key = self._key is not None and not self._key[0]
+        message = value_at(entry.value, self._message)
+        if isinstance(entry.value, str) and not is_key:
+            message = entry.value
         text = self._clean(message, batch) if isinstance(message, str) else ""
         # Some APIs put a sentence with the row's values into the code.
-        return Receipt(outcome, self._clean(code, batch) or "rejected", text)
-
-    def _matcher(self, batch: Batch) -> Callable[[int, Any], Iterator[int]]:
-        """Return a function that yields the positions in the batch that an entry at a place of the list names."""
-        index = self._index
-        key = self._key
-        if key is None:
-
-            def match_by_position(place: int, entry: Any) -> Iterator[int]:
-                for found in [place] if index is None else _as_list(value_at(entry, index)):
-                    match = _POSITION.search(str(found))
-                    if match and int(match[1]) < len(batch):
-                        yield int(match[1])
-
-            return match_by_position
-
-        path_in_entry, field = key
-        positions: dict[str, list[int]] = {}
-        for position, record in enumerate(batch.records):
-            positions.setdefault(str(value_at(record, field)), []).append(position)
-
-        def match_by_key(_: int, entry: Any) -> Iterator[int]:
-            for found in _as_list(value_at(entry, path_in_entry)):
-                yield from positions.get(str(found), ())
-
-        return match_by_key
+        return action, Receipt(_OUTCOMES[action], self._clean(str(code), batch) or "rejected", text)
 
 
 def _path(text: str) -> tuple[str, ...]:
     return tuple(text.split(".")) if text else ()
 
 
-def _as_list(value: Any) -> Sequence[Any]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+def _without(value: Any, path: tuple[str, ...]) -> Any:
+    """Return a copy of a value without what is at a path."""
+    if not path:
+        return None
+    if not isinstance(value, Mapping) or path[0] not in value:
+        return value
+    others = {name: inner for name, inner in value.items() if name != path[0]}
+    rest = _without(value[path[0]], path[1:])
+    return others if rest is None else {**others, path[0]: rest}

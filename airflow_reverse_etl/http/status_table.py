@@ -16,6 +16,7 @@ class Action(StrEnum):
     RETRY = "retry"  # nothing written, may be sent again
     THROTTLE = "throttle"  # nothing written, too many requests: wait as long as the reply asks, else 10 seconds or more
     UNKNOWN = "unknown"  # maybe written
+    PARTIAL = "partial"  # some rows were written, and the reply names them or the others
     SKIP = "skip"  # the destination has no such row
     CREDENTIALS = "credentials"  # stop: the credentials were refused
     CONFIGURATION = "configuration"  # stop: no row can succeed before the configuration is corrected

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
+from airflow_reverse_etl.destinations.http import Reply
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import Outcome
+from airflow_reverse_etl.spec.receipts import Outcome, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 from tests.destinations.json_api import api, batch
@@ -65,3 +66,8 @@ async def test_aiohttp_repeats_such_a_request_by_default(method: str) -> None:
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await session.request(method, server.url)
     assert server.requests == [method, method]
+
+
+@pytest.mark.parametrize(("status", "taken"), [(200, False), (202, True), (204, False)])
+def test_a_status_that_says_later_says_so_in_the_receipts(status: int, taken: bool) -> None:
+    assert api().answer(batch({"id": 1}), Reply(status)) == Receipts(taken=taken)

@@ -179,8 +179,8 @@ def test_the_word_of_the_author_holds_for_what_looks_like_a_failure_beside_the_l
 def test_an_insert_stops_at_entries_that_name_none_of_its_rows() -> None:
     """Sent again, its good rows would be there twice, three times, five times."""
     sent = replace(THREE, operation=Operation.INSERT)
-    lowered = reply(207, {"errors": [{"name": "ada", "code": "X"}]})
-    assert "match no row of the request" in stop(receive(lowered, sent, mode="insert", **FAILURES)).what
+    foreign = reply(207, {"errors": [{"name": "someone", "code": "X"}]})
+    assert "match no row of the request" in stop(receive(foreign, sent, mode="insert", **FAILURES)).what
     assert (
         "match no row of the request" in stop(receive(reply(200, {"results": []}), sent, mode="insert", **NAMED)).what
     )
