@@ -77,8 +77,7 @@ class ReplyReader:
             return self._partly_written(reply, answer, batch), {}
         if action in (Action.REFUSE, Action.CONFLICT) and (named := self._named(reply, answer, batch)):
             if action is Action.CONFLICT:
-                conflicts = {key: replace(row, outcome=Outcome.CONFLICT) for key, row in named.exceptions.items()}
-                named = replace(named, exceptions=conflicts)
+                named = replace(named, exceptions=_as_conflicts(named.exceptions))
             return named, named.exceptions
         return self._destination.answer(batch, reply, {reply.status: action}), {}
 
@@ -286,3 +285,12 @@ class ReplyReader:
         return ConfigurationError(
             what, todo=todo, sync=self._destination.sync.name, connection=connection, host=self._host
         )
+
+
+def _as_conflicts(exceptions: Mapping[str, Receipt]) -> dict[str, Receipt]:
+    """Return the receipts of a refusal because of a unique conflict, in which rejected rows are the conflicting ones."""
+    conflicts = {}
+    for key, receipt in exceptions.items():
+        is_rejected = receipt.outcome is Outcome.REJECTED
+        conflicts[key] = replace(receipt, outcome=Outcome.CONFLICT) if is_rejected else receipt
+    return conflicts

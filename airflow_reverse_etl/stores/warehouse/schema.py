@@ -178,6 +178,7 @@ class Tables:
 
     def make_writers(self) -> None:
         """Make the table of the syncs that write to a destination, if it is missing."""
+        self.make()
         if not self.exists("writers"):
             self._run_ddl(self._create("writers", WRITERS))
 
