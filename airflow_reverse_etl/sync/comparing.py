@@ -81,11 +81,14 @@ def reasons(plan: Plan) -> dict[Reason, int]:
     return found
 
 
-def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows: int) -> Comparison:
+def comparison_for(
+    request: PlanRequest, before: State | None, *, snapshot_rows: int, collation: str = ""
+) -> Comparison:
     """Decide how the plan of a request compares the model with the snapshot.
 
     :param before: state saved by the last commit; None if no run of the sync was ever committed.
     :param snapshot_rows: rows of the snapshot that the store can read now.
+    :param collation: collation that lowers identifiers. Under another one, they are other identifiers.
     :raises ConfigurationError: the run's options contradict each other or the sync.
     :raises AttentionError: the destination is another place, or records that may not be sent twice are not known any
         more, so a person must decide.
@@ -95,7 +98,7 @@ def comparison_for(request: PlanRequest, before: State | None, *, snapshot_rows:
     if not sync.tracked:
         return Comparison(compared=False, tracked=False, forgiven=True)
     known = before or State()
-    plain = _unrestricted(request)
+    plain = _unrestricted(request, collation)
 
     # A snapshot of other identifiers, or a lost one, cannot be compared with the model.
     rekeyed = _is_rekeyed(known, plain)
@@ -218,7 +221,7 @@ def _check_repeatable(request: PlanRequest, reason: str) -> None:
     )
 
 
-def _unrestricted(request: PlanRequest) -> Comparison:
+def _unrestricted(request: PlanRequest, collation: str) -> Comparison:
     """Return the comparison of all rows with the whole snapshot."""
     sync = request.sync
     columns = [name.lower() for name in request.primary_key]
@@ -227,7 +230,7 @@ def _unrestricted(request: PlanRequest) -> Comparison:
     identity = ""
     if sync.identified_by:
         parts = {name: mapping["mapping"][name] for name in sync.destination.match_on}
-        identity = _digest([parts, request.ignore_case])
+        identity = _digest([parts, request.ignore_case, *([collation] if collation else [])])
     return Comparison(
         mapping=_digest(mapping),
         key=_digest(columns),

@@ -135,12 +135,19 @@ def _plan_from(data: Mapping[str, Any]) -> Plan:
 
 
 def statement_for(
-    request: PlanRequest, warehouse: Warehouse, before: State | None, *, snapshot_rows: int, planner: str
+    request: PlanRequest,
+    warehouse: Warehouse,
+    before: State | None,
+    *,
+    snapshot_rows: int,
+    planner: str,
+    collation: str = "",
 ) -> PlanStatement:
     """Build the plan statement of a request.
 
     :param before: state saved by the last commit.
     :param planner: dialect of the planner.
+    :param collation: collation that lowers identifiers; empty for the database's own.
     """
     sync = request.sync
     return plan_statement(
@@ -150,8 +157,9 @@ def statement_for(
         columns=model_columns(request.query, warehouse, sync),
         source=warehouse.dialect,
         planner=planner,
-        comparison=comparison_for(request, before, snapshot_rows=snapshot_rows),
+        comparison=comparison_for(request, before, snapshot_rows=snapshot_rows, collation=collation),
         ignore_case=request.ignore_case,
+        collation=collation,
         removes_first=request.capabilities.removes_first,
         has_snapshot=bool(snapshot_rows),
     )

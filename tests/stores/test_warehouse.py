@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
-from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
@@ -30,7 +30,7 @@ from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.plans import run_of
 from airflow_reverse_etl.stores.warehouse.schema import NOTHING_YET, OWN, SHARED, Tables, prefix
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
-from airflow_reverse_etl.sync.ports import PlanRequest
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 from tests.stores.warehouses import Place, duckdb_place, postgres_place
@@ -300,6 +300,64 @@ def test_rows_read_and_mapped_are_counted_in_one_statement(dialect: str) -> None
     [statement] = [text for text in recorder.statements if text.count("COUNT(*)") == 2]
     assert len(sqlglot.parse(statement, read=dialect)) == 1
     assert not names_in([statement], dialect) & RESERVED
+
+
+@pytest.fixture
+def ascii_postgres(postgres: str) -> Place:
+    """A database whose ``lower()`` knows ASCII only, with a model of one person, in a mirror."""
+    place = postgres_place(postgres, "TEMPLATE template0 LOCALE 'C'")
+    place.run("CREATE TABLE m (id BIGINT, email TEXT)", "INSERT INTO m VALUES (1, 'ZO\u00cb@example.com')")
+    return place
+
+
+#: Stands in for ICU's collation, which the server of the tests is built without.
+COLLATION = """CREATE COLLATION "und-x-icu" (provider = builtin, locale = 'C.UTF-8')"""
+FOLDED = {"type": "file", "match_on": "email", "compare": "ignore_case"}
+
+
+def folded(place: Place, store: WarehouseStore, run_id: str, *, commit: bool = True) -> Plan:
+    """Plan a mirror that ignores case; deliver all of it."""
+    sync = sync_of(destination=FOLDED)
+    warehouse = place.open_warehouse()
+    plan = store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), run_id, NOW), warehouse)
+    warehouse.close()
+    checkpoint = Checkpoint(announced=plan.total)
+    if plan.total:
+        checkpoint.settled.add(1, plan.total)
+    if commit:
+        store.commit(plan, checkpoint, RunReport(run_id, plan.planned, plan.total, 0, 0, 0, 0, 1, 0.5), sync)
+    return plan
+
+
+def test_postgres_lowers_letters_of_all_languages_if_it_has_the_collation(ascii_postgres: Place) -> None:
+    ascii_postgres.run("INSERT INTO m VALUES (2, 'zo\u00eb@example.com')")
+    with stored(ascii_postgres) as store:
+        plan = folded(ascii_postgres, store, "without", commit=False)
+        assert (plan.planned, plan.causes) == (Planned(added=2), {}), "lower() of the database's locale"
+        store.discard(plan)
+        ascii_postgres.run(COLLATION)
+        plan = folded(ascii_postgres, store, "with", commit=False)
+        assert (plan.planned, plan.causes) == (Planned(invalid=2), {"duplicate_identifier": 2})
+
+
+def test_a_collation_that_appears_makes_other_records_of_the_rows_and_deletes_none(ascii_postgres: Place) -> None:
+    with stored(ascii_postgres) as store:
+        folded(ascii_postgres, store, "without")
+        ascii_postgres.run(COLLATION)
+        plan = folded(ascii_postgres, store, "with")
+        assert (plan.planned, plan.notes) == (Planned(added=1), ("key_resync",))
+        assert folded(ascii_postgres, store, "again").total == 0
+
+
+@pytest.mark.parametrize("collation", [False, True])
+def test_a_record_is_forgotten_by_an_identifier_in_other_letters(ascii_postgres: Place, collation: bool) -> None:
+    identifier = "zo\u00cb@EXAMPLE.com"
+    if collation:
+        ascii_postgres.run(COLLATION)
+        identifier = "zo\u00eb@EXAMPLE.com"
+    with stored(ascii_postgres) as store:
+        folded(ascii_postgres, store, "first")
+        assert store.forget_record("Of-It.1", identifier, by_identifier=True)["snapshot"] == 1
 
 
 def test_names_of_tables_are_safe_short_and_of_one_sync_each() -> None:

@@ -70,14 +70,14 @@ def duckdb_place(database: str | Path = ":memory:") -> Place:
     return Place("duckdb", connection.cursor, lambda: DuckDBWarehouse(connection.cursor()))
 
 
-def postgres_place(uri: str) -> Place:
-    """A new database on the server."""
+def postgres_place(uri: str, options: str = "") -> Place:
+    """A new database on the server, with options of CREATE DATABASE."""
     import psycopg2
 
     name = f"t{uuid.uuid4().hex[:12]}"
     connection = psycopg2.connect(uri)
     connection.autocommit = True
-    connection.cursor().execute(f"CREATE DATABASE {name}")
+    connection.cursor().execute(f"CREATE DATABASE {name} {options}")
     connection.close()
 
     def connect() -> Any:

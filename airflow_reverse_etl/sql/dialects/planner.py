@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from airflow_reverse_etl.spec.field_types import BLANKS
 from airflow_reverse_etl.sql import column_types
 from airflow_reverse_etl.sql.dialects.base import Dialect
-from airflow_reverse_etl.sql.quoting import literal
+from airflow_reverse_etl.sql.quoting import literal, quoted
 
 #: SQL of a text with all blanks.
 BLANK_TEXT = " || ".join(f"CHR({ord(character)})" for character in BLANKS)
@@ -55,6 +55,8 @@ class PlannerDialect(Dialect):
     :param instant: text form of a timestamp with a zone.
     :param free_scale: a decimal without precision has any number of digits after the point.
     :param clocks_as_text: dates and times enter a JSON record as text forms.
+    :param collation: collation under which LOWER knows the letters of all languages, where LOWER alone may not.
+    :param has_collation: query that returns a row if the database has ``collation``.
     :param digest: digest of a text, in the form that ``high`` and ``low`` split.
     :param hexadecimal: digest of a text, in hexadecimal digits, if ``digest`` is not that.
     :param array: JSON array of texts, as text.
@@ -96,6 +98,8 @@ class PlannerDialect(Dialect):
     free_scale: bool = False
     clocks_as_text: bool = False
     trimmed: str = f"TRIM({{x}}, {BLANK_TEXT})"
+    collation: str = ""
+    has_collation: str = ""
     # -- digests and JSON ----------------------------------------------------------------------------------------------
     digest: str = "MD5({x})"
     hexadecimal: str = ""
@@ -146,6 +150,13 @@ class PlannerDialect(Dialect):
         if not template:
             return f"CAST({expression} AS {self.string})"
         return template.format(x=expression)
+
+    def lowered(self, text: str, collation: str = "") -> str:
+        """Return SQL for a text in lower case.
+
+        :param collation: the dialect's, if the database has it.
+        """
+        return f"LOWER({text} COLLATE {quoted(collation, self.name)})" if collation else f"LOWER({text})"
 
     def prefix_code(self, texts: Sequence[str]) -> str:
         """Return SQL that joins texts so that no two lists of texts give the same result, NULL and '' included.

@@ -26,6 +26,12 @@ POSTGRES = PlannerDialect(
     decimal="CAST(TRIM_SCALE({x}) AS TEXT)",
     free_scale=True,
     trimmed=f"BTRIM({{x}}, {BLANK_TEXT})",
+    # In a database with the locale C, LOWER alone knows ASCII only. A server without ICU does not have the collation.
+    collation="und-x-icu",
+    has_collation=(
+        "SELECT 1 FROM pg_collation WHERE collname = 'und-x-icu' AND pg_collation_is_visible(oid)"
+        " AND current_setting('server_encoding') = 'UTF8'"
+    ),
     # digests and JSON
     high="CAST(CAST('x0' || SUBSTR({h}, 1, 15) AS BIT(64)) AS BIGINT)",
     low="CAST(CAST('x0' || SUBSTR({h}, 17, 15) AS BIT(64)) AS BIGINT)",

@@ -23,11 +23,13 @@ class OneRecord:
     :param by_identifier: ``key`` is the value of ``match_on``, whose parts are in the order of the fields' names. It
         is found in the form in which the destination compares it, with upper and lower case apart or not.
     :param dialect: of the state's database.
+    :param collation: collation that may have lowered identifiers, in addition to the database's own.
     """
 
     key: str
     by_identifier: bool
     dialect: str
+    collation: str = ""
 
     def digests(self) -> str:
         """Return the SELECT of all digests that the key may have."""
@@ -73,16 +75,18 @@ class OneRecord:
         if not self.by_identifier:
             return keys
         trimmed = [self._trimmed(texts) for texts in keys]
-        folded = [_lowered(texts) for texts in trimmed]
-        return [*trimmed, *folded, *keys]
+        lowered = [self._lowered(texts, "") for texts in trimmed]
+        if self.collation:
+            lowered += [self._lowered(texts, self.collation) for texts in trimmed]
+        return [*trimmed, *lowered, *keys]
 
     def _trimmed(self, texts: Sequence[str]) -> list[str]:
         dialect = PLANNERS[self.dialect]
         return [dialect.trimmed.format(x=text) for text in texts]
 
-
-def _lowered(texts: Sequence[str]) -> list[str]:
-    return [f"LOWER({text})" for text in texts]
+    def _lowered(self, texts: Sequence[str], collation: str) -> list[str]:
+        dialect = PLANNERS[self.dialect]
+        return [dialect.lowered(text, collation) for text in texts]
 
 
 def _parts(key: str) -> list[str]:

@@ -92,6 +92,7 @@ class PlanStatement:
     :param tracked: there is a snapshot to compare with.
     :param cursor: the cursor's column in ``mapped`` and in the candidates; empty without a cursor. It is not sent.
     :param ignore_case: identifiers that differ only in upper and lower case are equal.
+    :param collation: collation that lowers them; empty for the database's own.
     :param removes_first: see :class:`~airflow_reverse_etl.sync.ports.Capabilities`.
     :param has_snapshot: the snapshot has rows.
     """
@@ -106,6 +107,7 @@ class PlanStatement:
     cursor: tuple[str, ...]
     comparison: Comparison
     ignore_case: bool
+    collation: str
     removes_first: bool
     has_snapshot: bool
     _identifiers: Mapping[str, Any] | None
@@ -372,7 +374,7 @@ class PlanStatement:
         if not is_text(data_type, self.dialect.name):
             return text
         trimmed = self.dialect.trimmed.format(x=text)
-        return f"LOWER({trimmed})" if self.ignore_case else trimmed
+        return self.dialect.lowered(trimmed, self.collation) if self.ignore_case else trimmed
 
     def _digest(self, texts: Sequence[str], *, unless: str) -> str:
         """Return SQL for a digest of several texts; NULL under a condition."""
@@ -424,6 +426,7 @@ def plan_statement(
     planner: str,
     comparison: Comparison | None = None,
     ignore_case: bool = False,
+    collation: str = "",
     removes_first: bool = False,
     has_snapshot: bool = True,
 ) -> PlanStatement:
@@ -433,7 +436,7 @@ def plan_statement(
     :param columns: the query's columns.
     :param planner: the dialect in which the statement runs.
     :param comparison: default: the plain comparison.
-    :param ignore_case: see :class:`PlanStatement`, as ``removes_first`` and ``has_snapshot``.
+    :param ignore_case: see :class:`PlanStatement`, as ``collation``, ``removes_first`` and ``has_snapshot``.
     :raises ModelNotFoundError: the model lacks columns that the sync uses; names all of them.
     :raises SpecError: the query is not one SELECT, an expression cannot be used, or a required key is missing.
     """
@@ -475,6 +478,7 @@ def plan_statement(
         cursor=cursor_columns,
         comparison=comparison or Comparison(),
         ignore_case=ignore_case,
+        collation=collation,
         removes_first=removes_first,
         has_snapshot=has_snapshot,
     )

@@ -134,8 +134,11 @@ class WarehouseStore(StateStore):
             with self._database.session() as session:
                 generation, before = saved_state(session, self._tables, self._tables[f"{own}_state"], sync.name)
                 [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
+                collation = self._collation(session) if sync.identified_by and request.ignore_case else ""
         # Build the plan statement.
-        statement = statement_for(request, warehouse, before, snapshot_rows=int(rows), planner=dialect)
+        statement = statement_for(
+            request, warehouse, before, snapshot_rows=int(rows), planner=dialect, collation=collation
+        )
         # Run it.
         with self._tables.errors(sync.name):
             run = secrets.token_hex(6)
@@ -151,6 +154,11 @@ class WarehouseStore(StateStore):
                 with contextlib.suppress(SqlError):  # a later plan deletes what is left
                     self._open_plans.drop(own, plan_id)
                 raise
+
+    def _collation(self, session: Session) -> str:
+        """Return the collation that lowers identifiers; empty if the database does not have it."""
+        sql = self._database.sql
+        return sql.collation if sql.has_collation and session.run(sql.has_collation) else ""
 
     def _build(
         self, session: Session, statement: PlanStatement, *, own: str, run: str, rows: int, now: datetime
@@ -354,7 +362,6 @@ class WarehouseStore(StateStore):
 
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.forget_record`."""
-        record = OneRecord(key, by_identifier, self._database.sql.name)
         with self._tables.errors(sync):
             self._check_known(sync)
             own = self._tables.make_own(sync)
@@ -363,6 +370,7 @@ class WarehouseStore(StateStore):
                     raise unfinished_run(sync)
                 self._open_plans.drop_all(sync)  # what interrupted planners have left
                 with self._database.session() as session, session.transaction():
+                    record = OneRecord(key, by_identifier, self._database.sql.name, self._collation(session))
                     return self._erase(session, sync, own, record)
 
     def adopt(self, sync: str, source: WarehouseStore) -> None:
