@@ -84,7 +84,7 @@ class ProgrammingError(Error):
     """An invalid query: its syntax, or a name in it."""
 
 
-class DatabaseError(Error):
+class DataError(Error):
     """A query that fails for a row. The service's message may quote its values."""
 
 
@@ -160,7 +160,7 @@ def _errors(*, reading: bool = False) -> Iterator[None]:
         if code in (400, 404) and not reading:
             if code == 404 or _POSITION.search(text):
                 raise ProgrammingError(text) from None
-            raise DatabaseError(text) from None
+            raise DataError(text) from None
         if code in (401, 403):
             raise OperationalError("permission denied: " + text) from None
         raise OperationalError(text) from None

@@ -47,10 +47,10 @@ class Dialect:
         faster than ``executemany``.
     :param merge_source: end of the SELECT of constants that ``MERGE`` reads.
     :param merge_end: end of a ``MERGE``.
+    :param stores_as_text: dates, times, decimals and UUIDs are given to the driver as text.
     :param error_words: words of an error's message, in lower case → their meaning. They come first.
     :param error_codes: the driver's own code of an error, as text → its meaning. SQLSTATEs are known without it.
     :param error_classes: name of a driver's class of errors → its meaning, unless words, code or SQLSTATE say it.
-    :param stores_as_text: dates, times, decimals and UUIDs are given to the driver as text.
     """
 
     name: str
