@@ -22,7 +22,7 @@ class FakeApi:
     ======================================  =======================================================================
     ``POST /rows/<operation>``              ``{"records": [{"id": …, …}, …]}`` → 200, or 207 when some rows failed:
                                             ``{"written": n, "errors": [{"id", "code", "message"}]}``
-    ``PUT | PATCH | DELETE /rows/<id>``     one row: upsert, update, delete → 200, 404 or 422
+    ``PUT | PATCH | DELETE /rows/<id>``     one row: upsert, update, delete → 200, 404, 409, 422
     ======================================  =======================================================================
 
     Rows are matched on ``id``. Requests need ``Authorization: Bearer <token>``. The API answers a refused batch with
@@ -54,7 +54,7 @@ class FakeApi:
             "path": "/rows/{{ operation }}",
             "records": "records",
             "operations": {"delete": {}},
-            "results": {"list": "errors", "rows": "failed", "key": {"id": "id"}},
+            "results": {"list": "errors", "rows": "failed", "key": {"id": "id"}, "codes": {"TAKEN": "conflict"}},
             **others,
         }
 
@@ -113,7 +113,7 @@ class FakeApi:
         if number in dials.lose_answer:
             return self._hang_up(request)
         if single and errors:
-            status = {"INVALID": 422, "NOT_FOUND": 404}[errors[0]["code"]]
+            status = {"INVALID": 422, "NOT_FOUND": 404, "TAKEN": 409}[errors[0]["code"]]
             return web.json_response(errors[0], status=status)
         if single:
             return web.json_response({})
@@ -125,6 +125,8 @@ class FakeApi:
         key = str(record["id"])
         if key in self.dials.reject or key in self.dials.refuse:
             return {"id": record["id"], "code": "INVALID", "message": f"row {key} is not acceptable"}
+        if self.table.is_taken(self.dials.unique, key, record):
+            return {"id": record["id"], "code": "TAKEN", "message": f"another record has this {self.dials.unique}"}
         if not self.table.write(operation, key, record):
             return {"id": record["id"], "code": "NOT_FOUND", "message": "row not found"}
         return None

@@ -12,7 +12,7 @@ import pytest
 from airflow_reverse_etl.errors import CredentialsError, UnreachableError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome
-from airflow_reverse_etl.sync.ports import Destination
+from airflow_reverse_etl.sync.ports import Destination, ResolvesConflicts
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ class Remote(Protocol):
     * ``bad()``: return a record that the remote refuses;
     * ``throttle(times, seconds)``: answer the next ``times`` requests with the demand to wait ``seconds``;
     * ``lose_answer()``: carry out the next request, and do not answer it;
+    * ``make_unique()``: from now on, refuse a row whose name another record has; called before anything is stored;
     * ``revoke()``: refuse the credentials from now on;
     * ``async stop()``: become unreachable.
     """
@@ -62,11 +63,14 @@ class DestinationConformance:
     A test that needs a power of the remote is skipped if the remote does not have it.
 
     :cvar operations: operations that the destination supports. Tests of others are skipped.
+    :cvar reports_conflicts: the destination answers ``conflict`` if another record has a unique value of a row. The
+        remote then needs ``make_unique()``.
     :cvar strict: fail instead, if the remote does not have a power that is not in ``impossible``.
     :cvar impossible: powers that no remote of this kind can have → why.
     """
 
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+    reports_conflicts: ClassVar[bool] = False
     strict: ClassVar[bool] = False
     impossible: ClassVar[Mapping[str, str]] = {}
 
@@ -81,6 +85,8 @@ class DestinationConformance:
         if isinstance(needed, Operation):
             if needed not in self.operations:
                 pytest.skip(f"the destination does not {needed}")
+        elif needed == "make_unique" and not self.reports_conflicts:
+            pytest.skip("the destination does not report conflicts")
         elif needed and needed in self.impossible:
             pytest.skip(self.impossible[needed])
         elif needed and not hasattr(remote, needed):
@@ -226,6 +232,38 @@ class DestinationConformance:
         values = [str(value) for value in bad.values() if value is not None and len(str(value)) > 2]
         assert not any(value in receipt.code + receipt.message for value in values)
         assert len(receipt.message) <= 500
+
+    @needs("make_unique")
+    async def test_a_unique_value_of_another_record_is_a_conflict(self, remote: Any, opened: Any) -> None:
+        remote.make_unique()
+        destination = await opened("upsert")
+        for number, name in enumerate(("Ada", "Grace"), 1):
+            await destination.send(self.batch(Operation.UPSERT, {str(number): name}, first=number))
+        wanted = self.batch(Operation.UPSERT, {"2": "Ada"}, first=3)
+        receipt = (await destination.send(wanted)).of("2")
+        assert receipt.outcome is Outcome.CONFLICT
+        assert "Ada" not in receipt.code + receipt.message
+        assert await remote.stored() == {"1": "Ada", "2": "Grace"}
+        await destination.send(self.batch(Operation.UPSERT, {"1": "Edith"}, first=4))
+        assert (await destination.send(wanted)).of("2").outcome is Outcome.ACCEPTED
+        assert await remote.stored() == {"1": "Edith", "2": "Ada"}
+
+    @needs("make_unique")
+    async def test_rows_that_take_each_others_values_are_written_together(self, remote: Any, opened: Any) -> None:
+        remote.make_unique()
+        destination = await opened("upsert")
+        if not isinstance(destination, ResolvesConflicts):
+            pytest.skip("the destination does not write rows together")
+        for number, name in enumerate(("Ada", "Grace", "Edith"), 1):
+            await destination.send(self.batch(Operation.UPSERT, {str(number): name}, first=number))
+        swapped = {"1": "Grace", "2": "Ada", "4": "Edith"}
+        receipts = await destination.resolve(self.batch(Operation.UPSERT, swapped, first=4))
+        assert {key: receipts.of(key).outcome for key in swapped} == {
+            "1": Outcome.ACCEPTED,
+            "2": Outcome.ACCEPTED,
+            "4": Outcome.CONFLICT,
+        }
+        assert await remote.stored() == {"1": "Grace", "2": "Ada", "3": "Edith"}
 
     @needs("throttle")
     async def test_a_throttled_batch_is_retryable_and_says_when(self, remote: Any, opened: Any) -> None:

@@ -163,10 +163,10 @@ class Table:
             self.rows[key] = {**self.rows.get(key, {}), **record}
         return True
 
-    def has_elsewhere(self, field: str, key: str, record: Mapping[str, Any]) -> bool:
-        """Return whether a record of another key has the same value in a field; null is the same as nothing."""
+    def is_taken(self, field: str, key: str, record: Mapping[str, Any]) -> bool:
+        """Return whether another record has the same value, other than null, in a field; empty for no field."""
         value = record.get(field)
-        return value is not None and any(other != key and held.get(field) == value for other, held in self.rows.items())
+        return value is not None and any(held.get(field) == value for other, held in self.rows.items() if other != key)
 
     def repeated(self) -> Iterable[tuple[Operation, str]]:
         """Return the writes that took place more than once."""
@@ -237,7 +237,7 @@ class FakeDestination:
         for key, record in zip(batch.keys, batch.records, strict=True):
             if key in self.dials.reject:
                 yield key, Receipt(Outcome.REJECTED, "rejected", "the row is not acceptable")
-            elif self.dials.unique and self.table.has_elsewhere(self.dials.unique, key, record):
+            elif self.table.is_taken(self.dials.unique, key, record):
                 yield key, Receipt(Outcome.CONFLICT, self.dials.unique, "another record has this value")
             elif not self.table.write(batch.operation, key, record):
                 yield key, Receipt(Outcome.SKIPPED, "not_found", "row not found")

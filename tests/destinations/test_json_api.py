@@ -45,6 +45,9 @@ class FakeApiRemote:
     def lose_answer(self) -> None:
         self._api.dials.lose_answer = [1]
 
+    def make_unique(self) -> None:
+        self._api.dials.unique = "name"
+
     def revoke(self) -> None:
         self._api.token = "another"
 
@@ -81,6 +84,7 @@ class TestConformance(DestinationConformance):
     """Conformance over real HTTP: many rows a request, one row a request, batches refused as a whole."""
 
     strict = True
+    reports_conflicts = True
 
     @pytest.fixture(params=["batches", "single", "all or nothing"])
     async def remote(self, request: pytest.FixtureRequest) -> AsyncIterator[FakeApiRemote]:

@@ -77,6 +77,10 @@ class Database:
     def bad(self) -> dict[str, Any]:
         return {"id": "bad", "name": "nobody at all"}
 
+    def make_unique(self) -> None:
+        self.execute('drop table "to table"')
+        self.execute('create table "to table" (id varchar primary key, name varchar unique)')
+
     def revoke(self) -> None:
         self.failure = "password authentication failed"
 
@@ -91,6 +95,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 class TestConformance(DestinationConformance):
     strict = True
+    reports_conflicts = True
     impossible: ClassVar = {
         "throttle": "a database does not say when to come back",
         "lose_answer": "a commit in this process has an answer; one that is lost is tested below",

@@ -42,12 +42,16 @@ class FakeRemote:
     def lose_answer(self) -> None:
         self.fake.dials.lose_answer = [1]
 
+    def make_unique(self) -> None:
+        self.fake.dials.unique = "name"
+
     async def stop(self) -> None:
         self.fake.dials.unsent = [1]
 
 
 class TestConformance(DestinationConformance):
     strict = True
+    reports_conflicts = True
     impossible: ClassVar = {"revoke": "it has no credentials"}
 
     @pytest.fixture
