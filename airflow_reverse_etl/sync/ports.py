@@ -350,7 +350,7 @@ class Destination(Protocol):
 
 
 @runtime_checkable
-class ResolvesConflicts(Protocol):
+class ResolvesConflicts(Destination, Protocol):
     """Destination that can write rows together that take each other's unique values.
 
     Without this protocol, such rows are rejected.

@@ -35,6 +35,7 @@ def test_a_checkpoint_counts_each_settled_row_once() -> None:
         Outcome.SKIPPED: 1,
         Outcome.UNKNOWN: 2,  # 5, and 6 that may be a duplicate; 7 is not settled yet
         Outcome.RETRYABLE: 0,
+        Outcome.CONFLICT: 0,  # put aside, until it has another outcome
     }
     assert sum(counts.values()) == len(checkpoint().settled)
 

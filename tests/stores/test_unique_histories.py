@@ -22,10 +22,8 @@ from airflow_reverse_etl.sql.statements.unique import UniqueConstraint, rows_tog
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Limiter, ResolvesConflicts, StateStore
 from airflow_reverse_etl.testing import MemoryStateStore
 from tests.stores.histories import Answers, Faults, People, Remote, Row
-from tests.stores.test_records import Group, store
+from tests.stores.history_group import STORES, Group, opened_store
 from tests.stores.warehouses import postgres_place
-
-__all__ = ["store"]
 
 HANDLE = UniqueConstraint(("handle",), ("handle",), deferrable=False)
 
@@ -281,6 +279,12 @@ def filled(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 MODES = ("mirror", "upsert", "update")
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StateStore]:
+    with opened_store(request.param, request, tmp_path) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("mode", MODES)
