@@ -1,4 +1,4 @@
-"""The commands ``reverse-etl state …``: list, forget, copy and move the state of syncs.
+"""The commands ``reverse-etl state …``: list, forget, copy and move the state of syncs, and their rejected rows.
 
 They read Airflow's configuration and connections, so they run where Airflow is installed. It does not have to run.
 """
@@ -6,8 +6,9 @@ They read Airflow's configuration and connections, so they run where Airflow is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.cli.options import UNUSABLE
@@ -15,7 +16,7 @@ from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.lake.store import LakeStore
-    from airflow_reverse_etl.stores.state import SyncState
+    from airflow_reverse_etl.stores.state import RejectedRow, SyncState
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
 
@@ -33,17 +34,22 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     forget.set_defaults(run=run_forget)
 
     record = actions.add_parser("forget-record", help="delete one record from the state of a sync")
-    record.add_argument("sync", help="name of the sync")
-    named = record.add_mutually_exclusive_group(required=True)
-    named.add_argument(
-        "--row", metavar="KEY", help="primary key of the row; a JSON array of texts if it has several parts"
-    )
-    named.add_argument(
-        "--identifier",
-        metavar="VALUE",
-        help="value of match_on; a JSON array of texts, in the order of the fields' names, if it has several",
-    )
+    _add_record(record)
     record.set_defaults(run=run_forget_record)
+
+    rejections = actions.add_parser("rejections", help="list the rows of a sync that its destination refused")
+    rejections.add_argument("sync", help="name of the sync")
+    rejections.set_defaults(run=run_rejections)
+
+    release = actions.add_parser(
+        "release", help="let the next run try a given-up row again, although it did not change"
+    )
+    _add_record(release)
+    release.set_defaults(run=run_release)
+
+    dismiss = actions.add_parser("dismiss", help="count a rejected row as given up no more; it is sent when it changes")
+    _add_record(dismiss)
+    dismiss.set_defaults(run=run_dismiss)
 
     copy = actions.add_parser("copy", help="copy the state of all syncs to another place, as a backup or to move it")
     copy.add_argument("url", help="folder or object storage URL: all of the place, with its environment if it has one")
@@ -62,9 +68,24 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         )
 
 
+def _add_record(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name one record."""
+    parser.add_argument("sync", help="name of the sync")
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument(
+        "--row", metavar="KEY", help="primary key of the row; a JSON array of texts if it has several parts"
+    )
+    named.add_argument(
+        "--identifier",
+        metavar="VALUE",
+        help="value of match_on; a JSON array of texts, in the order of the fields' names, if it has several",
+    )
+
+
 def run_list(options: argparse.Namespace) -> str:
     """Return the syncs that have state, as a table."""
-    found = _store(options).syncs()
+    with _store(options) as store:
+        found = store.syncs()
     if not found:
         return "no state found"
     head = ("sync", "records", "bytes", "format", "last run", "destination")
@@ -73,7 +94,8 @@ def run_list(options: argparse.Namespace) -> str:
 
 def run_forget(options: argparse.Namespace) -> str:
     """Delete the state of a sync."""
-    _store(options).forget(options.sync, force=options.force)
+    with _store(options) as store:
+        store.forget(options.sync, force=options.force)
     return f"{options.sync}: state deleted"
 
 
@@ -82,15 +104,61 @@ def run_forget_record(options: argparse.Namespace) -> str:
 
     :raises ConfigurationError: the state does not have the record.
     """
-    by_identifier = options.row is None
-    key = options.identifier if by_identifier else options.row
-    erased = _store(options).forget_record(options.sync, key, by_identifier=by_identifier)
+    key, by_identifier = _record_of(options)
+    with _store(options) as store:
+        erased = store.forget_record(options.sync, key, by_identifier=by_identifier)
     if not any(erased.values()):
         raise ConfigurationError(
             "the state does not have this record", todo="write the key as a run's report shows it", sync=options.sync
         )
     counts = ", ".join(f"{rows} from {table}" for table, rows in erased.items())
     return f"{options.sync}: rows deleted: {counts}"
+
+
+def run_rejections(options: argparse.Namespace) -> str:
+    """Return the rows that the destination refused, as a table."""
+    with _store(options) as store:
+        found = store.rejections(options.sync)
+    if not found:
+        return "no rejected rows found"
+    head = ("row", "change", "outcome", "attempts", "since", "code", "message")
+    return _table([head, *map(_rejection_cells, found)])
+
+
+def run_release(options: argparse.Namespace) -> str:
+    """Let the next run try a rejected row again.
+
+    :raises ConfigurationError: the state does not have the row.
+    """
+    key, by_identifier = _record_of(options)
+    with _store(options) as store:
+        rows = store.release_record(options.sync, key, by_identifier=by_identifier)
+    return f"{options.sync}: rejections released: {_checked(rows, options)}"
+
+
+def run_dismiss(options: argparse.Namespace) -> str:
+    """Take a rejected row out of the count of given-up rows.
+
+    :raises ConfigurationError: the state does not have the row.
+    """
+    key, by_identifier = _record_of(options)
+    with _store(options) as store:
+        rows = store.dismiss_record(options.sync, key, by_identifier=by_identifier)
+    return f"{options.sync}: rejections dismissed: {_checked(rows, options)}"
+
+
+def _checked(rows: int, options: argparse.Namespace) -> int:
+    """Return the number of rejections.
+
+    :raises ConfigurationError: there is none.
+    """
+    if not rows:
+        raise ConfigurationError(
+            "the state does not have this rejected row",
+            todo=f"list the rows with `reverse-etl state rejections {options.sync}`",
+            sync=options.sync,
+        )
+    return rows
 
 
 def run_copy(options: argparse.Namespace) -> int:
@@ -131,17 +199,21 @@ def run_adopt(options: argparse.Namespace) -> str:
         raise ConfigurationError(
             "no environment is set", todo="set [reverse_etl] environment, or AIRFLOW__REVERSE_ETL__ENVIRONMENT"
         )
-    here: Any = _store(options)
-    here.adopt(options.sync, _store(options, environment=""))
+    here: Any
+    with _store(options) as here, _store(options, environment="") as source:
+        here.adopt(options.sync, source)
     return f"{options.sync}: state moved to environment {environment}"
 
 
-def _store(options: argparse.Namespace, *, environment: str | None = None) -> LakeStore | WarehouseStore:
+@contextlib.contextmanager
+def _store(options: argparse.Namespace, *, environment: str | None = None) -> Iterator[LakeStore | WarehouseStore]:
+    """Open the state that the arguments name for the block."""
     # The only commands that need Airflow.
     from airflow_reverse_etl import wiring
 
     if not options.connection:
-        return wiring.state_store(environment=environment)
+        yield wiring.state_store(environment=environment)
+        return
     store = wiring.warehouse_store(options.connection, environment=environment)
     if store is None:
         raise ConfigurationError(
@@ -149,7 +221,20 @@ def _store(options: argparse.Namespace, *, environment: str | None = None) -> La
             todo="leave --connection out: the state of its syncs is under [reverse_etl] state_url",
             connection=options.connection,
         )
-    return store
+    with contextlib.closing(store):
+        yield store
+
+
+def _record_of(options: argparse.Namespace) -> tuple[str, bool]:
+    """Return the key of the record that the arguments name, and whether it is its identifier."""
+    if options.row is None:
+        return options.identifier, True
+    return options.row, False
+
+
+def _rejection_cells(row: RejectedRow) -> tuple[str, ...]:
+    since = f"{row.first_seen:%Y-%m-%d %H:%M:%S}Z"
+    return (row.row_key, row.change, row.outcome, str(row.attempts), since, row.code or "-", row.message or "-")
 
 
 def _cells(state: SyncState) -> tuple[str, ...]:

@@ -27,6 +27,27 @@ class SyncState:
     last_run: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row that the destination refused, as the state has it.
+
+    :param outcome: ``rejected``; ``dismissed`` by a person; ``unknown`` or ``skipped``.
+    :param attempts: number of times that these values were refused.
+    """
+
+    row_key: str
+    change: str
+    outcome: str
+    code: str
+    message: str
+    attempts: int
+    first_seen: datetime
+
+
+#: The columns of a :class:`RejectedRow`, and their order.
+REJECTED_ROWS = "SELECT row_key, change, outcome, code, message, attempts, first_seen FROM {table} ORDER BY row_key"
+
+
 def planned_at(plan_id: str) -> datetime | None:
     """Return the time with which the id of a plan begins; None for an empty id."""
     return datetime.strptime(plan_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC) if plan_id else None

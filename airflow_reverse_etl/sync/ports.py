@@ -94,8 +94,8 @@ class Plan:
     :param total: rows in the change set; they are numbered 1 to ``total``.
     :param model_rows: rows of the model, including invalid ones.
     :param snapshot_rows: rows of the snapshot.
-    :param skipped: unchanged rows that are given up, in doubt or missing at the destination, and not part of the change
-        set.
+    :param skipped: unchanged rows that are given up, dismissed, in doubt or missing at the destination, and not part of
+        the change set.
     :param spec: ``Sync.digest`` of the plan's sync. A plan is resumed only for a sync with the same digest.
     :param recorded: rows that the commit records as delivered, and that are not sent.
     :param notes: codes of further remarks; :data:`airflow_reverse_etl.spec.comparison.NOTES` has the texts.

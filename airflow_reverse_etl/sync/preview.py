@@ -131,8 +131,8 @@ def _duration(seconds: float) -> str:
 
 #: Why rows that have not changed are not sent, and whether the mode is ``update``.
 _WHY_UNCHANGED = {
-    False: "in doubt, as their answer was lost",
-    True: "in doubt, as their answer was lost, or the destination did not have them when they were sent last",
+    False: "dismissed by a person, or in doubt, as their answer was lost",
+    True: "dismissed by a person, in doubt, as their answer was lost, or missing at the destination when sent last",
 }
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pytest
@@ -14,32 +13,49 @@ import pytest
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.config import settings
 from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.sync.ports import StateStore
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
-from tests.stores.bench import THREE, Bench, sync_of
-from tests.stores.warehouses import Place, copying_store
+from tests.stores.bench import REJECTED, THREE, Bench, sync_of
+from tests.stores.warehouses import Place, copying_store, postgres_place
 
 pytestmark = pytest.mark.airflow
 
 
-@pytest.fixture(params=["lake", "tables in duckdb"])
+@pytest.fixture(params=["lake", "tables in duckdb", "tables in postgres"])
 def where(
     request: pytest.FixtureRequest, tmp_path: Path, state_url: Path, add_connection: Callable[..., None]
-) -> Iterator[list[str]]:
-    """Options that lead to the state of a sync with three records."""
-    file = tmp_path / "warehouse.duckdb"
-    connection = duckdb.connect(file)
-    place = Place("duckdb", connection.cursor, lambda: DuckDBWarehouse(connection.cursor()))
-    store: Any = LakeStore(str(state_url)) if request.param == "lake" else copying_store(place)
-    runs = Bench(store, sync_of())
-    runs.model(THREE)
-    runs.run(address="file at /exports")
+) -> list[str]:
+    """Options that lead to the state of a sync with three records, and a row that was given up."""
     if request.param == "lake":
-        yield []
-        return
+        some_state(LakeStore(str(state_url)))
+        return []
+    if request.param == "tables in duckdb":
+        file = tmp_path / "warehouse.duckdb"
+        connection = duckdb.connect(file)
+        place = Place("duckdb", connection.cursor, lambda: DuckDBWarehouse(connection.cursor()))
+        add_connection("warehouse", conn_type="duckdb", host=str(file))
+    else:
+        place = postgres_place(request.getfixturevalue("postgres"))
+        connection = place.connect()
+        where = connection.get_dsn_parameters()
+        add_connection(
+            "warehouse",
+            conn_type="postgres",
+            login=where["user"],
+            schema=where["dbname"],
+            extra={"host": where["host"]},
+        )
+    store = copying_store(place)
+    some_state(store)
     store.close()
     connection.close()
-    add_connection("warehouse", conn_type="duckdb", host=str(file))
-    yield ["--connection", "warehouse"]
+    return ["--connection", "warehouse"]
+
+
+def some_state(store: StateStore) -> None:
+    runs = Bench(store, sync_of(retry={"max_attempts": 1}))
+    runs.model([*THREE, (4, "d", 4)])
+    runs.run({"4": REJECTED}, address="file at /exports")
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -73,6 +89,26 @@ def test_a_record_is_forgotten_by_its_key_or_its_identifier(
     assert printed(capsys) == [line, line]
     assert main(["state", "forget-record", "s", "--row", "1", *where]) == 2
     assert "the state does not have this record" in capsys.readouterr().err
+
+
+def test_a_rejected_row_is_listed_dismissed_and_released(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["state", "rejections", "s", *where]) == 0
+    assert main(["state", "dismiss", "s", "--row", "4", *where]) == 0
+    assert main(["state", "rejections", "s", *where]) == 0
+    assert main(["state", "release", "s", "--identifier", "d", *where]) == 0
+    assert main(["state", "rejections", "s", *where]) == 0
+    head, rejected, dismissal, _, dismissed, release, left = printed(capsys)
+    assert re.split(r"  +", head) == ["row", "change", "outcome", "attempts", "since", "code", "message"]
+    cells = ["4", "added", "rejected", "1", "2026-01-02 00:00:00Z", "bad_email", "is not an address"]
+    assert re.split(r"  +", rejected) == cells
+    assert re.split(r"  +", dismissed) == [*cells[:2], "dismissed", *cells[3:]]
+    assert (dismissal, release, left) == (
+        "s: rejections dismissed: 1",
+        "s: rejections released: 1",
+        "no rejected rows found",
+    )
+    assert main(["state", "dismiss", "s", "--row", "1", *where]) == 2
+    assert "the state does not have this rejected row" in capsys.readouterr().err
 
 
 def test_a_database_without_state_is_refused(

@@ -16,7 +16,7 @@ import pytest
 from airflow_reverse_etl.errors import AttentionError, RunConflictError, SpecError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.context import RunOptions
-from airflow_reverse_etl.sync.ports import StateStore
+from airflow_reverse_etl.sync.ports import StateStore, Support
 from tests.stores.history_group import LENIENT, MAPPINGS, STORES, Group, opened_store
 
 MODES = ("upsert", "insert", "update", "mirror", "delete", "append")

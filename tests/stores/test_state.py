@@ -21,8 +21,8 @@ from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.schema import prefix
 from airflow_reverse_etl.sync.ports import USUAL, Capabilities
 from tests.s3 import Bucket
-from tests.stores.bench import NOW, REJECTED, THREE, Bench, sync_of
-from tests.stores.warehouses import copying_store, duckdb_place
+from tests.stores.bench import NOW, REJECTED, THREE, Bench, keyed, sync_of
+from tests.stores.warehouses import PLACES, copying_store
 
 ADA = (1, "Ada@example.com", 1)
 ROWS = [ADA, (2, "bo@example.com", 2)]
@@ -30,12 +30,12 @@ ROWS = [ADA, (2, "bo@example.com", 2)]
 FOLDED = Capabilities(USUAL, ignore_case=True)
 
 
-@pytest.fixture(params=["lake", "tables in duckdb"])
+@pytest.fixture(params=["lake", "tables in duckdb", "tables in postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "lake":
         yield LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2, change_log=True)
         return
-    tables = copying_store(duckdb_place(), change_log=True)
+    tables = copying_store(PLACES[request.param.removeprefix("tables in ")](request), change_log=True)
     yield tables
     tables.close()
 
@@ -216,6 +216,53 @@ def test_the_log_still_grows_and_ends_after_a_record_was_forgotten(store: Any, b
     if isinstance(store, LakeStore):
         store._change_log("s").forget("9")
         assert stored(store, "change_log") == []
+
+
+def test_rejected_rows_are_listed_and_a_dismissed_one_is_not_counted(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(keyed(retry={"max_attempts": 1}))
+    runs.model(THREE)
+    runs.run({"1": REJECTED, "2": REJECTED})
+    assert [(row.row_key, row.outcome, row.attempts) for row in store.rejections("s")] == [
+        ("1", "rejected", 1),
+        ("2", "rejected", 1),
+    ]
+    assert store.dismiss_record("s", "1") == 1
+    for _ in range(2):  # a commit keeps the dismissal
+        plan = runs.plan()
+        assert (plan.total, plan.skipped, plan.given_up) == (0, 2, 1)
+        runs.commit(plan)
+    assert [row.outcome for row in store.rejections("s")] == ["dismissed", "rejected"]
+    # A dismissed row that changes is tried at once, and its refusals count from the first.
+    runs.model([(1, "a", 9), *THREE[1:]])
+    assert runs.run({"1": REJECTED}) == {"1": "added"}
+    assert runs.plan().given_up == 2
+
+
+def test_a_released_row_is_tried_again(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(keyed(retry={"max_attempts": 1}))
+    runs.model(THREE)
+    runs.run({"1": REJECTED, "2": REJECTED})
+    assert store.dismiss_record("s", "2") == 1
+    assert store.release_record("s", "1") == 1
+    assert store.release_record("s", "b", by_identifier=True) == 1
+    assert store.release_record("s", "3") == 0
+    assert runs.run() == {"1": "added", "2": "added"}
+    assert store.rejections("s") == []
+
+
+def test_the_rejections_of_an_unfinished_run_are_left_alone(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(keyed())
+    runs.model(THREE)
+    runs.run({"1": REJECTED})
+    runs.plan()
+    for change in (store.dismiss_record, store.release_record):
+        with pytest.raises(RunConflictError, match="not finished"):
+            change("s", "1")
+    for change in (store.dismiss_record, store.release_record):
+        with pytest.raises(ConfigurationError, match="no state of this sync found"):
+            change("other", "1")
+    with pytest.raises(ConfigurationError, match="no state of this sync found"):
+        store.rejections("other")
 
 
 def some_state(runs: Bench) -> None:

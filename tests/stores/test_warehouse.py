@@ -107,6 +107,7 @@ def test_tables_are_as_documented(place: Place) -> None:
     """docs/reference/state-tables.md names every column, with its type, of every permanent table."""
     with stored(place) as store:
         run(place, store)
+        store.register_writer("Of-It.1", "crm contacts", NOW)
     documented = {
         name: dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", text, re.MULTILINE))
         for name, text in re.findall(r"(?ms)^## `(?:<sync>_)?(\w+)`\n(.*?)(?=^## |\Z)", DOCUMENTED.read_text())
@@ -479,6 +480,8 @@ def test_statements_are_what_they_were(dialect: str) -> None:
     checkpoint.settled.add(1, 2)
     checkpoint.fail(2, Receipt(Outcome.REJECTED, "bad", "it's \\ 100% 'wrong'"))
     store.save_checkpoint(plan, checkpoint)
+    store.register_writer(sync.name, "crm contacts", NOW)
+    store.writers("crm contacts")
     store.commit(plan, checkpoint, RunReport("run1", plan.planned, 1, 1, 1, 0, 0, 1, 0.5), sync)
     texts = [statement.replace(plan.plan_id[-12:], "<run>") for statement in recorder.statements]
     for statement in recorder.statements:

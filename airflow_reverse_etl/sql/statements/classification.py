@@ -12,9 +12,9 @@ The relations, in the order in which a planner makes them from ``candidates``, `
     the_plan       judged, with ``change``, ``cause`` and ``code``
 
 ``change`` is ``added``, ``changed``, ``removed``; or ``invalid`` (``cause`` is one of
-:data:`~airflow_reverse_etl.spec.report.CAUSES`), ``skipped`` (``cause`` is ``given_up``, ``in_doubt``, ``missing`` or
-``held``, and ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot, and nothing is sent),
-``recorded`` (enters the snapshot, or replaces its record there, and nothing is sent), or ``ignored``. The
+:data:`~airflow_reverse_etl.spec.report.CAUSES`), ``skipped`` (``cause`` is ``given_up``, ``dismissed``, ``in_doubt``,
+``missing`` or ``held``, and ``code`` that of the last rejection), ``forgotten`` (leaves the snapshot, and nothing is
+sent), ``recorded`` (enters the snapshot, or replaces its record there, and nothing is sent), or ``ignored``. The
 :class:`~airflow_reverse_etl.spec.comparison.Comparison` decides what is compared, and what is only recorded. ``cause``
 is ``moved`` for an added row whose primary key has another record in the snapshot.
 
@@ -32,6 +32,9 @@ from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ
 from airflow_reverse_etl.sql.statements.plan import KEY, ROW, PlanStatement, same
 from airflow_reverse_etl.sql.templates import fill
+
+#: Outcome of a rejected row that a person does not want to be counted, nor tried again while it does not change.
+DISMISSED = "dismissed"
 
 #: States of a primary key in ``row_states``, in the order of precedence.
 _UNDELIVERED = 1
@@ -123,10 +126,11 @@ def relations(statement: PlanStatement, now: datetime) -> dict[str, str]:
 
 
 def _quarantined(statement: PlanStatement, now: datetime) -> str:
-    """Build the query for rows that are not tried again while unchanged: given up, in doubt, or missing."""
+    """Build the query for rows that are not tried again while unchanged: given up, dismissed, in doubt, missing."""
     found = (
         "SELECT key_hi, key_lo, fingerprint, code,"
-        " CASE outcome WHEN 'unknown' THEN 'in_doubt' WHEN 'skipped' THEN 'missing' ELSE 'given_up' END AS cause"
+        " CASE outcome WHEN 'unknown' THEN 'in_doubt' WHEN 'skipped' THEN 'missing'"
+        f" WHEN '{DISMISSED}' THEN 'dismissed' ELSE 'given_up' END AS cause"
         " FROM rejections WHERE"
     )
     sync = statement.sync
@@ -135,6 +139,7 @@ def _quarantined(statement: PlanStatement, now: datetime) -> str:
         return f"{found} 1 = 0"
     conditions = [
         "outcome = 'unknown'",
+        f"outcome = '{DISMISSED}'",
         f"outcome = 'rejected' AND attempts >= {sync.retry.max_attempts}",
         f"outcome = 'rejected' AND first_seen <= {_moment(now - sync.retry.max_age)}",
     ]

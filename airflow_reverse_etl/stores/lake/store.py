@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.classification import DISMISSED
 from airflow_reverse_etl.sql.statements.erasure import OneRecord
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
@@ -42,7 +43,15 @@ from airflow_reverse_etl.stores.lake import change_set, commit
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
-from airflow_reverse_etl.stores.state import SyncState, no_state, other_state, planned_at, unfinished_run
+from airflow_reverse_etl.stores.state import (
+    REJECTED_ROWS,
+    RejectedRow,
+    SyncState,
+    no_state,
+    other_state,
+    planned_at,
+    unfinished_run,
+)
 from airflow_reverse_etl.sync import committing
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
 from airflow_reverse_etl.sync.planning import StoredPlan, build_plan, statement_for, stored_plan
@@ -298,7 +307,7 @@ class LakeStore(StateStore):
         """
         names = self._names(sync)
         record = OneRecord(key, by_identifier, "duckdb")
-        mark = f"{datetime.now(UTC).strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
+        mark = _mark()
         with leases.held(self._lease(sync), sync), self._scratch() as work:
             if self.unfinished(sync):
                 raise unfinished_run(sync)
@@ -319,6 +328,52 @@ class LakeStore(StateStore):
             erased["snapshot"] = _erase(work, snapshot, in_snapshot, mark)
             self._save_rows(work, sync, mark)
         return erased
+
+    def rejections(self, sync: str) -> list[RejectedRow]:
+        """Return the rows of a sync that its destination refused, by primary key.
+
+        :raises ConfigurationError: the sync has no state.
+        """
+        self._names(sync)
+        with self._scratch() as work:
+            self._rejections(sync).view(work, "rejections")
+            return [RejectedRow(*row) for row in work.execute(REJECTED_ROWS.format(table="rejections"))]
+
+    def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
+        """Delete the rejections of one record, so that the next run tries it again; return their number.
+
+        The parameters and errors are those of :meth:`forget_record`.
+        """
+        return self._change_rejections(
+            sync, OneRecord(key, by_identifier, "duckdb"), "", "SELECT * FROM rejections WHERE ({}) IS NOT TRUE"
+        )
+
+    def dismiss_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
+        """Count a rejected record as given up no more, and do not try it again until it changes; return its rejections.
+
+        The parameters and errors are those of :meth:`forget_record`.
+        """
+        outcome = f"CASE WHEN {{}} THEN '{DISMISSED}' ELSE outcome END"
+        select = f"SELECT * REPLACE ({outcome} AS outcome) FROM rejections"
+        return self._change_rejections(
+            sync, OneRecord(key, by_identifier, "duckdb"), " AND outcome = 'rejected'", select
+        )
+
+    def _change_rejections(self, sync: str, record: OneRecord, also: str, select: str) -> int:
+        """Replace the rejections by a SELECT with a place for the condition of a record; return the number it meets."""
+        self._names(sync)
+        mark = _mark()
+        with leases.held(self._lease(sync), sync), self._scratch() as work:
+            if self.unfinished(sync):
+                raise unfinished_run(sync)
+            digests = work.execute(record.digests()) if record.by_identifier else []
+            condition = f"({record.anywhere(digests)}){also}"
+            table = self._rejections(sync)
+            table.view(work, "rejections")
+            [(rows,)] = work.execute(f"SELECT COUNT(*) FROM rejections WHERE {condition}")
+            if rows:
+                table.replace(work, select.format(condition), mark)
+        return int(rows)
 
     def copy(self, sync: str, target: LakeStore) -> None:
         """Copy the state of a sync to another place, unless the place has it already. Repeat it if it was interrupted.
@@ -461,6 +516,11 @@ def _last_plan(work: Scratch, history: DeltaFile) -> str:
     history.view(work, "history")
     [(last,)] = work.execute("SELECT MAX(plan_id) FROM history")
     return last or ""
+
+
+def _mark() -> str:
+    """Return the id of a change by a command, in the form of a plan's id."""
+    return f"{datetime.now(UTC).strftime(_PLAN_ID_TIME)}-{secrets.token_hex(4)}"
 
 
 def _erase(work: Scratch, table: DeltaFile, condition: str, mark: str) -> int:

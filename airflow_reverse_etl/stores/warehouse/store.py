@@ -22,11 +22,20 @@ from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sql.statements.classification import DISMISSED
 from airflow_reverse_etl.sql.statements.erasure import OneRecord
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
-from airflow_reverse_etl.stores.state import SyncState, no_state, other_state, planned_at, unfinished_run
+from airflow_reverse_etl.stores.state import (
+    REJECTED_ROWS,
+    RejectedRow,
+    SyncState,
+    no_state,
+    other_state,
+    planned_at,
+    unfinished_run,
+)
 from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.database import Database, Session
@@ -372,6 +381,43 @@ class WarehouseStore(StateStore):
                 with self._database.session() as session, session.transaction():
                     record = OneRecord(key, by_identifier, self._database.sql.name, self._collation(session))
                     return self._erase(session, sync, own, record)
+
+    def rejections(self, sync: str) -> list[RejectedRow]:
+        """Return rejected rows: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.rejections`."""
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            own = self._tables.make_own(sync)
+            rows = self._database.run(REJECTED_ROWS.format(table=self._tables[f"{own}_rejections"]))
+        return [RejectedRow(*row) for row in rows]
+
+    def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
+        """Try a record again: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.release_record`."""
+        return self._change_rejections(
+            sync, OneRecord(key, by_identifier, self._database.sql.name), "", "DELETE FROM {table}"
+        )
+
+    def dismiss_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
+        """Stop counting a record: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.dismiss_record`."""
+        update = f"UPDATE {{table}} SET outcome = '{DISMISSED}'"
+        return self._change_rejections(
+            sync, OneRecord(key, by_identifier, self._database.sql.name), " AND outcome = 'rejected'", update
+        )
+
+    def _change_rejections(self, sync: str, record: OneRecord, also: str, statement: str) -> int:
+        """Apply a statement, without its WHERE, to the rejections of a record; return their number."""
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            table = self._tables[f"{self._tables.make_own(sync)}_rejections"]
+            with leases.held(TableValues(self._tables, sync), sync):
+                if self.unfinished(sync):
+                    raise unfinished_run(sync)
+                with self._database.session() as session, session.transaction():
+                    found = session.run(record.digests()) if record.by_identifier else []
+                    digests = [(int(hi), int(lo)) for hi, lo in found]
+                    condition = f"({record.anywhere(digests)}){also}"
+                    [(rows,)] = session.run(f"SELECT COUNT(*) FROM {table} WHERE {condition}")
+                    session.run(f"{statement.format(table=table)} WHERE {condition}")
+        return int(rows)
 
     def adopt(self, sync: str, source: WarehouseStore) -> None:
         """Move the state of a sync here from another schema of the same database.
