@@ -25,6 +25,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow_reverse_etl.spec.report import RunReport
 
 
@@ -125,11 +127,15 @@ class RunConflictError(TryLaterError):
     """Another run of the same sync holds the lease, or moved the state meanwhile.
 
     :param outdated: the snapshot is not the one that the plan was made for.
+    :param until: end of the lease that another run holds, if that is why the lease could not be taken.
     """
 
-    def __init__(self, what: str, *, outdated: bool = False, todo: str = "", **where: object) -> None:
+    def __init__(
+        self, what: str, *, outdated: bool = False, until: datetime | None = None, todo: str = "", **where: object
+    ) -> None:
         super().__init__(what, todo=todo, **where)
         self.outdated = outdated
+        self.until = until
 
 
 class AttentionError(ReverseEtlError):

@@ -108,20 +108,23 @@ def next_fence(values: Mapping[str, str], sync: str, holder: str, *, now: dateti
         return fence
     if until and datetime.fromisoformat(until) > now:
         if values["holder"].partition("\n")[0] != holder:
-            raise lease_taken(sync, values)
+            raise lease_taken(sync, values, until=datetime.fromisoformat(until))
         return current
     return current + 1
 
 
-def lease_taken(sync: str, values: Mapping[str, str]) -> RunConflictError:
-    """Build the error for a caller that could not take the lease. It names the current holder."""
-    until = values.get("until")
-    expiry = f", valid until {until}" if until else ""
+def lease_taken(sync: str, values: Mapping[str, str], *, until: datetime | None = None) -> RunConflictError:
+    """Build the error for a caller that could not take or renew the lease. It names the current holder.
+
+    :param until: see :class:`~airflow_reverse_etl.errors.RunConflictError`.
+    """
+    expiry = f", valid until {values['until']}" if values.get("until") else ""
     holder, _, label = values.get("holder", "unknown").partition("\n")
     return RunConflictError(
         f"another run of this sync is at work: {label or holder}{expiry}",
         todo="let that run finish, then try again; set max_active_runs=1 on the DAG so that its runs follow each other,"
         " and order its tasks that run the same sync. "
         "If that run was killed, its lease expires by itself",
+        until=until,
         sync=sync,
     )

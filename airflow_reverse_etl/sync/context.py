@@ -1,10 +1,28 @@
-"""Input of a run: its surroundings, the model that it reads, and its options."""
+"""Input of a run: its surroundings, the model that it reads, and its options; and the wait that interrupts it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from airflow_reverse_etl.sync.ports import Clock, Observer, RateBudget, StateStore, Warehouse
+
+#: Longest wait, in seconds, in the middle of a step. Before a longer one, the step ends and gives the lease back.
+LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A wait of a run that is too long for the middle of a step. The same step, repeated later, resumes the run.
+
+    :param until: time of the next attempt, in UTC.
+    :param reason: what the run waits for, as the end of a sentence.
+    :param planned: the run has a plan already.
+    """
+
+    until: datetime
+    reason: str
+    planned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +34,8 @@ class RunContext:
     :param observer: receiver of the run's events.
     :param clock: source of time.
     :param label: description of this task, shown to another run that waits for the sync's lease. Default: ``run_id``.
+    :param deferrable: the caller can wait without a worker. If another run holds the lease for more than
+        ``LONGEST_WAIT``, taking it fails at once; otherwise it waits until that run ends.
     :param budget: budget that shares the sync's ``requests_per_second`` between all users of the destination's
         connection. Default: the rate applies to this load alone.
     """
@@ -25,6 +45,7 @@ class RunContext:
     observer: Observer
     clock: Clock
     label: str = ""
+    deferrable: bool = False
     budget: RateBudget | None = None
 
 

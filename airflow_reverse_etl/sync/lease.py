@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import RunConflictError, UnreachableError
+from airflow_reverse_etl.sync.context import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, StateStore
@@ -89,6 +90,7 @@ async def held(
     clock: Clock,
     label: str = "",
     release: bool = True,
+    deferrable: bool = False,
     on_wait: Callable[[RunConflictError], None] = lambda _: None,
 ) -> AsyncIterator[Lease]:
     """Hold the lease of a sync inside the block, and yield it.
@@ -96,14 +98,15 @@ async def held(
     The same ``holder`` may take the lease again immediately, as a retried task does, or several times, as parallel
     tasks of one run do. Parallel tasks pass ``release=False``, so that none of them takes the lease from the others.
 
-    If another run holds the lease, waits until a lease that is not renewed has expired. The run after a killed one
-    therefore starts by itself.
+    If another run holds the lease, waits until that run releases it, or until the lease of a killed run has expired.
 
     :param label: description of the holder, shown to other runs.
-    :param on_wait: called once, when another run holds the lease, with the error that names it.
-    :raises RunConflictError: another run is at work, or took the lease over inside the block, which is then cancelled.
+    :param deferrable: fail at once if another run holds the lease for more than ``LONGEST_WAIT``.
+    :param on_wait: called once, before a wait for another run, with the error that names it.
+    :raises RunConflictError: another run took the lease over inside the block, which is then cancelled; or holds it
+        for long, see ``deferrable``. Only the latter has ``until``.
     """
-    lease = await _take(store, sync, holder, clock, label, on_wait)
+    lease = await _take(store, sync, holder, clock, label, deferrable, on_wait)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
@@ -141,16 +144,16 @@ async def _take(
     holder: str,
     clock: Clock,
     label: str,
+    deferrable: bool,
     on_wait: Callable[[RunConflictError], None],
 ) -> Lease:
     is_waiting = False
-    give_up_at = clock.monotonic() + LEASE_SECONDS + WAIT_SECONDS
     while True:
         now = clock.now()
         try:
             fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS, label=label)
         except RunConflictError as error:
-            if clock.monotonic() >= give_up_at:
+            if deferrable and error.until and (error.until - now).total_seconds() > LONGEST_WAIT:
                 raise
             if not is_waiting:
                 on_wait(error)

@@ -30,7 +30,6 @@ class LogObserver:
         "batch_left": "%(sync)s: %(rows)s rows left for a later try: the destination did not accept them",
         "folded": "%(sync)s: the rows that the unfinished run %(run_id)s delivered are now part of the snapshot",
         "discarded": "%(sync)s: discarded the unfinished run %(run_id)s: the snapshot of its plan is lost",
-        "asked_to_wait": "%(sync)s: the destination asks to wait %(seconds)s seconds; a retry sends the remaining rows",
         "committed": "%(sync)s: committed run %(run_id)s",
     }
 

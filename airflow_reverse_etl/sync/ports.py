@@ -250,7 +250,8 @@ class StateStore(Protocol):
         that last took or renewed the lease to people; it does not affect who may take the lease.
 
         Raises RunConflictError, with the holder's label (its id if the label is empty), while another run holds the
-        lease, or if ``fence`` is not the lease's number.
+        lease, or if ``fence`` is not the lease's number. Without ``fence``, the error's ``until`` is the end of that
+        lease.
         """
 
     def release(self, sync: str, *, fence: int) -> None:

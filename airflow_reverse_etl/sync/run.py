@@ -33,11 +33,11 @@ from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
-from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
-from airflow_reverse_etl.sync.lease import LEASE_SECONDS, Lease, held
+from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load.delivery import unrepeatable
-from airflow_reverse_etl.sync.load.loader import Loader
+from airflow_reverse_etl.sync.load.loader import Loaded, Loader
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Destination, DestinationRegister, Plan, PlanRequest, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -65,25 +65,57 @@ async def run_sync(
 ) -> RunReport:
     """Bring the destination up to date with the model, once, in this process.
 
+    Waits as long as another run is at work, or as the destination asks.
+
     A committed run is not repeated in a sync that tracks nothing (mode ``append``, ``track: none``). In any other sync,
     a second call with its run id makes a new plan, which sends only what is not delivered yet.
 
-    :raises RunConflictError: another run of the sync is at work, or took over from this one.
+    :raises RunConflictError: another run of the sync took over from this one.
     :raises GuardError: a guard stopped the plan; nothing was sent.
     :raises IncompleteLoadError: rows are left for a later try with the same run id; has ``report``.
     :raises FailurePolicyError: the run is committed, with more failed rows than the sync allows; has ``report``.
+    """
+    planned = False
+    clock = context.clock
+    while isinstance(found := await attempt_sync(sync, model, destination, context, options, planned=planned), Wait):
+        planned = planned or found.planned
+        await clock.sleep((found.until - clock.now()).total_seconds())
+    return found
+
+
+async def attempt_sync(
+    sync: Sync,
+    model: SourceModel,
+    destination: Destination,
+    context: RunContext,
+    options: RunOptions = _NO_OPTIONS,
+    *,
+    planned: bool = False,
+) -> RunReport | Wait:
+    """Do :func:`run_sync` until it is finished, or until it has to wait for long.
+
+    :param planned: an earlier attempt had made the plan before it had to wait. If another run has taken it over
+        since, returns the report with which that run committed it.
+    :returns: the report; or the wait, after which the same call resumes the run. Nothing is held meanwhile.
+    :raises RunConflictError: as :func:`run_sync`; or, with ``until``, another run holds the lease for long and
+        ``context.deferrable`` is True.
     """
     clock = context.clock
     started = clock.monotonic()
     steps = Run(sync, context)
     async with steps.lease():
-        request = steps.request(model, options)
-        found = await steps.plan(request, model.warehouse, destination, lift_guards=options.lift_guards)
+        found: Plan | RunReport | Wait | None = await steps.plan_or_report() if planned else None
+        if isinstance(found, RunReport):
+            steps.check_complete(found)
+        else:
+            request = steps.request(model, options)
+            found = await steps.plan(request, model.warehouse, destination, lift_guards=options.lift_guards)
         if isinstance(found, Plan):
-            if found.total:
-                await steps.load(found, destination)
+            if found.total and (wait := (await steps.load(found, destination)).waiting):
+                return wait
             found = await steps.commit(found, destination, seconds=clock.monotonic() - started)
-    check_failure_policy(sync, found)
+    if isinstance(found, RunReport):
+        check_failure_policy(sync, found)
     return found
 
 
@@ -123,7 +155,8 @@ class Run:
         The holder is the run's id, so that all steps and tries of one run share the lease, and other runs do not.
 
         :param release: release the lease at the end. Otherwise the next step of the run takes it over, or it expires.
-        :raises RunConflictError: another run holds the lease, or took it over.
+        :raises RunConflictError: another run took it over; or, with ``until``, holds it for long, if the context is
+            deferrable.
         """
         async with held(
             self._store,
@@ -132,6 +165,7 @@ class Run:
             clock=self._context.clock,
             label=self._context.label,
             release=release,
+            deferrable=self._context.deferrable,
             on_wait=self._report_wait,
         ) as self._lease:
             yield
@@ -144,7 +178,7 @@ class Run:
         *,
         approval: bool = False,
         lift_guards: Collection[str] = (),
-    ) -> Plan | RunReport:
+    ) -> Plan | RunReport | Wait:
         """Resume the unfinished plan of this run, or make a new one within the sync's guards.
 
         Finishes earlier runs of the sync first. A run whose commit was interrupted is only committed. In a sync that
@@ -154,7 +188,8 @@ class Run:
             another, is then discarded, as it may not have been approved.
         :param lift_guards: names of guards that do not stop this run's plan. The plan of an earlier run is sent only
             within all guards.
-        :returns: the plan, or the report of this run if it is already committed.
+        :returns: the plan; the report of this run if it is already committed; or a wait before the rows of an earlier
+            run can be sent.
         :raises GuardError: a guard stopped the plan, which is discarded.
         :raises RunConflictError: this run is finished, with rows left that no other run sends.
         """
@@ -164,7 +199,7 @@ class Run:
                 if _untouched(await self._progress(unfinished)):
                     await asyncio.to_thread(self._store.discard, unfinished)
         plan = await self._settle_unfinished(destination)
-        if isinstance(plan, RunReport):
+        if isinstance(plan, (RunReport, Wait)):
             return plan
 
         # Make a new plan, unless the run is committed and would send its rows a second time.
@@ -203,8 +238,7 @@ class Run:
             await asyncio.to_thread(self._store.register_writer, self._sync.name, address, self._context.clock.now())
 
     def _report_wait(self, error: RunConflictError) -> None:
-        text = f"waits for its lease, {LEASE_SECONDS:,.0f} seconds at most: {error.what}"
-        self._observer.event("warning", sync=self._sync.name, text=text)
+        self._observer.event("warning", sync=self._sync.name, text=f"waits for its lease: {error.what}")
 
     def _report_plan(self, plan: Plan) -> None:
         planned = dict(plan.planned)
@@ -230,6 +264,20 @@ class Run:
         """Return the report of this run if it is committed, else None."""
         return await asyncio.to_thread(self._store.last_report, self._sync.name, self._run_id)
 
+    async def plan_or_report(self) -> Plan | RunReport:
+        """Return the unfinished plan of this run, or its report if this or another run has committed it.
+
+        :raises RunConflictError: the plan does not exist any more.
+        """
+        found = await self.unfinished() or await self.committed()
+        if found is None:
+            raise RunConflictError(
+                "the plan of this run does not exist any more: it was rejected, or another run of the sync came first",
+                todo="clear the run's tasks to plan again, and set max_active_runs=1 on the DAG",
+                sync=self._sync.name,
+            )
+        return found
+
     async def reject(self, destination: Destination) -> None:
         """Reject the plan of this run: its remaining rows are not sent. The next run makes a new plan."""
         plan = await self.unfinished()
@@ -241,11 +289,13 @@ class Run:
             await self._fold(plan, destination)
 
     def check_complete(self, report: RunReport) -> None:
-        """Make sure that this run, which is committed, has no rows left that were not sent.
+        """Make sure that this run, which is committed, has no rows left that no run sends.
 
-        :raises RunConflictError: it has, and no later try of the run sends them.
+        If the sync is tracked, the run that has committed this one plans these rows again.
+
+        :raises RunConflictError: it has.
         """
-        if report.retryable:
+        if report.retryable and not self._sync.tracked:
             raise RunConflictError(
                 f"{report.retryable:,} rows of this run were not sent: the sync was changed, or another run came first",
                 todo="trigger a new run, unless a later run covers these rows",
@@ -253,12 +303,12 @@ class Run:
                 run=self._run_id,
             )
 
-    async def remove(self, plan: Plan, destination: Destination) -> Checkpoint:
+    async def remove(self, plan: Plan, destination: Destination) -> Loaded:
         """Send the removed rows of a plan, before shares of the other rows are loaded.
 
         Rows whose attempts are used up hold back no other row. The next run plans them again.
 
-        :raises IncompleteLoadError: the destination is down, or asks for a long pause.
+        :raises IncompleteLoadError: the destination is down.
         :raises AttentionError: the plan is too old. No retry helps: only the task ``plan`` plans again.
         :raises RunConflictError: the plan may not be sent any more.
         """
@@ -282,8 +332,8 @@ class Run:
                 sync=self._sync.name,
             )
 
-    async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Checkpoint:
-        """Send a plan, or a share of it.
+    async def load(self, plan: Plan, destination: Destination, share: Share | None = None) -> Loaded:
+        """Send a plan, or a share of it, until it is sent or has to wait for long.
 
         :raises IncompleteLoadError: rows are left for a later try; has the ``report`` of the plan so far.
         :raises RunConflictError: the plan may not be sent any more.
@@ -306,19 +356,19 @@ class Run:
             share=share,
         )
         try:
-            checkpoint, left = await loader.load()
+            loaded = await loader.load()
         except ReverseEtlError as error:
             error.with_report(await self._report_so_far(plan, destination))
             raise
-        if left and (loader.stopped or share.partition != REMOVAL):
+        if loaded.left and not loaded.waiting and (loader.stopped or share.partition != REMOVAL):
             raise IncompleteLoadError(
-                f"{left:,} of {share.until - share.after:,} rows could not be sent yet{_why(checkpoint)}",
+                f"{loaded.left:,} of {share.until - share.after:,} rows could not be sent yet{_why(loaded.checkpoint)}",
                 report=await self._report_so_far(plan, destination),
                 todo="set retries on the task: its next try sends these rows",
                 sync=self._sync.name,
                 connection=self._sync.destination.connection,
             )
-        return checkpoint
+        return loaded
 
     async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
         """Fold the settled rows into the snapshot.
@@ -341,11 +391,11 @@ class Run:
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
 
-    async def _settle_unfinished(self, destination: Destination) -> Plan | RunReport | None:
+    async def _settle_unfinished(self, destination: Destination) -> Plan | RunReport | Wait | None:
         """Finish earlier runs of the sync.
 
         :returns: the unfinished plan of this run, if it can be resumed; the report of this run, if its commit was
-            interrupted and no rows are left; None otherwise.
+            interrupted and no rows are left; a wait before the rows of an earlier run can be sent; None otherwise.
         """
         for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
             if plan.run_id.startswith(_PREVIEW_PREFIX):
@@ -382,7 +432,8 @@ class Run:
 
             # Only in mode append would a commit lose the remaining rows: no snapshot makes the next run plan them.
             if self._sync.mode == "append" and resumable:
-                await self.load(plan, destination)
+                if wait := (await self.load(plan, destination)).waiting:
+                    return replace(wait, planned=False)  # this run's own plan comes later
                 await self.commit(plan, destination)
             else:
                 await self._fold(plan, destination)

@@ -217,6 +217,7 @@ class MemoryStateStore(StateStore):
             raise RunConflictError(
                 f"another run of this sync is at work: {described or held_by}",
                 todo="let it finish, then try again",
+                until=until if fence is None else None,
                 sync=sync,
             )
         if fence is None and not busy:

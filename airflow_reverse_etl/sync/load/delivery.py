@@ -6,21 +6,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import CONFLICT, Batch, Outcome, Reason, Receipt, Receipts
-from airflow_reverse_etl.sync.context import RunContext
+from airflow_reverse_etl.sync.context import LONGEST_WAIT, RunContext, Wait
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
-
-#: Longest pause, in seconds, that a load waits for. If the destination asks for a longer one, as with a daily limit,
-#: the load leaves the remaining rows to a retry.
-LONGEST_PAUSE = 600.0
 
 
 def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
@@ -38,6 +35,7 @@ class Delivery:
     Attributes:
 
     * ``stopping``: True once no further batch is to be sent.
+    * ``waiting``: why, if that is a wait.
     * ``conflicts``: sequence number → last receipt, of rows put aside because of a unique conflict. They are not
       settled: a load that dies leaves them to the next one.
 
@@ -69,6 +67,7 @@ class Delivery:
         self._left_in_row = 0
         self.stopping = False
         self.conflicts: dict[int, Receipt] = {}
+        self.waiting: Wait | None = None
 
     def split_in_doubt(self, batch: Batch) -> Sequence[Batch]:
         """Separate the rows in doubt since an earlier load, if they are not safe to send twice, from the rest."""
@@ -194,13 +193,17 @@ class Delivery:
 
         The requests in flight are refused together. The first refusal begins the pause, the others join it.
         """
-        if seconds <= LONGEST_PAUSE:
+        if seconds <= LONGEST_WAIT:
             if self._pace.paused < seconds / 2:
                 await self._pace.pause_all(seconds)
             self._pace.pause(seconds)
             return
         self.stopping = True
-        self._observer.event("asked_to_wait", sync=self._sync.name, seconds=round(seconds))
+        until = self._clock.now() + timedelta(seconds=seconds)
+        # Requests in flight may be answered with different pauses.
+        if self.waiting is None or until > self.waiting.until:
+            reason = f"the destination asks to wait {seconds:,.0f} seconds"
+            self.waiting = Wait(until, reason, planned=True)
 
     def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
         """Record the answer; returns the rows to send again, if any.

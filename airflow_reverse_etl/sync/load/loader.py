@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch
-from airflow_reverse_etl.sync.context import RunContext
+from airflow_reverse_etl.sync.context import RunContext, Wait
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.change_reader import ChangeReader
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
@@ -29,6 +29,20 @@ GRACE_SECONDS = 10.0
 CONFLICT_ROUNDS = 10
 #: Most rows with a unique conflict among which a load looks for cycles.
 CYCLE_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The result of a load.
+
+    :param checkpoint: progress of the share, as it is saved.
+    :param left: number of rows left for a later try.
+    :param waiting: why these rows are left, if they can be sent after a wait.
+    """
+
+    checkpoint: Checkpoint
+    left: int
+    waiting: Wait | None = None
 
 
 class Loader:
@@ -76,12 +90,11 @@ class Loader:
         """Return True if the load ended early: the destination is down, or asks for a long pause."""
         return self._delivery.stopping
 
-    async def load(self) -> tuple[Checkpoint, int]:
+    async def load(self) -> Loaded:
         """Send the rows that are not settled yet.
 
         On cancellation, takes no further batch, waits ``GRACE_SECONDS`` for those in flight, and saves the checkpoint.
 
-        :returns: the saved checkpoint, and the number of rows left for a later try.
         :raises ConfigurationError: raised by the destination, after the rows settled until then were saved.
         """
         await self._writer.begin()
@@ -103,7 +116,7 @@ class Loader:
         await self._pace.close()
 
         left = self._share.rows - self._writer.settled_before - checkpoint.settled
-        return checkpoint, len(left)
+        return Loaded(checkpoint, len(left), self._delivery.waiting if left else None)
 
     def _phases(self) -> Iterator[tuple[int, int]]:
         """Yield the parts of the share that are sent in turn, as (after, until).
