@@ -35,7 +35,9 @@ class PlanApprovalOperator(SyncOperator, ApprovalOperator):
 
     def __init__(self, *, plan: Mapping[str, Any] | XComArg, **kwargs: Any) -> None:
         # response_timeout limits the wait for a person. An execution_timeout in default_args is meant for the loads.
-        super().__init__(subject="May this plan be sent?", **{"execution_timeout": None, **kwargs})
+        # A rejection waits on its worker for the run that holds the lease: the plan must not be sent.
+        usual = {"execution_timeout": None, **kwargs, "deferrable": False}
+        super().__init__(subject="May this plan be sent?", **usual)
         self.plan: Any = plan
 
     def execute(self, context: Context) -> Any:

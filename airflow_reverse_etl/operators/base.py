@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from airflow_reverse_etl.assets import destination_asset, inlets
 from airflow_reverse_etl.compat import (
@@ -16,14 +17,16 @@ from airflow_reverse_etl.compat import (
     AirflowSkipException,
     BaseOperator,
     Context,
+    airflow_configuration,
     airflow_error,
 )
 from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.dbt.model_query import resolve_model
-from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
+from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.choose import choose_store
 from airflow_reverse_etl.sync.clock import SystemClock
+from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
 from airflow_reverse_etl.wiring import dbapi_connect, has_state_to_adopt, state_files, state_store, warehouse_store
 
@@ -36,11 +39,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Shortest deferral. Airflow fails a task whose trigger fires before the scheduler has noted the deferral
+#: (apache/airflow#66374).
+_SHORTEST_DEFERRAL = timedelta(seconds=15)
+
 _COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up", "moved", "held", "requests")
 
 
 class SyncOperator(BaseOperator):
-    """Base class for a task that does a run of a sync, or a step of one. Subclasses define ``_work``."""
+    """Base class for a task that does a run of a sync, or a step of one. Subclasses define ``_work``.
+
+    :param deferrable: wait in the triggerer, without a worker slot, if a wait is longer than a minute: for a run that
+        holds the sync's lease, or because the destination asks for it. Otherwise the task waits on its worker.
+        Default: Airflow's ``[operators] default_deferrable``.
+    """
 
     template_fields: Sequence[str] = ("sync",)
     ui_color = "#e8f3ec"
@@ -48,8 +60,17 @@ class SyncOperator(BaseOperator):
     _reads: ClassVar[bool] = False
     _writes: ClassVar[bool] = False
 
-    def __init__(self, *, sync: Sync | Mapping[str, Any] | str | Path | XComArg, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        sync: Sync | Mapping[str, Any] | str | Path | XComArg,
+        deferrable: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if deferrable is None:
+            deferrable = airflow_configuration().getboolean("operators", "default_deferrable", fallback=False)
+        self.deferrable = deferrable
         if isinstance(sync, Mapping):
             # Airflow would render the row templates inside a dict.
             sync = Sync.load(sync)
@@ -57,12 +78,22 @@ class SyncOperator(BaseOperator):
             sync = str(sync)
         self.sync: Any = sync
         self._stop: Callable[[], object] | None = None
+        # What this try keeps over a wait.
+        self._planned = False
+        self._deadline: datetime | None = None
+        self._drift: list[dict[str, str]] | None = None
         self._declare_assets()
 
     def execute(self, context: Context) -> Any:
         """Do the task's work, and translate its errors for Airflow."""
+        return self._execute(context)
+
+    def _execute(self, context: Context) -> Any:
         try:
-            return self._work(self._load_sync(), context)
+            sync = self._load_sync()
+            while isinstance(done := self._work_or_wait(sync, context), Wait):
+                self._wait(sync, done, context)
+            return done
         except ReverseEtlError as error:
             self._push_report(context, error)
             # Not chained: a driver's message may contain values of a row. str(error) has all that is needed.
@@ -72,6 +103,24 @@ class SyncOperator(BaseOperator):
                 "The task was stopped. Delivered rows are recorded; a new try sends the remaining ones."
             ) from None
 
+    def resume(
+        self,
+        context: Context,
+        event: object = None,  # noqa: ARG002 - Airflow passes the trigger's event
+        *,
+        planned: bool = False,
+        deadline: str | None = None,
+        drift: list[dict[str, str]] | None = None,
+    ) -> Any:
+        """Do the same work again after a deferral. It resumes from the last checkpoint.
+
+        ``dag.test()`` passes only the event. The arguments are what :meth:`execute` kept.
+        """
+        self._planned = planned
+        self._drift = drift
+        self._deadline = datetime.fromisoformat(deadline) if deadline else None
+        return self._execute(context)
+
     def on_kill(self) -> None:
         """Wait for the answers to requests in flight, save the progress, and stop. A new try resumes from there."""
         stop = self._stop
@@ -80,7 +129,44 @@ class SyncOperator(BaseOperator):
             stop()
 
     def _work(self, sync: Sync, context: Context) -> Any:
+        """Do the work; returns its result, or a :class:`Wait` after which the same call resumes it."""
         raise NotImplementedError
+
+    # -- waits -----------------------------------------------------------------------------------------------------
+
+    def _work_or_wait(self, sync: Sync, context: Context) -> Any:
+        try:
+            return self._work(sync, context)
+        except RunConflictError as error:
+            if error.until is None:
+                raise
+            return Wait(error.until, error.what)
+
+    def _wait(self, sync: Sync, wait: Wait, context: Context) -> None:
+        """Wait on this worker, or end this process by a deferral."""
+        self._planned = self._planned or wait.planned
+        where = "without a worker slot" if self.deferrable else "on this worker"
+        until = f"{wait.until:%Y-%m-%d %H:%M:%S %Z}"
+        self.log.warning("%s: waits %s until %s: %s", sync.name, where, until, wait.reason)
+        if self.deferrable:
+            self._defer(wait.until, context)
+        else:
+            self._await(asyncio.sleep((wait.until - datetime.now(UTC)).total_seconds()))
+
+    def _defer(self, until: datetime, context: Context) -> NoReturn:
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        now = datetime.now(UTC)
+        kept: dict[str, Any] = {"planned": self._planned, "drift": self._drift}
+        timeout = None
+        if self.execution_timeout is not None:
+            # Airflow gives a resumed task its whole execution_timeout again.
+            deadline = self._deadline or context["ti"].start_date + self.execution_timeout
+            kept["deadline"] = deadline.isoformat()
+            until = min(until, deadline)
+            timeout = deadline - now + timedelta(minutes=1)
+        moment = max(until, now + _SHORTEST_DEFERRAL)
+        self.defer(trigger=DateTimeTrigger(moment), method_name="resume", kwargs=kept, timeout=timeout)
 
     # -- adapters of a step ----------------------------------------------------------------------------------------
 
@@ -92,7 +178,17 @@ class SyncOperator(BaseOperator):
             loop = asyncio.get_running_loop()
             assert task is not None
             self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
-            return await work
+            left = (self._deadline - datetime.now(UTC)).total_seconds() if self._deadline else None
+            try:
+                async with asyncio.timeout(left) as limit:
+                    return await work
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise AirflowException(
+                    "The execution_timeout is over, waits included. "
+                    "Delivered rows are recorded; a new try sends the remaining ones."
+                ) from None
 
         try:
             return asyncio.run(main())
@@ -122,6 +218,7 @@ class SyncOperator(BaseOperator):
             observer=LogObserver(self.log.info, self.log.warning),
             clock=SystemClock(),
             label=_label(context["ti"]),
+            deferrable=self.deferrable,
             budget=FileBudget(state_files()),
         )
 
@@ -279,14 +376,20 @@ class PlanningOperator(SyncOperator):
         return resolve_model(sync, load_catalog(state_files(), self.catalog))
 
     def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
-        """Find and log changes to the model since the sync's last run, as its ``drift`` asks."""
+        """Find and log changes to the model since the sync's last run, as its ``drift`` asks.
+
+        A look forgets what was before it, so a task that has waited keeps what it found.
+        """
+        if self._drift is not None:
+            return self._drift
         from airflow_reverse_etl.check.drift_memory import look_for_drift
 
         output = self.catalog if isinstance(self.catalog, Mapping) else None
         found = look_for_drift(sync, query=query, warehouse=warehouse, files=state_files(), output=output)
         for finding in found:
             self.log.warning("%s: changed since the last run: %s", sync.name, finding.message)
-        return [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]
+        self._drift = [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]
+        return self._drift
 
 
 def _label(ti: Any) -> str:

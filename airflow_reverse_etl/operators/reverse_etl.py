@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from airflow_reverse_etl.compat import BaseOperator, BaseOperatorLink, Context
 from airflow_reverse_etl.connections import connection_info
 from airflow_reverse_etl.operators.base import PlanningOperator, close_quietly, run_id_of
+from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class ReverseEtlOperator(PlanningOperator):
     :param lift_guards: guards that do not stop this run: true for all of them, or a list of their names, as in
         ``["max_removed"]``. Templated; a template gives ``true``, ``false`` or names with commas between them. A DAG
         run's conf lifts guards as well: ``{"reverse_etl": {"<sync>": {"lift_guards": ["max_removed"]}}}``.
+    :param deferrable: wait in the triggerer, without a worker slot, if a wait is longer than a minute: for a run that
+        holds the sync's lease, or because the destination asks for it. Otherwise the task waits on its worker.
+        Default: Airflow's ``[operators] default_deferrable``.
     :param gate: output of a ``DbtOperator``, or several of one dbt run (freshness, run, test). The sync runs only if,
         according to them, its model was built, the model's tests passed and its sources were fresh. Otherwise the task
         is skipped, and logs the reason. To run also after a dbt task that failed for another model, set
@@ -68,14 +72,14 @@ class ReverseEtlOperator(PlanningOperator):
     _writes = True
     destination_url = ""
 
-    def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
+    def _work(self, sync: Sync, context: Context) -> dict[str, Any] | Wait:
         self._check_gate(sync)
-        report, drift = self._run(sync, context)
-        return self._report(sync, report, context, drift=drift)
+        found, drift = self._run(sync, context)
+        return found if isinstance(found, Wait) else self._report(sync, found, context, drift=drift)
 
-    def _run(self, sync: Sync, context: Context) -> tuple[RunReport, list[dict[str, str]]]:
+    def _run(self, sync: Sync, context: Context) -> tuple[RunReport | Wait, list[dict[str, str]]]:
         from airflow_reverse_etl.sync.context import SourceModel
-        from airflow_reverse_etl.sync.run import run_sync
+        from airflow_reverse_etl.sync.run import attempt_sync
 
         options = self._run_options(sync, context)
         query, primary_key = self._model(sync)
@@ -87,10 +91,11 @@ class ReverseEtlOperator(PlanningOperator):
             drift = self._look_for_drift(sync, query, warehouse)
             run_context = self._run_context(sync, context, run_id_of(context["ti"]), query=query)
             model = SourceModel(query, primary_key, warehouse)
-            report = self._await(run_sync(sync, model, destination, run_context, options))
+            attempt = attempt_sync(sync, model, destination, run_context, options, planned=self._planned)
+            found = self._await(attempt)
         finally:
             close_quietly(warehouse)
-        return report, drift
+        return found, drift
 
 
 def _web_address(connection: ConnectionInfo) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg, chain
 
 from airflow_reverse_etl.compat import Context, TaskGroup
-from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, run_id_of
+from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
 
 if TYPE_CHECKING:
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
+    from airflow_reverse_etl.sync.load.loader import Loaded
     from airflow_reverse_etl.sync.ports import Destination, Plan
-    from airflow_reverse_etl.sync.progress import Checkpoint
-    from airflow_reverse_etl.sync.run import Run
 
 #: Most keys that a plan shows for each kind of change.
 _SAMPLE = 5
@@ -93,6 +92,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
             summary = self._await(self._plan(sync, model, destination, run_context, options, drift=drift))
         finally:
             close_quietly(warehouse)
+        if isinstance(summary, Wait):
+            return summary
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary
@@ -113,7 +114,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         options: RunOptions,
         *,
         drift: Sequence[Mapping[str, str]],
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | Wait:
         from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.preview import summary
         from airflow_reverse_etl.sync.run import Run
@@ -122,7 +123,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         request = steps.request(model, options)
         async with steps.lease():
             if self.preview:
-                plan: Plan | RunReport = await steps.preview(request, model.warehouse, destination)
+                plan: Plan | RunReport | Wait = await steps.preview(request, model.warehouse, destination)
             else:
                 plan = await steps.plan(
                     request,
@@ -131,6 +132,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
                     approval=self.approval,
                     lift_guards=options.lift_guards,
                 )
+            if isinstance(plan, Wait):
+                return plan
             if isinstance(plan, RunReport):
                 text = f"{sync.name}: this run is already committed"
                 return {"run_id": run_context.run_id, "total": 0, "shares": 0, "text": text}
@@ -167,20 +170,20 @@ class ReverseEtlRemoveOperator(SyncOperator):
         super().__init__(**kwargs)
         self.plan: Any = plan
 
-    def _work(self, sync: Sync, context: Context) -> dict[str, int]:
+    def _work(self, sync: Sync, context: Context) -> dict[str, int] | Wait:
         run_context = self._run_context(sync, context, self.plan["run_id"])
         return self._await(self._remove(sync, run_context, self._destination(sync)))
 
-    async def _remove(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int]:
+    async def _remove(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int] | Wait:
         from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_context)
         async with steps.lease(release=False):
-            found = await _plan_or_report(sync, steps)
+            found = await steps.plan_or_report()
             if isinstance(found, RunReport) or not found.planned.removed:
                 return {}
-            return _counts(await steps.remove(found, destination))
+            return _counts_or_wait(await steps.remove(found, destination))
 
 
 class ReverseEtlLoadOperator(SyncOperator):
@@ -199,24 +202,24 @@ class ReverseEtlLoadOperator(SyncOperator):
         super().__init__(**kwargs)
         self.share: Any = share
 
-    def _work(self, sync: Sync, context: Context) -> dict[str, int]:
+    def _work(self, sync: Sync, context: Context) -> dict[str, int] | Wait:
         destination = self._destination(sync)
         run_context = self._run_context(sync, context, self.share["run_id"])
         return self._await(self._load(sync, run_context, destination))
 
-    async def _load(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int]:
+    async def _load(self, sync: Sync, run_context: RunContext, destination: Destination) -> dict[str, int] | Wait:
         from airflow_reverse_etl.spec.report import RunReport
         from airflow_reverse_etl.sync.load.share import Share
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_context)
         async with steps.lease(release=False):
-            found = await _plan_or_report(sync, steps)
+            found = await steps.plan_or_report()
             if isinstance(found, RunReport):
                 return {}
             await steps.check_removed(found)
             share = Share.of(found, self.share["partition"], self.share["partitions"], after=found.removed_first)
-            return _counts(await steps.load(found, destination, share))
+            return _counts_or_wait(await steps.load(found, destination, share))
 
 
 class ReverseEtlCommitOperator(SyncOperator):
@@ -249,7 +252,7 @@ class ReverseEtlCommitOperator(SyncOperator):
 
         steps = Run(sync, run_context)
         async with steps.lease():
-            found = await _plan_or_report(sync, steps)
+            found = await steps.plan_or_report()
             if isinstance(found, RunReport):
                 steps.check_complete(found)
                 return found
@@ -329,22 +332,7 @@ def reverse_etl(
     return group
 
 
-def _counts(checkpoint: Checkpoint) -> dict[str, int]:
+def _counts_or_wait(loaded: Loaded) -> dict[str, int] | Wait:
     from airflow_reverse_etl.spec.receipts import Outcome
 
-    return {outcome.value: checkpoint.count(outcome) for outcome in Outcome}
-
-
-async def _plan_or_report(sync: Sync, steps: Run) -> Plan | RunReport:
-    """Return the plan of this run, or its report if it is already committed.
-
-    :raises RunConflictError: the plan does not exist any more.
-    """
-    found = await steps.unfinished() or await steps.committed()
-    if found is None:
-        raise RunConflictError(
-            "the plan of this run does not exist any more: it was rejected, or another run of the sync came first",
-            todo="clear the task group to plan again, and set max_active_runs=1 on the DAG",
-            sync=sync.name,
-        )
-    return found
+    return loaded.waiting or {outcome.value: loaded.checkpoint.count(outcome) for outcome in Outcome}

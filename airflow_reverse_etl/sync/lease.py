@@ -106,7 +106,7 @@ async def held(
     :raises RunConflictError: another run took the lease over inside the block, which is then cancelled; or holds it
         for long, see ``deferrable``. Only the latter has ``until``.
     """
-    lease = await _take(store, sync, holder, clock, label, deferrable, on_wait)
+    lease = await _take(store, sync, holder, clock, label, on_wait, deferrable=deferrable)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
@@ -144,8 +144,9 @@ async def _take(
     holder: str,
     clock: Clock,
     label: str,
-    deferrable: bool,
     on_wait: Callable[[RunConflictError], None],
+    *,
+    deferrable: bool,
 ) -> Lease:
     is_waiting = False
     while True:
@@ -154,6 +155,8 @@ async def _take(
             fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS, label=label)
         except RunConflictError as error:
             if deferrable and error.until and (error.until - now).total_seconds() > LONGEST_WAIT:
+                # Ask again then, as a holder whose clock is ahead may have ended long before its lease.
+                error.until = min(error.until, now + timedelta(seconds=LEASE_SECONDS))
                 raise
             if not is_waiting:
                 on_wait(error)
