@@ -13,6 +13,7 @@ from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.sync.context import LONGEST_WAIT
 from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
 from airflow_reverse_etl.testing import FrozenClock
 from tests.sync.world import on_every_store
@@ -126,13 +127,48 @@ async def test_the_lease_of_a_run_that_was_killed_is_waited_for(store: StateStor
         assert clock.monotonic() >= LEASE_SECONDS
 
 
-async def test_a_run_that_is_alive_is_not_waited_for_longer_than_that(store: StateStore) -> None:
+async def test_a_run_that_is_alive_is_waited_for_until_it_ends(store: StateStore) -> None:
+    class AliveUntil(FrozenClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if self.monotonic() < 10 * LEASE_SECONDS:
+                store.acquire("s", "alive", now=self.now(), seconds=LEASE_SECONDS, fence=fence)
+            else:
+                store.release("s", fence=fence)
+
+    clock = AliveUntil()
+    fence = store.acquire("s", "alive", now=clock.now(), seconds=LEASE_SECONDS, label="DAG a")
+    waits: list[RunConflictError] = []
+    async with held(store, "s", holder="next", clock=clock, on_wait=waits.append):
+        assert 10 * LEASE_SECONDS <= clock.monotonic() < 11 * LEASE_SECONDS
+    assert [error.what for error in waits] == ["another run of this sync is at work: DAG a"]
+
+
+@on_every_store
+async def test_who_can_defer_is_answered_at_once_until_when_another_run_holds_the_lease(store: StateStore) -> None:
     clock = FrozenClock()
-    store.acquire("s", "alive", now=clock.now(), seconds=100 * LEASE_SECONDS)
-    with pytest.raises(RunConflictError, match="alive"):
-        async with held(store, "s", holder="next", clock=clock):
+    store.acquire("s", "alive", now=clock.now(), seconds=LONGEST_WAIT + 1, label="DAG a")
+    with pytest.raises(RunConflictError, match="DAG a") as caught:
+        async with held(store, "s", holder="next", clock=clock, deferrable=True):
             pass
-    assert clock.monotonic() < 2 * LEASE_SECONDS
+    assert clock.monotonic() == 0
+    assert caught.value.until == clock.now() + timedelta(seconds=LONGEST_WAIT + 1)
+
+
+async def test_a_short_wait_is_waited_out_by_who_can_defer(store: StateStore) -> None:
+    clock = FrozenClock()
+    store.acquire("s", "killed", now=clock.now(), seconds=LONGEST_WAIT)
+    async with held(store, "s", holder="next", clock=clock, deferrable=True):
+        assert clock.monotonic() >= LONGEST_WAIT
+
+
+async def test_a_holder_whose_clock_is_ahead_is_asked_for_again_after_two_minutes(store: StateStore) -> None:
+    clock = FrozenClock()
+    store.acquire("s", "ahead", now=clock.now() + timedelta(days=1), seconds=LEASE_SECONDS)
+    with pytest.raises(RunConflictError) as caught:
+        async with held(store, "s", holder="next", clock=clock, deferrable=True):
+            pass
+    assert caught.value.until == clock.now() + timedelta(seconds=LEASE_SECONDS)
 
 
 @on_every_store

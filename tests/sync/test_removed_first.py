@@ -28,7 +28,7 @@ def mirror(world: World) -> World:
 async def removed(world: World, plan: Plan) -> Checkpoint:
     steps = world.steps(plan.run_id)
     async with steps.lease():
-        return await steps.remove(plan, world.destination)
+        return (await steps.remove(plan, world.destination)).checkpoint
 
 
 async def committed(world: World, plan: Plan) -> int:

@@ -48,7 +48,7 @@ async def test_a_stalled_try_sends_nothing_once_a_later_one_has_taken_over(
         stalled = asyncio.create_task(first.load(plan, world.destination, share))
         await stopped.wait()
         before = len(rows_sent(world))
-        checkpoint = await second.load(plan, world.destination, share)
+        checkpoint = (await second.load(plan, world.destination, share)).checkpoint
         sent = len(rows_sent(world))
         world.clock.advance(CONFIRM_SECONDS + 1)
         go_on.set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,10 +12,10 @@ import pytest
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest, StateStore, Support
-from airflow_reverse_etl.sync.run import Run, run_sync
+from airflow_reverse_etl.sync.run import Run, attempt_sync, run_sync
 from airflow_reverse_etl.testing import (
     CrashError,
     Dials,
@@ -131,6 +131,14 @@ class World:
             self.context(run_id),
             RunOptions(full_resync=full_resync, lift_guards=frozenset(lift_guards)),
         )
+
+    async def attempt(
+        self, model: list[dict[str, Any]] | None = None, *, run_id: str, planned: bool = False
+    ) -> RunReport | Wait:
+        """Run as a task that can wait without a worker."""
+        self.build(model)
+        context = replace(self.context(run_id), deferrable=True)
+        return await attempt_sync(self.sync(), self.source, self.destination, context, planned=planned)
 
     # -- the steps of a run, one by one, as tasks have them --
 
