@@ -288,7 +288,7 @@ class ReplyReader:
 
 
 def _as_conflicts(exceptions: Mapping[str, Receipt]) -> dict[str, Receipt]:
-    """Return the receipts of a refusal because of a unique conflict, in which rejected rows are the conflicting ones."""
+    """Return the receipts of a refusal because of a unique conflict: its rejected rows are the conflicting ones."""
     conflicts = {}
     for key, receipt in exceptions.items():
         is_rejected = receipt.outcome is Outcome.REJECTED
