@@ -150,7 +150,7 @@ def run_dismiss(options: argparse.Namespace) -> str:
 def _checked(rows: int, options: argparse.Namespace) -> int:
     """Return the number of rejections.
 
-    :raises ConfigurationError: there is none.
+    :raises ConfigurationError: no rejection was found.
     """
     if not rows:
         raise ConfigurationError(
