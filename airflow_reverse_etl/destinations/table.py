@@ -25,7 +25,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import UNIQUE_CYCLE, Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
-from airflow_reverse_etl.sql.driver_errors import classify, unique_violation
+from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
 from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Limiter
 
@@ -329,7 +329,8 @@ class TableDestination:
         :param wrote: whether rows may have been written that the rollback does not remove.
         :raises ConfigurationError: the statement cannot succeed with any row.
         """
-        kind = self._kind(error)
+        found = classify(error, self._dialect)
+        kind = found.kind if found else None
         name = type(error).__name__
         message = clean(str(error), (self._secret,), batch.records)
         try:
@@ -348,8 +349,8 @@ class TableDestination:
             ) from None
         if wrote and batch.operation is Operation.INSERT and len(batch) > 1:
             return Receipts(Receipt(Outcome.UNKNOWN, name, message))
-        if constraint := unique_violation(error):
-            conflict = Receipt(Outcome.CONFLICT, constraint, "another record has a value that must be unique")
+        if found and kind is ErrorKind.UNIQUE:
+            conflict = Receipt(Outcome.CONFLICT, found.constraint, "another record has a value that must be unique")
             return Receipts(conflict, refused_whole=len(batch) > 1)
         if kind in _REJECTED:
             return Receipts(Receipt(Outcome.REJECTED, name, message), refused_whole=len(batch) > 1)

@@ -19,7 +19,6 @@ _STATES: Mapping[str, ErrorKind] = {
     "02000": ErrorKind.MISSING,
     "42P06": ErrorKind.EXISTS,
     "42P07": ErrorKind.EXISTS,
-    "23505": ErrorKind.UNIQUE,
     "40001": ErrorKind.CONFLICT,
     "40P01": ErrorKind.CONFLICT,
     "55P03": ErrorKind.CONFLICT,
@@ -65,49 +64,18 @@ _QUOTING = frozenset({ErrorKind.UNIQUE, ErrorKind.DATA, ErrorKind.OTHER})
 _OF_VALUES = _QUOTING | {ErrorKind.LOGIN, ErrorKind.DENIED}
 
 
-#: Each database's words for a unique violation, with the constraint's name. None of them takes a value for the name.
-_UNIQUE_VIOLATIONS = tuple(
-    map(
-        re.compile,
-        (
-            r'^duplicate key value violates unique constraint "([^"]+)"',  # Postgres
-            r"^UNIQUE constraint failed: (?:index ')?([^']+)",  # SQLite
-            r"^Constraint Error: Duplicate key .* violates ()(?:unique|primary key) constraint",  # DuckDB
-            r"^Constraint Error: PRIMARY KEY or UNIQUE constraint violation()",
-            r"^Duplicate entry .* for key '([^']+)'$",  # MySQL
-            r"Violation of (?:UNIQUE|PRIMARY) KEY constraint '([^']+)'",  # SQL Server
-            r"Cannot insert duplicate key row in object '[^']+' with unique index '([^']+)'",
-            r"ORA-00001: unique constraint \(([^)]+)\) violated",
-        ),
-    )
-)
-
-
-def unique_violation(error: Exception) -> str | None:
-    """Return the name of the unique constraint that a statement violated.
-
-    :returns: ``unique`` if the driver does not name the constraint; None if the error means something else.
-    """
-    text = str(error.args[1]) if len(error.args) > 1 else _text(error)  # some drivers begin with a number
-    line = next(iter(text.splitlines()), "")
-    for pattern in _UNIQUE_VIOLATIONS:
-        if found := pattern.search(line):
-            return found[1] or "unique"
-    if sqlstate(error) == "23505":  # the words may be in another language
-        return getattr(getattr(error, "diag", None), "constraint_name", None) or "unique"
-    return None
-
-
 class SqlError(Exception):
     """A statement, or the connection, failed.
 
     :param text: the driver's words; only the name of the error's class if the words may quote a value.
+    :param constraint: name of the unique constraint that was violated; ``unique`` if the driver does not name it.
     """
 
-    def __init__(self, kind: ErrorKind, text: str) -> None:
+    def __init__(self, kind: ErrorKind, text: str, constraint: str = "unique") -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
+        self.constraint = constraint
 
 
 def classify(error: Exception, dialect: Dialect) -> SqlError | None:
@@ -119,6 +87,8 @@ def classify(error: Exception, dialect: Dialect) -> SqlError | None:
     if not {"Error", "DatabaseError", "InterfaceError", "GoogleAPIError"} & set(classes):
         return None
     text = next(iter(_text(error).splitlines()), "") or classes[0]
+    if constraint := _violated_constraint(error, text, dialect):
+        return SqlError(ErrorKind.UNIQUE, classes[0], constraint)
     kind = _kind(error, text.lower(), classes, dialect)
     return SqlError(kind, classes[0] if kind in _QUOTING else text)
 
@@ -151,7 +121,19 @@ def _text(error: Exception) -> str:
     first = error.args[0] if error.args else None
     if isinstance(first, dict) and "M" in first:  # redshift_connector
         return str(first["M"])
+    if isinstance(first, int) and len(error.args) > 1:  # MySQL's drivers
+        return str(error.args[1])
     return str(error)
+
+
+def _violated_constraint(error: Exception, text: str, dialect: Dialect) -> str:
+    """Return the name of the violated unique constraint, or an empty text if the words do not mean a violation."""
+    for pattern in dialect.unique_violations:
+        if found := re.search(pattern, text):
+            return found[1] or "unique"
+    if sqlstate(error) == "23505":  # the words may be in another language
+        return getattr(getattr(error, "diag", None), "constraint_name", None) or "unique"
+    return ""
 
 
 def _kind(error: Exception, text: str, classes: list[str], dialect: Dialect) -> ErrorKind:

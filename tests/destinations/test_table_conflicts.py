@@ -15,7 +15,6 @@ from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipts
-from airflow_reverse_etl.sql.driver_errors import unique_violation
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 from tests.stores.warehouses import postgres_place
@@ -171,27 +170,3 @@ async def test_columns_that_are_unique_together_are_looked_up_together(people: P
     receipts = await destination.resolve(batch((1, "b", 1, 1), (2, "a", 1, 1), fields=fields))
     assert outcomes(receipts, "1", "2") == ["accepted", "accepted"]
     assert people.emails == {1: "b", 2: "a", 3: "a"}
-
-
-@pytest.mark.parametrize(
-    ("error", "constraint"),
-    [
-        (("UNIQUE constraint failed: people.email, people.team",), "people.email, people.team"),
-        (("UNIQUE constraint failed: index 'one_email'",), "one_email"),
-        (
-            ('duplicate key value violates unique constraint "key"\nDETAIL:  Key (email)=(constraint "x") exists.',),
-            "key",
-        ),
-        (("Constraint Error: Duplicate key \"email: constraint 'x'\" violates unique constraint.",), "unique"),
-        ((1062, "Duplicate entry 'a' for key 'x'' for key 'people.email'"), "people.email"),
-        (("Violation of UNIQUE KEY constraint 'UQ_email'. The duplicate key value is (constraint 'x').",), "UQ_email"),
-        (("Cannot insert duplicate key row in object 'people' with unique index 'one'. The value is (x).",), "one"),
-        (("ORA-00001: unique constraint (SHOP.ONE_EMAIL) violated",), "SHOP.ONE_EMAIL"),
-        (('null value in column "email" violates not-null constraint',), None),
-        (('insert or update on table "people" violates foreign key constraint "people_team_fkey"',), None),
-        (("CHECK constraint failed: email <> 'duplicate keys'",), None),
-        ((1452, "Cannot add or update a child row: a foreign key constraint fails"), None),
-    ],
-)
-def test_the_constraint_is_read_from_the_words_of_each_driver(error: tuple[Any, ...], constraint: str | None) -> None:
-    assert unique_violation(sqlite3.IntegrityError(*error)) == constraint

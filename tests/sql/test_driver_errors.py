@@ -176,6 +176,53 @@ def test_errors_of_databases_that_are_not_here(dialect: str, error: Exception, k
     assert meaning(error, dialect).kind is kind
 
 
+@pytest.mark.parametrize(
+    ("dialect", "error", "constraint"),
+    [
+        ("sqlite", ("UNIQUE constraint failed: people.email, people.team",), "people.email, people.team"),
+        ("sqlite", ("UNIQUE constraint failed: index 'one_email'",), "one_email"),
+        (
+            "postgres",
+            ('duplicate key value violates unique constraint "key"\nDETAIL:  Key (email)=(constraint "x") exists.',),
+            "key",
+        ),
+        (
+            "duckdb",
+            ("Constraint Error: Duplicate key \"email: constraint 'x'\" violates unique constraint.",),
+            "unique",
+        ),
+        ("mysql", (1062, "Duplicate entry 'a' for key 'x'' for key 'people.email'"), "people.email"),
+        (
+            "tsql",
+            ("Violation of UNIQUE KEY constraint 'UQ_email'. The duplicate key value is (constraint 'x').",),
+            "UQ_email",
+        ),
+        (
+            "tsql",
+            ("Cannot insert duplicate key row in object 'people' with unique index 'one'. The value is (x).",),
+            "one",
+        ),
+        ("oracle", ("ORA-00001: unique constraint (SHOP.ONE_EMAIL) violated",), "SHOP.ONE_EMAIL"),
+    ],
+)
+def test_a_violated_unique_constraint_is_named(dialect: str, error: tuple[Any, ...], constraint: str) -> None:
+    found = meaning(IntegrityError(*error), dialect)
+    assert (found.kind, found.constraint, found.text) == (ErrorKind.UNIQUE, constraint, "IntegrityError")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "error"),
+    [
+        ("postgres", ('null value in column "email" violates not-null constraint',)),
+        ("postgres", ('insert or update on table "people" violates foreign key constraint "people_team_fkey"',)),
+        ("sqlite", ("CHECK constraint failed: email <> 'duplicate keys'",)),
+        ("mysql", (1452, "Cannot add or update a child row: a foreign key constraint fails")),
+    ],
+)
+def test_other_violated_constraints_are_about_the_row(dialect: str, error: tuple[Any, ...]) -> None:
+    assert meaning(IntegrityError(*error), dialect).kind is ErrorKind.DATA
+
+
 @pytest.mark.parametrize("error", [DataError("'secret' not found"), DatabaseError("secret"), IntegrityError("secret")])
 def test_words_that_may_quote_a_value_are_dropped(error: Exception) -> None:
     assert meaning(error, "postgres").text == type(error).__name__

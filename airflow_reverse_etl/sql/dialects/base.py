@@ -48,6 +48,11 @@ class Dialect:
     :param merge_source: end of the SELECT of constants that ``MERGE`` reads.
     :param merge_end: end of a ``MERGE``.
     :param stores_as_text: dates, times, decimals and UUIDs are given to the driver as text.
+    :param unique_constraints: query for the columns of a table's unique constraints and indexes, in order: name of the
+        constraint, whether it is deferrable, column (null for an expression), whether the column takes null. Empty if
+        not known. ``{table}`` is the table's name in SQL, as a text, ``{name}`` its name without schema and quotes.
+    :param unique_violations: patterns of the message of a violated unique constraint. The group is the constraint's
+        name, or empty; it never matches a value.
     :param error_words: words of an error's message, in lower case → their meaning. They come first.
     :param error_codes: the driver's own code of an error, as text → its meaning. SQLSTATEs are known without it.
     :param error_classes: name of a driver's class of errors → its meaning, unless words, code or SQLSTATE say it.
@@ -68,6 +73,8 @@ class Dialect:
     merge_source: str = ""
     merge_end: str = ""
     stores_as_text: bool = False
+    unique_constraints: str = ""
+    unique_violations: tuple[str, ...] = ()
     error_words: Mapping[str, ErrorKind] = field(default_factory=dict)
     error_codes: Mapping[str, ErrorKind] = field(default_factory=dict)
     error_classes: Mapping[str, ErrorKind] = field(default_factory=dict)

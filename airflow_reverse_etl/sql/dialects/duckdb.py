@@ -32,12 +32,22 @@ DUCKDB = _DuckDB(
     explains=True,
     upsert="ON CONFLICT",
     many_rows=True,  # executemany takes a millisecond a row
+    unique_constraints="""
+        SELECT u.constraint_name, FALSE, u.name, c.is_nullable
+        FROM (SELECT *, unnest(constraint_column_names) AS name FROM duckdb_constraints()) AS u
+        JOIN duckdb_columns() AS c ON c.table_oid = u.table_oid AND c.column_name = u.name
+        WHERE u.constraint_type IN ('UNIQUE', 'PRIMARY KEY') AND u.table_name = {name}
+        ORDER BY u.table_oid, u.constraint_name
+    """,
     # errors
+    unique_violations=(
+        r"^Constraint Error: Duplicate key .* violates ()(?:unique|primary key) constraint",
+        r"^Constraint Error: PRIMARY KEY or UNIQUE constraint violation()",
+    ),
     error_words={
         "permission error: ": ErrorKind.FILES,  # used for nothing else
         "binder error: ": ErrorKind.WRONG,
         "function with name": ErrorKind.WRONG,
-        'duplicate key "': ErrorKind.UNIQUE,
         "conflict on": ErrorKind.CONFLICT,
         "transaction conflict": ErrorKind.CONFLICT,
     },

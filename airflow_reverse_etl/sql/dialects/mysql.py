@@ -13,6 +13,7 @@ MYSQL = Dialect(
     more_than_select=_EXECUTED_COMMENT,
     explains=True,
     upsert="ON DUPLICATE KEY",
+    unique_violations=(r"^Duplicate entry .* for key '([^']+)'$",),
     # the manual's chapter "Server Error Message Reference"
     error_codes={
         "1044": ErrorKind.DENIED,

@@ -12,8 +12,8 @@ HIVE = Dialect(name="hive", scalar_functions=_FLATTEN)
 ORACLE = Dialect(
     name="oracle",
     merge_source=" FROM DUAL",
+    unique_violations=(r"ORA-00001: unique constraint \(([^)]+)\) violated",),
     error_words={
-        "ora-00001": ErrorKind.UNIQUE,
         "ora-00942": ErrorKind.MISSING,
         "ora-01017": ErrorKind.LOGIN,
     },

@@ -12,6 +12,18 @@ POSTGRES = PlannerDialect(
     explains=True,
     upsert="ON CONFLICT",
     many_rows=True,  # executemany of psycopg2 takes a round trip a row
+    unique_constraints="""
+        SELECT i.relname, COALESCE(c.condeferrable, FALSE), a.attname, NOT a.attnotnull
+        FROM pg_index AS x
+        JOIN pg_class AS i ON i.oid = x.indexrelid
+        CROSS JOIN LATERAL unnest(x.indkey) WITH ORDINALITY AS k (attnum, place)
+        LEFT JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = k.attnum
+        LEFT JOIN pg_constraint AS c ON c.conindid = x.indexrelid AND c.conrelid = x.indrelid
+        WHERE x.indrelid = to_regclass({table}) AND x.indisunique AND x.indpred IS NULL AND k.place <= x.indnkeyatts
+        ORDER BY i.relname, k.place
+    """,
+    # errors
+    unique_violations=(r'^duplicate key value violates unique constraint "([^"]+)"',),
     # text forms
     string="TEXT",
     # the cast also writes the shortest digits, but switches to an exponent at other limits

@@ -11,6 +11,14 @@ SQLITE = Dialect(
     explains=True,
     upsert="ON CONFLICT",
     stores_as_text=True,
+    unique_constraints="""
+        SELECT l.name, FALSE, c.name, t."notnull" = 0
+        FROM pragma_index_list({name}) AS l, pragma_index_info(l.name) AS c
+        LEFT JOIN pragma_table_info({name}) AS t ON t.name = c.name
+        WHERE l."unique" AND NOT l.partial
+        ORDER BY l.name, c.seqno
+    """,
+    unique_violations=(r"^UNIQUE constraint failed: (?:index ')?([^']+)",),
     error_words={"no such table": ErrorKind.MISSING},
     # https://www.sqlite.org/rescode.html
     error_codes={

@@ -14,12 +14,11 @@ SQLSERVER = Dialect(
         r"|MERGE(?! (?:JOIN|UNION) )|RECONFIGURE|RESTORE|REVOKE|ROLLBACK|SET|SHUTDOWN|TRUNCATE|UPDATE|WAITFOR) "
     ),
     merge_end=";",
-    # the manual's "Database engine events and errors"; the messages of 2627 and 2601, which ODBC reports as 23000
-    error_words={
-        "violation of unique key": ErrorKind.UNIQUE,
-        "violation of primary key": ErrorKind.UNIQUE,
-        "cannot insert duplicate key": ErrorKind.UNIQUE,
-    },
+    unique_violations=(
+        r"Violation of (?:UNIQUE|PRIMARY) KEY constraint '([^']+)'",
+        r"Cannot insert duplicate key row in object '[^']+' with unique index '([^']+)'",
+    ),
+    # the manual's "Database engine events and errors"
     error_codes={
         "208": ErrorKind.MISSING,
         "229": ErrorKind.DENIED,

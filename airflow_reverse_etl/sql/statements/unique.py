@@ -8,31 +8,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-#: Queries for the columns of a table's unique constraints and indexes, in order: name of the constraint, whether it is
-#: deferrable, column (null for an expression), whether the column takes null. ``{table}`` and ``{name}`` are texts.
-_QUERIES = {
-    "postgres": """
-        SELECT i.relname, COALESCE(c.condeferrable, FALSE), a.attname, NOT a.attnotnull
-        FROM pg_index AS x
-        JOIN pg_class AS i ON i.oid = x.indexrelid
-        CROSS JOIN LATERAL unnest(x.indkey) WITH ORDINALITY AS k (attnum, place)
-        LEFT JOIN pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = k.attnum
-        LEFT JOIN pg_constraint AS c ON c.conindid = x.indexrelid AND c.conrelid = x.indrelid
-        WHERE x.indrelid = to_regclass({table}) AND x.indisunique AND x.indpred IS NULL AND k.place <= x.indnkeyatts
-        ORDER BY i.relname, k.place""",
-    "sqlite": """
-        SELECT l.name, FALSE, c.name, t."notnull" = 0
-        FROM pragma_index_list({name}) AS l, pragma_index_info(l.name) AS c
-        LEFT JOIN pragma_table_info({name}) AS t ON t.name = c.name
-        WHERE l."unique" AND NOT l.partial
-        ORDER BY l.name, c.seqno""",
-    "duckdb": """
-        SELECT u.constraint_name, FALSE, u.name, c.is_nullable
-        FROM (SELECT *, unnest(constraint_column_names) AS name FROM duckdb_constraints()) AS u
-        JOIN duckdb_columns() AS c ON c.table_oid = u.table_oid AND c.column_name = u.name
-        WHERE u.constraint_type IN ('UNIQUE', 'PRIMARY KEY') AND u.table_name = {name}
-        ORDER BY u.table_oid, u.constraint_name""",
-}
+from airflow_reverse_etl.sql.dialects.registry import dialect_of
+from airflow_reverse_etl.sql.quoting import literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +30,8 @@ def constraints_query(dialect: str, table: str, name: str) -> str | None:
     :param table: name of the table in SQL, quoted as needed.
     :param name: name without schema and quotes.
     """
-    query = _QUERIES.get(dialect)
-    return query and query.format(table=_text(table), name=_text(name))
+    query = dialect_of(dialect).unique_constraints
+    return query.format(table=literal(table, dialect), name=literal(name, dialect)) if query else None
 
 
 def constraints(rows: Iterable[Sequence[Any]]) -> list[UniqueConstraint]:
@@ -88,8 +65,3 @@ def rows_together(
             if other not in found:
                 found.append(other)
     return found, binding
-
-
-def _text(value: str) -> str:
-    escaped = value.replace("'", "''")
-    return f"'{escaped}'"
