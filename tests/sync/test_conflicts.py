@@ -76,6 +76,17 @@ async def test_rows_are_tried_again_only_while_that_settles_some(world: World) -
     assert world.held[keys[0]] == 1
 
 
+async def test_only_so_many_rows_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    unique(world)
+    monkeypatch.setattr("airflow_reverse_etl.sync.load.delivery.MOST_CONFLICTS", 1)
+    world.values["rate"] = {"batch_size": 1, "concurrency": 1}
+    await world.run(rows(a=1, b=2, c=3, d=4))
+    report = await world.run(rows(a=3, b=4, c=5, d=6))
+    assert (report.accepted, report.rejected) == (3, 1)
+    assert [reason["code"] for reason in report.reasons] == ["conflict"]
+    assert world.held == {"a": 3, "b": 2, "c": 5, "d": 6}
+
+
 async def test_removed_rows_that_conflict_are_settled_before_the_rest(world: World) -> None:
     class Referenced(FakeDestination):
         """Fake that refuses to delete a record the first time."""

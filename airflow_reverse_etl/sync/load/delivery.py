@@ -19,6 +19,9 @@ from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
 
+#: Most rows of a load that wait for a record with their unique value. Others are rejected at once.
+MOST_CONFLICTS = 100_000
+
 
 def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
     """Return the rows of a plan that are not safe to send twice."""
@@ -152,11 +155,7 @@ class Delivery:
     def reject_conflicts(self) -> None:
         """Settle the rows that were put aside as rejected."""
         for seq, receipt in self.conflicts.items():
-            message = receipt.message
-            if receipt.code not in (CONFLICT, str(receipt.status)):
-                message = f"{receipt.code}: {message}"
-            rejected = replace(receipt, outcome=Outcome.REJECTED, code=CONFLICT, message=message)
-            self._writer.checkpoint.fail(seq, rejected)
+            self._writer.checkpoint.fail(seq, _rejected(receipt))
         self.conflicts = {}
 
     async def _answer(self, batch: Batch, send: Callable[[Batch], Awaitable[Receipts]]) -> Receipts:
@@ -223,8 +222,10 @@ class Delivery:
                     checkpoint.settle([seq])
                 case Outcome.REJECTED | Outcome.SKIPPED:
                     checkpoint.fail(seq, receipt)
-                case Outcome.CONFLICT:
+                case Outcome.CONFLICT if len(self.conflicts) < MOST_CONFLICTS:
                     self.conflicts[seq] = receipt
+                case Outcome.CONFLICT:
+                    checkpoint.fail(seq, _rejected(receipt))
                 case Outcome.UNKNOWN if self._may_resend(batch):
                     again.append(at)
                     checkpoint.doubt([seq])
@@ -272,3 +273,11 @@ class Delivery:
         if self._may_resend(batch):
             until = next((rows.start - 1 for rows in self._unrepeatable if rows.start > last), self._total)
         await self._writer.announce(last, until)
+
+
+def _rejected(conflict: Receipt) -> Receipt:
+    """Return the receipt of a row whose conflict is final. Its message begins with the remote's own code."""
+    message = conflict.message
+    if conflict.code not in (CONFLICT, str(conflict.status)):
+        message = f"{conflict.code}: {message}"
+    return replace(conflict, outcome=Outcome.REJECTED, code=CONFLICT, message=message)
