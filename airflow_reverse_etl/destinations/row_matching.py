@@ -82,8 +82,8 @@ def position_in(value: Any, records: Path = ()) -> int | None:
     :param records: place of the records in the request's body.
     :returns: None if the value has no position, or several numbers that may be one.
     """
-    if isinstance(value, bool):
-        return None
+    if isinstance(value, int):
+        return value if value >= 0 and not isinstance(value, bool) else None
     text = str(value)
     words = text.split()
     for names in (records, records[-1:]):
