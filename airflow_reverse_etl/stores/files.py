@@ -8,6 +8,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -184,9 +185,8 @@ class StateFiles:
         """
         with reachable(self.url):
             if self._root:
-                top = self._root / folder
-                files = [path for path in top.rglob("*") if path.is_file()]
-                return {str(path.relative_to(top)): datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in files}
+                found = _files_below(self._root / folder)
+                return {path: datetime.fromtimestamp(status.st_mtime, UTC) for path, status in found}
             entries = self._storage.list(folder).collect()
             return {entry["path"].removeprefix(f"{folder}/"): entry["last_modified"] for entry in entries}
 
@@ -194,8 +194,7 @@ class StateFiles:
         """Return every file in the folder and below: its path in the folder → number of bytes."""
         with reachable(self.url):
             if self._root:
-                top = self._root / folder
-                return {str(path.relative_to(top)): path.stat().st_size for path in top.rglob("*") if path.is_file()}
+                return {path: status.st_size for path, status in _files_below(self._root / folder)}
             entries = self._storage.list(folder).collect()
             return {entry["path"].removeprefix(f"{folder}/"): entry["size"] for entry in entries}
 
@@ -307,6 +306,15 @@ def _create(path: Path, data: bytes) -> bool:
                 url=str(path.parent),
             ) from None
     return True
+
+
+def _files_below(top: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each file in the folder and below, by its path in the folder, unless another worker deletes it now."""
+    for path in top.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                yield str(path.relative_to(top)), status
 
 
 def _remove(path: Path) -> None:

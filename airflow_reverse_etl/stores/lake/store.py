@@ -437,9 +437,9 @@ class LakeStore(StateStore):
             return bool(work.execute("SELECT 1 FROM history WHERE plan_id = ?", [last]))
 
     def _delete_state(self, sync: str, names: Sequence[str]) -> None:
-        # The history is the last to go: until then, the sync's next run finds that its snapshot is lost.
         for path in self._registered(sync):
             self._files.delete(path)
+        # The history is the last to go: until then, the sync's next run finds that its snapshot is lost.
         for name in sorted(names, key=lambda name: name == "history"):
             self._files.delete(f"{_folder(sync)}/{name}")
 
