@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -32,10 +33,15 @@ years = {"min_value": datetime(1, 1, 2), "max_value": datetime(9999, 12, 30)}  #
 
 
 def floats(width: int) -> st.SearchStrategy[float]:
-    """Return floats, except whole numbers beyond the precision: for some, Postgres writes more digits than needed."""
+    """Return floats of which both databases write the same digits.
+
+    Whole numbers beyond the precision are left out: for some, Postgres writes more digits than needed. So are values of
+    REAL that have nine digits, as many of them lie halfway between two texts of eight.
+    """
     precise, large = (2**53, 1e23) if width == 64 else (2**24, 1e12)
     some = st.floats(width=width, allow_nan=True, allow_infinity=True) | st.integers(-precise, precise).map(float)  # type: ignore[arg-type]
-    return some.filter(lambda value: not precise < abs(value) < large)
+    found = some.filter(lambda value: not precise < abs(value) < large)
+    return found if width == 64 else found.filter(lambda value: len(Decimal(value).normalize().as_tuple().digits) != 9)
 
 
 #: Postgres type, DuckDB type, values.
@@ -113,6 +119,13 @@ def test_postgres_and_duckdb_agree(pair: Pair, name: str) -> None:
         assert [row[1:] for row in in_postgres] == [row[1:] for row in in_duckdb]
 
     agree()
+
+
+def test_halfway_between_two_texts_each_writes_a_real_in_its_own_way(pair: Pair) -> None:
+    """Each always writes it in the same way, so a row does not change by itself."""
+    in_postgres, in_duckdb = pair.hashes([131072.875, 17.5234375], "REAL", "FLOAT")
+    assert {row[0] for row in in_postgres} == {'["0","131072.88"]', '["1","17.523438"]'}
+    assert {row[0] for row in in_duckdb} == {'["0","131072.875"]', '["1","17.5234375"]'}
 
 
 def test_null_never_equals_an_empty_text(pair: Pair) -> None:

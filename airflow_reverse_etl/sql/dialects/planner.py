@@ -12,8 +12,10 @@ decimal                 decimal digits, without trailing zeros: ``1.50``, ``1.5`
 float                   the shortest text that reads back as the same number, without ``.0``, and ``0`` for ``-0``;
                         below 0.0001 and from 1e16 on with an exponent: ``1e-05``, ``1e+16``; ``nan``, ``inf``.
                         DuckDB, Postgres and Databricks agree on it, except for some whole numbers beyond the type's
-                        precision, which Postgres writes with one digit more, and for texts of 17 digits where 16 are
-                        enough, which an old Java writes; BigQuery, Redshift and Snowflake write exponents differently
+                        precision, which Postgres writes with one digit more; for values of REAL halfway between two
+                        texts of eight digits, such as 131072.875, which Postgres rounds to the even digit (131072.88)
+                        and DuckDB writes whole; and for texts of 17 digits where 16 are enough, which an old Java
+                        writes. BigQuery, Redshift and Snowflake write exponents differently
 date, time, timestamp   ISO 8601 with a space between date and time, fraction of a second only if it is not zero, to
                         the nanosecond in Snowflake
 timestamp with zone     the instant in UTC, written like a timestamp, and ``Z``
