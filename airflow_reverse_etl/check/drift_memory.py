@@ -40,18 +40,25 @@ def look_for_drift(
     """
     if sync.drift == "ignore":
         return []
+    path = f"drift/{sync.name}.json"
+    state = _load_state(files.read(path), sync)
+    columns = list(model_columns(query, warehouse, sync))
+    catalog_path = (output or {}).get("catalog")
+    present = {
+        "sync": sync.digest,
+        "columns": [[column.name, column.data_type] for column in columns],
+        "catalog": catalog_path,
+    }
+    if state == present:
+        return []
     from airflow_reverse_etl.check.drift import catalog_drift, column_drift
     from airflow_reverse_etl.check.usage import SyncSource
 
-    path = f"drift/{sync.name}.json"
-    state = _load_state(files.read(path), sync)
     source = SyncSource(sync, sync.name)
     # Compare the columns, as the warehouse reports them.
-    columns = list(model_columns(query, warehouse, sync))
     columns_before = [Column(*column) for column in state["columns"]] if state else None
     found = column_drift(source, columns, columns_before, dialect=warehouse.dialect)
     # Compare the catalogs for everything else.
-    catalog_path = (output or {}).get("catalog")
     catalog_before = _load_catalog(files, state.get("catalog"))
     catalog = _load_catalog(files, catalog_path)
     if catalog_before and catalog and catalog_before != catalog:
@@ -63,12 +70,7 @@ def look_for_drift(
         error = _drift_error(sync.name, found)
         if error:
             raise error
-    new_state = {
-        "sync": sync.digest,
-        "columns": [[column.name, column.data_type] for column in columns],
-        "catalog": catalog_path,
-    }
-    files.write(path, json.dumps(new_state).encode())
+    files.write(path, json.dumps(present).encode())
     return found
 
 

@@ -114,9 +114,14 @@ def main() -> None:
         for record in bench_plan.main(sizes.plan):
             records.append(record)
             print(Result(**record).line(), flush=True)
-    from tests.benchmarks import bench_check, bench_dbt_cloud, bench_engine, bench_read, bench_warehouse
+    from tests.benchmarks import bench_check, bench_dbt_cloud, bench_engine, bench_idle, bench_read, bench_warehouse
 
-    quick = (bench_check.main, partial(bench_engine.main, sizes.plan), partial(bench_read.main, sizes.large))
+    quick = (
+        bench_idle.main,
+        bench_check.main,
+        partial(bench_engine.main, sizes.plan),
+        partial(bench_read.main, sizes.large),
+    )
     slow = () if args.quick else (bench_warehouse.main, bench_dbt_cloud.main)
     for bench in (*quick, *slow):
         for record in bench():
