@@ -327,7 +327,7 @@ def test_an_incomplete_load_is_retried(
         error.report = RunReport("r", Planned(added=3), 2, 0, 1, 0, 0, 1, 0.1)
         raise error
 
-    monkeypatch.setattr("airflow_reverse_etl.sync.run.run_sync", run)
+    monkeypatch.setattr("airflow_reverse_etl.sync.run.attempt_sync", run)
     where = context()
     error = failure(operator(), where)
     assert isinstance(error, AirflowException)
