@@ -49,9 +49,7 @@ _COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up"
 class SyncOperator(BaseOperator):
     """Base class for a task that does a run of a sync, or a step of one. Subclasses define ``_work``.
 
-    :param deferrable: wait in the triggerer, without a worker slot, if a wait is longer than a minute: for a run that
-        holds the sync's lease, or because the destination asks for it. Otherwise the task waits on its worker.
-        Default: Airflow's ``[operators] default_deferrable``.
+    :param deferrable: see :class:`~airflow_reverse_etl.operators.ReverseEtlOperator`.
     """
 
     template_fields: Sequence[str] = ("sync",)
@@ -146,8 +144,7 @@ class SyncOperator(BaseOperator):
         """Wait on this worker, or end this process by a deferral."""
         self._planned = self._planned or wait.planned
         where = "without a worker slot" if self.deferrable else "on this worker"
-        until = f"{wait.until:%Y-%m-%d %H:%M:%S %Z}"
-        self.log.warning("%s: waits %s until %s: %s", sync.name, where, until, wait.reason)
+        self.log.warning("%s: waits %s %s", sync.name, where, wait)
         if self.deferrable:
             self._defer(wait.until, context)
         else:

@@ -57,9 +57,9 @@ class ReverseEtlOperator(PlanningOperator):
     :param lift_guards: guards that do not stop this run: true for all of them, or a list of their names, as in
         ``["max_removed"]``. Templated; a template gives ``true``, ``false`` or names with commas between them. A DAG
         run's conf lifts guards as well: ``{"reverse_etl": {"<sync>": {"lift_guards": ["max_removed"]}}}``.
-    :param deferrable: wait in the triggerer, without a worker slot, if a wait is longer than a minute: for a run that
-        holds the sync's lease, or because the destination asks for it. Otherwise the task waits on its worker.
-        Default: Airflow's ``[operators] default_deferrable``.
+    :param deferrable: wait in the triggerer, without a worker slot, if a wait is longer than a minute: for a run of the
+        sync that is at work, or because the destination asks for it. Otherwise the task waits on its worker. Default:
+        Airflow's ``[operators] default_deferrable``.
     :param gate: output of a ``DbtOperator``, or several of one dbt run (freshness, run, test). The sync runs only if,
         according to them, its model was built, the model's tests passed and its sources were fresh. Otherwise the task
         is skipped, and logs the reason. To run also after a dbt task that failed for another model, set

@@ -48,6 +48,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
     :param reset: record every valid row as delivered, and send nothing. Templated.
     :param full_resync: send every valid row again; removed rows are left for the next run. Templated.
     :param lift_guards: as :class:`ReverseEtlOperator` takes it. Templated.
+    :param deferrable: as :class:`ReverseEtlOperator` takes it.
     :param gate: as :class:`ReverseEtlOperator` takes it. If the gate is closed, the task is skipped and plans nothing.
         Templated.
     :param approval: a person approves the plan before it is sent. An earlier plan of which nothing was sent yet, of
@@ -162,6 +163,7 @@ class ReverseEtlRemoveOperator(SyncOperator):
 
     :param sync: sync of the plan. A path is templated.
     :param plan: the XCom ``plan`` of the :class:`ReverseEtlPlanOperator`. Templated.
+    :param deferrable: as :class:`ReverseEtlOperator` takes it.
     """
 
     template_fields: Sequence[str] = ("sync", "plan")
@@ -194,6 +196,7 @@ class ReverseEtlLoadOperator(SyncOperator):
 
     :param sync: sync of the plan. A path is templated.
     :param share: share of the plan to send. Templated.
+    :param deferrable: as :class:`ReverseEtlOperator` takes it.
     """
 
     template_fields: Sequence[str] = ("sync", "share")
@@ -229,6 +232,7 @@ class ReverseEtlCommitOperator(SyncOperator):
 
     :param sync: sync of the plan. A path is templated.
     :param plan: the XCom ``plan`` of the :class:`ReverseEtlPlanOperator`. Templated.
+    :param deferrable: as :class:`ReverseEtlOperator` takes it.
     """
 
     template_fields: Sequence[str] = ("sync", "plan")
@@ -297,7 +301,8 @@ def reverse_etl(
         next run makes a new plan. A mapping has arguments of Airflow's ``ApprovalOperator``: ``assigned_users``,
         ``notifiers``, ``response_timeout`` … A plan with removed rows waits 24 hours by default.
     :param trigger_rule: trigger rule of the plan, the first task of the group.
-    :param task_arguments: arguments of every task of the group except the approval: ``retries``, ``pool``, ``queue`` …
+    :param task_arguments: arguments of every task of the group except the approval: ``retries``, ``deferrable``,
+        ``pool`` …
     """
     with TaskGroup(group_id) as group:
         plan = ReverseEtlPlanOperator(

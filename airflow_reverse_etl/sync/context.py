@@ -24,6 +24,9 @@ class Wait:
     reason: str
     planned: bool = False
 
+    def __str__(self) -> str:
+        return f"until {self.until:%Y-%m-%d %H:%M:%S} UTC: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class RunContext:

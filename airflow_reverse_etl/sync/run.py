@@ -79,6 +79,7 @@ async def run_sync(
     clock = context.clock
     while isinstance(found := await attempt_sync(sync, model, destination, context, options, planned=planned), Wait):
         planned = planned or found.planned
+        context.observer.event("warning", sync=sync.name, text=f"waits {found}")
         await clock.sleep((found.until - clock.now()).total_seconds())
     return found
 

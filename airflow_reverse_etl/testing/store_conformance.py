@@ -443,8 +443,9 @@ class StateStoreConformance:
         fence = store.acquire("contacts", "run", now=_NOW, seconds=60, label="DAG a, task load")
         store = self.reopened(store)
         assert store.acquire("contacts", "run", now=_NOW, seconds=60, label="DAG a, task commit") == fence
-        with pytest.raises(RunConflictError, match="DAG a, task commit"):
+        with pytest.raises(RunConflictError, match="DAG a, task commit") as caught:
             store.acquire("contacts", "another", now=_NOW, seconds=60, label="DAG a, task commit")
+        assert caught.value.until == _NOW + timedelta(seconds=60)
         store.release("contacts", fence=fence)
         assert store.acquire("contacts", "another", now=_NOW, seconds=60) > fence
 

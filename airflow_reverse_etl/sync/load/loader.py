@@ -87,7 +87,7 @@ class Loader:
 
     @property
     def stopped(self) -> bool:
-        """Return True if the load ended early: the destination is down, or asks for a long pause."""
+        """Return True if the load ended early: the destination is down, or asks for a long wait."""
         return self._delivery.stopping
 
     async def load(self) -> Loaded:
