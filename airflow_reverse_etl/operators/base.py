@@ -76,7 +76,7 @@ class SyncOperator(BaseOperator):
             sync = str(sync)
         self.sync: Any = sync
         self._stop: Callable[[], object] | None = None
-        # What this try keeps over a wait.
+        # What a try keeps over a wait; see resume().
         self._planned = False
         self._deadline: datetime | None = None
         self._drift: list[dict[str, str]] | None = None
@@ -84,9 +84,28 @@ class SyncOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Do the task's work, and translate its errors for Airflow."""
-        return self._execute(context)
+        return self.resume(context)
 
-    def _execute(self, context: Context) -> Any:
+    def resume(
+        self,
+        context: Context,
+        event: object = None,  # noqa: ARG002 - Airflow passes the trigger's event
+        *,
+        planned: bool = False,
+        deadline: str | None = None,
+        drift: list[dict[str, str]] | None = None,
+    ) -> Any:
+        """Do the task's work after a deferral, from the last checkpoint.
+
+        ``dag.test()`` passes only the event.
+
+        :param planned: the run has a plan.
+        :param deadline: time at which the ``execution_timeout`` of this try is over.
+        :param drift: changes to the model that this try has found.
+        """
+        self._planned = planned
+        self._drift = drift
+        self._deadline = datetime.fromisoformat(deadline) if deadline else None
         try:
             sync = self._load_sync()
             while isinstance(done := self._work_or_wait(sync, context), Wait):
@@ -100,24 +119,6 @@ class SyncOperator(BaseOperator):
             raise AirflowException(
                 "The task was stopped. Delivered rows are recorded; a new try sends the remaining ones."
             ) from None
-
-    def resume(
-        self,
-        context: Context,
-        event: object = None,  # noqa: ARG002 - Airflow passes the trigger's event
-        *,
-        planned: bool = False,
-        deadline: str | None = None,
-        drift: list[dict[str, str]] | None = None,
-    ) -> Any:
-        """Do the same work again after a deferral. It resumes from the last checkpoint.
-
-        ``dag.test()`` passes only the event. The arguments are what :meth:`execute` kept.
-        """
-        self._planned = planned
-        self._drift = drift
-        self._deadline = datetime.fromisoformat(deadline) if deadline else None
-        return self._execute(context)
 
     def on_kill(self) -> None:
         """Wait for the answers to requests in flight, save the progress, and stop. A new try resumes from there."""
