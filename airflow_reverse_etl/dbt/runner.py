@@ -30,9 +30,6 @@ from airflow_reverse_etl.dbt.profiles import Profile
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError
 from airflow_reverse_etl.git.credentials import scrub
 
-#: Default of :attr:`DbtProject.grace_seconds`.
-GRACE_SECONDS = 5.0
-
 #: Commands that read the project, and open no connection to the warehouse.
 _READING = frozenset({"deps", "parse"})
 FAILED = frozenset({"error", "fail", "runtime error", "partial success"})
@@ -122,7 +119,7 @@ class DbtProject:
     target: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    grace_seconds: float = field(default_factory=lambda: GRACE_SECONDS)
+    grace_seconds: float = 5.0
     _process: subprocess.Popen[str] | None = field(default=None, init=False, repr=False)
     _stopped: str | None = field(default=None, init=False, repr=False)
 

@@ -34,7 +34,7 @@ _BACKOFF = Backoff(first=5.0, longest=300.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class FeedTiming:
     """Intervals of a feed, in seconds.
 
     :param gather: wait before the first poll, so that waiters that start together share the poll, as after a restart of
@@ -55,8 +55,7 @@ class Timing:
     backoff: Backoff = _BACKOFF
 
 
-#: Intervals of the feeds that :func:`account_feed` makes.
-TIMING = Timing()
+DEFAULT_TIMING = FeedTiming()
 
 _feeds: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AccountFeed]] = WeakKeyDictionary()
 
@@ -84,19 +83,22 @@ class _Waiter:
     news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
 
 
-def account_feed(conn_id: str, connect: Callable[[], Awaitable[DbtCloudApi]]) -> AccountFeed:
+def account_feed(
+    conn_id: str, connect: Callable[[], Awaitable[DbtCloudApi]], *, timing: FeedTiming = DEFAULT_TIMING
+) -> AccountFeed:
     """Return the feed of a connection in this event loop.
 
     :param connect: function that makes a client that is not open yet; called again when dbt Cloud refuses the token.
+    :param timing: intervals of a new feed.
     """
     feeds = _feeds.setdefault(asyncio.get_running_loop(), {})
-    return feeds.setdefault(conn_id, AccountFeed(connect, timing=TIMING))
+    return feeds.setdefault(conn_id, AccountFeed(connect, timing=timing))
 
 
 class AccountFeed:
     """Poller of one account, which polls while it has waiters. :func:`account_feed` makes it."""
 
-    def __init__(self, connect: Callable[[], Awaitable[DbtCloudApi]], *, timing: Timing) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[DbtCloudApi]], *, timing: FeedTiming) -> None:
         self._connect = connect
         self._timing = timing
         self._waiters: set[_Waiter] = set()

@@ -42,14 +42,12 @@ class PlanApprovalOperator(SyncOperator, ApprovalOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask for the decision."""
-        from airflow_reverse_etl.sync.run import MAX_REMOVAL_AGE
-
         if not self.plan["total"]:
             raise AirflowSkipException("Nothing to send, so nothing to approve.")
         with airflow_errors():
             sync = self._load_sync()
         if self.plan["planned"]["removed"] and self.response_timeout is None:
-            self.response_timeout = MAX_REMOVAL_AGE
+            self.response_timeout = self.timing.removal_age
         where = sync.destination.connection or sync.destination.type
         self.subject = f"Send {self.plan['total']:,} changes of {sync.name} to {where}?"
         self.body = f"{self.plan['text']}\n\n{_CHOICES}"

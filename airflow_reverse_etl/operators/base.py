@@ -25,7 +25,7 @@ from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.stores.choose import choose_store
-from airflow_reverse_etl.sync.clock import SystemClock
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming, SystemClock
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
 from airflow_reverse_etl.wiring import dbapi_connect, has_state_to_adopt, state_files, state_store, warehouse_store
@@ -54,6 +54,8 @@ class SyncOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("sync",)
     ui_color = "#e8f3ec"
+    #: Not an argument: the intervals are for tests to shorten.
+    timing: ClassVar[RunTiming] = DEFAULT_TIMING
     #: Assets of the sync that this task reads and writes.
     _reads: ClassVar[bool] = False
     _writes: ClassVar[bool] = False
@@ -218,6 +220,7 @@ class SyncOperator(BaseOperator):
             label=_label(context["ti"]),
             deferrable=self.deferrable,
             budget=FileBudget(state_files()),
+            timing=self.timing,
         )
 
     def _load_sync(self) -> Sync:

@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 PREFIX = "/reverse-etl/dbt-cloud"
 
 _LARGEST_BODY = 64 * 1024
-_READ_SECONDS = 5.0
 _SECRETS_SECONDS = 60.0
 _WARN_SECONDS = 60.0
 _REMEMBERED = 10_000
@@ -52,6 +51,7 @@ class Receiver:
         showed when the webhook was created, or a list of them.
     :param secrets_of: reads account id and secrets of a connection; asked at most once a minute.
     :param emit: writes the asset event of a connection's delivery.
+    :param read_seconds: longest time that a sender may take for the body.
     """
 
     def __init__(
@@ -61,11 +61,13 @@ class Receiver:
         secrets_of: Callable[[str], tuple[int, tuple[str, ...]]],
         emit: Callable[[str, Delivery], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        read_seconds: float = 5.0,
     ) -> None:
         self._conn_ids = conn_ids
         self._secrets_of = secrets_of
         self._emit = emit
         self._now = now
+        self._read_seconds = read_seconds
         self._secrets: dict[str, tuple[float, int, tuple[str, ...]]] = {}
         self._lookup = asyncio.Lock()
         self._done: OrderedDict[str, None] = OrderedDict()
@@ -93,7 +95,7 @@ class Receiver:
         signature = dict(scope["headers"]).get(b"authorization", b"")
         if scope["method"] != "POST" or conn_id not in self._conn_ids or not _SIGNATURE.fullmatch(signature):
             raise _RefusedError("not one of ours, or not signed")
-        body = await _read(receive)
+        body = await _read(receive, self._read_seconds)
         account_id, secrets = await self._secrets_for(conn_id)
         if not is_signed(body, signature.decode().lower(), secrets):
             raise _RefusedError(f"connection {conn_id!r} has no secret that signed it")
@@ -127,10 +129,10 @@ class Receiver:
             log.warning(text, reason)
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, seconds: float) -> bytes:
     body = b""
     try:
-        async with asyncio.timeout(_READ_SECONDS):
+        async with asyncio.timeout(seconds):
             more = True
             while more:
                 message = await receive()

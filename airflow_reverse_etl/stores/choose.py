@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.lake.store import LakeStore
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
-#: From this many rows on, ``planner: auto`` leaves a model in the warehouse.
-LARGE = 1_000_000
-
 
 def choose_store(
     sync: Sync,
@@ -25,6 +22,7 @@ def choose_store(
     open_warehouse_store: Callable[[], WarehouseStore | None],
     has_state_to_adopt: Callable[[], bool],
     log: Callable[[str], object],
+    large: int = 1_000_000,
 ) -> LakeStore | WarehouseStore:
     """Return the store that has the sync's state, or for a new sync the store that ``planner`` asks for.
 
@@ -34,6 +32,7 @@ def choose_store(
     :param open_warehouse_store: opens the store in the sync's source; returns None if the source cannot hold one.
     :param has_state_to_adopt: returns whether a sync that is new in this environment has state without an environment.
     :param log: receives one line on why the store was chosen; called at most once.
+    :param large: number of rows from which ``planner: auto`` leaves a model in the warehouse.
     :raises ConfigurationError: ``planner: warehouse`` is set, and the sync's source cannot plan; or the sync has state
         to adopt.
     :raises CredentialsError: ``planner: warehouse`` is set, and a privilege in the warehouse is missing.
@@ -71,20 +70,20 @@ def choose_store(
     if sync.planner == "warehouse":
         warehouse.make_tables()
         return warehouse
-    return _choose_by_size(sync, query, lake, warehouse, log)
+    return _choose_by_size(sync, query, lake, warehouse, log, large)
 
 
 def _choose_by_size(
-    sync: Sync, query: str, lake: LakeStore, warehouse: WarehouseStore, log: Callable[[str], object]
+    sync: Sync, query: str, lake: LakeStore, warehouse: WarehouseStore, log: Callable[[str], object], large: int
 ) -> LakeStore | WarehouseStore:
-    rows = warehouse.model_rows(query, sync, at_most=LARGE)
-    if rows < LARGE:
+    rows = warehouse.model_rows(query, sync, at_most=large)
+    if rows < large:
         log(f"{sync.name}: planned locally, as the model has only {rows:,} rows")
         return lake
     try:
         warehouse.make_tables()
     except CredentialsError as error:
-        log(f"{sync.name}: planned locally although the model has {LARGE:,} rows or more: {error}")
+        log(f"{sync.name}: planned locally although the model has {large:,} rows or more: {error}")
         return lake
-    log(f"{sync.name}: planned in the warehouse, as the model has {LARGE:,} rows or more")
+    log(f"{sync.name}: planned in the warehouse, as the model has {large:,} rows or more")
     return warehouse

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.ports import Clock, Observer, RateBudget, StateStore, Warehouse
 
 #: Longest wait, in seconds, in the middle of a step. Before a longer one, the step ends and gives the lease back.
@@ -41,6 +42,7 @@ class RunContext:
         ``LONGEST_WAIT``, taking it fails at once; otherwise it waits until that run ends.
     :param budget: budget that shares the sync's ``requests_per_second`` between all users of the destination's
         connection. Default: the rate applies to this load alone.
+    :param timing: intervals and limits of the run.
     """
 
     run_id: str
@@ -50,6 +52,7 @@ class RunContext:
     label: str = ""
     deferrable: bool = False
     budget: RateBudget | None = None
+    timing: RunTiming = DEFAULT_TIMING
 
 
 @dataclass(frozen=True, slots=True)

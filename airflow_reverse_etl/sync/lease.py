@@ -12,37 +12,41 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import RunConflictError, UnreachableError
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import LONGEST_WAIT
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.ports import Clock, StateStore
-
-#: Seconds until a lease expires without a renewal, so how long the next run waits after its holder was killed.
-LEASE_SECONDS = 120.0
-#: Seconds between renewals.
-RENEW_SECONDS = 30.0
-#: Seconds between two attempts to take a lease that another run holds.
-WAIT_SECONDS = 5.0
 
 
 class Lease:
     """Acquired lease; made by :func:`held`."""
 
     def __init__(
-        self, store: StateStore, sync: str, holder: str, clock: Clock, fence: int, expires_at: datetime, *, label: str
+        self,
+        store: StateStore,
+        sync: str,
+        holder: str,
+        clock: Clock,
+        fence: int,
+        expires_at: datetime,
+        *,
+        label: str,
+        seconds: float,
     ) -> None:
         self._store = store
         self._sync = sync
         self._holder = holder
         self._clock = clock
         self._label = label
+        self._seconds = seconds
         self._fence = fence
         self._expires_at = expires_at
         self._renew_lock = asyncio.Lock()
         self._renewal: asyncio.Task[int] | None = None
 
     async def renew(self) -> None:
-        """Extend the lease to ``LEASE_SECONDS`` from now.
+        """Extend the lease to its full length from now.
 
         :raises RunConflictError: another run took the lease over.
         """
@@ -54,13 +58,13 @@ class Lease:
                     self._sync,
                     self._holder,
                     now=now,
-                    seconds=LEASE_SECONDS,
+                    seconds=self._seconds,
                     fence=self._fence,
                     label=self._label,
                 )
             )
             await asyncio.shield(self._renewal)
-            self._expires_at = now + timedelta(seconds=LEASE_SECONDS)
+            self._expires_at = now + timedelta(seconds=self._seconds)
 
     async def check(self) -> None:
         """Make sure that this run still holds the lease.
@@ -88,6 +92,7 @@ async def held(
     *,
     holder: str,
     clock: Clock,
+    timing: RunTiming = DEFAULT_TIMING,
     label: str = "",
     release: bool = True,
     deferrable: bool = False,
@@ -106,14 +111,14 @@ async def held(
     :raises RunConflictError: another run took the lease over inside the block, which is then cancelled; or holds it
         for long, see ``deferrable``. Only the latter has ``until``.
     """
-    lease = await _take(store, sync, holder, clock, label, on_wait, deferrable=deferrable)
+    lease = await _take(store, sync, holder, clock, timing, label, on_wait, deferrable=deferrable)
     working = asyncio.current_task()
     assert working is not None
     lost: list[RunConflictError] = []
 
     async def renew_regularly() -> None:
         while True:
-            await clock.sleep(RENEW_SECONDS)
+            await clock.sleep(timing.renewal)
             try:
                 await lease.renew()
             except UnreachableError:
@@ -143,6 +148,7 @@ async def _take(
     sync: str,
     holder: str,
     clock: Clock,
+    timing: RunTiming,
     label: str,
     on_wait: Callable[[RunConflictError], None],
     *,
@@ -152,16 +158,16 @@ async def _take(
     while True:
         now = clock.now()
         try:
-            fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=LEASE_SECONDS, label=label)
+            fence = await asyncio.to_thread(store.acquire, sync, holder, now=now, seconds=timing.lease, label=label)
         except RunConflictError as error:
             if deferrable and error.until and (error.until - now).total_seconds() > LONGEST_WAIT:
                 # Ask again then, as a holder whose clock is ahead may have ended long before its lease.
-                error.until = min(error.until, now + timedelta(seconds=LEASE_SECONDS))
+                error.until = min(error.until, now + timedelta(seconds=timing.lease))
                 raise
             if not is_waiting:
                 on_wait(error)
             is_waiting = True
         else:
-            expires_at = now + timedelta(seconds=LEASE_SECONDS)
-            return Lease(store, sync, holder, clock, fence, expires_at, label=label)
-        await clock.sleep(WAIT_SECONDS)
+            expires_at = now + timedelta(seconds=timing.lease)
+            return Lease(store, sync, holder, clock, fence, expires_at, label=label, seconds=timing.lease)
+        await clock.sleep(timing.waiting)

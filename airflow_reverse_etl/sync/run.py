@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
-from datetime import timedelta
 
 from airflow_reverse_etl.errors import (
     AttentionError,
@@ -46,9 +45,6 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 CLOSED = -1
 #: Partition number of the removed rows that a task of their own sends.
 REMOVAL = -2
-
-#: Age from which a plan with removed rows is not sent any more: its records may be in the model again.
-MAX_REMOVAL_AGE = timedelta(days=1)
 
 #: Prefix of a preview's run id. It marks the plan of an interrupted preview, so that the plan is never sent.
 _PREVIEW_PREFIX = "preview of "
@@ -164,6 +160,7 @@ class Run:
             self._sync.name,
             holder=self._run_id,
             clock=self._context.clock,
+            timing=self._context.timing,
             label=self._context.label,
             release=release,
             deferrable=self._context.deferrable,
@@ -461,7 +458,9 @@ class Run:
 
     def _is_too_old(self, plan: Plan) -> bool:
         """Return True if a plan has removed rows, and is older than a day."""
-        return plan.planned.removed > 0 and self._context.clock.now() - plan.created_at > MAX_REMOVAL_AGE
+        return (
+            plan.planned.removed > 0 and self._context.clock.now() - plan.created_at > self._context.timing.removal_age
+        )
 
     async def _report_so_far(self, plan: Plan, destination: Destination) -> RunReport:
         return _report(self._sync, plan, destination, await self._progress(plan))

@@ -18,6 +18,7 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from airflow_reverse_etl.assets import ASSET_GROUP
 from airflow_reverse_etl.compat import Asset
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
+from airflow_reverse_etl.dbt_cloud.feed import DEFAULT_TIMING, FeedTiming, account_feed
 from airflow_reverse_etl.dbt_cloud.models import OVERLAP
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.sync.load.backoff import Backoff
@@ -40,11 +41,13 @@ class Timing:
         triggerer dies before it has stored it, seconds later; and when it comes after its DAG was paused, but before
         Airflow parsed the DAG's file again and stopped the watcher, minutes later.
     :param backoff: waits after attempts to read a watcher's cursor that failed.
+    :param feed: intervals of the connection's feed; those of its first user count.
     """
 
     deferral: float = 15.0
     repeated: float = 600.0
     backoff: Backoff = _BACKOFF
+    feed: FeedTiming = DEFAULT_TIMING
 
 
 def dbt_cloud_job(dbt_cloud_conn_id: str, job_id: int, *, poll_interval: float = 60.0) -> Asset:
@@ -72,11 +75,13 @@ def job_asset(dbt_cloud_conn_id: str, job_id: int) -> Asset:
     return Asset(name=name, uri=f"reverse-etl://{name}", group=ASSET_GROUP)
 
 
-def _news(conn_id: str, job_id: int, *, since: datetime, interval: float) -> AsyncGenerator[News, None]:
-    from airflow_reverse_etl.dbt_cloud.feed import account_feed
+def _news(
+    conn_id: str, job_id: int, *, since: datetime, interval: float, timing: FeedTiming
+) -> AsyncGenerator[News, None]:
     from airflow_reverse_etl.hooks.dbt_cloud import DbtCloudApiHook
 
-    return account_feed(conn_id, DbtCloudApiHook(conn_id).async_api).watch(job_id, since=since, interval=interval)
+    feed = account_feed(conn_id, DbtCloudApiHook(conn_id).async_api, timing=timing)
+    return feed.watch(job_id, since=since, interval=interval)
 
 
 class DbtCloudRunFinishedTrigger(BaseTrigger):
@@ -114,7 +119,13 @@ class DbtCloudRunFinishedTrigger(BaseTrigger):
 
     async def _event(self) -> dict[str, Any]:
         cursor = Cursor.from_json(self.cursor)
-        news = _news(self.dbt_cloud_conn_id, self.job_id, since=cursor.since, interval=self.poll_interval)
+        news = _news(
+            self.dbt_cloud_conn_id,
+            self.job_id,
+            since=cursor.since,
+            interval=self.poll_interval,
+            timing=self.timing.feed,
+        )
         async with aclosing(news):
             async for item in news:
                 if isinstance(item.error, ConfigurationError):  # everything else passes by itself
@@ -154,7 +165,9 @@ class DbtCloudJobTrigger(BaseEventTrigger):
         started = asyncio.get_running_loop().time()
         cursor = await self._load()
         since = cursor.since if cursor else datetime.now(UTC) - OVERLAP
-        news = _news(self.dbt_cloud_conn_id, self.job_id, since=since, interval=self.poll_interval)
+        news = _news(
+            self.dbt_cloud_conn_id, self.job_id, since=since, interval=self.poll_interval, timing=self.timing.feed
+        )
         reached: deque[tuple[float, Cursor]] = deque()
         async with aclosing(news):
             async for item in news:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-#: Seconds after which a command is stopped because it hangs.
-PATIENCE = 300
-
 
 class DemoError(Exception):
     """A failure of the demo, described for the person who started it."""
@@ -40,11 +37,22 @@ class AirflowHome:
     """Airflow in the folder ``home``, with SQLite and no examples. Its output goes to the file ``log``.
 
     Settings of another Airflow in the environment are ignored.
+
+    :param patience: seconds after which a command is stopped because it hangs.
     """
 
-    def __init__(self, home: Path, *, dags: Path, log: Path, connections: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        dags: Path,
+        log: Path,
+        connections: Mapping[str, Mapping[str, Any]],
+        patience: float = 300.0,
+    ) -> None:
         self.home = home
         self.log = log
+        self._patience = patience
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         self.settings = {
             "AIRFLOW_HOME": str(home),
@@ -83,8 +91,8 @@ class AirflowHome:
             )
         try:
             while process.poll() is None:
-                if time.monotonic() - started > PATIENCE:
-                    self._fail(f"'airflow {' '.join(arguments)}' did not end within {PATIENCE} seconds")
+                if time.monotonic() - started > self._patience:
+                    self._fail(f"'airflow {' '.join(arguments)}' did not end within {self._patience:g} seconds")
                 time.sleep(0.2)
                 yield
         finally:

@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
+from airflow_reverse_etl.sync.clock import RunTiming
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
-from airflow_reverse_etl.sync.load import checkpoint_writer
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import USUAL, Capabilities, ConnectionInfo, Destination, Limiter
 from airflow_reverse_etl.sync.run import Run, run_sync
@@ -191,9 +192,9 @@ async def _one(folder: Path, what: str, rows: int, how: dict[str, Any]) -> dict[
 
 
 async def _load(context: RunContext, how: dict[str, Any]) -> dict[str, float]:
-    checkpoint_writer.CHECKPOINT_SECONDS = how["interval"]
     [plan] = context.store.unfinished("bench")
-    steps = Run(_sync(how["mode"]), context)
+    timed = replace(context, timing=RunTiming(checkpoint=how["interval"]))
+    steps = Run(_sync(how["mode"]), timed)
     async with steps.lease():
         before = time.process_time()
         await steps.load(plan, Accepting())

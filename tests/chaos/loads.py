@@ -29,10 +29,8 @@ from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake import commit, planner  # noqa: F401
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
-from airflow_reverse_etl.sync import lease
-from airflow_reverse_etl.sync.clock import SystemClock
+from airflow_reverse_etl.sync.clock import RunTiming, SystemClock
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
-from airflow_reverse_etl.sync.load import checkpoint_writer
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.sync.run import run_sync
@@ -107,11 +105,12 @@ def _parts(attempt: Try) -> tuple[Warehouse, StateStore]:
     return DuckDBWarehouse(database), store
 
 
+def _timing(attempt: Try) -> RunTiming:
+    return RunTiming(lease=attempt.lease, renewal=attempt.lease / 4, waiting=0.02, checkpoint=0.01, confirmation=0.05)
+
+
 def work(attempt: Try, marks: Connection) -> None:
     """Make the try; the last mark is ``done`` with its report, or ``failed`` with the error's class and text."""
-    lease.LEASE_SECONDS, lease.RENEW_SECONDS, lease.WAIT_SECONDS = attempt.lease, attempt.lease / 4, 0.02
-    checkpoint_writer.CHECKPOINT_SECONDS = 0.01
-    checkpoint_writer.CONFIRM_SECONDS = 0.05
     marks.send(("start", os.getpid()))
     sync = Sync.load(attempt.sync)
     warehouse, store = _parts(attempt)
@@ -123,7 +122,13 @@ def work(attempt: Try, marks: Connection) -> None:
                 sync,
                 SourceModel(f"select * from {attempt.table}", primary_key, warehouse),
                 create(sync, connection=attempt.api),
-                RunContext(attempt.run_id, marked, observer=RecordingObserver(), clock=SystemClock()),
+                RunContext(
+                    attempt.run_id,
+                    marked,
+                    observer=RecordingObserver(),
+                    clock=SystemClock(),
+                    timing=_timing(attempt),
+                ),
             )
         )
     except Exception as error:  # noqa: BLE001 - the parent decides which errors are right

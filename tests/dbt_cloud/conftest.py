@@ -7,21 +7,14 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
-from airflow_reverse_etl.dbt_cloud.feed import Timing
+from airflow_reverse_etl.dbt_cloud.feed import FeedTiming
 from airflow_reverse_etl.http.retries import Retries
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from tests.dbt_cloud.server import DbtCloudServer
 
 #: Intervals of a feed that polls at once, and as often as its waiters ask for.
-QUICK = Timing(gather=0.05, shortest=0.0, storing=0.0, backoff=Backoff(first=0.05, longest=0.05))
-
-
-@pytest.fixture
-def quick_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make feeds that triggers use poll quickly."""
-    monkeypatch.setattr(feed, "TIMING", QUICK)
+QUICK = FeedTiming(gather=0.05, shortest=0.0, storing=0.0, backoff=Backoff(first=0.05, longest=0.05))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
-from airflow_reverse_etl.dbt_cloud.feed import AccountFeed, News, Timing, account_feed
+from airflow_reverse_etl.dbt_cloud.feed import AccountFeed, FeedTiming, News, account_feed
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
 from tests.dbt_cloud.conftest import QUICK, client
 from tests.dbt_cloud.server import DbtCloudServer
@@ -19,7 +19,7 @@ from tests.dbt_cloud.server import DbtCloudServer
 POLL = 0.05
 
 
-def feed_of(cloud: DbtCloudServer, timing: Timing = QUICK) -> AccountFeed:
+def feed_of(cloud: DbtCloudServer, timing: FeedTiming = QUICK) -> AccountFeed:
     async def connect() -> DbtCloudApi:
         return client(cloud)
 

@@ -26,6 +26,7 @@ from airflow_reverse_etl.errors import CredentialsError, SpecError
 from airflow_reverse_etl.sensors import DbtCloudJobSensor
 from airflow_reverse_etl.stores.compare_and_set import VersionedFile
 from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger, Timing, error_to_json
+from tests.dbt_cloud.conftest import QUICK
 from tests.dbt_cloud.server import DbtCloudServer
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
@@ -34,8 +35,8 @@ OK, ERROR, CANCELLED = RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.CANCELLED
 
 
 @pytest.fixture(autouse=True)
-def _quick_triggers(monkeypatch: pytest.MonkeyPatch, quick_feeds: None) -> None:
-    monkeypatch.setattr(DbtCloudRunFinishedTrigger, "timing", Timing(deferral=0.2))
+def _quick_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DbtCloudRunFinishedTrigger, "timing", Timing(deferral=0.2, feed=QUICK))
 
 
 def now() -> datetime:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 
-from airflow_reverse_etl.dbt_cloud import feed
 from airflow_reverse_etl.dbt_cloud.consumption import Cursor
 from airflow_reverse_etl.dbt_cloud.models import RunStatus
 from airflow_reverse_etl.errors import CredentialsError
@@ -24,9 +23,9 @@ from airflow_reverse_etl.triggers.dbt_cloud import DbtCloudRunFinishedTrigger, T
 from tests.dbt_cloud.conftest import QUICK
 from tests.dbt_cloud.server import DbtCloudServer
 
-pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url", "quick_feeds")]
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("connect", "state_url")]
 
-TIMING = Timing(deferral=0.2, repeated=0.2, backoff=Backoff(first=0.2, longest=0.2))
+TIMING = Timing(deferral=0.2, repeated=0.2, backoff=Backoff(first=0.2, longest=0.2), feed=QUICK)
 
 
 class FakeStore:
@@ -132,12 +131,13 @@ async def test_a_missing_connection_is_the_same_error_in_triggerer_and_task(airf
     assert str(in_triggerer.value) == str(in_task.value)
 
 
-async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watcher_begins_when_it_first_starts(cloud: DbtCloudServer) -> None:
     """The beginning counts even if the first poll comes later, as in an outage."""
-    monkeypatch.setattr(feed, "TIMING", replace(QUICK, gather=1.0))
     job = cloud.add_job()
+    trigger = watcher(job, FakeStore())
+    trigger.timing = replace(TIMING, feed=replace(QUICK, gather=1.0))
     cloud.add_run(job, finished_at=datetime.now(UTC) - timedelta(seconds=3))
-    events = asyncio.create_task(take(watcher(job, FakeStore()), 1))
+    events = asyncio.create_task(take(trigger, 1))
     await asyncio.sleep(0.5)
     run = cloud.add_run(job)
     assert await events == [run]

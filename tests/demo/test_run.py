@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.spec.report import Planned, RunReport
-from dags_examples.demo import airflow_home, run, screen
+from dags_examples.demo import run, screen
 from dags_examples.demo.airflow_home import AirflowHome, DemoError
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def test_expectations_come_from_the_model_before_and_after() -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], AirflowHome]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AirflowHome]:
     """``home(code)``: an Airflow whose every command is this Python code."""
 
-    def make(code: str) -> AirflowHome:
+    def make(code: str, **options: Any) -> AirflowHome:
         (tmp_path / "airflow.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-        return AirflowHome(tmp_path / "home", dags=tmp_path, log=tmp_path / "tasks.log", connections={})
+        return AirflowHome(tmp_path / "home", dags=tmp_path, log=tmp_path / "tasks.log", connections={}, **options)
 
     return make
 
@@ -48,10 +48,9 @@ def test_a_failed_command_is_explained_by_its_last_exception(home: Callable[[str
         list(home(code).command("db", "migrate"))
 
 
-def test_a_command_that_hangs_is_ended(home: Callable[[str], AirflowHome], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(airflow_home, "PATIENCE", 0.5)
+def test_a_command_that_hangs_is_ended(home: Callable[..., AirflowHome]) -> None:
     with pytest.raises(DemoError, match=r"did not end within 0\.5 seconds"):
-        list(home("import time; time.sleep(60)").command("db", "migrate"))
+        list(home("import time; time.sleep(60)", patience=0.5).command("db", "migrate"))
 
 
 def test_the_environment_of_another_airflow_is_not_used(

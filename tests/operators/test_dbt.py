@@ -14,7 +14,7 @@ import pytest
 
 from airflow_reverse_etl.assets import model_asset
 from airflow_reverse_etl.compat import AirflowException, AirflowFailException
-from airflow_reverse_etl.dbt import runner
+from airflow_reverse_etl.dbt.runner import DbtProject
 from airflow_reverse_etl.operators.dbt import DbtOperator
 from airflow_reverse_etl.operators.dbt_models import DbtModelSyncOperator
 from tests.git.servers import HttpServer, Origin
@@ -318,11 +318,15 @@ def test_a_project_that_dbt_cannot_read_is_not_retried(tmp_path: Path, command: 
     assert f"dbt {command} failed with exit code 2: Compilation Error" in str(raised)
 
 
-def test_killed_task_stops_dbt(connections: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_task_stops_dbt(connections: Path, tmp_path: Path) -> None:
     """on_kill ends dbt and what it started, even when it does not listen, and the task is red."""
-    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.2)
+
+    class Impatient(DbtOperator):
+        def _project(self, path: Path, context: Any, **settings: Any) -> DbtProject:
+            return super()._project(path, context, grace_seconds=0.2, **settings)
+
     dbt = fake_dbt(tmp_path, f"sleep 60 & echo $! > {tmp_path}/child; trap '' INT; wait")
-    operator = DbtOperator(task_id="b", project=str(PROJECT), profile_conn_id="warehouse", dbt_executable=dbt)
+    operator = Impatient(task_id="b", project=str(PROJECT), profile_conn_id="warehouse", dbt_executable=dbt)
 
     def kill_when_started() -> None:
         while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():

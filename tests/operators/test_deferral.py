@@ -12,7 +12,7 @@ import pytest
 from airflow_reverse_etl.compat import AirflowException, TaskDeferred
 from airflow_reverse_etl.operators.base import run_id_of
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.lease import LEASE_SECONDS
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING
 from airflow_reverse_etl.testing import Dials, FakeDestination
 from airflow_reverse_etl.wiring import state_store
 from tests.operators.tasks import SYNC, context, operator
@@ -87,9 +87,9 @@ def test_a_task_that_waits_for_a_run_names_it_at_once_and_defers_for_as_long_as_
     crm: FakeDestination, logged: Logged
 ) -> None:
     now = datetime.now(UTC)
-    fence = state_store().acquire("contacts", "other", now=now, seconds=LEASE_SECONDS, label="DAG a, run 1")
+    fence = state_store().acquire("contacts", "other", now=now, seconds=DEFAULT_TIMING.lease, label="DAG a, run 1")
     waiting = deferred(lambda: task().execute(running()))
-    assert moment(waiting) == now + timedelta(seconds=LEASE_SECONDS)
+    assert moment(waiting) == now + timedelta(seconds=DEFAULT_TIMING.lease)
     until = f"{moment(waiting):%Y-%m-%d %H:%M:%S} UTC"
     assert f"waits without a worker slot until {until}: another run of this sync is at work: DAG a, run 1" in logged()
     assert not crm.opened
@@ -220,9 +220,9 @@ def test_each_task_of_a_group_defers_while_another_run_is_at_work(crm: FakeDesti
     for make in steps():
         # Tasks of a group leave their lease to each other; another run gets it once it has expired.
         expired = datetime.now(UTC) + timedelta(hours=len(results))
-        fence = state_store().acquire("contacts", "other", now=expired, seconds=LEASE_SECONDS)
+        fence = state_store().acquire("contacts", "other", now=expired, seconds=DEFAULT_TIMING.lease)
         waiting = deferred(lambda make=make: make().execute(running("plan")))
-        assert moment(waiting) <= datetime.now(UTC) + timedelta(seconds=LEASE_SECONDS)
+        assert moment(waiting) <= datetime.now(UTC) + timedelta(seconds=DEFAULT_TIMING.lease)
         state_store().release("contacts", fence=fence)
         results.append(resumed(make(), waiting, running("plan")))
     shares, removed, loaded, report = results

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.sync.clock import RunTiming
 from airflow_reverse_etl.testing import Dials, FakeApi
 from airflow_reverse_etl.testing.fakes import FakeDestination
 from tests.operators.tasks import SYNC, context
@@ -27,7 +28,6 @@ def running(task_id: str) -> Any:
 
 
 async def test_two_tasks_of_one_dag_run_send_no_row_twice(
-    monkeypatch: pytest.MonkeyPatch,
     add_connection: Callable[..., None],
     customers: Callable[[str], None],
     state_url: Path,
@@ -35,7 +35,6 @@ async def test_two_tasks_of_one_dag_run_send_no_row_twice(
     """Both are alive: the second starts while the first sends, waits for it, and finds nothing to do."""
     from airflow_reverse_etl.operators import ReverseEtlOperator
 
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.WAIT_SECONDS", 0.05)
     customers(f"INSERT INTO customers SELECT i, 'n' || i, i || '@x.org' FROM range(4, {ROWS + 1}) AS t (i)")
     async with FakeApi(Dials(latency=0.02)) as api:
         add_connection("fake_api", conn_type="http", host=api.url, password=api.token)
@@ -48,7 +47,9 @@ async def test_two_tasks_of_one_dag_run_send_no_row_twice(
         }
 
         def work(task_id: str) -> dict[str, Any]:
-            return ReverseEtlOperator(task_id=task_id, sync=sync).execute(running(task_id))
+            task = ReverseEtlOperator(task_id=task_id, sync=sync)
+            task.timing = RunTiming(waiting=0.05)
+            return task.execute(running(task_id))
 
         first = asyncio.create_task(asyncio.to_thread(work, "one"))
         while not api.requests and not first.done():  # noqa: ASYNC110 - there is no event for it

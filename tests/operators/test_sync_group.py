@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_reverse_etl.dbt.manifest import read_manifest
+from airflow_reverse_etl.operators.base import SyncOperator
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned
+from airflow_reverse_etl.sync.clock import RunTiming
 from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
@@ -108,11 +110,14 @@ def test_a_mirror_has_a_task_that_removes_before_the_loads(
     assert sorted(crm.rows) == ["3", "4", "5"]
 
 
+#: Intervals with which the lease of a run that failed expires after two seconds.
+QUICK = RunTiming(lease=2.0, waiting=0.2)
+
+
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the lease of a run that failed expire after two seconds."""
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.LEASE_SECONDS", 2.0)
-    monkeypatch.setattr("airflow_reverse_etl.sync.lease.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(SyncOperator, "timing", QUICK)
 
 
 @pytest.mark.usefixtures("short_lease")
@@ -159,7 +164,7 @@ def test_nothing_is_removed_by_a_plan_older_than_a_day(
     dag = group_dag(sync=MIRROR)
     run_dag(dag)
     customers("DELETE FROM customers WHERE id = 1")
-    monkeypatch.setattr("airflow_reverse_etl.sync.run.MAX_REMOVAL_AGE", timedelta())
+    monkeypatch.setattr(SyncOperator, "timing", RunTiming(removal_age=timedelta()))
     done = run_dag(dag)
     assert states(done)["remove"] == ["failed"]
     assert states(done)["commit"] == ["upstream_failed"]

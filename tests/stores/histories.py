@@ -23,8 +23,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.sync.lease import RENEW_SECONDS
-from airflow_reverse_etl.sync.load.checkpoint_writer import CHECKPOINT_SECONDS
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING
 from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Limiter, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import CrashError, FrozenClock, MemoryStateStore
@@ -366,10 +365,10 @@ class Clock(FrozenClock):
         self.tick = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        if seconds == CHECKPOINT_SECONDS:
+        if seconds == DEFAULT_TIMING.checkpoint:
             await self.tick.wait()
             self.tick.clear()
-        elif seconds == RENEW_SECONDS:
+        elif seconds == DEFAULT_TIMING.renewal:
             await asyncio.Event().wait()
         else:
             await asyncio.sleep(0)

@@ -35,7 +35,7 @@ class Places:
         self.said: list[str] = []
         self.has_state_to_adopt = False
 
-    def chosen(self, planner: str, query: str | None = QUERY) -> Any:
+    def chosen(self, planner: str, query: str | None = QUERY, **more: Any) -> Any:
         return choose.choose_store(
             sync_of(planner),
             query,
@@ -43,6 +43,7 @@ class Places:
             open_warehouse_store=lambda: self.warehouse,
             has_state_to_adopt=lambda: self.has_state_to_adopt,
             log=self.said.append,
+            **more,
         )
 
     def plan_in(self, store: Any) -> None:
@@ -62,12 +63,9 @@ def test_a_new_sync_is_planned_where_it_asks(places: Places) -> None:
     assert places.said == []
 
 
-def test_auto_takes_the_warehouse_for_large_models_and_says_why(
-    places: Places, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_the_warehouse_for_large_models_and_says_why(places: Places) -> None:
     assert places.chosen("auto") is places.lake
-    monkeypatch.setattr(choose, "LARGE", 10)
-    assert places.chosen("auto") is places.warehouse
+    assert places.chosen("auto", large=10) is places.warehouse
     assert ["only 10 rows" in places.said[0], "10 rows or more" in places.said[1]] == [True, True]
 
 
@@ -75,9 +73,8 @@ def test_auto_plans_locally_where_it_may_not_write(places: Places, monkeypatch: 
     def denied(self: WarehouseStore) -> None:
         raise CredentialsError("permission denied", todo="GRANT something")
 
-    monkeypatch.setattr(choose, "LARGE", 10)
     monkeypatch.setattr(WarehouseStore, "make_tables", denied)
-    assert places.chosen("auto") is places.lake
+    assert places.chosen("auto", large=10) is places.lake
     assert "GRANT something" in places.said[0]
     with pytest.raises(CredentialsError):
         places.chosen("warehouse")

@@ -13,8 +13,9 @@ from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.store import LakeStore
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING
 from airflow_reverse_etl.sync.context import LONGEST_WAIT
-from airflow_reverse_etl.sync.lease import LEASE_SECONDS, held
+from airflow_reverse_etl.sync.lease import held
 from airflow_reverse_etl.testing import FrozenClock
 from tests.sync.world import on_every_store
 
@@ -113,7 +114,7 @@ def test_one_of_many_concurrent_runs_gets_the_lease(tmp_path: Path) -> None:
 async def test_a_lease_is_renewed_while_it_is_held_and_given_back_at_the_end(store: StateStore) -> None:
     clock = FrozenClock()
     async with held(store, "s", holder="a", clock=clock):
-        while clock.monotonic() < 3 * LEASE_SECONDS:  # noqa: ASYNC110 - time passes by the renewals' own sleeps
+        while clock.monotonic() < 3 * DEFAULT_TIMING.lease:  # noqa: ASYNC110 - time passes by the renewals' own sleeps
             await asyncio.sleep(0.001)
         with pytest.raises(RunConflictError):
             store.acquire("s", "b", now=clock.now(), seconds=60)
@@ -122,25 +123,25 @@ async def test_a_lease_is_renewed_while_it_is_held_and_given_back_at_the_end(sto
 
 async def test_the_lease_of_a_run_that_was_killed_is_waited_for(store: StateStore) -> None:
     clock = FrozenClock()
-    store.acquire("s", "killed", now=clock.now(), seconds=LEASE_SECONDS)
+    store.acquire("s", "killed", now=clock.now(), seconds=DEFAULT_TIMING.lease)
     async with held(store, "s", holder="next", clock=clock):
-        assert clock.monotonic() >= LEASE_SECONDS
+        assert clock.monotonic() >= DEFAULT_TIMING.lease
 
 
 async def test_a_run_that_is_alive_is_waited_for_until_it_ends(store: StateStore) -> None:
     class AliveUntil(FrozenClock):
         async def sleep(self, seconds: float) -> None:
             await super().sleep(seconds)
-            if self.monotonic() < 10 * LEASE_SECONDS:
-                store.acquire("s", "alive", now=self.now(), seconds=LEASE_SECONDS, fence=fence)
+            if self.monotonic() < 10 * DEFAULT_TIMING.lease:
+                store.acquire("s", "alive", now=self.now(), seconds=DEFAULT_TIMING.lease, fence=fence)
             else:
                 store.release("s", fence=fence)
 
     clock = AliveUntil()
-    fence = store.acquire("s", "alive", now=clock.now(), seconds=LEASE_SECONDS, label="DAG a")
+    fence = store.acquire("s", "alive", now=clock.now(), seconds=DEFAULT_TIMING.lease, label="DAG a")
     waits: list[RunConflictError] = []
     async with held(store, "s", holder="next", clock=clock, on_wait=waits.append):
-        assert 10 * LEASE_SECONDS <= clock.monotonic() < 11 * LEASE_SECONDS
+        assert 10 * DEFAULT_TIMING.lease <= clock.monotonic() < 11 * DEFAULT_TIMING.lease
     assert [error.what for error in waits] == ["another run of this sync is at work: DAG a"]
 
 
@@ -164,11 +165,11 @@ async def test_a_short_wait_is_waited_out_by_who_can_defer(store: StateStore) ->
 
 async def test_a_holder_whose_clock_is_ahead_is_asked_for_again_after_two_minutes(store: StateStore) -> None:
     clock = FrozenClock()
-    store.acquire("s", "ahead", now=clock.now() + timedelta(days=1), seconds=LEASE_SECONDS)
+    store.acquire("s", "ahead", now=clock.now() + timedelta(days=1), seconds=DEFAULT_TIMING.lease)
     with pytest.raises(RunConflictError) as caught:
         async with held(store, "s", holder="next", clock=clock, deferrable=True):
             pass
-    assert caught.value.until == clock.now() + timedelta(seconds=LEASE_SECONDS)
+    assert caught.value.until == clock.now() + timedelta(seconds=DEFAULT_TIMING.lease)
 
 
 @on_every_store
@@ -193,10 +194,10 @@ async def test_a_lease_that_may_have_expired_is_checked(store: StateStore) -> No
     clock = StillClock()
     with pytest.raises(RunConflictError, match="usurper"):  # noqa: PT012 - the block is what fails
         async with held(store, "s", holder="a", clock=clock) as lease:
-            clock.advance(LEASE_SECONDS + 1)
+            clock.advance(DEFAULT_TIMING.lease + 1)
             await lease.check()
             with pytest.raises(RunConflictError):
                 store.acquire("s", "usurper", now=clock.now() + timedelta(seconds=1), seconds=60)
-            clock.advance(LEASE_SECONDS + 1)
+            clock.advance(DEFAULT_TIMING.lease + 1)
             store.acquire("s", "usurper", now=clock.now(), seconds=60)
             await lease.check()

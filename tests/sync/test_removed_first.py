@@ -10,13 +10,13 @@ import pytest
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, IncompleteLoadError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
-from airflow_reverse_etl.sync.run import MAX_REMOVAL_AGE
 from tests.sync.world import World, many, on_every_store, rows
 
-DAY = MAX_REMOVAL_AGE.total_seconds()
+DAY = DEFAULT_TIMING.removal_age.total_seconds()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.sync.load.checkpoint_writer import CONFIRM_SECONDS, CheckpointWriter
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING
+from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.share import Share
 from tests.sync.world import World, many
 
@@ -50,7 +51,7 @@ async def test_a_stalled_try_sends_nothing_once_a_later_one_has_taken_over(
         before = len(rows_sent(world))
         checkpoint = (await second.load(plan, world.destination, share)).checkpoint
         sent = len(rows_sent(world))
-        world.clock.advance(CONFIRM_SECONDS + 1)
+        world.clock.advance(DEFAULT_TIMING.confirmation + 1)
         go_on.set()
         with pytest.raises(RunConflictError, match="a later try of this task has taken over"):
             await stalled

@@ -14,11 +14,6 @@ from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Plan
 from airflow_reverse_etl.sync.progress import Checkpoint
 
-#: Seconds between checkpoints. After a crash, the next try sends the rows since the last one again, where that is safe.
-CHECKPOINT_SECONDS = 2.0
-#: Seconds after which a load makes sure that no later try has begun before it sends anything more.
-CONFIRM_SECONDS = 10.0
-
 
 class CheckpointWriter:
     """Writer of the checkpoint of one load.
@@ -40,6 +35,7 @@ class CheckpointWriter:
         self._store = context.store
         self._observer = context.observer
         self._clock = context.clock
+        self._timing = context.timing
         self._check_lease = check_lease
         self._try_number = 0
         self._confirmed_at = 0.0
@@ -74,9 +70,9 @@ class CheckpointWriter:
                 self.announced = until
 
     async def save_regularly(self) -> None:
-        """Save the checkpoint every ``CHECKPOINT_SECONDS``, and report the progress."""
+        """Save the checkpoint at the interval of :class:`RunTiming`, and report the progress."""
         while True:
-            await self._clock.sleep(CHECKPOINT_SECONDS)
+            await self._clock.sleep(self._timing.checkpoint)
             await self.try_to_save()
             self._observer.event(
                 "progress",
@@ -125,7 +121,7 @@ class CheckpointWriter:
         :raises RunConflictError: another run has the lease, or a later try has begun.
         """
         await self._check_lease()
-        if self._clock.monotonic() - self._confirmed_at > CONFIRM_SECONDS:
+        if self._clock.monotonic() - self._confirmed_at > self._timing.confirmation:
             await self._confirm()
 
     async def _confirm(self) -> None:

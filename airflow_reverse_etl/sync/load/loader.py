@@ -22,9 +22,6 @@ from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
 from airflow_reverse_etl.sync.progress import Checkpoint
 
-#: Seconds that a load waits for the answers to requests in flight when its task is stopped. Each answer is saved at
-#: once, as the process may be killed sooner: Airflow kills a task 5 seconds after SIGTERM.
-GRACE_SECONDS = 10.0
 #: Most times that rows with a unique conflict are sent again. Each time but the last has settled some of them.
 CONFLICT_ROUNDS = 10
 #: Most rows with a unique conflict among which a load looks for cycles.
@@ -52,8 +49,8 @@ class Loader:
 
     * A row is settled as accepted only after the destination's answer.
     * A checkpoint never claims more than what was answered, and a row that it has settled is not sent.
-    * Nothing is sent or saved once another run may have the sync's lease, or ``CONFIRM_SECONDS`` after a later try of
-      the same share has begun.
+    * Nothing is sent or saved once another run may have the sync's lease, or ``RunTiming.confirmation`` after a
+      later try of the same share has begun.
     * Before rows are sent with an operation that is not safe to repeat, a checkpoint announces them, so that after a
       crash they are known to be in doubt.
 
@@ -79,6 +76,7 @@ class Loader:
         self._destination = destination
         self._store = context.store
         self._clock = context.clock
+        self._grace = context.timing.grace
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
         self._pace = Pace(sync.rate.requests_per_second, context.clock, context.budget, sync.destination.connection)
         self._writer = CheckpointWriter(plan, share, context, check_lease=check_lease)
@@ -93,7 +91,7 @@ class Loader:
     async def load(self) -> Loaded:
         """Send the rows that are not settled yet.
 
-        On cancellation, takes no further batch, waits ``GRACE_SECONDS`` for those in flight, and saves the checkpoint.
+        On cancellation, takes no further batch, waits for those in flight, and saves the checkpoint.
 
         :raises ConfigurationError: raised by the destination, after the rows settled until then were saved.
         """
@@ -136,7 +134,7 @@ class Loader:
         try:
             await self._work(reader)
         finally:
-            await reader.close(GRACE_SECONDS)
+            await reader.close(self._grace)
 
     async def _read(self, after: int, until: int, settled: RangeSet) -> ChangeReader:
         changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=until)
@@ -174,7 +172,7 @@ class Loader:
             while found := await reader.next():
                 batches.append(found[0])
         finally:
-            await reader.close(GRACE_SECONDS)
+            await reader.close(self._grace)
         if batches[0].operation in (Operation.UPSERT, Operation.UPDATE):  # no other operation gives a value up
             self._delivery.conflicts = {}
             await self._delivery.resolve(_joined(batches))
@@ -200,9 +198,9 @@ class Loader:
                 raise result
 
     async def _await_answers(self, workers: Sequence[asyncio.Task[None]]) -> None:
-        """Wait for the answers to requests in flight, at most ``GRACE_SECONDS``."""
+        """Wait for the answers to requests in flight, at most the seconds of grace."""
         time = asyncio.get_running_loop().time
-        until = time() + GRACE_SECONDS
+        until = time() + self._grace
         waiting = {worker for worker in workers if not worker.done()}
         if waiting:
             await self._writer.try_to_save()  # the answers since the last save
