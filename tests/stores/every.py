@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.schema import prefix
@@ -13,11 +15,9 @@ from airflow_reverse_etl.sync.ports import StateStore
 from airflow_reverse_etl.testing import MemoryStateStore
 from tests.stores.warehouses import PLACES, copying_store
 
-if TYPE_CHECKING:
-    import pytest
-
-#: One of each kind, and tables in two databases.
-STORES = ["memory", "lake", "tables in duckdb", "tables in postgres"]
+#: One of each kind. Tables in DuckDB say at length what two others say: they have the code of tables in Postgres, and
+#: the plan's SQL of the lake.
+STORES = ["memory", "lake", "tables in postgres", pytest.param("tables in duckdb", marks=pytest.mark.slow)]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +54,44 @@ def environment(store: Any, tmp_path: Path) -> Iterator[Any]:
 @pytest.fixture
 def bench(store: Any) -> Callable[..., Bench]:
     return lambda *arguments, **more: Bench(store, *arguments, **more)
+
+
+class Interrupt:
+    """Interrupts a command at its writes.
+
+    :param writes: methods that write, as class and name.
+    :ivar stops: number of interruptions so far.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *writes: tuple[type, str]) -> None:
+        self.stops = 0
+        self._left = 0
+        for owner, name in writes:
+            monkeypatch.setattr(owner, name, self._stopping(getattr(owner, name)))
+
+    def _stopping(self, function: Any) -> Any:
+        """Return the function, which is interrupted when its turn has come."""
+
+        def run(*arguments: Any, **more: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt
+            return function(*arguments, **more)
+
+        return run
+
+    def at_each_write(self, command: Callable[[], object], after_each: Callable[[], object] = lambda: None) -> None:
+        """Repeat a command until it ends, interrupted at its first write, then at its second, and so on."""
+        ended = False
+        while not ended:
+            self._left = self.stops + 1
+            try:
+                command()
+                ended = True
+            except KeyboardInterrupt:
+                self.stops += 1
+                after_each()
+        self._left = 0
 
 
 def stored(store: Any, table: str) -> list[tuple[Any, ...]]:
@@ -152,27 +190,23 @@ def test_one_record_is_forgotten_everywhere_and_no_other(
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(StateFiles, "delete"), (DeltaFile, "replace"), (DeltaLog, "_add"), (Database, "run")]
+    ("store", "write"),
+    [
+        ("lake", (StateFiles, "delete")),
+        ("lake", (DeltaFile, "replace")),
+        ("lake", (DeltaLog, "_add")),
+        ("tables in duckdb", (Database, "run")),
+    ],
+    indirect=["store"],
 )
 def test_a_record_is_gone_when_forgetting_it_was_interrupted_and_repeated(
-    store: Any, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    store: Any, write: tuple[type, str], bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some_state(bench(sync_of("mirror")))
-    function = getattr(owner, name)
-    left = 0
-
-    def stopping(*arguments: Any, **more: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-        return function(*arguments, **more)
-
-    monkeypatch.setattr(owner, name, stopping)
     monkeypatch.setattr(leases, "held", lambda *_: nullcontext())  # the lease of a killed command lasts an hour
-    for left in range(1, 40):  # noqa: B007 - counts the calls down
-        with suppress(KeyboardInterrupt):
-            store.forget_record("s", "2")
+    interrupt = Interrupt(monkeypatch, write)
+    interrupt.at_each_write(lambda: store.forget_record("s", "2"))
+    assert interrupt.stops
     assert stored(store, "snapshot") == [("1",), ("3",)]
     assert stored(store, "rejections") == []
     assert stored(store, "change_log") == [("1",), ("3",)]
@@ -298,32 +332,14 @@ def test_adopting_can_be_interrupted_anywhere_and_repeated(
 ) -> None:
     some_state(bench(sync_of()))
     before = contents(store)
-    left = 0
+    writes = ((StateFiles, "copy"), (StateFiles, "delete"), (DeltaFile, "replace"), (Database, "run"))
+    interrupt = Interrupt(monkeypatch, *writes)
 
-    def stopping(function: Any) -> Any:
-        def run(*arguments: Any, **more: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-            return function(*arguments, **more)
+    def state_remains() -> None:
+        assert environment.has_state("s") or store.has_state("s"), "nothing to adopt, nothing to go on with"
 
-        return run
-
-    for owner, name in ((StateFiles, "copy"), (StateFiles, "delete"), (DeltaFile, "replace"), (Database, "run")):
-        monkeypatch.setattr(owner, name, stopping(getattr(owner, name)))
-    stops = 0
-    while True:
-        left = stops + 1
-        try:
-            environment.adopt("s", store)
-            break
-        except KeyboardInterrupt:
-            left = 0
-            stops += 1
-            assert environment.has_state("s") or store.has_state("s"), "nothing to adopt, nothing to go on with"
-    assert stops > 5
-    left = 0
+    interrupt.at_each_write(lambda: environment.adopt("s", store), after_each=state_remains)
+    assert interrupt.stops > 5
     assert contents(environment) == before
     assert store.syncs() == []
 
