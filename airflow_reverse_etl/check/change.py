@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
@@ -18,7 +18,9 @@ from airflow_reverse_etl.dbt.catalog import Model
 class ModelChange:
     """A model that a sync uses, before and after a change.
 
+    :param before: the model before; for a model that is new, the model after the change.
     :param columns: columns of this model that the sync uses → places where it uses them.
+    :param new_sync: the sync is new or was changed, so that its columns may never have been there.
     :param today: the day that decides whether a deprecation date has passed.
     :param other_target: no model of the project kept its database and schema.
     """
@@ -31,11 +33,31 @@ class ModelChange:
     columns: Mapping[str, Place]
     today: date
     other_target: bool = False
+    new_sync: bool = False
 
     @property
-    def sql_changed(self) -> bool:
-        """Return True if the SQL of the model, or of anything upstream, changed."""
+    def changed(self) -> bool:
+        """Return True if what the model, or anything upstream, is made from changed."""
         return self.base.project.digest(self.before.unique_id) != self.head.project.digest(self.after.unique_id)
+
+    def spelling(self, name: str) -> str | None:
+        """Return how the warehouse must spell a used column, if it compares the name exactly."""
+        return self.usage.spellings.get(name)
+
+    def changed_nodes(self) -> Iterator[tuple[str | None, str]]:
+        """Yield the ids, before and after, of the model and of each node upstream that is not made from the same.
+
+        The id before is None for a node that is new.
+        """
+        base = self.base.project
+        head = self.head.project
+        for unique_id in (self.after.unique_id, *head.ancestors(self.after.unique_id)):
+            # The model itself may have another id, such as another version.
+            old_id = self.before.unique_id if unique_id == self.after.unique_id else unique_id
+            if old_id not in base.nodes:
+                yield None, unique_id
+            elif base.digest(old_id) != head.digest(unique_id):
+                yield old_id, unique_id
 
     @property
     def version_changed(self) -> bool:

@@ -1,23 +1,28 @@
 """The check of a change to a dbt project against the syncs that use it. It needs neither a warehouse nor Airflow.
 
 The check compares two manifests, and other artifacts if available (see :mod:`.lineage`), for the models and columns
-that syncs use. Anything that cannot be determined is reported as "needs review", never as safe.
+that syncs use. It says "safe" only if all that a sync reads is known to be the same. Anything else is breaking, or
+needs review.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import PurePosixPath
 
 from airflow_reverse_etl.check.change import ModelChange
+from airflow_reverse_etl.check.exposures import syncs_in_meta
 from airflow_reverse_etl.check.findings import CheckReport, Finding, Level, Policy
 from airflow_reverse_etl.check.lineage import ColumnResolver
-from airflow_reverse_etl.check.project_version import ProjectVersion
+from airflow_reverse_etl.check.project.version import ProjectVersion
+from airflow_reverse_etl.check.rules.columns import columns
 from airflow_reverse_etl.check.rules.models import RULES
 from airflow_reverse_etl.check.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.dbt.catalog import Model
+from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
 
@@ -28,32 +33,43 @@ def check_project(
     *,
     today: date,
     policy: Policy = "breaking",
+    invalid: Sequence[SpecError] = (),
 ) -> CheckReport:
-    """Compare the project before (``base``) and after (``head``) a change, for the given syncs.
+    """Compare the project before (``base``) and after (``head``) a change, for the syncs after it.
+
+    The syncs are those given, and those in ``meta.reverse_etl`` of the head's models. A sync that is only in the base's
+    ``meta`` no longer exists.
 
     :param today: the day that decides whether a deprecation date has passed.
+    :param invalid: errors of syncs that cannot be read, in addition to those in ``meta``.
     """
     # Compiled SQL differs from raw SQL, so it is read only if both versions have it.
     both_compiled = _is_compiled(base) and _is_compiled(head)
-    base.use_compiled = both_compiled
-    head.use_compiled = both_compiled
+    other_target = _has_other_target(base, head)
+    for project in (base, head):
+        project.use_compiled = both_compiled
+        project.other_target = other_target
     base_columns = ColumnResolver(base)
-    comparison = _Comparison(base_columns, ColumnResolver(head, base_columns), today, policy)
-    findings: list[Finding] = []
+    comparison = _Comparison(base_columns, ColumnResolver(head, base_columns), today, policy, other_target=other_target)
+    syncs_before, _ = syncs_in_meta(base.catalog)
+    in_meta, errors = syncs_in_meta(head.catalog)
+    syncs = [*in_meta, *sources]
+    findings = [_invalid_sync(error) for error in (*errors, *invalid)]
+    findings += _removed_syncs(syncs_before, syncs, [*errors, *invalid])
+    digests = {source.sync.name: source.sync.digest for source in syncs_before}
     unrelated: dict[str, str] = {}
-    for source in sources:
-        used = usage(source, dialect=base.dialect)
-        models = comparison.models(used)
-        if isinstance(models, str):
-            unrelated[source.sync.name] = models
-            continue
-        for model in models:
-            findings += comparison.findings(used, model)
-        if not models:
-            findings.append(comparison.unknown_model(used))
+    for source in syncs:
+        used = usage(source, dialect=head.dialect)
+        in_files = source not in in_meta
+        new_sync = not in_files and digests.get(source.sync.name) != source.sync.digest
+        found = comparison.of_sync(used, new_sync=new_sync, in_files=in_files)
+        if isinstance(found, str):
+            unrelated[source.sync.name] = found
+        else:
+            findings += found
     judged = [finding.under(policy) for finding in findings]
     judged.sort(key=lambda finding: (finding.level.rank, finding.place.file, finding.place.line or 0))
-    names = tuple(source.sync.name for source in sources)
+    names = tuple(source.sync.name for source in syncs)
     return CheckReport(policy, base.label, head.label, names, tuple(judged), unrelated)
 
 
@@ -61,42 +77,89 @@ def _is_compiled(project: ProjectVersion) -> bool:
     return any(node.get("compiled_code") for node in project.nodes.values())
 
 
+def _invalid_sync(error: SpecError) -> Finding:
+    file = str(error.where.get("file") or "")
+    name = str(error.where.get("sync") or "")
+    message = "; ".join(error.problems) or error.what
+    return Finding("sync-invalid", Level.BREAKING, name, "", message, (Place(file),), error.todo)
+
+
+def _removed_syncs(
+    before: Sequence[SyncSource], after: Sequence[SyncSource], errors: Sequence[SpecError]
+) -> Iterator[Finding]:
+    """Yield a warning for each sync in the base's ``meta`` that no longer exists."""
+    names = {source.sync.name for source in after} | {error.where.get("sync") for error in errors}
+    for source in before:
+        name = source.sync.name
+        if name not in names:
+            text = f"the sync {name} is no longer in the meta.reverse_etl of a model"
+            yield Finding("sync-removed", Level.WARNING, name, str(source.sync.model), text, (source.place(),))
+
+
 class _Comparison:
     """A comparison of two project versions, from which each sync gets its findings."""
 
-    def __init__(self, base: ColumnResolver, head: ColumnResolver, today: date, policy: Policy) -> None:
+    def __init__(
+        self, base: ColumnResolver, head: ColumnResolver, today: date, policy: Policy, *, other_target: bool
+    ) -> None:
         self.base = base
         self.head = head
         self.today = today
         self.policy = policy
-        self.other_target = _has_other_target(base.project, head.project)
+        self.other_target = other_target
         self._models = [*base.project.catalog.models, *head.project.catalog.models]
 
-    def models(self, used: Usage) -> Sequence[Model] | str:
-        """Return the base's models that the sync reads, or the reason why it reads none of this project.
+    def of_sync(self, used: Usage, *, new_sync: bool, in_files: bool) -> list[Finding] | str:
+        """Return the findings of one sync, or the reason why it reads none of this project.
 
-        :returns: an empty list if the sync names a model that neither version has.
+        :param new_sync: the sync is new or was changed.
+        :param in_files: the sync is in a file, of which no earlier version is known.
         """
         model = used.source.sync.model
+        before = self.base.project.models_of(model)
+        if before:
+            found = self._ambiguous(used)
+            for one in before:
+                found += self._findings(used, one, new_sync=new_sync, in_files=in_files)
+            return found
+        after = self.head.project.models_of(model)
+        if after:
+            return [*self._ambiguous(used), *self._findings_of_new(used, after)]
         if not isinstance(model, str):
-            return self.base.project.models_of(model) or _reason_of_no_model(model)
-        found = self.base.project.find(model)
-        if found:
-            return [found]
-        if self.head.project.find(model):
-            return "its model is new"
+            return _reason_of_no_model(model)
         # A package that neither version has is another project, unless the name looks like a typing error.
         package = model.partition(".")[0]
         packages = {known.package for known in self._models}
         if "." in model and package not in packages and not self._similar_names(model):
             return f"its model is in another project: {package}"
-        return []
+        return [self._unknown_model(used)]
+
+    def _ambiguous(self, used: Usage) -> list[Finding]:
+        """Return a finding if several packages have the model: a run then fails."""
+        name = used.source.sync.model
+        if not isinstance(name, str) or len(self.head.project.named(name)) < 2:
+            return []
+        packages = [f"{model.package}.{model.name}" for model in self.head.project.named(name)]
+        text = f"several packages have the model {name}: the sync cannot run"
+        todo = f"write one of: {', '.join(sorted(packages))}"
+        place = used.source.place("model")
+        return [Finding("model-ambiguous", Level.BREAKING, used.source.sync.name, name, text, (place,), todo)]
+
+    def _findings_of_new(self, used: Usage, models: Sequence[Model]) -> list[Finding]:
+        """Return the findings about models that are new: their columns only."""
+        found: list[Finding] = []
+        for model in models:
+            names = self._used_columns(used, model, self.head)
+            change = ModelChange(used, model, model, self.head, self.head, names, self.today, new_sync=True)
+            for rule in RULES:
+                found += rule(change)
+        return found
 
     def _similar_names(self, model: str) -> list[str]:
         names = [known.name for known in self._models]
         return difflib.get_close_matches(model.split(".")[0], names, n=1)
 
-    def unknown_model(self, used: Usage) -> Finding:
+    def _unknown_model(self, used: Usage) -> Finding:
         """Build the finding for a sync whose model is in neither version."""
         source = used.source
         name = str(source.sync.model)
@@ -115,40 +178,53 @@ class _Comparison:
             todo,
         )
 
-    def findings(self, used: Usage, before: Model) -> Iterator[Finding]:
-        """Yield the findings for one model that the sync reads."""
+    def _findings(self, used: Usage, before: Model, *, new_sync: bool, in_files: bool) -> list[Finding]:
+        """Return the findings for one model that the sync reads."""
         after = self._after(used, before)
         if after is None:
-            yield self._missing_model(used, before)
-            return
-        columns = self._used_columns(used, before)
-        change = ModelChange(used, before, after, self.base, self.head, columns, self.today, self.other_target)
+            return [self._missing_model(used, before)]
+        names = self._used_columns(used, before, self.base)
+        change = ModelChange(used, before, after, self.base, self.head, names, self.today, self.other_target, new_sync)
         found: list[Finding] = []
         for rule in RULES:
             found += rule(change)
-        yield from found
-        if self.policy == "any_change" and not found and before != after:
+        if in_files and not change.changed:
+            found += self._never_there(change)
+        base = self.base.project.definition(before.unique_id)
+        edited = before != after or base != self.head.project.definition(after.unique_id)
+        if self.policy == "any_change" and not found and edited:
             text = f"{after.name} was edited"
-            yield change.finding("model-changed", Level.WARNING, text, todo="remove the model from its syncs first")
+            found.append(
+                change.finding("model-changed", Level.WARNING, text, todo="remove the model from its syncs first")
+            )
+        return found
+
+    def _never_there(self, change: ModelChange) -> list[Finding]:
+        """Return a finding for each column that a sync in a file uses, and that an unchanged model certainly lacks."""
+        names = self.head.certain_names(change.after.unique_id)
+        if names is None or all(name.lower() in names for name in change.columns):
+            return []
+        missing = {name: place for name, place in change.columns.items() if name.lower() not in names}
+        return list(columns(replace(change, columns=missing, new_sync=True)))
 
     def _after(self, used: Usage, before: Model) -> Model | None:
         model = used.source.sync.model
         if isinstance(model, str):
             return self.head.project.find(model)
-        return self.head.project.models.get(before.unique_id)
+        return self.head.project.tables.get(before.unique_id)
 
-    def _used_columns(self, used: Usage, before: Model) -> Mapping[str, Place]:
+    def _used_columns(self, used: Usage, model: Model, resolver: ColumnResolver) -> Mapping[str, Place]:
         """Return the columns of the model that the sync uses, with the places where it uses them."""
         sync = used.source.sync
         if not isinstance(sync.model, SqlModel):
-            inferred = () if sync.primary_key else before.primary_key
+            inferred = () if sync.primary_key or not isinstance(sync.model, str) else model.primary_key
             return {**dict.fromkeys(inferred, used.source.place("model")), **used.columns}
         # A query may read several models: keep the columns that this one has or may have.
-        known = self.base.columns(before.unique_id)
+        known = resolver.columns(model.unique_id)
         candidates = used.query_columns()
         if not known.complete:
             return candidates
-        return {name: place for name, place in candidates.items() if known.get(name)}
+        return {name: place for name, place in candidates.items() if known.get(name, spelling=used.spellings.get(name))}
 
     def _missing_model(self, used: Usage, before: Model) -> Finding:
         head = self.head.project
@@ -180,7 +256,7 @@ class _Comparison:
     def _new_name(self, before: Model) -> str | None:
         """Return the new model with the same SQL, table or path, else the one with a similar name, else None."""
         models = self.head.project.catalog.models
-        new = [model for model in models if model.unique_id not in self.base.project.models]
+        new = [model for model in models if model.unique_id not in self.base.project.tables]
         # The surest sign first.
         found = [model.name for model in new if model.checksum == before.checksum]
         found += [model.name for model in new if model.relation and model.relation == before.relation]

@@ -12,7 +12,7 @@ from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.exposures import syncs_in_meta
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import ColumnResolver, family
-from airflow_reverse_etl.check.project_version import ProjectVersion
+from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.rules.models import contract, key, marks, materialization, relation, version_and_access
 from airflow_reverse_etl.check.usage import Place, SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
@@ -35,7 +35,7 @@ def catalog_drift(sources: Iterable[SyncSource], before: Catalog, after: Catalog
     for source in sources:
         ref = source.sync.model
         for old in base.models_of(ref):
-            new = head.find(ref) if isinstance(ref, str) else head.models.get(old.unique_id)
+            new = head.find(ref) if isinstance(ref, str) else head.tables.get(old.unique_id)
             if new is None:
                 text = f"model {old.name} is no longer in the project"
                 found.append(_finding(source, "model-missing", Level.BREAKING, text, source.place("model")))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from airflow_reverse_etl.check.project_version import ProjectVersion
+from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.usage import SyncSource, usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
 from airflow_reverse_etl.errors import SpecError

@@ -32,6 +32,7 @@ RULE_TITLES = {
     "model-missing": "A model that a sync uses is missing",
     "model-disabled": "A model that a sync uses is disabled",
     "model-unknown": "A sync names a model that is in neither version of the project",
+    "model-ambiguous": "A sync names a model that several packages have",
     "model-changed": "A model that a sync uses was edited",
     "relation-moved": "The table of a model that a sync uses has another name or place",
     "version-bumped": "A sync without a pinned version would move to another version of its model",
@@ -49,7 +50,9 @@ RULE_TITLES = {
     "ephemeral": "A model that a sync uses would have no table",
     "materialization": "A model that a sync uses is materialized differently",
     "rows-changed": "A model that a sync uses may return different rows",
+    "build-changed": "Hooks or macros that build a model that a sync uses changed",
     "sync-removed": "The project no longer marks this model for reverse ETL",
+    "sync-invalid": "A sync is not valid",
     "sync-unread": "A part of a sync cannot be read",
 }
 

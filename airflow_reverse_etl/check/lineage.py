@@ -1,8 +1,8 @@
 """The columns of a model without a warehouse: names, types and lineage, as far as the artifacts reveal them.
 
 Sources, in this order: the manifest, if a contract makes dbt enforce it; catalog.json, if it describes this very model;
-the SQL of the model and everything upstream, analysed on top of sqlglot's qualify and scopes. Documented columns are
-the last resort, because nothing keeps documentation true.
+the file of a seed; the SQL of the model and everything upstream, analysed on top of sqlglot's qualify and scopes.
+Documented columns are the last resort, because nothing keeps documentation true.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_reverse_etl.check.project_version import ProjectVersion, table_name
+from airflow_reverse_etl.check.project.version import ProjectVersion, table_name
+from airflow_reverse_etl.check.usage import physical_name
 from airflow_reverse_etl.spec.columns import Column
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from sqlglot.optimizer.scope import Scope
 
 #: Where the columns of a node come from.
-Origin = Literal["contract", "catalog", "sql", "documentation"]
+Origin = Literal["contract", "catalog", "file", "sql", "documentation"]
 
 _MISSING = re.compile(r"\0([^\0]+)\0")  # marks a missing input inside a lineage id
+# Columns that dbt adds to a snapshot.
+_SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to", "dbt_is_deleted")
 _FAMILIES = (
     ("boolean", r"bool"),
     ("timestamp", r"timestamp|datetime|smalldatetime"),
@@ -46,24 +49,31 @@ class Columns:
     """The columns of one node.
 
     :param by_name: column by its name in lower case; all columns of the node, unless ``origin`` is ``documentation``.
+        ``Column.name`` is the warehouse's own spelling.
+    :param lineages: lineage by each of the node's statements; empty if one of them is unknown.
     """
 
     by_name: Mapping[str, Column]
     origin: Origin
-    lineage: ColumnLineage | None = None
+    lineages: tuple[ColumnLineage, ...] = ()
 
     @property
     def complete(self) -> bool:
         """Return True if no other columns exist."""
         return self.origin != "documentation"
 
-    def get(self, name: str) -> Column | None:
-        """Return a column by its name, compared case-insensitively."""
-        return self.by_name.get(name.lower())
+    def get(self, name: str, *, spelling: str | None = None) -> Column | None:
+        """Return a column by its name, compared case-insensitively.
+
+        :param spelling: the name as the warehouse must spell it, for names that it compares exactly.
+        """
+        found = self.by_name.get(name.lower())
+        return None if found and spelling and found.name != spelling else found
 
     def lineage_id(self, name: str) -> str:
         """Return an id that is equal for columns with the same lineage, or an empty string if it is unknown."""
-        return self.lineage.lineage_id(name) if self.lineage else ""
+        ids = [lineage.lineage_id(name) for lineage in self.lineages]
+        return " or ".join(dict.fromkeys(ids)) if all(ids) else ""
 
     def missing_input(self, name: str) -> str | None:
         """Return the missing input, ``table.column``, that a column is computed from, if any."""
@@ -83,17 +93,49 @@ def family(data_type: str) -> str | None:
     return None
 
 
+def field_types(data_type: str, dialect: str | None) -> dict[tuple[str, ...], str] | None:
+    """Return the types of the fields inside a type by their paths in lower case.
+
+    :returns: None if the type does not name its fields.
+    """
+    from sqlglot import exp
+
+    try:
+        parsed = exp.DataType.build(data_type, dialect=dialect)
+    except Exception:  # noqa: BLE001 - a type that sqlglot cannot parse names no fields
+        return None
+    found: dict[tuple[str, ...], str] = {}
+    _collect_fields(parsed, (), found, dialect)
+    return found or None
+
+
+def _collect_fields(
+    data_type: exp.DataType, path: tuple[str, ...], found: dict[tuple[str, ...], str], dialect: str | None
+) -> None:
+    from sqlglot import exp
+
+    for part in data_type.expressions:
+        # A list of structs has their fields.
+        if isinstance(part, exp.DataType):
+            _collect_fields(part, path, found, dialect)
+        elif isinstance(part, exp.ColumnDef) and isinstance(part.kind, exp.DataType):
+            inner = (*path, part.name.lower())
+            found[inner] = part.kind.sql(dialect)
+            _collect_fields(part.kind, inner, found, dialect)
+
+
 @dataclass(slots=True)
 class ColumnResolver:
     """A cache of the columns of one project version.
 
-    :param other: the resolver of the other version, whose lineage is reused for nodes that are the same in both.
+    :param other: the resolver of the other version, whose analysis of equal statements is reused.
     """
 
     project: ProjectVersion
     other: ColumnResolver | None = None
     _columns: dict[str, Columns] = field(default_factory=dict)
-    _lineages: dict[str, ColumnLineage | None] = field(default_factory=dict)
+    _lineages: dict[str, tuple[ColumnLineage, ...]] = field(default_factory=dict)
+    _scopes: dict[tuple[object, ...], tuple[Scope | None, ...]] = field(default_factory=dict)
 
     def columns(self, unique_id: str) -> Columns:
         """Return the columns of a node."""
@@ -105,34 +147,94 @@ class ColumnResolver:
     def _resolve(self, unique_id: str) -> Columns:
         node = self.project.nodes[unique_id]
         declared: dict[str, Column] = {}
-        for entry in node["columns"].values():
-            declared[entry["name"].lower()] = Column(entry["name"], entry.get("data_type") or "")
+        for entry in (node.get("columns") or {}).values():
+            name = physical_name(entry["name"], self.project.dialect, quoted=bool(entry.get("quote")))
+            declared[entry["name"].lower()] = Column(name, entry.get("data_type") or "")
         warehouse = self.project.warehouse_columns(unique_id)
-        lineage = self.lineage(unique_id)
-        selected = lineage.columns if lineage else {}
+        lineages = self.lineages(unique_id)
+        selected = _in_every_branch(lineages)
+        if selected and node["resource_type"] == "snapshot":
+            selected |= {name: Column(name) for name in self.snapshot_columns(unique_id)}
         if (node.get("contract") or {}).get("enforced"):
-            return Columns(_with_types(declared, selected), "contract", lineage)
+            return Columns(_with_types(declared, selected), "contract", lineages)
         if warehouse is not None:
             reported = {name.lower(): Column(name, data_type) for name, data_type in warehouse.items()}
-            return Columns(reported, "catalog", lineage)
+            return Columns(reported, "catalog", lineages)
+        seed = self.project.seeds.get(unique_id)
+        if seed:
+            return Columns(_with_types(self._of_file(seed.columns, node), declared), "file")
         if selected:
-            return Columns(_with_types(selected, declared), "sql", lineage)
+            return Columns(_with_types(selected, declared), "sql", lineages)
         return Columns(declared, "documentation")
 
-    def lineage(self, unique_id: str) -> ColumnLineage | None:
-        """Return the lineage of a node's columns, or None if its SQL does not reveal all of them."""
+    def certain_names(self, unique_id: str) -> frozenset[str] | None:
+        """Return the names of a node's columns in lower case if its own statement spells them out; cheap."""
+        statements = self.project.statements(unique_id) or ()
+        if not statements or any(tree.is_star or not _all_named(tree) for tree in statements):
+            return None
+        common = _lowered(statements[0]).intersection(*map(_lowered, statements))
+        return common.union(self.snapshot_columns(unique_id))
+
+    def _of_file(self, columns: tuple[Column, ...], node: Mapping[str, Any]) -> dict[str, Column]:
+        config = node.get("config") or {}
+        types = {name.lower(): data_type for name, data_type in (config.get("column_types") or {}).items()}
+        found: dict[str, Column] = {}
+        for column in columns:
+            name = physical_name(column.name, self.project.dialect, quoted=bool(config.get("quote_columns")))
+            found[column.name.lower()] = Column(name, types.get(column.name.lower()) or column.data_type)
+        return found
+
+    def snapshot_columns(self, unique_id: str) -> tuple[str, ...]:
+        """Return the columns that dbt adds to a snapshot, in lower case; none for other nodes."""
+        node = self.project.nodes[unique_id]
+        if node["resource_type"] != "snapshot":
+            return ()
+        renamed = (node.get("config") or {}).get("snapshot_meta_column_names") or {}
+        return tuple(str(renamed.get(name) or name).lower() for name in _SNAPSHOT_COLUMNS)
+
+    def lineages(self, unique_id: str) -> tuple[ColumnLineage, ...]:
+        """Return the lineage of a node's columns by each of its statements; empty if they do not reveal all columns."""
+        found = self.statements(unique_id)
+        return found if all(lineage.columns for lineage in found) else ()
+
+    def statements(self, unique_id: str) -> tuple[ColumnLineage, ...]:
+        """Return the analysis of each of a node's statements; empty if one of them cannot be analysed."""
         if unique_id not in self._lineages:
             self._lineages[unique_id] = self._analyse(unique_id)
         return self._lineages[unique_id]
 
-    def _analyse(self, unique_id: str) -> ColumnLineage | None:
+    def _analyse(self, unique_id: str) -> tuple[ColumnLineage, ...]:
         # Columns of a catalog.json may differ between the versions although the SQL is the same.
         other = self.other
         reusable = other and not (self.project.has_catalog_file or other.project.has_catalog_file)
         if other and reusable and other.project.has_same(unique_id, self.project):
-            return other.lineage(unique_id)
-        statement = self.project.statement(unique_id)
-        return ColumnLineage.of(statement, unique_id, self) if statement else None
+            return other.statements(unique_id)
+        parents = {table_name(parent): parent for parent in self.project.parents(unique_id)}
+        schema = _schema(self, parents)
+        # Equal SQL over parents of equal columns has equal scopes.
+        shared = other or self
+        known = tuple((table, tuple(columns.items())) for table, columns in sorted(schema.items()))
+        key = (unique_id, repr(self.project.definition(unique_id)), known)
+        scopes = shared._scopes.get(key)
+        if scopes is None:
+            statements = self.project.statements(unique_id) or ()
+            scopes = tuple(_scope(statement, schema, self.project.dialect) for statement in statements)
+            shared._scopes[key] = scopes
+        analysed = [ColumnLineage.of(scope, parents, self) for scope in scopes if scope]
+        return tuple(analysed) if len(analysed) == len(scopes) else ()
+
+
+def _in_every_branch(lineages: tuple[ColumnLineage, ...]) -> dict[str, Column]:
+    """Return the columns that all statements of a node have."""
+    if not lineages:
+        return {}
+    first, *others = lineages
+    common = set(first.columns).intersection(*(other.columns for other in others))
+    return {name: column for name, column in first.columns.items() if name in common}
+
+
+def _lowered(tree: exp.Query) -> frozenset[str]:
+    return frozenset(name.lower() for name in tree.named_selects)
 
 
 def _with_types(columns: Mapping[str, Column], other: Mapping[str, Column]) -> dict[str, Column]:
@@ -159,37 +261,16 @@ class ColumnLineage:
     _ids: dict[tuple[int, str], str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, statement: exp.Query, unique_id: str, resolver: ColumnResolver) -> ColumnLineage | None:
-        """Analyse a statement. Returns None if it does not reveal the names of all its columns."""
-        from sqlglot.optimizer.annotate_types import annotate_types
-        from sqlglot.optimizer.qualify import qualify
-        from sqlglot.optimizer.scope import build_scope
+    def of(cls, scope: Scope, parents: Mapping[str, str], resolver: ColumnResolver) -> ColumnLineage:
+        """Build the lineage of an analysed statement, with no columns if it does not reveal the names of all."""
+        from sqlglot import exp
 
-        dialect = resolver.project.dialect
-        parents = {table_name(parent): parent for parent in resolver.project.parents(unique_id)}
-        scope = None
-        # sqlglot rejects a query that names a missing column of a known table: then try again with unknown tables.
-        for schema in (_schema(resolver, parents), {}):
-            try:
-                tree = qualify(
-                    statement.copy(),
-                    schema=schema,
-                    dialect=dialect,
-                    validate_qualify_columns=False,
-                    quote_identifiers=False,
-                    identify=False,
-                )
-                tree = annotate_types(tree, schema=schema, dialect=dialect)
-                scope = build_scope(tree)
-                break
-            except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
-                continue
-        if scope is None or tree.is_star or not _all_named(tree):
-            return None
+        tree = scope.expression
         columns: dict[str, Column] = {}
-        for select in tree.selects:
-            name = select.alias_or_name
-            columns[name.lower()] = Column(name, _type(select, dialect))
+        if isinstance(tree, exp.Query) and not tree.is_star and _all_named(tree):
+            for select in tree.selects:
+                name = select.alias_or_name
+                columns[name.lower()] = Column(name, _type(select, resolver.project.dialect))
         return cls(resolver, parents, scope, columns)
 
     def lineage_id(self, name: str) -> str:
@@ -201,13 +282,23 @@ class ColumnLineage:
         key = (id(scope), name.lower())
         if key not in self._ids:
             self._ids[key] = f"{name.lower()} of itself"  # for a recursive CTE, which reads its own column
-            # Before sqlglot 30 the attribute was named union_scopes.
-            branches = getattr(scope, "set_operation_scopes", None) or getattr(scope, "union_scopes", [])
-            parts = [self._column_id(branch, self._name_in_branch(scope, branch, name)) for branch in branches]
+            parts = [self._column_id(branch, self._name_in_branch(scope, branch, name)) for branch in branches(scope)]
             text = " union ".join(parts) if parts else self._expression(scope, name)
             missing = _MISSING.search(text)
             self._ids[key] = missing[0] if missing else sha256(text.encode()).hexdigest()[:16]
         return self._ids[key]
+
+    def missing_inputs(self) -> set[str]:
+        """Return the inputs, ``table.column``, that any part of the statement reads and that its parents lack."""
+        from sqlglot import exp
+
+        found: set[str] = set()
+        for scope in self.scope.traverse():
+            sources = _sources(scope)
+            for column in scope.columns:
+                if not isinstance(column.this, exp.Star):
+                    found.update(_MISSING.findall(self.input_id(scope, column, sources)))
+        return found
 
     @staticmethod
     def _name_in_branch(scope: Scope, branch: Scope, name: str) -> str:
@@ -224,25 +315,34 @@ class ColumnLineage:
 
     def _expression(self, scope: Scope, name: str) -> str:
         """Return the expression of a scope's column, with inputs named by their lineage ids."""
-        from sqlglot import exp
 
         selects = getattr(scope.expression, "selects", [])
         select = next((item for item in selects if item.alias_or_name.lower() == name.lower()), None)
         if select is None:
             return self._unqualified_id(scope, name)
-        tree = select.unalias().copy()
-        if isinstance(tree, exp.Column):
-            return f"column {exp.to_identifier(self._input_id(scope, tree))}"
+        return self.text(scope, select.unalias())
+
+    def text(self, scope: Scope, expression: exp.Expr) -> str:
+        """Return an expression of a scope as SQL, with columns named by their lineage ids."""
+        from sqlglot import exp
+
+        if isinstance(expression, exp.Column):
+            return f"column {exp.to_identifier(self.input_id(scope, expression))}"
+        sources = _sources(scope)
+        tree = expression.copy()
         for column in list(tree.find_all(exp.Column)):
-            input_id = exp.to_identifier(self._input_id(scope, column))
+            input_id = exp.to_identifier(self.input_id(scope, column, sources))
             column.replace(exp.column(input_id))
         return str(tree.sql(dialect=self.resolver.project.dialect, comments=False, normalize=True))
 
-    def _input_id(self, scope: Scope, column: exp.Column) -> str:
-        """Return the lineage id of a column that an expression reads."""
+    def input_id(self, scope: Scope, column: exp.Column, sources: Mapping[str, exp.Table | Scope] | None = None) -> str:
+        """Return the lineage id of a column that an expression reads.
+
+        :param sources: sources of the scope and its subqueries by alias; default: those of the scope.
+        """
         if not column.table:
             return self._unqualified_id(scope, column.name)
-        source = scope.sources.get(column.table)
+        source = (scope.sources if sources is None else sources).get(column.table)
         return self._source_id(source, column.name) if source else f"{column.table}.{column.name.lower()}"
 
     def _unqualified_id(self, scope: Scope, name: str) -> str:
@@ -265,8 +365,14 @@ class ColumnLineage:
         columns = self.resolver.columns(parent)
         if columns.complete and not columns.get(name) and not source.args.get("pivots"):
             return _missing(parent.split(".")[-1], name)
+        lineage_id = columns.lineage_id(name)
+        if lineage_id:
+            return lineage_id
+        # A value in a seed's file changes rows, which is reported as such.
+        if columns.origin == "file" or name.lower() in self.resolver.snapshot_columns(parent):
+            return f"{name.lower()} of {parent}"
         # A column without a lineage of its own changes with the whole parent.
-        return columns.lineage_id(name) or f"{name.lower()} of {source.sql()} {self.resolver.project.digest(parent)}"
+        return f"{name.lower()} of {parent} {self.resolver.project.digest(parent)}"
 
     def _lacks(self, source: exp.Table | Scope, name: str) -> bool:
         """Return True if a source certainly has no such column."""
@@ -282,6 +388,47 @@ class ColumnLineage:
         return name.lower() not in (known.lower() for known in query.named_selects)
 
 
+def branches(scope: Scope) -> list[Scope]:
+    """Return the scopes of a set operation's queries; empty for any other query."""
+    # Before sqlglot 30 the attribute was named union_scopes.
+    return getattr(scope, "set_operation_scopes", None) or getattr(scope, "union_scopes", None) or []
+
+
+def _sources(scope: Scope) -> dict[str, exp.Table | Scope]:
+    """Return the sources of a scope and of the subqueries in its expressions, by alias."""
+    found: dict[str, exp.Table | Scope] = {}
+    for inner in scope.subquery_scopes:
+        found.update(_sources(inner))
+    found.update(scope.sources)
+    return found
+
+
+def _scope(statement: exp.Query, schema: Mapping[str, Mapping[str, str]], dialect: str | None) -> Scope | None:
+    """Analyse a statement. Returns None if sqlglot cannot."""
+    from sqlglot.optimizer.annotate_types import annotate_types
+    from sqlglot.optimizer.qualify import qualify
+    from sqlglot.optimizer.scope import build_scope
+    from sqlglot.schema import MappingSchema
+
+    # sqlglot rejects a query that names a missing column of a known table: then try again with unknown tables.
+    for known in (schema, {}):
+        try:
+            # Names are the warehouse's own already.
+            tables = MappingSchema(dict(known), dialect=dialect, normalize=False)
+            tree = qualify(
+                statement.copy(),
+                schema=tables,
+                dialect=dialect,
+                validate_qualify_columns=False,
+                quote_identifiers=False,
+                identify=False,
+            )
+            return build_scope(annotate_types(tree, schema=tables, dialect=dialect))
+        except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
+            continue
+    return None
+
+
 def _missing(table: str, column: str) -> str:
     return f"\0{table}.{column.lower()}\0"
 
@@ -295,9 +442,9 @@ def _all_named(tree: exp.Query) -> bool:
     return bool(names) and not by_name and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
 
 
-def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, object]:
+def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return the parents whose columns are all known. sqlglot expands ``*`` for these tables only."""
-    found: dict[str, object] = {}
+    found: dict[str, dict[str, str]] = {}
     for table, parent in parents.items():
         columns = resolver.columns(parent)
         if columns.complete:

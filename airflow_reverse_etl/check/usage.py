@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,10 @@ from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
 if TYPE_CHECKING:
     from sqlglot import exp
+
+
+#: Names of the fields that lead to a value inside a column.
+FieldPath = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,6 +49,10 @@ class Usage:
     """The columns that a sync reads.
 
     :param columns: name as the sync writes it → place where it does. Compare names case-insensitively.
+    :param spellings: name as the sync writes it → name as the warehouse must spell it, for names that it compares
+        exactly: those in quotes, and all of a query, where the warehouse distinguishes upper and lower case.
+    :param fields: name as the sync writes it → paths of the fields that the sync reads inside that column; an empty
+        path for anything but named fields.
     :param mentions: columns named in the query of a ``{sql: …}`` model. Any of the query's tables may have them.
     :param star: the query of a ``{sql: …}`` model selects ``*``, so any of its tables may have the ``columns`` too.
     :param unread: places that cannot be read, with the reason.
@@ -52,6 +60,8 @@ class Usage:
 
     source: SyncSource
     columns: Mapping[str, Place]
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, frozenset[FieldPath]] = field(default_factory=dict)
     mentions: Mapping[str, Place] = field(default_factory=dict)
     star: bool = False
     unread: tuple[tuple[Place, str], ...] = ()
@@ -87,45 +97,121 @@ def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:
 
 
 def usage(source: SyncSource, *, dialect: str | None) -> Usage:
-    """Return the columns that the sync reads, including its explicit primary key.
+    """Return the columns that the sync reads: in its mapping, by its explicit primary key, and as its cursor.
 
     :param dialect: sqlglot's name of the warehouse's SQL.
     """
     found: dict[str, Place] = {}
+    reads = _Reads(dialect)
     unread: list[tuple[Place, str]] = []
     sync = source.sync
     for name in sync.primary_key or ():
         found.setdefault(name, source.place("primary_key"))
+    if sync.cursor:
+        found.setdefault(sync.cursor, source.place("track", "cursor"))
+    # match_on names fields of the mapping.
     for target, value in sync.mapping.items():
         place = source.place("mapping", target)
+        names: Iterable[str] = ()
         if isinstance(value, str):
-            found.setdefault(value, place)
+            names = (value,)
         elif isinstance(value, SqlField):
-            names = _columns_in(value.sql, dialect)
-            if names is None:
-                names = ()
+            tree = _expression(value.sql, dialect)
+            if tree is None:
                 unread.append((place, "its SQL expression cannot be read"))
-            for name in names:
-                found.setdefault(name, place)
+            else:
+                names = reads.of(tree)
         elif isinstance(value, TemplateField):
             try:
                 names = template_columns(sync.model_copy(update={"mapping": {target: value}}))
             except SpecError as error:
-                names = ()
                 unread.append((place, "; ".join(error.problems)))
-            for name in names:
-                found.setdefault(name, place)
         else:
             assert isinstance(value, ValueField)
+        for name in names:
+            found.setdefault(name, place)
     if not isinstance(sync.model, SqlModel):
-        return Usage(source, found, unread=tuple(unread))
+        return Usage(source, found, reads.spellings, reads.fields, unread=tuple(unread))
     query = parse(sync.model.sql, dialect)
     if query is None:
         unread.append((source.place("model"), "its query cannot be read"))
         return Usage(source, found, unread=tuple(unread))
     place = source.place("model", "sql")
-    mentions = dict.fromkeys(column_names(query), place)
-    return Usage(source, found, mentions, star=query.is_star, unread=tuple(unread))
+    reads = _Reads(dialect, query)
+    mentions = dict.fromkeys(reads.of(query), place)
+    return Usage(source, found, reads.spellings, reads.fields, mentions, star=query.is_star, unread=tuple(unread))
+
+
+class _Reads:
+    """Collector of the columns that SQL reads, with their spellings and fields.
+
+    :param query: the whole query; None for an expression over one model, where ``address.city`` is a field of the
+        column ``address``.
+    """
+
+    def __init__(self, dialect: str | None, query: exp.Expr | None = None) -> None:
+        from sqlglot import exp
+
+        self.spellings: dict[str, str] = {}
+        self.fields: dict[str, frozenset[FieldPath]] = {}
+        self._dialect = dialect
+        self._is_query = query is not None
+        sources = query.find_all(exp.Table, exp.Subquery, exp.CTE, exp.UDTF, exp.Lateral) if query else ()
+        self._tables = {source.alias_or_name.lower() for source in sources}
+
+    def of(self, tree: exp.Expr) -> list[str]:
+        """Return the name of every column that a tree mentions."""
+        from sqlglot import exp
+
+        found: list[str] = []
+        for column in tree.find_all(exp.Column):
+            parts = list(column.parts)
+            # The name of the table, perhaps after those of its schema and database.
+            while self._is_query and len(parts) > 1 and parts[-2].name.lower() in self._tables:
+                parts = parts[-1:]
+            if self._is_query and len(parts) > 1 and parts[0].name.lower() in self._tables:
+                parts = parts[1:]
+            first, *rest = parts
+            if isinstance(first, exp.Star):
+                continue
+            found.append(first.name)
+            self._note(column, first, [part.name.lower() for part in rest])
+        return found
+
+    def _note(self, column: exp.Column, first: exp.Identifier, path: list[str]) -> None:
+        from sqlglot import exp
+
+        spelling = physical_name(first.name, self._dialect, quoted=bool(first.quoted))
+        if _compares_case(self._dialect) and (first.quoted or self._is_query):
+            self.spellings[first.name] = spelling
+        parent: exp.Expr | None = column.parent
+        while isinstance(parent, exp.Dot):
+            path.append(parent.expression.name.lower())
+            parent = parent.parent
+        paths = {tuple(path)} if path else set()
+        if isinstance(parent, (exp.Bracket, exp.Func, exp.Binary)) and not path:
+            paths.add(())  # if its type has fields, which only the rule knows
+        if paths:
+            self.fields[first.name] = self.fields.get(first.name, frozenset()) | paths
+
+
+def physical_name(name: str, dialect: str | None, *, quoted: bool) -> str:
+    """Return a column's name as the warehouse stores it: Snowflake and Oracle in upper case unless it is quoted."""
+    from sqlglot import exp
+    from sqlglot.dialects import Dialect
+
+    if quoted or not name or not _compares_case(dialect):
+        return name
+    return str(Dialect.get_or_raise(dialect).normalize_identifier(exp.to_identifier(name)).name)
+
+
+def _compares_case(dialect: str | None) -> bool:
+    """Return True if names that differ in case alone are different columns, as in Snowflake and Postgres."""
+    from sqlglot.dialects.dialect import Dialect, NormalizationStrategy
+
+    strategy = Dialect.get_or_raise(dialect).normalization_strategy
+    exact = (NormalizationStrategy.LOWERCASE, NormalizationStrategy.UPPERCASE, NormalizationStrategy.CASE_SENSITIVE)
+    return bool(dialect) and strategy in exact
 
 
 def parse(sql: str, dialect: str | None) -> exp.Expr | None:
@@ -138,21 +224,9 @@ def parse(sql: str, dialect: str | None) -> exp.Expr | None:
         return None
 
 
-def column_names(tree: exp.Expr) -> Iterator[str]:
-    """Yield the name of every column that a statement mentions."""
+def _expression(sql: str, dialect: str | None) -> exp.Expr | None:
+    """Parse an expression over one model. Returns None if its columns cannot be determined."""
     from sqlglot import exp
 
-    return (column.name for column in tree.find_all(exp.Column) if not isinstance(column.this, exp.Star))
-
-
-def _columns_in(expression: str, dialect: str | None) -> Iterable[str] | None:
-    """Return the columns of an expression over one model, or None if they cannot be determined.
-
-    ``address.city`` is a part of the column ``address`` there.
-    """
-    from sqlglot import exp
-
-    tree = parse(expression, dialect)
-    if tree is None or tree.find(exp.Star) or tree.find(exp.Query):
-        return None
-    return [column.parts[0].name for column in tree.find_all(exp.Column)]
+    tree = parse(sql, dialect)
+    return None if tree is None or tree.find(exp.Star) or tree.find(exp.Query) else tree

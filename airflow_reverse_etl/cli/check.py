@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.cli.options import FAILED, REVIEW, project_loader, syncs_of
+from airflow_reverse_etl.cli.options import FAILED, REVIEW, no_syncs, project_loader, syncs_in_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import CheckReport
@@ -33,7 +33,10 @@ def run_check(options: argparse.Namespace) -> int:
     with _relaxed_gc():
         base = loader.load(options.base, built=True)
         head = loader.load(options.head)
-        report = check_project(syncs_of(options, base), base, head, today=today, policy=options.policy)
+        sources, invalid = syncs_in_files(options)
+        report = check_project(sources, base, head, today=today, policy=options.policy, invalid=invalid)
+    if not report.syncs and not report.findings:
+        raise no_syncs(options)
     _write(report, outputs)
     if options.report:
         _publish(report, options)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.load_project import ProjectLoader
-    from airflow_reverse_etl.check.project_version import ProjectVersion
+    from airflow_reverse_etl.check.project.loader import ProjectLoader
+    from airflow_reverse_etl.check.project.version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.errors import ConfigurationError, SpecError
 
 # Exit codes; see airflow_reverse_etl.cli.main.
 FAILED = 1
@@ -38,7 +39,7 @@ def project_loader(options: argparse.Namespace) -> ProjectLoader:
 
     :raises ConfigurationError: an environment variable named by ``--env`` is not set.
     """
-    from airflow_reverse_etl.check.load_project import ProjectLoader
+    from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.errors import ConfigurationError
 
     missing = [name for name in options.env if name not in os.environ]
@@ -50,29 +51,47 @@ def project_loader(options: argparse.Namespace) -> ProjectLoader:
     return ProjectLoader(options.project_path, options.dbt, options.target, env)
 
 
+def syncs_in_files(options: argparse.Namespace) -> tuple[list[SyncSource], list[SpecError]]:
+    """Return the valid syncs of the folders and files given by ``--syncs``, and an error for each invalid one."""
+    from airflow_reverse_etl.check.usage import read_syncs
+
+    sources: list[SyncSource] = []
+    errors: list[SpecError] = []
+    for folder in options.syncs:
+        found, invalid = read_syncs(Path(folder))
+        sources += found
+        errors += invalid
+    return sources, errors
+
+
 def syncs_of(options: argparse.Namespace, version: ProjectVersion) -> list[SyncSource]:
     """Return the syncs of the folders given by ``--syncs`` and those in the meta of the models.
 
     :raises SpecError: a sync cannot be read. :raises ConfigurationError: no syncs found.
     """
     from airflow_reverse_etl.check.exposures import syncs_in_meta
-    from airflow_reverse_etl.check.usage import read_syncs
-    from airflow_reverse_etl.errors import ConfigurationError, SpecError
+    from airflow_reverse_etl.errors import SpecError
 
-    sources, errors = syncs_in_meta(version.catalog)
-    for folder in options.syncs:
-        found, invalid = read_syncs(Path(folder))
-        sources += found
-        errors += invalid
-    if errors:
-        problems: list[str] = []
-        for error in errors:
-            problems += error.problems or (str(error),)
+    in_meta, wrong = syncs_in_meta(version.catalog)
+    in_files, invalid = syncs_in_files(options)
+    problems: list[str] = []
+    for error in (*wrong, *invalid):
+        problems += error.problems or (str(error),)
+    if problems:
         raise SpecError(
-            f"{len(errors)} syncs cannot be read", problems=tuple(problems), todo="correct the problems listed above"
+            f"{len(wrong) + len(invalid)} syncs cannot be read",
+            problems=tuple(problems),
+            todo="correct the problems listed above",
         )
-    if not sources:
-        raise ConfigurationError(
-            "no syncs found", todo="pass the folder of their YAML files as --syncs", syncs=options.syncs
-        )
-    return sources
+    if not in_meta and not in_files:
+        raise no_syncs(options)
+    return in_meta + in_files
+
+
+def no_syncs(options: argparse.Namespace) -> ConfigurationError:
+    """Build the error of a command that finds no syncs."""
+    from airflow_reverse_etl.errors import ConfigurationError
+
+    return ConfigurationError(
+        "no syncs found", todo="pass the folder of their YAML files as --syncs", syncs=options.syncs
+    )

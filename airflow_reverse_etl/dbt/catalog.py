@@ -13,7 +13,7 @@ from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, S
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs, given_syncs
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import CheckReport, Policy
-    from airflow_reverse_etl.check.project_version import ProjectVersion
-    from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.check.project.version import ProjectVersion
     from airflow_reverse_etl.git.repository import Repository
 
 
@@ -105,7 +104,9 @@ class DbtModelCheckOperator(DbtTask):
                 self._side(repository, context, ref=ref, commit=commit)
                 for ref, commit in zip((self.base, self.head), commits, strict=True)
             )
-            report = check_project(self._sources(base), base, head, today=datetime.now(UTC).date(), policy=self.policy)
+            sources, invalid = given_syncs(self, self.syncs)
+            today = datetime.now(UTC).date()
+            report = check_project(sources, base, head, today=today, policy=self.policy, invalid=invalid)
             told = text(report)
             self.log.info("%s", told)
             self._report(report, repository, commits[1])
@@ -116,22 +117,13 @@ class DbtModelCheckOperator(DbtTask):
         return found
 
     def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> ProjectVersion:
-        from airflow_reverse_etl.check.project_version import ProjectVersion
+        from airflow_reverse_etl.check.project.version import ProjectVersion
         from airflow_reverse_etl.git.repository import project_folder
 
         path = project_folder(self.project_path)
         folder = self._checkout(repository, context, commit=commit, path=path, ref=ref)
         manifest = self._manifest(folder, context, profile=self._profile())
         return ProjectVersion(manifest, label=f"{ref} ({commit[:8]})", folder=path)
-
-    def _sources(self, version: ProjectVersion) -> list[SyncSource]:
-        from airflow_reverse_etl.check.exposures import syncs_in_meta
-
-        in_meta, wrong = syncs_in_meta(version.catalog)
-        given, errors = given_syncs(self, self.syncs)
-        if wrong or errors:
-            raise (wrong + errors)[0]
-        return in_meta + given
 
     def _report(self, report: CheckReport, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.check.reports.hosts import for_repository

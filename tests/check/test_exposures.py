@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from airflow_reverse_etl.check.exposures import exposures, syncs_in_meta
-from airflow_reverse_etl.check.project_version import ProjectVersion
+from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.profiles import placeholder_profile
 from airflow_reverse_etl.dbt.runner import DbtProject

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_reverse_etl.check.project_version import ProjectVersion
+from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.usage import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 
@@ -28,14 +28,16 @@ def model(
     compiled: str | None = None,
     macros: Sequence[str] = (),
     meta: Mapping[str, Any] | None = None,
+    alias: str | None = None,
+    package: str = "shop",
     **more: Any,
 ) -> Node:
     """Return a model's node.
 
     :param parents: full ids, or names of models of this project.
     """
-    unique_id = f"model.shop.{name}" + (f".v{version}" if version else "")
-    alias = f"{name}_v{version}" if version else name
+    unique_id = f"model.{package}.{name}" + (f".v{version}" if version else "")
+    alias = alias or (f"{name}_v{version}" if version else name)
     relation = None if materialized == "ephemeral" else f'"db"."{schema}"."{alias}"'
     rules = constraints or {}
     declared = {}
@@ -46,7 +48,7 @@ def model(
         "unique_id": unique_id,
         "resource_type": "model",
         "name": name,
-        "package_name": "shop",
+        "package_name": package,
         "version": version,
         "latest_version": latest or version,
         "relation_name": relation,
@@ -74,7 +76,30 @@ def model(
     }
 
 
-def data_test(kind: str, on: str, column: str) -> Node:
+def seed(name: str, *, checksum: str = "x", kind: str = "sha256", **more: Any) -> Node:
+    """Return a seed's node. dbt writes the path of a file over 1 MiB as its checksum, of kind ``path``."""
+    value = checksum if kind == "sha256" else f"seeds/{name}.csv"
+    return {
+        **model(name, "", materialized="seed", **more),
+        "unique_id": f"seed.shop.{name}",
+        "resource_type": "seed",
+        "checksum": {"name": kind, "checksum": value},
+        "original_file_path": f"seeds/{name}.csv",
+    }
+
+
+def snapshot(name: str, sql: str, *, parents: Sequence[str] = (), **config: Any) -> Node:
+    node = model(name, sql, parents=parents, materialized="snapshot")
+    return {
+        **node,
+        "unique_id": f"snapshot.shop.{name}",
+        "resource_type": "snapshot",
+        "config": {**node["config"], "unique_key": "id", **config},
+        "original_file_path": f"snapshots/{name}.sql",
+    }
+
+
+def data_test(kind: str, on: str, column: str, **config: Any) -> Node:
     return {
         "unique_id": f"test.shop.{kind}_{on}_{column}",
         "resource_type": "test",
@@ -82,7 +107,7 @@ def data_test(kind: str, on: str, column: str) -> Node:
         "attached_node": f"model.shop.{on}",
         "column_name": column,
         "test_metadata": {"name": kind, "kwargs": {"column_name": column}, "namespace": None},
-        "config": {"enabled": True, "materialized": "test"},
+        "config": {"enabled": True, "materialized": "test", **config},
         "columns": {},
     }
 
@@ -91,7 +116,7 @@ def keyed(on: str, column: str = "id") -> list[Node]:
     return [data_test("unique", on, column), data_test("not_null", on, column)]
 
 
-def source(name: str, columns: Mapping[str, str] | None = None) -> Node:
+def source(name: str, columns: Mapping[str, str] | None = None, **more: Any) -> Node:
     return {
         "unique_id": f"source.shop.raw.{name}",
         "resource_type": "source",
@@ -100,6 +125,7 @@ def source(name: str, columns: Mapping[str, str] | None = None) -> Node:
         "package_name": "shop",
         "relation_name": f'"db"."raw"."{name}"',
         "columns": {n: {"name": n, "data_type": t} for n, t in (columns or {}).items()},
+        **more,
     }
 
 

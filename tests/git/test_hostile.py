@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reverse_etl.check.load_project import ProjectLoader
-from airflow_reverse_etl.check.rendering import render
+from airflow_reverse_etl.check.project.loader import ProjectLoader
+from airflow_reverse_etl.check.project.rendering import render
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.dbt.runner import DbtProject
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, ReverseEtlError

@@ -3,49 +3,65 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.lineage import Columns, family
-from airflow_reverse_etl.check.usage import Place
+from airflow_reverse_etl.check.lineage import Columns, family, field_types
+from airflow_reverse_etl.check.usage import FieldPath, Place
 from airflow_reverse_etl.spec.columns import Column
 
 
 def columns(change: ModelChange) -> Iterator[Finding]:
     """Yield used columns that are missing, have another type, are computed differently, or cannot be verified."""
-    # With the same SQL, columns differ only if both versions have columns as the warehouse reports them.
+    # With the same definition, columns differ only if both versions have columns as the warehouse reports them.
     base_measured = change.base.project.warehouse_columns(change.before.unique_id)
     head_measured = change.head.project.warehouse_columns(change.after.unique_id)
-    if not change.sql_changed and not (base_measured and head_measured):
+    if not (change.changed or change.new_sync or (base_measured and head_measured)):
         return
     old = change.base.columns(change.before.unique_id)
     new = change.head.columns(change.after.unique_id)
     unverified: dict[str, Place] = {}
     for name, place in change.columns.items():
-        before = old.get(name)
-        after = new.get(name)
+        before = old.get(name, spelling=change.spelling(name))
+        after = new.get(name, spelling=change.spelling(name))
         missing_input = new.missing_input(name)
         if missing_input and _was_removed_upstream(change, missing_input):
-            yield _missing_input(change, name, place, missing_input)
+            yield _missing_input(change, missing_input, name=name, place=place)
         elif after and new.complete:
             if before:
-                yield from _existing(change, place, before, after, same_lineage=_same_lineage(name, old, new))
+                yield from _existing(change, name, place, (before, after), same_lineage=_same_lineage(name, old, new))
+            elif not change.new_sync and not old.complete:
+                unverified[name] = place
         elif new.complete or (before and not old.complete and not after and new.by_name):
             yield _missing(change, name, place, old, new)
         else:
             unverified[name] = place
     if unverified:
         verb = "exists" if len(unverified) == 1 else "exist"
+        what = "is new to the sync" if not change.changed else "or something upstream changed"
         yield change.finding(
             "column-unverified",
             Level.REVIEW,
-            f"the SQL of {change.after.name}, or of a model upstream, changed and cannot be read: "
-            f"nothing proves that {', '.join(unverified)} still {verb}",
+            f"{change.after.name} {what} and cannot be read: nothing proves that {', '.join(unverified)} {verb}",
             place=next(iter(unverified.values())),
             todo="compile the project (dbt compile), provide a catalog.json built from this change, or enforce a "
             "contract on the model",
         )
+
+
+def inputs(change: ModelChange) -> Iterator[Finding]:
+    """Yield columns that the model, or something upstream, reads anywhere, and that are gone: it cannot be built."""
+    if not change.changed:
+        return
+    reported = {change.head.columns(change.after.unique_id).missing_input(name) for name in change.columns}
+    found: set[str] = set()
+    for _, unique_id in change.changed_nodes():
+        for statement in change.head.statements(unique_id):
+            found |= statement.missing_inputs()
+    for missing_input in sorted(found - reported):
+        if _was_removed_upstream(change, missing_input):
+            yield _missing_input(change, missing_input)
 
 
 def _same_lineage(name: str, old: Columns, new: Columns) -> bool:
@@ -57,9 +73,11 @@ def _same_lineage(name: str, old: Columns, new: Columns) -> bool:
 
 def _missing(change: ModelChange, name: str, place: Place, old: Columns, new: Columns) -> Finding:
     level = Level.BREAKING
-    if old.get(name) is None and old.complete:
+    if change.changed and not change.new_sync and old.get(name) is None and old.complete:
         level = Level.WARNING
         problem = "was missing before the change, too"
+    elif new.get(name):
+        problem = f"is {new.by_name[name.lower()].name} there, which the warehouse does not take for the same"
     elif new.complete:
         problem = "is missing"
     else:
@@ -75,12 +93,14 @@ def _missing(change: ModelChange, name: str, place: Place, old: Columns, new: Co
     )
 
 
-def _missing_input(change: ModelChange, name: str, place: Place, missing_input: str) -> Finding:
+def _missing_input(
+    change: ModelChange, missing_input: str, *, name: str | None = None, place: Place | None = None
+) -> Finding:
+    subject = f"column {name} of {change.after.name} is computed" if name else f"{change.after.name} is built"
     return change.finding(
         "column-missing",
         Level.BREAKING,
-        f"column {name} of {change.after.name} is computed from {missing_input}, which is missing: "
-        "the model cannot be built",
+        f"{subject} from {missing_input}, which is missing: the model cannot be built",
         place=place,
         column=name,
         todo=f"restore {missing_input}, or change the model as well",
@@ -113,24 +133,40 @@ def _new_name(name: str, old: Columns, new: Columns) -> str | None:
 
 
 def _existing(
-    change: ModelChange, place: Place, before: Column, after: Column, *, same_lineage: bool
+    change: ModelChange, name: str, place: Place, columns: tuple[Column, Column], *, same_lineage: bool
 ) -> Iterator[Finding]:
-    name = after.name
+    before, after = columns
     families = (family(before.data_type), family(after.data_type))
+    text = f"column {after.name} of {change.after.name}"
     if None not in families and families[0] != families[1]:
         yield change.finding(
             "column-type",
             Level.BREAKING,
-            f"column {name} of {change.after.name} changes from {before.data_type} to {after.data_type}",
+            f"{text} changes from {before.data_type} to {after.data_type}",
             place=place,
-            column=name,
+            column=after.name,
             todo="cast it back, or make sure that the destination accepts the new type and change the sync first",
             contract=change.before.contract,
         )
+        return
+    if same_lineage and before.data_type == after.data_type:
+        return
+    paths = change.usage.fields.get(name, frozenset())
+    fields = _FieldTypes(before, after, change.head.project.dialect)
+    lost = fields.lost(paths)
+    if lost:
+        yield change.finding(
+            "column-missing",
+            Level.BREAKING,
+            f"{text} {lost}",
+            place=place,
+            column=after.name,
+            todo="keep the field as it was, or change the sync first",
+        )
     elif not same_lineage:
         level = Level.WARNING
-        message = f"column {name} of {change.after.name} is computed differently"
-        if None in families or _has_unreadable_change(change):
+        message = f"{text} is computed differently"
+        if None in families or has_unreadable_change(change) or fields.unknown(paths):
             level = Level.REVIEW
             message += ", and its new definition cannot be determined"
         yield change.finding(
@@ -138,18 +174,48 @@ def _existing(
             level,
             message,
             place=place,
-            column=name,
+            column=after.name,
             todo="check that the destination expects the new values: every row whose value differs is sent again",
         )
 
 
-def _has_unreadable_change(change: ModelChange) -> bool:
-    """Return True if a model upstream changed and its SQL cannot be read."""
+class _FieldTypes:
+    """The fields inside a column, before and after a change, as its type names them."""
+
+    def __init__(self, before: Column, after: Column, dialect: str | None) -> None:
+        self._before = field_types(before.data_type, dialect)
+        self._after = field_types(after.data_type, dialect)
+        self._nested = family(after.data_type) in ("json", "struct", "array", None)
+
+    def lost(self, paths: Iterable[FieldPath]) -> str:
+        """Return what happened to the first of the used fields that is missing or has another type, if any."""
+        for path in sorted(paths):
+            if not path or self._after is None:
+                continue
+            name = ".".join(path)
+            if path not in self._after:
+                return f"has no field {name}"
+            old = (self._before or {}).get(path, "")
+            new = self._after[path]
+            if family(old) and family(new) and family(old) != family(new):
+                return f"has a field {name} that changes from {old} to {new}"
+        return ""
+
+    def unknown(self, paths: Iterable[FieldPath]) -> bool:
+        """Return True if the sync reads inside the column, and the type does not name what is there."""
+        return self._nested and any(not path or self._after is None for path in paths)
+
+
+def has_unreadable_change(change: ModelChange) -> bool:
+    """Return True if the model or something upstream changed, and its columns cannot be read."""
     base = change.base.project
     head = change.head.project
-    for name in head.ancestors(change.after.unique_id):
-        is_model = head.nodes[name]["resource_type"] == "model"
-        unchanged = name in base.nodes and base.own_digest(name) == head.own_digest(name)
-        if is_model and not unchanged and head.statement(name) is None:
+    for old_id, unique_id in change.changed_nodes():
+        unchanged = old_id is not None and base.definition(old_id) == head.definition(unique_id)
+        if unique_id == change.after.unique_id or unchanged:
+            continue
+        kind = head.nodes[unique_id]["resource_type"]
+        is_known = bool(head.statements(unique_id)) if kind in ("model", "snapshot") else unique_id in head.seeds
+        if not is_known:
             return True
     return False

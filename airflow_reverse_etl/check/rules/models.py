@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import family
+from airflow_reverse_etl.check.project.definition import BUILD, CONFIGURATION, FILE, TABLE
 from airflow_reverse_etl.check.query_diff import different_clauses
-from airflow_reverse_etl.check.rules.columns import columns
+from airflow_reverse_etl.check.rules.columns import columns, inputs
 from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
@@ -160,9 +162,7 @@ def contract(change: ModelChange) -> Iterator[Finding]:
 
 def rows(change: ModelChange) -> Iterator[Finding]:
     """Yield a finding if filters, joins or grain change, in the model or upstream."""
-    if not change.sql_changed:
-        return
-    changes = list(_row_changes(change))
+    changes = list(_row_changes(change)) if change.changed else []
     if changes:
         yield change.finding(
             "rows-changed",
@@ -175,21 +175,58 @@ def rows(change: ModelChange) -> Iterator[Finding]:
 def _row_changes(change: ModelChange) -> Iterator[str]:
     base = change.base.project
     head = change.head.project
-    for unique_id in (change.after.unique_id, *head.ancestors(change.after.unique_id)):
-        # The model itself may have another id, such as another version.
-        old_id = change.before.unique_id if unique_id == change.after.unique_id else unique_id
-        if old_id not in base.nodes or base.own_digest(old_id) == head.own_digest(unique_id):
+    for old_id, unique_id in change.changed_nodes():
+        if old_id is None:
             continue
         name = unique_id.split(".", 2)[2]
-        if unique_id.startswith("seed."):
+        before = base.definition(old_id)
+        after = head.definition(unique_id)
+        if before.get(FILE) != after.get(FILE):
             yield f"the file of seed {name}"
-        elif not unique_id.startswith("source."):
-            old = base.statement(old_id)
-            new = head.statement(unique_id)
-            if old is None or new is None:
-                yield f"the SQL of {name}, which cannot be read"
-            elif clauses := different_clauses(old, new):
+        if before.get(TABLE) != after.get(TABLE):
+            yield f"the table of source {name}"
+        if before[CONFIGURATION] != after[CONFIGURATION]:
+            yield f"the configuration of {name} ({', '.join(_different_keys(before, after))})"
+        old = change.base.statements(old_id)
+        new = change.head.statements(unique_id)
+        if old and len(old) == len(new):
+            pairs = zip(old, new, strict=True)
+            clauses = dict.fromkeys(clause for pair in pairs for clause in different_clauses(*pair))
+            if clauses:
                 yield f"{', '.join(clauses)} in {name}"
+        elif old or new or _sql(before) != _sql(after):
+            yield f"the SQL of {name}, which cannot be read"
+
+
+def _sql(definition: Mapping[str, str]) -> list[str | None]:
+    return [definition.get(part) for part in ("compiled", "SQL", "macros", "variables")]
+
+
+def _different_keys(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    old = json.loads(before[CONFIGURATION])
+    new = json.loads(after[CONFIGURATION])
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def build(change: ModelChange) -> Iterator[Finding]:
+    """Yield a finding if SQL that no statement shows takes part in building the model, and changes."""
+    if not change.changed:
+        return
+    names: list[str] = []
+    for old_id, unique_id in change.changed_nodes():
+        before = change.base.project.definition(old_id).get(BUILD) if old_id else None
+        after = change.head.project.definition(unique_id).get(BUILD)
+        if old_id and before != after:
+            names.append(unique_id.split(".", 2)[2])
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield change.finding(
+            "build-changed",
+            Level.REVIEW,
+            f"{BUILD} changed for {_listed(names[:3])}{more}: nothing proves that the table of {change.after.name} "
+            "stays the same",
+            todo="check that they leave the used columns and rows as they are",
+        )
 
 
 def marks(change: ModelChange) -> Iterator[Finding]:
@@ -201,7 +238,7 @@ def marks(change: ModelChange) -> Iterator[Finding]:
 
 def unread(change: ModelChange) -> Iterator[Finding]:
     """Yield a finding for each part of the sync that cannot be read, if the model changes."""
-    if change.sql_changed:
+    if change.changed or change.new_sync:
         for place, reason in change.usage.unread:
             text = f"{change.after.name} changes, and the columns that the sync needs are not clear: {reason}"
             yield change.finding("sync-unread", Level.REVIEW, text, place=place, todo="correct or simplify this part")
@@ -212,9 +249,11 @@ RULES: tuple[Callable[[ModelChange], Iterator[Finding]], ...] = (
     relation,
     materialization,
     columns,
+    inputs,
     key,
     contract,
     rows,
+    build,
     marks,
     unread,
 )

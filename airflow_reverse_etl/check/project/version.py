@@ -1,7 +1,8 @@
 """A dbt project at one commit, read from its artifacts: one of the two that a check compares.
 
 SQL comes from the manifest: compiled by dbt, or else rendered here if it calls nothing but ``ref``, ``source``,
-``config``, ``this`` and ``is_incremental``. Any other SQL is unknown and reported as such.
+``config``, ``this`` and ``is_incremental``. Any other SQL is unknown and reported as such. A model that calls
+``is_incremental`` has two statements, one for each answer.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.check.rendering import render
+from airflow_reverse_etl.check.project.definition import definition
+from airflow_reverse_etl.check.project.macros import Macros
+from airflow_reverse_etl.check.project.rendering import render
+from airflow_reverse_etl.check.project.seeds import Seed
 from airflow_reverse_etl.check.usage import parse
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
-from airflow_reverse_etl.dbt.manifest import read_manifest
+from airflow_reverse_etl.dbt.manifest import read_manifest, read_tables
 from airflow_reverse_etl.spec.model import ModelRef, SqlModel
 from airflow_reverse_etl.sql.dialects.registry import dialect_of, writable_dialect
 
@@ -35,7 +39,8 @@ class ProjectVersion:
     :param catalog_file: catalog.json, with the columns that the warehouse had.
     :param built: catalog.json describes these very models, as they are deployed. Detected if one run of dbt wrote
         both files.
-    :param variables: ``vars`` of dbt_project.yml, if available.
+    :param variables: ``vars`` of every dbt_project.yml, if available.
+    :param seeds: content of the seeds' files by the seeds' ids, as far as it is known.
     :param label: the name of this version in reports.
     :param folder: the dbt project's folder in its repository, for the places of models.
     """
@@ -48,26 +53,36 @@ class ProjectVersion:
         catalog_file: Mapping[str, Any] | None = None,
         built: bool = False,
         variables: object = None,
+        seeds: Mapping[str, Seed] | None = None,
         label: str = "",
         folder: str = "",
     ) -> None:
         self.catalog = catalog or read_manifest(manifest)
         self.label = label
         self.folder = folder
-        self.nodes: Mapping[str, Mapping[str, Any]] = {**manifest["nodes"], **(manifest.get("sources") or {})}
-        self.macros: Mapping[str, Mapping[str, Any]] = manifest.get("macros") or {}
+        self.nodes: Mapping[str, Mapping[str, Any]] = {
+            **manifest["nodes"],
+            **(manifest.get("sources") or {}),
+            **(manifest.get("functions") or {}),
+        }
+        self.macros = Macros(manifest.get("macros") or {}, self.catalog.adapter)
+        self.seeds = seeds or {}
         self.disabled = frozenset(manifest.get("disabled") or ())
         self.models: Mapping[str, Model] = {model.unique_id: model for model in self.catalog.models}
+        #: Everything that dbt builds as a table or view: models, seeds and snapshots.
+        self.tables: Mapping[str, Model] = {**self.models, **read_tables(manifest)}
         dialect = writable_dialect(self.catalog.adapter)
         # None is sqlglot's generic SQL.
         self.dialect = dialect.name if dialect else None
         self.use_compiled = True
-        self._variables = repr(variables)
+        self.other_target = False
+        self.variables = self.unknown("variables") if variables is None else repr(variables)
         catalog_json = catalog_file or {}
         self._warehouse = {**(catalog_json.get("nodes") or {}), **(catalog_json.get("sources") or {})}
         self._built = built or _invocation(catalog_json) == _invocation(manifest) != ""
+        self._definitions: dict[str, Mapping[str, str]] = {}
         self._digests: dict[str, str] = {}
-        self._statements: dict[str, exp.Query | None] = {}
+        self._statements: dict[str, tuple[exp.Query, ...] | None] = {}
 
     @cached_property
     def _by_name(self) -> Mapping[str, tuple[Model, ...]]:
@@ -90,35 +105,55 @@ class ProjectVersion:
 
     def find(self, ref: str) -> Model | None:
         """Find the model that a sync's ``model`` names. Models of this project precede those of other packages."""
+        return next(iter(self.named(ref)), None)
+
+    def named(self, ref: str) -> list[Model]:
+        """Return the models that a sync's ``model`` may name. A run fails if several packages have one."""
         found = self._by_name.get(ref, ())
         own = [model for model in found if model.package == self.catalog.project]
-        return next(iter(own or found), None)
+        return own or list(found)
 
-    def find_relation(self, table: str) -> Model | None:
-        """Find the model that builds a table, by the table's full name or by schema and name."""
+    def built_as(self, table: str) -> list[Model]:
+        """Return what builds a table: by its full name, by schema and name, or else by its name alone.
+
+        Manifests are often made for another target, whose schemas have other names.
+        """
         parts = self.relation(table)
-        unique_id = self.by_relation.get(parts) or self.by_relation.get(parts[-2:])
-        return self.models.get(unique_id or "")
+        unique_id = self.by_relation.get(parts) or (len(parts) > 1 and self.by_relation.get(parts[-2:]))
+        if unique_id:
+            return [self.tables[unique_id]] if unique_id in self.tables else []
+        return list(self._by_alias.get(parts[-1], ())) if parts else []
+
+    @cached_property
+    def _by_alias(self) -> Mapping[str, tuple[Model, ...]]:
+        found: dict[str, tuple[Model, ...]] = {}
+        for model in self.tables.values():
+            if model.relation:
+                name = self.relation(model.relation)[-1]
+                found[name] = (*found.get(name, ()), model)
+        return found
 
     def models_of(self, model: ModelRef) -> list[Model]:
-        """Return the models that a sync reads: the one that it names, or those that build the tables it reads."""
-        if isinstance(model, SqlModel):
-            found: dict[str, Model] = {}
-            for name in self._tables(model.sql):
-                known = self.find_relation(name)
-                if known:
-                    found[known.unique_id] = known
-            return list(found.values())
-        known = self.find(model) if isinstance(model, str) else self.find_relation(model.table)
-        return [known] if known else []
+        """Return what a sync reads: the model that it names, or what builds the tables that it reads."""
+        if isinstance(model, str):
+            known = self.find(model)
+            return [known] if known else []
+        tables = self._tables(model.sql) if isinstance(model, SqlModel) else [model.table]
+        found: dict[str, Model] = {}
+        for table in tables:
+            found.update({built.unique_id: built for built in self.built_as(table)})
+        return list(found.values())
 
     def _tables(self, sql: str) -> Iterator[str]:
-        """Yield the names of a query's tables, except those without a schema, such as CTEs."""
+        """Yield the names of a query's tables, except those of its CTEs."""
         from sqlglot import exp
 
         query = parse(sql, self.dialect)
-        for table in query.find_all(exp.Table) if query else ():
-            if len(table.parts) > 1:
+        if query is None:
+            return
+        ctes = {cte.alias for cte in query.find_all(exp.CTE)}
+        for table in query.find_all(exp.Table):
+            if len(table.parts) > 1 or table.name not in ctes:
                 yield ".".join(part.sql(self.dialect) for part in table.parts)
 
     def relation(self, text: str) -> Relation:
@@ -157,39 +192,43 @@ class ProjectVersion:
                     queue.append(parent)
                     yield parent
 
-    def code(self, unique_id: str) -> str:
-        """Return the SQL of a node as it is compared: compiled, or else raw with its Jinja."""
-        node = self.nodes[unique_id]
-        compiled = node.get("compiled_code") if self.use_compiled else None
-        if not compiled:
-            return (node.get("raw_code") or "").strip()
+    def compiled(self, unique_id: str) -> str | None:
+        """Return the compiled SQL of a node, with its parents' tables named by their ids; None if it is not used."""
+        code = self.nodes[unique_id].get("compiled_code") if self.use_compiled else None
+        if not code:
+            return None
         # A parent in another schema does not make a different query.
         for parent in self.parents(unique_id):
-            compiled = compiled.replace(self.nodes[parent].get("relation_name") or "\0", table_name(parent))
-        return str(compiled).strip()
+            code = code.replace(self.nodes[parent].get("relation_name") or "\0", table_name(parent))
+        return str(code)
 
-    def own_digest(self, unique_id: str) -> str:
-        """Return a digest of the node's own SQL and of the macros that it calls."""
-        node = self.nodes[unique_id]
-        parts = [self.code(unique_id)]
-        # Macros and variables are part of compiled SQL already.
-        if not (self.use_compiled and node.get("compiled_code")):
-            parts += self._macro_texts((node.get("depends_on") or {}).get("macros") or ())
-            if any(re.search(r"\bvar\s*\(", part) for part in parts):
-                parts.append(self._variables)
-        if node["resource_type"] == "seed":
-            parts.append(str((node.get("checksum") or {}).get("checksum")))
-        if (node.get("contract") or {}).get("enforced"):
-            parts += [f"{c['name']} {c.get('data_type')}" for c in node["columns"].values()]
-        parts.append(repr(self.warehouse_columns(unique_id)) if node["resource_type"] == "source" else "")
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    @cached_property
+    def build_of_all(self) -> str:
+        """Return what takes part in building every node: the project's own hooks, and macros that replace dbt's."""
+        hooks = [
+            f"{name} {node.get('raw_code')}"
+            for name, node in sorted(self.nodes.items())
+            if node["resource_type"] == "operation"
+        ]
+        macros = {**self.macros.named_in(hooks), **self.macros.implicit()}
+        return "\n".join([*hooks, *macros.values()])
+
+    def unknown(self, what: str) -> str:
+        """Return a text for something that is not known. It differs from that of any other version."""
+        return f"unknown {what} {id(self)}"
+
+    def definition(self, unique_id: str) -> Mapping[str, str]:
+        """Return what a node itself is made from; see :mod:`.definition`."""
+        if unique_id not in self._definitions:
+            self._definitions[unique_id] = definition(self, unique_id)
+        return self._definitions[unique_id]
 
     def digest(self, unique_id: str) -> str:
         """Return a digest of the node and everything upstream. Nodes with equal digests have equal columns and rows."""
         if unique_id not in self._digests:
             self._digests[unique_id] = ""  # dbt rejects cycles; a broken manifest must not cause endless recursion
             upstream = sorted(f"{parent} {self.digest(parent)}" for parent in self.parents(unique_id))
-            text = "\n".join([self.own_digest(unique_id), *upstream])
+            text = "\n".join([repr(self.definition(unique_id)), *upstream])
             self._digests[unique_id] = hashlib.sha256(text.encode()).hexdigest()
         return self._digests[unique_id]
 
@@ -202,44 +241,40 @@ class ProjectVersion:
         """Return True if a catalog.json with columns is available."""
         return bool(self._warehouse)
 
-    def _macro_texts(self, called: Any) -> list[str]:
-        """Return the texts of the project's macros that are called, directly or through other macros."""
-        seen: set[str] = set()
-        queue = list(called)
-        while queue:
-            name = queue.pop()
-            if name not in seen:
-                seen.add(name)
-                queue += (self.macros.get(name, {}).get("depends_on") or {}).get("macros") or ()
-        # Macros of dbt itself change with dbt's version, not with the project.
-        dbt_packages = ("dbt", f"dbt_{self.catalog.adapter}", "dbt_postgres")
-        project = sorted(name for name in seen if name.split(".")[1] not in dbt_packages)
-        return [str(self.macros.get(name, {}).get("macro_sql")) for name in project]
+    def statements(self, unique_id: str) -> tuple[exp.Query, ...] | None:
+        """Return the node's queries, with tables named by the ids of their nodes (:func:`table_name`).
 
-    def statement(self, unique_id: str) -> exp.Query | None:
-        """Return the node's query, with tables named by the ids of their nodes (:func:`table_name`).
-
-        :returns: None if the query is unknown.
+        :returns: one query, or one for each branch of ``is_incremental()``; None if one of them is unknown.
         """
         if unique_id not in self._statements:
             self._statements[unique_id] = self._parse(unique_id)
         return self._statements[unique_id]
 
-    def _parse(self, unique_id: str) -> exp.Query | None:
+    def _parse(self, unique_id: str) -> tuple[exp.Query, ...] | None:
         from sqlglot import exp
 
         node = self.nodes[unique_id]
-        if node["resource_type"] != "model" or node.get("language", "sql") != "sql":
-            return None
-        is_compiled = self.use_compiled and node.get("compiled_code")
-        sql = node["compiled_code"] if is_compiled else self._render(node)
-        tree = parse(sql, self.dialect) if sql else None
-        if not isinstance(tree, exp.Query):
+        if node["resource_type"] not in ("model", "snapshot") or node.get("language", "sql") != "sql":
             return None
         ids = {table_name(name): name for name in (unique_id, *self.parents(unique_id))}
-        for table in list(tree.find_all(exp.Table)):
-            self._rename(table, ids)
-        return tree
+        trees: list[exp.Query] = []
+        for sql in self._texts(unique_id, node):
+            tree = parse(sql, self.dialect) if sql else None
+            if not isinstance(tree, exp.Query):
+                return None
+            for table in list(tree.find_all(exp.Table)):
+                self._rename(table, ids)
+            trees.append(tree)
+        return tuple(trees)
+
+    def _texts(self, unique_id: str, node: Mapping[str, Any]) -> list[str | None]:
+        """Return the node's SQL, for each branch of ``is_incremental()`` if there are two. None: it is unknown."""
+        compiled = node.get("compiled_code") if self.use_compiled else None
+        if compiled and "SQL" not in self.definition(unique_id):
+            return [compiled]
+        branches = [self._render(node, is_incremental=answer) for answer in (False, True)]
+        texts = [compiled, *branches] if compiled else branches
+        return list(dict.fromkeys(texts))
 
     def _rename(self, table: exp.Table, ids: Mapping[str, str]) -> None:
         """Name a table of a query by the id of its node, if it has one.
@@ -249,18 +284,20 @@ class ProjectVersion:
         from sqlglot import exp
 
         parts = self.relation(".".join(part.sql(self.dialect) for part in table.parts))
-        unique_id = ids.get(table.name) or self.by_relation.get(parts)
+        unique_id = ids.get(table.name) or ids.get(table.name.lower()) or self.by_relation.get(parts)
         if not unique_id and len(parts) > 1:
             unique_id = self.by_relation.get(parts[-2:])
         if unique_id:
             node = self.nodes[unique_id]
-            alias = table.alias or node.get("alias") or node.get("identifier") or node["name"]
+            alias = node.get("alias") or node.get("identifier") or node["name"]
             table.set("db", None)
             table.set("catalog", None)
-            table.set("this", exp.to_identifier(table_name(unique_id)))
-            table.set("alias", exp.TableAlias(this=exp.to_identifier(alias)))
+            # Quoted, so that no dialect folds it.
+            table.set("this", exp.to_identifier(table_name(unique_id), quoted=True))
+            if not table.alias:
+                table.set("alias", exp.TableAlias(this=exp.to_identifier(alias)))
 
-    def _render(self, node: Mapping[str, Any]) -> str | None:
+    def _render(self, node: Mapping[str, Any], *, is_incremental: bool) -> str | None:
         """Render the SQL of a model that dbt only parsed."""
         return render(
             node.get("raw_code") or "",
@@ -268,7 +305,7 @@ class ProjectVersion:
             source=lambda *names: table_name(self._parent(node, f".{'.'.join(names)}")),
             config=lambda *_, **__: "",
             this=table_name(node["unique_id"]),
-            is_incremental=lambda: False,
+            is_incremental=lambda: is_incremental,
         )
 
     def _ref(self, node: Mapping[str, Any], names: tuple[str, ...], version: Mapping[str, Any]) -> str:

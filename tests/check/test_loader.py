@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_reverse_etl.check.load_project import ProjectLoader
+from airflow_reverse_etl.check.project.loader import ProjectLoader
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 from tests.dbt.projects import manifest, model

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from airflow_reverse_etl.check.project_version import ProjectVersion
+from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 
 _MAX_BYTES = 1 << 30  # the largest known manifests have a few hundred megabytes
