@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from airflow_reverse_etl.check.project.loader import ProjectLoader
+from airflow_reverse_etl.check.project.loader import ProjectLoader, files_of
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
-from tests.dbt.projects import manifest, model
+from tests.dbt.projects import manifest, model, seed
 
 SYNC = """\
 name: customers_to_crm
@@ -75,19 +78,119 @@ def test_the_error_of_a_missing_ref_says_how_to_fetch_it(repository: Path) -> No
         ProjectLoader().load("--output=/tmp/x")
 
 
-def test_a_manifest_in_the_target_folder_is_used_as_it_is(tmp_path: Path) -> None:
+def test_a_manifest_in_a_folder_without_a_project_is_used_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
-    (tmp_path / "dbt_project.yml").write_text("vars: {a: 1}")
     (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest(model("customers"))))
     for where in (tmp_path, tmp_path / "target", tmp_path / "target" / "manifest.json"):
         assert [m.name for m in ProjectLoader().load(str(where)).catalog.models] == ["customers"]
 
 
-def test_a_manifest_older_than_its_sources_is_not_trusted(tmp_path: Path) -> None:
-    test_a_manifest_in_the_target_folder_is_used_as_it_is(tmp_path)
-    (tmp_path / "models").mkdir()
-    model = tmp_path / "models" / "customers.sql"
-    model.write_text("select 1")
-    os.utime(model, (4_000_000_000, 4_000_000_000))
+PROJECT = "name: shop\nversion: '1.0'\nprofile: shop\n"
+FILES = {"dbt_project.yml": PROJECT, "models/customers.sql": "select 1", "models/schema.yml": "models: []\n"}
+
+
+def hashed(text: str) -> dict[str, str]:
+    return {"name": "sha256", "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def parsed(folder: Path) -> None:
+    """Write a project, its manifest, and dbt's own hashes of the project's files, as dbt 1.11 does."""
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    files = {}
+    for name in ("customers.sql", "schema.yml"):
+        path = {"searched_path": "models", "relative_path": name, "project_root": "/elsewhere"}
+        text = FILES[f"models/{name}"].strip()
+        files[f"shop://models/{name}"] = {"project_name": "shop", "path": path, "checksum": hashed(text)}
+    hashes = {
+        "metadata": {"invocation_id": "run"},
+        "files": files,
+        "state_check": {"project_hashes": {"shop": hashed(PROJECT), "dbt": hashed("dbt's own")}},
+    }
+    (folder / "target").mkdir()
+    (folder / "target" / "partial_parse.msgpack").write_bytes(msgspec.msgpack.encode(hashes))
+    (folder / "target" / "manifest.json").write_text(json.dumps(manifest(model("customers"), invocation="run")))
+
+
+def edit(path: Path, text: str) -> None:
+    """Change a file's text, and keep its times in the distant past."""
+    path.write_text(text)
+    os.utime(path, (1, 1))
+
+
+def test_a_manifest_of_the_very_files_is_used_whatever_their_times(tmp_path: Path) -> None:
+    parsed(tmp_path)
+    os.utime(tmp_path / "models" / "customers.sql", (4_000_000_000, 4_000_000_000))
+    assert [m.name for m in ProjectLoader().load(str(tmp_path)).catalog.models] == ["customers"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "models/customers.sql").unlink(),
+        lambda folder: (folder / "models/customers.sql").rename(folder / "models/people.sql"),
+        lambda folder: edit(folder / "models/customers.sql", "select 2"),
+        lambda folder: edit(folder / "models/schema.yml", "models: [{name: customers}]"),
+        lambda folder: edit(folder / "models/more.sql", "select 3"),
+        lambda folder: edit(folder / "dbt_project.yml", PROJECT + "vars: {a: 2}"),
+        lambda folder: (folder / "target" / "partial_parse.msgpack").unlink(),
+        lambda folder: edit(folder / "target" / "partial_parse.msgpack", "?"),
+        lambda folder: edit(
+            folder / "target" / "manifest.json", json.dumps(manifest(model("customers"), invocation="another"))
+        ),
+        lambda folder: (folder / "dbt_packages" / "lib").mkdir(parents=True),
+    ],
+    ids=["deleted", "renamed", "SQL", "YAML", "added", "project", "no hashes", "damaged", "another run", "package"],
+)
+def test_a_manifest_of_other_files_is_not_used(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    parsed(tmp_path)
+    change(tmp_path)
     with pytest.raises(ConfigurationError, match="dbt not found at '/nowhere/dbt'"):
         ProjectLoader(dbt_executable="/nowhere/dbt").load(str(tmp_path))
+
+
+def test_variables_of_packages_and_seeds_are_read_from_the_project(tmp_path: Path) -> None:
+    parsed(tmp_path)
+    (tmp_path / "dbt_packages" / "lib").mkdir(parents=True)
+    (tmp_path / "dbt_packages" / "lib" / "dbt_project.yml").write_text("name: lib\nvars: {name: email}\n")
+    (tmp_path / "seeds").mkdir()
+    (tmp_path / "seeds" / "codes.csv").write_text("id,email\n1,a\n")
+    about = files_of(manifest(seed("codes", kind="path")), tmp_path, trusted=True)
+    assert about["variables"] == {"shop": None, "lib": {"name": "email"}}
+    assert [column.name for column in about["seeds"]["seed.shop.codes"].columns] == ["id", "email"]
+    # The file need not be that of a manifest from elsewhere.
+    assert files_of(manifest(seed("codes", kind="path")), tmp_path, trusted=False)["seeds"] == {}
+
+
+@pytest.fixture
+def monorepo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create a package with a project of tests in it, which takes the package and one next to it, in flow style."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet", "--initial-branch=main")
+    package = "name: {}\nversion: '1.0'\n"
+    write(
+        {
+            "lib/dbt_project.yml": package.format("lib"),
+            "lib/models/customers.sql": "select 1 as id, {{ mail() }} as email",
+            "lib/integration_tests/dbt_project.yml": package.format("tests"),
+            "lib/integration_tests/packages.yml": "packages: [{local: ../}]",
+            "lib/packages.yml": "packages:\n  - {local: ../../shared}",
+            "shared/dbt_project.yml": package.format("shared"),
+            "shared/macros/mail.sql": "{% macro mail() %}'x'{% endmacro %}",
+            "shared/.gitattributes": "macros export-ignore",
+            "syncs/customers.yaml": SYNC.replace(", plan: {sql: upper(plan)}", ""),
+        }
+    )
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_packages_around_and_above_a_project_come_with_a_ref(monorepo: Path) -> None:
+    """A project without a profile's name, files that ``git archive`` leaves out: dbt parses it all."""
+    version = ProjectLoader("lib/integration_tests").load("main")
+    assert [model.unique_id for model in version.catalog.models] == ["model.lib.customers"]
+    assert "macro.shared.mail" in version.macros.texts
+    assert version.variables == repr({"tests": None, "lib": None, "shared": None})

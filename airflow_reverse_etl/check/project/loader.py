@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from airflow_reverse_etl.check.project.current import is_current
+from airflow_reverse_etl.check.project.seeds import read_seeds
 from airflow_reverse_etl.check.project.version import ProjectVersion
+from airflow_reverse_etl.dbt.runner import packages_folder, project_settings
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
+from airflow_reverse_etl.git.repository import local_packages
 
 _MAX_BYTES = 1 << 30  # the largest known manifests have a few hundred megabytes
-_SOURCES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
-_NOT_SOURCES = ("target", "dbt_packages", "logs", "node_modules", "venv", "__pycache__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class ProjectLoader:
     def load(self, where: str, *, built: bool = False) -> ProjectVersion:
         """Load the project at a manifest's path, in a folder, or at a ref.
 
-        In a folder, ``target/manifest.json`` is used if it is newer than the project's files; otherwise dbt parses
-        the project.
+        In a folder, ``target/manifest.json`` is used if it was made from exactly the project's files (see
+        :mod:`.current`), or if there are none; otherwise dbt parses the project.
 
         :param built: a catalog.json next to the manifest describes the deployed tables.
         :raises RepositoryNotFoundError: ``where`` is not a manifest, a folder or a ref.
@@ -48,20 +48,23 @@ class ProjectLoader:
         """
         path = Path(where)
         if path.is_file():
-            return self._from_manifest(path, where, path.parent.parent, built=built)
+            return self._from_manifest(path, where, path.parent.parent, built=built, trusted=False)
         if path.is_dir():
             inside = path / self.project_path
             project = inside if _is_project(inside) and not _is_project(path) else path
             for manifest in (project / "target" / "manifest.json", project / "manifest.json"):
-                if manifest.is_file() and not _is_outdated(manifest, project):
+                if manifest.is_file() and (not _is_project(project) or is_current(manifest, project)):
                     return self._from_manifest(manifest, where, project, built=built)
             return self._parse(project, where)
         return self._from_ref(where)
 
-    def _from_manifest(self, path: Path, label: str, project: Path, *, built: bool) -> ProjectVersion:
+    def _from_manifest(
+        self, path: Path, label: str, project: Path, *, built: bool, trusted: bool = True
+    ) -> ProjectVersion:
         catalog_path = path.with_name("catalog.json")
         catalog_file = _read_artifact(catalog_path) if catalog_path.is_file() else None
-        return self._version(_read_artifact(path), label, project, catalog_file=catalog_file, built=built)
+        manifest = _read_artifact(path)
+        return self._version(manifest, label, project, trusted=trusted, catalog_file=catalog_file, built=built)
 
     def _from_ref(self, ref: str) -> ProjectVersion:
         commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
@@ -71,15 +74,18 @@ class ProjectLoader:
                 todo="pass a path, or fetch the ref first: by default CI systems fetch a single commit "
                 "(fetch-depth: 0, GIT_DEPTH: 0, clone: depth: full)",
             )
-        archived = _git("archive", "--format=tar", commit.decode().strip(), "--", self.project_path, top=True)
-        if archived is None:
-            raise ProjectError(
-                f"{ref} has no folder {self.project_path!r}", todo="pass the project's folder as --project-path"
-            )
         with tempfile.TemporaryDirectory(prefix="reverse_etl-ref-") as folder:
-            with tarfile.open(fileobj=BytesIO(archived)) as archive:
-                archive.extractall(folder, filter=_no_links)  # noqa: S202 - the filter is data_filter, and stricter
-            return self._parse(Path(folder) / self.project_path, ref)
+            tree = Path(folder) / "tree"
+            if not _extract(commit.decode().strip(), [self.project_path], tree):
+                raise ProjectError(
+                    f"{ref} has no folder {self.project_path!r}", todo="pass the project's folder as --project-path"
+                )
+            extracted: list[str] = []
+            # A package that was extracted may name others.
+            while new := [path for path in local_packages(tree, self.project_path) if path not in extracted]:
+                _extract(commit.decode().strip(), new, tree)
+                extracted += new
+            return self._parse(tree / self.project_path, ref)
 
     def _parse(self, project: Path, label: str) -> ProjectVersion:
         from airflow_reverse_etl.dbt.profiles import placeholder_profile
@@ -97,38 +103,54 @@ class ProjectLoader:
         dbt.install_packages()
         return self._version(dbt.parse(), label, project)
 
-    def _version(self, manifest: Mapping[str, Any], label: str, project: Path, **more: Any) -> ProjectVersion:
-        return ProjectVersion(manifest, label=label, folder=self.project_path, variables=_variables(project), **more)
+    def _version(
+        self, manifest: Mapping[str, Any], label: str, project: Path, *, trusted: bool = True, **more: Any
+    ) -> ProjectVersion:
+        about = files_of(manifest, project, trusted=trusted)
+        return ProjectVersion(manifest, label=label, folder=self.project_path, **about, **more)
 
 
-def _is_outdated(manifest: Path, project: Path) -> bool:
-    """Return True if a source file of the project was written after its manifest."""
-    written = manifest.stat().st_mtime
-    for folder, folders, files in os.walk(project):
-        folders[:] = [name for name in folders if name not in _NOT_SOURCES and not name.startswith(".")]
-        for name in files:
-            if name.endswith(_SOURCES) and (Path(folder) / name).stat().st_mtime > written:
-                return True
-    return False
+def files_of(manifest: Mapping[str, Any], project: Path, *, trusted: bool) -> dict[str, Any]:
+    """Return what a manifest does not have, from the files of its project: variables, and the content of seeds.
+
+    :param trusted: the manifest was made from these very files.
+    :returns: arguments of :class:`ProjectVersion`.
+    """
+    try:
+        packages = packages_folder(project)
+        own_name = project_settings(project)["name"]
+    except ProjectError:
+        return {}
+    if own_name != manifest["metadata"].get("project_name"):
+        return {}
+    variables = {own_name: project_settings(project).get("vars")}
+    for package in sorted(packages.iterdir()) if packages.is_dir() else ():
+        if _is_project(package):
+            variables[package.name] = project_settings(package).get("vars")
+    seeds = read_seeds(manifest, project, packages=packages.name, trusted=trusted)
+    return {"variables": variables, "seeds": seeds}
 
 
-def _no_links(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """Skip links and reject paths outside the folder: the repository's contents are untrusted."""
-    return None if member.issym() or member.islnk() else tarfile.data_filter(member, folder)
+def _extract(commit: str, paths: Sequence[str], tree: Path) -> bool:
+    """Write the files under some paths of a commit into a folder. Returns False if there are none.
+
+    ``git archive`` would leave out files by their attributes. Links become small text files: the repository's contents
+    are untrusted.
+    """
+    listed = _git("ls-tree", "-r", "-z", "--name-only", commit, "--", *paths, top=True)
+    if not listed:
+        return False
+    with tempfile.TemporaryDirectory(prefix="reverse_etl-index-") as folder:
+        index = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
+        write = ("checkout-index", "--force", "--quiet", f"--prefix={tree}/", "-z", "--stdin")
+        done = _git("read-tree", commit, top=True, env=index)
+        if done is not None:
+            done = _git("-c", "core.symlinks=false", *write, top=True, env=index, given=listed)
+    return done is not None
 
 
 def _is_project(folder: Path) -> bool:
     return (folder / "dbt_project.yml").is_file()
-
-
-def _variables(project: Path) -> object:
-    """Return ``vars`` of dbt_project.yml, or None if the file cannot be read."""
-    import yaml
-
-    try:
-        return (yaml.safe_load((project / "dbt_project.yml").read_text()) or {}).get("vars")
-    except (OSError, yaml.YAMLError, AttributeError):
-        return None
 
 
 def _read_artifact(path: Path) -> dict[str, Any]:
@@ -144,17 +166,22 @@ def _read_artifact(path: Path) -> dict[str, Any]:
     return artifact
 
 
-def _git(*arguments: str, top: bool = False) -> bytes | None:
+def _git(
+    *arguments: str, top: bool = False, env: Mapping[str, str] | None = None, given: bytes | None = None
+) -> bytes | None:
     """Run git in the current folder and return its output, or None if it fails.
 
     :param top: run git at the root of the repository instead.
+    :param given: standard input.
     """
     folder = None
     if top:
         root = _git("rev-parse", "--show-toplevel")
         folder = root.decode().strip() if root else None
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, check=False, cwd=folder)
+        result = subprocess.run(
+            ["git", *arguments], capture_output=True, check=False, cwd=folder, env=env, input=given or b""
+        )
     except OSError:
         raise ConfigurationError("program git not found", todo="install git, or pass manifests") from None
     return result.stdout if result.returncode == 0 else None
