@@ -35,14 +35,16 @@ def table_asset(table: str, source: str) -> Asset:
     return _asset("table", source, table)
 
 
-def catalog_asset(git_conn_id: str, project_path: str = ".") -> Asset:
+def catalog_asset(git_conn_id: str, project_path: str = ".", repository: str | None = None) -> Asset:
     """Return the asset of a dbt project's models. A model sync adds an event, with the changes, for each new commit.
 
     :param git_conn_id: ``git_conn_id`` of the ``DbtModelSyncOperator``; if that reads a manifest, its
         ``source_conn_id`` or ``local``.
     :param project_path: ``project_path`` of the operator; if that reads a manifest, the manifest's path or URL.
+    :param repository: ``repository`` of the operator.
     """
-    return _asset("project", git_conn_id, *([project_path] if project_path not in ("", ".") else []))
+    path = [project_path] if project_path not in ("", ".") else []
+    return _asset("project", git_conn_id, *([repository] if repository else []), *path)
 
 
 def destination_asset(sync: Sync) -> Asset:

@@ -92,7 +92,11 @@ GIT_CONNECTION: dict[str, Any] = {
         },
     },
     "conn-fields": {
-        "private_key": _text("Private key", "SSH key, or the GitHub App's key: the whole file", **_SECRET),
+        "private_key": _text(
+            "Private key",
+            "SSH key, or the GitHub App's key: the whole file. Line breaks that a form takes away are put back",
+            **_SECRET,
+        ),
         "key_file": _text("Private key file", "Path of the key on every worker, instead of the key itself"),
         "private_key_passphrase": _text("Passphrase", "Passphrase of the SSH key", **_SECRET),
         "known_hosts": _text("Known hosts", "Lines of a known_hosts file, as ssh-keyscan prints them"),

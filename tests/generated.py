@@ -120,9 +120,9 @@ def error_table() -> str:
 
 def git_error_table() -> str:
     """Return the table of problems that git and ssh report, with the remedies."""
-    from airflow_reverse_etl.git.errors import KNOWN_MESSAGES
+    from airflow_reverse_etl.git.errors import KNOWN_MESSAGES, PUSH_MESSAGES
 
-    rows = [(known.what, known.todo, _code(known.error.__name__)) for known in KNOWN_MESSAGES]
+    rows = [(known.what, known.todo, _code(known.error.__name__)) for known in (*KNOWN_MESSAGES, *PUSH_MESSAGES)]
     return table(("what happened", "what to do", "error"), rows)
 
 

@@ -11,19 +11,19 @@ _ADVICE = (
     ),
     (
         r"Run \"?dbt deps|packages? specified in packages\.yml|dbt expects \d+ package",
-        "set deps=True to install the packages, or commit dbt_packages to the repository",
+        "install the packages (deps=True of the task), or commit dbt_packages to the repository",
     ),
     (
         r"Failed to resolve '([\w.-]+)'|Could not connect to ([\w.-]+)|hub\.getdbt\.com",
-        "allow the package hub in the proxy, or commit dbt_packages to the repository: the worker cannot reach the hub",
+        "allow the package hub in the proxy, or commit dbt_packages to the repository: the hub cannot be reached",
     ),
     (
         r"Env var required but not provided: '(\w+)'",
-        "set {0} in env=; for a model sync any value works unless a relation's name depends on it",
+        "pass the environment variable {0} (--env {0}, or env= of the task); its value matters to relations only",
     ),
     (
         r"Required vars? not found|Required var '(\w+)' not found",
-        "set the variable in vars=",
+        "set the variable in dbt_project.yml, or in vars= of the task",
     ),
     (
         r"Required version of dbt|Installed version of dbt|require-dbt-version|not compatible with.*dbt version",
@@ -31,7 +31,7 @@ _ADVICE = (
     ),
     (
         r"Could not find profile named|does not have a target named|profiles\.yml|[Pp]rofiles.dir",
-        "set profile_conn_id, or check the project's profiles.yml and the target's name",
+        "check the project's profiles.yml and the target's name, or set profile_conn_id of the task",
     ),
     (
         r"Credentials in profile",

@@ -179,7 +179,8 @@ def _postgres(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:
         "host": conn.host or "localhost",
         "port": conn.port or 5432,
         "user": conn.login,
-        "password": vault("PASSWORD", conn.password),
+        # dbt requires one; libpq takes an empty one as none, and looks into its own password file.
+        "password": vault("PASSWORD", conn.password) or "",
         "dbname": conn.schema or conn.login,
         "schema": "public",
         **{name: conn.extra.get(name) for name in passed},
@@ -187,7 +188,8 @@ def _postgres(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:
 
 
 def _redshift(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:
-    return {**_postgres(conn, vault), "type": "redshift", "port": conn.port or 5439}
+    output = _postgres(conn, vault)
+    return {**output, "type": "redshift", "port": conn.port or 5439, "password": output["password"] or None}
 
 
 def _snowflake(conn: ConnectionInfo, vault: _Vault) -> dict[str, Any]:

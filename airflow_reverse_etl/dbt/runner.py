@@ -40,6 +40,8 @@ _PASSED_ON = re.compile(
     r"|(?i:https?|all|no)_(?i:proxy)"
 )
 _SECRET_NAME = re.compile(r"SECRET|PASS|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
+# What other tools write into a package's folder.
+_NOT_COPIED = (".git", "dbt_packages", "target", "logs")
 _MESSAGE_LENGTH = 500  # characters of a node's message that are stored
 
 
@@ -92,11 +94,11 @@ class DbtResult:
             failed = [f"\n  {node.unique_id}: {node.status}: {node.message}" for node in self.failures[:10]]
             what = f"dbt {self.command}: {len(self.failures)} of {len(self.nodes)} nodes failed{''.join(failed)}"
             raise DbtRunError(what, todo="correct the models, data or tests named above, then clear this task", **where)
-        message = "\n".join(self.errors[-5:]) or "no message"
+        said = self.errors[-5:] or ("no message",)
+        message = "\n".join(map(_without_traceback, said))
         error = ProjectError if self.command in _READING else DbtRunError
-        raise error(
-            f"dbt {self.command} failed with exit code {self.exit_code}: {message}", todo=advice(message), **where
-        )
+        todo = advice("\n".join(said))
+        raise error(f"dbt {self.command} failed with exit code {self.exit_code}: {message}", todo=todo, **where)
 
 
 @dataclass(slots=True)
@@ -194,7 +196,12 @@ class DbtProject:
             # dbt links to local packages by absolute paths, which break when the folder moves.
             source = link.resolve()
             link.unlink()
-            shutil.copytree(source, link, symlinks=True)
+            shutil.copytree(source, link, symlinks=True, ignore=self._not_copied)
+
+    def _not_copied(self, folder: str, names: Sequence[str]) -> list[str]:
+        """Return what is not a part of a local package: this project, which may be inside it, and what tools write."""
+        own = self.path.resolve()
+        return [name for name in names if name in _NOT_COPIED or (Path(folder) / name).resolve() == own]
 
     def stop(self, why: str = "it was cancelled") -> None:
         """Stop dbt and all its children, and prevent further runs. Safe to call at any time.
@@ -215,6 +222,9 @@ class DbtProject:
     def _started(self, command: Sequence[str], target_path: Path) -> Iterator[subprocess.Popen[str]]:
         with tempfile.TemporaryDirectory(prefix="reverse_etl-profile-") as folder:
             options = ["--target", self.target] if self.target else []
+            # A package is a project without a profile's name.
+            if self.profile and not project_settings(self.path).get("profile"):
+                options += ["--profile", profile_name(self.path)]
             options += ["--vars", json.dumps(dict(self.variables))] if self.variables else []
             self._process = subprocess.Popen(
                 [find_executable(self.executable), *command, *options],
@@ -294,6 +304,15 @@ class DbtProject:
             message = scrub(text, hidden)[:_MESSAGE_LENGTH]
             seconds = float(row.get("execution_time") or 0)
             yield NodeResult(row["unique_id"], row["status"], message, seconds)
+
+
+def _without_traceback(text: str) -> str:
+    """Return a message of dbt with two lines before a Python traceback, and the error at the end of that."""
+    before, found, traceback = text.partition("Traceback (most recent call last)")
+    if not found:
+        return text
+    errors = [line for line in traceback.splitlines() if re.match(r"[\w.]+(:|$)", line)]
+    return "\n".join([*before.strip().splitlines()[-2:], *errors[-1:]])
 
 
 def _result_files(target_path: Path) -> dict[Path, int]:

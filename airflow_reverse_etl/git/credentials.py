@@ -17,10 +17,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from airflow_reverse_etl.errors import CredentialsError
 from airflow_reverse_etl.git.github_app import GitHubApp
+from airflow_reverse_etl.http.auth.signatures import restored_pem
+from airflow_reverse_etl.http.redaction import secret_forms
 
 #: Setting of the connection → value of ssh's StrictHostKeyChecking. ``ask`` becomes ``yes``: nobody could answer.
 HOST_KEY_CHECKING = {"yes": "yes", "ask": "yes", "accept-new": "accept-new", "no": "no", "off": "no"}
@@ -98,12 +100,10 @@ class Credentials:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Return everything that must never be shown, as it is and quoted for a URL, longest first."""
+        """Return everything that must never be shown; :func:`scrub` removes other forms of it as well."""
         proxy_password = urlsplit(self.proxy).password if self.proxy else None
         candidates = (self.token, self.passphrase, self.private_key, proxy_password)
-        plain = [secret for secret in candidates if secret]
-        quoted = [quote(secret, safe="") for secret in plain]
-        return tuple(sorted({*plain, *quoted}, key=len, reverse=True))
+        return tuple(secret for secret in candidates if secret)
 
     def for_url(self, url: str) -> Credentials:
         """Return the credentials with the App's token for a repository. Asks GitHub unless a valid token is cached."""
@@ -222,9 +222,12 @@ def default_user(host: str, token: str) -> str:
 
 
 def scrub(text: str, secrets: tuple[str, ...]) -> str:
-    """Remove secrets from a text, and user names and passwords from its URLs."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
+    """Remove secrets from a text, in any form, with user names and passwords of URLs and headers."""
+    found = {form for secret in secrets for form in secret_forms(secret, text) if len(form) > 2}
+    for form in sorted(found, key=len, reverse=True):
+        text = re.sub(re.escape(form), "***", text, flags=re.IGNORECASE)
+    # A header holds the user's name, too, encoded together with the token.
+    text = re.sub(r"\b(Basic|Bearer|token)(\s+|%20)[\w+/=.*~%-]{8,}", r"\1 ***", text, flags=re.IGNORECASE)
     return re.sub(r"(?<=://)[^/\s@]*@", "***@", text)
 
 
@@ -238,8 +241,8 @@ def _git_config(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _normalize_key(key: str) -> str:
-    """Restore the line ends that ssh expects. Forms and JSON often turn them into CRLF or a literal ``\\n``."""
-    text = key.replace("\\n", "\n").replace("\r\n", "\n").strip() + "\n"
+    """Restore the line ends that ssh expects."""
+    text = restored_pem(key)
     if not text.startswith("-----BEGIN "):
         raise CredentialsError(
             "the SSH private key is not a PEM or OpenSSH key",

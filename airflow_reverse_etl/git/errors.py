@@ -94,8 +94,9 @@ KNOWN_MESSAGES = (
     _KnownMessage(
         r"Write access to repository not granted",
         CredentialsError,
-        "the token may not read this repository",
-        "give the token read access to the repository's contents; a fine-grained token must also list the repository",
+        "the token has no access to the contents of this repository",
+        "give the token access to the repository's contents, which GitHub calls write access even for reading; "
+        "a fine-grained token must also list the repository",
     ),
     _KnownMessage(
         r"(CONNECT.*response|HTTP code) 407",
@@ -167,10 +168,26 @@ KNOWN_MESSAGES = (
 )
 
 
-def git_error(stderr: str, **where: object) -> ReverseEtlError:
-    """Build the error for git's stderr, from which secrets have been removed. Unknown text is passed on."""
+#: Errors of ``git push`` that mean something else to every other command.
+PUSH_MESSAGES = (
+    _KnownMessage(
+        r"Write access to repository not granted|returned error: 403|[Aa]ccess denied",
+        CredentialsError,
+        "the credentials may not push to this repository",
+        "verify that the account associated with the token has a write role in the repository's settings; a "
+        "fine-grained token or an App needs the permission to write the repository's contents",
+    ),
+)
+
+
+def git_error(stderr: str, *, command: str = "", **where: object) -> ReverseEtlError:
+    """Build the error for git's stderr, from which secrets have been removed. Unknown text is passed on.
+
+    :param command: git's command that failed, such as ``fetch`` or ``push``.
+    """
     message = "; ".join(_informative_lines(stderr)) or "no message"
-    for known in KNOWN_MESSAGES:
+    known_messages = (*PUSH_MESSAGES, *KNOWN_MESSAGES) if command == "push" else KNOWN_MESSAGES
+    for known in known_messages:
         if re.search(known.pattern, stderr):
             return known.error(f"{known.what}: {message}", todo=known.todo, **where)
     todo = "try again later; if the error persists, follow git's words"

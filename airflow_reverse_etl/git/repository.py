@@ -178,8 +178,7 @@ class Repository:
             if folder != ".":
                 git("sparse-checkout", "set", "--cone", folder)
             git("checkout", "--quiet", "--detach", commit)
-            if packages := _local_packages(tree, folder):
-                git("sparse-checkout", "add", *packages)
+            packages = _fetch_packages(git, tree, folder) if folder != "." else []
             if self.submodules:
                 git("submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--", folder, *packages)
         if self.submodules:
@@ -243,7 +242,7 @@ class Repository:
                     err += "\n" + credentials.key_problem(environment)
                 if status:
                     text = scrub(err, credentials.secrets)
-                    raise git_error(text, connection=self.connection, repository=self.url)
+                    raise git_error(text, command=arguments[0], connection=self.connection, repository=self.url)
                 return str(out)
 
             yield git
@@ -318,15 +317,57 @@ def require_project(files: Iterable[str], *, folder: str, ref: str | None, **whe
     raise ProjectError("the project path has no dbt_project.yml", todo=todo, path=folder, ref=ref, **where)
 
 
-def _local_packages(tree: Path, folder: str) -> list[str]:
-    """Return folders outside the project's own that it takes packages from. A sparse checkout has left them out."""
-    if folder == ".":
-        return []
-    files = [tree / folder / name for name in ("packages.yml", "dependencies.yml")]
-    text = "".join(file.read_text() for file in files if file.is_file())
-    found = re.findall(r"^\s*-\s*local:\s*['\"]?([^'\"#\s]+)", text, re.MULTILINE)
-    paths = (os.path.normpath(f"{folder}/{path}") for path in found)
-    return [path for path in paths if not path.startswith((".", "/", "-"))]
+def _fetch_packages(git: Git, tree: Path, folder: str) -> list[str]:
+    """Add the local packages of a project to a sparse checkout, which has left them out, and return their folders."""
+    fetched: list[str] = []
+    # A package that has arrived may name others.
+    while new := [path for path in local_packages(tree, folder) if path not in fetched]:
+        if "." in new:
+            git("sparse-checkout", "disable")
+            return ["."]
+        git("sparse-checkout", "add", *new)
+        fetched += new
+    return fetched
+
+
+def local_packages(tree: Path, folder: str) -> list[str]:
+    """Return the folders outside a dbt project's own from which it, and these packages in turn, take local packages.
+
+    :param tree: folder of the repository's files, as far as they are there.
+    :param folder: folder of the project in it.
+    :returns: paths in the repository, ``.`` for all of it. None of a path outside the repository.
+    """
+    found: list[str] = []
+    queue = [folder]
+    while queue:
+        place = queue.pop()
+        for path in _local_paths(tree / place):
+            # dbt reads the paths in a package's own packages.yml from the project's folder.
+            for start in dict.fromkeys((folder, place)):
+                package = os.path.normpath(f"{start}/{path}")
+                if not package.startswith(("..", "/", "-")) and package not in (*found, folder):
+                    found.append(package)
+                    queue.append(package)
+    return found
+
+
+def _local_paths(package: Path) -> list[str]:
+    """Return the value of each ``local`` in a package's packages.yml and dependencies.yml."""
+    import yaml
+
+    found: list[str] = []
+    for name in ("packages.yml", "dependencies.yml"):
+        file = package / name
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        try:
+            entries = (yaml.safe_load(text) or {}).get("packages") or ()
+            found += [str(entry["local"]) for entry in entries if "local" in entry]
+        except (yaml.YAMLError, AttributeError, TypeError):
+            # With Jinja in it, the file need not be YAML.
+            found += re.findall(r"\blocal:\s*['\"]?([^'\"#\s,}]+)", text)
+    return found
 
 
 def private_folder(folder: Path) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_reverse_etl.compat import BaseHook, field_behaviour, form_widgets
 from airflow_reverse_etl.connections import async_connection_info, connection_info
-from airflow_reverse_etl.errors import CredentialsError, ReverseEtlError
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError
 from airflow_reverse_etl.provider import GIT_CONNECTION
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class GitRepositoryHook(BaseHook):
     * ``timeout``: seconds that one git command may take; default 300
 
     :param git_conn_id: Airflow connection id.
+    :param repository: another repository on the connection's host, as its URL or as ``owner/name``; default: the
+        connection's own. One token, key or GitHub App serves many repositories.
     """
 
     conn_name_attr = "git_conn_id"
@@ -46,21 +49,23 @@ class GitRepositoryHook(BaseHook):
     conn_type = GIT_CONNECTION["connection-type"]
     hook_name = GIT_CONNECTION["hook-name"]
 
-    def __init__(self, git_conn_id: str = default_conn_name) -> None:
+    def __init__(self, git_conn_id: str = default_conn_name, repository: str | None = None) -> None:
         super().__init__()
         self.git_conn_id = git_conn_id
+        self.repository = repository
 
     def get_conn(self) -> Repository:
         """Return the repository with its credentials. Nothing is opened.
 
         :raises CredentialsError: the connection does not exist, or is incomplete.
-        :raises ConfigurationError: its URL is malformed, or its protocol is not allowed.
+        :raises ConfigurationError: its URL is malformed, its protocol is not allowed, or the repository is on another
+            host.
         """
-        return _repository(connection_info(self.git_conn_id))
+        return _repository(connection_info(self.git_conn_id), self.repository)
 
     async def async_conn(self) -> Repository:
         """Return the repository from inside an event loop, such as the triggerer's."""
-        return _repository(await async_connection_info(self.git_conn_id))
+        return _repository(await async_connection_info(self.git_conn_id), self.repository)
 
     def test_connection(self, ref: str = "HEAD") -> tuple[bool, str]:
         """Read the ref, and try whether the repository may be pushed to.
@@ -89,18 +94,19 @@ class GitRepositoryHook(BaseHook):
         return form_widgets(GIT_CONNECTION)
 
 
-def _repository(info: ConnectionInfo) -> Repository:
+def _repository(info: ConnectionInfo, repository: str | None) -> Repository:
     from airflow_reverse_etl.git.repository import PROTOCOLS, Repository
 
     extra = info.extra
     if not info.host:
         raise CredentialsError("the connection has no repository URL", todo="put it into host", connection=info.conn_id)
     url, user, token = _without_credentials(info.host)
+    url = _on_same_host(url, repository, info.conn_id)
     if ":" not in url:  # a path on this machine
         url = str(Path(url).expanduser().absolute())
     return Repository(
         url,
-        credentials=_credentials(info, user=user, token=token),
+        credentials=_credentials(info, url, user=user, token=token),
         allow_protocols=tuple(extra.get("allow_protocols") or PROTOCOLS),
         submodules=_true(extra.get("submodules")),
         timeout=float(extra.get("timeout") or 300),
@@ -108,11 +114,11 @@ def _repository(info: ConnectionInfo) -> Repository:
     )
 
 
-def _credentials(info: ConnectionInfo, *, user: str | None, token: str | None) -> Credentials:
+def _credentials(info: ConnectionInfo, url: str, *, user: str | None, token: str | None) -> Credentials:
     from airflow_reverse_etl.git.credentials import Credentials
 
     extra = {name: value for name, value in info.extra.items() if value not in (None, "")}
-    app = _app(info, extra)
+    app = _app(info, extra, url)
     return Credentials(
         user=info.login or user,
         token=info.password or token,
@@ -131,7 +137,7 @@ def _credentials(info: ConnectionInfo, *, user: str | None, token: str | None) -
     )
 
 
-def _app(info: ConnectionInfo, extra: dict[str, Any]) -> GitHubApp | None:
+def _app(info: ConnectionInfo, extra: dict[str, Any], url: str) -> GitHubApp | None:
     from airflow_reverse_etl.git.github_app import GitHubApp, api_and_repository
 
     if "github_app_id" not in extra:
@@ -155,13 +161,38 @@ def _app(info: ConnectionInfo, extra: dict[str, Any]) -> GitHubApp | None:
         raise CredentialsError(
             "the GitHub App has no key", todo="put the App's .pem into private_key", connection=info.conn_id
         )
-    api_and_repository(info.host or "")
+    api_and_repository(url)
     installation = extra.get("github_installation_id")
     return GitHubApp(
         str(extra["github_app_id"]),
         key,
         str(installation) if installation else None,
         narrow=not _true(extra.get("submodules")),  # submodules may be repositories of their own
+    )
+
+
+def _on_same_host(url: str, repository: str | None, conn_id: str) -> str:
+    """Return the URL of another repository on the host of a connection's URL, whose credentials it gets.
+
+    :raises ConfigurationError: the repository is on another host.
+    """
+    if not repository or repository == url:
+        return url
+    # https://host, ssh://git@host or git@host
+    host = re.match(r"[a-zA-Z+]+://[^/]+|[^/:]+(?=:)", url)
+    if host:
+        start = host[0] + ("/" if "://" in host[0] else ":")
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)+", repository) and ".." not in repository:
+            return start + repository
+        if repository.startswith(start):
+            return repository
+    # A path on this machine: the file's owner decides who may read it.
+    elif ":" not in repository and repository.startswith("/"):
+        return repository
+    raise ConfigurationError(
+        "the repository is not on the host of the connection, whose credentials it would get",
+        todo="write it as owner/name, or as a URL that begins like the connection's, or use another connection",
+        connection=conn_id,
     )
 
 

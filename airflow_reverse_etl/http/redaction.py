@@ -12,6 +12,8 @@ from urllib.parse import quote, quote_plus
 
 #: Longest message of a receipt, in characters.
 MAX_MESSAGE = 300
+# Characters of a line that cannot be in a text by chance.
+_LONG_LINE = 16
 
 
 def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -25,8 +27,7 @@ def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, A
     lowered = text.lower()
     hidden = {form for value in _values(records) for form in _encoded(value, text)}
     for secret in secrets:
-        hidden.update(_encoded(secret, text))
-        hidden.update(_in_base64(secret))
+        hidden.update(secret_forms(secret, text))
     found = [value for value in hidden if len(value) > 2 and value.lower() in lowered]
     if found:
         # The longest first: a value may be part of another.
@@ -36,6 +37,17 @@ def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, A
     if len(text) > MAX_MESSAGE:
         text = text[: MAX_MESSAGE - 1] + "…"
     return text
+
+
+def secret_forms(secret: str, text: str) -> Iterator[str]:
+    """Yield the forms in which a secret may be part of a text: as it is, encoded, and each long line of it."""
+    yield secret
+    yield from _encoded(secret, text)
+    yield from _in_base64(secret)
+    for line in secret.splitlines():
+        # The lines of a key are secrets of their own; its first and last are not.
+        if len(line.strip()) >= _LONG_LINE and not line.startswith("-----"):
+            yield line.strip()
 
 
 def _encoded(value: str, text: str) -> Iterator[str]:

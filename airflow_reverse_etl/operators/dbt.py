@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import XComArg
 
     from airflow_reverse_etl.dbt.runner import DbtResult
+    from airflow_reverse_etl.git.repository import Repository
 
 _LISTED_FAILURES = 50
 
@@ -191,7 +192,7 @@ class DbtOperator(DbtTask):
         names = ("manifest.json", "run_results.json", "catalog.json", "sources.json")
         files = {f"dbt_artifacts/{name}": target_path / name for name in names if (target_path / name).is_file()}
         message = f"dbt {_split(self.command)[0]} of {self.project['commit']}"
-        pushed = push(GitRepositoryHook(self.project["git_conn_id"]).get_conn(), files, branch=branch, message=message)
+        pushed = push(_repository(self.project), files, branch=branch, message=message)
         self.log.info("Pushed the artifacts to %s: %s", branch, pushed or "nothing new")
 
     def _folder(self, context: Context) -> Path:
@@ -201,7 +202,7 @@ class DbtOperator(DbtTask):
                     "the model sync's output has no repository",
                     todo="read the models from Git where dbt is to run, or give the project's folder",
                 )
-            repository = GitRepositoryHook(self.project["git_conn_id"]).get_conn()
+            repository = _repository(self.project)
             of = self.project
             return self._checkout(repository, context, commit=of["commit"], path=of["project_path"], ref=of["ref"])
         dag = self.get_dag()
@@ -249,6 +250,11 @@ class DbtOperator(DbtTask):
             names += [f"{model.name}.v{model.version}"] if model.version else []
             for name in names if model.unique_id in built else ():
                 events.add(model_asset(name, self.profile_conn_id), extra=extra)
+
+
+def _repository(project: Mapping[str, Any]) -> Repository:
+    """Return the repository of a model sync's output."""
+    return GitRepositoryHook(project["git_conn_id"], project.get("repository")).get_conn()
 
 
 def _split(command: str | Sequence[str]) -> list[str]:

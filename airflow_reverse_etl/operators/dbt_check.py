@@ -33,6 +33,8 @@ class DbtModelCheckOperator(DbtTask):
     :param base: branch, tag or commit before the change.
     :param head: the same, after it.
     :param git_conn_id: Airflow connection of type ``git``.
+    :param repository: another repository on the connection's host, as its URL or as ``owner/name``; default: the
+        connection's own.
     :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
     :param policy: ``any_change``, ``breaking`` or ``contract``.
     :param allow_review: what needs review does not fail the task.
@@ -56,6 +58,7 @@ class DbtModelCheckOperator(DbtTask):
         "base",
         "head",
         "git_conn_id",
+        "repository",
         "project_path",
         "pull_request",
         "profile_conn_id",
@@ -73,6 +76,7 @@ class DbtModelCheckOperator(DbtTask):
         base: str,
         head: str,
         git_conn_id: str = "git_default",
+        repository: str | None = None,
         project_path: str = ".",
         policy: Policy = "breaking",
         allow_review: bool = False,
@@ -85,6 +89,7 @@ class DbtModelCheckOperator(DbtTask):
         self.base = base
         self.head = head
         self.git_conn_id = git_conn_id
+        self.repository = repository
         self.project_path = project_path
         self.policy = policy
         self.allow_review = allow_review
@@ -97,7 +102,7 @@ class DbtModelCheckOperator(DbtTask):
         from airflow_reverse_etl.check.reports.text import text
 
         with airflow_errors():
-            repository = GitRepositoryHook(self.git_conn_id).get_conn()
+            repository = GitRepositoryHook(self.git_conn_id, self.repository).get_conn()
             # Once, at the start: a branch may move on while dbt parses it.
             commits = [repository.head(ref) for ref in (self.base, self.head)]
             base, head = (
@@ -117,13 +122,15 @@ class DbtModelCheckOperator(DbtTask):
         return found
 
     def _side(self, repository: Repository, context: Context, *, ref: str, commit: str) -> ProjectVersion:
+        from airflow_reverse_etl.check.project.loader import files_of
         from airflow_reverse_etl.check.project.version import ProjectVersion
         from airflow_reverse_etl.git.repository import project_folder
 
         path = project_folder(self.project_path)
         folder = self._checkout(repository, context, commit=commit, path=path, ref=ref)
         manifest = self._manifest(folder, context, profile=self._profile())
-        return ProjectVersion(manifest, label=f"{ref} ({commit[:8]})", folder=path)
+        about = files_of(manifest, folder, trusted=True)
+        return ProjectVersion(manifest, label=f"{ref} ({commit[:8]})", folder=path, **about)
 
     def _report(self, report: CheckReport, repository: Repository, commit: str) -> None:
         from airflow_reverse_etl.check.reports.hosts import for_repository

@@ -51,6 +51,8 @@ class DbtModelSyncOperator(DbtTask):
 
     :param git_conn_id: Airflow connection of type ``git``; see
         :class:`~airflow_reverse_etl.hooks.git.GitRepositoryHook`.
+    :param repository: another repository on the connection's host, as its URL or as ``owner/name``; default: the
+        connection's own.
     :param ref: branch, tag, full commit id or ``HEAD``.
     :param project_path: folder of ``dbt_project.yml``, relative to the repository's root.
     :param source: path or URL (http, s3, gs, az …) of a ``manifest.json`` to read instead: no Git, and no dbt. The
@@ -79,6 +81,7 @@ class DbtModelSyncOperator(DbtTask):
         "ref",
         "project_path",
         "git_conn_id",
+        "repository",
         "profile_conn_id",
         "schema",
         "database",
@@ -93,6 +96,7 @@ class DbtModelSyncOperator(DbtTask):
         self,
         *,
         git_conn_id: str = "git_default",
+        repository: str | None = None,
         ref: str = "main",
         project_path: str = ".",
         source: str | None = None,
@@ -103,6 +107,7 @@ class DbtModelSyncOperator(DbtTask):
     ) -> None:
         super().__init__(**kwargs)
         self.git_conn_id = git_conn_id
+        self.repository = repository
         self.ref = ref
         self.project_path = project_path
         self.source = source
@@ -122,7 +127,7 @@ class DbtModelSyncOperator(DbtTask):
         from airflow_reverse_etl.dbt.runner import engine_version
         from airflow_reverse_etl.git.repository import project_folder
 
-        repository = GitRepositoryHook(self.git_conn_id).get_conn()
+        repository = GitRepositoryHook(self.git_conn_id, self.repository).get_conn()
         path = project_folder(self.project_path)
         commit = repository.head(self.ref)
         profile = self._profile()
@@ -137,7 +142,7 @@ class DbtModelSyncOperator(DbtTask):
             return read_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
 
         place = {"git_conn_id": self.git_conn_id, "repository": repository.url, "project_path": path}
-        asset = self.git_conn_id, path
+        asset = self.git_conn_id, path, self.repository
         return self._synced(key, context, asset, commit=commit, parse=parse, about={"ref": self.ref, **place})
 
     def _from_source(self, source: str, context: Context) -> dict[str, Any]:
@@ -152,7 +157,7 @@ class DbtModelSyncOperator(DbtTask):
             return read_manifest(load(data, file=without_query(source)), commit=digest)
 
         place = without_query(source)
-        asset = self.source_conn_id or "local", place
+        asset = self.source_conn_id or "local", place, None
         key = self._key(place, "", None, env={})
         return self._synced(key, context, asset, commit=digest, parse=parse, about={"source": place})
 
@@ -160,7 +165,7 @@ class DbtModelSyncOperator(DbtTask):
         self,
         key: str,
         context: Context,
-        asset: tuple[str, str],
+        asset: tuple[str, str, str | None],
         *,
         commit: str,
         parse: Callable[[], Catalog],

@@ -32,6 +32,8 @@ class GitCommitSensor(BaseSensorOperator):
     The sensor does not list the commits in between.
 
     :param git_conn_id: Airflow connection of type ``git``.
+    :param repository: another repository on the connection's host, as its URL or as ``owner/name``; default: the
+        connection's own.
     :param ref: branch or tag.
     :param path: folder, relative to the repository's root: only what is below it counts.
     :param deferrable: wait in the triggerer, without a worker slot.
@@ -40,13 +42,14 @@ class GitCommitSensor(BaseSensorOperator):
     :raises AirflowFailException: the branch does not exist, or the credentials are refused.
     """
 
-    template_fields = ("git_conn_id", "ref", "path")
+    template_fields = ("git_conn_id", "repository", "ref", "path")
     ui_color: str = "#f6e4dc"
 
     def __init__(
         self,
         *,
         git_conn_id: str = "git_default",
+        repository: str | None = None,
         ref: str = "main",
         path: str = ".",
         deferrable: bool = True,
@@ -54,6 +57,7 @@ class GitCommitSensor(BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.git_conn_id = git_conn_id
+        self.repository = repository
         self.ref = ref
         self.path = path
         self.deferrable = deferrable
@@ -86,7 +90,12 @@ class GitCommitSensor(BaseSensorOperator):
         from airflow_reverse_etl.triggers.git import GitCommitTrigger
 
         trigger = GitCommitTrigger(
-            self.git_conn_id, ref=self.ref, path=self.path, poll_interval=self.poke_interval, seen=seen.to_json()
+            self.git_conn_id,
+            repository=self.repository,
+            ref=self.ref,
+            path=self.path,
+            poll_interval=self.poke_interval,
+            seen=seen.to_json(),
         )
         self.defer(
             trigger=trigger,
@@ -111,13 +120,16 @@ class GitCommitSensor(BaseSensorOperator):
             place = f"git/{task}/{map_index}.json"
             stored = json.loads(files.read(place) or b"{}")
             asked = {"git_conn_id": self.git_conn_id, "ref": self.ref, "path": self.path}
-            if {name: stored.get(name) for name in asked} != asked:
+            if self.repository:
+                asked["repository"] = self.repository
+            names = (*asked, "repository")
+            if {name: stored.get(name) for name in names} != {name: asked.get(name) for name in names}:
                 stored = {}
             before = PathVersion.from_json(stored.get("seen"))
             result = {**asked, "commit": before.commit, "previous": stored.get("previous")}
             if stored.get("run_id") == ti.run_id:
                 return result, before
-            repository = GitRepositoryHook(self.git_conn_id).get_conn()
+            repository = GitRepositoryHook(self.git_conn_id, self.repository).get_conn()
             seen, news = poll(repository, ref=self.ref, path=self.path, seen=before)
             if not news:
                 return None, PathVersion(seen.commit, before.content)  # a commit elsewhere in the repository

@@ -23,7 +23,14 @@ _SHORTEST_SECONDS = 15.0
 _LONGEST_SECONDS = 3600.0
 
 
-def git_commit(git_conn_id: str, *, ref: str = "main", path: str = ".", poll_interval: float = 60.0) -> Asset:
+def git_commit(
+    git_conn_id: str,
+    *,
+    repository: str | None = None,
+    ref: str = "main",
+    path: str = ".",
+    poll_interval: float = 60.0,
+) -> Asset:
     """Return the asset that a new commit updates: ``schedule=[git_commit("git_dbt", path="analytics")]``.
 
     Its events' ``extra["payload"]`` has git_conn_id, ref, path, commit and previous. Delivery is at least once. Commits
@@ -31,14 +38,17 @@ def git_commit(git_conn_id: str, *, ref: str = "main", path: str = ".", poll_int
     before, what is pushed while no triggerer runs is not noticed until the next commit.
 
     :param git_conn_id: Airflow connection of type ``git``.
+    :param repository: another repository on the connection's host, as its URL or as ``owner/name``; default: the
+        connection's own.
     :param ref: branch or tag.
     :param path: folder, relative to the repository's root: only commits that change something below it count.
     :param poll_interval: seconds between polls.
     """
     # Quoted, because the name is a part of the asset's URI.
-    quoted = [quote(part, safe=".-_") for part in (git_conn_id, ref, path)]
+    parts = (git_conn_id, *([repository] if repository else []), ref, path)
+    quoted = [quote(part, safe=".-_") for part in parts]
     name = "/".join(["git", *quoted])
-    trigger = GitCommitTrigger(git_conn_id, ref=ref, path=path, poll_interval=poll_interval)
+    trigger = GitCommitTrigger(git_conn_id, repository=repository, ref=ref, path=path, poll_interval=poll_interval)
     watcher = AssetWatcher(name=f"{name} changed", trigger=trigger)
     return Asset(name=name, uri=f"reverse-etl://{name}", group=ASSET_GROUP, watchers=[watcher])
 
@@ -50,6 +60,8 @@ class GitCommitTrigger(BaseEventTrigger):
     configuration, a sensor gets an event with ``error``, and a watcher logs a line.
 
     :param git_conn_id: Airflow connection of type ``git``.
+    :param repository: another repository on the connection's host, as its URL or as ``owner/name``; default: the
+        connection's own.
     :param ref: branch or tag.
     :param path: folder, relative to the repository's root.
     :param poll_interval: seconds between polls; at least 15 pass before the first.
@@ -63,6 +75,7 @@ class GitCommitTrigger(BaseEventTrigger):
         self,
         git_conn_id: str,
         *,
+        repository: str | None = None,
         ref: str = "main",
         path: str = ".",
         poll_interval: float = 60.0,
@@ -70,6 +83,7 @@ class GitCommitTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.git_conn_id = git_conn_id
+        self.repository = repository
         self.ref = ref
         self.path = path
         self.poll_interval = poll_interval
@@ -77,7 +91,10 @@ class GitCommitTrigger(BaseEventTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and its arguments, as plain JSON."""
-        names = ("git_conn_id", "ref", "path", "poll_interval", "seen")
+        names = ["git_conn_id", "ref", "path", "poll_interval", "seen"]
+        # Airflow knows a watcher by its arguments: one without a repository of its own keeps those that it had.
+        if self.repository:
+            names.append("repository")
         place = f"{type(self).__module__}.{type(self).__qualname__}"
         return place, {name: getattr(self, name) for name in names}
 
@@ -107,6 +124,8 @@ class GitCommitTrigger(BaseEventTrigger):
                 continue
             if news and (once or before.commit):  # a watcher's first look only finds out where it stands
                 place = {"git_conn_id": self.git_conn_id, "ref": self.ref, "path": self.path}
+                if self.repository:
+                    place["repository"] = self.repository
                 yield _event({**place, "commit": seen.commit, "previous": before.commit or None})
                 if once:
                     return
@@ -118,7 +137,7 @@ class GitCommitTrigger(BaseEventTrigger):
         from airflow_reverse_etl.git.path_watch import poll
         from airflow_reverse_etl.hooks.git import GitRepositoryHook
 
-        repository = await GitRepositoryHook(self.git_conn_id).async_conn()
+        repository = await GitRepositoryHook(self.git_conn_id, self.repository).async_conn()
         return await asyncio.to_thread(poll, repository, ref=self.ref, path=self.path, seen=seen)
 
     async def _remembered(self) -> dict[str, Any] | None:

@@ -31,6 +31,11 @@ def connection(type_: str, **fields: Any) -> ConnectionInfo:
             {"type": "postgres", "host": "h", "port": 5433, "user": "u", "dbname": "db", "schema": "public",
              "threads": 4, "sslmode": "require", "password": "{{ env_var('DBT_ENV_SECRET_PASSWORD') }}"},
         ),
+        (  # libpq finds another way to sign in; dbt demands the key
+            connection("postgres", host="h", schema="db", login="u"),
+            {"type": "postgres", "host": "h", "port": 5432, "user": "u", "dbname": "db", "schema": "public",
+             "threads": 4, "password": ""},
+        ),
         (
             connection("redshift", host="h", schema="db", login="u", password="TOPSECRET"),
             {"type": "redshift", "host": "h", "port": 5439, "user": "u", "dbname": "db", "schema": "public",

@@ -16,7 +16,7 @@ from airflow_reverse_etl.dbt.errors import advice
 from airflow_reverse_etl.dbt.manifest import read_manifest
 from airflow_reverse_etl.dbt.parse import ProjectParser
 from airflow_reverse_etl.dbt.profiles import Profile, placeholder_profile
-from airflow_reverse_etl.dbt.runner import DbtProject, find_executable, needs_packages, split_command
+from airflow_reverse_etl.dbt.runner import DbtProject, DbtResult, find_executable, needs_packages, split_command
 from airflow_reverse_etl.errors import ConfigurationError, DbtRunError, ProjectError, ReverseEtlError
 from airflow_reverse_etl.stores.files import StateFiles
 
@@ -73,6 +73,14 @@ def test_command_line(project: Path) -> None:
     lines: list[str] = []
     run.run(["source", "freshness"], target_path=target(project), on_message=lambda _, text: lines.append(text))
     assert lines == ['source freshness --target prod --vars {"a": 1}', f"{project} {project}"]
+
+
+def test_a_project_without_a_profiles_name_gets_the_profile_that_is_given(project: Path) -> None:
+    (project / "dbt_project.yml").write_text("name: shop\nversion: '1.0'\n")
+    lines: list[str] = []
+    run = dbt(project, 'echo "$@"', profile=Profile({"type": "duckdb"}))
+    run.run(["build"], target_path=target(project), on_message=lambda _, text: lines.append(text))
+    assert lines == ["build --profile shop"]
 
 
 def test_profile_exists_while_dbt_runs_with_secrets_in_the_environment_only(project: Path) -> None:
@@ -203,7 +211,7 @@ SEEN = [
     ("Could not find adapter type snowflake!", "install dbt-snowflake"),
     ('dbt expects 1 package(s) to be installed. Run "dbt deps" to install', "deps=True"),
     ("Failed to resolve 'hub.getdbt.com' ([Errno -3])", "commit dbt_packages"),
-    ("Env var required but not provided: 'NOPE'", "set NOPE in env="),
+    ("Env var required but not provided: 'NOPE'", "environment variable NOPE (--env NOPE"),
     ("Required var 'day' not found in config", "vars="),
     (
         "This version of dbt is not supported. Installed version of dbt: =1.12.6",
@@ -220,6 +228,16 @@ SEEN = [
 @pytest.mark.parametrize(("text", "todo"), SEEN)
 def test_dbts_errors_become_advice(text: str, todo: str) -> None:
     assert todo in advice(text)
+
+
+def test_a_traceback_of_dbt_is_reduced_to_its_error() -> None:
+    lines = "\n".join(f'  File "x.py", line {n}, in f\n    g()' for n in range(400))
+    error = "requests.exceptions.ConnectionError: Failed to resolve 'hub.getdbt.com'"
+    text = f"Encountered an error:\nTraceback (most recent call last):\n{lines}\n{error}"
+    with pytest.raises(ProjectError) as raised:
+        DbtResult("deps", 2, 1.0, (text,), ()).raise_for_failure()
+    assert raised.value.what.splitlines() == ["dbt deps failed with exit code 2: Encountered an error:", error]
+    assert "hub" in raised.value.todo
 
 
 # -- end of dbt ------------------------------------------------------------------------------------------------------
@@ -329,7 +347,7 @@ def test_real_parse_of_a_broken_project(project: Path) -> None:
     (project / "models" / "a.sql").write_text("select {{ env_var('NOPE') }}")
     with pytest.raises(ProjectError, match="Env var required but not provided: 'NOPE'") as raised:
         DbtProject(project, profile=placeholder_profile("duckdb")).parse()
-    assert "set NOPE in env=" in raised.value.todo
+    assert "environment variable NOPE (--env NOPE" in raised.value.todo
 
 
 def test_an_adapter_whose_sql_is_unknown_must_be_installed(project: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+from base64 import b64encode
+from itertools import product
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
 from airflow_reverse_etl.git.credentials import Credentials, default_user, scrub
 from airflow_reverse_etl.git.errors import git_error
+from airflow_reverse_etl.http.auth.signatures import restored_pem
 
 SEEN = [
     ("fatal: unable to access 'https://h/x/': Could not resolve host: h", UnreachableError, "proxy"),
@@ -53,6 +58,18 @@ def test_messages_become_errors_that_say_what_to_do(stderr: str, error: type[Exc
     assert "git_dbt" in str(raised)
 
 
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "remote: Write access to repository not granted.\nfatal: unable to access 'https://h/x/': returned error: 403",
+        "fatal: unable to access 'https://h/x/': The requested URL returned error: 403",
+    ],
+)
+def test_the_advice_depends_on_the_command_that_failed(stderr: str) -> None:
+    assert "write role in the repository's settings" in git_error(stderr, command="push").todo
+    assert "write role" not in git_error(stderr, command="fetch").todo
+
+
 def test_general_advice_of_git_is_left_out() -> None:
     text = "@@@@\nPermission denied (publickey).\nPlease make sure you have the correct access rights\n\nhint: x"
     assert git_error(text).what == "the host refused the SSH key: Permission denied (publickey)."
@@ -71,6 +88,44 @@ def test_scrubbed_text_holds_no_secret(secret: str, before: str, after: str) -> 
     assert secret not in text
     assert quote(secret, safe="") not in text
     assert "user" not in text.rpartition("https://")[2]
+
+
+@pytest.mark.parametrize("user", ["x-access-token", "oauth2", "a", "ab", ""])
+def test_a_header_that_a_host_repeats_shows_no_secret(user: str) -> None:
+    token = "glpat-s3cr3t/T0ken+"
+    encoded = b64encode(f"{user}:{token}".encode()).decode()
+    said = f"remote: bad header Authorization: Basic {encoded} ({encoded})\nAuthorization: Bearer {token}"
+    shown = scrub(said, Credentials(token=token).secrets)
+    assert all(encoded[start : start + 8] not in shown for start in range(16, len(encoded) - 8))
+    assert token not in shown
+
+
+def test_a_line_of_a_private_key_is_a_secret() -> None:
+    line = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ"
+    key = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{line}\n-----END OPENSSH PRIVATE KEY-----\n"
+    assert scrub(f"Load key: {line}", Credentials(private_key=key).secrets) == "Load key: ***"
+
+
+@pytest.mark.parametrize(
+    ("kind", "pasted"),
+    [
+        *product(("openssh", "pem", "encrypted"), ("blanks", "two characters", "CRLF")),
+        # Without anything between them, nothing would tell where a header of an encrypted key ends.
+        *product(("openssh", "pem"), ("nothing",)),
+    ],
+)
+def test_a_key_pasted_into_one_line_works(tmp_path: Path, kind: str, pasted: str) -> None:
+    options = {"openssh": [], "pem": ["-m", "PEM"], "encrypted": ["-m", "PEM", "-t", "rsa"]}[kind]
+    passphrase = "open sesame" if kind == "encrypted" else ""
+    command = ["ssh-keygen", "-q", "-b", "2048", "-t", "rsa", "-N", passphrase, *options, "-f", str(tmp_path / "key")]
+    subprocess.run(command, check=True)
+    text = (tmp_path / "key").read_text()
+    breaks = {"blanks": " ", "nothing": "", "two characters": "\\n", "CRLF": "\r\n"}
+    (tmp_path / "pasted").write_text(restored_pem(text.replace("\n", breaks[pasted])))
+    (tmp_path / "pasted").chmod(0o600)
+    read = ["ssh-keygen", "-y", "-P", passphrase, "-f", str(tmp_path / "pasted")]
+    public = subprocess.run(read, check=True, capture_output=True, text=True).stdout
+    assert public.split()[:2] == (tmp_path / "key.pub").read_text().split()[:2]
 
 
 @pytest.mark.parametrize(

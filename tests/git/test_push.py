@@ -79,7 +79,7 @@ def test_rights(origin: Origin, http: HttpServer, manifest: Path) -> None:
     git(origin.bare, "config", "http.receivepack", "false")
     assert over_http(http).head()
     assert not may_push(over_http(http))
-    with pytest.raises(CredentialsError, match="write access"):
+    with pytest.raises(CredentialsError, match="write role"):
         push(over_http(http), {"a": manifest}, branch="b", message="m")
 
 

@@ -37,6 +37,46 @@ def test_credentials_inside_the_url_are_taken_out(add_connection: Callable[..., 
     assert found.credentials == Credentials(user="me", token="t0/ken")
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "url"),
+    [
+        ("https://github.com/org/repo.git", "team/other", "https://github.com/team/other"),
+        ("https://github.com", "https://github.com/team/other.git", "https://github.com/team/other.git"),
+        ("https://me:t0ken@github.com/org/repo", "team/a/b", "https://github.com/team/a/b"),
+        ("git@host:org/repo", "team/other", "git@host:team/other"),
+        ("git@host:org/repo", "git@host:team/other", "git@host:team/other"),
+        ("ssh://git@host:22/org/repo", "team/other", "ssh://git@host:22/team/other"),
+        ("https://github.com/org/repo", None, "https://github.com/org/repo"),
+    ],
+)
+def test_one_connection_serves_the_repositories_of_its_host(
+    add_connection: Callable[..., None], own: str, other: str | None, url: str
+) -> None:
+    add_connection("git_test", conn_type="git", host=own)
+    assert GitRepositoryHook("git_test", other).get_conn().url == url
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        ("https://github.com/org/repo", "https://github.com.evil.example/org/repo"),
+        ("https://github.com/org/repo", "https://github.com:x@evil.example/org/repo"),
+        ("https://github.com/org/repo", "http://github.com/org/repo"),
+        ("https://github.com/org/repo", "/etc/passwd"),
+        ("https://github.com/org/repo", "../../x"),
+        ("git@host:org/repo", "git@evil:org/repo"),
+        ("git@host:org/repo", "ssh://git@host/org/repo"),
+        ("ssh://git@host/org/repo", "ssh://git@host:x@evil/org/repo"),
+    ],
+)
+def test_no_other_host_gets_the_credentials_of_a_connection(
+    add_connection: Callable[..., None], own: str, other: str
+) -> None:
+    add_connection("git_test", conn_type="git", host=own)
+    with pytest.raises(ConfigurationError, match="not on the host of the connection"):
+        GitRepositoryHook("git_test", other).get_conn()
+
+
 def test_every_ssh_field_of_the_git_provider(add_connection: Callable[..., None]) -> None:
     extra = {
         "key_file": "/keys/id", "private_key_passphrase": "p", "strict_host_key_checking": "accept-new",

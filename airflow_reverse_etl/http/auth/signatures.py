@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
@@ -39,6 +40,22 @@ class SignedJwt(Auth):
         return request.with_header("Authorization", f"Bearer {token}")
 
 
+def restored_pem(key: str) -> str:
+    """Return a PEM text with its line breaks, which forms and JSON turn into ``\\n``, CRLF, blanks or nothing."""
+    text = key.replace("\\r", "").replace("\\n", "\n").replace("\r\n", "\n").strip()
+    found = re.fullmatch(r"(-----BEGIN [A-Z0-9 ]+-----)(.+)(-----END [A-Z0-9 ]+-----)", text, re.DOTALL)
+    if not found or "\n" in found[2].strip():
+        return text + "\n"
+    first, body, last = found.groups()
+    # The headers of an old encrypted key stand before an empty line.
+    headers = re.findall(r"(?:Proc-Type|DEK-Info): ?\S+", body)
+    for header in headers:
+        body = body.replace(header, "")
+    body = re.sub(r"\s", "", body)
+    lines = [body[start : start + 64] for start in range(0, len(body), 64)]
+    return "\n".join([first, *headers, *([""] if headers else []), *lines, last]) + "\n"
+
+
 def sign_jwt(
     claims: Mapping[str, Any], key: str, *, now: float, algorithm: str = "RS256", seconds: int = _TOKEN_SECONDS
 ) -> str:
@@ -49,10 +66,8 @@ def sign_jwt(
     import jwt
 
     times = {"iat": int(now) - 60, "exp": int(now) + seconds}
-    # A key that was pasted into one line has its line breaks as two characters.
-    pem = key.replace("\\n", "\n").replace("\r\n", "\n")
     try:
-        return jwt.encode({**times, **claims}, pem, algorithm=algorithm)
+        return jwt.encode({**times, **claims}, restored_pem(key), algorithm=algorithm)
     except (ValueError, TypeError, NotImplementedError, jwt.PyJWTError):  # their texts may quote the key
         raise CredentialsError(
             "the private key cannot be read", todo="paste the whole .pem file, without a passphrase"
