@@ -11,7 +11,7 @@ from typing import Any
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.exposures import syncs_in_meta
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.lineage import ColumnResolver, family
+from airflow_reverse_etl.check.lineage import ColumnResolver, FieldTypes, family
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.rules.models import contract, key, marks, materialization, relation, version_and_access
 from airflow_reverse_etl.check.usage import Place, SyncSource, usage
@@ -120,9 +120,30 @@ def column_drift(
     :param now: columns of the sync's model, or of its query.
     :param before: the columns at the last run; None for the first run.
     """
-    used = usage(source, dialect=dialect).columns
+    used = usage(source, dialect=dialect)
     is_first = before is None
-    return list(_compare(source, used, before or [], now, missing=Level.BREAKING, is_first=is_first))
+    found = list(_compare(source, used.columns, before or [], now, missing=Level.BREAKING, is_first=is_first))
+    # What the names alone do not show: their spelling, and the fields inside a column.
+    reported = {finding.column for finding in found if finding.level is Level.BREAKING}
+    columns_before = {column.name.lower(): column for column in before or []}
+    columns_now = {column.name.lower(): column for column in now}
+    spelled = {column.name for column in now}
+    for name, place in used.columns.items():
+        new = columns_now.get(name.lower())
+        if new is None or reported & {name, new.name}:
+            continue
+        spelling = used.spellings.get(name, new.name)
+        fields = FieldTypes(columns_before.get(name.lower(), new), new, dialect)
+        lost = fields.lost(used.fields.get(name, ()))
+        if spelling not in spelled:
+            text = f"column {name} is {new.name} there, which the warehouse does not take for the same"
+        elif lost:
+            text = f"column {name} {lost}"
+        else:
+            continue
+        todo = "restore it, or change the sync"
+        found.append(_finding(source, "column-missing", Level.BREAKING, text, place, column=name, todo=todo))
+    return found
 
 
 def _compare(

@@ -8,13 +8,13 @@ Documented columns are the last resort, because nothing keeps documentation true
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_reverse_etl.check.project.version import ProjectVersion, table_name
-from airflow_reverse_etl.check.usage import physical_name
+from airflow_reverse_etl.check.usage import FieldPath, physical_name
 from airflow_reverse_etl.spec.columns import Column
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def family(data_type: str) -> str | None:
     return None
 
 
-def field_types(data_type: str, dialect: str | None) -> dict[tuple[str, ...], str] | None:
+def _field_types(data_type: str, dialect: str | None) -> dict[tuple[str, ...], str] | None:
     """Return the types of the fields inside a type by their paths in lower case.
 
     :returns: None if the type does not name its fields.
@@ -122,6 +122,33 @@ def _collect_fields(
             inner = (*path, part.name.lower())
             found[inner] = part.kind.sql(dialect)
             _collect_fields(part.kind, inner, found, dialect)
+
+
+class FieldTypes:
+    """The fields inside a column, before and after a change, as its type names them."""
+
+    def __init__(self, before: Column, after: Column, dialect: str | None) -> None:
+        self._before = _field_types(before.data_type, dialect)
+        self._after = _field_types(after.data_type, dialect)
+        self._nested = family(after.data_type) in ("json", "struct", "array", None)
+
+    def lost(self, paths: Iterable[FieldPath]) -> str:
+        """Return what happened to the first of the used fields that is missing or has another type, if any."""
+        for path in sorted(paths):
+            if not path or self._after is None:
+                continue
+            name = ".".join(path)
+            if path not in self._after:
+                return f"has no field {name}"
+            old = (self._before or {}).get(path, "")
+            new = self._after[path]
+            if family(old) and family(new) and family(old) != family(new):
+                return f"has a field {name} that changes from {old} to {new}"
+        return ""
+
+    def unknown(self, paths: Iterable[FieldPath]) -> bool:
+        """Return True if the sync reads inside the column, and the type does not name what is there."""
+        return self._nested and any(not path or self._after is None for path in paths)
 
 
 @dataclass(slots=True)

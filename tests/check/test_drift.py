@@ -49,6 +49,30 @@ def test_retyped(data_type: str, expected: list[Any]) -> None:
     assert summaries(column_drift(sync(), [THERE[0], Column("EMAIL", data_type), THERE[2]], THERE)) == expected
 
 
+def test_a_cursor_is_a_used_column() -> None:
+    tracked = sync(track={"cursor": "changed_at"}, primary_key="id")
+    assert summaries(column_drift(tracked, THERE, THERE)) == [("column-missing", Level.BREAKING, "changed_at")]
+
+
+def test_a_field_inside_a_column_is_missing_or_retyped() -> None:
+    reader = sync(mapping={"x": {"sql": "address.city"}})
+    types = ("STRUCT(city VARCHAR, zip VARCHAR)", "STRUCT(city VARCHAR)", "STRUCT(zip VARCHAR)", "STRUCT(city INTEGER)")
+    full, same, lost, retyped = ([Column("address", data_type)] for data_type in types)
+    assert column_drift(reader, same, full, dialect="duckdb") == []
+    for now in (lost, retyped):
+        expected = [("column-missing", Level.BREAKING, "address")]
+        assert summaries(column_drift(reader, now, full, dialect="duckdb")) == expected
+
+
+def test_a_name_in_quotes_is_compared_as_the_warehouse_compares_it() -> None:
+    reader = sync(mapping={"x": {"sql": 'upper("Email")'}})
+    before, now = ([Column(name, "VARCHAR")] for name in ("Email", "EMAIL"))
+    assert column_drift(reader, before, before, dialect="snowflake") == []
+    expected = [("column-missing", Level.BREAKING, "Email")]
+    assert summaries(column_drift(reader, now, before, dialect="snowflake")) == expected
+    assert column_drift(reader, now, before, dialect="duckdb") == []
+
+
 def test_columns_that_the_sync_does_not_use_are_warnings() -> None:
     now = [*THERE[:2], Column("SCORE", "FLOAT")]
     expected = [("column-added", Level.WARNING, None), ("column-removed", Level.WARNING, None)]

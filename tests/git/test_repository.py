@@ -228,6 +228,28 @@ def test_local_packages_of_the_project_come_along(origin: Origin, tmp_path: Path
     assert not (folder.parent / "other").exists()
 
 
+def test_local_packages_of_packages_and_in_flow_style_come_along(origin: Origin, tmp_path: Path) -> None:
+    """dbt reads the paths in a package's own file from the project's folder."""
+    commit = origin.commit(
+        {
+            "analytics/dependencies.yml": "packages: [{local: ../shared/macros}]",
+            "shared/macros/packages.yml": "packages:\n  - {local: '../shared/more'}",
+            "shared/more/packages.yml": "packages:\n  - local: {{ env_var('PLACE') }}\n  - local: ../deep",
+            "deep/dbt_project.yml": "name: deep",
+        }
+    )
+    folder = local(origin).checkout(commit, path="analytics", under=tmp_path / "c")
+    assert (folder / "../shared/more/packages.yml").is_file()
+    assert (folder / "../deep/dbt_project.yml").is_file()
+    assert not (folder.parent / "other").exists()
+
+
+def test_a_package_above_the_project_comes_along(origin: Origin, tmp_path: Path) -> None:
+    commit = origin.commit({"analytics/packages.yml": "packages:\n  - local: ../\n"})
+    folder = local(origin).checkout(commit, path="analytics", under=tmp_path / "c")
+    assert (folder / "../other/dbt/dbt_project.yml").is_file()
+
+
 def test_two_tasks_at_once_share_one_checkout(origin: Origin, tmp_path: Path) -> None:
     """Both tasks fetch, one checkout is placed, and no temporary folder remains."""
     commit = git(origin.work, "rev-parse", "HEAD")

@@ -74,7 +74,7 @@ def test_what_needs_review_fails_unless_it_is_allowed(monkeypatch: pytest.Monkey
         monkeypatch.setattr(DbtModelCheckOperator, "_side", lambda *_, **__: next(found))
         monkeypatch.setattr(
             "airflow_reverse_etl.operators.dbt_check.GitRepositoryHook",
-            lambda _: SimpleNamespace(get_conn=lambda: SimpleNamespace(url="u", head=str)),
+            lambda *_: SimpleNamespace(get_conn=lambda: SimpleNamespace(url="u", head=str)),
         )
         return task.execute({"ti": SimpleNamespace(xcom_push=lambda **_: None)})  # type: ignore[typeddict-item]
 

@@ -39,7 +39,7 @@ class ProjectLoader:
         """Load the project at a manifest's path, in a folder, or at a ref.
 
         In a folder, ``target/manifest.json`` is used if it was made from exactly the project's files (see
-        :mod:`.current`), or if there are none; otherwise dbt parses the project.
+        :mod:`.current`), or if the folder has only artifacts; otherwise dbt parses the project.
 
         :param built: a catalog.json next to the manifest describes the deployed tables.
         :raises RepositoryNotFoundError: ``where`` is not a manifest, a folder or a ref.
@@ -132,7 +132,7 @@ def files_of(manifest: Mapping[str, Any], project: Path, *, trusted: bool) -> di
 
 
 def _extract(commit: str, paths: Sequence[str], tree: Path) -> bool:
-    """Write the files under some paths of a commit into a folder. Returns False if there are none.
+    """Write the files under some paths of a commit into a folder. Returns False if the commit has no such files.
 
     ``git archive`` would leave out files by their attributes. Links become small text files: the repository's contents
     are untrusted.

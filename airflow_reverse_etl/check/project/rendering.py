@@ -7,10 +7,11 @@ result might be much longer than they are, are not rendered at all.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jinja2 import nodes
+    from jinja2 import Environment, nodes
 
 _MAX_LENGTH = 1_000_000  # characters of a model's SQL
 _FILTERS = ("upper", "lower", "trim", "join", "first", "last", "length", "string", "int")
@@ -19,16 +20,24 @@ _METHODS = ("items", "keys", "values")
 
 def render(template: str, **names: str | Callable[..., str | bool]) -> str | None:
     """Render a template. Returns None if it uses other names, is invalid, or is not safe to render."""
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2 import TemplateError
 
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    environment = _environment()
     try:
-        if len(template) > _MAX_LENGTH or not _is_bounded(environment.parse(template)):
+        if len(template) > _MAX_LENGTH:
             return None
-        return environment.from_string(template).render(names)
+        tree = environment.parse(template)
+        return environment.from_string(tree).render(names) if _is_bounded(tree) else None
     except (TemplateError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, cache_size=0)
 
 
 def _is_bounded(tree: nodes.Template) -> bool:

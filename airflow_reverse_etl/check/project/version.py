@@ -272,7 +272,8 @@ class ProjectVersion:
         compiled = node.get("compiled_code") if self.use_compiled else None
         if compiled and "SQL" not in self.definition(unique_id):
             return [compiled]
-        branches = [self._render(node, is_incremental=answer) for answer in (False, True)]
+        answers = (False, True) if "is_incremental" in (node.get("raw_code") or "") else (False,)
+        branches = [self._render(node, is_incremental=answer) for answer in answers]
         texts = [compiled, *branches] if compiled else branches
         return list(dict.fromkeys(texts))
 

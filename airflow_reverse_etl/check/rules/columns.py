@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.lineage import Columns, family, field_types
-from airflow_reverse_etl.check.usage import FieldPath, Place
+from airflow_reverse_etl.check.lineage import Columns, FieldTypes, family
+from airflow_reverse_etl.check.usage import Place
 from airflow_reverse_etl.spec.columns import Column
 
 
@@ -152,7 +152,7 @@ def _existing(
     if same_lineage and before.data_type == after.data_type:
         return
     paths = change.usage.fields.get(name, frozenset())
-    fields = _FieldTypes(before, after, change.head.project.dialect)
+    fields = FieldTypes(before, after, change.head.project.dialect)
     lost = fields.lost(paths)
     if lost:
         yield change.finding(
@@ -166,7 +166,7 @@ def _existing(
     elif not same_lineage:
         level = Level.WARNING
         message = f"{text} is computed differently"
-        if None in families or has_unreadable_change(change) or fields.unknown(paths):
+        if None in families or _has_unreadable_change(change) or fields.unknown(paths):
             level = Level.REVIEW
             message += ", and its new definition cannot be determined"
         yield change.finding(
@@ -179,34 +179,7 @@ def _existing(
         )
 
 
-class _FieldTypes:
-    """The fields inside a column, before and after a change, as its type names them."""
-
-    def __init__(self, before: Column, after: Column, dialect: str | None) -> None:
-        self._before = field_types(before.data_type, dialect)
-        self._after = field_types(after.data_type, dialect)
-        self._nested = family(after.data_type) in ("json", "struct", "array", None)
-
-    def lost(self, paths: Iterable[FieldPath]) -> str:
-        """Return what happened to the first of the used fields that is missing or has another type, if any."""
-        for path in sorted(paths):
-            if not path or self._after is None:
-                continue
-            name = ".".join(path)
-            if path not in self._after:
-                return f"has no field {name}"
-            old = (self._before or {}).get(path, "")
-            new = self._after[path]
-            if family(old) and family(new) and family(old) != family(new):
-                return f"has a field {name} that changes from {old} to {new}"
-        return ""
-
-    def unknown(self, paths: Iterable[FieldPath]) -> bool:
-        """Return True if the sync reads inside the column, and the type does not name what is there."""
-        return self._nested and any(not path or self._after is None for path in paths)
-
-
-def has_unreadable_change(change: ModelChange) -> bool:
+def _has_unreadable_change(change: ModelChange) -> bool:
     """Return True if the model or something upstream changed, and its columns cannot be read."""
     base = change.base.project
     head = change.head.project
