@@ -172,7 +172,11 @@ class DbtCloudApi:
             position = {"limit": PAGE, "offset": len(found)}
             page = await self._call("GET", path, {**params, **position}, version=version)
             found += page["data"]
-            if len(page["data"]) < PAGE:
+            # A page may be shorter than asked although more follow.
+            pagination = (page.get("extra") or {}).get("pagination") or {}
+            total = pagination.get("total_count")
+            is_last = len(page["data"]) < PAGE if total is None else len(found) >= int(total)
+            if is_last or not page["data"]:
                 return found
 
     async def _call(

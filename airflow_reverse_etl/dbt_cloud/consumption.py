@@ -102,7 +102,8 @@ class Claim:
     """A run that a consumer took.
 
     :param claimant: id of the task instance that took the run, equal in every try.
-    :param superseded: ids of older successful runs that the claim passed over (``consume="latest"``).
+    :param superseded: ids of older successful runs that the claim, or an earlier one that did not see them, passed over
+        (``consume="latest"``).
     """
 
     claimant: str
@@ -151,7 +152,11 @@ class Consumed:
         free = sorted((run for run in runs if self._is_free(run, after)), key=lambda run: run.order)
         if on_failure == "wait":
             free = [run for run in free if run.succeeded]
+        late: list[CloudRun] = []
         if consume == "latest" and self.watermark:
+            # Runs that lists show only now, although a newer one was taken.
+            passed_over = {run_id for claim in self.claims for run_id in claim.superseded}
+            late = [run for run in free if run.order < self.watermark and run.id not in passed_over]
             free = [run for run in free if run.order > self.watermark]
         if not free:
             return None
@@ -159,7 +164,7 @@ class Consumed:
         superseded: tuple[int, ...] = ()
         if consume == "latest":
             run = free[-1]
-            superseded = tuple(older.id for older in free[:-1] if older.succeeded)
+            superseded = tuple(older.id for older in (*late, *free[:-1]) if older.succeeded)
         outcome: ClaimOutcome = "failed"
         if run.succeeded:
             outcome = "success"

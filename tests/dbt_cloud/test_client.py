@@ -28,6 +28,16 @@ async def test_finished_runs_come_in_order_from_all_pages(cloud: DbtCloudServer,
     assert len(cloud.requests) == 6
 
 
+async def test_a_page_that_is_shorter_than_asked_does_not_end_a_listing(
+    cloud: DbtCloudServer, api: DbtCloudApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.dbt_cloud.server.PAGE", 40)
+    job = cloud.add_job()
+    ids = [cloud.add_run(job, finished_at=NOW + timedelta(seconds=n)) for n in range(100)]
+    async with api:
+        assert [run.id for run in await api.finished_runs(NOW)] == ids
+
+
 async def test_the_servers_clock_is_known(cloud: DbtCloudServer, api: DbtCloudApi) -> None:
     cloud.now = lambda: NOW
     async with api:

@@ -86,6 +86,14 @@ def test_latest_takes_the_newest_and_says_what_it_passed_over() -> None:
     assert get(record, runs, "b", consume="latest") is None
 
 
+def test_latest_says_of_a_run_that_lists_show_late_that_the_next_claim_passed_it_over() -> None:
+    record = FakeRecord()
+    assert taken(get(record, [run(1, 0), run(3, 2)], "a", consume="latest")) == 3
+    claim = get(record, [run(1, 0), run(2, 1), run(3, 2), run(4, 3)], "b", consume="latest")
+    assert claim is not None
+    assert (claim.run.id, claim.superseded) == (4, (2,))
+
+
 def test_runs_count_in_the_order_they_finish_not_start() -> None:
     record = FakeRecord()
     assert taken(get(record, [run(5, 10)], "a")) == 5
