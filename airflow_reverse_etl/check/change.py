@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import ColumnResolver
 from airflow_reverse_etl.check.usage import Place, Usage
 from airflow_reverse_etl.dbt.catalog import Model
+
+#: The sync before the change: the same, another one or none, or unknown.
+SyncIs = Literal["same", "new", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class ModelChange:
 
     :param before: the model before; for a model that is new, the model after the change.
     :param columns: columns of this model that the sync uses → places where it uses them.
-    :param new_sync: the sync is new or was changed, so that its columns may never have been there.
+    :param sync_is: the sync before the change, as far as it is known; one that is new or was changed may use columns
+        that have never been there.
     :param today: the day that decides whether a deprecation date has passed.
     :param other_target: no model of the project kept its database and schema.
     """
@@ -33,7 +37,7 @@ class ModelChange:
     columns: Mapping[str, Place]
     today: date
     other_target: bool = False
-    new_sync: bool = False
+    sync_is: SyncIs = "unknown"
 
     @property
     def changed(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import PurePosixPath
 
-from airflow_reverse_etl.check.change import ModelChange
+from airflow_reverse_etl.check.change import ModelChange, SyncIs
 from airflow_reverse_etl.check.exposures import syncs_in_meta
 from airflow_reverse_etl.check.findings import CheckReport, Finding, Level, Policy
 from airflow_reverse_etl.check.lineage import ColumnResolver
@@ -55,19 +55,21 @@ def check_project(
     in_meta, errors = syncs_in_meta(head.catalog)
     syncs = [*in_meta, *sources]
     findings = [_invalid_sync(error) for error in (*errors, *invalid)]
-    findings += _removed_syncs(syncs_before, syncs, [*errors, *invalid])
     digests = {source.sync.name: source.sync.digest for source in syncs_before}
     unrelated: dict[str, str] = {}
-    for source in syncs:
+    for position, source in enumerate(syncs):
         used = usage(source, dialect=head.dialect)
-        in_files = source not in in_meta
-        new_sync = not in_files and digests.get(source.sync.name) != source.sync.digest
-        found = comparison.of_sync(used, new_sync=new_sync, in_files=in_files)
+        sync_is: SyncIs = "unknown"
+        if position < len(in_meta):
+            sync_is = "same" if digests.get(source.sync.name) == source.sync.digest else "new"
+        found = comparison.of_sync(used, sync_is)
         if isinstance(found, str):
             unrelated[source.sync.name] = found
         else:
             findings += found
     judged = [finding.under(policy) for finding in findings]
+    # Under any policy, a model may change once its sync is removed.
+    judged += _removed_syncs(syncs_before, syncs, [*errors, *invalid])
     judged.sort(key=lambda finding: (finding.level.rank, finding.place.file, finding.place.line or 0))
     names = tuple(source.sync.name for source in syncs)
     return CheckReport(policy, base.label, head.label, names, tuple(judged), unrelated)
@@ -109,18 +111,17 @@ class _Comparison:
         self.other_target = other_target
         self._models = [*base.project.catalog.models, *head.project.catalog.models]
 
-    def of_sync(self, used: Usage, *, new_sync: bool, in_files: bool) -> list[Finding] | str:
+    def of_sync(self, used: Usage, sync_is: SyncIs) -> list[Finding] | str:
         """Return the findings of one sync, or the reason why it reads none of this project.
 
-        :param new_sync: the sync is new or was changed.
-        :param in_files: the sync is in a file, of which no earlier version is known.
+        :param sync_is: the sync before the change; unknown for one in a file.
         """
         model = used.source.sync.model
         before = self.base.project.models_of(model)
         if before:
             found = self._ambiguous(used)
             for one in before:
-                found += self._findings(used, one, new_sync=new_sync, in_files=in_files)
+                found += self._findings(used, one, sync_is)
             return found
         after = self.head.project.models_of(model)
         if after:
@@ -150,7 +151,7 @@ class _Comparison:
         found: list[Finding] = []
         for model in models:
             names = self._used_columns(used, model, self.head)
-            change = ModelChange(used, model, model, self.head, self.head, names, self.today, new_sync=True)
+            change = ModelChange(used, model, model, self.head, self.head, names, self.today, sync_is="new")
             for rule in RULES:
                 found += rule(change)
         return found
@@ -178,17 +179,17 @@ class _Comparison:
             todo,
         )
 
-    def _findings(self, used: Usage, before: Model, *, new_sync: bool, in_files: bool) -> list[Finding]:
+    def _findings(self, used: Usage, before: Model, sync_is: SyncIs) -> list[Finding]:
         """Return the findings for one model that the sync reads."""
         after = self._after(used, before)
         if after is None:
             return [self._missing_model(used, before)]
         names = self._used_columns(used, before, self.base)
-        change = ModelChange(used, before, after, self.base, self.head, names, self.today, self.other_target, new_sync)
+        change = ModelChange(used, before, after, self.base, self.head, names, self.today, self.other_target, sync_is)
         found: list[Finding] = []
         for rule in RULES:
             found += rule(change)
-        if in_files and not change.changed:
+        if sync_is == "unknown" and not change.changed:
             found += self._never_there(change)
         base = self.base.project.definition(before.unique_id)
         edited = before != after or base != self.head.project.definition(after.unique_id)
@@ -205,7 +206,7 @@ class _Comparison:
         if names is None or all(name.lower() in names for name in change.columns):
             return []
         missing = {name: place for name, place in change.columns.items() if name.lower() not in names}
-        return list(columns(replace(change, columns=missing, new_sync=True)))
+        return list(columns(replace(change, columns=missing, sync_is="new")))
 
     def _after(self, used: Usage, before: Model) -> Model | None:
         model = used.source.sync.model

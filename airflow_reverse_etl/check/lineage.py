@@ -26,7 +26,7 @@ Origin = Literal["contract", "catalog", "file", "sql", "documentation"]
 
 _MISSING = re.compile(r"\0([^\0]+)\0")  # marks a missing input inside a lineage id
 # Columns that dbt adds to a snapshot.
-_SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to", "dbt_is_deleted")
+_SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to")
 _FAMILIES = (
     ("boolean", r"bool"),
     ("timestamp", r"timestamp|datetime|smalldatetime"),
@@ -216,8 +216,12 @@ class ColumnResolver:
         node = self.project.nodes[unique_id]
         if node["resource_type"] != "snapshot":
             return ()
-        renamed = (node.get("config") or {}).get("snapshot_meta_column_names") or {}
-        return tuple(str(renamed.get(name) or name).lower() for name in _SNAPSHOT_COLUMNS)
+        config = node.get("config") or {}
+        names = [*_SNAPSHOT_COLUMNS]
+        if config.get("hard_deletes") == "new_record":
+            names.append("dbt_is_deleted")
+        renamed = config.get("snapshot_meta_column_names") or {}
+        return tuple(str(renamed.get(name) or name).lower() for name in names)
 
     def lineages(self, unique_id: str) -> tuple[ColumnLineage, ...]:
         """Return the lineage of a node's columns by each of its statements; empty if they do not reveal all columns."""
@@ -252,12 +256,16 @@ class ColumnResolver:
 
 
 def _in_every_branch(lineages: tuple[ColumnLineage, ...]) -> dict[str, Column]:
-    """Return the columns that all statements of a node have."""
-    if not lineages:
-        return {}
-    first, *others = lineages
-    common = set(first.columns).intersection(*(other.columns for other in others))
-    return {name: column for name, column in first.columns.items() if name in common}
+    """Return the columns that all statements of a node have, without a type where these differ."""
+    found = dict(lineages[0].columns) if lineages else {}
+    for other in lineages[1:]:
+        for name, column in list(found.items()):
+            branch = other.columns.get(name)
+            if branch is None:
+                del found[name]
+            elif branch.data_type != column.data_type:
+                found[name] = replace(column, data_type="")
+    return found
 
 
 def _lowered(tree: exp.Query) -> frozenset[str]:

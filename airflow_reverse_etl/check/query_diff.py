@@ -72,7 +72,7 @@ def _own_clauses(lineage: ColumnLineage, scope: Scope) -> Iterator[tuple[str, st
         if name in _NOT_COMPARED or not value:
             continue
         kind = _NAMES.get(name, name.upper())
-        for part in value if isinstance(value, list) else [value]:
+        for part in value if isinstance(value, list) else _conditions(value):
             yield kind, _text(lineage, scope, part) if hasattr(part, "sql") else str(part)
     yield from _limits(lineage, scope, query)
     yield from _group(lineage, scope, query)
@@ -82,6 +82,14 @@ def _own_clauses(lineage: ColumnLineage, scope: Scope) -> Iterator[tuple[str, st
         if _changes_row_count(item):
             expands = item.find(exp.UDTF) is not None
             yield "aggregation", lineage.text(scope, item.unalias()) if expands else ""
+
+
+def _conditions(clause: exp.Expr) -> list[exp.Expr]:
+    """Return the conditions that a clause joins by AND, whose order does not count; any other clause as it is."""
+    from sqlglot import exp
+
+    condition = clause.this if isinstance(clause, exp.Where | exp.Having | exp.Qualify) else None
+    return list(condition.flatten()) if isinstance(condition, exp.And) else [clause]
 
 
 def _group(lineage: ColumnLineage, scope: Scope, query: exp.Select) -> Iterator[tuple[str, str]]:
@@ -130,6 +138,9 @@ def _text(lineage: ColumnLineage, scope: Scope, clause: exp.Expr) -> str:
             table.set("this", exp.to_identifier("query"))
     for subquery in list(tree.find_all(exp.Subquery)):
         subquery.set("alias", None)
+        # A subquery in FROM and a CTE are the same.
+        if len([value for value in subquery.args.values() if value]) == 1:
+            subquery.replace(exp.to_table("query"))
     return str(tree.sql(dialect=lineage.resolver.project.dialect, comments=False, normalize=True))
 
 

@@ -166,11 +166,10 @@ class _Reads:
         found: list[str] = []
         for column in tree.find_all(exp.Column):
             parts = list(column.parts)
-            # The name of the table, perhaps after those of its schema and database.
-            while self._is_query and len(parts) > 1 and parts[-2].name.lower() in self._tables:
-                parts = parts[-1:]
-            if self._is_query and len(parts) > 1 and parts[0].name.lower() in self._tables:
-                parts = parts[1:]
+            # The name of the table comes first, perhaps after those of its schema and database.
+            tables = [at for at, part in enumerate(parts[:-1]) if part.name.lower() in self._tables]
+            if tables:
+                parts = parts[tables[0] + 1 :]
             first, *rest = parts
             if isinstance(first, exp.Star):
                 continue

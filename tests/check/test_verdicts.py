@@ -264,6 +264,20 @@ WHOSE_SYNC_COUNTS = [
         [sync(model="fans", primary_key="id")],
     ),
     Case(
+        "a column that was missing before, and the sync is the same",
+        project(**in_meta(mapping={"email": "mail"})),
+        project(SQL + " and id > 5", **in_meta(mapping={"email": "mail"})),
+        WARNING,
+        [],
+    ),
+    Case(
+        "a column that was missing before, which a sync in a file may have begun to use",
+        project(),
+        project(SQL + " and id > 5"),
+        BREAKING,
+        [sync(mapping={"email": "mail"}, primary_key="id")],
+    ),
+    Case(
         "a column that never existed",
         project(),
         project(),
@@ -406,6 +420,34 @@ WHAT_A_MODEL_IS_MADE_FROM = [
         BREAKING,
     ),
     Case(
+        "the incremental branch gives a used column another type",
+        *(
+            project(
+                "select id, {% if is_incremental() %}cast(email as " + kind + "){% else %}cast(email as varchar)"
+                "{% endif %} as email from {{ ref('stg') }}"
+            )
+            for kind in ("varchar", "integer")
+        ),
+        REVIEW,
+    ),
+    Case(
+        "a snapshot no longer marks deleted rows",
+        *(
+            project(
+                SQL,
+                snapshot(
+                    "history",
+                    "select id, email from {{ source('raw', 'people') }}",
+                    parents=["source.shop.raw.people"],
+                    hard_deletes=deletes,
+                ),
+            )
+            for deletes in ("new_record", "invalidate")
+        ),
+        BREAKING,
+        [sync(model={"table": "main.history"}, mapping={"gone": "dbt_is_deleted"}, primary_key="id")],
+    ),
+    Case(
         "a snapshot's strategy changes",
         from_snapshot("select id, email from {{ source('raw', 'people') }}", strategy="check"),
         from_snapshot("select id, email from {{ source('raw', 'people') }}", strategy="timestamp"),
@@ -443,6 +485,12 @@ WHAT_A_MODEL_IS_MADE_FROM = [
         project(SQL, model("fans", package="lib"), model("fans", package="other")),
         BREAKING,
         [sync(model="fans", mapping={"id": "id"}, primary_key="id")],
+    ),
+    Case(
+        "SQL that cannot be read becomes SQL that can, for a column of unknown type",
+        project("select {{ f() }}", customers={"parents": ["stg"], "columns": {"id": "", "email": ""}}),
+        project(SQL, customers={"parents": ["stg"], "columns": {"id": "", "email": ""}}),
+        REVIEW,
     ),
     edited(
         "comments and white space in SQL that cannot be read",
@@ -527,6 +575,17 @@ WHICH_ROWS = [
         "another column in a subquery of a filter",
         *(f"{SQL} and id in (select {c} from {{{{ ref('stg') }}}})" for c in ("id", "plan")),
         WARNING,
+    ),
+    edited(
+        "another order of conditions",
+        *(f"select id, email from {{{{ ref('stg') }}}} where {c}" for c in ("active and id > 5", "id > 5 and active")),
+        NOTHING,
+    ),
+    edited(
+        "a subquery becomes a CTE",
+        "select id, email from (select * from {{ ref('stg') }} where active) as x",
+        "with x as (select * from {{ ref('stg') }} where active) select id, email from x",
+        NOTHING,
     ),
     edited(
         "an unused column of a subquery",

@@ -17,7 +17,8 @@ def columns(change: ModelChange) -> Iterator[Finding]:
     # With the same definition, columns differ only if both versions have columns as the warehouse reports them.
     base_measured = change.base.project.warehouse_columns(change.before.unique_id)
     head_measured = change.head.project.warehouse_columns(change.after.unique_id)
-    if not (change.changed or change.new_sync or (base_measured and head_measured)):
+    is_new = change.sync_is == "new"
+    if not (change.changed or is_new or (base_measured and head_measured)):
         return
     old = change.base.columns(change.before.unique_id)
     new = change.head.columns(change.after.unique_id)
@@ -31,7 +32,7 @@ def columns(change: ModelChange) -> Iterator[Finding]:
         elif after and new.complete:
             if before:
                 yield from _existing(change, name, place, (before, after), same_lineage=_same_lineage(name, old, new))
-            elif not change.new_sync and not old.complete:
+            elif not is_new and not old.complete:
                 unverified[name] = place
         elif new.complete or (before and not old.complete and not after and new.by_name):
             yield _missing(change, name, place, old, new)
@@ -64,16 +65,16 @@ def inputs(change: ModelChange) -> Iterator[Finding]:
             yield _missing_input(change, missing_input)
 
 
-def _same_lineage(name: str, old: Columns, new: Columns) -> bool:
-    """Return False only if both lineages are known and differ."""
+def _same_lineage(name: str, old: Columns, new: Columns) -> bool | None:
+    """Return None if one of the lineages is unknown."""
     before = old.lineage_id(name)
     after = new.lineage_id(name)
-    return not before or not after or before == after
+    return before == after if before and after else None
 
 
 def _missing(change: ModelChange, name: str, place: Place, old: Columns, new: Columns) -> Finding:
     level = Level.BREAKING
-    if change.changed and not change.new_sync and old.get(name) is None and old.complete:
+    if change.sync_is == "same" and old.get(name) is None and old.complete:
         level = Level.WARNING
         problem = "was missing before the change, too"
     elif new.get(name):
@@ -133,7 +134,7 @@ def _new_name(name: str, old: Columns, new: Columns) -> str | None:
 
 
 def _existing(
-    change: ModelChange, name: str, place: Place, columns: tuple[Column, Column], *, same_lineage: bool
+    change: ModelChange, name: str, place: Place, columns: tuple[Column, Column], *, same_lineage: bool | None
 ) -> Iterator[Finding]:
     before, after = columns
     families = (family(before.data_type), family(after.data_type))
@@ -149,6 +150,9 @@ def _existing(
             contract=change.before.contract,
         )
         return
+    if same_lineage is None:
+        # A changed value is a warning, which the rule of rows gives. An unknown type may be another one.
+        same_lineage = not change.changed or None not in families
     if same_lineage and before.data_type == after.data_type:
         return
     paths = change.usage.fields.get(name, frozenset())

@@ -238,7 +238,7 @@ def marks(change: ModelChange) -> Iterator[Finding]:
 
 def unread(change: ModelChange) -> Iterator[Finding]:
     """Yield a finding for each part of the sync that cannot be read, if the model changes."""
-    if change.changed or change.new_sync:
+    if change.changed or change.sync_is == "new":
         for place, reason in change.usage.unread:
             text = f"{change.after.name} changes, and the columns that the sync needs are not clear: {reason}"
             yield change.finding("sync-unread", Level.REVIEW, text, place=place, todo="correct or simplify this part")
