@@ -7,15 +7,17 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from airflow_reverse_etl.check.check import check_project
 from airflow_reverse_etl.check.project.loader import ProjectLoader, files_of
 from airflow_reverse_etl.cli.main import main
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
-from tests.dbt.projects import manifest, model, seed
+from tests.dbt.projects import manifest, model, seed, sync
 
 SYNC = """\
 name: customers_to_crm
@@ -194,3 +196,53 @@ def test_packages_around_and_above_a_project_come_with_a_ref(monorepo: Path) -> 
     assert [model.unique_id for model in version.catalog.models] == ["model.lib.customers"]
     assert "macro.shared.mail" in version.macros.texts
     assert version.variables == repr({"tests": None, "lib": None, "shared": None})
+
+
+BEFORE = {
+    "dbt_project.yml": PROJECT + "models: {+materialized: table}\nvars: {name: email}\n",
+    "models/plain.sql": "select 1 as id, 'x' as email",
+    "models/by_macro.sql": "select 1 as id, {{ apply(mail) }} from {{ ref('plain') }}",
+    "models/by_variable.sql": "select 1 as id, email as {{ var('name') }} from {{ ref('plain') }}",
+    "models/by_branch.sql": "{{ config(materialized='incremental', unique_key='id') }}"
+    "select id, email from {{ ref('plain') }}{% if is_incremental() %} where id > 1{% endif %}",
+    "models/by_seed.sql": "select id, cast(email as varchar) as email from {{ ref('codes') }}",
+    "models/by_snapshot.sql": "select id, cast(email as varchar) as email from {{ ref('history') }}",
+    "models/hooked.sql": "select id, email from {{ ref('plain') }}",
+    "macros/all.sql": "{% macro apply(m) %}{{ m() }}{% endmacro %}{% macro mail() %}email{% endmacro %}",
+    "seeds/codes.csv": "id,email\n1,a\n",
+    "snapshots/history.sql": "{% snapshot history %}{{ config(target_schema='s', unique_key='id', strategy='check', "
+    "check_cols='all') }} select id, email from {{ ref('plain') }}{% endsnapshot %}",
+}
+CHANGED = {
+    "dbt_project.yml": PROJECT + "models: {+materialized: table, shop: {hooked: {+post-hook: 'select 1'}}}\n"
+    "vars: {name: mail}\n",
+    "models/plain.sql": "-- people\nselect 1 as id, 'x' as email",
+    "models/by_branch.sql": "{{ config(materialized='incremental', unique_key='email') }}"
+    "select id, {% if is_incremental() %}id{% else %}email{% endif %} from {{ ref('plain') }}",
+    "macros/all.sql": BEFORE["macros/all.sql"].replace("%}email{%", "%}mail{%"),
+    "seeds/codes.csv": "id,mail\n1,a\n",
+    "snapshots/history.sql": BEFORE["snapshots/history.sql"].replace("email", "email as mail"),
+}
+
+
+@pytest.mark.slow
+def test_verdicts_on_manifests_that_dbt_itself_wrote(tmp_path: Path) -> None:
+    """Parse two versions with dbt 1.11, and check a sync of each model."""
+    versions = []
+    for name, texts in (("base", BEFORE), ("head", {**BEFORE, **CHANGED})):
+        write({str(tmp_path / name / path): text for path, text in texts.items()})
+        versions.append(ProjectLoader().load(str(tmp_path / name)))
+    names = [path.removeprefix("models/").removesuffix(".sql") for path in BEFORE if path.startswith("models/")]
+    syncs = [sync(name=name, model=name, primary_key="id") for name in names]
+    report = check_project(syncs, *versions, today=date(2026, 7, 1))
+    worst: dict[str, str] = {}
+    for finding in report.findings:  # the worst come first
+        worst.setdefault(finding.sync, f"{finding.level.value}: {finding.rule}")
+    assert worst == {
+        "by_macro": "needs review: column-unverified",
+        "by_variable": "needs review: column-unverified",
+        "by_branch": "breaking: column-missing",
+        "by_seed": "breaking: column-missing",
+        "by_snapshot": "breaking: column-missing",
+        "hooked": "needs review: build-changed",
+    }
