@@ -225,7 +225,11 @@ class _Comparison:
         candidates = used.query_columns()
         if not known.complete:
             return candidates
-        return {name: place for name, place in candidates.items() if known.get(name, spelling=used.spellings.get(name))}
+        return {
+            name: place
+            for name, place in candidates.items()
+            if name in used.certain or known.get(name, spelling=used.spellings.get(name))
+        }
 
     def _missing_model(self, used: Usage, before: Model) -> Finding:
         head = self.head.project

@@ -54,6 +54,7 @@ class Usage:
     :param fields: name as the sync writes it → paths of the fields that the sync reads inside that column; an empty
         path for anything but named fields.
     :param mentions: columns named in the query of a ``{sql: …}`` model. Any of the query's tables may have them.
+    :param certain: the mentions that the query's only table must have.
     :param star: the query of a ``{sql: …}`` model selects ``*``, so any of its tables may have the ``columns`` too.
     :param unread: places that cannot be read, with the reason.
     """
@@ -63,6 +64,7 @@ class Usage:
     spellings: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, frozenset[FieldPath]] = field(default_factory=dict)
     mentions: Mapping[str, Place] = field(default_factory=dict)
+    certain: frozenset[str] = frozenset()
     star: bool = False
     unread: tuple[tuple[Place, str], ...] = ()
 
@@ -139,7 +141,27 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
     place = source.place("model", "sql")
     reads = _Reads(dialect, query)
     mentions = dict.fromkeys(reads.of(query), place)
-    return Usage(source, found, reads.spellings, reads.fields, mentions, star=query.is_star, unread=tuple(unread))
+    return Usage(
+        source,
+        found,
+        reads.spellings,
+        reads.fields,
+        mentions,
+        certain=_of_only_table(query, mentions),
+        star=query.is_star,
+        unread=tuple(unread),
+    )
+
+
+def _of_only_table(query: exp.Expr, mentions: Iterable[str]) -> frozenset[str]:
+    """Return the columns that a query mentions and that can only be those of its table, if it has one table."""
+    from sqlglot import exp
+
+    sources = list(query.find_all(exp.Table, exp.Subquery, exp.CTE, exp.UDTF, exp.Lateral, exp.SetOperation))
+    if not isinstance(query, exp.Select) or len(sources) != 1:
+        return frozenset()
+    aliases = {item.alias.lower() for item in query.selects if item.alias}
+    return frozenset(name for name in mentions if name.lower() not in aliases)
 
 
 class _Reads:

@@ -263,6 +263,14 @@ WHOSE_SYNC_COUNTS = [
         REVIEW,
         [sync(model="fans", primary_key="id")],
     ),
+    *(
+        Case(f"a query names {what}", project(), project(), verdict, [sync(model={"sql": sql}, primary_key="id")])
+        for what, sql, verdict in (
+            ("a column that never existed", "select id, mail as email from main.customers", BREAKING),
+            ("a column of another table", "select c.id, o.mail as email from main.customers c, other.o o", NOTHING),
+            ("its own alias", "select id, lower(email) as e from main.customers order by e", NOTHING),
+        )
+    ),
     Case(
         "a column that was missing before, and the sync is the same",
         project(**in_meta(mapping={"email": "mail"})),
