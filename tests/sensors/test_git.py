@@ -118,6 +118,20 @@ async def test_trigger_tells_a_sensor_what_no_waiting_would_help() -> None:
     assert waited == [15]
 
 
+def test_another_repository_of_the_connections_host_is_watched_by_itself(origin: Origin, tmp_path: Path) -> None:
+    other = Origin.create(tmp_path / "another")
+    commit = other.commit({"analytics/dbt_project.yml": "name: other\n"}, "first")
+    first = git(origin.work, "rev-parse", "HEAD")
+    assert sensor().execute(context("run 1"))["commit"] == first
+    found = sensor(repository=str(other.bare)).execute(context("run 2"))
+    assert (found["commit"], found["repository"]) == (commit, str(other.bare))
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(repository=str(other.bare)).execute(context("run 3"))
+    assert deferred.value.trigger.serialize()[1]["repository"] == str(other.bare)
+    names = [git_commit("git_dbt", repository=repository).name for repository in (None, "owner/other")]
+    assert names == ["git/git_dbt/main/.", "git/git_dbt/owner%2Fother/main/."]
+
+
 async def test_watcher_goes_on_through_errors_ever_more_slowly(origin: Origin) -> None:
     """It begins where the branch stands, and yields each change with what was before; it never raises or ends."""
     first = git(origin.work, "rev-parse", "HEAD")
