@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,12 +196,9 @@ class DbtProject:
             # dbt links to local packages by absolute paths, which break when the folder moves.
             source = link.resolve()
             link.unlink()
-            shutil.copytree(source, link, symlinks=True, ignore=self._not_copied)
-
-    def _not_copied(self, folder: str, names: Sequence[str]) -> list[str]:
-        """Return what is not a part of a local package: this project, which may be inside it, and what tools write."""
-        own = self.path.resolve()
-        return [name for name in names if name in _NOT_COPIED or (Path(folder) / name).resolve() == own]
+            # The project itself may be inside the package, such as its integration_tests.
+            left_out = {self.path.resolve(), *(source / name for name in _NOT_COPIED)}
+            shutil.copytree(source, link, symlinks=True, ignore=_leave_out(left_out))
 
     def stop(self, why: str = "it was cancelled") -> None:
         """Stop dbt and all its children, and prevent further runs. Safe to call at any time.
@@ -304,6 +301,11 @@ class DbtProject:
             message = scrub(text, hidden)[:_MESSAGE_LENGTH]
             seconds = float(row.get("execution_time") or 0)
             yield NodeResult(row["unique_id"], row["status"], message, seconds)
+
+
+def _leave_out(paths: Collection[Path]) -> Callable[[str, list[str]], list[str]]:
+    """Return the function by which :func:`shutil.copytree` leaves out some paths, which have no links in them."""
+    return lambda folder, names: [name for name in names if Path(folder).resolve() / name in paths]
 
 
 def _without_traceback(text: str) -> str:

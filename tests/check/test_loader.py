@@ -174,7 +174,7 @@ def monorepo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(
         {
             "lib/dbt_project.yml": package.format("lib"),
-            "lib/models/customers.sql": "select 1 as id, {{ mail() }} as email",
+            "lib/models/target/customers.sql": "select 1 as id, {{ mail() }} as email",
             "lib/integration_tests/dbt_project.yml": package.format("tests"),
             "lib/integration_tests/packages.yml": "packages: [{local: ../}]",
             "lib/packages.yml": "packages:\n  - {local: ../../shared}",

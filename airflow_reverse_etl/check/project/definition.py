@@ -25,22 +25,18 @@ TABLE = "table"
 # Configuration that changes neither columns nor rows, or that another rule compares.
 _HARMLESS = frozenset(
     (
-        *("access", "alias", "auto_refresh", "automatic_clustering", "backup", "bind", "cluster_by"),
-        *("concurrent_batches", "contract", "copy_grants", "database", "dataset", "description", "dist", "docs"),
-        *(
-            "enabled",
-            "file_format",
-            "freshness",
-            "grant_access_to",
-            "grants",
-            "group",
-            "hours_to_expiration",
-            "indexes",
-        ),
-        *("kms_key_name", "labels", "latest_version_pointer", "location_root", "meta", "on_configuration_change"),
-        *("packages", "persist_docs", "policy_tags", "project", "query_tag", "quoting", "schema", "secure"),
-        *("snowflake_warehouse", "sort", "sort_type", "static_analysis", "tags", "target_database", "target_schema"),
-        *("tblproperties", "transient", "unlogged"),
+        # What other rules compare: place, contract, access.
+        *("access", "alias", "contract", "database", "dataset", "enabled", "project", "quoting", "schema"),
+        *("target_database", "target_schema"),
+        # Documentation and governance.
+        *("description", "docs", "freshness", "group", "labels", "latest_version_pointer", "meta", "packages"),
+        *("persist_docs", "policy_tags", "static_analysis", "tags"),
+        # Rights.
+        *("copy_grants", "grant_access_to", "grants", "secure"),
+        # How a table is stored, and how fast it is built.
+        *("auto_refresh", "automatic_clustering", "backup", "bind", "cluster_by", "concurrent_batches", "dist"),
+        *("file_format", "hours_to_expiration", "indexes", "kms_key_name", "location_root", "on_configuration_change"),
+        *("query_tag", "snowflake_warehouse", "sort", "sort_type", "tblproperties", "transient", "unlogged"),
     )
 )
 _DEFAULTS = {"on_schema_change": "ignore", "delimiter": ",", "lookback": 1}
@@ -88,7 +84,7 @@ def _configuration(config: Mapping[str, Any]) -> str:
     """Return the configuration that may change rows, without values that are dbt's defaults."""
     kept: dict[str, Any] = {}
     for name, value in config.items():
-        is_default = value in (None, "", [], {}, False) or _DEFAULTS.get(name) == value
+        is_default = value is None or value is False or value in ("", [], {}) or _DEFAULTS.get(name) == value
         if name in _HARMLESS or name in _HOOKS or is_default:
             continue
         if name == "materialized" and value in _PLAIN:
