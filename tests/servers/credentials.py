@@ -126,7 +126,7 @@ class Signature(Rule):
 
 @dataclass
 class StandardWebhooks(Rule):
-    """Signatures of https://www.standardwebhooks.com: id, time and body, and no repetition of a message's id.
+    """Signatures of https://www.standardwebhooks.com over id, time and body. ``ids`` has the id of each message.
 
     :param secret: text that begins with ``whsec_``.
     :param tolerance: seconds that the clocks may differ.

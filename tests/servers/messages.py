@@ -40,11 +40,6 @@ class Request:
         """The first value of each parameter in the URL."""
         return {name: values[0] for name, values in parse_qs(urlsplit(self.target).query).items()}
 
-    @property
-    def content_type(self) -> str:
-        """The media type of the body, without parameters, in lower case."""
-        return media_type(self.headers)
-
     @cached_property
     def json(self) -> Any:
         """The body as JSON; None if it is empty or not JSON."""

@@ -12,7 +12,7 @@ from tests.servers.shapes import Results, RowResult
 
 
 class RowsApi(Server):
-    """Rows with an ``id``: ``POST /rows/<operation>`` with ``{"records": […]}``, or one row at ``…/<id>``.
+    """Rows with an ``id``: ``/rows/<operation>`` with ``{"records": […]}``, or one row at ``…/<id>``, by any method.
 
     :param shape: function that makes the reply.
     :param atomic: a request with a bad row writes nothing; without it, the other rows.
@@ -36,25 +36,27 @@ class RowsApi(Server):
         self.bad = bad
 
     def answer(self, request: Request) -> Reply:
-        match request.method, request.segments:
-            case "POST", ["rows", operation]:
+        match request.segments:
+            case ["rows", operation]:
                 return self._write(Operation(operation), request.json["records"])
-            case "POST", ["rows", operation, key]:
+            case ["rows", operation, key]:
                 return self._write(Operation(operation), [{**(request.json or {}), "id": key}])
         return Reply(404)
 
     def _write(self, operation: Operation, records: list[dict[str, Any]]) -> Reply:
-        bad = [_id(record) in self.bad for record in records]
+        codes = [self._problem(operation, _id(record)) for record in records]
         if self._until_bad:
-            bad = [any(bad[: at + 1]) for at in range(len(bad))]
-        writes_nothing = self._atomic and any(bad)
-        results = []
-        for position, record in enumerate(records):
-            code = "INVALID" if bad[position] else ""
-            if not code and not writes_nothing and not self.records.write(operation, _id(record), record):
-                code = "NOT_FOUND"
-            results.append(RowResult(position, _id(record), code))
-        return self._shape(results)
+            codes = [next(filter(None, codes[: at + 1]), "") for at in range(len(codes))]
+        for code, record in zip(codes, records, strict=True):
+            if not code and not (self._atomic and any(codes)):
+                self.records.write(operation, _id(record), record)
+        return self._shape([RowResult(at, _id(records[at]), code) for at, code in enumerate(codes)])
+
+    def _problem(self, operation: Operation, key: str) -> str:
+        if key in self.bad:
+            return "INVALID"
+        missing = operation in (Operation.UPDATE, Operation.DELETE) and key not in self.records.held
+        return "NOT_FOUND" if missing else ""
 
 
 def _id(record: dict[str, Any]) -> str:
