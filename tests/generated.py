@@ -321,10 +321,13 @@ _ACTIONS = {
     "`unknown`; if sending them twice is safe, the batch is split",
     "refuse": "nothing was written because of some row: the rows that `results` names are rejected, and the others "
     "sent again; without such rows the batch is split until the bad row is alone",
+    "conflict": "as `refuse`, but the rows are sent again when all others are settled: another record has a value that "
+    "must be unique",
     "reject": "every row is refused as it is",
     "skip": "the destination does not have the row; on an error status it speaks of one row, as with `accept`",
     "retry": "nothing was written; the rows are sent again later",
-    "throttle": "as `retry`, and nothing is sent on this connection for the time that the reply asks for",
+    "throttle": "as `retry`, and nothing is sent on this connection for the time that the reply asks for, else for 10 "
+    "seconds or more",
     "unknown": "the rows may have been written: they are sent again if that is safe, else `failure.on_unknown` decides",
     "credentials": "the load stops with a `CredentialsError`",
     "configuration": "the load stops with a `ConfigurationError`",
