@@ -137,6 +137,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
                 return plan
             if isinstance(plan, RunReport):
                 text = f"{sync.name}: this run is already committed"
+                if plan.run_id != run_context.run_id:
+                    text = f"{sync.name}: the requests of the day are used up by run {plan.run_id}"
                 return {"run_id": run_context.run_id, "total": 0, "shares": 0, "text": text}
             try:
                 return summary(
@@ -261,7 +263,7 @@ class ReverseEtlCommitOperator(SyncOperator):
                 steps.check_complete(found)
                 return found
             await steps.check_removed(found)
-            return await steps.commit(found, destination)
+            return await steps.finish(found, destination)
 
 
 def reverse_etl(

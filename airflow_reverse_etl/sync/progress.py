@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import ANSWER_LOST, MAX_REASONS, Outcome, Reason, Receipt
+from airflow_reverse_etl.spec.receipts import ANSWER_LOST, DAILY_LIMIT, MAX_REASONS, Outcome, Reason, Receipt
 
 
 @dataclass(slots=True)
@@ -109,6 +109,11 @@ class Checkpoint:
         """Record why rows are left for a later try."""
         at = self._reason_index(reason)
         self.left[at] = self.left.get(at, 0) + rows
+
+    @property
+    def is_spent(self) -> bool:
+        """Return True if the last load left rows because the requests of the day were used up."""
+        return any(self.reasons[at].code == DAILY_LIMIT for at in self.left)
 
     def end(self, seconds: float) -> None:
         """End a load in good order: rows that it announced and did not send are not in doubt.

@@ -110,7 +110,7 @@ async def attempt_sync(
         if isinstance(found, Plan):
             if found.total and (wait := (await steps.load(found, destination)).waiting):
                 return wait
-            found = await steps.commit(found, destination, seconds=clock.monotonic() - started)
+            found = await steps.finish(found, destination, seconds=clock.monotonic() - started)
     if isinstance(found, RunReport):
         check_failure_policy(sync, found)
     return found
@@ -186,8 +186,8 @@ class Run:
             another, is then discarded, as it may not have been approved.
         :param lift_guards: names of guards that do not stop this run's plan. The plan of an earlier run is sent only
             within all guards.
-        :returns: the plan; the report of this run if it is already committed; or a wait before the rows of an earlier
-            run can be sent.
+        :returns: the plan; the report of this run if it is already committed, or of an earlier one whose rows have used
+            up the requests of the day; or a wait before the rows of an earlier run can be sent.
         :raises GuardError: a guard stopped the plan, which is discarded.
         :raises RunConflictError: this run is finished, with rows left that no other run sends.
         """
@@ -358,7 +358,8 @@ class Run:
         except ReverseEtlError as error:
             error.with_report(await self._report_so_far(plan, destination))
             raise
-        if loaded.left and not loaded.waiting and (loader.stopped or share.partition != REMOVAL):
+        postponed = loaded.waiting or loaded.checkpoint.is_spent
+        if loaded.left and not postponed and (loader.stopped or share.partition != REMOVAL):
             raise IncompleteLoadError(
                 f"{loaded.left:,} of {share.until - share.after:,} rows could not be sent yet{_why(loaded.checkpoint)}",
                 report=await self._report_so_far(plan, destination),
@@ -367,6 +368,31 @@ class Run:
                 connection=self._sync.destination.connection,
             )
         return loaded
+
+    async def finish(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
+        """Commit a loaded plan, or keep it open if its remaining rows would be lost.
+
+        Rows are left when the requests of the day are used up. The next run plans them again. It cannot do so in mode
+        ``append``, which has no snapshot, and must not if sending rows twice is not safe: it then sends them by this
+        plan first.
+
+        :param seconds: as :meth:`commit` takes it.
+        """
+        checkpoint = await self._progress(plan)
+        if not checkpoint.is_spent:
+            return await self.commit(plan, destination, seconds=seconds)
+        left = plan.total - len(checkpoint.settled)
+        text = f"{left:,} rows are left for the next run, as the requests of the day are used up"
+        self._observer.event("warning", sync=self._sync.name, text=text)
+        if self._keeps_open(checkpoint, destination):
+            return await self._report_so_far(plan, destination)
+        return await self.commit(plan, destination, seconds=seconds)
+
+    def _keeps_open(self, progress: Checkpoint, destination: Destination) -> bool:
+        """Return True if the remaining rows of a plan must be sent by this plan, and by no later one."""
+        if self._sync.mode == "append":
+            return True
+        return progress.is_spent and not destination.capabilities.may_repeat(self._sync.mode)
 
     async def commit(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
         """Fold the settled rows into the snapshot.
@@ -393,7 +419,8 @@ class Run:
         """Finish earlier runs of the sync.
 
         :returns: the unfinished plan of this run, if it can be resumed; the report of this run, if its commit was
-            interrupted and no rows are left; a wait before the rows of an earlier run can be sent; None otherwise.
+            interrupted and no rows are left; the report of an earlier run, if its rows have used up the requests of the
+            day; a wait before the rows of an earlier run can be sent; None otherwise.
         """
         for plan in await asyncio.to_thread(self._store.unfinished, self._sync.name):
             if plan.run_id.startswith(_PREVIEW_PREFIX):
@@ -428,14 +455,21 @@ class Run:
                     await asyncio.to_thread(self._store.discard, plan)
                     continue
 
-            # Only in mode append would a commit lose the remaining rows: no snapshot makes the next run plan them.
-            if self._sync.mode == "append" and resumable:
-                if wait := (await self.load(plan, destination)).waiting:
-                    return replace(wait, planned=False)  # this run's own plan comes later
-                await self.commit(plan, destination)
+            # A commit would lose the remaining rows: no snapshot makes the next run plan them.
+            if resumable and self._keeps_open(progress, destination):
+                if found := await self._complete(plan, destination):
+                    return found
             else:
                 await self._fold(plan, destination)
         return None
+
+    async def _complete(self, plan: Plan, destination: Destination) -> RunReport | Wait | None:
+        """Send the remaining rows of an earlier run, and commit it; returns why this run ends with that, if it does."""
+        loaded = await self.load(plan, destination)
+        if loaded.waiting:
+            return replace(loaded.waiting, planned=False)  # this run's own plan comes later
+        report = await self.finish(plan, destination)
+        return report if loaded.checkpoint.is_spent else None
 
     async def _fold(self, plan: Plan, destination: Destination) -> RunReport | None:
         """Commit a run that is not resumed.

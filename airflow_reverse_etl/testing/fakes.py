@@ -120,6 +120,7 @@ class Dials:
     :param unique: field whose value only one record may have. A row with a value of another record is a conflict.
     :param throttle: number of first requests that are throttled.
     :param retry_after: seconds that a throttled request has to wait; None: the answer does not say.
+    :param left_today: number of requests that are allowed today, which every answer counts down; None: no limit.
     :param unsent: numbers of requests that find no connection.
     :param lose_request: numbers of requests that are lost: nothing is written, and no answer comes.
     :param lose_answer: numbers of requests that are carried out, and whose answer is lost.
@@ -133,6 +134,7 @@ class Dials:
     unique: str = ""
     throttle: int = 0
     retry_after: float | None = 2.0
+    left_today: int | None = None
     unsent: Collection[int] = ()
     lose_request: Collection[int] = ()
     lose_answer: Collection[int] = ()
@@ -231,7 +233,8 @@ class FakeDestination:
         if number in dials.unread:
             receipt = Receipt(Outcome.UNKNOWN, REPLY_NOT_READ, "the reply reports per-row results")
             return Receipts(receipt, stop=ConfigurationError(receipt.message, todo="set `results`"))
-        return Receipts(ACCEPTED, exceptions)
+        left = None if dials.left_today is None else max(0, dials.left_today - number)
+        return Receipts(ACCEPTED, exceptions, left_today=left)
 
     def _write(self, batch: Batch) -> Iterable[tuple[str, Receipt]]:
         for key, record in zip(batch.keys, batch.records, strict=True):

@@ -11,7 +11,7 @@ from itertools import chain
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import Batch
+from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Reason
 from airflow_reverse_etl.sync.context import RunContext, Wait
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.change_reader import ChangeReader
@@ -19,7 +19,7 @@ from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
+from airflow_reverse_etl.sync.ports import DailyLimitError, Destination, Plan, ResolvesConflicts
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Most times that rows with a unique conflict are sent again. Each time but the last has settled some of them.
@@ -78,7 +78,13 @@ class Loader:
         self._clock = context.clock
         self._grace = context.timing.grace
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
-        self._pace = Pace(sync.rate.requests_per_second, context.clock, context.budget, sync.destination.connection)
+        self._pace = Pace(
+            sync.rate.requests_per_second,
+            context.clock,
+            context.budget,
+            sync.destination.connection,
+            per_day=sync.rate.requests_per_day,
+        )
         self._writer = CheckpointWriter(plan, share, context, check_lease=check_lease)
         self._delivery = Delivery(sync, plan, destination, context, writer=self._writer, pace=self._pace)
         self._ready: deque[Batch] = deque()
@@ -109,12 +115,25 @@ class Loader:
         finally:
             # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
             checkpoint.end(self._clock.monotonic() - started)
+            self._record_spent(checkpoint)
             await self._destination.close()
             await self._writer.save()
         await self._pace.close()
 
-        left = self._share.rows - self._writer.settled_before - checkpoint.settled
-        return Loaded(checkpoint, len(left), self._delivery.waiting if left else None)
+        left = self._left(checkpoint)
+        waiting = None if checkpoint.is_spent else self._delivery.waiting
+        return Loaded(checkpoint, left, waiting if left else None)
+
+    def _left(self, checkpoint: Checkpoint) -> int:
+        """Count the rows of the share that are left for a later try."""
+        return len(self._share.rows - self._writer.settled_before - checkpoint.settled)
+
+    def _record_spent(self, checkpoint: Checkpoint) -> None:
+        """Record that the rows for whose absence there is no other reason wait for another day."""
+        until = self._pace.spent_until
+        rows = self._left(checkpoint) - sum(checkpoint.left.values())
+        if until and rows > 0:
+            checkpoint.leave(Reason(DAILY_LIMIT, str(DailyLimitError(until))), rows)
 
     def _phases(self) -> Iterator[tuple[int, int]]:
         """Yield the parts of the share that are sent in turn, as (after, until).
