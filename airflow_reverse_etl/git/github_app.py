@@ -65,7 +65,7 @@ class GitHubApp:
         """
         api, owner, name = api_and_repository(url)
         claims = {"iss": str(self.app_id)}
-        auth = SignedJwt(self.private_key, claims, seconds=_SIGNATURE_SECONDS)
+        auth = SignedJwt(self.private_key, claims, seconds=_SIGNATURE_SECONDS, clock=time.time)
         endpoint = Endpoint(api, _HEADERS, auth, verify=verify, proxy_url=proxy)
         key_hash = hashlib.sha256(self.private_key.encode()).hexdigest()
         scope = f"{owner}/{name}" if self.narrow or not self.installation_id else self.installation_id

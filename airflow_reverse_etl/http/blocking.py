@@ -33,6 +33,8 @@ def session_of(endpoint: Endpoint, *, timeout: float = 60.0) -> requests.Session
     session.headers["Accept"] = "application/json"
     session.headers.update(endpoint.headers)
     session.verify = endpoint.verify
+    if endpoint.verify is not True:
+        _prefer_own_verify(session, endpoint)
     if endpoint.proxy_url:
         session.proxies = {"http": endpoint.proxy_url, "https": endpoint.proxy_url}
 
@@ -49,6 +51,19 @@ def session_of(endpoint: Endpoint, *, timeout: float = 60.0) -> requests.Session
     # Set as `auth`, so that requests does not replace the credentials by an entry of ~/.netrc.
     session.auth = authenticate
     return session
+
+
+def _prefer_own_verify(session: requests.Session, endpoint: Endpoint) -> None:
+    """Let a session verify certificates as the connection says, also if ``REQUESTS_CA_BUNDLE`` is set.
+
+    By itself, requests prefers the environment (psf/requests#3829).
+    """
+    merge = session.merge_environment_settings
+
+    def merge_with_verify(*args: Any) -> Any:
+        return {**merge(*args), "verify": endpoint.verify}
+
+    session.merge_environment_settings = merge_with_verify  # type: ignore[assignment, method-assign]
 
 
 class BlockingClient:
@@ -171,6 +186,7 @@ def _token_reply(session: requests.Session, request: Request, timeout: float) ->
                 headers=dict(request.headers or {}),
                 timeout=timeout,
                 allow_redirects=False,
+                verify=session.verify,
             )
         except requests.RequestException as error:
             raise no_token(_not_answered(error, urlsplit(request.url).netloc, {})) from None

@@ -116,24 +116,6 @@ async def test_two_runs_at_once_follow_each_other(tmp_path: Path) -> None:
         it.check()
 
 
-async def test_a_run_that_cannot_wait_any_longer_names_the_holder(tmp_path: Path) -> None:
-    async with life(tmp_path, "mirror", seed=SEED) as it:
-        it.api.dials.latency = 0.5
-        it.next_run()
-        async with it.process(lease=20.0) as first:
-            assert await first.reached("load")
-            it.next_run()
-            async with it.process(lease=0.1) as second:
-                pass
-            assert second.result[0] == "RunConflictError"
-            assert "another run of this sync is at work: run-1" in second.result[1]
-            it.api.dials.latency = 0.0
-        assert first.report.accepted
-        assert not it.planned("run-2"), "nothing of the second was sent"
-        await it.finish()
-        it.check()
-
-
 async def test_a_run_that_comes_back_from_the_dead_changes_nothing(tmp_path: Path) -> None:
     """Stopped, as by a paused machine, until its lease ran out and the next run has taken over and finished."""
     async with life(tmp_path, "mirror", seed=SEED) as it:

@@ -8,9 +8,11 @@ import hashlib
 import hmac
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import certifi
 import jwt
 import orjson
 import pytest
@@ -374,6 +376,15 @@ def test_no_connection_and_no_host_are_retryable(send: Send) -> None:
 def test_https_to_a_port_that_speaks_http_is_a_configuration_error(send: Send) -> None:
     with serving(ok) as server, pytest.raises(ConfigurationError, match="no secure connection"):
         send(Endpoint(server.url.replace("http:", "https:")), POST)
+
+
+def test_a_connections_ca_bundle_goes_before_the_environments(
+    send: Send, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment's bundle does not exist, so a session that prefers it fails with another error."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
+    with serving(ok) as server, pytest.raises(ConfigurationError, match="no secure connection"):
+        send(Endpoint(server.url.replace("http:", "https:"), verify=certifi.where()), GET)
 
 
 def test_a_redirect_is_not_followed(send: Send) -> None:

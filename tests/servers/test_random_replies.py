@@ -203,6 +203,7 @@ RANDOM = settings(
 @example(Scene(BY_ID, "insert", single=True, method="PUT", habits=[ANSWER_LOST]))
 @example(Scene(BY_ID, "insert", habits=[FAILED_LATE]))
 @example(Scene(EACH_BY_ID, bad=frozenset({"row1"}), habits=[FIRST_ENTRY_MISSING]))
+@example(Scene(Api(failures_by_kind, {}), bad=frozenset({"row1"})))
 def test_the_state_is_true_whatever_an_api_does(scene: Scene) -> None:
     asyncio.run(play(scene))
 
@@ -221,10 +222,6 @@ def goes_wrong(reason: str, scene: Scene) -> Any:
 @pytest.mark.parametrize(
     "scene",
     [
-        goes_wrong(
-            "`failCount` and `failedUpdates` are not among the signs of failure for a sync without `results`",
-            Scene(Api(failures_by_kind, {}), bad=frozenset({"row1"})),
-        ),
         goes_wrong(
             "a 422 after a part was written is believed to have written nothing: the batch is split and sent again",
             Scene(Api(status_only, {}, until_bad=True), mode="insert", bad=frozenset({"row2"})),
