@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import pytest
 
 from airflow_reverse_etl.destinations.http import Reply
+from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing.fakes import CountingLimiter
-from tests.destinations.json_api import api, batch
+from tests.destinations.json_api import api, batch, sync
+from tests.http.server import Answer, Received, serving
 
 
 class DroppingServer:
@@ -71,3 +74,26 @@ async def test_aiohttp_repeats_such_a_request_by_default(method: str) -> None:
 @pytest.mark.parametrize(("status", "taken"), [(200, False), (202, True), (204, False)])
 def test_a_status_that_says_later_says_so_in_the_receipts(status: int, taken: bool) -> None:
     assert api().answer(batch({"id": 1}), Reply(status)) == Receipts(taken=taken)
+
+
+async def test_a_load_continues_with_credentials_that_were_renewed_while_it_ran() -> None:
+    """Ten requests with the old token, then the API takes only the new one, which the connection has by then."""
+    written: list[bytes] = []
+
+    def answer(request: Received) -> Answer:
+        valid = "old" if len(written) < 10 else "new"
+        if request.headers["Authorization"] != f"Bearer {valid}":
+            return Answer(401, {"message": "token expired"})
+        written.append(request.body)
+        return Answer()
+
+    with serving(answer) as server:
+        old = ConnectionInfo("crm", "http", host=server.url, password="old")
+        new = replace(old, password="new")
+        destination = create(sync({}), connection=old, lookup=lambda _: new)
+        await destination.open(CountingLimiter())
+        receipts = [await destination.send(batch({"id": number})) for number in range(20)]
+        await destination.close()
+    assert {found.of("k1").outcome for found in receipts} == {Outcome.ACCEPTED}
+    assert len(written) == 20
+    assert len(server.received) == 21
