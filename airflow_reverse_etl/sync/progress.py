@@ -81,9 +81,13 @@ class Checkpoint:
         self.settled.update(seqs)
 
     def fail(self, seq: int, receipt: Receipt) -> None:
-        """Settle a row that was not accepted."""
+        """Settle a row that was not accepted.
+
+        A refusal after a lost answer is ``unknown``: the row may have been written before, and must not be sent twice.
+        """
+        outcome = Outcome.UNKNOWN if seq in self.answer_lost else receipt.outcome
         self.answer_lost.discard(seq)
-        self.failed[seq] = (receipt.outcome, self._reason_index(receipt.reason))
+        self.failed[seq] = (outcome, self._reason_index(receipt.reason))
         self.settled.add(seq, seq)
 
     def doubt(self, seqs: Sequence[int]) -> None:

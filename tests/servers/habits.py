@@ -231,23 +231,18 @@ class Habit:
     fault: Fault | None = field(repr=False)
 
 
-def habits(api: Api, *, refusing: bool = True) -> st.SearchStrategy[Habit]:
-    """Return the strategy of what may happen to one request to this API.
-
-    :param refusing: the API, or a proxy, may refuse what it would have carried out.
-    """
+def habits(api: Api) -> st.SearchStrategy[Habit]:
+    """Return the strategy of what may happen to one request to this API."""
     written = st.sampled_from((None, 0, 1, 2))
     words = st.sampled_from(WORDS)
     refused = st.builds(_refused, st.sampled_from(REFUSED), words, st.sampled_from(HINTS), st.just(0))
     uncertain = st.builds(_refused, st.sampled_from(UNCERTAIN), words, st.just({}), written)
     cuts = st.builds(_cut, st.sampled_from([cut for cut in Cut if cut is not Cut.SILENCE]), written)
     formed = st.builds(_formed, st.sampled_from(_forms(api)))
-    found = [st.just(Habit("carried out", None)), uncertain, cuts, formed]
+    found = [st.just(Habit("carried out", None)), uncertain, refused, cuts, formed]
     if api.pages:
         found.append(st.builds(_page, written))
-    if refusing:
-        found.append(refused)
-    if refusing and api.refusals:
+    if api.refusals:
         found.append(st.sampled_from([Habit(f"200 {reply.body!r}", Fault.instead(reply)) for reply in api.refusals]))
     return st.one_of(found)
 
