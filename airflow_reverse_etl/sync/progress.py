@@ -171,6 +171,10 @@ class Checkpoint:
     def merged(cls, parts: Iterable[Checkpoint]) -> Checkpoint:
         """Merge the checkpoints of all partitions of one plan. Partitions never share a sequence number."""
         whole = cls()
+        parts = list(parts)
+        # Before any refusal is seen: another partition may have lost the answer to the refused row.
+        for part in parts:
+            whole.answer_lost |= part.answer_lost
         for part in parts:
             whole.settled |= part.settled
             for seq, (outcome, at) in part.failed.items():
@@ -178,11 +182,9 @@ class Checkpoint:
             for at, rows in part.left.items():
                 whole.leave(part.reasons[at], rows)
             whole.unanswered |= part.in_doubt()
-            whole.answer_lost |= part.answer_lost
             whole.taken |= part.taken
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
-        whole.answer_lost -= whole.failed.keys()
         return whole
 
     def copy(self) -> Checkpoint:

@@ -181,13 +181,13 @@ def test_rows_without_an_answer_are_those_in_doubt_from_before_as_well() -> None
     assert Checkpoint.from_json(made.to_json()).in_doubt() == made.in_doubt()
 
 
-def test_a_row_in_doubt_that_another_partition_saw_rejected_is_in_doubt_no_more() -> None:
+def test_a_row_whose_answer_was_lost_stays_unknown_when_another_partition_sees_it_rejected() -> None:
     first = Checkpoint(unanswered=RangeSet(range(1, 3)), answer_lost={1, 2})
     second = Checkpoint()
     second.settled.add(1, 2)
     second.fail(1, Receipt(Outcome.REJECTED))
     whole = Checkpoint.merged([first, second])
-    assert (whole.count(Outcome.REJECTED), whole.count(Outcome.UNKNOWN), whole.count(Outcome.ACCEPTED)) == (1, 1, 0)
+    assert (whole.count(Outcome.REJECTED), whole.count(Outcome.UNKNOWN), whole.count(Outcome.ACCEPTED)) == (0, 2, 0)
     assert not whole.in_doubt()
 
 
