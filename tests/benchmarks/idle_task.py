@@ -39,6 +39,13 @@ def sync(folder: Path, kind: str) -> dict[str, Any]:
     return {**SYNC, "destination": destination}
 
 
+class OutletEvents:
+    """Events of a task's outlets. An asset of Airflow 3.1 cannot be the key of a dictionary."""
+
+    def __getitem__(self, _: object) -> SimpleNamespace:
+        return SimpleNamespace(extra={})
+
+
 def run(values: dict[str, Any], *, reset: bool) -> dict[str, Any]:
     """Execute the operator for a task instance, as a worker does; return its XCom."""
     from airflow_reverse_etl.operators import ReverseEtlOperator
@@ -46,11 +53,8 @@ def run(values: dict[str, Any], *, reset: bool) -> dict[str, Any]:
     ti = SimpleNamespace(
         dag_id="dag", run_id=str(reset), task_id="contacts", map_index=-1, try_number=1, xcom_push=lambda **_: None
     )
-    events: dict[Any, Any] = {}
     operator = ReverseEtlOperator(task_id="contacts", sync=values, reset=reset)
-    for asset in operator.outlets:
-        events[asset] = SimpleNamespace(extra={})
-    context: Any = {"ti": ti, "dag_run": SimpleNamespace(conf={}), "outlet_events": events}
+    context: Any = {"ti": ti, "dag_run": SimpleNamespace(conf={}), "outlet_events": OutletEvents()}
     report: dict[str, Any] = operator.execute(context)
     return report
 

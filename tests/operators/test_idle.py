@@ -8,8 +8,6 @@ import pytest
 
 from tests.benchmarks.bench_idle import idle_task, prepare
 
-pytestmark = pytest.mark.airflow
-
 #: Modules of a load, of other kinds of state, sources and destinations, and of comparing a model that changed.
 UNUSED = {
     "adbc_driver_manager",
