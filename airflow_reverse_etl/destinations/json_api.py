@@ -23,8 +23,7 @@ _DEFAULT_BATCH_ROWS = 100
 class JsonApi(HttpDestination):
     """Sends rows to a JSON API and reads the outcome of each row from the reply, as the options describe.
 
-    Authenticates with headers only, and does not page, poll or upload. An API that needs more needs a destination of
-    its own.
+    Does not page, poll or upload. An API that needs more needs a destination of its own.
     """
 
     Options: ClassVar[type[HttpOptions]] = JsonApiOptions
@@ -93,11 +92,11 @@ class JsonApi(HttpDestination):
         A batch for such an endpoint has several rows if another operation's endpoint takes many.
         """
         exceptions: dict[str, Receipt] = {}
-        wait: float | None = None
+        last = Receipts()
         taken = False
         for position, key in enumerate(batch.keys):
             row = batch.only([position])
-            if wait is not None:
+            if last.throttled or last.retry_after is not None:
                 exceptions[key] = Receipt(
                     Outcome.RETRYABLE, "not_sent", "the destination asked to wait before this row"
                 )
@@ -116,12 +115,12 @@ class JsonApi(HttpDestination):
                 for unsent in batch.keys[position + 1 :]:
                     exceptions[unsent] = Receipt(Outcome.RETRYABLE, "not_sent", "the load was stopped before this row")
                 return Receipts(exceptions=exceptions, taken=taken, stop=receipts.stop)
-            wait = receipts.retry_after
+            last = receipts
             taken = taken or receipts.taken
             receipt = named.get(key) or receipts.of(key)
             if receipt.outcome is not Outcome.ACCEPTED:
                 exceptions[key] = receipt
-        return Receipts(exceptions=exceptions, retry_after=wait, taken=taken)
+        return Receipts(exceptions=exceptions, retry_after=last.retry_after, throttled=last.throttled, taken=taken)
 
 
 class _Endpoint:

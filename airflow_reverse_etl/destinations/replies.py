@@ -219,7 +219,7 @@ class ReplyReader:
     def _with_actions(self, receipts: Receipts, found: RowResults, reply: Reply) -> Receipts:
         """Add to the receipts of rows what their codes mean for the load: a wait, or its end."""
         if found.throttled:
-            receipts = replace(receipts, retry_after=retry_after(reply))
+            receipts = replace(receipts, throttled=True, retry_after=retry_after(reply))
         if found.stop is None:
             return receipts
         what = f"the destination refused a row with code {found.stop.code}: {found.stop.message}".rstrip(": ")

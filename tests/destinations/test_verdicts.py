@@ -114,6 +114,15 @@ def test_the_code_of_a_row_may_ask_to_wait() -> None:
     assert (outcomes(receipts, TWO), receipts.retry_after) == (["accepted", "retryable"], 5.0)
 
 
+def test_a_code_that_asks_to_wait_without_a_time_leaves_the_time_to_the_engine() -> None:
+    receipts = receive(200, {"result": [{"status": "ok"}, {"status": "failed", "code": "LOCK"}]}, **ROWS)
+    assert (receipts.throttled, receipts.retry_after) == (True, None)
+    alone = api(mode="mirror", rows="single", operations={"delete": {"rows": "batch"}}, match_on="id", **CODES)
+    requests, receipts = talk(alone, TWO, reply(403, {"code": "REQUEST_LIMIT_EXCEEDED"}))
+    assert (len(requests), receipts.throttled) == (1, True)
+    assert outcomes(receipts, TWO) == ["retryable"] * 2
+
+
 def test_the_code_of_a_row_may_stop_the_load() -> None:
     body = {"result": [{"status": "ok"}, {"status": "failed", "code": "1006", "message": "Field 'x' not found"}]}
     receipts = receive(200, body, **ROWS)
