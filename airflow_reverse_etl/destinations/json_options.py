@@ -85,8 +85,8 @@ class EndpointOptions(Strict):
     answers: Annotated[
         Answers | None,
         Field(
-            description="worth of the replies: row, batch, or taken for later processing; default: row with results or "
-            "rows: single, else batch; taken with status 202"
+            description="what a reply confirms: each row (row), the batch (batch), or that the rows are queued "
+            "(taken); default: row with results or rows: single, else batch; taken with status 202"
         ),
     ] = None
 

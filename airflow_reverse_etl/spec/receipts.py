@@ -144,7 +144,7 @@ class Receipts:
     :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
         engine decides how long it waits.
     :param left_today: number of requests that the destination still allows today, by its own count.
-    :param taken: accepted rows were taken for later processing, as with HTTP status 202: the outcome is not known.
+    :param taken: the destination queued the accepted rows, as with HTTP status 202. What became of them is unknown.
     :param requests: number of requests made for this answer.
     :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
         that are ``unknown`` then are in doubt. If they may not be sent twice, later runs leave them out until the

@@ -269,7 +269,7 @@ class Support:
     :param idempotent: the operation has the same result when it is sent twice.
     :param answers: how much an answer is worth. ``row``: it confirms each row, because it names the row, lists every
         failure, or the write is all or nothing. ``batch``: it has one verdict for all rows of a request, and may not
-        show that one of them failed. ``taken``: the rows were taken for later processing, whose outcome is not known.
+        show that one of them failed. ``taken``: the destination queued the rows. What becomes of them is unknown.
     """
 
     idempotent: bool

@@ -56,6 +56,7 @@ class Api:
     timeout: float = 30.0
     route: Route = field(default_factory=Route)
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+    _client: BlockingClient | None = field(default=None, init=False, repr=False, compare=False)
 
     def call(self, method: str, path: str, json: Any = None) -> Any:
         """Send a request, with JSON as its body, and return the JSON of the reply.
@@ -86,16 +87,18 @@ class Api:
     def _request(self, method: str, path: str, json: Any = None) -> Reply:
         import orjson
 
-        endpoint = Endpoint(self.url, self.headers, verify=self.route.verify, proxy_url=self.route.proxy)
+        # One client, so that a report's requests share a connection.
+        if self._client is None:
+            endpoint = Endpoint(self.url, self.headers, verify=self.route.verify, proxy_url=self.route.proxy)
+            self._client = BlockingClient(endpoint, timeout=self.timeout, sleep=self.sleep)
         body = None if json is None else orjson.dumps(json)
-        with BlockingClient(endpoint, timeout=self.timeout, sleep=self.sleep) as client:
-            try:
-                reply = client.call(Request(method, path, body), _RETRIES)
-            except NotAnsweredError as lost:
-                raise UnreachableError(
-                    f"{self.url} did not answer: {lost}",
-                    todo="try again; check the URL, the proxy, and ca_certificates",
-                ) from None
+        try:
+            reply = self._client.call(Request(method, path, body), _RETRIES)
+        except NotAnsweredError as lost:
+            raise UnreachableError(
+                f"{self.url} did not answer: {lost}",
+                todo="try again; check the URL, the proxy, and ca_certificates",
+            ) from None
         if reply.status >= 300:
             raise self._error(method, path, reply)
         return reply
