@@ -7,8 +7,8 @@ from urllib.parse import urljoin, urlsplit
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ProjectError, UnreachableError
 from airflow_reverse_etl.http.blocking import BlockingClient
-from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
+from airflow_reverse_etl.http.server import Server
 
 _LARGEST = 1 << 30
 _TIMEOUT_SECONDS = 60
@@ -20,14 +20,14 @@ def fetch(
     conn_id: str | None,
     *,
     read_file: Callable[[str, str], bytes | None],
-    endpoint_of: Callable[[str], Endpoint],
+    server_of: Callable[[str], Server],
 ) -> bytes:
     """Return the content of a file.
 
     :param source: path or URL of the file.
     :param conn_id: connection with the credentials for an http(s) URL.
     :param read_file: function that reads a file, given its folder or bucket and its name; None: file not found.
-    :param endpoint_of: function that returns the endpoint of a connection, if ``conn_id`` is given.
+    :param server_of: function that returns the server of a connection, if ``conn_id`` is given.
     :raises ConfigurationError: the URL contains a password, or its host is not the connection's.
     :raises ProjectError: the file does not exist, or is larger than 1 GiB.
     :raises UnreachableError: the server or the storage did not answer.
@@ -39,7 +39,7 @@ def fetch(
             todo="move the password from the URL into a connection, named by source_conn_id",
         )
     if parts.scheme in ("http", "https"):
-        return _download(source, conn_id, endpoint_of(conn_id) if conn_id else None)
+        return _download(source, conn_id, server_of(conn_id) if conn_id else None)
     folder, _, name = source.rpartition("/")
     if not folder:
         folder = "/" if source.startswith("/") else "."
@@ -54,13 +54,13 @@ def without_query(source: str) -> str:
     return source.partition("?")[0] if "://" in source else source
 
 
-def _download(url: str, conn_id: str | None, endpoint: Endpoint | None) -> bytes:
+def _download(url: str, conn_id: str | None, server: Server | None) -> bytes:
     shown = without_query(url)
     try:
-        reply = _get(_on_its_host(url, endpoint, conn_id), url)
+        reply = _get(_on_its_host(url, server, conn_id), url)
         # A redirect may lead to another host, which must not get the connection's credentials.
         for _ in range(_MAX_REDIRECTS):
-            if endpoint or not 300 <= reply.status < 400 or "Location" not in reply.headers:
+            if server or not 300 <= reply.status < 400 or "Location" not in reply.headers:
                 break
             url = urljoin(url, reply.headers["Location"])
             reply = _get(_anonymous(url), url)
@@ -76,26 +76,26 @@ def _download(url: str, conn_id: str | None, endpoint: Endpoint | None) -> bytes
     return reply.body
 
 
-def _get(endpoint: Endpoint, url: str) -> Reply:
-    with BlockingClient(endpoint, timeout=_TIMEOUT_SECONDS, max_reply_bytes=_LARGEST) as client:
+def _get(server: Server, url: str) -> Reply:
+    with BlockingClient(server, timeout=_TIMEOUT_SECONDS, max_reply_bytes=_LARGEST) as client:
         return client.exchange(Request("GET", url))
 
 
-def _anonymous(url: str) -> Endpoint:
+def _anonymous(url: str) -> Server:
     parts = urlsplit(url)
-    return Endpoint(f"{parts.scheme}://{parts.netloc}")
+    return Server(f"{parts.scheme}://{parts.netloc}")
 
 
-def _on_its_host(url: str, endpoint: Endpoint | None, conn_id: str | None) -> Endpoint:
-    if endpoint is None:
+def _on_its_host(url: str, server: Server | None, conn_id: str | None) -> Server:
+    if server is None:
         return _anonymous(url)
-    if urlsplit(endpoint.url)[:2] != urlsplit(url)[:2]:
+    if urlsplit(server.url)[:2] != urlsplit(url)[:2]:
         raise ConfigurationError(
             "the source's host is not the connection's host",
             todo="set source_conn_id to a connection of the source's host",
             connection=conn_id,
         )
-    return endpoint
+    return server
 
 
 def _check_status(status: int, conn_id: str | None, *, url: str) -> None:

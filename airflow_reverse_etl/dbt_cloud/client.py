@@ -15,10 +15,10 @@ from airflow_reverse_etl.dbt_cloud.models import PERMISSIONS, CloudRun, base_url
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
 from airflow_reverse_etl.http.auth.keys import ApiKey
 from airflow_reverse_etl.http.client import Client
-from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
 from airflow_reverse_etl.http.rate_headers import server_time
 from airflow_reverse_etl.http.retries import Retries
+from airflow_reverse_etl.http.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -65,7 +65,7 @@ class DbtCloudApi:
         # The official provider sends "Token" too, for service and personal tokens alike.
         auth = ApiKey("Authorization", f"Token {token}")
         self._client = Client(
-            Endpoint(url, auth=auth, proxy_url=proxy),
+            Server(url, auth=auth, proxy_url=proxy),
             where={"connection": conn_id},
             max_reply_bytes=_MAX_ARTIFACT_BYTES,
             sleep=sleep,

@@ -16,11 +16,11 @@ from pydantic import Field
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.http.client import Client
-from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.error_text import error_text
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.rate_headers import left_today, retry_after
 from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Outcome, Receipt, Receipts
@@ -85,21 +85,21 @@ class HttpDestination:
         self.options = setup.options
         self._setup = setup
         self._client: Client | None = None
-        self._first_endpoint = Endpoint.from_connection(setup.connection, setup.lookup)
-        self.address = setup.address(getattr(setup.options, "path", None), server=self._first_endpoint.place)
+        self._first_server = Server.from_connection(setup.connection, setup.lookup)
+        self.address = setup.address(getattr(setup.options, "path", None), server=self._first_server.place)
 
     @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint of the connection, as it was when it was last looked up."""
-        return self._client.endpoint if self._client else self._first_endpoint
+    def server(self) -> Server:
+        """The server of the connection, as it was when it was last looked up."""
+        return self._client.server if self._client else self._first_server
 
     @property
-    def _lookup(self) -> Callable[[], Endpoint] | None:
-        """Function that builds the endpoint from the connection as it is now, for credentials that were renewed."""
+    def _lookup(self) -> Callable[[], Server] | None:
+        """Function that builds the server from the connection as it is now, for credentials that were renewed."""
         lookup = self._setup.lookup
         if lookup is None:
             return None
-        return lambda: Endpoint.from_connection(lookup(self.options.connection), lookup)
+        return lambda: Server.from_connection(lookup(self.options.connection), lookup)
 
     def flow(self, batch: Batch) -> Flow:
         """Turn a batch into receipts, with as many requests as the API needs. Pure: no I/O, no clock."""
@@ -127,7 +127,7 @@ class HttpDestination:
             _OUTCOMES[action],
             code or str(reply.status),
             message or f"HTTP status {reply.status}",
-            self.endpoint.host,
+            self.server.host,
             reply.status,
         )
         wait = retry_after(reply) if action in (Action.THROTTLE, Action.RETRY) else None
@@ -138,10 +138,10 @@ class HttpDestination:
     @final
     def clean(self, message: str, batch: Batch) -> str:
         """Return a message of the remote on one line, of bounded length, without the rows' values and our secrets."""
-        return clean(message, self.endpoint.secrets, batch.records)
+        return clean(message, self.server.secrets, batch.records)
 
     def _stop(self, action: Action, reply: Reply, message: str) -> NoReturn:
-        where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.endpoint.host}
+        where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.server.host}
         text = f"the destination answered {reply.status}"
         if message:
             text += f": {message}"
@@ -162,7 +162,7 @@ class HttpDestination:
         """Create the session. Sends no request."""
         self._limiter = limiter
         client = Client(
-            self.endpoint,
+            self.server,
             connections=self.sync.rate.concurrency,
             timeout=self.options.timeout,
             connect_timeout=self.options.connect_timeout,
@@ -212,5 +212,5 @@ class HttpDestination:
         try:
             await self._limiter.acquire()
         except DailyLimitError as error:
-            raise NotAnsweredError(Outcome.RETRYABLE, DAILY_LIMIT, str(error), host=self.endpoint.host) from None
+            raise NotAnsweredError(Outcome.RETRYABLE, DAILY_LIMIT, str(error), host=self.server.host) from None
         return await self._client.exchange(request)

@@ -176,7 +176,7 @@ class _Endpoint:
             return batch.idempotency_key(content)
         # The content identifies the record if it has the fields of match_on.
         record = () if sync.destination.match_on else batch.keys
-        return digest(self._destination.endpoint.url, path, *record, content)
+        return digest(self._destination.server.url, path, *record, content)
 
     def _address(self, batch: Batch) -> tuple[str, dict[str, str] | None]:
         if self._prepared is None or self._per_row or self._prepared[0] != batch.run_id:

@@ -39,7 +39,7 @@ class ReplyReader:
     ) -> None:
         self._destination = destination
         self._options = options
-        self._host = destination.endpoint.host
+        self._host = destination.server.host
         self._idempotent = destination.capabilities.idempotent(operation)
         self._actions: dict[int, Action] = dict(options.statuses)
         if path_names_row:

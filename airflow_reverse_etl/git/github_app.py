@@ -19,10 +19,10 @@ import orjson
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
 from airflow_reverse_etl.http.auth.signatures import SignedJwt
 from airflow_reverse_etl.http.blocking import BlockingClient
-from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.error_text import error_text
 from airflow_reverse_etl.http.messages import NotAnsweredError, Request
 from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.http.server import Server
 
 _RENEW_SECONDS = 300  # before a token expires, so that a git command can finish with the token it began with
 _TIMEOUT_SECONDS = 30
@@ -66,21 +66,21 @@ class GitHubApp:
         api, owner, name = api_and_repository(url)
         claims = {"iss": str(self.app_id)}
         auth = SignedJwt(self.private_key, claims, seconds=_SIGNATURE_SECONDS, clock=time.time)
-        endpoint = Endpoint(api, _HEADERS, auth, verify=verify, proxy_url=proxy)
+        server = Server(api, _HEADERS, auth, verify=verify, proxy_url=proxy)
         key_hash = hashlib.sha256(self.private_key.encode()).hexdigest()
         scope = f"{owner}/{name}" if self.narrow or not self.installation_id else self.installation_id
         identity = "\n".join([api, self.app_id, key_hash, scope, str(self.narrow)])
         with _lock:
             cached = _tokens.get(identity)
             if cached is None or cached.expires < time.time() + _RENEW_SECONDS:
-                cached = self._request_token(endpoint, owner, name)
+                cached = self._request_token(server, owner, name)
                 _tokens[identity] = cached
         return cached.text
 
-    def _request_token(self, endpoint: Endpoint, owner: str, name: str) -> _Token:
+    def _request_token(self, server: Server, owner: str, name: str) -> _Token:
         repository = f"{owner}/{name}"
         installation = self.installation_id
-        with BlockingClient(endpoint, timeout=_TIMEOUT_SECONDS) as client:
+        with BlockingClient(server, timeout=_TIMEOUT_SECONDS) as client:
             if not installation:
                 request = Request("GET", f"/repos/{quote(repository)}/installation")
                 installation = str(_answer(client, request, repository)["id"])
@@ -91,7 +91,7 @@ class GitHubApp:
 
 
 def _answer(client: BlockingClient, request: Request, repository: str) -> dict[str, Any]:
-    url = client.endpoint.join(request.url)
+    url = client.server.join(request.url)
     try:
         reply = client.exchange(request)
     except NotAnsweredError as lost:
@@ -104,9 +104,7 @@ def _answer(client: BlockingClient, request: Request, repository: str) -> dict[s
     if reply.status < 300 and isinstance(answer, dict):
         return answer
     _, message = error_text(reply)
-    raise _refusal(
-        reply.status, clean(message, client.endpoint.secrets), request.method, repository=repository, url=url
-    )
+    raise _refusal(reply.status, clean(message, client.server.secrets), request.method, repository=repository, url=url)
 
 
 def api_and_repository(url: str) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from airflow_reverse_etl.provider import HTTP_CONNECTION
 if TYPE_CHECKING:
     import requests
 
-    from airflow_reverse_etl.http.endpoint import Endpoint
+    from airflow_reverse_etl.http.server import Server
 
 #: Seconds that the connection test waits, for the connection and for the answer.
 TIMEOUT = 10.0
@@ -46,9 +46,9 @@ class ReverseEtlHttpHook(BaseHook):
         """
         from airflow_reverse_etl.http.blocking import session_of
 
-        endpoint = self._endpoint()
-        session = session_of(endpoint)
-        session.base_url = endpoint.url  # type: ignore[attr-defined]
+        server = self._server()
+        session = session_of(server)
+        session.base_url = server.url  # type: ignore[attr-defined]
         return session
 
     def test_connection(self) -> tuple[bool, str]:
@@ -63,14 +63,14 @@ class ReverseEtlHttpHook(BaseHook):
 
         try:
             path = connection_info(self.http_conn_id).extra.get("test_path") or ""
-            with BlockingClient(self._endpoint(), timeout=TIMEOUT) as client:
+            with BlockingClient(self._server(), timeout=TIMEOUT) as client:
                 reply = client.exchange(Request("GET", str(path)))
         except ReverseEtlError as error:
             return False, str(error)
         except NotAnsweredError as lost:
             return False, f"no answer: {lost}"
         status = f"{reply.status} {_phrase(reply.status)}".strip()
-        words = clean(error_text(reply)[1], client.endpoint.secrets)
+        words = clean(error_text(reply)[1], client.server.secrets)
         answer = f"{status}: {words}" if reply.status >= HTTPStatus.BAD_REQUEST and words else status
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return False, f"the credentials were refused: {answer}"
@@ -78,10 +78,10 @@ class ReverseEtlHttpHook(BaseHook):
             return False, f"the server failed: {answer}"
         return True, f"the server answered {answer}"
 
-    def _endpoint(self) -> Endpoint:
-        from airflow_reverse_etl.http.endpoint import Endpoint
+    def _server(self) -> Server:
+        from airflow_reverse_etl.http.server import Server
 
-        return Endpoint.from_connection(connection_info(self.http_conn_id), connection_info)
+        return Server.from_connection(connection_info(self.http_conn_id), connection_info)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

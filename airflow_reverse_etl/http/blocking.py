@@ -1,4 +1,4 @@
-"""The blocking client of an endpoint, on requests: for hooks, the terminal, and other code without an event loop."""
+"""The blocking client of a server, on requests: for hooks, the terminal, and other code without an event loop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_reverse_etl.http.client import MAX_REPLY_BYTES, no_secure_connection, no_token, not_a_request
-from airflow_reverse_etl.http.endpoint import USER_AGENT, Endpoint
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.retries import Retries, Wait
+from airflow_reverse_etl.http.server import USER_AGENT, Server
 from airflow_reverse_etl.spec.receipts import Outcome
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 _CHUNK_BYTES = 1 << 20
 
 
-def session_of(endpoint: Endpoint, *, timeout: float = 60.0) -> requests.Session:
-    """Return a session that sends the endpoint's headers and credentials with every request, whatever its host.
+def session_of(server: Server, *, timeout: float = 60.0) -> requests.Session:
+    """Return a session that sends the server's headers and credentials with every request, whatever its host.
 
     :param timeout: seconds that a request for a token may take.
     """
@@ -31,18 +31,18 @@ def session_of(endpoint: Endpoint, *, timeout: float = 60.0) -> requests.Session
     session = requests.Session()
     session.headers["User-Agent"] = USER_AGENT
     session.headers["Accept"] = "application/json"
-    session.headers.update(endpoint.headers)
-    session.verify = endpoint.verify
-    if endpoint.verify is not True:
-        _prefer_own_verify(session, endpoint)
-    if endpoint.proxy_url:
-        session.proxies = {"http": endpoint.proxy_url, "https": endpoint.proxy_url}
+    session.headers.update(server.headers)
+    session.verify = server.verify
+    if server.verify is not True:
+        _prefer_own_verify(session, server)
+    if server.proxy_url:
+        session.proxies = {"http": server.proxy_url, "https": server.proxy_url}
 
     def authenticate(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
         body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body
         request = Request(str(prepared.method), str(prepared.url), body, dict(prepared.headers))
-        signed = _drive(endpoint.auth.authenticate(request), lambda step: _token_reply(session, step, timeout))
-        prepared.url = endpoint.join(signed.url) if endpoint.auth.base_url else signed.url
+        signed = _drive(server.auth.authenticate(request), lambda step: _token_reply(session, step, timeout))
+        prepared.url = server.join(signed.url) if server.auth.base_url else signed.url
         prepared.headers.update(signed.headers or {})
         if signed.body is not None and signed.body != body:
             prepared.prepare_body(signed.body, None)
@@ -53,7 +53,7 @@ def session_of(endpoint: Endpoint, *, timeout: float = 60.0) -> requests.Session
     return session
 
 
-def _prefer_own_verify(session: requests.Session, endpoint: Endpoint) -> None:
+def _prefer_own_verify(session: requests.Session, server: Server) -> None:
     """Let a session verify certificates as the connection says, also if ``REQUESTS_CA_BUNDLE`` is set.
 
     By itself, requests prefers the environment (psf/requests#3829).
@@ -61,7 +61,7 @@ def _prefer_own_verify(session: requests.Session, endpoint: Endpoint) -> None:
     merge = session.merge_environment_settings
 
     def merge_with_verify(*args: Any) -> Any:
-        return {**merge(*args), "verify": endpoint.verify}
+        return {**merge(*args), "verify": server.verify}
 
     session.merge_environment_settings = merge_with_verify  # type: ignore[assignment, method-assign]
 
@@ -75,19 +75,19 @@ class BlockingClient:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        server: Server,
         *,
         timeout: float = 60.0,
         where: Mapping[str, Any] | None = None,
         max_reply_bytes: int | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.endpoint = endpoint
+        self.server = server
         self._timeout = timeout
         self._where = dict(where or {})
         self._max_reply_bytes = max_reply_bytes or MAX_REPLY_BYTES
         self._sleep = sleep
-        self._session = session_of(endpoint, timeout=timeout)
+        self._session = session_of(server, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +120,7 @@ class BlockingClient:
         :raises ConfigurationError: the URL, a header or the certificate is not valid.
         """
         reply, sent = self._send(request)
-        if reply.status == 401 and self.endpoint.auth.forget(sent):
+        if reply.status == 401 and self.server.auth.forget(sent):
             reply, _ = self._send(request)
         return reply
 
@@ -133,7 +133,7 @@ class BlockingClient:
         try:
             with self._session.request(
                 request.method,
-                self.endpoint.join(request.url),
+                self.server.join(request.url),
                 data=request.body,
                 headers=headers,
                 timeout=self._timeout,
@@ -143,7 +143,7 @@ class BlockingClient:
                 sent = Request(request.method, str(response.request.url), None, dict(response.request.headers))
                 return Reply(response.status_code, self._read(response), response.headers), sent
         except requests.RequestException as error:  # its text may contain the URL, with secrets
-            raise _not_answered(error, self.endpoint.host, self._where) from None
+            raise _not_answered(error, self.server.host, self._where) from None
 
     def _read(self, response: requests.Response) -> bytes:
         data = bytearray()
@@ -151,7 +151,7 @@ class BlockingClient:
             data += chunk
             if len(data) > self._max_reply_bytes:
                 raise NotAnsweredError(
-                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large", host=self.endpoint.host
+                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large", host=self.server.host
                 )
         return bytes(data)
 

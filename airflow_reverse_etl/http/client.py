@@ -1,4 +1,4 @@
-"""The asynchronous client of an endpoint, on aiohttp."""
+"""The asynchronous client of a server, on aiohttp."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.http.auth.keys import Auth
-from airflow_reverse_etl.http.endpoint import USER_AGENT, Endpoint
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.retries import Retries, Wait
+from airflow_reverse_etl.http.server import USER_AGENT, Server
 from airflow_reverse_etl.spec.receipts import Outcome
 
 if TYPE_CHECKING:
@@ -37,26 +37,26 @@ class Client:
 
     :param connections: most connections at a time.
     :param timeout: seconds for a request; ``connect_timeout``: for connecting.
-    :param lookup: function that builds the endpoint again from the connection as it is now. It may block.
+    :param lookup: function that builds the server again from the connection as it is now. It may block.
     :param where: sync and connection, for errors.
     :param max_reply_bytes: size above which a reply counts as lost; default: ``MAX_REPLY_BYTES``.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        server: Server,
         *,
         connections: int = 8,
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
-        lookup: Callable[[], Endpoint] | None = None,
+        lookup: Callable[[], Server] | None = None,
         where: Mapping[str, Any] | None = None,
         max_reply_bytes: int | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         import aiohttp
 
-        self.endpoint = endpoint
+        self.server = server
         self._aiohttp: ModuleType = aiohttp
         self._connections = connections
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
@@ -70,14 +70,14 @@ class Client:
     async def __aenter__(self) -> Self:
         aiohttp = self._aiohttp
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self.endpoint.ssl()),
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self.server.ssl()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": USER_AGENT},
             timeout=self._timeout,
         )
         # aiohttp sends PUT and DELETE a second time when a connection breaks; the caller decides what is sent again.
         self._session._retry_connection = False
-        self._proxy = self.endpoint.proxy(self.endpoint.url)
+        self._proxy = self.server.proxy(self.server.url)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -116,23 +116,23 @@ class Client:
         :raises CredentialsError: a token was refused.
         :raises ConfigurationError: the URL, a header or the certificate is not valid.
         """
-        endpoint = self.endpoint
-        sent = await self._authenticated(endpoint, request)
+        server = self.server
+        sent = await self._authenticated(server, request)
         reply = await self._send(sent)
-        if reply.status != 401 or not await self._renew(endpoint, sent):
+        if reply.status != 401 or not await self._renew(server, sent):
             return reply
-        return await self._send(await self._authenticated(self.endpoint, request))
+        return await self._send(await self._authenticated(self.server, request))
 
-    async def _authenticated(self, endpoint: Endpoint, request: Request) -> Request:
+    async def _authenticated(self, server: Server, request: Request) -> Request:
         """Return the request with its absolute URL, all headers and the credentials."""
-        headers = {**endpoint.headers, **(request.headers or {})}
+        headers = {**server.headers, **(request.headers or {})}
         if request.body is not None:
             headers.setdefault("Content-Type", "application/json")
-        whole = Request(request.method, endpoint.join(request.url), request.body, headers)
+        whole = Request(request.method, server.join(request.url), request.body, headers)
         # One request at a time asks for a token; the others wait for it.
         async with self._renewing:
-            signed = await self._signed(endpoint.auth, whole)
-        return Request(signed.method, endpoint.join(signed.url), signed.body, signed.headers)
+            signed = await self._signed(server.auth, whole)
+        return Request(signed.method, server.join(signed.url), signed.body, signed.headers)
 
     async def _signed(self, auth: Auth, request: Request) -> Request:
         flow = auth.authenticate(request)
@@ -151,16 +151,16 @@ class Client:
         except NotAnsweredError as lost:
             raise no_token(lost) from None
 
-    async def _renew(self, endpoint: Endpoint, refused: Request) -> bool:
+    async def _renew(self, server: Server, refused: Request) -> bool:
         """Renew the credentials that a request was refused with; returns whether they differ now."""
         async with self._renewing:
-            if self.endpoint is not endpoint or endpoint.auth.forget(refused):
+            if self.server is not server or server.auth.forget(refused):
                 return True
             if self._lookup is None:
                 return False
             found = await asyncio.to_thread(self._lookup)
-            self.endpoint = found
-            return found != endpoint
+            self.server = found
+            return found != server
 
     async def _send(self, request: Request) -> Reply:
         body: bytes | io.BytesIO | None = request.body
@@ -200,14 +200,14 @@ class Client:
             data += chunk
             if len(data) > self._max_reply_bytes:
                 raise NotAnsweredError(
-                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large", host=self.endpoint.host
+                    Outcome.UNKNOWN, "reply_too_large", "the reply is too large", host=self.server.host
                 )
         return bytes(data)
 
     def _not_answered(self, error: Exception) -> Exception:
         """Return our exception for a failure of the transport. :class:`NotAnsweredError` explains the outcomes."""
         aiohttp = self._aiohttp
-        host = self.endpoint.host
+        host = self.server.host
         cause = getattr(error, "strerror", None) or type(error).__name__
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
             return no_secure_connection(str(error), host=host, **self._where)

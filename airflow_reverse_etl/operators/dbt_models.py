@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.dbt.profiles import Profile
-    from airflow_reverse_etl.http.endpoint import Endpoint
+    from airflow_reverse_etl.http.server import Server
 
 
 class DbtModelSyncOperator(DbtTask):
@@ -274,9 +274,9 @@ def _fetched(source: str, conn_id: str | None) -> bytes:
 
         return StateFiles(folder, storage_options(connection_info(conn_id)) if conn_id else {}).read(name)
 
-    def endpoint_of(conn_id: str) -> Endpoint:
-        from airflow_reverse_etl.http.endpoint import Endpoint
+    def server_of(conn_id: str) -> Server:
+        from airflow_reverse_etl.http.server import Server
 
-        return Endpoint.from_connection(connection_info(conn_id), connection_info)
+        return Server.from_connection(connection_info(conn_id), connection_info)
 
-    return fetch(source, conn_id, read_file=read_file, endpoint_of=endpoint_of)
+    return fetch(source, conn_id, read_file=read_file, server_of=server_of)

@@ -17,7 +17,7 @@ from airflow_reverse_etl.spec.receipts import Outcome, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 from tests.destinations.json_api import api, batch, sync
-from tests.http.server import Answer, Received, serving
+from tests.http.local_server import Answer, Received, serving
 
 
 class DroppingServer:

@@ -29,13 +29,13 @@ from airflow_reverse_etl.http.auth.oauth2 import JwtBearer, OAuth2
 from airflow_reverse_etl.http.auth.signatures import Hmac, SignedJwt
 from airflow_reverse_etl.http.blocking import BlockingClient
 from airflow_reverse_etl.http.client import Client
-from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.retries import Retries
+from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.ports import ConnectionInfo
-from tests.http.server import Answer, Received, serving
+from tests.http.local_server import Answer, Received, serving
 
 GET = Request("GET", "/rows")
 POST = Request("POST", "/rows", b'{"id": 1}')
@@ -44,7 +44,7 @@ POST = Request("POST", "/rows", b'{"id": 1}')
 Send = Callable[..., list[Reply]]
 
 
-def send_async(endpoint: Endpoint, *requests: Request, retries: Retries | None = None, **options: Any) -> list[Reply]:
+def send_async(endpoint: Server, *requests: Request, retries: Retries | None = None, **options: Any) -> list[Reply]:
     async def no_sleep(_: float) -> None:
         return
 
@@ -57,9 +57,7 @@ def send_async(endpoint: Endpoint, *requests: Request, retries: Retries | None =
     return asyncio.run(send())
 
 
-def send_blocking(
-    endpoint: Endpoint, *requests: Request, retries: Retries | None = None, **options: Any
-) -> list[Reply]:
+def send_blocking(endpoint: Server, *requests: Request, retries: Retries | None = None, **options: Any) -> list[Reply]:
     with BlockingClient(endpoint, sleep=lambda _: None, **options) as client:
         if retries:
             return [client.call(request, retries) for request in requests]
@@ -98,7 +96,7 @@ def pem(key: rsa.RSAPrivateKey) -> str:
 )
 def test_credentials_go_into_a_header(send: Send, auth: Auth, header: str, value: str) -> None:
     with serving(ok) as server:
-        send(Endpoint(server.url, {"X-Version": "2"}, auth), GET)
+        send(Server(server.url, {"X-Version": "2"}, auth), GET)
     assert server.header(header) == [value]
     assert server.header("X-Version") == ["2"]
 
@@ -106,7 +104,7 @@ def test_credentials_go_into_a_header(send: Send, auth: Auth, header: str, value
 def test_a_key_goes_into_the_query(send: Send) -> None:
     auth = ApiKey("api key", "s3/cret", "query")
     with serving(ok) as server:
-        send(Endpoint(server.url, auth=auth), GET, Request("GET", "/rows?page=2"))
+        send(Server(server.url, auth=auth), GET, Request("GET", "/rows?page=2"))
     assert [request.path for request in server.received] == [
         "/rows?api%20key=s3%2Fcret",
         "/rows?page=2&api%20key=s3%2Fcret",
@@ -116,7 +114,7 @@ def test_a_key_goes_into_the_query(send: Send) -> None:
 @pytest.mark.parametrize("body", [b'{"id": 1}', b"{}", b' {"id": {"a": [1]}}'])
 def test_a_key_goes_into_the_body(send: Send, body: bytes) -> None:
     with serving(ok) as server:
-        send(Endpoint(server.url, auth=ApiKey("token", "s3cret", "body")), Request("POST", "/rows", body), GET)
+        send(Server(server.url, auth=ApiKey("token", "s3cret", "body")), Request("POST", "/rows", body), GET)
     posted, read = server.received
     assert orjson.loads(posted.body) == {"token": "s3cret", **orjson.loads(body)}
     assert read.body == b""
@@ -124,13 +122,13 @@ def test_a_key_goes_into_the_body(send: Send, body: bytes) -> None:
 
 def test_a_key_cannot_go_into_a_body_that_is_a_list(send: Send) -> None:
     with serving(ok) as server, pytest.raises(ConfigurationError, match="not an object"):
-        send(Endpoint(server.url, auth=ApiKey("token", "s3cret", "body")), Request("POST", "/rows", b"[1]"))
+        send(Server(server.url, auth=ApiKey("token", "s3cret", "body")), Request("POST", "/rows", b"[1]"))
     assert server.received == []
 
 
 def test_a_content_type_comes_with_a_body_only(send: Send) -> None:
     with serving(ok) as server:
-        send(Endpoint(server.url), GET, POST, Request("POST", "/rows", b"a,b", {"Content-Type": "text/csv"}))
+        send(Server(server.url), GET, POST, Request("POST", "/rows", b"a,b", {"Content-Type": "text/csv"}))
     assert server.header("Content-Type") == ["", "application/json", "text/csv"]
 
 
@@ -160,7 +158,7 @@ def test_a_token_is_requested_once_for_many_requests(send: Send) -> None:
     tokens = Tokens()
     with serving(tokens) as server:
         auth = OAuth2(f"{server.url}/token", "client", "s3cret", form={"scope": "write"})
-        send(Endpoint(server.url, {"X-Own": "s3cret"}, auth), GET, POST, GET)
+        send(Server(server.url, {"X-Own": "s3cret"}, auth), GET, POST, GET)
     assert tokens.forms == [
         {"grant_type": "client_credentials", "scope": "write", "client_id": "client", "client_secret": "s3cret"}
     ]
@@ -173,7 +171,7 @@ def test_a_client_may_authenticate_with_basic_at_the_token_endpoint(send: Send) 
     tokens = Tokens()
     with serving(tokens) as server:
         auth = OAuth2(f"{server.url}/token", "cl:ient", "s3 cret", client_auth="basic")
-        send(Endpoint(server.url, auth=auth), GET)
+        send(Server(server.url, auth=auth), GET)
     assert base64.b64decode(server.header("Authorization")[0].removeprefix("Basic ")) == b"cl%3Aient:s3%20cret"
     assert tokens.forms == [{"grant_type": "client_credentials"}]
 
@@ -182,7 +180,7 @@ def test_a_replaced_refresh_token_is_used_from_then_on(send: Send) -> None:
     tokens = Tokens(requests=1, reply={"refresh_token": "second"})
     with serving(tokens) as server:
         auth = OAuth2(f"{server.url}/token", "client", "s3cret", refresh_token="first")
-        replies = send(Endpoint(server.url, auth=auth), GET, GET)
+        replies = send(Server(server.url, auth=auth), GET, GET)
     assert [reply.status for reply in replies] == [200, 200]
     assert [form["refresh_token"] for form in tokens.forms] == ["first", "second"]
 
@@ -190,11 +188,11 @@ def test_a_replaced_refresh_token_is_used_from_then_on(send: Send) -> None:
 def test_a_token_that_is_refused_is_renewed_once(send: Send) -> None:
     tokens = Tokens(requests=2)
     with serving(tokens) as server:
-        replies = send(Endpoint(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret")), GET, GET, POST)
+        replies = send(Server(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret")), GET, GET, POST)
     assert [reply.status for reply in replies] == [200, 200, 200]
     assert tokens.used == ["token-1", "token-1", "token-2"]
     with serving(Tokens(requests=0)) as server:
-        replies = send(Endpoint(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret")), GET)
+        replies = send(Server(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret")), GET)
     assert [reply.status for reply in replies] == [401]
     assert [request.path for request in server.received] == ["/token", "/rows", "/token", "/rows"]
 
@@ -209,7 +207,7 @@ def test_a_token_is_renewed_before_it_expires(send: Send) -> None:
 
     with serving(answer) as server:
         auth = OAuth2(f"{server.url}/token", "client", "s3cret", clock=lambda: now[0])
-        send(Endpoint(server.url, auth=auth), GET, GET, GET)
+        send(Server(server.url, auth=auth), GET, GET, GET)
     assert tokens.used == ["token-1", "token-1", "token-2"]
 
 
@@ -224,7 +222,7 @@ def test_a_token_may_bring_the_base_url(send: Send) -> None:
 
         with serving(issue) as login:
             auth = OAuth2(f"{login.url}/token", "client", "s3cret", base_url_field="instance_url")
-            send(Endpoint(login.url, auth=auth), GET, GET, Request("GET", f"{api.url}/instance/rows?page=2"))
+            send(Server(login.url, auth=auth), GET, GET, Request("GET", f"{api.url}/instance/rows?page=2"))
     assert [request.path for request in api.received] == ["/instance/rows", "/instance/rows", "/instance/rows?page=2"]
 
 
@@ -243,7 +241,7 @@ def test_a_token_may_bring_the_base_url(send: Send) -> None:
 )
 def test_a_token_that_is_not_issued_is_an_error(send: Send, answer: Answer, error: type[Exception], words: str) -> None:
     with serving(lambda _: answer) as server, pytest.raises(error, match=words) as caught:
-        send(Endpoint(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret")), POST)
+        send(Server(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret")), POST)
     assert "s3cret" not in str(caught.value)
     if isinstance(caught.value, NotAnsweredError):
         # The rows were not sent, however the request for the token ended.
@@ -255,7 +253,7 @@ def test_an_assertion_is_signed_and_exchanged_for_a_token(send: Send, key: rsa.R
     claims = {"iss": "client", "sub": "user@example.com", "aud": "https://login.example.com"}
     with serving(tokens) as server:
         auth = JwtBearer(f"{server.url}/token", private_key=pem(key).replace("\n", "\\n"), claims=claims)
-        send(Endpoint(server.url, auth=auth), GET)
+        send(Server(server.url, auth=auth), GET)
     (form,) = tokens.forms
     assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
     found = jwt.decode(form["assertion"], key.public_key(), ["RS256"], audience="https://login.example.com")
@@ -264,14 +262,14 @@ def test_an_assertion_is_signed_and_exchanged_for_a_token(send: Send, key: rsa.R
 
 def test_a_signed_token_is_in_each_request(send: Send, key: rsa.RSAPrivateKey) -> None:
     with serving(ok) as server:
-        send(Endpoint(server.url, auth=SignedJwt(pem(key), {"iss": "app"})), GET)
+        send(Server(server.url, auth=SignedJwt(pem(key), {"iss": "app"})), GET)
     token = server.header("Authorization")[0].removeprefix("Bearer ")
     assert jwt.decode(token, key.public_key(), ["RS256"])["iss"] == "app"
 
 
 def test_a_key_that_cannot_be_read_is_not_quoted(send: Send) -> None:
     with serving(ok) as server, pytest.raises(CredentialsError, match="cannot be read") as caught:
-        send(Endpoint(server.url, auth=SignedJwt("s3cret", {"iss": "app"})), GET)
+        send(Server(server.url, auth=SignedJwt("s3cret", {"iss": "app"})), GET)
     assert "s3cret" not in str(caught.value)
 
 
@@ -279,7 +277,7 @@ def test_standard_webhooks_are_signed(send: Send) -> None:
     secret = base64.b64encode(b"0123456789abcdef01234567").decode()
     auth = Hmac.standard_webhooks(f"whsec_{secret}", clock=lambda: 1_700_000_000)
     with serving(ok) as server:
-        send(Endpoint(server.url, auth=auth), POST, POST)
+        send(Server(server.url, auth=auth), POST, POST)
     first, second = server.received
     signed = f"{first.headers['webhook-id']}.1700000000.".encode() + first.body
     expected = base64.b64encode(hmac.new(base64.b64decode(secret), signed, hashlib.sha256).digest()).decode()
@@ -293,7 +291,7 @@ def test_a_signature_has_the_form_that_the_api_wants(send: Send) -> None:
         b"s3cret", "X-Signature", content="{timestamp}:{body}", value="t={timestamp},v={signature}", clock=lambda: 7
     )
     with serving(ok) as server:
-        send(Endpoint(server.url, auth=auth), POST)
+        send(Server(server.url, auth=auth), POST)
     expected = hmac.new(b"s3cret", b"7:" + (POST.body or b""), hashlib.sha256).hexdigest()
     assert server.header("X-Signature") == [f"t=7,v={expected}"]
 
@@ -303,12 +301,12 @@ def test_a_connection_with_new_credentials_is_looked_up_once() -> None:
         return Answer(200 if request.headers["Authorization"] == "Bearer new" else 401)
 
     with serving(answer) as server:
-        endpoints = [Endpoint(server.url, auth=bearer("new"))]
-        replies = send_async(Endpoint(server.url, auth=bearer("old")), GET, GET, lookup=endpoints.pop)
+        endpoints = [Server(server.url, auth=bearer("new"))]
+        replies = send_async(Server(server.url, auth=bearer("old")), GET, GET, lookup=endpoints.pop)
     assert [reply.status for reply in replies] == [200, 200]
     with serving(answer) as server:
-        same = Endpoint(server.url, auth=bearer("old"))
-        replies = send_async(same, GET, lookup=lambda: Endpoint(server.url, auth=bearer("old")))
+        same = Server(server.url, auth=bearer("old"))
+        replies = send_async(same, GET, lookup=lambda: Server(server.url, auth=bearer("old")))
     assert [reply.status for reply in replies] == [401]
     assert len(server.received) == 1
 
@@ -316,12 +314,12 @@ def test_a_connection_with_new_credentials_is_looked_up_once() -> None:
 def test_requests_at_the_same_time_renew_a_token_once() -> None:
     tokens = Tokens(requests=5)
 
-    async def send_many(endpoint: Endpoint) -> list[Reply]:
+    async def send_many(endpoint: Server) -> list[Reply]:
         async with Client(endpoint) as client:
             return await asyncio.gather(*(client.exchange(POST) for _ in range(10)))
 
     with serving(tokens) as server:
-        replies = asyncio.run(send_many(Endpoint(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret"))))
+        replies = asyncio.run(send_many(Server(server.url, auth=OAuth2(f"{server.url}/token", "client", "s3cret"))))
     assert {reply.status for reply in replies} == {200}
     assert len(tokens.forms) == 2
 
@@ -342,14 +340,14 @@ def test_a_request_is_repeated_only_if_it_did_nothing(
 ) -> None:
     remaining = iter(answers)
     with serving(lambda _: next(remaining)) as server:
-        replies = send(Endpoint(server.url), request_, retries=Retries(Backoff(attempts=5)))
+        replies = send(Server(server.url), request_, retries=Retries(Backoff(attempts=5)))
     assert len(server.received) == sent
     assert replies[0].status == answers[sent - 1].status
 
 
 def test_a_lost_answer_to_a_write_is_not_repeated(send: Send) -> None:
     with serving(lambda _: Answer(None)) as server, pytest.raises(NotAnsweredError) as caught:
-        send(Endpoint(server.url), POST, retries=Retries())
+        send(Server(server.url), POST, retries=Retries())
     assert caught.value.receipt.outcome is Outcome.UNKNOWN
     assert len(server.received) == 1
 
@@ -357,7 +355,7 @@ def test_a_lost_answer_to_a_write_is_not_repeated(send: Send) -> None:
 def test_a_request_waits_as_long_as_the_reply_says_and_no_longer_than_allowed() -> None:
     waits: list[float] = []
     answers = iter([Answer(429, headers={"Retry-After": "7"}), Answer(429, headers={"Retry-After": "3600"})])
-    with serving(lambda _: next(answers)) as server, BlockingClient(Endpoint(server.url), sleep=waits.append) as client:
+    with serving(lambda _: next(answers)) as server, BlockingClient(Server(server.url), sleep=waits.append) as client:
         reply = client.call(GET, Retries(longest=60))
     assert reply.status == 429
     assert waits == [7]
@@ -369,13 +367,13 @@ def test_no_connection_and_no_host_are_retryable(send: Send) -> None:
         closed = f"http://127.0.0.1:{bound.getsockname()[1]}"
         for url, code in [(closed, "not_connected"), ("http://no-such-host.invalid", "unknown_host")]:
             with pytest.raises(NotAnsweredError) as caught:
-                send(Endpoint(url), POST)
+                send(Server(url), POST)
             assert (caught.value.receipt.outcome, caught.value.receipt.code) == (Outcome.RETRYABLE, code)
 
 
 def test_https_to_a_port_that_speaks_http_is_a_configuration_error(send: Send) -> None:
     with serving(ok) as server, pytest.raises(ConfigurationError, match="no secure connection"):
-        send(Endpoint(server.url.replace("http:", "https:")), POST)
+        send(Server(server.url.replace("http:", "https:")), POST)
 
 
 def test_a_connections_ca_bundle_goes_before_the_environments(
@@ -384,19 +382,19 @@ def test_a_connections_ca_bundle_goes_before_the_environments(
     """The environment's bundle does not exist, so a session that prefers it fails with another error."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "missing.pem"))
     with serving(ok) as server, pytest.raises(ConfigurationError, match="no secure connection"):
-        send(Endpoint(server.url.replace("http:", "https:"), verify=certifi.where()), GET)
+        send(Server(server.url.replace("http:", "https:"), verify=certifi.where()), GET)
 
 
 def test_a_redirect_is_not_followed(send: Send) -> None:
     with serving(lambda _: Answer(302, headers={"Location": "/other"})) as server:
-        replies = send(Endpoint(server.url, auth=bearer("s3cret")), GET)
+        replies = send(Server(server.url, auth=bearer("s3cret")), GET)
     assert [reply.status for reply in replies] == [302]
     assert len(server.received) == 1
 
 
 def test_a_large_reply_counts_as_lost(send: Send) -> None:
     with serving(lambda _: Answer(json="x" * 2000)) as server, pytest.raises(NotAnsweredError) as caught:
-        send(Endpoint(server.url), GET, max_reply_bytes=1000)
+        send(Server(server.url), GET, max_reply_bytes=1000)
     assert caught.value.receipt.code == "reply_too_large"
 
 
@@ -412,7 +410,7 @@ def test_google_issues_a_token_for_the_connections_key(send: Send, key: rsa.RSAP
         connection = ConnectionInfo(
             "gcp", "google_cloud_platform", extra={"keyfile_dict": orjson.dumps(keyfile).decode()}
         )
-        send(Endpoint(server.url, auth=GoogleAuth(connection)), GET, POST)
+        send(Server(server.url, auth=GoogleAuth(connection)), GET, POST)
     assert tokens.used == ["token-1", "token-1"]
     audience = "https://oauth2.googleapis.com/token"
     claims = jwt.decode(tokens.forms[0]["assertion"], key.public_key(), ["RS256"], audience=audience)
@@ -422,14 +420,14 @@ def test_google_issues_a_token_for_the_connections_key(send: Send, key: rsa.RSAP
 def test_a_key_of_google_that_cannot_be_read_is_not_quoted(send: Send) -> None:
     connection = ConnectionInfo("gcp", "google_cloud_platform", extra={"keyfile_dict": '{"private_key": "s3cret"}'})
     with serving(ok) as server, pytest.raises(CredentialsError, match="Google") as caught:
-        send(Endpoint(server.url, auth=GoogleAuth(connection)), GET)
+        send(Server(server.url, auth=GoogleAuth(connection)), GET)
     assert "s3cret" not in str(caught.value)
 
 
 def test_requests_to_aws_are_signed(send: Send) -> None:
     connection = ConnectionInfo("aws", "aws", login="AKID", password="s3cret", extra={"region_name": "eu-west-1"})
     with serving(ok) as server:
-        send(Endpoint(server.url, auth=AwsAuth(connection, "es")), POST)
+        send(Server(server.url, auth=AwsAuth(connection, "es")), POST)
     (request,) = server.received
     signed = ("content-type", "host", "x-amz-date")
     sent = AWSRequest("POST", server.url + request.path, {name: request.headers[name] for name in signed}, request.body)

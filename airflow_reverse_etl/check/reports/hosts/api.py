@@ -17,12 +17,12 @@ from airflow_reverse_etl.errors import (
     UnreachableError,
 )
 from airflow_reverse_etl.http.blocking import BlockingClient
-from airflow_reverse_etl.http.endpoint import Endpoint
 from airflow_reverse_etl.http.error_text import error_text
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.rate_headers import retry_after
 from airflow_reverse_etl.http.redaction import clean
 from airflow_reverse_etl.http.retries import Retries
+from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.sync.load.backoff import Backoff
 
 NAME = "reverse-etl check"
@@ -89,8 +89,8 @@ class Api:
 
         # One client, so that a report's requests share a connection.
         if self._client is None:
-            endpoint = Endpoint(self.url, self.headers, verify=self.route.verify, proxy_url=self.route.proxy)
-            self._client = BlockingClient(endpoint, timeout=self.timeout, sleep=self.sleep)
+            server = Server(self.url, self.headers, verify=self.route.verify, proxy_url=self.route.proxy)
+            self._client = BlockingClient(server, timeout=self.timeout, sleep=self.sleep)
         body = None if json is None else orjson.dumps(json)
         try:
             reply = self._client.call(Request(method, path, body), _RETRIES)

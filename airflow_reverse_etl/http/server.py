@@ -1,4 +1,4 @@
-"""Endpoints made from connections: where HTTP requests go and how they authenticate.
+"""Servers made from connections: where HTTP requests go and how they authenticate.
 
 No other module touches the secrets of HTTP connections.
 """
@@ -25,8 +25,8 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """A base URL, its credentials, the headers of every request, and the route to the server.
+class Server:
+    """An HTTP server: its base URL, the credentials, the headers of every request, and the route to it.
 
     :param url: base URL, without a trailing slash.
     :param headers: headers of every request, in addition to the credentials.
@@ -43,8 +43,8 @@ class Endpoint:
     proxy_url: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_connection(cls, connection: ConnectionInfo, lookup: Lookup | None = None) -> Endpoint:
-        """Build the endpoint that a connection describes. ``docs/reference/connections.md`` lists its fields.
+    def from_connection(cls, connection: ConnectionInfo, lookup: Lookup | None = None) -> Server:
+        """Build the server that a connection describes. ``docs/reference/connections.md`` lists its fields.
 
         :param lookup: function that returns other connections, which ``google_conn_id`` and ``aws_conn_id`` name.
         :raises CredentialsError: the connection has no host, or its credentials are incomplete.

@@ -11,7 +11,7 @@ from airflow_reverse_etl.http.auth.cloud import AwsAuth, GoogleAuth
 from airflow_reverse_etl.http.auth.keys import NO_AUTH, ApiKey, Auth, Basic, bearer
 from airflow_reverse_etl.http.auth.oauth2 import JwtBearer, OAuth2
 from airflow_reverse_etl.http.auth.signatures import Hmac
-from airflow_reverse_etl.http.endpoint import Endpoint
+from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
@@ -30,7 +30,7 @@ def extra(**fields: object) -> ConnectionInfo:
     ],
 )
 def test_a_connection_gives_the_base_url(connection: ConnectionInfo, url: str) -> None:
-    endpoint = Endpoint.from_connection(connection)
+    endpoint = Server.from_connection(connection)
     assert endpoint.url == url
     assert str(endpoint.join("/rows/a%2Fb")) == f"{url}/rows/a%2Fb"
 
@@ -47,7 +47,7 @@ def test_a_connection_gives_the_base_url(connection: ConnectionInfo, url: str) -
     ],
 )
 def test_a_place_has_one_form_and_no_default_port(fields: dict[str, Any], place: str) -> None:
-    assert Endpoint.from_connection(ConnectionInfo("c", **fields)).place == place
+    assert Server.from_connection(ConnectionInfo("c", **fields)).place == place
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_place_has_one_form_and_no_default_port(fields: dict[str, Any], place:
     ],
 )
 def test_a_connection_says_how_requests_authenticate(connection: ConnectionInfo, auth: Auth) -> None:
-    endpoint = Endpoint.from_connection(connection)
+    endpoint = Server.from_connection(connection)
     assert endpoint.auth == auth
     assert type(endpoint.auth) is type(auth)
     assert "s3cret" not in repr(endpoint)
@@ -96,16 +96,16 @@ def test_a_connection_says_how_requests_authenticate(connection: ConnectionInfo,
 def test_credentials_of_google_and_aws_come_from_their_own_connections() -> None:
     others = {"gcp": ConnectionInfo("gcp", "google_cloud_platform"), "aws": ConnectionInfo("aws", "aws")}
     found = [
-        Endpoint.from_connection(ConnectionInfo("c", host="h", extra={name: conn_id}), others.__getitem__).auth
+        Server.from_connection(ConnectionInfo("c", host="h", extra={name: conn_id}), others.__getitem__).auth
         for name, conn_id in [("google_conn_id", "gcp"), ("aws_conn_id", "aws")]
     ]
     assert [type(auth) for auth in found] == [GoogleAuth, AwsAuth]
     with pytest.raises(CredentialsError, match="'gcp' cannot be read here"):
-        Endpoint.from_connection(ConnectionInfo("c", host="h", extra={"google_conn_id": "gcp"}))
+        Server.from_connection(ConnectionInfo("c", host="h", extra={"google_conn_id": "gcp"}))
 
 
 def test_values_of_a_connections_own_headers_are_secrets() -> None:
-    endpoint = Endpoint.from_connection(ConnectionInfo("c", host="h", extra={"headers": {"X-Key": "s3cret"}}))
+    endpoint = Server.from_connection(ConnectionInfo("c", host="h", extra={"headers": {"X-Key": "s3cret"}}))
     assert endpoint.headers == {"X-Key": "s3cret"}
     assert "s3cret" in endpoint.secrets
     assert "s3cret" not in repr(endpoint)
@@ -114,16 +114,16 @@ def test_values_of_a_connections_own_headers_are_secrets() -> None:
 @pytest.mark.parametrize("host", ["ftp://h", "https://", "https://user@h", "https://h?key=1"])
 def test_a_host_that_is_not_a_url_is_refused(host: str) -> None:
     with pytest.raises(ConfigurationError, match="not a URL"):
-        Endpoint.from_connection(ConnectionInfo("c", host=host))
+        Server.from_connection(ConnectionInfo("c", host=host))
 
 
 def test_a_connection_without_host_is_refused() -> None:
     with pytest.raises(CredentialsError):
-        Endpoint.from_connection(ConnectionInfo("c"))
+        Server.from_connection(ConnectionInfo("c"))
 
 
 def test_credentials_never_go_to_another_host() -> None:
-    endpoint = Endpoint.from_connection(ConnectionInfo("c", host="https://api.example.com", password="s3cret"))
+    endpoint = Server.from_connection(ConnectionInfo("c", host="https://api.example.com", password="s3cret"))
     assert str(endpoint.join("https://api.example.com/x")) == "https://api.example.com/x"
     with pytest.raises(ConfigurationError, match="connection's host"):
         endpoint.join("https://api.example.com.evil.test/x")
