@@ -75,11 +75,12 @@ class FileDestination:
         self._fields = tuple(setup.sync.mapping)
         self._folder = options.object or setup.sync.name
         # A file is replaced by the same file, and appears when it is complete.
-        operations = dict.fromkeys(Operation, Support(idempotent=True, answers="row"))
+        support = Support(idempotent=True, answers="row", max_rows=options.max_batch_rows)
+        operations = dict.fromkeys(Operation, support)
         if options.operation_column is None:  # a reader could not tell a delete from an upsert
             del operations[Operation.DELETE]
         self.address = setup.address(options.url, None if options.object else self._folder)
-        self.capabilities = Capabilities(operations, max_batch_rows=options.max_batch_rows)
+        self.capabilities = Capabilities(operations)
 
     async def open(self, limiter: Limiter) -> None:
         """Prepare the storage.

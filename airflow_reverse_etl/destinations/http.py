@@ -110,17 +110,24 @@ class HttpDestination:
         return error_text(reply)
 
     @final
-    def answer(self, batch: Batch, reply: Reply, actions: Mapping[int, Action] | None = None) -> Receipts:
+    def answer(
+        self,
+        batch: Batch,
+        reply: Reply,
+        actions: Mapping[int, Action] | None = None,
+        words: tuple[str, str] | None = None,
+    ) -> Receipts:
         """Return the receipts that the status alone decides, by the status table.
 
         :param actions: entries that take precedence over the destination's own.
+        :param words: the error's code and message; default: those of :meth:`error_text`.
         :raises CredentialsError: the status means that the credentials were refused.
         :raises ConfigurationError: the status means that no row can succeed.
         """
         action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
             return Receipts(taken=reply.status == 202)
-        code, message = (self.clean(text, batch) for text in self.error_text(batch, reply))
+        code, message = (self.clean(text, batch) for text in words or self.error_text(batch, reply))
         if action in (Action.CREDENTIALS, Action.CONFIGURATION):
             self._stop(action, reply, message)
         receipt = Receipt(
@@ -163,7 +170,7 @@ class HttpDestination:
         self._limiter = limiter
         client = Client(
             self.server,
-            connections=self.sync.rate.concurrency,
+            connections=self.capabilities.limits(self.sync).concurrency,
             timeout=self.options.timeout,
             connect_timeout=self.options.connect_timeout,
             lookup=self._lookup,

@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from airflow_reverse_etl.destinations.base import Strict
 from airflow_reverse_etl.destinations.http import Action, HttpOptions
-from airflow_reverse_etl.destinations.json_encoding import dumps
-from airflow_reverse_etl.destinations.results import Code, Results
-from airflow_reverse_etl.destinations.templates import Template, header_value, path_value
+from airflow_reverse_etl.destinations.request_bodies import wrapping
+from airflow_reverse_etl.destinations.results import Code, ErrorPaths, Results, Success
+from airflow_reverse_etl.destinations.templates import Structure, Template, header_value, path_value
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.ports import Answers
 
 
-class ErrorPaths(Strict):
-    """Paths of the code and message in a reply with an error status; by default, the usual ones are tried."""
+class CallOptions(Strict):
+    """Options of a request."""
 
-    code: Annotated[str | None, Field(description="dotted path of the error's code")] = None
-    message: Annotated[str | None, Field(description="dotted path of the error's message")] = None
-
-
-class Success(Strict):
-    """Verdict of a reply on all rows of its request."""
-
-    path: Annotated[str, Field(min_length=1, description="dotted path in the reply")]
-    value: Annotated[
-        Any,
-        Field(
-            description="value, or list of values, that means that the rows were written; any other value refuses them"
-        ),
-    ]
-
-
-class EndpointOptions(Strict):
-    """Options of an endpoint. Under ``operations:`` each key replaces the top-level key of the same name."""
-
-    method: Annotated[Literal["POST", "PUT", "PATCH", "DELETE"], Field(description="HTTP method")] = "POST"
+    method: Annotated[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], Field(description="HTTP method")] = "POST"
     path: Annotated[
         str | None,
-        Field(description="template with the variables object, operation, run_id and, with rows: single, row"),
+        Field(
+            description="template with the variables object, operation, run_id and, with rows: single, row and id; "
+            "with group_by, row has the fields of group_by"
+        ),
     ] = None
     headers: Annotated[
         dict[str, str],
         Field(default_factory=dict, description="names and values of headers; the values are templates, as for path"),
     ]
     rows: Annotated[Literal["single", "batch"], Field(description="number of rows in a request: one or many")] = "batch"
+    item: Annotated[
+        Any,
+        Field(
+            description="part of the body for one row: text, lists and objects, in which text is a template with row "
+            "and id; default: the record"
+        ),
+    ] = None
     body: Annotated[
-        Literal["json", "ndjson", "none"] | None,
-        Field(description="format of the body; default: none for DELETE with rows: single, else json"),
+        Literal["json", "ndjson", "form", "multipart", "none"] | None,
+        Field(
+            description="format of the body; forms hold the fields of one row, or `records` as a JSON array; default: "
+            "none for GET, and for DELETE with rows: single, else json"
+        ),
     ] = None
     records: Annotated[
         str | None,
@@ -59,6 +52,83 @@ class EndpointOptions(Strict):
     envelope: Annotated[
         dict[str, Any], Field(default_factory=dict, description="other fields of the body, with their values")
     ]
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        if value is not None:
+            Template(value, path_value)
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for text in value.values():
+            Template(text, header_value)
+        return value
+
+    @field_validator("item")
+    @classmethod
+    def _item(cls, value: Any) -> Any:
+        Structure(value)
+        return value
+
+    def problems(self, group_by: tuple[str, ...] = ()) -> list[str]:
+        """Return the options that do not fit together."""
+        found = []
+        texts = [self.path or "", *self.headers.values()]
+        names = frozenset[str]().union(*(Template(text, str).names for text in texts))
+        if self.rows == "batch" and "row" in names and not group_by:
+            found.append("the variable 'row' needs rows: single, or group_by")
+        if self.rows == "batch" and "id" in names:
+            found.append("the variable 'id' needs rows: single")
+        if self.records and self.body == "ndjson":
+            found.append("'records' cannot be used with body: ndjson")
+        if self.body in ("form", "multipart") and self.rows == "batch" and not self.records:
+            found.append(f"body: {self.body} with rows: batch needs 'records', the field for the records")
+        if self.envelope and not self.records:
+            found.append("'envelope' needs 'records', the field for the records")
+        try:
+            wrapping(self.records or "", self.envelope)
+        except ValueError as error:
+            found.append(str(error))
+        return found
+
+
+class RecordPaths(Strict):
+    """Places in a reply of the records that it returns, and of their ids."""
+
+    list: Annotated[
+        str, Field(description="path of the list of records in the reply, or of the only one; default: the whole reply")
+    ] = ""
+    key: Annotated[
+        dict[str, str],
+        Field(
+            default_factory=dict,
+            max_length=1,
+            description="path in a record, and the field of the row that has the same value; not needed with rows: "
+            "single",
+        ),
+    ]
+    id: Annotated[str, Field(description="path in a record of its id")] = "id"
+
+
+class FindOptions(CallOptions, RecordPaths):
+    """A request that looks up the ids of existing records, before the rows are sent."""
+
+    missing: Annotated[
+        Literal["insert", "accept", "skip", "reject", "send"] | None,
+        Field(
+            description="handling of a row without a record: send it to the endpoint of `insert`, count it as "
+            "delivered (accept), skip it, reject it, or send it without an id; default: accept for delete, skip for "
+            "update, insert for upsert"
+        ),
+    ] = None
+
+
+class ReplyOptions(Strict):
+    """Meaning of a reply."""
+
     results: Annotated[
         Results | None, Field(description="place and format of the outcome of each row in the reply")
     ] = None
@@ -82,6 +152,58 @@ class EndpointOptions(Strict):
             description="error codes of whole replies, and their meaning, which takes precedence over the status",
         ),
     ]
+
+    def problems(self) -> list[str]:
+        """Return the options that do not fit together."""
+        found = []
+        if self.reply == "text" and (self.results or self.success):
+            found.append("'results' and 'success' cannot be used with reply: text")
+        if self.results is None and Action.PARTIAL in (*self.statuses.values(), *self.codes.values()):
+            found.append("the meaning 'partial' needs 'results', which name the rows")
+        return found
+
+
+class ThenOptions(CallOptions, ReplyOptions):
+    """A further request for the rows that were written. A row that fails here is rejected."""
+
+    when: Annotated[
+        str | None,
+        Field(description="expression with row and id, {{ … }}: only rows for which it is true are sent; default: all"),
+    ] = None
+
+    @field_validator("when")
+    @classmethod
+    def _when(cls, value: str | None) -> str | None:
+        Structure(value)
+        return value
+
+
+class EndpointOptions(CallOptions, ReplyOptions):
+    """Options of an endpoint. Under ``operations:`` each key replaces the top-level key of the same name."""
+
+    max_batch_rows: Annotated[
+        int | None, Field(ge=1, description="maximum number of rows in a request; default: rate.batch_size, else 100")
+    ] = None
+    max_batch_bytes: Annotated[int | None, Field(ge=1, description="maximum size of a request body, in bytes")] = None
+    atomic: Annotated[
+        bool,
+        Field(
+            description="a refused request has written none of its rows, so that they can be split and sent again even "
+            "if the operation is not idempotent"
+        ),
+    ] = False
+    group_by: Annotated[
+        tuple[str, ...], Field(description="fields of the record that have the same values in all rows of a request")
+    ] = ()
+    find: Annotated[
+        FindOptions | None, Field(description="request that looks up the ids of existing records first")
+    ] = None
+    ids: Annotated[
+        RecordPaths | None, Field(description="place of the ids of written records in the reply, for `then`")
+    ] = None
+    then: Annotated[
+        tuple[ThenOptions, ...], Field(description="further requests for the rows that were written, in order")
+    ] = ()
     answers: Annotated[
         Answers | None,
         Field(
@@ -97,19 +219,22 @@ class EndpointOptions(Strict):
             return self.answers
         return "row" if self.results or self.rows == "single" else "batch"
 
-    @field_validator("path")
-    @classmethod
-    def _path(cls, value: str | None) -> str | None:
-        if value is not None:
-            Template(value, path_value)
-        return value
-
-    @field_validator("headers")
-    @classmethod
-    def _headers(cls, value: dict[str, str]) -> dict[str, str]:
-        for text in value.values():
-            Template(text, header_value)
-        return value
+    def all_problems(self) -> list[str]:
+        """Return the options that do not fit together, here and in the requests before and after."""
+        found = [*CallOptions.problems(self, self.group_by), *ReplyOptions.problems(self)]
+        if self.find:
+            found += [f"find: {problem}" for problem in self.find.problems()]
+            if self.find.path is None:
+                found.append("find: 'path' is required")
+            if self.find.rows == "batch" and not self.find.key:
+                found.append("find: 'key' is required with rows: batch, as it matches a record with its row")
+        for number, then in enumerate(self.then):
+            found += [f"then.{number}: {text}" for text in (*CallOptions.problems(then), *ReplyOptions.problems(then))]
+            if then.path is None:
+                found.append(f"then.{number}: 'path' is required")
+        if self.ids and self.rows == "batch" and not self.ids.key:
+            found.append("ids: 'key' is required with rows: batch, as it matches a record with its row")
+        return found
 
 
 class JsonApiOptions(HttpOptions, EndpointOptions):
@@ -122,8 +247,6 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
             description="options that differ for one operation; required for delete",
         ),
     ]
-    max_batch_rows: Annotated[int | None, Field(ge=1, description="maximum number of rows in a request")] = None
-    max_batch_bytes: Annotated[int | None, Field(ge=1, description="maximum size of a request body, in bytes")] = None
     idempotent: Annotated[
         tuple[Literal["upsert", "insert", "update", "delete"], ...],
         Field(description="operations that have the same result when sent twice as when sent once"),
@@ -147,49 +270,21 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
                 found[operation] = merged
         return found
 
+    def is_idempotent(self, operation: Operation) -> bool:
+        """Return True if an operation may be sent twice. An idempotency key makes the API recognise every request."""
+        return bool(self.idempotency_header) or operation in self.idempotent
+
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:
         endpoints = self.endpoints()
         if not endpoints:
             raise ValueError("'path' is required, here or under 'operations'")
         for operation, endpoint in endpoints.items():
-            texts = [endpoint.path or "", *endpoint.headers.values()]
-            if endpoint.rows == "batch" and any("row" in Template(text, str).names for text in texts):
-                raise ValueError(f"{operation}: the variable 'row' needs rows: single")
-            if endpoint.records and endpoint.body == "ndjson":
-                raise ValueError(f"{operation}: 'records' cannot be used with body: ndjson")
-            if endpoint.reply == "text" and (endpoint.results or endpoint.success):
-                raise ValueError(f"{operation}: 'results' and 'success' cannot be used with reply: text")
-            if endpoint.results is None and Action.PARTIAL in (*endpoint.statuses.values(), *endpoint.codes.values()):
-                raise ValueError(f"{operation}: the meaning 'partial' needs 'results', which name the rows")
-            if endpoint.envelope and not endpoint.records:
-                raise ValueError(f"{operation}: 'envelope' needs 'records', the field for the records")
-            wrapping(endpoint.records, endpoint.envelope)
+            problems = endpoint.all_problems()
+            if endpoint.then and not self.is_idempotent(operation):
+                problems.append("'then' needs an idempotent operation, as a row that fails there is sent again")
+            if endpoint.find and endpoint.find.missing == "insert" and Operation.INSERT not in endpoints:
+                problems.append("find: missing: insert needs an endpoint for insert")
+            if problems:
+                raise ValueError(f"{operation}: {problems[0]}")
         return self
-
-
-def wrapping(records: str | None, envelope: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """Return the bytes of a body before and after its records.
-
-    :raises ValueError: the envelope already has a value at the place of the records.
-    """
-    if not records:
-        return b"", b""
-    mark = "@records@"
-    body = {**envelope}
-    # Descend to the records' place on copies of the objects, which are shared with the options.
-    level = body
-    *parents, leaf = records.split(".")
-    for parent in parents:
-        inner = level.pop(parent, {})
-        if not isinstance(inner, Mapping):
-            raise ValueError(f"envelope: {parent!r} must be an object, as the records go inside it")
-        copy = {**inner}
-        level[parent] = copy
-        level = copy
-    if leaf in level:
-        raise ValueError(f"envelope: {records!r} already has a value, but the records go there")
-    # Encode the body with a mark for the records, and cut it there.
-    level[leaf] = mark
-    before, _, after = dumps(body).partition(dumps(mark))
-    return before, after

@@ -140,10 +140,10 @@ def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) 
     needing = sorted(setup.operations & cls.needs_match_on)
     if needing and not sync.destination.match_on:
         problems.append(f"destination.match_on: is required to {' and '.join(needing)}")
-    if (sync.rate.batch_size or 0) > capabilities.max_batch_rows:
+    sizes = [capabilities.operations[operation].max_rows for operation in setup.operations - set(missing)]
+    if sizes and (sync.rate.batch_size or 0) > max(sizes):
         problems.append(
-            f"rate.batch_size: {sync.rate.batch_size} is more than this destination's maximum of "
-            f"{capabilities.max_batch_rows} rows"
+            f"rate.batch_size: {sync.rate.batch_size} is more than this destination's maximum of {max(sizes)} rows"
         )
     return problems
 

@@ -18,8 +18,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.destinations.json_api import JsonApi
-    from airflow_reverse_etl.destinations.json_options import EndpointOptions
+    from airflow_reverse_etl.destinations.batch_api import BatchApi, Endpoint
 
 #: Statuses that mean that the row does not exist, if the path names the row.
 _MISSING_ROW: Mapping[Operation, Mapping[int, Action]] = {
@@ -29,18 +28,16 @@ _MISSING_ROW: Mapping[Operation, Mapping[int, Action]] = {
 
 
 class ReplyReader:
-    """Reads the replies of one endpoint, as its options describe them.
+    """Reads the replies of one endpoint, as it describes them.
 
     :param path_names_row: the request's path contains the row.
     """
 
-    def __init__(
-        self, destination: JsonApi, operation: Operation, options: EndpointOptions, *, path_names_row: bool
-    ) -> None:
+    def __init__(self, destination: BatchApi, operation: Operation, options: Endpoint, *, path_names_row: bool) -> None:
         self._destination = destination
         self._options = options
         self._host = destination.server.host
-        self._idempotent = destination.capabilities.idempotent(operation)
+        self._idempotent = options.support.idempotent
         self._actions: dict[int, Action] = dict(options.statuses)
         if path_names_row:
             self._actions = {**_MISSING_ROW.get(operation, {}), **self._actions}
@@ -75,11 +72,43 @@ class ReplyReader:
             return (replace(receipts, taken=True) if reply.status == 202 else receipts), {}
         if action is Action.PARTIAL:
             return self._partly_written(reply, answer, batch), {}
-        if action in (Action.REFUSE, Action.CONFLICT) and (named := self._named(reply, answer, batch)):
+        if action in (Action.REFUSE, Action.CONFLICT):
+            return self._refused(action, reply, answer, batch)
+        return self._answer(batch, reply, action), {}
+
+    def _refused(
+        self, action: Action, reply: Reply, answer: Any, batch: Batch
+    ) -> tuple[Receipts, Mapping[str, Receipt]]:
+        """Return the receipts of a refused request, and those of the rows that the API named as the cause.
+
+        If the request may have written some of its rows, those that are not named are unknown. The engine may split
+        them only if they may be sent twice.
+        """
+        believed = self._idempotent or self._options.atomic or len(batch) == 1 or reply.status == 413
+        if named := self._named(reply, answer, batch):
             if action is Action.CONFLICT:
                 named = replace(named, exceptions=_as_conflicts(named.exceptions))
-            return named, named.exceptions
-        return self._destination.answer(batch, reply, {reply.status: action}), {}
+            if believed:
+                return named, named.exceptions
+            return replace(named, default=replace(named.default, outcome=Outcome.UNKNOWN)), {}
+        receipts = self._answer(batch, reply, action)
+        if believed:
+            return receipts, {}
+        return replace(receipts, default=_perhaps_written(receipts.default)), {}
+
+    def _answer(self, batch: Batch, reply: Reply, action: Action) -> Receipts:
+        """Return the receipts of an action that concerns all rows."""
+        return self._destination.answer(batch, reply, {reply.status: action}, self._words(batch, reply))
+
+    def _words(self, batch: Batch, reply: Reply) -> tuple[str, str]:
+        """Return an error's code and message from the paths of the endpoint's ``error``, else from the usual places."""
+        code, message = self._destination.error_text(batch, reply)
+        paths = self._options.error
+        if paths.code or paths.message:
+            answer = reply.json()
+            code = str((paths.code and value_at(answer, paths.code.split("."))) or code)
+            message = str((paths.message and value_at(answer, paths.message.split("."))) or message)
+        return code, message
 
     def _entries(self, answer: Any) -> Sequence[Entry]:
         """Return the entries of a reply, if the options read them."""
@@ -104,7 +133,7 @@ class ReplyReader:
         # In a reply with a 2xx status, entries have the codes of single rows.
         if self._results and reply.status < 300:
             reply = replace(reply, body=dumps(self._results.without_lists(answer)))
-        code, _ = self._destination.error_text(batch, reply)
+        code, _ = self._words(batch, reply)
         return self._options.codes.get(code)
 
     def _verdict(self, answer: Any) -> bool | None:
@@ -133,7 +162,7 @@ class ReplyReader:
             if verdict is None:
                 return self._stop_without(success.path, "success", reply, batch)
             if not verdict:
-                return self._destination.answer(batch, reply, {reply.status: Action.REFUSE})
+                return self._refused(Action.REFUSE, reply, None, batch)[0]
         if self._results is not None:
             return self._by_row(self._results, answer, reply, batch)
         if reply.status == 207 or signs_of_failure(answer):
@@ -164,8 +193,7 @@ class ReplyReader:
         """
         if self._results and self._entries(answer):
             return self._by_row(self._results, answer, reply, batch)
-        action = Action.REFUSE if self._idempotent else Action.UNKNOWN
-        return self._destination.answer(batch, reply, {reply.status: action})
+        return self._answer(batch, reply, Action.REFUSE if self._idempotent else Action.UNKNOWN)
 
     def _by_row(self, results: ResultReader, answer: Any, reply: Reply, batch: Batch) -> Receipts:
         """Return the receipts that the entries of the reply give."""
@@ -285,6 +313,12 @@ class ReplyReader:
         return ConfigurationError(
             what, todo=todo, sync=self._destination.sync.name, connection=connection, host=self._host
         )
+
+
+def _perhaps_written(receipt: Receipt) -> Receipt:
+    """Return the receipt of a row of a refused request that may have written some of its rows."""
+    text = f"{receipt.message}; set `atomic: true` if a refused request of this API writes none of its rows"
+    return replace(receipt, outcome=Outcome.UNKNOWN, message=text)
 
 
 def _as_conflicts(exceptions: Mapping[str, Receipt]) -> dict[str, Receipt]:

@@ -132,6 +132,25 @@ class Results(Strict):
         return self
 
 
+class ErrorPaths(Strict):
+    """Paths of the code and message in a reply with an error status; by default, the usual ones are tried."""
+
+    code: Annotated[str | None, Field(description="dotted path of the error's code")] = None
+    message: Annotated[str | None, Field(description="dotted path of the error's message")] = None
+
+
+class Success(Strict):
+    """Verdict of a reply on all rows of its request."""
+
+    path: Annotated[str, Field(min_length=1, description="dotted path in the reply")]
+    value: Annotated[
+        Any,
+        Field(
+            description="value, or list of values, that means that the rows were written; any other value refuses them"
+        ),
+    ]
+
+
 class Entry(NamedTuple):
     """An entry of a reply.
 

@@ -27,7 +27,7 @@ from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
 from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
-from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Limiter
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, usual
 
 T = TypeVar("T")
 
@@ -101,8 +101,7 @@ class TableDestination:
         self._sessions: list[_Session] = []
         self.address = setup.address(setup.connection.port)
         self.capabilities = Capabilities(
-            USUAL,  # a statement that succeeds has written all its rows
-            max_batch_rows=options.max_batch_rows,
+            usual(options.max_batch_rows),  # a statement that succeeds has written all its rows
             ignore_case=self._dialect.ignores_case,
             removes_first=True,
         )

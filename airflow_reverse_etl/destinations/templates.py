@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-#: Variables that a template may use. ``row`` is the record to be sent, if the request carries a single one.
-NAMES = frozenset({"object", "operation", "run_id", "row"})
+#: Variables that a template may use. ``row`` is the record to be sent, if the request carries a single one, and ``id``
+#: the id of its record at the destination, if it was looked up or is in a reply.
+NAMES = frozenset({"object", "operation", "run_id", "row", "id"})
+#: A template that is nothing but one expression.
+_EXPRESSION = re.compile(r"\s*\{\{((?:(?!\}\}|\{\{).)*)\}\}\s*", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -83,3 +86,57 @@ class Template:
             raise
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise BadValueError(f"the template of the path or a header failed: {type(error).__name__}") from None
+
+
+class Structure:
+    """A value, such as a JSON object, in which text may be a template.
+
+    A template that is one expression keeps the type of its value: ``"{{ row.age }}"`` is a number. Any other one gives
+    text.
+
+    :raises ValueError: a template is not valid, or uses an unknown variable.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._render = _compiled(value)
+
+    def render(self, **values: Any) -> Any:
+        """Return the value with its templates replaced.
+
+        :raises BadValueError: the row lacks a field, or a template fails.
+        """
+        return self._render(values)
+
+
+def _compiled(value: Any) -> Callable[[dict[str, Any]], Any]:
+    if isinstance(value, Mapping):
+        fields = {str(name): _compiled(inner) for name, inner in value.items()}
+        return lambda values: {name: render(values) for name, render in fields.items()}
+    if isinstance(value, list | tuple):
+        items = [_compiled(inner) for inner in value]
+        return lambda values: [render(values) for render in items]
+    if not isinstance(value, str) or "{{" not in value:
+        return lambda _: value
+    template = Template(value, str)
+    if (found := _EXPRESSION.fullmatch(value)) is None:
+        return lambda values: template.render(**values)
+    return _expression(found.group(1))
+
+
+def _expression(text: str) -> Callable[[dict[str, Any]], Any]:
+    from jinja2 import StrictUndefined, TemplateError, Undefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+    compiled = environment.compile_expression(text, undefined_to_none=False)
+
+    def evaluate(values: dict[str, Any]) -> Any:
+        try:
+            found = compiled(values)
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise BadValueError(f"the template of an item failed: {type(error).__name__}") from None
+        if isinstance(found, Undefined):
+            raise BadValueError("the row has no field that the template of an item uses")
+        return found
+
+    return evaluate

@@ -234,7 +234,7 @@ class Rate(_Strict):
     requests_per_day: Annotated[
         int | None, Field(ge=1, description="requests in any 24 hours, of everything that uses the connection")
     ] = None
-    concurrency: Annotated[int, Field(ge=1, le=1000, description="number of requests in flight")] = 8
+    concurrency: Annotated[int | None, Field(ge=1, le=1000, description="number of requests in flight")] = None
     batch_size: Annotated[int | None, Field(ge=1, description="number of rows in one request")] = None
 
 

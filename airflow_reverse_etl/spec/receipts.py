@@ -138,8 +138,8 @@ class Receipts:
 
     :param default: receipt of every row that is not in ``exceptions``.
     :param exceptions: key → receipt.
-    :param refused_whole: the destination refused the whole batch because of a row that it did not name. The engine
-        splits the batch until it finds that row. Set it only if nothing was written.
+    :param refused_whole: the destination refused all rows that are not in ``exceptions`` because of one that it did not
+        name. The engine splits these rows until it finds that one. Set it only if none of them was written.
     :param retry_after: seconds that the destination asked to wait before the next request; ``None`` if it did not ask.
     :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
         engine decides how long it waits.

@@ -264,22 +264,39 @@ Answers = Literal["row", "batch", "taken"]
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Promises of a destination about one operation.
+    """Promises of a destination about one operation. None has a default: its author makes each of them.
 
     :param idempotent: the operation has the same result when it is sent twice.
     :param answers: how much an answer is worth. ``row``: it confirms each row, because it names the row, lists every
         failure, or the write is all or nothing. ``batch``: it has one verdict for all rows of a request, and may not
         show that one of them failed. ``taken``: the destination queued the rows. What becomes of them is unknown.
+    :param max_rows: most rows in one batch.
+    :param max_bytes: most bytes of the rows as they are sent, such as the body of a request; None for no limit.
     """
 
     idempotent: bool
     answers: Answers
+    max_rows: int
+    max_bytes: int | None = None
 
 
-#: Every operation, of which only an insert has another result when it is sent twice.
-USUAL: Mapping[Operation, Support] = {
-    operation: Support(idempotent=operation is not Operation.INSERT, answers="row") for operation in Operation
-}
+def usual(max_rows: int = 100) -> dict[Operation, Support]:
+    """Return every operation, of which only an insert has another result when it is sent twice."""
+    return {
+        operation: Support(idempotent=operation is not Operation.INSERT, answers="row", max_rows=max_rows)
+        for operation in Operation
+    }
+
+
+USUAL: Mapping[Operation, Support] = usual()
+
+
+class Limits(NamedTuple):
+    """Limits of a load. None is no limit."""
+
+    requests_per_second: float | None
+    requests_per_day: int | None
+    concurrency: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +304,21 @@ class Capabilities:
     """Abilities and limits of a destination. The sync is checked against them before a row is read.
 
     :param operations: supported operations, and what the destination promises about each.
-    :param max_batch_rows: most rows in one batch.
-    :param max_batch_bytes: most bytes in one batch, measured on the Arrow data; None for no limit.
+    :param requests_per_second: rate of a sync without one of its own; None for no limit.
+    :param requests_per_day: likewise, in a day.
+    :param daily_reset: IANA name of the time zone at whose midnight the remote begins to count the requests of a day
+        again; empty if it counts those of the last 24 hours.
+    :param concurrency: requests in flight of a sync without a number of its own.
     :param ignore_case: identifiers that differ only in upper and lower case name the same record.
     :param removes_first: a record whose row has a new identifier is deleted before the new record is written, and not
         in the run after: a unique constraint would refuse the new record otherwise.
     """
 
     operations: Mapping[Operation, Support]
-    max_batch_rows: int = 100
-    max_batch_bytes: int | None = None
+    requests_per_second: float | None = None
+    requests_per_day: int | None = None
+    daily_reset: str = ""
+    concurrency: int = 8
     ignore_case: bool = False
     removes_first: bool = False
 
@@ -304,6 +326,20 @@ class Capabilities:
         """Return True if an operation is supported, and has the same result when it is sent twice."""
         support = self.operations.get(operation) if operation else None
         return support is not None and support.idempotent
+
+    def limits(self, sync: Sync) -> Limits:
+        """Return the limits of a sync's loads: those of its ``rate``, else the destination's own."""
+        rate = sync.rate
+        return Limits(
+            rate.requests_per_second or self.requests_per_second,
+            rate.requests_per_day or self.requests_per_day,
+            rate.concurrency or self.concurrency,
+        )
+
+    def batch_rows(self, sync: Sync, operation: Operation) -> int:
+        """Return the most rows of a sync in one batch of an operation."""
+        most = self.operations[operation].max_rows
+        return min(sync.rate.batch_size or most, most)
 
     def may_repeat(self, mode: str) -> bool:
         """Return True if all operations of a mode have the same result when they are sent twice."""

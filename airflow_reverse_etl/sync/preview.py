@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.comparison import note_text
+from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.comparing import given_up_text, other_writers_text
 from airflow_reverse_etl.sync.guards import verdicts
@@ -47,10 +48,11 @@ def summary(
     :param lifted: guards that do not stop this plan.
     :param drift: changes to the sync's model since its last run.
     """
-    batch = min(sync.rate.batch_size or math.inf, destination.capabilities.max_batch_rows)
-    shares = min(partitions, math.ceil((plan.total - plan.removed_first) / batch))
-    requests = _requests(plan, batch, shares)
-    rate = sync.rate.requests_per_second
+    capabilities = destination.capabilities
+    sizes = {kind: capabilities.batch_rows(sync, operation) for kind, operation in OPERATIONS[sync.mode].items()}
+    shares = min(partitions, _requests(plan, sizes, 1) - _requests(plan, sizes, 1, until=plan.removed_first))
+    requests = _requests(plan, sizes, shares)
+    rate = capabilities.limits(sync).requests_per_second
     minutes = round(requests / rate / 60, 2) if rate else None
     guards = verdicts(sync, plan, lifted)
     keys, changed_fields = _sample(sync, plan, store, sample)
@@ -73,18 +75,27 @@ def summary(
     }
     if drift:
         found["drift"] = list(drift)
-    return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found, guards))}
+    return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found, guards, rate))}
 
 
-def _requests(plan: Plan, batch: float, shares: int) -> int:
-    """Estimate the requests of a plan, one for each batch: a batch has one kind of change, and is part of one share."""
-    edges = {0, *(rows.stop - 1 for rows in plan.ranges().values())}
-    edges |= {Share.of(plan, share, shares, after=plan.removed_first).until for share in range(shares)}
-    return sum(math.ceil((until - after) / batch) for after, until in pairwise(sorted(edges)))
+def _requests(plan: Plan, sizes: Mapping[str, int], shares: int, *, until: int | None = None) -> int:
+    """Estimate the requests of a plan, one for each batch: a batch has one kind of change, and is part of one share.
+
+    :param sizes: rows of a batch, by kind of change.
+    :param until: sequence number of the last row that counts; default: the plan's last.
+    """
+    edges = {Share.of(plan, share, shares, after=plan.removed_first).until for share in range(shares)}
+    requests = 0
+    for kind, rows in plan.ranges().items():
+        inside = {rows.start - 1, rows.stop - 1, *(edge for edge in edges if edge + 1 in rows)}
+        parts = [(start, end) for start, end in pairwise(sorted(inside)) if until is None or end <= until]
+        requests += sum(math.ceil((end - start) / sizes[kind]) for start, end in parts)
+    return requests
 
 
-def _paragraphs(sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequence[Verdict]) -> Iterator[str]:
-    rate = sync.rate.requests_per_second
+def _paragraphs(
+    sync: Sync, plan: Plan, found: Mapping[str, Any], guards: Sequence[Verdict], rate: float | None
+) -> Iterator[str]:
     destination = sync.destination
     names = [name for name in (destination.object, destination.connection) if name]
     where = " at ".join(map(_code, names)) or f"a {destination.type}"

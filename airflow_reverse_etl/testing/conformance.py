@@ -120,7 +120,8 @@ class DestinationConformance:
 
     async def test_every_row_of_an_upsert_is_accepted_and_stored(self, remote: Any, opened: Any) -> None:
         destination = await opened("upsert")
-        names = {str(number): f"name {number}" for number in range(min(7, destination.capabilities.max_batch_rows))}
+        most = destination.capabilities.operations[Operation.UPSERT].max_rows
+        names = {str(number): f"name {number}" for number in range(min(7, most))}
         receipts = await destination.send(self.batch(Operation.UPSERT, names))
         assert all(receipts.of(key).outcome is Outcome.ACCEPTED for key in names)
         assert await remote.stored() == names
@@ -217,7 +218,7 @@ class DestinationConformance:
     async def test_a_refused_batch_has_written_nothing(self, remote: Any, opened: Any) -> None:
         bad = remote.bad()
         destination = await opened("upsert")
-        if destination.capabilities.max_batch_rows == 1:
+        if destination.capabilities.operations[Operation.UPSERT].max_rows == 1:
             pytest.skip("the destination sends single rows")
         batch = Batch(Operation.UPSERT, [1, 2], ["1", "bad"], [self.record("1"), bad], "run-1")
         receipts = await destination.send(batch)

@@ -23,7 +23,7 @@ from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.sync.clock import RunTiming
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import USUAL, Capabilities, ConnectionInfo, Destination, Limiter
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Destination, Limiter, usual
 from airflow_reverse_etl.sync.run import Run, run_sync
 from tests.benchmarks.contenders import sink
 from tests.peak import peak
@@ -128,7 +128,7 @@ def _in_process(folder: str, what: str, rows: int, **how: Any) -> dict[str, floa
 class Accepting(Destination):
     """Accepts every batch at once."""
 
-    capabilities = Capabilities(USUAL, max_batch_rows=1000)
+    capabilities = Capabilities(usual(1000))
 
     async def open(self, limiter: Limiter) -> None:
         self._limiter = limiter

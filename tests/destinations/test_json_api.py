@@ -293,7 +293,7 @@ async def test_single_deletes_in_a_larger_batch_each_keep_their_outcome() -> Non
     [
         ({"path": None}, "'path' is required"),
         ({"path": "/{{ row.id }}"}, "the variable 'row' needs rows: single"),
-        ({"path": "/{{ nme }}"}, "uses nme; known: object, operation, row, run_id"),
+        ({"path": "/{{ nme }}"}, "uses nme; known: id, object, operation, row, run_id"),
         ({"path": "/{{ row.id"}, "not a valid template"),
         ({"rowz": "single"}, "unknown key; did you mean 'rows'?"),
         ({"results": {"list": "errors"}}, "which show the rows that were written"),

@@ -27,7 +27,7 @@ class Acme(HttpDestination):
 
     Options = AcmeOptions
     capabilities = Capabilities(
-        dict.fromkeys((Operation.UPSERT, Operation.DELETE), Support(idempotent=True, answers="row"))
+        dict.fromkeys((Operation.UPSERT, Operation.DELETE), Support(idempotent=True, answers="row", max_rows=100))
     )
 
 

@@ -72,7 +72,7 @@ APIS = (
         FAILURES,
         atomic=True,
     ),
-    Api(json_api, {}, FAILURES, atomic=True),
+    Api(json_api, {"atomic": True}, FAILURES, atomic=True),
     Api(each_by_id, {"results": {"list": "results", "key": {"id": "id"}, "ok": {"ok": True}}}, FAILURES),
     Api(each_by_id, {}, FAILURES),
     Api(each_in_order, {"results": {"ok": {"success": True}, "code": "errors.0.statusCode"}}, FAILURES),
@@ -87,9 +87,9 @@ APIS = (
     # With `reply: text` the status alone decides, so a page with status 200 is a success by the author's word.
     Api(words_only, {"reply": "text"}, atomic=True, pages=False),
     Api(words_only, {}, FAILURES, atomic=True),
-    Api(status_only, {}, FAILURES, atomic=True),
-    # It writes the rows before the first bad one, and says so to nobody: the author has to.
-    Api(status_only, {"statuses": {422: "unknown"}}, FAILURES, until_bad=True),
+    Api(status_only, {"atomic": True}, FAILURES, atomic=True),
+    # It writes the rows before the first bad one, and does not say so.
+    Api(status_only, {}, FAILURES, until_bad=True),
 )
 
 # -- what else may come ----------------------------------------------------------------------------------------------

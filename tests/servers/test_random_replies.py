@@ -204,6 +204,7 @@ RANDOM = settings(
 @example(Scene(EACH_BY_ID, bad=frozenset({"row1"}), habits=[FIRST_ENTRY_MISSING]))
 @example(Scene(Api(failures_by_kind, {}), bad=frozenset({"row1"})))
 @example(Scene(BY_ID, mode="insert", rows=1, on_unknown="resend", habits=(ANSWER_LOST, REFUSED)))
+@example(Scene(Api(status_only, {}, until_bad=True), mode="insert", bad=frozenset({"row2"})))
 def test_the_state_is_true_whatever_an_api_does(scene: Scene) -> None:
     asyncio.run(play(scene))
 
@@ -213,21 +214,3 @@ def test_the_state_is_true_whatever_an_api_does(scene: Scene) -> None:
 @given(scene=scenes())
 def test_the_state_is_true_whatever_an_api_does_at_length(scene: Scene) -> None:
     asyncio.run(play(scene))
-
-
-def goes_wrong(reason: str, scene: Scene) -> Any:
-    return pytest.param(scene, marks=pytest.mark.xfail(reason=reason, raises=AssertionError))
-
-
-@pytest.mark.parametrize(
-    "scene",
-    [
-        goes_wrong(
-            "a 422 after a part was written is believed to have written nothing: the batch is split and sent again",
-            Scene(Api(status_only, {}, until_bad=True), mode="insert", bad=frozenset({"row2"})),
-        ),
-    ],
-)
-async def test_what_is_known_to_go_wrong(scene: Scene) -> None:
-    """Each scene keeps a promise once it is mended; the reason says what the random ones leave out until then."""
-    await play(scene)

@@ -24,7 +24,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING
-from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Limiter, Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, Plan, PlanRequest, StateStore, Warehouse, usual
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import CrashError, FrozenClock, MemoryStateStore
 
@@ -250,7 +250,7 @@ class Remote:
     """Destination whose records are named by e-mail. It refuses the deletion of a record that the model names."""
 
     def __init__(self, rng: random.Random, *, ignore_case: bool, removes_first: bool) -> None:
-        self.capabilities = Capabilities(USUAL, max_batch_rows=3, ignore_case=ignore_case, removes_first=removes_first)
+        self.capabilities = Capabilities(usual(3), ignore_case=ignore_case, removes_first=removes_first)
         self.ignore_case = ignore_case
         self.records: dict[str, dict[str, Any]] = {}
         self.faults = Faults()

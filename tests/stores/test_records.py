@@ -115,7 +115,9 @@ async def change_from_run_to_run(
     rng = group.rng
     group.refusals = (AttentionError, RunConflictError)
     idempotent = frozenset(rng.sample(sorted(Operation), rng.randint(0, 4)))
-    promises = {operation: Support(idempotent=operation in idempotent, answers="row") for operation in Operation}
+    promises = {
+        operation: Support(idempotent=operation in idempotent, answers="row", max_rows=100) for operation in Operation
+    }
     group.remote.capabilities = replace(group.remote.capabilities, operations=promises)
     if earlier:
         await run_as_earlier_version(group)

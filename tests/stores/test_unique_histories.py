@@ -19,7 +19,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import UNIQUE_CYCLE, Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sql.statements.unique import UniqueConstraint, rows_together
-from airflow_reverse_etl.sync.ports import ConnectionInfo, Limiter, ResolvesConflicts, StateStore
+from airflow_reverse_etl.sync.ports import ConnectionInfo, Limiter, ResolvesConflicts, StateStore, usual
 from airflow_reverse_etl.testing import MemoryStateStore
 from tests.stores.histories import Answers, Faults, People, Remote, Row
 from tests.stores.history_group import STORES, Group, opened_store
@@ -159,7 +159,7 @@ class TableRemote(UniqueRemote):
             }
         )
         self._table = create(sync, connection=ConnectionInfo("db", self._dialect), connect=self._connect)
-        self.capabilities = replace(self._table.capabilities, max_batch_rows=3)
+        self.capabilities = replace(self._table.capabilities, operations=usual(3))
         for record in self.records.values():
             handle = f"'{record['handle']}'" if record.get("handle") else "null"
             self._run(f"insert into people (email, n, handle) values ('{record['email']}', {record['n']}, {handle})")

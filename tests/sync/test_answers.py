@@ -22,9 +22,9 @@ class Queue(FakeDestination):
 
 async def test_the_report_has_the_worth_of_each_operation_of_the_mode() -> None:
     promises = {
-        Operation.UPSERT: Support(idempotent=True, answers="batch"),
-        Operation.DELETE: Support(idempotent=True, answers="taken"),
-        Operation.INSERT: Support(idempotent=False, answers="row"),
+        Operation.UPSERT: Support(idempotent=True, answers="batch", max_rows=100),
+        Operation.DELETE: Support(idempotent=True, answers="taken", max_rows=100),
+        Operation.INSERT: Support(idempotent=False, answers="row", max_rows=100),
     }
     world = World(FakeDestination(capabilities=Capabilities(promises)))
     assert (await world.run(rows(a=1), mode="mirror")).answers == {"upsert": "batch", "delete": "taken"}

@@ -16,7 +16,7 @@ TWO_A_DAY = {"requests_per_day": 2, "batch_size": 1, "concurrency": 1}
 
 def unsafe() -> Capabilities:
     """Return the powers of a destination whose inserts must not be sent twice."""
-    return Capabilities({operation: Support(idempotent=False, answers="row") for operation in Operation})
+    return Capabilities({operation: Support(idempotent=False, answers="row", max_rows=100) for operation in Operation})
 
 
 async def test_a_run_that_has_used_up_the_day_succeeds_and_the_next_one_sends_the_rest(world: World) -> None:

@@ -98,8 +98,11 @@ async def test_rows_below_those_that_another_share_announced_are_announced_as_we
 async def test_upserts_that_may_not_be_repeated_are_not_announced_with_deletes_that_may(
     world: World, on_unknown: str
 ) -> None:
-    promises = {operation: Support(idempotent=operation is Operation.DELETE, answers="row") for operation in Operation}
-    deletes = Capabilities(promises, max_batch_rows=9)
+    promises = {
+        operation: Support(idempotent=operation is Operation.DELETE, answers="row", max_rows=9)
+        for operation in Operation
+    }
+    deletes = Capabilities(promises)
     world.destination = FakeDestination(capabilities=deletes)
     world.values |= {"mode": "mirror", "guards": {"max_removed": "100%"}}
     world.values |= {"failure": {"on_unknown": on_unknown, "max_rejected": "100%"}}

@@ -28,7 +28,7 @@ from airflow_reverse_etl.testing import (
 from tests.stores.every import STORES
 
 #: An API without operations that are safe to send twice.
-NOT_IDEMPOTENT = Capabilities(dict.fromkeys(Operation, Support(idempotent=False, answers="row")))
+NOT_IDEMPOTENT = Capabilities(dict.fromkeys(Operation, Support(idempotent=False, answers="row", max_rows=100)))
 
 #: Mark of a scenario that runs on every kind of store; others run on the one in memory. Each crosses what a store keeps
 #: between two processes: checkpoints, plans, commits. What a store plans and records is asked in ``tests/stores``.

@@ -28,8 +28,8 @@ class Batcher:
 
     def __init__(self, sync: Sync, capabilities: Capabilities, *, run_id: str, plan_id: str) -> None:
         self._operations = OPERATIONS[sync.mode]
-        self._rows = min(sync.rate.batch_size or capabilities.max_batch_rows, capabilities.max_batch_rows)
-        self._bytes = capabilities.max_batch_bytes
+        self._sync = sync
+        self._capabilities = capabilities
         self._builder = RecordBuilder(sync)
         self._run_id = run_id
         self._plan_id = plan_id
@@ -57,8 +57,11 @@ class Batcher:
     def _batches(
         self, operation: Operation, part: pa.RecordBatch, *, removed: bool
     ) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
+        # The bytes of the Arrow data are an estimate; the destination measures what it sends.
         row_bytes = max(1, part.nbytes // part.num_rows)
-        size = self._rows if self._bytes is None else max(1, min(self._rows, self._bytes // row_bytes))
+        size = self._capabilities.batch_rows(self._sync, operation)
+        if most := self._capabilities.operations[operation].max_bytes:
+            size = max(1, min(size, most // row_bytes))
         step = max(size, min(_SLICE_ROWS, _SLICE_BYTES // row_bytes) // size * size)
         for start in range(0, part.num_rows, step):
             rows = part.slice(start, step)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.sync.ports import DailyGrant, DailyLimitError
@@ -23,15 +24,19 @@ _ASK_AGAIN = timedelta(hours=1)
 class DailyLimit:
     """Limiter of the requests in a day. Without a limit, it only notes what the remote states.
 
-    :param per_day: requests in any 24 hours, of all tasks on the connection.
+    :param per_day: requests in a day, of all tasks on the connection.
     :param budget: allowance shared with other tasks. Without one, the limit applies to this load alone.
+    :param reset: time zone at whose midnight a day begins; empty: a day is any 24 hours.
     """
 
-    def __init__(self, per_day: int | None, clock: Clock, budget: RateBudget | None, connection: str) -> None:
+    def __init__(
+        self, per_day: int | None, clock: Clock, budget: RateBudget | None, connection: str, *, reset: str = ""
+    ) -> None:
         self._per_day = per_day
         self._clock = clock
         self._budget = budget
         self._connection = connection
+        self._zone = ZoneInfo(reset) if reset else None
         self._drawing = asyncio.Lock()
         self._left = 0
         self._drawn = 0
@@ -71,8 +76,16 @@ class DailyLimit:
 
     async def _draw(self, per_day: int) -> DailyGrant:
         now = self._clock.now()
+        day = DAY
+        next_day = now + DAY
+        if self._zone:
+            midnight = now.astimezone(self._zone).replace(hour=0, minute=0, second=0, microsecond=0)
+            day = now - midnight.astimezone(UTC)
+            next_day = (midnight + DAY).astimezone(UTC)  # the next midnight, even if this day has 23 or 25 hours
         if self._budget is None:
-            return DailyGrant(min(1, per_day - self._drawn), now + DAY)
+            return DailyGrant(min(1, per_day - self._drawn), next_day)
         portion = self._portion
         self._portion = min(2 * portion, _MAX_PORTION)
-        return await asyncio.to_thread(self._budget.draw, self._connection, portion, per_day=per_day, now=now, day=DAY)
+        draw = self._budget.draw
+        grant = await asyncio.to_thread(draw, self._connection, portion, per_day=per_day, now=now, day=day)
+        return grant._replace(more_at=next_day) if self._zone else grant

@@ -60,6 +60,7 @@ class Delivery:
         self._total = plan.total
         self._unrepeatable = unrepeatable(plan, sync, destination)
         self._destination = destination
+        self._concurrency = destination.capabilities.limits(sync).concurrency
         self._observer = context.observer
         self._clock = context.clock
         self._writer = writer
@@ -113,9 +114,11 @@ class Delivery:
             asked_to_wait = await self._obey(receipts, throttled + 1)
 
             # Split a refused batch to find the bad row.
+            parts: list[Batch] = []
             if receipts.refused_whole and len(batch) > 1:
-                middle = len(batch) // 2
-                return [batch.only(range(middle)), batch.only(range(middle, len(batch)))]
+                batch, parts = self._halves(batch, receipts)
+                if not len(batch):
+                    return parts
 
             left = self._settle(batch, receipts)
             if receipts.stop is not None:
@@ -125,8 +128,8 @@ class Delivery:
             if left is None or len(left) < len(batch):
                 self._left_in_row = 0
                 self._tried.add(batch.operation)
-            if left is None:
-                return ()
+            if left is None or parts:
+                return [*parts, left] if left else parts
 
             # Send the other rows again, unless the attempts are used up.
             batch = left
@@ -204,6 +207,21 @@ class Delivery:
             reason = f"the destination asks to wait {seconds:,.0f} seconds"
             self.waiting = Wait(until, reason, planned=True)
 
+    def _halves(self, batch: Batch, receipts: Receipts) -> tuple[Batch, list[Batch]]:
+        """Part a batch whose rows were refused as a whole.
+
+        :returns: a batch of the rows that have a receipt of their own, and the halves of the rest.
+        """
+        own = [at for at, key in enumerate(batch.keys) if key in receipts.exceptions]
+        refused = [at for at, key in enumerate(batch.keys) if key not in receipts.exceptions]
+        # The refused request may have written some of the rows, which may not be sent twice.
+        in_doubt = receipts.default.outcome is Outcome.UNKNOWN and not self._may_resend(batch)
+        if in_doubt and not self._lose(batch, refused):
+            return batch.only(own), []
+        middle = len(refused) // 2
+        halves = [batch.only(refused[:middle]), batch.only(refused[middle:])]
+        return batch.only(own), [half for half in halves if len(half)]
+
     def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
         """Record the answer; returns the rows to send again, if any.
 
@@ -259,7 +277,7 @@ class Delivery:
         self._tried.add(batch.operation)
         self._left_in_row += 1
         self._observer.event("batch_left", rows=len(batch), sync=self._sync.name)
-        if self._left_in_row >= max(self._sync.rate.concurrency, 3):
+        if self._left_in_row >= max(self._concurrency, 3):
             self.stopping = True
 
     async def _announce(self, batch: Batch) -> None:
@@ -269,7 +287,7 @@ class Delivery:
         requests then share one save, and few rows that were never sent are in doubt after a crash.
         """
         last = batch.seqs[-1]
-        until = last + 4 * self._sync.rate.concurrency * len(batch)
+        until = last + 4 * self._concurrency * len(batch)
         if self._may_resend(batch):
             until = next((rows.start - 1 for rows in self._unrepeatable if rows.start > last), self._total)
         await self._writer.announce(last, until)

@@ -72,18 +72,20 @@ class Loader:
     ) -> None:
         self._plan = plan
         self._share = share
-        self._workers = sync.rate.concurrency
+        limits = destination.capabilities.limits(sync)
+        self._workers = limits.concurrency
         self._destination = destination
         self._store = context.store
         self._clock = context.clock
         self._grace = context.timing.grace
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
         self._pace = Pace(
-            sync.rate.requests_per_second,
+            limits.requests_per_second,
             context.clock,
             context.budget,
             sync.destination.connection,
-            per_day=sync.rate.requests_per_day,
+            per_day=limits.requests_per_day,
+            daily_reset=destination.capabilities.daily_reset,
         )
         self._writer = CheckpointWriter(plan, share, context, check_lease=check_lease)
         self._delivery = Delivery(sync, plan, destination, context, writer=self._writer, pace=self._pace)

@@ -28,7 +28,8 @@ class Pace:
     :param rate: requests a second.
     :param budget: budget shared with other tasks under the name of ``connection``. Without a budget or a connection,
         the limits apply to this load alone.
-    :param per_day: requests in any 24 hours.
+    :param per_day: requests in a day.
+    :param daily_reset: time zone at whose midnight a day begins; empty: a day is any 24 hours.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class Pace:
         connection: str | None = None,
         *,
         per_day: int | None = None,
+        daily_reset: str = "",
     ) -> None:
         self._rate = rate
         self._clock = clock
         self._budget = budget if connection else None
         self._connection = connection or ""
-        self._today = DailyLimit(per_day, clock, self._budget, self._connection)
+        self._today = DailyLimit(per_day, clock, self._budget, self._connection, reset=daily_reset)
         self._paused_until = -math.inf
         self._drawing = asyncio.Lock()
         #: Time of the next request, and the last time at which a request may be sent in the present span.

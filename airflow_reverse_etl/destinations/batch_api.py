@@ -1,0 +1,508 @@
+"""Base class of destinations that send rows in requests and read the outcome of each row from the reply.
+
+A named type subclasses :class:`BatchApi`, and describes each operation by an :class:`Endpoint`. ``type: http`` makes
+the same values from a sync's options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, final
+
+from airflow_reverse_etl.destinations.base import Setup
+from airflow_reverse_etl.destinations.http import Flow, HttpDestination
+from airflow_reverse_etl.destinations.replies import ReplyReader
+from airflow_reverse_etl.destinations.request_bodies import BodyFormat, encoder
+from airflow_reverse_etl.destinations.results import ErrorPaths, Results, Success
+from airflow_reverse_etl.destinations.row_matching import RowMatcher
+from airflow_reverse_etl.destinations.templates import BadValueError
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
+from airflow_reverse_etl.http.status_table import Action
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import ACCEPTED, Batch, Outcome, Receipt, Receipts, digest
+from airflow_reverse_etl.sync.ports import Capabilities, Support
+
+#: Consequence for a row of which a look-up finds no record: ``insert`` sends it to the endpoint of that operation,
+#: ``accept`` counts it as delivered, ``skip`` and ``reject`` report it, ``send`` sends it without an id.
+Missing = Literal["insert", "accept", "skip", "reject", "send"]
+_MISSING: Mapping[str, Receipt] = {
+    "accept": ACCEPTED,
+    "skip": Receipt(Outcome.SKIPPED, "not_found", "the destination has no such record"),
+    "reject": Receipt(Outcome.REJECTED, "not_found", "the destination has no such record"),
+}
+
+
+class Row(NamedTuple):
+    """A row to be sent.
+
+    :param key: primary key as text.
+    :param record: the mapped fields; for a delete, the identifiers.
+    :param id: the record's id at the destination, if it was looked up or is in the reply; else None.
+    :param run_id: id of the run.
+    """
+
+    key: str
+    record: Mapping[str, Any]
+    id: Any = None
+    run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request for some rows.
+
+    Functions of a row raise :class:`BadValueError` for a row that cannot be sent; its text has no value of the row.
+
+    :param path: percent-encoded path below the base URL, or a function of the row. A request for several rows asks for
+        the path of the first one.
+    :param headers: values, or functions of the row, by name.
+    :param rows: ``single``: one item by itself; ``batch``: a list of items.
+    :param item: function that makes a row's part of the body; default: its record.
+    :param records: dotted field of the body that holds the items; empty if they are the body.
+    :param envelope: other fields of the body.
+    """
+
+    path: str | Callable[[Row], str]
+    method: str = "POST"
+    headers: Mapping[str, str | Callable[[Row], str]] = field(default_factory=dict)
+    rows: Literal["single", "batch"] = "batch"
+    item: Callable[[Row], Any] | None = None
+    body: BodyFormat = "json"
+    records: str = ""
+    envelope: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RecordPlaces(NamedTuple):
+    """Places in a reply of the records that it returns.
+
+    :param records: dotted path of the list of records, or of the only one; empty if the reply is the list.
+    :param key: path in a record, and field of the row with the same value. Without it, the reply has the record of a
+        single row.
+    :param id: path in a record of its id.
+    """
+
+    records: str = ""
+    key: tuple[str, str] | None = None
+    id: str = "id"
+
+    def ids(self, answer: Any, batch: Batch) -> dict[int, list[Any]]:
+        """Return the ids of the records that each row names, by the row's position."""
+        entries = value_at(answer, _path(self.records))
+        if not isinstance(entries, list):
+            entries = [entries] if entries else []
+        matcher = RowMatcher(batch, key=(_path(self.key[0]), _path(self.key[1]))) if self.key else None
+        found: dict[int, dict[Any, None]] = {}
+        for place, entry in enumerate(entries):
+            id_ = value_at(entry, _path(self.id))
+            for position in matcher.positions(place, entry) if matcher else [0]:
+                found.setdefault(position, {})[id_] = None
+        return {position: list(ids) for position, ids in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Find(Call):
+    """A request that returns the ids of existing records.
+
+    :param missing: consequence for rows without a record.
+    """
+
+    places: RecordPlaces = field(default_factory=RecordPlaces)
+    missing: Missing = "skip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Call):
+    """Everything that an operation needs: its limits and promises, the request, and the meaning of the reply.
+
+    :param support: limits and promises.
+    :param atomic: a request that is refused has written none of its rows. Otherwise, the rows of a refused request that
+        may not be sent twice are unknown, and the sync's ``on_unknown`` decides.
+    :param group: function of a row. Rows with different results are never in one request.
+    :param find: request for the rows' ids, which comes first.
+    :param then: flow of further requests for the rows that were written, given the reply. A row that fails here is
+        rejected, and sent whole again by a later run, so the operation must be idempotent.
+    :param results: place and format of the outcome of each row in the reply.
+    :param success: place of a verdict on the whole request, in addition to its status.
+    :param reply: with ``text``, only the status decides.
+    :param error: paths of code and message in an error reply.
+    :param statuses: statuses whose meaning differs from the usual one.
+    :param codes: meaning of the codes of whole replies, which takes precedence over the status.
+    :param idempotency_header: header for a key by which the API recognises a repeated request.
+    :param path_names_row: the path names the row, so that status 404 means that the row does not exist; default: if it
+        is a function, and ``rows`` is ``single``.
+    """
+
+    support: Support
+    atomic: bool = False
+    group: Callable[[Row], Hashable] | None = None
+    find: Find | None = None
+    then: Callable[[Sequence[Row], Reply], Flow] | None = None
+    results: Results | None = None
+    success: Success | None = None
+    reply: Literal["json", "text"] = "json"
+    error: ErrorPaths = field(default_factory=ErrorPaths)
+    statuses: Mapping[int, Action] = field(default_factory=dict)
+    codes: Mapping[str, Action] = field(default_factory=dict)
+    idempotency_header: str | None = None
+    path_names_row: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.then is not None and not self.support.idempotent:
+            raise ValueError("an endpoint with `then` must be idempotent, as its rows may be sent again")
+
+
+class BatchApi(HttpDestination):
+    """Base class of destinations that are described by endpoints. Does no I/O.
+
+    Does not page, poll or upload.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        endpoints = dict(self.endpoints())
+        self.capabilities = self.limits({operation: endpoint.support for operation, endpoint in endpoints.items()})
+        self._endpoints = {operation: _Prepared(self, operation, endpoint) for operation, endpoint in endpoints.items()}
+        self._called: dict[int, _Prepared] = {}
+
+    def endpoints(self) -> Mapping[Operation, Endpoint]:
+        """Return the endpoint of each operation that the destination supports."""
+        raise NotImplementedError
+
+    def limits(self, operations: Mapping[Operation, Support]) -> Capabilities:
+        """Return the destination's abilities. Override it for a rate, or for the way in which it compares records."""
+        return Capabilities(operations)
+
+    @final
+    def flow(self, batch: Batch) -> Flow:
+        """Send a batch, in one request if the endpoint allows it, and read the outcome of each row."""
+        endpoint = self._endpoints[batch.operation]
+        found = _Found()
+        if endpoint.find:
+            found = yield from self._find(endpoint, batch)
+            if found.refusal:
+                return found.refusal
+            batch = batch.only(at for at, key in enumerate(batch.keys) if key not in found.decided)
+        inserts = [at for at, key in enumerate(batch.keys) if key in found.inserts]
+        parts: list[tuple[_Prepared, Batch]] = []
+        if inserts:
+            insert = self._endpoints[Operation.INSERT]
+            parts = [(insert, part) for part in insert.parts(batch.only(inserts), found.ids)]
+            batch = batch.only(at for at, key in enumerate(batch.keys) if key not in found.inserts)
+        parts = [(endpoint, part) for part in endpoint.parts(batch, found.ids)] + parts
+        if len(parts) == 1 and not endpoint.find:
+            return (yield from self._send_part(*parts[0], found.ids))
+        return (yield from self._send_parts(parts, found))
+
+    @final
+    def call(self, endpoint: Endpoint, rows: Sequence[Row], operation: Operation = Operation.UPSERT) -> Flow:
+        """Send rows to another endpoint, for the ``then`` of an endpoint, and read the outcome of each row.
+
+        Rows whose ids differ from the looked-up ones carry them in :attr:`Row.id`.
+        """
+        prepared = self._called.get(id(endpoint))
+        if prepared is None or prepared.call is not endpoint:
+            prepared = _Prepared(self, operation, endpoint)
+            self._called[id(endpoint)] = prepared
+        run_id = rows[0].run_id if rows else ""
+        batch = Batch(operation, range(len(rows)), [row.key for row in rows], [row.record for row in rows], run_id)
+        ids = {row.key: row.id for row in rows if row.id is not None}
+        parts = [(prepared, part) for part in prepared.parts(batch, ids)]
+        return (yield from self._send_parts(parts, _Found(ids=ids)))
+
+    def _find(self, endpoint: _Prepared, batch: Batch) -> Generator[Request, Reply, _Found]:
+        """Look up the records of a batch."""
+        find = endpoint.find
+        assert find is not None, "an endpoint with a look-up"
+        result = _Found()
+        for part in find.parts(batch, {}):
+            request, problems, _ = find.request(part, {})
+            result.decided.update({part.keys[at]: receipt for at, receipt in problems.items()})
+            if request is None:
+                continue
+            reply = yield request
+            part = part.only(at for at in range(len(part)) if at not in problems)
+            single_missing = find.single and reply.status in (404, 410)
+            if reply.status >= 300 and not single_missing:
+                receipts = self.answer(part, reply)
+                # Nothing was written by a request that only reads.
+                if receipts.default.outcome is Outcome.UNKNOWN:
+                    receipts = replace(receipts, default=replace(receipts.default, outcome=Outcome.RETRYABLE))
+                if len(part) == len(batch):
+                    return _Found(refusal=receipts)
+                result.decided.update(dict.fromkeys(part.keys, receipts.default))
+                continue
+            self._match(find, part, None if single_missing else reply.json(), result)
+        return result
+
+    def _match(self, find: _Prepared, part: Batch, answer: Any, result: _Found) -> None:
+        """Add the records of a look-up's reply to its result."""
+        call = find.call
+        assert isinstance(call, Find), "a look-up"
+        matches = call.places.ids(answer, part)
+        for at, row_key in enumerate(part.keys):
+            ids = matches.get(at, ())
+            if len(ids) > 1:
+                text = f"{len(ids)} records of the destination match the row"
+                result.decided[row_key] = Receipt(Outcome.REJECTED, "ambiguous", text, self.server.host)
+            elif ids:
+                result.ids[row_key] = ids[0]
+            elif call.missing == "insert":
+                result.inserts.add(row_key)
+            elif call.missing != "send":
+                result.decided[row_key] = replace(_MISSING[call.missing], host=self.server.host)
+
+    def _send_part(self, endpoint: _Prepared, batch: Batch, ids: Mapping[str, Any]) -> Flow:
+        """Send a batch in one request, and again without the rows that an API names when it refuses the whole batch."""
+        rejected: dict[str, Receipt] = {}
+        while True:
+            # Leave out the rows that cannot be sent.
+            request, problems, items = endpoint.request(batch, ids)
+            if problems:
+                rejected |= {batch.keys[position]: receipt for position, receipt in problems.items()}
+                batch = batch.only(position for position in range(len(batch)) if position not in problems)
+            if request is None:
+                return Receipts(exceptions=rejected, requests=0)
+            max_bytes = endpoint.endpoint.support.max_bytes
+            if max_bytes and request.body and len(request.body) > max_bytes:
+                return _with_rejected(_too_large(batch, max_bytes), rejected)
+            # Replies speak of the items as they were sent.
+            sent = batch if items is batch.records else replace(batch, records=items)
+            reply = yield request
+            receipts, named = endpoint.replies.read(reply, sent)
+            if not receipts.stop and named and len(named) < len(batch):
+                # Nothing was written because of the named rows: send the others.
+                rejected |= named
+                batch = batch.only(position for position, key in enumerate(batch.keys) if key not in named)
+                continue
+            if endpoint.endpoint.then and not receipts.stop:
+                receipts = yield from self._further(endpoint.endpoint, batch, ids, reply, receipts)
+            return _with_rejected(receipts, rejected)
+
+    def _further(
+        self, endpoint: Endpoint, batch: Batch, ids: Mapping[str, Any], reply: Reply, receipts: Receipts
+    ) -> Flow:
+        """Send the further requests for the rows that were written."""
+        assert endpoint.then is not None, "an endpoint with further requests"
+        rows = [row for row in _rows(batch, ids) if receipts.of(row.key).outcome is Outcome.ACCEPTED]
+        if not rows:
+            return receipts
+        more = yield from endpoint.then(rows, reply)
+        outcomes = {key: receipts.of(key) for key in batch.keys}
+        outcomes.update({row.key: more.of(row.key) for row in rows})
+        refused = None
+        if more.refused_whole:
+            # Splitting repeats the first request as well, which is safe.
+            refused = more.default
+            outcomes = {key: found for key, found in outcomes.items() if found is not refused}
+        return _collected(outcomes, refused, replace(more, taken=receipts.taken))
+
+    def _send_parts(self, parts: Sequence[tuple[_Prepared, Batch]], found: _Found) -> Flow:
+        """Send the parts of a batch, each in a request of its own."""
+        outcomes = dict(found.decided)
+        refused: Receipt | None = None
+        last = Receipts()
+        taken = False
+        for number, (endpoint, part) in enumerate(parts):
+            if last.throttled or last.retry_after is not None:
+                text = "the destination asked to wait before this row"
+                outcomes |= dict.fromkeys(part.keys, Receipt(Outcome.RETRYABLE, "not_sent", text))
+                continue
+            try:
+                receipts = yield from self._send_part(endpoint, part, found.ids)
+            except NotAnsweredError as error:
+                outcomes |= dict.fromkeys(part.keys, error.receipt)
+                continue
+            if receipts.stop:
+                outcomes |= {key: receipts.of(key) for key in part.keys}
+                text = "the load was stopped before this row"
+                for _, unsent in parts[number + 1 :]:
+                    outcomes |= dict.fromkeys(unsent.keys, Receipt(Outcome.RETRYABLE, "not_sent", text))
+                return _collected(outcomes, None, Receipts(taken=taken, stop=receipts.stop))
+            last = receipts if receipts.requests else last
+            taken = taken or receipts.taken
+            if receipts.refused_whole:
+                refused = receipts.default
+            outcomes |= {
+                key: receipts.of(key) for key in part.keys if not receipts.refused_whole or key in receipts.exceptions
+            }
+        return _collected(outcomes, refused, replace(last, taken=taken))
+
+
+@dataclass(slots=True)
+class _Found:
+    """Result of a look-up.
+
+    :param ids: ids of existing records, by key of the row.
+    :param decided: receipts of rows that are not sent.
+    :param inserts: keys of rows that go to the endpoint of the operation insert.
+    :param refusal: receipts of the whole batch, if the look-up failed.
+    """
+
+    ids: dict[str, Any] = field(default_factory=dict)
+    decided: dict[str, Receipt] = field(default_factory=dict)
+    inserts: set[str] = field(default_factory=set)
+    refusal: Receipts | None = None
+
+
+class _Prepared:
+    """A call of one operation, with everything prepared that does not depend on the rows."""
+
+    def __init__(self, destination: BatchApi, operation: Operation, call: Call) -> None:
+        self._destination = destination
+        self.call = call
+        self.single = call.rows == "single"
+        self._encode = encoder(call.body, single=self.single, records=call.records, envelope=call.envelope)
+        self._headers: dict[str, str] = {}
+        self._row_headers: dict[str, Callable[[Row], str]] = {}
+        for name, value in call.headers.items():
+            if isinstance(value, str):
+                self._headers[name] = value
+            else:
+                self._row_headers[name] = value
+        self._needs_rows = not isinstance(call.path, str) or bool(self._row_headers)
+        self.find = None
+        if isinstance(call, Endpoint):
+            self.find = _Prepared(destination, operation, call.find) if call.find else None
+            names_row = call.path_names_row
+            if names_row is None:
+                names_row = self.single and not isinstance(call.path, str)
+            self.replies = ReplyReader(destination, operation, call, path_names_row=names_row)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        assert isinstance(self.call, Endpoint)
+        return self.call
+
+    def parts(self, batch: Batch, ids: Mapping[str, Any]) -> list[Batch]:
+        """Part a batch so that each part fits into one request."""
+        if not len(batch):
+            return []
+        if self.single:
+            return [batch] if len(batch) == 1 else [batch.only([position]) for position in range(len(batch))]
+        if not isinstance(self.call, Endpoint):
+            return [batch]
+        parts = [batch]
+        if self.call.group:
+            groups: dict[Hashable, list[int]] = {}
+            for position, row in enumerate(_rows(batch, ids)):
+                groups.setdefault(self.call.group(row), []).append(position)
+            parts = [batch.only(positions) for positions in groups.values()]
+        most = self.call.support.max_rows
+        return [
+            part if len(part) <= most else part.only(range(start, min(start + most, len(part))))
+            for part in parts
+            for start in range(0, len(part), most)
+        ]
+
+    def request(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Request | None, dict[int, Receipt], Sequence[Any]]:
+        """Build the request of a batch.
+
+        :returns: the request, or None if no row can be sent; the receipts of rows that cannot be sent, by position; the
+            items of the other rows, in the order of the batch.
+        """
+        items, bad = self._items(batch, ids)
+        if bad:
+            batch = batch.only(position for position in range(len(batch)) if position not in bad)
+            kept = [position for position in range(len(batch) + len(bad)) if position not in bad]
+            if not kept:
+                return None, bad, ()
+            request, problems, items = self._request(batch, items, ids)
+            return request, {**bad, **{kept[at]: receipt for at, receipt in problems.items()}}, items
+        return self._request(batch, items, ids)
+
+    def _request(
+        self, batch: Batch, items: Sequence[Any], ids: Mapping[str, Any]
+    ) -> tuple[Request | None, dict[int, Receipt], Sequence[Any]]:
+        try:
+            path, headers = self._address(batch, ids)
+        except BadValueError as error:
+            receipt = Receipt(Outcome.REJECTED, "bad_value", str(error))
+            return None, dict.fromkeys(range(len(batch)), receipt), ()
+        content, content_type, problems = self._encode(items)
+        rejected = {position: Receipt(Outcome.REJECTED, "not_json", problem) for position, problem in problems.items()}
+        if problems:
+            if len(problems) == len(batch):
+                return None, rejected, ()
+            batch = batch.only(position for position in range(len(batch)) if position not in problems)
+            items = [item for position, item in enumerate(items) if position not in problems]
+        if content_type:
+            headers.setdefault("Content-Type", content_type)
+        if isinstance(self.call, Endpoint) and self.call.idempotency_header:
+            headers[self.call.idempotency_header] = self._idempotency_key(batch, path, content or b"")
+        return Request(self.call.method, path, content, headers or None), rejected, items
+
+    def _items(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Sequence[Any], dict[int, Receipt]]:
+        make = self.call.item
+        if make is None:
+            return batch.records, {}
+        items: list[Any] = []
+        problems: dict[int, Receipt] = {}
+        for position, row in enumerate(_rows(batch, ids)):
+            try:
+                items.append(make(row))
+            except BadValueError as error:
+                problems[position] = Receipt(Outcome.REJECTED, "bad_value", str(error))
+        return items, problems
+
+    def _address(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        if not self._needs_rows:
+            assert isinstance(self.call.path, str)
+            return self.call.path, dict(self._headers)
+        row = Row(batch.keys[0], batch.records[0], ids.get(batch.keys[0]), batch.run_id)
+        path = self.call.path if isinstance(self.call.path, str) else self.call.path(row)
+        return path, {**self._headers, **{name: value(row) for name, value in self._row_headers.items()}}
+
+    def _idempotency_key(self, batch: Batch, path: str, content: bytes) -> str:
+        """Return the key by which the API may recognise a repetition of this request.
+
+        If the sync tracks what it inserted, each record is inserted once, whatever the run, so the key is the same in
+        all runs. In all other cases a later plan may send the same content again on purpose, so the key differs.
+        """
+        sync = self._destination.sync
+        if sync.mode != "insert" or not sync.tracked:
+            return batch.idempotency_key(content)
+        # The content identifies the record if it has the fields of match_on.
+        record = () if sync.destination.match_on else batch.keys
+        return digest(self._destination.server.url, path, *record, content)
+
+
+def with_ids(rows: Sequence[Row], places: RecordPlaces, answer: Any) -> list[Row]:
+    """Return rows with the ids of their records, as a reply gives them."""
+    batch = Batch(Operation.UPSERT, range(len(rows)), [row.key for row in rows], [row.record for row in rows])
+    found = places.ids(answer, batch)
+    return [row._replace(id=found[at][0]) if at in found else row for at, row in enumerate(rows)]
+
+
+def _path(text: str) -> tuple[str, ...]:
+    return tuple(text.split(".")) if text else ()
+
+
+def _rows(batch: Batch, ids: Mapping[str, Any]) -> list[Row]:
+    return [Row(key, record, ids.get(key), batch.run_id) for key, record in zip(batch.keys, batch.records, strict=True)]
+
+
+def _collected(outcomes: Mapping[str, Receipt], refused: Receipt | None, last: Receipts) -> Receipts:
+    """Return the receipts of a batch from those of its rows.
+
+    :param outcomes: receipts of all rows that were not refused as a whole.
+    :param refused: receipt of the other rows; None if there are none.
+    :param last: receipts of the last request, which say how long to wait, and whether the load ends.
+    """
+    if refused is None:
+        outcomes = {key: receipt for key, receipt in outcomes.items() if receipt is not ACCEPTED}
+    return replace(
+        last, default=refused or ACCEPTED, exceptions=outcomes, refused_whole=refused is not None, requests=1
+    )
+
+
+def _with_rejected(receipts: Receipts, rejected: Mapping[str, Receipt]) -> Receipts:
+    """Return the receipts of the rows that were sent, and those of the rows rejected before."""
+    if not rejected:
+        return receipts
+    return replace(receipts, exceptions={**rejected, **receipts.exceptions})
+
+
+def _too_large(batch: Batch, max_bytes: int) -> Receipts:
+    receipt = Receipt(Outcome.REJECTED, "too_large", f"the row is larger than the limit of {max_bytes:,} bytes")
+    return Receipts(receipt, refused_whole=len(batch) > 1, requests=0)
