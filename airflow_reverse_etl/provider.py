@@ -1,7 +1,9 @@
-"""Provider information for Airflow: one plain dict, no imports."""
+"""Provider information for Airflow: plain data, no imports of our own."""
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from typing import Any
 
 _INTEGRATION = "Reverse ETL"
@@ -34,7 +36,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],
         "sensors": [_modules("sensors.dbt_cloud", "sensors.git")],
         "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
-        "connection-types": [HTTP_CONNECTION, GIT_CONNECTION],
+        "connection-types": [*destination_connections(), GIT_CONNECTION],
         "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
     }
@@ -50,33 +52,12 @@ def _text(label: str, description: str, **schema: Any) -> dict[str, Any]:
 
 _SECRET = {"format": "password"}
 
-HTTP_CONNECTION: dict[str, Any] = {
-    "connection-type": "reverse_etl_http",
-    "hook-class-name": "airflow_reverse_etl.hooks.http.ReverseEtlHttpHook",
-    "hook-name": "HTTP API (Reverse ETL)",
-    "ui-field-behaviour": {
-        "hidden-fields": [],
-        "relabeling": {"host": "Base URL", "schema": "Scheme", "login": "User name", "password": "Password or token"},
-        "placeholders": {
-            "host": "https://api.example.com/v2",
-            "schema": "https, if the base URL has no scheme",
-            "login": "empty: the password is a token",
-            "extra": '{"headers": {"X-Version": "2"}, "verify": "/etc/ssl/our-ca.pem"}',
-        },
-    },
-    "conn-fields": {
-        "auth_header": _text("Token header", "Header that carries the token. Empty: Authorization, as a bearer token"),
-        "auth_query": _text("Token parameter", "Parameter of the URL that carries the token"),
-        "auth_body": _text("Token field", "Field of the body, a JSON object, that carries the token"),
-        "token_url": _text("Token URL", "OAuth 2.0: URL of the token endpoint. User name and password: the client's"),
-        "scope": _text("Scope", "OAuth 2.0: scopes, separated by spaces"),
-        "refresh_token": _text("Refresh token", "OAuth 2.0: refresh token. Empty: client credentials", **_SECRET),
-        "private_key": _text("Private key", "OAuth 2.0: key that signs the client's assertion (JWT bearer)", **_SECRET),
-        "google_conn_id": _text("Google connection", "Id of a Google Cloud connection, for its access token"),
-        "aws_conn_id": _text("AWS connection", "Id of an AWS connection, which signs each request"),
-        "test_path": _text("Test path", "Path below the base URL that the connection test requests"),
-    },
-}
+
+def destination_connections() -> list[dict[str, Any]]:
+    """Return the connection types of our destinations, which ``scripts/schema`` writes from their ``info``."""
+    text = files("airflow_reverse_etl").joinpath("schemas/connection_types.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
 
 #: The fields of apache-airflow-providers-git, under the same names, and ours.
 GIT_CONNECTION: dict[str, Any] = {

@@ -34,9 +34,10 @@ _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 def generated() -> Iterator[tuple[Path, str]]:
     """Yield each generated file with the text that it should have."""
-    from airflow_reverse_etl import Sync
+    from airflow_reverse_etl.destinations.registry import sync_schema
 
-    yield SCHEMA, json.dumps(Sync.json_schema(), indent=2, ensure_ascii=False) + "\n"
+    yield SCHEMA, json.dumps(sync_schema(), indent=2, ensure_ascii=False) + "\n"
+    yield SCHEMA.with_name("connection_types.json"), json.dumps(connection_types(), indent=2, ensure_ascii=False) + "\n"
     for page in sorted(REFERENCE.glob("*.md")):
         text = _BLOCK.sub(lambda found: found[1] + block(found[2]) + found[3], page.read_text(encoding="utf-8"))
         yield page, text
@@ -216,12 +217,39 @@ def sync_tables() -> str:
     return "\n\n".join(parts)
 
 
+def connection_types() -> list[dict[str, Any]]:
+    """Return the connection types of the built-in destinations, as a provider declares them."""
+    from airflow_reverse_etl.destinations.info import ConnectionForm
+    from airflow_reverse_etl.destinations.registry import BUILT_IN, destination_class
+
+    forms = [destination_class(type_).info.connection for type_ in BUILT_IN]
+    return [form.connection_type() for form in forms if isinstance(form, ConnectionForm)]
+
+
 def destination_tables(type_: str) -> str:
-    """Return the tables of the keys that a destination type adds."""
+    """Return the section of a destination type: its connection, an example, the keys that it adds."""
+    from airflow_reverse_etl.destinations.info import ConnectionForm
     from airflow_reverse_etl.destinations.registry import destination_class
+
+    cls = destination_class(type_)
+    info = cls.info
+    connection = info.connection
+    if isinstance(connection, ConnectionForm):
+        connection = f"The connection is of type `{connection.type}`, see [Connections](connections.md)."
+    facts = [connection]
+    if info.account is None:
+        facts.append("The type cannot tell by itself which account the credentials belong to.")
+    if info.docs:
+        facts.append(f"[Documentation of {info.title}]({info.docs}).")
+    if info.contract:
+        facts.append(f"Proven against {info.contract}.")
+    parts = [" ".join(facts), f"```yaml\n{info.example.strip()}\n```", _options_tables(cls.Options)]
+    return "\n\n".join(parts)
+
+
+def _options_tables(options: type[BaseModel]) -> str:
     from airflow_reverse_etl.spec.model import DestinationSpec
 
-    options = destination_class(type_).Options
     common = DestinationSpec.model_fields
     own = [
         name

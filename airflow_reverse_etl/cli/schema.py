@@ -9,6 +9,6 @@ def run_schema(_: argparse.Namespace) -> str:
     """Return the JSON Schema of a sync file."""
     import json
 
-    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.destinations.registry import sync_schema
 
-    return json.dumps(Sync.json_schema(), indent=2)
+    return json.dumps(sync_schema(), indent=2)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from airflow_reverse_etl.destinations.info import Info
 from airflow_reverse_etl.spec.model import DestinationSpec, Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
@@ -68,9 +69,11 @@ class Setup:
 class DestinationClass(Protocol):
     """A class whose instances are destinations.
 
+    :cvar info: what people see of the type.
     :cvar needs_match_on: operations that are impossible without ``match_on``.
     """
 
+    info: ClassVar[Info]
     Options: ClassVar[type[DestinationOptions]]
     needs_match_on: ClassVar[frozenset[Operation]]
 

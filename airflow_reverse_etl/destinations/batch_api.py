@@ -486,7 +486,7 @@ def _collected(outcomes: Mapping[str, Receipt], refused: Receipt | None, last: R
     """Return the receipts of a batch from those of its rows.
 
     :param outcomes: receipts of all rows that were not refused as a whole.
-    :param refused: receipt of the other rows; None if there are none.
+    :param refused: receipt of the other rows; None without such rows.
     :param last: receipts of the last request, which say how long to wait, and whether the load ends.
     """
     if refused is None:

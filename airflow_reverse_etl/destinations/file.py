@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, field_validator
 
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.info import Info
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
@@ -46,6 +47,24 @@ class FileOptions(DestinationOptions):
         return value.rstrip("/")
 
 
+INFO = Info(
+    type="file",
+    title="files in a folder or an object storage",
+    connection="The connection is optional: of type `aws`, `google_cloud_platform` or `wasb`, with the credentials of "
+    "the storage.",
+    example="""\
+name: orders_to_files
+model: orders
+source: warehouse
+primary_key: order_id
+mapping:
+  id: order_id
+  total: total
+destination: {type: file, url: s3://exports/orders, connection: aws_default, format: parquet}
+""",
+)
+
+
 class FileDestination:
     """Writes each batch to ``<url>/<object or sync>/<run id>/<first>-<last>-<rows>-<operation>.<format>``.
 
@@ -61,6 +80,7 @@ class FileDestination:
     Credentials of an object storage come from the connection's extra ``storage_options``, with Delta Lake's names.
     """
 
+    info = INFO
     Options: ClassVar[type[DestinationOptions]] = FileOptions
     needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.DELETE})
 

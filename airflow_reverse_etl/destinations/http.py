@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from typing import Annotated, ClassVar, NoReturn, final
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, final
 
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.destinations.info import Account, Info
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
 from airflow_reverse_etl.http.client import Client
 from airflow_reverse_etl.http.error_text import error_text
-from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
+from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
 from airflow_reverse_etl.http.rate_headers import left_today, retry_after
 from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.http.retries import Retries
 from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, DailyLimitError, Limiter
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, DailyLimitError, Limiter, ObjectSchema
 
 __all__ = [
     "ACTIONS",
@@ -36,6 +38,8 @@ __all__ = [
     "Reply",
     "Request",
 ]
+
+T = TypeVar("T")
 
 #: Outcome of a request's rows by the action of its status; the other actions stop the load.
 _OUTCOMES = {
@@ -70,6 +74,7 @@ class HttpDestination:
     redirected write may arrive with another method and at another host.
     """
 
+    info: ClassVar[Info]
     Options: ClassVar[type[HttpOptions]] = HttpOptions
     needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.DELETE})
     #: Statuses that have another meaning in this API than usual.
@@ -85,7 +90,7 @@ class HttpDestination:
         self.options = setup.options
         self._setup = setup
         self._client: Client | None = None
-        self._first_server = Server.from_connection(setup.connection, setup.lookup)
+        self._first_server = self._server(setup.connection)
         self.address = setup.address(getattr(setup.options, "path", None), server=self._first_server.place)
 
     @property
@@ -99,7 +104,22 @@ class HttpDestination:
         lookup = self._setup.lookup
         if lookup is None:
             return None
-        return lambda: Server.from_connection(lookup(self.options.connection), lookup)
+        return lambda: self._server(lookup(self.options.connection))
+
+    def _server(self, connection: ConnectionInfo) -> Server:
+        return Server.from_connection(connection, self._setup.lookup, base_url=self.info.base_url)
+
+    @property
+    def account_request(self) -> Account | None:
+        """The request that tells the account of the credentials; default: the one in ``info``."""
+        return self.info.account
+
+    def fields(self) -> Generator[Request, Reply, ObjectSchema]:
+        """Return the fields of the object, from the replies to requests that only read.
+
+        A type that knows its fields overrides it, and calls :meth:`checked` with each reply.
+        """
+        raise NotImplementedError
 
     def flow(self, batch: Batch) -> Flow:
         """Turn a batch into receipts, with as many requests as the API needs. Pure: no I/O, no clock."""
@@ -141,6 +161,99 @@ class HttpDestination:
         refused_whole = action in (Action.REFUSE, Action.CONFLICT) and len(batch) > 1
         throttled = action is Action.THROTTLE
         return Receipts(receipt, refused_whole=refused_whole, retry_after=wait, throttled=throttled)
+
+    @final
+    def checked(self, reply: Reply) -> Any:
+        """Return the body of a reply to a request that only reads, as JSON.
+
+        :raises CredentialsError: the credentials were refused.
+        :raises ConfigurationError: the path does not exist, or the body is not JSON.
+        :raises UnreachableError: the API did not answer, or failed.
+        """
+        where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.server.host}
+        if reply.status >= 300:
+            nothing = Batch(Operation.UPSERT, [], [], [])
+            receipt = self.answer(nothing, reply).default
+            raise UnreachableError(
+                f"the destination answered {reply.status}: {receipt.message}",
+                todo="let the task try again; if it fails again, report it to the API's operator",
+                **where,
+            )
+        answer = reply.json()
+        if answer is None:
+            raise ConfigurationError(
+                f"the destination answered {reply.status}, but the reply is not JSON",
+                todo="check the connection's URL, and its proxies",
+                **where,
+            )
+        return answer
+
+    @final
+    @property
+    def describes_fields(self) -> bool:
+        """True if the type knows the fields of its object."""
+        return type(self).fields is not HttpDestination.fields
+
+    @final
+    @property
+    def tells_account(self) -> bool:
+        """True if a request tells the account of the credentials."""
+        return self.account_request is not None
+
+    @final
+    async def describe(self) -> ObjectSchema:
+        """Return the fields of the object.
+
+        :raises CredentialsError: the credentials were refused.
+        :raises UnreachableError: the API did not answer, or failed.
+        """
+        return await self._read(self.fields())
+
+    @final
+    async def account(self) -> str:
+        """Return the id of the credentials' account.
+
+        :raises CredentialsError: the credentials were refused.
+        :raises ConfigurationError: the reply has no account.
+        :raises UnreachableError: the API did not answer, or failed.
+        """
+        asked = self.account_request
+        assert asked is not None, "ask only if it tells the account"
+
+        def flow() -> Generator[Request, Reply, str]:
+            found = value_at(self.checked((yield Request("GET", asked.path))), asked.value.split("."))
+            if isinstance(found, str | int) and found != "":
+                return str(found)
+            raise ConfigurationError(
+                f"the reply has no account at {asked.value!r}",
+                todo="correct `account` in the destination",
+                connection=self.options.connection,
+                sync=self.sync.name,
+                host=self.server.host,
+            )
+
+        return await self._read(flow())
+
+    async def _read(self, flow: Generator[Request, Reply, T]) -> T:
+        """Drive a flow of requests that only read, each of which is repeated if that may help."""
+        assert self._client is not None, "open the destination first"
+        try:
+            request = next(flow)
+            while True:
+                await self._limiter.acquire()
+                try:
+                    reply = await self._client.call(request, Retries())
+                except NotAnsweredError as lost:
+                    raise UnreachableError(
+                        f"no answer from the destination: {lost}",
+                        todo="check the host; the task's next try asks again",
+                        connection=self.options.connection,
+                        sync=self.sync.name,
+                        host=self.server.host,
+                    ) from None
+                request = flow.send(reply)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
     @final
     def clean(self, message: str, batch: Batch) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from airflow_reverse_etl.destinations.batch_api import BatchApi, Endpoint, Find, Missing, RecordPlaces, Row, with_ids
 from airflow_reverse_etl.destinations.http import Flow, HttpOptions
+from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info
 from airflow_reverse_etl.destinations.json_options import (
     CallOptions,
     EndpointOptions,
@@ -32,13 +33,78 @@ _MISSING: Mapping[Operation, Missing] = {
 }
 
 
+INFO = Info(
+    type="http",
+    title="any JSON API",
+    connection=ConnectionForm(
+        type="reverse_etl_http",
+        name="HTTP API (Reverse ETL)",
+        hook="airflow_reverse_etl.hooks.http.ReverseEtlHttpHook",
+        labels={"host": "Base URL", "schema": "Scheme", "login": "User name", "password": "Password or token"},
+        placeholders={
+            "host": "https://api.example.com/v2",
+            "schema": "https, if the base URL has no scheme",
+            "login": "empty: the password is a token",
+            "extra": '{"headers": {"X-Version": "2"}, "verify": "/etc/ssl/our-ca.pem"}',
+        },
+        fields={
+            "auth_header": FormField(
+                "Token header", "Header that carries the token. Empty: Authorization, as a bearer token"
+            ),
+            "auth_query": FormField("Token parameter", "Parameter of the URL that carries the token"),
+            "auth_body": FormField("Token field", "Field of the body, a JSON object, that carries the token"),
+            "token_url": FormField(
+                "Token URL", "OAuth 2.0: URL of the token endpoint. User name and password: the client's"
+            ),
+            "scope": FormField("Scope", "OAuth 2.0: scopes, separated by spaces"),
+            "refresh_token": FormField(
+                "Refresh token", "OAuth 2.0: refresh token. Empty: client credentials", secret=True
+            ),
+            "private_key": FormField(
+                "Private key", "OAuth 2.0: key that signs the client's assertion (JWT bearer)", secret=True
+            ),
+            "google_conn_id": FormField("Google connection", "Id of a Google Cloud connection, for its access token"),
+            "aws_conn_id": FormField("AWS connection", "Id of an AWS connection, which signs each request"),
+            "test_path": FormField("Test path", "Path below the base URL that the connection test requests"),
+        },
+    ),
+    example="""\
+name: contacts_to_crm
+model: customers
+source: warehouse
+primary_key: customer_id
+mode: upsert
+mapping:
+  email: email
+  name: full_name
+  plan: {sql: upper(plan)}
+destination:
+  type: http
+  connection: crm
+  object: contacts
+  match_on: email
+  path: /v1/{{ object }}/batch
+  records: records
+  max_batch_rows: 200
+  results: {list: results, key: {email: email}, ok: {status: [created, updated]}, code: error.code}
+""",
+)
+
+
 class JsonApi(BatchApi):
     """Sends rows to a JSON API and reads the outcome of each row from the reply, as the options describe.
 
     Does not page, poll or upload. An API that needs more needs a destination of its own.
     """
 
+    info = INFO
     Options: ClassVar[type[HttpOptions]] = JsonApiOptions
+
+    @property
+    def account_request(self) -> Account | None:
+        """The request of the option ``account``."""
+        found = self.options.account
+        return Account(found.path, found.value) if found else None
 
     def endpoints(self) -> Mapping[Operation, Endpoint]:
         """Return the endpoints that the options describe."""

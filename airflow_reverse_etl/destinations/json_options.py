@@ -237,6 +237,13 @@ class EndpointOptions(CallOptions, ReplyOptions):
         return found
 
 
+class AccountOptions(Strict):
+    """A request that tells which account the credentials belong to."""
+
+    path: Annotated[str, Field(min_length=1, description="path below the base URL, requested with GET")]
+    value: Annotated[str, Field(min_length=1, description="dotted path in the reply of the account's id")]
+
+
 class JsonApiOptions(HttpOptions, EndpointOptions):
     """Options of destination type ``http``."""
 
@@ -253,6 +260,14 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
     ] = ("upsert", "update", "delete")
     idempotency_header: Annotated[
         str | None, Field(description="header for a key by which the API recognises a repeated request")
+    ] = None
+
+    account: Annotated[
+        AccountOptions | None,
+        Field(
+            description="request that tells which account the credentials belong to; a sync whose credentials are "
+            "those of another account then stops"
+        ),
     ] = None
 
     def endpoints(self) -> dict[Operation, EndpointOptions]:

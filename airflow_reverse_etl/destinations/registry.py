@@ -22,7 +22,8 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
 
 #: Entry point group of destination classes.
 ENTRY_POINT_GROUP = "airflow_reverse_etl.destinations"
-_BUILT_IN = {
+#: Class of each built-in type, imported when it is needed.
+BUILT_IN = {
     "file": "airflow_reverse_etl.destinations.file:FileDestination",
     "http": "airflow_reverse_etl.destinations.json_api:JsonApi",
     "table": "airflow_reverse_etl.destinations.table:TableDestination",
@@ -48,7 +49,7 @@ def registered(type_: str, cls: DestinationClass) -> Iterator[None]:
 
 def known_types() -> list[str]:
     """Return the names of the installed destination types, sorted."""
-    return sorted({*_registered, *_BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
+    return sorted({*_registered, *BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
 
 
 def destination_class(type_: str) -> DestinationClass:
@@ -58,8 +59,8 @@ def destination_class(type_: str) -> DestinationClass:
     """
     if type_ in _registered:
         return _registered[type_]
-    if type_ in _BUILT_IN:
-        module, _, name = _BUILT_IN[type_].partition(":")
+    if type_ in BUILT_IN:
+        module, _, name = BUILT_IN[type_].partition(":")
         return getattr(import_module(module), name)  # type: ignore[no-any-return]
     found: Sequence[EntryPoint] = tuple(entry_points(group=ENTRY_POINT_GROUP, name=type_))
     if not found:
@@ -75,6 +76,33 @@ def destination_class(type_: str) -> DestinationClass:
             todo="repair or reinstall the package that provides it",
             entry_point=found[0].value,
         ) from error
+
+
+def sync_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a sync file, for editors.
+
+    ``destination`` has the keys of its type. A type that is not installed here may have any keys.
+    """
+    schema = Sync.json_schema()
+    definitions = schema["$defs"]
+    common = definitions["DestinationSpec"]
+    branches = []
+    for type_ in known_types():
+        try:
+            cls = destination_class(type_)
+        except ConfigurationError:  # its own package is broken
+            continue
+        # Models of two types that have one name are different.
+        options = cls.Options.model_json_schema(ref_template=f"#/$defs/{type_}.{{model}}")
+        for name, definition in options.pop("$defs", {}).items():
+            definitions[f"{type_}.{name}"] = definition
+        options["properties"]["type"] = {**options["properties"]["type"], "const": type_}
+        definitions[type_] = {**options, "title": type_}
+        condition = {"properties": {"type": {"const": type_}}, "required": ["type"]}
+        branches.append({"if": condition, "then": {"$ref": f"#/$defs/{type_}"}})
+    common["properties"]["type"]["examples"] = known_types()
+    definitions["DestinationSpec"] = {**common, "allOf": branches}
+    return schema
 
 
 def check_options(spec: Mapping[str, Any]) -> Sequence[tuple[tuple[str, ...], str]]:

@@ -17,6 +17,7 @@ from uuid import UUID
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
+from airflow_reverse_etl.destinations.info import Info
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
 from airflow_reverse_etl.destinations.unique_groups import UniqueGroups
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, ReverseEtlError, UnreachableError
@@ -71,6 +72,24 @@ class _Session:
                 connection.close()
 
 
+INFO = Info(
+    type="table",
+    title="a table in a SQL database",
+    connection="The connection is one of any provider whose hook is a SQL hook (common-sql), such as Postgres.",
+    example="""\
+name: scores_to_app
+model: customer_scores
+source: warehouse
+primary_key: customer_id
+mode: mirror
+mapping:
+  id: customer_id
+  score: score
+destination: {type: table, connection: app_database, object: public.scores, match_on: id}
+""",
+)
+
+
 class TableDestination:
     """Writes each batch in one transaction: all of it or nothing.
 
@@ -79,6 +98,7 @@ class TableDestination:
     after a failed insert of several rows.
     """
 
+    info = INFO
     Options: ClassVar[type[DestinationOptions]] = TableOptions
     needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
 

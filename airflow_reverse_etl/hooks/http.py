@@ -1,14 +1,15 @@
-"""Hook of the connection type ``reverse_etl_http``."""
+"""Hooks of the connection types of HTTP destinations."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_reverse_etl.compat import BaseHook, field_behaviour, form_widgets
 from airflow_reverse_etl.connections import connection_info
+from airflow_reverse_etl.destinations.info import ConnectionForm, Info
 from airflow_reverse_etl.errors import ReverseEtlError
-from airflow_reverse_etl.provider import HTTP_CONNECTION
+from airflow_reverse_etl.provider import destination_connections
 
 if TYPE_CHECKING:
     import requests
@@ -20,7 +21,7 @@ TIMEOUT = 10.0
 
 
 class ReverseEtlHttpHook(BaseHook):
-    """A connection of type ``reverse_etl_http``: base URL, credentials, headers.
+    """A connection to an HTTP API: base URL, credentials, headers. Base class of the hooks of named types.
 
     This hook provides the connection's form, its test, and a session for tasks of your own. It sends no rows: a sync's
     destination sends them over an asynchronous session.
@@ -30,8 +31,10 @@ class ReverseEtlHttpHook(BaseHook):
 
     conn_name_attr = "http_conn_id"
     default_conn_name = "reverse_etl_http_default"
-    conn_type = HTTP_CONNECTION["connection-type"]
-    hook_name = HTTP_CONNECTION["hook-name"]
+    conn_type = "reverse_etl_http"
+    hook_name = "HTTP API (Reverse ETL)"
+    #: Description of the named type; None for any HTTP API.
+    info: ClassVar[Info | None] = None
 
     def __init__(self, http_conn_id: str = default_conn_name) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class ReverseEtlHttpHook(BaseHook):
         from airflow_reverse_etl.http.redaction import clean
 
         try:
-            path = connection_info(self.http_conn_id).extra.get("test_path") or ""
+            path = connection_info(self.http_conn_id).extra.get("test_path") or (self.info.test if self.info else "")
             with BlockingClient(self._server(), timeout=TIMEOUT) as client:
                 reply = client.exchange(Request("GET", str(path)))
         except ReverseEtlError as error:
@@ -81,17 +84,43 @@ class ReverseEtlHttpHook(BaseHook):
     def _server(self) -> Server:
         from airflow_reverse_etl.http.server import Server
 
-        return Server.from_connection(connection_info(self.http_conn_id), connection_info)
+        base_url = self.info.base_url if self.info else ""
+        return Server.from_connection(connection_info(self.http_conn_id), connection_info, base_url=base_url)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the form's behaviour, for Airflow 3.1. Later versions read the provider information themselves."""
-        return field_behaviour(HTTP_CONNECTION)
+        return field_behaviour(cls._form())
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the form's additional fields, for Airflow 3.1."""
-        return form_widgets(HTTP_CONNECTION)
+        return form_widgets(cls._form())
+
+    @classmethod
+    def _form(cls) -> dict[str, Any]:
+        if cls.info and isinstance(cls.info.connection, ConnectionForm):
+            return cls.info.connection.connection_type()
+        return next(found for found in destination_connections() if found["connection-type"] == cls.conn_type)
+
+
+def connection_hook(info: Info) -> type[ReverseEtlHttpHook]:
+    """Return the hook class of a named type's connections, with their form and their test.
+
+    Assign it to the name that ``info.connection.hook`` has.
+    """
+    form = info.connection
+    assert isinstance(form, ConnectionForm), "a type with a connection type of its own"
+    module, _, name = form.hook.rpartition(".")
+    members = {
+        "conn_type": form.type,
+        "hook_name": form.name,
+        "default_conn_name": f"{form.type}_default",
+        "info": info,
+        "__module__": module,
+        "__doc__": f"A connection to {info.title}.",
+    }
+    return type(name, (ReverseEtlHttpHook,), members)
 
 
 def _phrase(status: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -43,14 +43,17 @@ class Server:
     proxy_url: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_connection(cls, connection: ConnectionInfo, lookup: Lookup | None = None) -> Server:
+    def from_connection(cls, connection: ConnectionInfo, lookup: Lookup | None = None, *, base_url: str = "") -> Server:
         """Build the server that a connection describes. ``docs/reference/connections.md`` lists its fields.
 
         :param lookup: function that returns other connections, which ``google_conn_id`` and ``aws_conn_id`` name.
+        :param base_url: base URL of a connection without a host.
         :raises CredentialsError: the connection has no host, or its credentials are incomplete.
         :raises ConfigurationError: the URL is not an http or https one, the port does not exist, or a header has a
             line break.
         """
+        if not connection.host and base_url:
+            connection = replace(connection, host=base_url)
         if not connection.host:
             raise CredentialsError(
                 "the connection has no host", todo="enter the API's host or URL", connection=connection.conn_id

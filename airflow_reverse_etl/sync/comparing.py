@@ -20,7 +20,7 @@ from airflow_reverse_etl.spec.comparison import Comparison, State
 from airflow_reverse_etl.spec.model import SqlField, Sync
 from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.spec.report import CAUSES, listed
-from airflow_reverse_etl.sync.ports import Plan, PlanRequest
+from airflow_reverse_etl.sync.ports import Plan, PlanRequest, same_place
 
 
 def given_up_text(plan: Plan) -> str:
@@ -106,7 +106,9 @@ def comparison_for(
     # A state without any digest is lost, unless the sync has never kept one.
     forgotten = before is not None and not known.key and not known.stale
     lost = not snapshot_rows and (bool(known.rows) or forgotten)
-    moved = known.address not in ("", plain.address) and bool(plain.address)
+    moved = bool(known.address and plain.address) and not same_place(known.address, plain.address)
+    if known.address and not moved and not request.account:
+        plain = replace(plain, address=known.address)  # which may have the account
     # Records that are known by primary key cannot stay next to those that a run without a comparison records.
     uncompared = _knows_rows_only(known, plain, snapshot_rows) and (request.reset or request.full_resync)
     compared = not (rekeyed or lost or uncompared)
@@ -200,7 +202,7 @@ def _at_another_place(request: PlanRequest, known: State, start: Comparison) -> 
     if answer == "resync":
         return replace(start, compared=False, drops_snapshot=True, forgiven=True, notes=("destination_resync",))
     raise AttentionError(
-        f"the destination is another place than the one that the state describes: {request.address}, before "
+        f"the destination is another place than the one that the state describes: {request.place}, before "
         f"{known.address}",
         todo="set on_destination_change in the sync, or in the conf of one run, to resync (send every row to the new "
         "place, delete nothing) or keep (the records are at the new place already)",
@@ -238,7 +240,7 @@ def _unrestricted(request: PlanRequest, collation: str) -> Comparison:
         identity=identity,
         scope=scope,
         destination=_digest(sync.model_dump(include={"destination"})),
-        address=request.address,
+        address=request.place,
     )
 
 

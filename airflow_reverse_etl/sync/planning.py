@@ -290,6 +290,7 @@ def make_plan(
         moved=moved,
         held=held,
         other_writers=dict(request.other_writers),
+        place=request.place,
     )
 
 

@@ -56,6 +56,7 @@ class PlanRequest:
     :param on_destination_change: answer for this plan, instead of the sync's ``on_destination_change``.
     :param capabilities: of the destination. The default suits any destination.
     :param address: place of the destination; empty if the destination does not describe it.
+    :param account: account of the destination's credentials; empty if it is not known.
     :param other_writers: see :attr:`Plan.other_writers`.
     """
 
@@ -69,7 +70,13 @@ class PlanRequest:
     on_destination_change: str = ""
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(USUAL))
     address: str = ""
+    account: str = ""
     other_writers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The destination's address with the account; empty without an address."""
+        return place(self.address, self.account)
 
     def to(self, destination: Destination) -> PlanRequest:
         """Return the request with what the plan must know of its destination."""
@@ -81,6 +88,21 @@ class PlanRequest:
         compare = self.sync.destination.compare
         return compare == "ignore_case" if compare else self.capabilities.ignore_case
 
+
+def place(address: str, account: str) -> str:
+    """Return an address with the account, if both are known."""
+    return f"{address}{_ACCOUNT}{account}" if address and account else address
+
+
+def same_place(one: str, other: str) -> bool:
+    """Return whether two places are the same, as far as their accounts are known."""
+    first, _, account = one.partition(_ACCOUNT)
+    second, _, other_account = other.partition(_ACCOUNT)
+    return first == second and (account == other_account or not account or not other_account)
+
+
+#: Separates the account from the rest of a place.
+_ACCOUNT = " account "
 
 #: Order of a change set in this version, and in plans that do not say theirs.
 KINDS = ("removed", "changed", "added")
@@ -106,6 +128,7 @@ class Plan:
     :param held: see :attr:`~airflow_reverse_etl.spec.report.RunReport.held`.
     :param kinds: order of the kinds of rows in the change set.
     :param other_writers: in mode mirror, other syncs that write to the same destination: name → last day, ISO 8601.
+    :param place: place of the destination, with the account.
     """
 
     plan_id: str
@@ -127,6 +150,7 @@ class Plan:
     held: int = 0
     kinds: tuple[str, ...] = KINDS
     other_writers: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
 
     @property
     def removed_first(self) -> int:
@@ -292,7 +316,7 @@ USUAL: Mapping[Operation, Support] = usual()
 
 
 class Limits(NamedTuple):
-    """Limits of a load. None is no limit."""
+    """Limits of a load. None: no limit."""
 
     requests_per_second: float | None
     requests_per_day: int | None
@@ -384,6 +408,62 @@ class Destination(Protocol):
         """
 
     async def close(self) -> None: ...
+
+
+#: Types of a destination's fields. ``choices`` is a list of choices, and ``any`` takes every value as it is.
+FieldType = Literal["text", "integer", "number", "boolean", "date", "datetime", "choice", "choices", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectField:
+    """A field of a destination's object.
+
+    :param required: a new record needs a value.
+    :param writable: requests may set it.
+    :param unique: no two records have the same value; None if that is not known.
+    :param choices: values that a field of type ``choice`` or ``choices`` takes.
+    """
+
+    name: str
+    type: FieldType = "any"
+    required: bool = False
+    writable: bool = True
+    unique: bool | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSchema:
+    """The fields of a destination's object, named as in a sync's mapping.
+
+    :param open: the object takes fields that are not listed, too.
+    """
+
+    fields: Sequence[ObjectField]
+    open: bool = False
+
+
+@runtime_checkable
+class DescribesFields(Protocol):
+    """Destination that knows the fields of its object.
+
+    A run checks its mapping against them before it reads a row, and converts values to their types.
+    """
+
+    describes_fields: bool
+
+    async def describe(self) -> ObjectSchema:
+        """Return the fields of the object, if ``describes_fields``. Called while the destination is open."""
+
+
+@runtime_checkable
+class TellsAccount(Protocol):
+    """Destination that knows which account its credentials belong to. The account is part of the state's place."""
+
+    tells_account: bool
+
+    async def account(self) -> str:
+        """Return an id of the account, if ``tells_account``. Called while the destination is open."""
 
 
 @runtime_checkable

@@ -33,6 +33,7 @@ from airflow_reverse_etl.spec.receipts import Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
+from airflow_reverse_etl.sync.fields.inspection import inspect
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load.delivery import unrepeatable
@@ -221,17 +222,21 @@ class Run:
         return plan
 
     async def _addressed(self, request: PlanRequest, destination: Destination) -> PlanRequest:
-        """Add to a request what the plan must know of its destination. A mirror must know who else writes there."""
+        """Add to a request what the plan must know of its destination. A mirror must know who else writes there.
+
+        :raises SpecError: the mapping does not fit the destination's fields.
+        """
         request = request.to(destination)
+        request = replace(request, account=await inspect(self._sync, destination, self._context))
         if self._sync.mode != "mirror" or not request.address or not isinstance(self._store, DestinationRegister):
             return request
-        writers = await asyncio.to_thread(self._store.writers, request.address)
+        writers = await asyncio.to_thread(self._store.writers, request.place)
         days = {name: f"{last:%Y-%m-%d}" for name, last in sorted(writers.items()) if name != self._sync.name}
         return replace(request, other_writers=days)
 
     async def _register(self, plan: Plan, destination: Destination) -> None:
         """Record that the sync writes to its destination, if this plan has rows to send."""
-        address = getattr(destination, "address", "")
+        address = plan.place or getattr(destination, "address", "")
         if plan.total and address and isinstance(self._store, DestinationRegister):
             await asyncio.to_thread(self._store.register_writer, self._sync.name, address, self._context.clock.now())
 

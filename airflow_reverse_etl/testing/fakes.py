@@ -12,7 +12,7 @@ from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import ACCEPTED, DAILY_LIMIT, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import USUAL, Capabilities, DailyLimitError, Limiter
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities, DailyLimitError, Limiter, ObjectSchema
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:
@@ -180,11 +180,23 @@ class FakeDestination:
 
     ``batches`` has every batch that was sent, whatever its outcome; ``table`` has the written rows, by the batch's
     keys. Keep the object to inspect it, and to run the next sync with it. It can be opened any number of times.
+
+    :param schema: fields of its object; None if it does not describe them.
+    :param account: account of its credentials; empty if it cannot tell.
     """
 
-    def __init__(self, dials: Dials | None = None, *, capabilities: Capabilities | None = None) -> None:
+    def __init__(
+        self,
+        dials: Dials | None = None,
+        *,
+        capabilities: Capabilities | None = None,
+        schema: ObjectSchema | None = None,
+        account: str = "",
+    ) -> None:
         self.dials = dials or Dials()
         self.capabilities = capabilities or Capabilities(USUAL)
+        self.schema = schema
+        self.account_id = account
         self.table = Table()
         self.batches: list[Batch] = []
         self.opened = 0
@@ -196,6 +208,21 @@ class FakeDestination:
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the rows that the destination holds now: key → record."""
         return self.table.rows
+
+    @property
+    def describes_fields(self) -> bool:
+        return self.schema is not None
+
+    @property
+    def tells_account(self) -> bool:
+        return bool(self.account_id)
+
+    async def describe(self) -> ObjectSchema:
+        assert self.schema is not None, "describe only if there is a schema"
+        return self.schema
+
+    async def account(self) -> str:
+        return self.account_id
 
     async def open(self, limiter: Limiter) -> None:
         self.opened += 1

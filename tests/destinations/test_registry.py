@@ -10,6 +10,7 @@ import pytest
 
 from airflow_reverse_etl.destinations import registry
 from airflow_reverse_etl.destinations.http import HttpDestination, HttpOptions
+from airflow_reverse_etl.destinations.info import Info
 from airflow_reverse_etl.destinations.registry import check_options, create, destination_class, known_types, registered
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
@@ -25,6 +26,7 @@ class AcmeOptions(HttpOptions):
 class Acme(HttpDestination):
     """A destination of a third party."""
 
+    info = Info(type="acme", title="Acme", example="", connection="Any connection.")
     Options = AcmeOptions
     capabilities = Capabilities(
         dict.fromkeys((Operation.UPSERT, Operation.DELETE), Support(idempotent=True, answers="row", max_rows=100))

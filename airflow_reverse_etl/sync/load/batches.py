@@ -10,8 +10,9 @@ from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.spec.report import CAUSES
+from airflow_reverse_etl.sync.fields.conversion import Converter
 from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, unnamed
-from airflow_reverse_etl.sync.ports import Capabilities
+from airflow_reverse_etl.sync.ports import Capabilities, ObjectSchema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,12 +32,17 @@ class Batcher:
         self._sync = sync
         self._capabilities = capabilities
         self._builder = RecordBuilder(sync)
+        self._converter: Converter | None = None
         self._run_id = run_id
         self._plan_id = plan_id
         self._keys_repeat = sync.mode == "append"
         self._match_on = sync.destination.match_on
         # The plan has checked the other fields of match_on.
         self._templated = [name for name in self._match_on if isinstance(sync.mapping[name], TemplateField)]
+
+    def convert(self, schema: ObjectSchema) -> None:
+        """From now on, convert values to the types of the destination's fields."""
+        self._converter = Converter(self._sync, schema)
 
     def cut(self, changes: pa.RecordBatch, settled: RangeSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
         """Yield the rows that are not settled yet in batches, in order.
@@ -92,6 +98,9 @@ class Batcher:
             return records, dict.fromkeys(unnamed(records, self._match_on, stored=True), _NO_IDENTIFIER)
         records, failures = self._builder.build(rows)
         receipts = {at: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failures.items()}
+        if self._converter:
+            for at, text in self._converter.convert(records):
+                receipts.setdefault(at, Receipt(Outcome.REJECTED, "wrong_value", text))
         if self._templated:
             for at in unnamed(records, self._templated):
                 receipts.setdefault(at, _NO_IDENTIFIER)

@@ -17,9 +17,9 @@ from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.change_reader import ChangeReader
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery
-from airflow_reverse_etl.sync.load.rate_limit import Pace
+from airflow_reverse_etl.sync.load.rate_limit import pace_of
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import DailyLimitError, Destination, Plan, ResolvesConflicts
+from airflow_reverse_etl.sync.ports import DailyLimitError, DescribesFields, Destination, Plan, ResolvesConflicts
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Most times that rows with a unique conflict are sent again. Each time but the last has settled some of them.
@@ -72,21 +72,13 @@ class Loader:
     ) -> None:
         self._plan = plan
         self._share = share
-        limits = destination.capabilities.limits(sync)
-        self._workers = limits.concurrency
+        self._workers = destination.capabilities.limits(sync).concurrency
         self._destination = destination
         self._store = context.store
         self._clock = context.clock
         self._grace = context.timing.grace
         self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
-        self._pace = Pace(
-            limits.requests_per_second,
-            context.clock,
-            context.budget,
-            sync.destination.connection,
-            per_day=limits.requests_per_day,
-            daily_reset=destination.capabilities.daily_reset,
-        )
+        self._pace = pace_of(sync, destination, context)
         self._writer = CheckpointWriter(plan, share, context, check_lease=check_lease)
         self._delivery = Delivery(sync, plan, destination, context, writer=self._writer, pace=self._pace)
         self._ready: deque[Batch] = deque()
@@ -110,6 +102,8 @@ class Loader:
         started = self._clock.monotonic()
         await self._destination.open(self._pace)
         try:
+            if isinstance(self._destination, DescribesFields) and self._destination.describes_fields:
+                self._batcher.convert(await self._destination.describe())
             for after, until in self._phases():
                 if not self._delivery.stopping:
                     await self._send_rows(after, until, self._writer.settled_before)

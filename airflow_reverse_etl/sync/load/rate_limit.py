@@ -12,7 +12,9 @@ from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.sync.load.daily_limit import DailyLimit
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.sync.ports import Clock, RateBudget
+    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.sync.context import RunContext
+    from airflow_reverse_etl.sync.ports import Clock, Destination, RateBudget
 
 #: Most seconds that are reserved from a shared budget at a time. A lower value means more reservations. A higher one
 #: means that tasks wait longer for each other.
@@ -138,3 +140,17 @@ class Pace:
         self._next = asked + wait
         self._last = self._next + (self._tokens - 1 + 1e-6) / rate
         self._end = now + timedelta(seconds=wait) + timedelta(seconds=self._tokens / rate)
+
+
+def pace_of(sync: Sync, destination: Destination, context: RunContext) -> Pace:
+    """Return the limiter of a sync's requests to its destination, within the budget of the connection."""
+    capabilities = destination.capabilities
+    limits = capabilities.limits(sync)
+    return Pace(
+        limits.requests_per_second,
+        context.clock,
+        context.budget,
+        sync.destination.connection,
+        per_day=limits.requests_per_day,
+        daily_reset=capabilities.daily_reset,
+    )

@@ -1,0 +1,101 @@
+"""Everything that people see of a destination type: reference page, JSON Schema, connection form and test.
+
+Light to import. ``scripts/schema`` writes the forms into the package, so that Airflow reads them without importing a
+destination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """An additional field of a connection form, stored in the connection's extra."""
+
+    label: str
+    description: str
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionForm:
+    """A connection type of Airflow, and its form.
+
+    :param type: connection type.
+    :param name: its name in the list of connection types.
+    :param hook: dotted name of its hook class, see :func:`airflow_reverse_etl.hooks.http.connection_hook`.
+    :param labels: labels of the usual fields ``host``, ``schema``, ``login``, ``password``, ``port`` and ``extra``.
+    :param placeholders: texts in empty fields.
+    :param hidden: usual fields that the form leaves out.
+    :param fields: additional fields, by name.
+    """
+
+    type: str
+    name: str
+    hook: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    placeholders: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+    fields: Mapping[str, FormField] = field(default_factory=dict)
+
+    def connection_type(self) -> dict[str, Any]:
+        """Return the entry of ``connection-types`` in the information of an Airflow provider."""
+        fields = {}
+        for name, found in self.fields.items():
+            schema: dict[str, Any] = {"type": ["string", "null"]}
+            if found.secret:
+                schema["format"] = "password"
+            fields[name] = {"label": found.label, "description": found.description, "schema": schema}
+        return {
+            "connection-type": self.type,
+            "hook-class-name": self.hook,
+            "hook-name": self.name,
+            "ui-field-behaviour": {
+                "hidden-fields": list(self.hidden),
+                "relabeling": dict(self.labels),
+                "placeholders": dict(self.placeholders),
+            },
+            "conn-fields": fields,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A request that tells which account the credentials belong to.
+
+    :param path: path below the base URL, requested with GET.
+    :param value: dotted path in the reply of the account's id.
+    """
+
+    path: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """Description of a destination type.
+
+    :param type: value of ``type`` in a sync's ``destination``.
+    :param title: name, as its maker writes it.
+    :param docs: URL of the API's documentation; empty without one.
+    :param example: a whole sync file, in YAML.
+    :param connection: the type's own connection type, or a sentence that says which connections it takes.
+    :param base_url: base URL of a connection without a host.
+    :param test: path that the connection test requests, unless the connection has a ``test_path``.
+    :param account: request that tells the account; None if the API has none. State belongs to an account: a sync whose
+        credentials are those of another account stops.
+    :param contract: description of the API, with its date, against which the type was proven.
+    """
+
+    type: str
+    title: str
+    example: str
+    connection: ConnectionForm | str
+    docs: str = ""
+    base_url: str = ""
+    test: str = ""
+    account: Account | None = None
+    contract: str = ""
