@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 SCHEMA = ROOT / "airflow_reverse_etl" / "schemas" / "sync.schema.json"
-WIRE = ROOT / "tests" / "destinations" / "wire"
+WIRE = ROOT / "tests" / "destinations" / "wire" / "http"
 ERRORS = ROOT / "airflow_reverse_etl" / "errors.md"
 FACE = ("operators", "sensors", "triggers", "hooks")
 

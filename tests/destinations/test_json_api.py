@@ -23,7 +23,6 @@ from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter, Dials
 from tests.destinations.json_api import CONNECTION, api, batch, outcomes, reply, sync, talk
 
-WIRE = Path(__file__).parent / "wire"
 
 
 class FakeApiRemote:
@@ -94,31 +93,6 @@ class TestConformance(DestinationConformance):
             if request.param == "all or nothing":
                 remote.bad = lambda: setattr(fake.dials, "refuse", ["bad"]) or {"id": "bad", "name": "x"}  # type: ignore[method-assign]
             yield remote
-
-
-# -- published contracts -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", sorted(WIRE.glob("*.json")), ids=lambda path: path.stem)
-def test_options_express_the_published_contract_of(case: Path) -> None:
-    """Compare requests and receipts with a recorded case. Each file names the page it was made from."""
-    wire = json.loads(case.read_text())
-    destination = api(**{"path": "/", **wire["destination"]})
-    sent = batch(*wire["records"], operation=Operation(wire["operation"]))
-    requests, receipts = talk(
-        destination,
-        sent,
-        *(reply(item["status"], item.get("body"), **item.get("headers", {})) for item in wire["replies"]),
-    )
-    for request, expected in zip(requests, wire.get("requests", requests), strict=True):
-        if isinstance(expected, dict):
-            assert json.loads(request.body) == expected["body"]
-            assert request.method == expected.get("method", request.method)
-            assert request.url == expected.get("path", request.url)
-            assert expected.get("headers", {}).items() <= dict(request.headers or {}).items()
-    found = [receipts.of(key) for key in sent.keys]
-    assert [[receipt.outcome.value, receipt.code, receipt.message] for receipt in found] == wire["receipts"]
-    assert receipts.retry_after == wire.get("retry_after")
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
