@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         MemoryWarehouse,
         RecordingObserver,
     )
+    from airflow_reverse_etl.testing.flows import converse
     from airflow_reverse_etl.testing.store import MemoryStateStore
     from airflow_reverse_etl.testing.store_conformance import StateStoreConformance
 
@@ -36,6 +37,7 @@ __all__ = [
     "RecordingObserver",
     "Remote",
     "StateStoreConformance",
+    "converse",
     "registered",
 ]
 
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy(
         "MemoryStateStore": "airflow_reverse_etl.testing.store",
         "Remote": "airflow_reverse_etl.testing.conformance",
         "StateStoreConformance": "airflow_reverse_etl.testing.store_conformance",
+        "converse": "airflow_reverse_etl.testing.flows",
         "registered": "airflow_reverse_etl.destinations.registry",
     },
 )

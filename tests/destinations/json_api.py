@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_reverse_etl.destinations.http import Reply
+from airflow_reverse_etl.destinations.http import HttpDestination, Reply
 from airflow_reverse_etl.destinations.json_api import JsonApi
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Receipts
 from airflow_reverse_etl.sync.ports import ConnectionInfo
+from airflow_reverse_etl.testing import converse
 
 CONNECTION = ConnectionInfo("crm", "http", host="api.example.com", password="s3cret")
 
@@ -41,17 +42,9 @@ def batch(*records: Mapping[str, Any], operation: Operation = Operation.UPSERT) 
     return Batch(operation, range(1, len(records) + 1), [f"k{n}" for n in range(1, len(records) + 1)], records, "run-1")
 
 
-def talk(destination: JsonApi, sent: Batch, *replies: Reply) -> tuple[list[Any], Receipts]:
+def talk(destination: HttpDestination, sent: Batch, *replies: Reply) -> tuple[list[Any], Receipts]:
     """Drive a flow with these replies; returns its requests and the receipts."""
-    flow = destination.flow(sent)
-    requests, answers = [], iter(replies)
-    try:
-        request = next(flow)
-        while True:
-            requests.append(request)
-            request = flow.send(next(answers))
-    except StopIteration as end:
-        return requests, end.value
+    return converse(destination.flow(sent), *replies)
 
 
 def reply(status: int, body: Any = None, **headers: str) -> Reply:

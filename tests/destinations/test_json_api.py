@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ from airflow_reverse_etl.testing.api import FakeApi
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter, Dials
 from tests.destinations.json_api import CONNECTION, api, batch, outcomes, reply, sync, talk
-
 
 
 class FakeApiRemote:
