@@ -38,8 +38,8 @@ class ReverseEtlOperator(PlanningOperator):
     Returns, and pushes to XCom also when the task fails after sending: ``run_id``, ``planned`` (``added``,
     ``changed``, ``removed``, ``invalid``), ``accepted``, ``rejected``, ``retryable``, ``unknown``, ``skipped``,
     ``given_up``, ``moved``, ``held``, ``model_rows``, ``invalid``, ``other_writers``, ``requests``, ``seconds``,
-    ``answers``, ``reasons`` and, where the model changed since the last run, ``drift``. Has the model as inlet and the
-    destination object as outlet asset; the outlet's event carries the counts.
+    ``attention``, ``answers``, ``reasons`` and, where the model changed since the last run, ``drift``. Has the model
+    as inlet and the destination object as outlet asset; the outlet's event carries the counts.
 
     If the destination is another place than before, the task fails, unless the sync's ``on_destination_change`` or a
     DAG run's conf says what to do: ``{"reverse_etl": {"<sync>": {"on_destination_change": "resync"}}}``, or ``keep``.

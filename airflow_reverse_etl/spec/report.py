@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_reverse_etl.spec.receipts import DAILY_LIMIT
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -61,6 +63,16 @@ class RunReport:
     other_writers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """Codes of what a person should look at although the task succeeds: given-up rows, or a daily limit."""
+        found = []
+        if self.given_up:
+            found.append("given_up")
+        if any(reason["code"] == DAILY_LIMIT for reason in self.reasons):
+            found.append(DAILY_LIMIT)
+        return tuple(found)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "run_id": self.run_id,
@@ -77,6 +89,7 @@ class RunReport:
             "invalid": dict(self.invalid),
             "other_writers": dict(self.other_writers),
             "answers": dict(self.answers),
+            "attention": list(self.attention),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),
             "reasons": [dict(reason) for reason in self.reasons],

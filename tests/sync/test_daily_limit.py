@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.sync.ports import Capabilities, Support
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.rate_budget import FileBudget
+from airflow_reverse_etl.sync.load.daily_limit import DailyLimit
+from airflow_reverse_etl.sync.ports import Capabilities, DailyLimitError, Support, usual
+from airflow_reverse_etl.testing import FrozenClock
 from tests.sync.world import World, rows
 
 FIVE = rows(a=1, b=1, c=1, d=1, e=1)
@@ -23,9 +30,11 @@ async def test_a_run_that_has_used_up_the_day_succeeds_and_the_next_one_sends_th
     report = await world.run(FIVE, rate=TWO_A_DAY)
     assert (report.accepted, report.retryable) == (2, 3)
     assert [(reason["code"], reason["count"]) for reason in report.reasons] == [("daily_limit", 3)]
+    assert report.to_json()["attention"] == ["daily_limit"]
     report = await world.run(FIVE, rate=TWO_A_DAY)
     assert (report.accepted, report.retryable) == (2, 1)
-    assert (await world.run(FIVE, rate=TWO_A_DAY)).accepted == 1
+    report = await world.run(FIVE, rate=TWO_A_DAY)
+    assert (report.accepted, report.attention) == (1, ())
     assert sorted(world.destination.rows) == ["a", "b", "c", "d", "e"]
     assert not list(world.destination.table.repeated())
 
@@ -51,3 +60,51 @@ async def test_the_destination_may_say_that_the_day_is_used_up(world: World) -> 
     report = await world.run(FIVE, rate={"batch_size": 1, "concurrency": 1})
     assert (report.accepted, report.retryable) == (2, 3)
     assert [reason["code"] for reason in report.reasons] == ["daily_limit"]
+
+
+def limited(**limits: Any) -> Capabilities:
+    """Return the powers of a destination with a daily limit of its own."""
+    return replace(Capabilities(usual(1)), concurrency=1, **limits)
+
+
+async def test_a_destination_has_a_daily_limit_of_its_own(world: World) -> None:
+    world.destination.capabilities = limited(requests_per_day=3)
+    own = {"batch_size": 1, "concurrency": 1}
+    assert (await world.run(FIVE, rate=own)).accepted == 3
+    assert (await world.run(FIVE, rate={**own, "requests_per_day": 1})).accepted == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("now", "midnight"),
+    [
+        ("2026-01-15T20:00:00+00:00", "2026-01-16T08:00:00+00:00"),
+        # The clocks of Los Angeles are put forward on 8 March at 10:00 UTC, and back on 1 November at 9:00 UTC.
+        ("2026-03-08T09:00:00+00:00", "2026-03-09T07:00:00+00:00"),
+        ("2026-11-01T08:00:00+00:00", "2026-11-02T08:00:00+00:00"),
+    ],
+)
+async def test_a_day_may_begin_at_midnight_of_a_time_zone(
+    now: str, midnight: str, shared: bool, tmp_path: Path
+) -> None:
+    clock = FrozenClock(datetime.fromisoformat(now))
+    budget = FileBudget(StateFiles(str(tmp_path))) if shared else None
+
+    def load() -> DailyLimit:
+        return DailyLimit(2, clock, budget, "crm", reset="America/Los_Angeles")
+
+    today = load()
+    for _ in range(2):
+        await today.take()
+    with pytest.raises(DailyLimitError) as caught:
+        await today.take()
+    assert caught.value.until == datetime.fromisoformat(midnight)
+    # A minute before midnight another load gets none, a minute later it gets all.
+    if shared:
+        await clock.sleep((caught.value.until - clock.now()).total_seconds() - 60)
+        with pytest.raises(DailyLimitError):
+            await load().take()
+        await clock.sleep(120)
+    tomorrow = load()
+    for _ in range(2):
+        await tomorrow.take()
