@@ -17,10 +17,11 @@ from airflow_reverse_etl.destinations.request_bodies import BodyFormat, encoder
 from airflow_reverse_etl.destinations.results import ErrorPaths, Results, Success
 from airflow_reverse_etl.destinations.row_matching import RowMatcher
 from airflow_reverse_etl.destinations.templates import BadValueError
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
 from airflow_reverse_etl.http.status_table import Action
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import ACCEPTED, Batch, Outcome, Receipt, Receipts, digest
+from airflow_reverse_etl.spec.receipts import ACCEPTED, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts, digest
 from airflow_reverse_etl.sync.ports import Capabilities, Support
 
 #: Consequence for a row of which a look-up finds no record: ``insert`` sends it to the endpoint of that operation,
@@ -85,6 +86,14 @@ class RecordPlaces(NamedTuple):
     records: str = ""
     key: tuple[str, str] | None = None
     id: str = "id"
+
+    def are_in(self, answer: Any) -> bool:
+        """Return whether a reply has the place of the records, which may be empty there."""
+        *parents, last = _path(self.records) or ("",)
+        level = value_at(answer, parents)
+        if not self.records:
+            return isinstance(answer, list | Mapping)
+        return isinstance(level, Mapping) and last in level
 
     def ids(self, answer: Any, batch: Batch) -> dict[int, list[Any]]:
         """Return the ids of the records that each row names, by the row's position."""
@@ -232,14 +241,17 @@ class BatchApi(HttpDestination):
                     return _Found(refusal=receipts)
                 result.decided.update(dict.fromkeys(part.keys, receipts.default))
                 continue
-            self._match(find, part, None if single_missing else reply.json(), result)
+            answer = [] if single_missing else reply.json()
+            if not single_missing and not find.places.are_in(answer):
+                return _Found(refusal=self._no_records(find.places, reply))
+            self._match(find, part, answer, result)
         return result
 
     def _match(self, find: _Prepared, part: Batch, answer: Any, result: _Found) -> None:
         """Add the records of a look-up's reply to its result."""
         call = find.call
         assert isinstance(call, Find), "a look-up"
-        matches = call.places.ids(answer, part)
+        matches = find.places.ids(answer, part) if answer else {}
         for at, row_key in enumerate(part.keys):
             ids = matches.get(at, ())
             if len(ids) > 1:
@@ -251,6 +263,19 @@ class BatchApi(HttpDestination):
                 result.inserts.add(row_key)
             elif call.missing != "send":
                 result.decided[row_key] = replace(_MISSING[call.missing], host=self.server.host)
+
+    def _no_records(self, places: RecordPlaces, reply: Reply) -> Receipts:
+        """Stop at a look-up whose reply cannot be read: its rows would count as missing."""
+        problem = f"the reply to the look-up has no records at {places.records or '(the reply)'!r}"
+        error = ConfigurationError(
+            f"the destination answered {reply.status}, but {problem}",
+            todo="correct `find.list` in the destination",
+            connection=self.options.connection,
+            sync=self.sync.name,
+            host=self.server.host,
+        )
+        receipt = Receipt(Outcome.RETRYABLE, REPLY_NOT_READ, problem, self.server.host, reply.status)
+        return Receipts(receipt, stop=error)
 
     def _send_part(self, endpoint: _Prepared, batch: Batch, ids: Mapping[str, Any]) -> Flow:
         """Send a batch in one request, and again without the rows that an API names when it refuses the whole batch."""
@@ -368,6 +393,11 @@ class _Prepared:
             if names_row is None:
                 names_row = self.single and not isinstance(call.path, str)
             self.replies = ReplyReader(destination, operation, call, path_names_row=names_row)
+
+    @property
+    def places(self) -> RecordPlaces:
+        assert isinstance(self.call, Find)
+        return self.call.places
 
     @property
     def endpoint(self) -> Endpoint:

@@ -22,7 +22,7 @@ from airflow_reverse_etl.destinations.json_options import (
 from airflow_reverse_etl.destinations.templates import BadValueError, Structure, Template, header_value, path_value
 from airflow_reverse_etl.http.messages import Reply, value_at
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import Receipt, Receipts
+from airflow_reverse_etl.spec.receipts import ACCEPTED, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Support
 
 _DEFAULT_BATCH_ROWS = 100
@@ -192,6 +192,9 @@ class JsonApi(BatchApi):
                 if not chosen:
                     continue
                 receipts = yield from self.call(endpoint, chosen, operation)
+                if receipts.refused_whole:
+                    others = {row.key for row in rows} - {row.key for row in chosen}
+                    failed = {**dict.fromkeys(others, ACCEPTED), **failed}
                 failed |= receipts.exceptions
                 if receipts.refused_whole or receipts.throttled or receipts.retry_after or receipts.stop:
                     return replace(receipts, exceptions=failed)
