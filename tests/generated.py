@@ -348,7 +348,8 @@ _ACTIONS = {
     "partial": "some rows were written, and `results` names them or the others. If it names none, the rows are "
     "`unknown`; if sending them twice is safe, the batch is split",
     "refuse": "nothing was written because of some row: the rows that `results` names are rejected, and the others "
-    "sent again; without such rows the batch is split until the bad row is alone",
+    "sent again; without such rows the batch is split until the bad row is alone. If the rows may not be sent twice, "
+    "the others are `unknown`, unless `atomic: true` promises that a refused request writes nothing",
     "conflict": "as `refuse`, but the rows are sent again when all others are settled: another record has a value that "
     "must be unique",
     "reject": "every row is refused as it is",
