@@ -107,6 +107,22 @@ FieldSource = Annotated[
 ]
 
 
+class NullValue(_Strict):
+    """A value that is sent instead of null, for APIs that clear a field by it."""
+
+    value: Annotated[str | int | float | bool, Field(description="such as an empty text, or #N/A")]
+
+
+def _nulls_tag(value: object) -> str:
+    return "value" if isinstance(value, Mapping | NullValue) else "name"
+
+
+Nulls = Annotated[
+    Annotated[Literal["send", "omit"], Tag("name")] | Annotated[NullValue, Tag("value")],
+    Discriminator(_nulls_tag),
+]
+
+
 class TrackDetails(_Strict):
     """A record of every delivered row, plus a cursor or hashes of single fields."""
 
@@ -290,8 +306,12 @@ class Sync(_Strict):
         ),
     ] = "stop"
     nulls: Annotated[
-        Literal["send", "omit"], Field(description="handling of null values: send null, or leave the field out")
-    ] = "send"
+        Nulls | None,
+        Field(
+            description="handling of null values: send null, leave the field out (`omit`), or send another value that "
+            "clears a field (`{value: …}`); default: as the destination's type clears a field, for most by null"
+        ),
+    ] = None
     guards: Guards = Guards()
     failure: FailurePolicy = FailurePolicy()
     retry: RetryPolicy = RetryPolicy()
@@ -475,7 +495,8 @@ class Sync(_Strict):
     @property
     def digest(self) -> str:
         """Hash of everything that decides which records are sent, and how. Guards, rates and policies do not count."""
-        content = self.model_dump_json(
+        sync = self if self.nulls is not None else self.model_copy(update={"nulls": "send"})
+        content = sync.model_dump_json(
             include={"model", "primary_key", "destination", "mode", "mapping", "nulls", "track"}
         )
         return hashlib.sha256(content.encode()).hexdigest()

@@ -20,7 +20,7 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.model import NullValue, Sync
 
 
 class Warehouse(Protocol):
@@ -333,6 +333,7 @@ class Capabilities:
     :param daily_reset: IANA name of the time zone at whose midnight the remote begins to count the requests of a day
         again; empty if it counts those of the last 24 hours.
     :param concurrency: requests in flight of a sync without a number of its own.
+    :param nulls: handling of null values in a sync without ``nulls``: how the destination clears a field.
     :param ignore_case: identifiers that differ only in upper and lower case name the same record.
     :param removes_first: a record whose row has a new identifier is deleted before the new record is written, and not
         in the run after: a unique constraint would refuse the new record otherwise.
@@ -343,6 +344,7 @@ class Capabilities:
     requests_per_day: int | None = None
     daily_reset: str = ""
     concurrency: int = 8
+    nulls: Literal["send", "omit"] | NullValue = "send"
     ignore_case: bool = False
     removes_first: bool = False
 

@@ -31,7 +31,7 @@ class Batcher:
         self._operations = OPERATIONS[sync.mode]
         self._sync = sync
         self._capabilities = capabilities
-        self._builder = RecordBuilder(sync)
+        self._builder = RecordBuilder(sync, capabilities.nulls)
         self._converter: Converter | None = None
         self._run_id = run_id
         self._plan_id = plan_id

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.field_types import is_blank
-from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import NullValue, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import jinja_environment, template_columns
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ class RecordBuilder:
     """Builder of a sync's records; made once for a load, and used for each batch.
 
     Dots in a field's name create nested objects. ``nulls: omit`` drops null fields and objects that are then empty.
+
+    :param nulls: handling of null values, if the sync does not say it.
     """
 
-    def __init__(self, sync: Sync) -> None:
+    def __init__(self, sync: Sync, nulls: str | NullValue = "send") -> None:
         self._template_columns = template_columns(sync)
         self._inputs: list[str] = []
         self._constants: dict[str, Any] = {}
@@ -48,26 +50,30 @@ class RecordBuilder:
             for parent in parents:
                 level = level.setdefault(parent, {})
             level[leaf] = variable
-        self._records = self._compile(tree, omit=sync.nulls == "omit")
+        self._records = self._compile(tree, nulls=sync.nulls or nulls)
 
-    def _compile(self, tree: Mapping[str, Any], *, omit: bool) -> Callable[..., list[Record]]:
+    def _compile(self, tree: Mapping[str, Any], *, nulls: str | NullValue) -> Callable[..., list[Record]]:
         """Compile a comprehension over the columns, as a dict display per row is several times faster than a loop.
 
         Field names enter its source only as the ``repr`` of a string.
         """
 
+        instead = nulls if isinstance(nulls, NullValue) else None
+
         def display(level: Mapping[str, Any]) -> str:
             items = []
             for key, item in level.items():
                 value = item if isinstance(item, str) else display(item)
+                if instead and isinstance(item, str):
+                    value = f"{item} if {item} is not None else _null"
                 items.append(f"{key!r}: {value}")
             text = "{" + ", ".join(items) + "}"
-            return f"_present({text})" if omit else text
+            return f"_present({text})" if nulls == "omit" else text
 
         variables = ", ".join(self._inputs)
         rows = f"for ({variables},) in zip({variables})" if self._inputs else "for _ in range(_count)"
         source = f"lambda {', '.join(['_count', *self._inputs])}: [{display(tree)} {rows}]"
-        names = {**self._constants, "_present": _present}
+        names = {**self._constants, "_present": _present, "_null": instead and instead.value}
         function: Callable[..., list[Record]] = eval(source, names)  # noqa: S307 - built above from reprs only
         return function
 

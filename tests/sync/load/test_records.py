@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.model import NullValue, Sync
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sync.load.batches import Batcher
@@ -46,6 +46,21 @@ def test_omit_drops_null_fields_and_objects_left_empty() -> None:
     builder = RecordBuilder(sync({"id": "id", "p.a": "a", "p.b": "b"}, nulls="omit"))
     records, _ = builder.build(batch(f0=[1, 2], f1=[None, "x"], f2=[None, None]))
     assert records == [{"id": 1}, {"id": 2, "p": {"a": "x"}}]
+
+
+def test_another_value_may_stand_for_null() -> None:
+    columns = batch(f0=[1, None], f1=[None, 0])
+    mapping = {"id": "id", "p.a": "a"}
+    records, _ = RecordBuilder(sync(mapping, nulls={"value": ""})).build(columns)
+    assert records == [{"id": 1, "p": {"a": ""}}, {"id": "", "p": {"a": 0}}]
+    # The destination's way to clear a field is the default, and the sync's own comes first.
+    assert RecordBuilder(sync(mapping), NullValue(value="#N/A")).build(columns)[0][0] == {"id": 1, "p": {"a": "#N/A"}}
+    assert RecordBuilder(sync(mapping, nulls="send"), "omit").build(columns)[0][0] == {"id": 1, "p": {"a": None}}
+
+
+def test_a_sync_that_says_nothing_of_nulls_has_the_digest_of_one_that_sends_them() -> None:
+    assert sync({"id": "id"}).digest == sync({"id": "id"}, nulls="send").digest
+    assert sync({"id": "id"}).digest != sync({"id": "id"}, nulls={"value": ""}).digest
 
 
 def test_values_keep_their_types() -> None:
