@@ -219,9 +219,11 @@ class FakeDestination:
 
     async def describe(self) -> ObjectSchema:
         assert self.schema is not None, "describe only if there is a schema"
+        await self._limiter.acquire()
         return self.schema
 
     async def account(self) -> str:
+        await self._limiter.acquire()
         return self.account_id
 
     async def open(self, limiter: Limiter) -> None:

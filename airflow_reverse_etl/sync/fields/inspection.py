@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from airflow_reverse_etl.errors import SpecError
@@ -10,7 +11,14 @@ from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.problems import nearest, title
 from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.rate_limit import pace_of
-from airflow_reverse_etl.sync.ports import DescribesFields, Destination, ObjectField, ObjectSchema, TellsAccount
+from airflow_reverse_etl.sync.ports import (
+    DailyLimitError,
+    DescribesFields,
+    Destination,
+    ObjectField,
+    ObjectSchema,
+    TellsAccount,
+)
 
 #: Operations that may make a new record.
 _CREATE = frozenset({Operation.UPSERT, Operation.INSERT})
@@ -32,9 +40,13 @@ async def inspect(sync: Sync, destination: Destination, context: RunContext) -> 
         return ""
     pace = pace_of(sync, destination, context)
     await destination.open(pace)
+    account = ""
+    schema = None
     try:
-        account = await teller.account() if teller else ""
-        schema = await describer.describe() if describer else None
+        # Once the requests of the day are used up, no row is sent either.
+        with contextlib.suppress(DailyLimitError):
+            account = await teller.account() if teller else ""
+            schema = await describer.describe() if describer else None
     finally:
         await destination.close()
         await pace.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -102,8 +103,7 @@ class Loader:
         started = self._clock.monotonic()
         await self._destination.open(self._pace)
         try:
-            if isinstance(self._destination, DescribesFields) and self._destination.describes_fields:
-                self._batcher.convert(await self._destination.describe())
+            await self._ask_for_fields()
             for after, until in self._phases():
                 if not self._delivery.stopping:
                     await self._send_rows(after, until, self._writer.settled_before)
@@ -119,6 +119,12 @@ class Loader:
         left = self._left(checkpoint)
         waiting = None if checkpoint.is_spent else self._delivery.waiting
         return Loaded(checkpoint, left, waiting if left else None)
+
+    async def _ask_for_fields(self) -> None:
+        """Let values be converted to the types of the destination's fields, if it describes them."""
+        if isinstance(self._destination, DescribesFields) and self._destination.describes_fields:
+            with contextlib.suppress(DailyLimitError):  # then no row is sent either
+                self._batcher.convert(await self._destination.describe())
 
     def _left(self, checkpoint: Checkpoint) -> int:
         """Count the rows of the share that are left for a later try."""

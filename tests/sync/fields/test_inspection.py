@@ -128,6 +128,15 @@ async def test_an_account_that_becomes_known_is_taken_over() -> None:
         await world.run(rows(a=3))
 
 
+async def test_a_run_whose_day_is_used_up_leaves_its_rows_for_another_day() -> None:
+    world = World(FakeDestination(schema=fields(ObjectField("n", "text")), account="1001"))
+    limit = {"batch_size": 1, "concurrency": 1}
+    # A load asks for the fields first. A plan that cannot ask any more does without.
+    for allowed, accepted, left in ((3, 2, 2), (1, 0, 2)):
+        report = await world.run(rows(a=1, b=1, c=1, d=1), rate={**limit, "requests_per_day": allowed})
+        assert (report.accepted, report.retryable, report.attention) == (accepted, left, ("daily_limit",))
+
+
 def test_a_destination_without_fields_and_account_is_opened_once() -> None:
     world = World()
     asyncio.run(world.run(rows(a=1)))
