@@ -207,7 +207,7 @@ class BatchApi(HttpDestination):
     def call(self, endpoint: Endpoint, rows: Sequence[Row], operation: Operation = Operation.UPSERT) -> Flow:
         """Send rows to another endpoint, for the ``then`` of an endpoint, and read the outcome of each row.
 
-        Rows whose ids differ from the looked-up ones carry them in :attr:`Row.id`.
+        The ids of their records are in :attr:`Row.id`.
         """
         prepared = self._called.get(id(endpoint))
         if prepared is None or prepared.call is not endpoint:
@@ -320,7 +320,13 @@ class BatchApi(HttpDestination):
             # Splitting repeats the first request as well, which is safe.
             refused = more.default
             outcomes = {key: found for key, found in outcomes.items() if found is not refused}
-        return _collected(outcomes, refused, replace(more, taken=receipts.taken))
+        last = replace(
+            more,
+            taken=receipts.taken,
+            throttled=more.throttled or receipts.throttled,
+            retry_after=more.retry_after or receipts.retry_after,
+        )
+        return _collected(outcomes, refused, last)
 
     def _send_parts(self, parts: Sequence[tuple[_Prepared, Batch]], found: _Found) -> Flow:
         """Send the parts of a batch, each in a request of its own."""
