@@ -116,7 +116,7 @@ async def change_from_run_to_run(
     group.refusals = (AttentionError, RunConflictError)
     idempotent = frozenset(rng.sample(sorted(Operation), rng.randint(0, 4)))
     promises = {
-        operation: Support(idempotent=operation in idempotent, answers="row", max_rows=100) for operation in Operation
+        operation: Support(idempotent=operation in idempotent, answers="row", max_rows=3) for operation in Operation
     }
     group.remote.capabilities = replace(group.remote.capabilities, operations=promises)
     if earlier:
