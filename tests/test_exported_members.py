@@ -37,6 +37,7 @@ PUBLIC = {
         "RecordingObserver",
         "Remote",
         "StateStoreConformance",
+        "converse",
         "registered",
     ],
     "airflow_reverse_etl.triggers": ["DbtCloudJobTrigger", "GitCommitTrigger", "dbt_cloud_job", "git_commit"],

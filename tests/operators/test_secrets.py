@@ -163,7 +163,7 @@ EXPECTED = (
     "the passphrase does not unlock the SSH key",
 )
 #: Who is given them, by their environments, while they run. ``sh`` runs git's credential helper and ssh's askpass.
-GIT = {"git", "git-remote-https", "ssh", "sh", "askpass", "ssh-keygen"}
+GIT = {"git", "git-remote-http", "git-remote-https", "ssh", "sh", "askpass", "ssh-keygen"}
 #: What they are not given.
 FOREIGN = "AIRFLOW_CONN_"
 

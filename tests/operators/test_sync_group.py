@@ -485,10 +485,13 @@ def test_a_model_that_changed_is_told_to_the_person_or_stops_the_plan(
 
 def test_requests_are_of_one_kind_of_change_and_one_share() -> None:
     plan = Plan("p", "r", "s", Planned(added=250, changed=10, removed=40), 300, 300, 300, 0, datetime.now(UTC))
-    assert [_requests(plan, 100, shares) for shares in (0, 1, 2, 4)] == [5, 5, 6, 6]
+    sizes = {"added": 100, "changed": 100, "removed": 100}
+    assert [_requests(plan, sizes, shares) for shares in (0, 1, 2, 4)] == [5, 5, 6, 6]
     earlier = replace(plan, kinds=EARLIER_KINDS)
-    assert [_requests(earlier, 100, shares) for shares in (0, 1, 2, 4)] == [5, 5, 5, 6]
-    assert _requests(replace(plan, planned=Planned(), total=0), 100, 0) == 0
+    assert [_requests(earlier, sizes, shares) for shares in (0, 1, 2, 4)] == [5, 5, 5, 6]
+    assert _requests(replace(plan, planned=Planned(), total=0), sizes, 0) == 0
+    # Each kind of change has batches of its own size.
+    assert _requests(plan, {"added": 100, "changed": 1, "removed": 40}, 1) == 14
     assert [_duration(seconds) for seconds in (0.2, 90, 600, 9000)] == ["1 s", "90 s", "10 minutes", "2.5 hours"]
 
 
