@@ -199,8 +199,8 @@ _MEANING = {
     "method": "HTTP method",
     "code": "dotted path of the error's code",
     "message": "dotted path of the error's message",
-    "rate.requests_per_second": "budget shared by everything that uses the destination's connection; default: no limit "
-    "other than the destination's own answers",
+    "rate.requests_per_second": "budget shared by everything that uses the destination's connection; default: the "
+    "destination's own, for most no limit other than its answers",
 }
 
 

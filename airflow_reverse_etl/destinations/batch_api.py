@@ -171,8 +171,9 @@ class BatchApi(HttpDestination):
         super().__init__(setup)
         endpoints = dict(self.endpoints())
         self.capabilities = self.limits({operation: endpoint.support for operation, endpoint in endpoints.items()})
-        self._endpoints = {operation: _Prepared(self, operation, endpoint) for operation, endpoint in endpoints.items()}
-        self._called: dict[int, _Prepared] = {}
+        self._endpoints = {
+            operation: _Operation(self, operation, endpoint) for operation, endpoint in endpoints.items()
+        }
 
     def endpoints(self) -> Mapping[Operation, Endpoint]:
         """Return the endpoint of each operation that the destination supports."""
@@ -191,14 +192,12 @@ class BatchApi(HttpDestination):
             found = yield from self._find(endpoint, batch)
             if found.refusal:
                 return found.refusal
-            batch = batch.only(at for at, key in enumerate(batch.keys) if key not in found.decided)
-        inserts = [at for at, key in enumerate(batch.keys) if key in found.inserts]
-        parts: list[tuple[_Prepared, Batch]] = []
-        if inserts:
+            batch = batch.without(found.decided)
+        existing = batch.without(found.inserts)
+        parts = [(endpoint, part) for part in endpoint.parts(existing, found.ids)]
+        if found.inserts:
             insert = self._endpoints[Operation.INSERT]
-            parts = [(insert, part) for part in insert.parts(batch.only(inserts), found.ids)]
-            batch = batch.only(at for at, key in enumerate(batch.keys) if key not in found.inserts)
-        parts = [(endpoint, part) for part in endpoint.parts(batch, found.ids)] + parts
+            parts += [(insert, part) for part in insert.parts(batch.without(set(existing.keys)), found.ids)]
         if len(parts) == 1 and not endpoint.find:
             return (yield from self._send_part(*parts[0], found.ids))
         return (yield from self._send_parts(parts, found))
@@ -209,28 +208,27 @@ class BatchApi(HttpDestination):
 
         The ids of their records are in :attr:`Row.id`.
         """
-        prepared = self._called.get(id(endpoint))
-        if prepared is None or prepared.call is not endpoint:
-            prepared = _Prepared(self, operation, endpoint)
-            self._called[id(endpoint)] = prepared
+        prepared = _Operation(self, operation, endpoint)
         run_id = rows[0].run_id if rows else ""
         batch = Batch(operation, range(len(rows)), [row.key for row in rows], [row.record for row in rows], run_id)
         ids = {row.key: row.id for row in rows if row.id is not None}
         parts = [(prepared, part) for part in prepared.parts(batch, ids)]
         return (yield from self._send_parts(parts, _Found(ids=ids)))
 
-    def _find(self, endpoint: _Prepared, batch: Batch) -> Generator[Request, Reply, _Found]:
+    def _find(self, endpoint: _Operation, batch: Batch) -> Generator[Request, Reply, _Found]:
         """Look up the records of a batch."""
         find = endpoint.find
+        asked = endpoint.endpoint.find
         assert find is not None, "an endpoint with a look-up"
+        assert asked is not None, "an endpoint with a look-up"
         result = _Found()
         for part in find.parts(batch, {}):
-            request, problems, _ = find.request(part, {})
-            result.decided.update({part.keys[at]: receipt for at, receipt in problems.items()})
+            request, _, problems = find.request(part, {})
+            result.decided.update(problems)
             if request is None:
                 continue
             reply = yield request
-            part = part.only(at for at in range(len(part)) if at not in problems)
+            part = part.without(problems)
             single_missing = find.single and reply.status in (404, 410)
             if reply.status >= 300 and not single_missing:
                 receipts = self.answer(part, reply)
@@ -242,15 +240,13 @@ class BatchApi(HttpDestination):
                 result.decided.update(dict.fromkeys(part.keys, receipts.default))
                 continue
             answer = [] if single_missing else reply.json()
-            if not single_missing and not find.places.are_in(answer):
-                return _Found(refusal=self._no_records(find.places, reply))
-            self._match(find, part, answer, result)
+            if not single_missing and not asked.places.are_in(answer):
+                return _Found(refusal=self._no_records(asked.places, reply))
+            self._match(asked, part, answer, result)
         return result
 
-    def _match(self, find: _Prepared, part: Batch, answer: Any, result: _Found) -> None:
+    def _match(self, find: Find, part: Batch, answer: Any, result: _Found) -> None:
         """Add the records of a look-up's reply to its result."""
-        call = find.call
-        assert isinstance(call, Find), "a look-up"
         matches = find.places.ids(answer, part) if answer else {}
         for at, row_key in enumerate(part.keys):
             ids = matches.get(at, ())
@@ -259,10 +255,10 @@ class BatchApi(HttpDestination):
                 result.decided[row_key] = Receipt(Outcome.REJECTED, "ambiguous", text, self.server.host)
             elif ids:
                 result.ids[row_key] = ids[0]
-            elif call.missing == "insert":
+            elif find.missing == "insert":
                 result.inserts.add(row_key)
-            elif call.missing != "send":
-                result.decided[row_key] = replace(_MISSING[call.missing], host=self.server.host)
+            elif find.missing != "send":
+                result.decided[row_key] = replace(_MISSING[find.missing], host=self.server.host)
 
     def _no_records(self, places: RecordPlaces, reply: Reply) -> Receipts:
         """Stop at a look-up whose reply cannot be read: its rows would count as missing."""
@@ -270,35 +266,31 @@ class BatchApi(HttpDestination):
         error = ConfigurationError(
             f"the destination answered {reply.status}, but {problem}",
             todo="correct `find.list` in the destination",
-            connection=self.options.connection,
-            sync=self.sync.name,
-            host=self.server.host,
+            **self.where,
         )
         receipt = Receipt(Outcome.RETRYABLE, REPLY_NOT_READ, problem, self.server.host, reply.status)
         return Receipts(receipt, stop=error)
 
-    def _send_part(self, endpoint: _Prepared, batch: Batch, ids: Mapping[str, Any]) -> Flow:
+    def _send_part(self, endpoint: _Operation, batch: Batch, ids: Mapping[str, Any]) -> Flow:
         """Send a batch in one request, and again without the rows that an API names when it refuses the whole batch."""
         rejected: dict[str, Receipt] = {}
         while True:
             # Leave out the rows that cannot be sent.
-            request, problems, items = endpoint.request(batch, ids)
+            request, sent, problems = endpoint.request(batch, ids)
             if problems:
-                rejected |= {batch.keys[position]: receipt for position, receipt in problems.items()}
-                batch = batch.only(position for position in range(len(batch)) if position not in problems)
+                rejected |= problems
+                batch = batch.without(problems)
             if request is None:
                 return Receipts(exceptions=rejected, requests=0)
             max_bytes = endpoint.endpoint.support.max_bytes
             if max_bytes and request.body and len(request.body) > max_bytes:
                 return _with_rejected(_too_large(batch, max_bytes), rejected)
-            # Replies speak of the items as they were sent.
-            sent = batch if items is batch.records else replace(batch, records=items)
             reply = yield request
             receipts, named = endpoint.replies.read(reply, sent)
             if not receipts.stop and named and len(named) < len(batch):
                 # Nothing was written because of the named rows: send the others.
                 rejected |= named
-                batch = batch.only(position for position, key in enumerate(batch.keys) if key not in named)
+                batch = batch.without(named)
                 continue
             if endpoint.endpoint.then and not receipts.stop:
                 receipts = yield from self._further(endpoint.endpoint, batch, ids, reply, receipts)
@@ -328,7 +320,7 @@ class BatchApi(HttpDestination):
         )
         return _collected(outcomes, refused, last)
 
-    def _send_parts(self, parts: Sequence[tuple[_Prepared, Batch]], found: _Found) -> Flow:
+    def _send_parts(self, parts: Sequence[tuple[_Operation, Batch]], found: _Found) -> Flow:
         """Send the parts of a batch, each in a request of its own."""
         outcomes = dict(found.decided)
         refused: Receipt | None = None
@@ -377,117 +369,100 @@ class _Found:
 
 
 class _Prepared:
-    """A call of one operation, with everything prepared that does not depend on the rows."""
+    """A call, with everything prepared that does not depend on the rows."""
 
-    def __init__(self, destination: BatchApi, operation: Operation, call: Call) -> None:
-        self._destination = destination
-        self.call = call
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self.single = call.rows == "single"
         self._encode = encoder(call.body, single=self.single, records=call.records, envelope=call.envelope)
-        self._headers: dict[str, str] = {}
-        self._row_headers: dict[str, Callable[[Row], str]] = {}
-        for name, value in call.headers.items():
-            if isinstance(value, str):
-                self._headers[name] = value
-            else:
-                self._row_headers[name] = value
-        self._needs_rows = not isinstance(call.path, str) or bool(self._row_headers)
-        self.find = None
-        if isinstance(call, Endpoint):
-            self.find = _Prepared(destination, operation, call.find) if call.find else None
-            names_row = call.path_names_row
-            if names_row is None:
-                names_row = self.single and not isinstance(call.path, str)
-            self.replies = ReplyReader(destination, operation, call, path_names_row=names_row)
 
-    @property
-    def places(self) -> RecordPlaces:
-        assert isinstance(self.call, Find)
-        return self.call.places
-
-    @property
-    def endpoint(self) -> Endpoint:
-        assert isinstance(self.call, Endpoint)
-        return self.call
-
-    def parts(self, batch: Batch, ids: Mapping[str, Any]) -> list[Batch]:
+    def parts(self, batch: Batch, ids: Mapping[str, Any]) -> list[Batch]:  # noqa: ARG002 - for subclasses
         """Part a batch so that each part fits into one request."""
         if not len(batch):
             return []
-        if self.single:
-            return [batch] if len(batch) == 1 else [batch.only([position]) for position in range(len(batch))]
-        if not isinstance(self.call, Endpoint):
+        if not self.single or len(batch) == 1:
             return [batch]
-        parts = [batch]
-        if self.call.group:
+        return [batch.only([position]) for position in range(len(batch))]
+
+    def request(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Request | None, Batch, dict[str, Receipt]]:
+        """Build the request of a batch.
+
+        :returns: the request, or None if no row can be sent; the rows in it, with their items as records, because
+            replies speak of these; the receipts of rows that cannot be sent, by key.
+        """
+        sent, rejected = self._items(batch, ids)
+        if not len(sent):
+            return None, sent, rejected
+        try:
+            path, headers = self._address(batch.without(rejected), ids)
+        except BadValueError as error:
+            receipt = Receipt(Outcome.REJECTED, "bad_value", str(error))
+            return None, sent, {**rejected, **dict.fromkeys(sent.keys, receipt)}
+        content, content_type, problems = self._encode(sent.records)
+        if problems:
+            rejected |= {sent.keys[at]: Receipt(Outcome.REJECTED, "not_json", text) for at, text in problems.items()}
+            sent = sent.without(rejected)
+            if not len(sent):
+                return None, sent, rejected
+        if content_type:
+            headers.setdefault("Content-Type", content_type)
+        return Request(self._call.method, path, content, headers or None), sent, rejected
+
+    def _items(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Batch, dict[str, Receipt]]:
+        make = self._call.item
+        if make is None:
+            return batch, {}
+        items: list[Any] = []
+        problems: dict[str, Receipt] = {}
+        for row in _rows(batch, ids):
+            try:
+                items.append(make(row))
+            except BadValueError as error:
+                problems[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
+        return replace(batch.without(problems), records=items), problems
+
+    def _address(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        row = Row(batch.keys[0], batch.records[0], ids.get(batch.keys[0]), batch.run_id)
+        path = self._call.path
+        headers = {name: value if isinstance(value, str) else value(row) for name, value in self._call.headers.items()}
+        return path if isinstance(path, str) else path(row), headers
+
+
+class _Operation(_Prepared):
+    """The endpoint of an operation, with everything prepared that does not depend on the rows."""
+
+    def __init__(self, destination: BatchApi, operation: Operation, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self._destination = destination
+        self.endpoint = endpoint
+        self.find = _Prepared(endpoint.find) if endpoint.find else None
+        names_row = endpoint.path_names_row
+        if names_row is None:
+            names_row = self.single and not isinstance(endpoint.path, str)
+        self.replies = ReplyReader(destination, operation, endpoint, path_names_row=names_row)
+
+    def parts(self, batch: Batch, ids: Mapping[str, Any]) -> list[Batch]:
+        """Part a batch so that each part fits into one request."""
+        parts = super().parts(batch, ids)
+        if self.endpoint.group and not self.single and parts:
             groups: dict[Hashable, list[int]] = {}
             for position, row in enumerate(_rows(batch, ids)):
-                groups.setdefault(self.call.group(row), []).append(position)
+                groups.setdefault(self.endpoint.group(row), []).append(position)
             parts = [batch.only(positions) for positions in groups.values()]
-        most = self.call.support.max_rows
+        most = self.endpoint.support.max_rows
         return [
             part if len(part) <= most else part.only(range(start, min(start + most, len(part))))
             for part in parts
             for start in range(0, len(part), most)
         ]
 
-    def request(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Request | None, dict[int, Receipt], Sequence[Any]]:
-        """Build the request of a batch.
-
-        :returns: the request, or None if no row can be sent; the receipts of rows that cannot be sent, by position; the
-            items of the other rows, in the order of the batch.
-        """
-        items, bad = self._items(batch, ids)
-        if bad:
-            batch = batch.only(position for position in range(len(batch)) if position not in bad)
-            kept = [position for position in range(len(batch) + len(bad)) if position not in bad]
-            if not kept:
-                return None, bad, ()
-            request, problems, items = self._request(batch, items, ids)
-            return request, {**bad, **{kept[at]: receipt for at, receipt in problems.items()}}, items
-        return self._request(batch, items, ids)
-
-    def _request(
-        self, batch: Batch, items: Sequence[Any], ids: Mapping[str, Any]
-    ) -> tuple[Request | None, dict[int, Receipt], Sequence[Any]]:
-        try:
-            path, headers = self._address(batch, ids)
-        except BadValueError as error:
-            receipt = Receipt(Outcome.REJECTED, "bad_value", str(error))
-            return None, dict.fromkeys(range(len(batch)), receipt), ()
-        content, content_type, problems = self._encode(items)
-        rejected = {position: Receipt(Outcome.REJECTED, "not_json", problem) for position, problem in problems.items()}
-        if problems:
-            if len(problems) == len(batch):
-                return None, rejected, ()
-            batch = batch.only(position for position in range(len(batch)) if position not in problems)
-            items = [item for position, item in enumerate(items) if position not in problems]
-        if content_type:
-            headers.setdefault("Content-Type", content_type)
-        if isinstance(self.call, Endpoint) and self.call.idempotency_header:
-            headers[self.call.idempotency_header] = self._idempotency_key(batch, path, content or b"")
-        return Request(self.call.method, path, content, headers or None), rejected, items
-
-    def _items(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Sequence[Any], dict[int, Receipt]]:
-        make = self.call.item
-        if make is None:
-            return batch.records, {}
-        items: list[Any] = []
-        problems: dict[int, Receipt] = {}
-        for position, row in enumerate(_rows(batch, ids)):
-            try:
-                items.append(make(row))
-            except BadValueError as error:
-                problems[position] = Receipt(Outcome.REJECTED, "bad_value", str(error))
-        return items, problems
-
-    def _address(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        if not self._needs_rows:
-            assert isinstance(self.call.path, str)
-            return self.call.path, dict(self._headers)
-        row = Row(batch.keys[0], batch.records[0], ids.get(batch.keys[0]), batch.run_id)
-        path = self.call.path if isinstance(self.call.path, str) else self.call.path(row)
-        return path, {**self._headers, **{name: value(row) for name, value in self._row_headers.items()}}
+    def request(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Request | None, Batch, dict[str, Receipt]]:
+        """Build the request of a batch, with its idempotency key."""
+        request, sent, rejected = super().request(batch, ids)
+        if request is not None and self.endpoint.idempotency_header:
+            key = self._idempotency_key(sent, request.url, request.body or b"")
+            request = request.with_header(self.endpoint.idempotency_header, key)
+        return request, sent, rejected
 
     def _idempotency_key(self, batch: Batch, path: str, content: bytes) -> str:
         """Return the key by which the API may recognise a repetition of this request.

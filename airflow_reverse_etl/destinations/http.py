@@ -106,6 +106,11 @@ class HttpDestination:
             return None
         return lambda: self._server(lookup(self.options.connection))
 
+    @property
+    def where(self) -> dict[str, str]:
+        """Connection, sync and host, for errors."""
+        return {"connection": self.options.connection, "sync": self.sync.name, "host": self.server.host}
+
     def _server(self, connection: ConnectionInfo) -> Server:
         return Server.from_connection(connection, self._setup.lookup, base_url=self.info.base_url)
 
@@ -170,21 +175,20 @@ class HttpDestination:
         :raises ConfigurationError: the path does not exist, or the body is not JSON.
         :raises UnreachableError: the API did not answer, or failed.
         """
-        where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.server.host}
         if reply.status >= 300:
             nothing = Batch(Operation.UPSERT, [], [], [])
             receipt = self.answer(nothing, reply).default
             raise UnreachableError(
                 f"the destination answered {reply.status}: {receipt.message}",
                 todo="let the task try again; if it fails again, report it to the API's operator",
-                **where,
+                **self.where,
             )
         answer = reply.json()
         if answer is None:
             raise ConfigurationError(
                 f"the destination answered {reply.status}, but the reply is not JSON",
                 todo="check the connection's URL, and its proxies",
-                **where,
+                **self.where,
             )
         return answer
 
@@ -227,9 +231,7 @@ class HttpDestination:
             raise ConfigurationError(
                 f"the reply has no account at {asked.value!r}",
                 todo="correct `account` in the destination",
-                connection=self.options.connection,
-                sync=self.sync.name,
-                host=self.server.host,
+                **self.where,
             )
 
         return await self._read(flow())
@@ -238,22 +240,13 @@ class HttpDestination:
         """Drive a flow of requests that only read, each of which is repeated if that may help."""
         assert self._client is not None, "open the destination first"
         try:
-            request = next(flow)
-            while True:
-                await self._limiter.acquire()
-                try:
-                    reply = await self._client.call(request, Retries())
-                except NotAnsweredError as lost:
-                    raise UnreachableError(
-                        f"no answer from the destination: {lost}",
-                        todo="check the host; the task's next try asks again",
-                        connection=self.options.connection,
-                        sync=self.sync.name,
-                        host=self.server.host,
-                    ) from None
-                request = flow.send(reply)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return await self._client.run(Retries().around(flow), before=self._limiter.acquire)
+        except NotAnsweredError as lost:
+            raise UnreachableError(
+                f"no answer from the destination: {lost}",
+                todo="check the host; the task's next try asks again",
+                **self.where,
+            ) from None
 
     @final
     def clean(self, message: str, batch: Batch) -> str:
@@ -261,7 +254,7 @@ class HttpDestination:
         return clean(message, self.server.secrets, batch.records)
 
     def _stop(self, action: Action, reply: Reply, message: str) -> NoReturn:
-        where = {"connection": self.options.connection, "sync": self.sync.name, "host": self.server.host}
+        where = self.where
         text = f"the destination answered {reply.status}"
         if message:
             text += f": {message}"

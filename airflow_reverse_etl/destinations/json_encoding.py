@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
-
 _OFFSET = re.compile(rb'[+-]\d\d:\d\d"')
 
 
@@ -58,21 +56,6 @@ def dumps_rows(records: Sequence[Mapping[str, Any]]) -> tuple[bytes, dict[int, s
         except NotJsonError as error:
             problems[position] = str(error)
     return b"[" + b",".join(parts) + b"]", problems
-
-
-def json_rows(batch: Batch) -> tuple[bytes, Batch, dict[str, Receipt]]:
-    """Encode a batch as one JSON array, without the rows that have no JSON form.
-
-    :returns: the array; the batch of the rows in it; the receipts of the rows left out, by key.
-    """
-    body, problems = dumps_rows(batch.records)
-    if not problems:
-        return body, batch, {}
-    rejected = {
-        batch.keys[position]: Receipt(Outcome.REJECTED, "not_json", problem) for position, problem in problems.items()
-    }
-    encoded = batch.only(position for position in range(len(batch)) if position not in problems)
-    return body, encoded, rejected
 
 
 def _may_have_offset(data: bytes) -> bool:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from airflow_reverse_etl.destinations.base import Strict
+from airflow_reverse_etl.destinations.batch_api import Missing
 from airflow_reverse_etl.destinations.http import Action, HttpOptions
-from airflow_reverse_etl.destinations.request_bodies import wrapping
+from airflow_reverse_etl.destinations.request_bodies import BodyFormat, wrapping
 from airflow_reverse_etl.destinations.results import Code, ErrorPaths, Results, Success
 from airflow_reverse_etl.destinations.templates import Structure, Template, header_value, path_value
 from airflow_reverse_etl.spec.operations import Operation
@@ -39,7 +40,7 @@ class CallOptions(Strict):
         ),
     ] = None
     body: Annotated[
-        Literal["json", "ndjson", "form", "multipart", "none"] | None,
+        BodyFormat | None,
         Field(
             description="format of the body; forms hold the fields of one row, or `records` as a JSON array; default: "
             "none for GET, and for DELETE with rows: single, else json"
@@ -73,9 +74,11 @@ class CallOptions(Strict):
         Structure(value)
         return value
 
-    def problems(self, group_by: tuple[str, ...] = ()) -> list[str]:
-        """Return the options that do not fit together."""
+    def call_problems(self, group_by: tuple[str, ...] = ()) -> list[str]:
+        """Return the options of the request that do not fit together."""
         found = []
+        if self.path is None:
+            found.append("'path' is required")
         texts = [self.path or "", *self.headers.values()]
         names = frozenset[str]().union(*(Template(text, str).names for text in texts))
         if self.rows == "batch" and "row" in names and not group_by:
@@ -117,7 +120,7 @@ class FindOptions(CallOptions, RecordPaths):
     """A request that looks up the ids of existing records, before the rows are sent."""
 
     missing: Annotated[
-        Literal["insert", "accept", "skip", "reject", "send"] | None,
+        Missing | None,
         Field(
             description="handling of a row without a record: send it to the endpoint of `insert`, count it as "
             "delivered (accept), skip it, reject it, or send it without an id; default: accept for delete, skip for "
@@ -153,8 +156,8 @@ class ReplyOptions(Strict):
         ),
     ]
 
-    def problems(self) -> list[str]:
-        """Return the options that do not fit together."""
+    def reply_problems(self) -> list[str]:
+        """Return the options for the reply that do not fit together."""
         found = []
         if self.reply == "text" and (self.results or self.success):
             found.append("'results' and 'success' cannot be used with reply: text")
@@ -219,19 +222,15 @@ class EndpointOptions(CallOptions, ReplyOptions):
             return self.answers
         return "row" if self.results or self.rows == "single" else "batch"
 
-    def all_problems(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Return the options that do not fit together, here and in the requests before and after."""
-        found = [*CallOptions.problems(self, self.group_by), *ReplyOptions.problems(self)]
+        found = [*self.call_problems(self.group_by), *self.reply_problems()]
         if self.find:
-            found += [f"find: {problem}" for problem in self.find.problems()]
-            if self.find.path is None:
-                found.append("find: 'path' is required")
+            found += [f"find: {problem}" for problem in self.find.call_problems()]
             if self.find.rows == "batch" and not self.find.key:
                 found.append("find: 'key' is required with rows: batch, as it matches a record with its row")
         for number, then in enumerate(self.then):
-            found += [f"then.{number}: {text}" for text in (*CallOptions.problems(then), *ReplyOptions.problems(then))]
-            if then.path is None:
-                found.append(f"then.{number}: 'path' is required")
+            found += [f"then.{number}: {problem}" for problem in (*then.call_problems(), *then.reply_problems())]
         if self.ids and self.rows == "batch" and not self.ids.key:
             found.append("ids: 'key' is required with rows: batch, as it matches a record with its row")
         return found
@@ -261,7 +260,6 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
     idempotency_header: Annotated[
         str | None, Field(description="header for a key by which the API recognises a repeated request")
     ] = None
-
     account: Annotated[
         AccountOptions | None,
         Field(
@@ -295,7 +293,7 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
         if not endpoints:
             raise ValueError("'path' is required, here or under 'operations'")
         for operation, endpoint in endpoints.items():
-            problems = endpoint.all_problems()
+            problems = endpoint.problems()
             if endpoint.then and not self.is_idempotent(operation):
                 problems.append("'then' needs an idempotent operation, as a row that fails there is sent again")
             if endpoint.find and endpoint.find.missing == "insert" and Operation.INSERT not in endpoints:

@@ -84,17 +84,26 @@ class ReplyReader:
         If the request may have written some of its rows, those that are not named are unknown. The engine may split
         them only if they may be sent twice.
         """
-        believed = self._idempotent or self._options.atomic or len(batch) == 1 or reply.status == 413
-        if named := self._named(reply, answer, batch):
-            if action is Action.CONFLICT:
-                named = replace(named, exceptions=_as_conflicts(named.exceptions))
-            if believed:
-                return named, named.exceptions
-            return replace(named, default=replace(named.default, outcome=Outcome.UNKNOWN)), {}
+        named = self._named(reply, answer, batch)
+        if named is None:
+            return self._refused_whole(action, reply, batch), {}
+        if action is Action.CONFLICT:
+            named = replace(named, exceptions=_as_conflicts(named.exceptions))
+        if self._nothing_written(reply, batch):
+            return named, named.exceptions
+        return replace(named, default=replace(named.default, outcome=Outcome.UNKNOWN)), {}
+
+    def _refused_whole(self, action: Action, reply: Reply, batch: Batch) -> Receipts:
+        """Return the receipts of a refused request that names no row."""
         receipts = self._answer(batch, reply, action)
-        if believed:
-            return receipts, {}
-        return replace(receipts, default=_perhaps_written(receipts.default)), {}
+        if self._nothing_written(reply, batch):
+            return receipts
+        return replace(receipts, default=_perhaps_written(receipts.default))
+
+    def _nothing_written(self, reply: Reply, batch: Batch) -> bool:
+        """Return whether a refused request has written nothing, or nothing that may not be written again."""
+        too_large = reply.status == 413  # no API reads such a request
+        return self._idempotent or self._options.atomic or len(batch) == 1 or too_large
 
     def _answer(self, batch: Batch, reply: Reply, action: Action) -> Receipts:
         """Return the receipts of an action that concerns all rows."""
@@ -162,7 +171,7 @@ class ReplyReader:
             if verdict is None:
                 return self._stop_without(success.path, "success", reply, batch)
             if not verdict:
-                return self._refused(Action.REFUSE, reply, None, batch)[0]
+                return self._refused_whole(Action.REFUSE, reply, batch)
         if self._results is not None:
             return self._by_row(self._results, answer, reply, batch)
         if reply.status == 207 or signs_of_failure(answer):
@@ -309,10 +318,7 @@ class ReplyReader:
         return Receipts(Receipt(Outcome.UNKNOWN, REPLY_NOT_READ, problem, self._host, reply.status), stop=error)
 
     def _error(self, what: str, todo: str) -> ConfigurationError:
-        connection = self._destination.options.connection
-        return ConfigurationError(
-            what, todo=todo, sync=self._destination.sync.name, connection=connection, host=self._host
-        )
+        return ConfigurationError(what, todo=todo, **self._destination.where)
 
 
 def _perhaps_written(receipt: Receipt) -> Receipt:

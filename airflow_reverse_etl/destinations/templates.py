@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 #: Variables that a template may use. ``row`` is the record to be sent, if the request carries a single one, and ``id``
 #: the id of its record at the destination, if it was looked up or is in a reply.
@@ -56,15 +59,14 @@ class Template:
     """
 
     def __init__(self, text: str, finalize: Callable[[object], str]) -> None:
-        from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jinja2 import TemplateSyntaxError, Undefined, meta
 
         def checked(value: object) -> str:
             if isinstance(value, Undefined):
                 raise BadValueError("the row has no field that the path or a header uses")
             return finalize(value)
 
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=checked)
+        environment = _sandbox(finalize=checked)
         try:
             self.names = frozenset(meta.find_undeclared_variables(environment.parse(text)))
             self._template = environment.from_string(text)
@@ -78,14 +80,7 @@ class Template:
 
         :raises BadValueError: a value is not allowed, is missing, or makes the template fail.
         """
-        from jinja2 import TemplateError
-
-        try:
-            return self._template.render(values)
-        except BadValueError:
-            raise
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise BadValueError(f"the template of the path or a header failed: {type(error).__name__}") from None
+        return _evaluated(self._template.render, values, "of the path or a header")  # type: ignore[no-any-return]
 
 
 class Structure:
@@ -124,19 +119,34 @@ def _compiled(value: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 def _expression(text: str) -> Callable[[dict[str, Any]], Any]:
-    from jinja2 import StrictUndefined, TemplateError, Undefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2 import Undefined
 
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
-    compiled = environment.compile_expression(text, undefined_to_none=False)
+    compiled = _sandbox().compile_expression(text, undefined_to_none=False)
 
     def evaluate(values: dict[str, Any]) -> Any:
-        try:
-            found = compiled(values)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise BadValueError(f"the template of an item failed: {type(error).__name__}") from None
+        found = _evaluated(compiled, values, "of an item")
         if isinstance(found, Undefined):
             raise BadValueError("the row has no field that the template of an item uses")
         return found
 
     return evaluate
+
+
+def _sandbox(**options: Any) -> Environment:
+    """Return the environment of all templates: they see no more than the values that they are given."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, **options)
+
+
+def _evaluated(function: Callable[[dict[str, Any]], Any], values: dict[str, Any], what: str) -> Any:
+    """Return a template's value, or raise BadValueError, whatever its author's code raises."""
+    from jinja2 import TemplateError
+
+    try:
+        return function(values)
+    except BadValueError:
+        raise
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise BadValueError(f"the template {what} failed: {type(error).__name__}") from None

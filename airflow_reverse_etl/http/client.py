@@ -91,8 +91,13 @@ class Client:
         """
         return await self.run(retries.flow(request))
 
-    async def run(self, flow: Generator[Request | Wait, Any, Result]) -> Result:
-        """Drive a flow: send the requests that it yields, and return its result."""
+    async def run(
+        self, flow: Generator[Request | Wait, Any, Result], *, before: Callable[[], Awaitable[None]] | None = None
+    ) -> Result:
+        """Drive a flow: send the requests that it yields, and return its result.
+
+        :param before: awaited before each request.
+        """
         try:
             step = next(flow)
             while True:
@@ -100,6 +105,8 @@ class Client:
                     await self._sleep(step.seconds)
                     step = flow.send(None)
                     continue
+                if before is not None:
+                    await before()
                 try:
                     reply = await self.exchange(step)
                 except NotAnsweredError as lost:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request
 from airflow_reverse_etl.http.rate_headers import retry_after
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sync.load.backoff import Backoff
+
+Result = TypeVar("Result")
 
 #: Methods that change nothing (RFC 9110, section 9.2.1).
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -78,6 +81,15 @@ class Retries:
             raise lost
         assert reply is not None
         return reply
+
+    def around(self, flow: Generator[Request, Reply, Result]) -> Generator[Request | Wait, Reply, Result]:
+        """Send each request of another flow until it is answered, and return that flow's result."""
+        try:
+            request = next(flow)
+            while True:
+                request = flow.send((yield from self.flow(request)))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
     def _wait(self, request: Request, reply: Reply | None, lost: NotAnsweredError | None, attempt: int) -> float | None:
         """Return the seconds to wait before the request is repeated, or None if it must not be, or need not be."""

@@ -248,9 +248,17 @@ class Rate(_Strict):
 
     requests_per_second: Annotated[float | None, Field(gt=0)] = None
     requests_per_day: Annotated[
-        int | None, Field(ge=1, description="requests in any 24 hours, of everything that uses the connection")
+        int | None,
+        Field(
+            ge=1,
+            description="requests in any 24 hours, or from the hour at which the destination's type begins a day, of "
+            "everything that uses the connection; default: the destination's own, for most no limit",
+        ),
     ] = None
-    concurrency: Annotated[int | None, Field(ge=1, le=1000, description="number of requests in flight")] = None
+    concurrency: Annotated[
+        int | None,
+        Field(ge=1, le=1000, description="number of requests in flight; default: the destination's own, for most 8"),
+    ] = None
     batch_size: Annotated[int | None, Field(ge=1, description="number of rows in one request")] = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,6 +58,12 @@ class Batch:
         """
         rows = ",".join(map(str, self.seqs))
         return digest(self.plan_id, rows, content)
+
+    def without(self, keys: Collection[str]) -> Batch:
+        """Return a batch of the rows that have none of these keys; this batch itself without any key."""
+        if not keys:
+            return self
+        return self.only(at for at, key in enumerate(self.keys) if key not in keys)
 
     def only(self, positions: Iterable[int]) -> Batch:
         """Return a batch of the rows at these positions."""
@@ -139,7 +145,8 @@ class Receipts:
     :param default: receipt of every row that is not in ``exceptions``.
     :param exceptions: key → receipt.
     :param refused_whole: the destination refused all rows that are not in ``exceptions`` because of one that it did not
-        name. The engine splits these rows until it finds that one. Set it only if none of them was written.
+        name. The engine splits these rows until it finds that one. Set it only if none of them was written, or with the
+        outcome ``unknown``: the engine then splits rows that may not be sent twice only if the sync accepts that.
     :param retry_after: seconds that the destination asked to wait before the next request; ``None`` if it did not ask.
     :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
         engine decides how long it waits.

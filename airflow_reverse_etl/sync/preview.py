@@ -50,7 +50,8 @@ def summary(
     """
     capabilities = destination.capabilities
     sizes = {kind: capabilities.batch_rows(sync, operation) for kind, operation in OPERATIONS[sync.mode].items()}
-    shares = min(partitions, _requests(plan, sizes, 1) - _requests(plan, sizes, 1, until=plan.removed_first))
+    shared = {kind: rows for kind, rows in plan.ranges().items() if rows and rows.start > plan.removed_first}
+    shares = min(partitions, sum(math.ceil(len(rows) / sizes[kind]) for kind, rows in shared.items()))
     requests = _requests(plan, sizes, shares)
     rate = capabilities.limits(sync).requests_per_second
     minutes = round(requests / rate / 60, 2) if rate else None
@@ -78,18 +79,16 @@ def summary(
     return {**found, "text": "\n\n".join(_paragraphs(sync, plan, found, guards, rate))}
 
 
-def _requests(plan: Plan, sizes: Mapping[str, int], shares: int, *, until: int | None = None) -> int:
+def _requests(plan: Plan, sizes: Mapping[str, int], shares: int) -> int:
     """Estimate the requests of a plan, one for each batch: a batch has one kind of change, and is part of one share.
 
     :param sizes: rows of a batch, by kind of change.
-    :param until: sequence number of the last row that counts; default: the plan's last.
     """
     edges = {Share.of(plan, share, shares, after=plan.removed_first).until for share in range(shares)}
     requests = 0
     for kind, rows in plan.ranges().items():
         inside = {rows.start - 1, rows.stop - 1, *(edge for edge in edges if edge + 1 in rows)}
-        parts = [(start, end) for start, end in pairwise(sorted(inside)) if until is None or end <= until]
-        requests += sum(math.ceil((end - start) / sizes[kind]) for start, end in parts)
+        requests += sum(math.ceil((end - start) / sizes[kind]) for start, end in pairwise(sorted(inside)))
     return requests
 
 

@@ -1,4 +1,4 @@
-"""What a sync can ask of a JSON API beyond one request a batch: look-ups, groups, further requests, forms."""
+"""Requests of a JSON API beyond one for each batch: look-ups, groups, further requests, forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see of each destination type is true: its example, its schema, its connection form."""
+"""The description of each destination type is true: its example, its schema, its connection form."""
 
 from __future__ import annotations
 

@@ -125,32 +125,29 @@ def _boolean(value: Any) -> bool:
 
 
 def _date(value: Any) -> date:
-    if isinstance(value, str):
-        value = _from_text(value, "a date")
-    if isinstance(value, datetime):
-        if value.time() != time():
-            raise NotConvertibleError("the field takes a date, not a time")
-        return value.date()
-    if not isinstance(value, date):
-        raise NotConvertibleError("the field takes a date")
-    return value
+    found = _moment(value, "a date")
+    if not isinstance(found, datetime):
+        return found
+    if found.time() != time():
+        raise NotConvertibleError("the field takes a date, not a time")
+    return found.date()
 
 
 def _datetime(value: Any) -> datetime:
+    found = _moment(value, "a time")
+    return found if isinstance(found, datetime) else datetime.combine(found, time(), UTC)
+
+
+def _moment(value: Any, what: str) -> date:
+    """Return a date or a time; one in ISO 8601 is read."""
     if isinstance(value, str):
-        value = _from_text(value, "a time")
-    if isinstance(value, datetime):
-        return value
+        try:
+            return datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise NotConvertibleError(f"the field takes {what}") from None
     if not isinstance(value, date):
-        raise NotConvertibleError("the field takes a time")
-    return datetime.combine(value, time(), UTC)
-
-
-def _from_text(text: str, what: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise NotConvertibleError(f"the field takes {what}") from None
+        raise NotConvertibleError(f"the field takes {what}")
+    return value
 
 
 _CONVERTERS: dict[FieldType, Callable[[Any], Any]] = {
