@@ -22,7 +22,7 @@ from airflow_reverse_etl.destinations.json_options import (
 from airflow_reverse_etl.destinations.templates import BadValueError, Structure, Template, header_value, path_value
 from airflow_reverse_etl.http.messages import Reply, value_at
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import ACCEPTED, Receipt, Receipts
+from airflow_reverse_etl.spec.receipts import ACCEPTED, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Support
 
 _DEFAULT_BATCH_ROWS = 100
@@ -188,7 +188,9 @@ class JsonApi(BatchApi):
                 rows = with_ids(rows, places, reply.json())
             failed: dict[str, Receipt] = {}
             for when, endpoint in calls:
-                chosen = [row for row in rows if row.key not in failed and (when is None or _item(when, row))]
+                waiting = [row for row in rows if row.key not in failed]
+                chosen, undecided = _chosen(when, waiting)
+                failed |= undecided
                 if not chosen:
                     continue
                 receipts = yield from self.call(endpoint, chosen, operation)
@@ -230,6 +232,21 @@ def _text_of(
         return template.render(**values, run_id=row.run_id, row=record, id=row.id)
 
     return text
+
+
+def _chosen(when: Structure | None, rows: Sequence[Row]) -> tuple[list[Row], dict[str, Receipt]]:
+    """Return the rows for which an expression is true, and the receipts of those for which it cannot be evaluated."""
+    if when is None:
+        return list(rows), {}
+    chosen: list[Row] = []
+    undecided: dict[str, Receipt] = {}
+    for row in rows:
+        try:
+            if _item(when, row):
+                chosen.append(row)
+        except BadValueError as error:
+            undecided[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
+    return chosen, undecided
 
 
 def _item(structure: Structure, row: Row) -> Any:

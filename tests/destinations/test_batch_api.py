@@ -262,6 +262,14 @@ def test_a_further_request_that_is_refused_whole_lets_the_engine_split_its_rows(
     assert {receipts.of(key).outcome for key in ("k1", "k3")} == {Outcome.REJECTED}
 
 
+def test_a_row_whose_condition_cannot_be_evaluated_is_rejected_alone() -> None:
+    sent = batch({"id": "a", "company": 7}, {"id": "b"})
+    requests, receipts = talk(api(**LINKS), sent, reply(200, WRITTEN), reply(201, {"errors": []}))
+    assert bodies(requests)[1] == {"inputs": [{"from": "r1", "to": 7}]}
+    assert outcomes(receipts, sent) == ["accepted", "rejected"]
+    assert receipts.of("k2").code == "bad_value"
+
+
 def test_an_operation_with_further_requests_must_be_idempotent() -> None:
     with pytest.raises(ValueError, match="must be idempotent"):
         Endpoint(
