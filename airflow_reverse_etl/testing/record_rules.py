@@ -167,7 +167,7 @@ class Rules:
         if not adopts or row.record is None or self._known(row) is None:
             return False
         others = [other for other in self._rows_by_record[row.record] if self._known(other) is not None]
-        return str(row.key) == min(str(other.key) for other in others)
+        return row is min(others, key=lambda other: (str(other.key), other.fingerprint))
 
     def _invalid(self, row: ModelRow) -> str:
         """Return the first cause for which a row is invalid; empty if it is valid."""

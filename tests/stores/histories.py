@@ -488,6 +488,7 @@ class PairOfStores(StateStore):
         if "records_adopted" in plan.notes and request.sync.mode == "insert":
             # A row that was inserted is recorded even if it is invalid by now: it must not be inserted again.
             assert all(count <= causes[cause] for cause, count in plan.causes.items())
+            assert sum(causes.values()) - sum(plan.causes.values()) <= plan.recorded
         else:
             assert plan.causes == causes
         assert plan.model_rows == len(self.rows)

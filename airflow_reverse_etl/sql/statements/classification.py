@@ -67,17 +67,8 @@ def repeated(statement: PlanStatement, relation: str) -> dict[str, str]:
     found = {}
     if statement.by_record:
         found["repeated_rows"] = _several(ROW, relation)
-    # Of several rows that were inserted as one record, the first is recorded.
-    if _adopts_inserts(statement) and relation == "candidates":
-        found["repeated"] = fill("""
-            SELECT key_hi, key_lo, MIN(CASE WHEN found <> 'added' THEN row_key END) AS first_row
-            FROM candidates
-            WHERE present = 1 AND key_hi IS NOT NULL
-            GROUP BY key_hi, key_lo
-            HAVING COUNT(*) > 1
-        """)
     # Of several rows that delete one record, the first valid one is sent.
-    elif statement.by_record and statement.sync.mode == "delete":
+    if statement.by_record and statement.sync.mode == "delete":
         found["repeated"] = fill(
             """
             SELECT m.key_hi, m.key_lo,
@@ -179,7 +170,10 @@ def _judged(statement: PlanStatement) -> str:
         repeats = "CASE WHEN c.row_key > d.first_row THEN 1 ELSE 0 END"
         duplicate = ""
     if _adopts_inserts(statement):
-        repeats = "CASE WHEN c.row_key <> d.first_row THEN 1 ELSE 0 END"
+        # Of several rows that were inserted as one record, the first is recorded.
+        inserted = "CASE WHEN c.found = 'added' THEN 0 ELSE 1 END"
+        place = f"ROW_NUMBER() OVER (PARTITION BY c.key_hi, c.key_lo, {inserted} ORDER BY c.row_key, c.fingerprint)"
+        repeats = f"CASE WHEN {inserted} = 1 AND {place} > 1 THEN 1 ELSE 0 END"
     return fill(
         """
         SELECT c.*,
