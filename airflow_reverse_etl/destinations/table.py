@@ -28,7 +28,7 @@ from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
 from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter, usual
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ObjectField, ObjectSchema, usual
 
 T = TypeVar("T")
 
@@ -101,6 +101,7 @@ class TableDestination:
     info = INFO
     Options: ClassVar[type[DestinationOptions]] = TableOptions
     needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
+    describes_fields = True
 
     def __init__(self, setup: Setup) -> None:
         if setup.connection is None or setup.connect is None:
@@ -119,6 +120,7 @@ class TableDestination:
         self._statements: dict[tuple[Operation, tuple[str, ...], int], Statement] = {}
         self._free: list[_Session] = []
         self._sessions: list[_Session] = []
+        self._columns: tuple[str, ...] | None = None
         self.address = setup.address(setup.connection.port)
         self.capabilities = Capabilities(
             usual(options.max_batch_rows),  # a statement that succeeds has written all its rows
@@ -141,6 +143,14 @@ class TableDestination:
             await self.close()
             raise
         self._free.append(session)
+
+    async def describe(self) -> ObjectSchema:
+        """Return the table's columns. Every name is allowed if the user may not read the table."""
+        if self._columns is None:
+            return ObjectSchema((), open=True)
+        # Give a column the spelling of the mapping where the database sees no difference.
+        mapped = {self._compared(name.partition(".")[0]): name.partition(".")[0] for name in self._sync.mapping}
+        return ObjectSchema([ObjectField(mapped.get(self._compared(name), name)) for name in self._columns])
 
     async def close(self) -> None:
         """Close every connection."""
@@ -209,25 +219,55 @@ class TableDestination:
                 todo="check that the database is running and can be reached from the worker",
                 **where,
             ) from None
-        if not self._dialect.explains:
-            return
-        # Explain one statement for each operation: the database refuses it if a table, column or constraint is missing.
+        self._columns = self._described(session, where)
+        known = {self._compared(name) for name in self._columns or ()}
         columns = tuple(dict.fromkeys(name.partition(".")[0] for name in self._sync.mapping))
+        missing = self._columns is not None and not known.issuperset(map(self._compared, columns))
+        # The check of the mapping names missing columns better than the database does.
+        if self._dialect.explains and not missing:
+            self._explain(session, columns, where)
+        if not self._dialect.autocommits:
+            session.connection.rollback()
+
+    def _described(self, session: _Session, where: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """Return the names of the table's columns, or None if the user may not read the table."""
+        try:
+            session.cursor.execute(self._writer(session.connection).columns().sql)
+            columns = tuple(column[0] for column in session.cursor.description)
+            session.cursor.fetchall()
+        except Exception as error:
+            if self._kind(error) is not ErrorKind.DENIED:
+                raise self._refused(error, "a look at the table", where) from None
+            # A failed statement ends the transaction on some databases.
+            if not self._dialect.autocommits:
+                session.connection.rollback()
+            return None
+        return columns
+
+    def _explain(self, session: _Session, columns: tuple[str, ...], where: Mapping[str, Any]) -> None:
+        """Explain one statement for each operation: the database refuses it if a constraint is missing."""
         for operation in sorted(self._operations):
             statement = self._statement(operation, columns, session.connection)
             try:
-                cursor.execute(f"EXPLAIN {statement.sql}", [None] * len(statement.columns))
-                cursor.fetchall()
+                session.cursor.execute(f"EXPLAIN {statement.sql}", [None] * len(statement.columns))
+                session.cursor.fetchall()
             except Exception as error:
-                if self._kind(error) in _CONFIGURATION | _REJECTED:
-                    raise ConfigurationError(
-                        f"the database refused a statement for {operation}: {clean(str(error), ())}",
-                        todo="correct the table's name or columns; upsert needs a unique constraint on match_on",
-                        **where,
-                    ) from None
-                raise UnreachableError(str(error), todo="try again when the database is free", **where) from None
-        if not self._dialect.autocommits:
-            session.connection.rollback()
+                raise self._refused(error, f"a statement for {operation}", where) from None
+
+    def _refused(self, error: Exception, what: str, where: Mapping[str, Any]) -> ReverseEtlError:
+        """Return the error of a statement that the database refused before a row was written."""
+        if self._kind(error) in _CONFIGURATION | _REJECTED:
+            return ConfigurationError(
+                f"the database refused {what}: {clean(str(error), (self._secret,))}",
+                todo="correct the table's name or columns; upsert needs a unique constraint on match_on",
+                **where,
+            )
+        text = clean(str(error), (self._secret,))
+        return UnreachableError(text, todo="try again when the database is free", **where)
+
+    def _compared(self, column: str) -> str:
+        """Return a column's name as the database compares it when it is quoted."""
+        return column if self._dialect.name_case in ("lower", "upper") else column.lower()
 
     def _statement(
         self, operation: Operation, columns: tuple[str, ...], connection: Any, *, rows: int = 1

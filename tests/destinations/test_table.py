@@ -19,7 +19,8 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome
 from airflow_reverse_etl.sql.statements.write import Writer
-from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
+from airflow_reverse_etl.sync.fields.inspection import mapping_problems
+from airflow_reverse_etl.sync.ports import ConnectionInfo, DescribesFields, Destination
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 
@@ -176,6 +177,31 @@ async def test_a_wrong_table_or_a_missing_constraint_is_reported_before_anything
     with pytest.raises(ConfigurationError) as caught:
         await destination.open(CountingLimiter())
     assert caught.value.where["connection"] == "db"
+
+
+@pytest.mark.parametrize(("dialect", "problems"), [("sqlite", []), ("duckdb", []), ("postgres", ["mapping.ID"])])
+async def test_a_column_in_another_case_is_found_where_the_database_finds_it(
+    tmp_path: Path, dialect: str, problems: list[str]
+) -> None:
+    database = Database("sqlite", tmp_path / "db")
+    spec = sync("append", mapping={"ID": "id"}, match_on=[], dialect=dialect)
+    found = await problems_of_mapping(spec, database)
+    assert [problem.partition(":")[0] for problem in found] == problems
+
+
+async def test_the_check_of_the_mapping_names_the_column_that_was_meant(database: Database) -> None:
+    [problem] = await problems_of_mapping(sync(mapping={"id": "id", "nmae": "name"}), database)
+    assert problem == "mapping.nmae: field not found at the destination; did you mean 'name'?"
+
+
+async def problems_of_mapping(spec: Sync, database: Database) -> list[str]:
+    destination = create(spec, connection=ConnectionInfo("db", database.dialect), connect=database.connect)
+    assert isinstance(destination, DescribesFields)
+    await destination.open(CountingLimiter())
+    try:
+        return list(mapping_problems(spec, await destination.describe()))
+    finally:
+        await destination.close()
 
 
 async def test_values_of_every_type_arrive(database: Database) -> None:

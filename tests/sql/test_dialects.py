@@ -53,7 +53,7 @@ def test_no_two_databases_share_a_name() -> None:
         ("bigquery", "aB", "aB"),
         ("snowflake", "AB", "aB"),
         ("postgres", "ab", "aB"),
-        ("redshift", "ab", "aB"),
+        ("redshift", "ab", "ab"),
         ("duckdb", "ab", "ab"),
     ],
 )

@@ -11,7 +11,7 @@ _NO_BREAK_SPACE = "'\u00a0'"
 
 REDSHIFT = PlannerDialect(
     name="redshift",
-    name_case="lower",
+    name_case="ignored",  # of quoted names, too, unless enable_case_sensitive_identifier is set
     # errors
     error_words={"serializable isolation": ErrorKind.CONFLICT},
     # text forms

@@ -87,6 +87,10 @@ class Writer:
         """Build the query that finds a row by its key."""
         return self._finish(f"SELECT 1 FROM {self._table} WHERE {self._where}", self.key)
 
+    def columns(self) -> Statement:
+        """Build the query whose result has the table's columns, and no row."""
+        return self._finish(f"SELECT * FROM {self._table} WHERE 1 = 0", ())
+
     def keys(self, columns: Sequence[str]) -> Statement:
         """Build the query for the keys of the rows that have these values."""
         names = ", ".join(map(self._name, self.key))
