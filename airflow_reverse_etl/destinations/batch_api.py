@@ -19,7 +19,7 @@ from airflow_reverse_etl.destinations.row_matching import RowMatcher
 from airflow_reverse_etl.destinations.templates import BadValueError
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
-from airflow_reverse_etl.http.status_table import Action
+from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import ACCEPTED, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts, digest
 from airflow_reverse_etl.sync.ports import Capabilities, Support
@@ -114,10 +114,19 @@ class Find(Call):
     """A request that returns the ids of existing records.
 
     :param missing: consequence for rows without a record.
+    :param statuses: statuses whose meaning differs from the usual one. ``skip`` means that no record was found, as
+        404 and 410 do for a single row; ``accept`` that the reply is read.
     """
 
     places: RecordPlaces = field(default_factory=RecordPlaces)
     missing: Missing = "skip"
+    statuses: Mapping[int, Action] = field(default_factory=dict)
+
+    @property
+    def meanings(self) -> Mapping[int, Action]:
+        """The statuses whose meaning is known here."""
+        none_found = {404: Action.SKIP, 410: Action.SKIP} if self.rows == "single" else {}
+        return {**none_found, **self.statuses}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,11 +203,10 @@ class BatchApi(HttpDestination):
                 return found.refusal
             batch = batch.without(found.decided)
         existing = batch.without(found.inserts)
-        parts = [(endpoint, part) for part in endpoint.parts(existing, found.ids)]
+        parts = found.parts_of(endpoint, existing)
         if found.inserts:
-            insert = self._endpoints[Operation.INSERT]
-            parts += [(insert, part) for part in insert.parts(batch.without(set(existing.keys)), found.ids)]
-        if len(parts) == 1 and not endpoint.find:
+            parts += found.parts_of(self._endpoints[Operation.INSERT], batch.without(set(existing.keys)))
+        if len(parts) == 1 and not endpoint.find and not found.decided:
             return (yield from self._send_part(*parts[0], found.ids))
         return (yield from self._send_parts(parts, found))
 
@@ -211,9 +219,8 @@ class BatchApi(HttpDestination):
         prepared = _Operation(self, operation, endpoint)
         run_id = rows[0].run_id if rows else ""
         batch = Batch(operation, range(len(rows)), [row.key for row in rows], [row.record for row in rows], run_id)
-        ids = {row.key: row.id for row in rows if row.id is not None}
-        parts = [(prepared, part) for part in prepared.parts(batch, ids)]
-        return (yield from self._send_parts(parts, _Found(ids=ids)))
+        found = _Found(ids={row.key: row.id for row in rows if row.id is not None})
+        return (yield from self._send_parts(found.parts_of(prepared, batch), found))
 
     def _find(self, endpoint: _Operation, batch: Batch) -> Generator[Request, Reply, _Found]:
         """Look up the records of a batch."""
@@ -222,16 +229,16 @@ class BatchApi(HttpDestination):
         assert find is not None, "an endpoint with a look-up"
         assert asked is not None, "an endpoint with a look-up"
         result = _Found()
-        for part in find.parts(batch, {}):
+        for part in find.parts(batch):
             request, _, problems = find.request(part, {})
             result.decided.update(problems)
             if request is None:
                 continue
             reply = yield request
             part = part.without(problems)
-            single_missing = find.single and reply.status in (404, 410)
-            if reply.status >= 300 and not single_missing:
-                receipts = self.answer(part, reply)
+            action = action_of(reply.status, asked.meanings, self.actions, ACTIONS)
+            if action not in (Action.ACCEPT, Action.SKIP):
+                receipts = self.answer(part, reply, asked.meanings)
                 # Nothing was written by a request that only reads.
                 if receipts.default.outcome is Outcome.UNKNOWN:
                     receipts = replace(receipts, default=replace(receipts.default, outcome=Outcome.RETRYABLE))
@@ -239,8 +246,8 @@ class BatchApi(HttpDestination):
                     return _Found(refusal=receipts)
                 result.decided.update(dict.fromkeys(part.keys, receipts.default))
                 continue
-            answer = [] if single_missing else reply.json()
-            if not single_missing and not asked.places.are_in(answer):
+            answer = reply.json() if action is Action.ACCEPT else []
+            if action is Action.ACCEPT and not asked.places.are_in(answer):
                 return _Found(refusal=self._no_records(asked.places, reply))
             self._match(asked, part, answer, result)
         return result
@@ -367,6 +374,12 @@ class _Found:
     inserts: set[str] = field(default_factory=set)
     refusal: Receipts | None = None
 
+    def parts_of(self, endpoint: _Operation, batch: Batch) -> list[tuple[_Operation, Batch]]:
+        """Part a batch for an endpoint. Rows of which the endpoint cannot tell the part are decided."""
+        groups, problems = endpoint.groups(batch, self.ids)
+        self.decided |= problems
+        return [(endpoint, part) for group in groups for part in endpoint.parts(group)]
+
 
 class _Prepared:
     """A call, with everything prepared that does not depend on the rows."""
@@ -376,7 +389,7 @@ class _Prepared:
         self.single = call.rows == "single"
         self._encode = encoder(call.body, single=self.single, records=call.records, envelope=call.envelope)
 
-    def parts(self, batch: Batch, ids: Mapping[str, Any]) -> list[Batch]:  # noqa: ARG002 - for subclasses
+    def parts(self, batch: Batch) -> list[Batch]:
         """Part a batch so that each part fits into one request."""
         if not len(batch):
             return []
@@ -441,18 +454,29 @@ class _Operation(_Prepared):
             names_row = self.single and not isinstance(endpoint.path, str)
         self.replies = ReplyReader(destination, operation, endpoint, path_names_row=names_row)
 
-    def parts(self, batch: Batch, ids: Mapping[str, Any]) -> list[Batch]:
-        """Part a batch so that each part fits into one request."""
-        parts = super().parts(batch, ids)
-        if self.endpoint.group and not self.single and parts:
-            groups: dict[Hashable, list[int]] = {}
-            for position, row in enumerate(_rows(batch, ids)):
-                groups.setdefault(self.endpoint.group(row), []).append(position)
-            parts = [batch.only(positions) for positions in groups.values()]
+    def groups(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[list[Batch], dict[str, Receipt]]:
+        """Group the rows that may be in one request.
+
+        :returns: the groups, and the receipts of rows whose group is not known, by key.
+        """
+        group_of = self.endpoint.group
+        if group_of is None or self.single:
+            return [batch], {}
+        groups: dict[Hashable, list[int]] = {}
+        problems: dict[str, Receipt] = {}
+        for position, row in enumerate(_rows(batch, ids)):
+            try:
+                groups.setdefault(group_of(row), []).append(position)
+            except BadValueError as error:
+                problems[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
+        return [batch.only(positions) for positions in groups.values()], problems
+
+    def parts(self, batch: Batch) -> list[Batch]:
+        """Part a group of rows so that each part fits into one request."""
         most = self.endpoint.support.max_rows
         return [
             part if len(part) <= most else part.only(range(start, min(start + most, len(part))))
-            for part in parts
+            for part in super().parts(batch)
             for start in range(0, len(part), most)
         ]
 

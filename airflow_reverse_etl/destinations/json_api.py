@@ -167,7 +167,8 @@ class JsonApi(BatchApi):
         missing: Missing = options.missing or _MISSING.get(operation, "send")
         if missing == "insert" and not can_insert:
             missing = "send"
-        return Find(**self._call(operation, options), places=_places(options), missing=missing)
+        call = self._call(operation, options)
+        return Find(**call, places=_places(options), missing=missing, statuses=options.statuses)
 
     def _further_requests(
         self, operation: Operation, options: EndpointOptions

@@ -127,6 +127,13 @@ class FindOptions(CallOptions, RecordPaths):
             "update, insert for upsert"
         ),
     ] = None
+    statuses: Annotated[
+        dict[int, Action],
+        Field(
+            default_factory=dict,
+            description="statuses whose meaning differs from the default, and their meaning; skip: no record was found",
+        ),
+    ]
 
 
 class ReplyOptions(Strict):

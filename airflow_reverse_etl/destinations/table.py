@@ -203,7 +203,7 @@ class TableDestination:
     def _check(self, session: _Session) -> None:
         where = {"connection": self._options.connection, "sync": self._sync.name, "table": self._options.object}
         try:
-            cursor = self._cursor(session)
+            self._cursor(session)
         except ReverseEtlError:
             raise
         except Exception as error:

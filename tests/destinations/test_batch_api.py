@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
 
-from airflow_reverse_etl.destinations.batch_api import Endpoint
+from airflow_reverse_etl.destinations.batch_api import Endpoint, Row
 from airflow_reverse_etl.destinations.registry import check_options
+from airflow_reverse_etl.destinations.templates import BadValueError
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome
 from airflow_reverse_etl.sync.ports import Support
+from airflow_reverse_etl.testing import converse
 from tests.destinations.json_api import api, batch, outcomes, reply, talk
 
 
@@ -104,6 +108,21 @@ def test_a_group_that_is_refused_is_split_without_sending_the_others_again() -> 
     assert set(receipts.exceptions) == {"k1"}
 
 
+def test_a_row_whose_group_is_not_known_is_rejected() -> None:
+    def list_of(row: Row) -> str:
+        if "list" not in row.record:
+            raise BadValueError("the row has no list")
+        return str(row.record["list"])
+
+    support = Support(idempotent=True, answers="batch", max_rows=10)
+    endpoint = Endpoint(path="/rows", support=support, group=list_of)
+    rows = [Row("k1", {"list": "a"}), Row("k2", {}), Row("k3", {"list": "a"})]
+    requests, receipts = converse(api().call(endpoint, rows), reply(200))
+    assert bodies(requests) == [[{"list": "a"}, {"list": "a"}]]
+    assert [receipts.of(row.key).outcome for row in rows] == [Outcome.ACCEPTED, Outcome.REJECTED, Outcome.ACCEPTED]
+    assert receipts.of("k2").message == "the row has no list"
+
+
 def test_the_path_of_a_group_reads_only_the_fields_that_its_rows_share() -> None:
     sent = batch({"id": "1", "list": "a"}, {"id": "2", "list": "a"})
     requests, receipts = talk(api(path="/lists/{{ row.id }}", group_by=["list"]), sent)
@@ -176,6 +195,18 @@ def test_a_row_that_names_several_records_is_rejected() -> None:
     assert bodies(requests)[1] == {"inputs": [{"id": 3}]}
     assert outcomes(receipts, sent) == ["rejected", "accepted"]
     assert receipts.of("k1").code == "ambiguous"
+
+
+def test_a_look_up_may_say_that_it_found_nothing_by_its_status() -> None:
+    sent = gone("a@x.io", "b@x.io")
+    silent = {"message": "none of the records was found"}
+    with pytest.raises(ConfigurationError):
+        talk(api(**ARCHIVE), sent, reply(404, silent))
+    options = deepcopy(ARCHIVE)
+    options["operations"]["delete"]["find"]["statuses"] = {404: "skip"}
+    requests, receipts = talk(api(**options), sent, reply(404, silent))
+    assert len(requests) == 1
+    assert outcomes(receipts, sent) == ["accepted", "accepted"]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
