@@ -185,6 +185,8 @@ class _Comparison:
         if after is None:
             return [self._missing_model(used, before)]
         names = self._used_columns(used, before, self.base)
+        if used.excluded is not None:
+            names = {**self._of_both(used, before, after), **names}
         change = ModelChange(used, before, after, self.base, self.head, names, self.today, self.other_target, sync_is)
         found: list[Finding] = []
         for rule in RULES:
@@ -230,6 +232,14 @@ class _Comparison:
             for name, place in candidates.items()
             if name in used.certain or known.get(name, spelling=used.spellings.get(name))
         }
+
+    def _of_both(self, used: Usage, before: Model, after: Model) -> dict[str, Place]:
+        """Return the columns of both versions that the sync's ``"*"`` gives. A rule reports on the others."""
+        old = self.base.columns(before.unique_id).by_name
+        new = self.head.columns(after.unique_id).by_name
+        place = used.source.place("mapping", str(used.source.sync.star))
+        common = old.keys() & new.keys() - (used.excluded or frozenset())
+        return {old[name].name: place for name in sorted(common)}
 
     def _missing_model(self, used: Usage, before: Model) -> Finding:
         head = self.head.project

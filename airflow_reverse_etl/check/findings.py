@@ -41,6 +41,7 @@ RULE_TITLES = {
     "column-missing": "A column that a sync uses is missing",
     "column-type": "A column that a sync uses has another type",
     "column-meaning": "A column that a sync uses is computed differently",
+    "sync-every-column": "A sync sends every column of a model whose columns change, or may change",
     "column-unverified": "The check cannot verify that the columns that a sync uses still exist",
     "column-added": "A model that a sync uses has more columns",
     "column-removed": "A model that a sync uses has fewer columns, none of which the sync uses",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.model import SqlField, SqlModel, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import EveryColumn, SqlField, SqlModel, Sync, TemplateField
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
@@ -67,6 +67,18 @@ class Usage:
     certain: frozenset[str] = frozenset()
     star: bool = False
     unread: tuple[tuple[Place, str], ...] = ()
+
+    @property
+    def excluded(self) -> frozenset[str] | None:
+        """The columns, in lower case, that the mapping's ``"*"`` leaves out; None if it has none of this model's.
+
+        A query without ``*`` names its columns itself.
+        """
+        sync = self.source.sync
+        every = sync.mapping.get(sync.star or "")
+        if not isinstance(every, EveryColumn) or (isinstance(sync.model, SqlModel) and not self.star):
+            return None
+        return frozenset(name.lower() for name in every.exclude)
 
     def query_columns(self) -> dict[str, Place]:
         """Return the columns that the tables of a ``{sql: …}`` model may have to provide."""
@@ -128,8 +140,6 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
                 names = template_columns(sync.model_copy(update={"mapping": {target: value}}))
             except SpecError as error:
                 unread.append((place, "; ".join(error.problems)))
-        else:
-            assert isinstance(value, ValueField)
         for name in names:
             found.setdefault(name, place)
     if not isinstance(sync.model, SqlModel):

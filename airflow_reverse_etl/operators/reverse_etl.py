@@ -79,15 +79,17 @@ class ReverseEtlOperator(PlanningOperator):
 
     def _run(self, sync: Sync, context: Context) -> tuple[RunReport | Wait, list[dict[str, str]]]:
         from airflow_reverse_etl.sync.context import SourceModel
+        from airflow_reverse_etl.sync.planning import with_model_columns
         from airflow_reverse_etl.sync.run import attempt_sync
 
         options = self._run_options(sync, context)
         query, primary_key = self._model(sync)
-        destination = self._destination(sync)
         if sync.destination.connection:
             self.destination_url = _web_address(connection_info(sync.destination.connection))
         warehouse = open_warehouse(sync.source)
         try:
+            sync = with_model_columns(sync, query, warehouse)
+            destination = self._destination(sync)
             drift = self._look_for_drift(sync, query, warehouse)
             run_context = self._run_context(sync, context, run_id_of(context["ti"]), query=query)
             model = SourceModel(query, primary_key, warehouse)

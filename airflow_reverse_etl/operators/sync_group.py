@@ -76,6 +76,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
     def _work(self, sync: Sync, context: Context) -> Any:
         from airflow_reverse_etl.sync.context import SourceModel
+        from airflow_reverse_etl.sync.planning import with_model_columns
 
         self._check_gate(sync)
         options = self._run_options(sync, context)
@@ -83,11 +84,12 @@ class ReverseEtlPlanOperator(PlanningOperator):
         this = run_id_of(ti)
         if self.preview:
             this += "-preview"
-        destination = self._destination(sync)
         query, primary_key = self._model(sync)
         run_context = self._run_context(sync, context, this, query=query)
         warehouse = open_warehouse(sync.source)
         try:
+            sync = with_model_columns(sync, query, warehouse)
+            destination = self._destination(sync)
             drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
             model = SourceModel(query, primary_key, warehouse)
             summary = self._await(self._plan(sync, model, destination, run_context, options, drift=drift))
@@ -102,9 +104,11 @@ class ReverseEtlPlanOperator(PlanningOperator):
             # Before the group was cleared, it may have had this many loads. Airflow 3.1 reports a deadlock if a mapped
             # task has fewer instances than before.
             summary["shares"] = self.partitions
-        ti.xcom_push(key="plan", value=summary)
+        # The tasks that follow do not read the model. As pairs, because a JSON object may lose its order.
+        columns = {"columns": list(sync.every_column.items())} if sync.every_column else {}
+        ti.xcom_push(key="plan", value=summary | columns)
         shares = summary["shares"]
-        return [{"run_id": this, "partition": number, "partitions": shares} for number in range(shares)]
+        return [{"run_id": this, "partition": number, "partitions": shares, **columns} for number in range(shares)]
 
     async def _plan(
         self,
@@ -175,6 +179,7 @@ class ReverseEtlRemoveOperator(SyncOperator):
         self.plan: Any = plan
 
     def _work(self, sync: Sync, context: Context) -> dict[str, int] | Wait:
+        sync = _as_planned(sync, self.plan)
         run_context = self._run_context(sync, context, self.plan["run_id"])
         return self._await(self._remove(sync, run_context, self._destination(sync)))
 
@@ -208,6 +213,7 @@ class ReverseEtlLoadOperator(SyncOperator):
         self.share: Any = share
 
     def _work(self, sync: Sync, context: Context) -> dict[str, int] | Wait:
+        sync = _as_planned(sync, self.share)
         destination = self._destination(sync)
         run_context = self._run_context(sync, context, self.share["run_id"])
         return self._await(self._load(sync, run_context, destination))
@@ -247,6 +253,7 @@ class ReverseEtlCommitOperator(SyncOperator):
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.sync.guards import check_failure_policy
 
+        sync = _as_planned(sync, self.plan)
         run_context = self._run_context(sync, context, self.plan["run_id"])
         report = self._await(self._commit(sync, run_context, self._destination(sync)))
         check_failure_policy(sync, report)
@@ -337,6 +344,11 @@ def reverse_etl(
             approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=summary, **settings)
             approval >> steps  # a rejection skips only direct successors, whatever their trigger rule
     return group
+
+
+def _as_planned(sync: Sync, handed_on: Mapping[str, Any]) -> Sync:
+    """Return the sync with the columns that the plan found, as the plan's task handed them on."""
+    return sync.with_fields(handed_on.get("columns", ()))
 
 
 def _counts_or_wait(loaded: Loaded) -> dict[str, int] | Wait:

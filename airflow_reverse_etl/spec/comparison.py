@@ -16,6 +16,8 @@ NOTES: Mapping[str, str] = {
     "reset": "the rows of the model are recorded as delivered, nothing is sent",
     "full_resync": "every valid row is sent again; removed rows are left for the next run",
     "mapping_resync": "the mapping has changed: every row that differs under the new one is sent again",
+    "columns_changed": "the model has other columns than before: rows are compared by the earlier ones and recorded "
+    "with the new ones; a new column is sent with a row's next change",
     "mapping_keep": "the mapping has changed: rows that were delivered are recorded under the new one, not sent",
     "key_resync": "records are recognised by other fields than before: every row is sent, none deleted; {rows} records "
     "that were delivered before stay at the destination, with or without a row of the model",
@@ -144,6 +146,7 @@ class State:
     :param destination: digest of the sync's ``destination``.
     :param destination_since: time of the first plan with this ``destination``, if another one came before; UTC.
     :param address: the place that the records are at, as the destination describes it; empty if it does not.
+    :param columns: the fields that the mapping's ``"*"`` gave, sorted.
     :param format: :data:`FORMAT` of the version that stored the state.
     """
 
@@ -157,6 +160,7 @@ class State:
     destination: str = ""
     destination_since: str = ""
     address: str = ""
+    columns: tuple[str, ...] = ()
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +173,9 @@ class State:
         :raises StateError: a newer version of this package stored it.
         """
         check_format(data.get("format", 1))
-        return cls(**{"format": 1, **{name: data[name] for name in cls.__slots__ if name in data}})
+        values = {name: data[name] for name in cls.__slots__ if name in data}
+        values["columns"] = tuple(values.get("columns", ()))
+        return cls(**{"format": 1, **values})
 
 
 def check_format(number: int) -> None:
@@ -222,6 +228,10 @@ class Comparison:
     #: Time (UTC) of the first plan with the sync's ``destination``, if another one came before. A row that was left out
     #: before that, because the reply about it could not be read, is sent again.
     destination_since: str = ""
+    #: The fields that the mapping's ``"*"`` gave, sorted.
+    columns: tuple[str, ...] = ()
+    #: The same when the snapshot was recorded, if the model has other columns now. Rows are compared by these.
+    columns_before: tuple[str, ...] | None = None
     #: Kind of the cursor, if there is one.
     kind: Kind | None = None
     #: Values of the cursor that the model has, see :meth:`seen`.
@@ -238,7 +248,9 @@ class Comparison:
     def from_json(cls, data: Mapping[str, Any]) -> Comparison:
         named = {_RENAMED.get(key, key): value for key, value in data.items()}
         values = {name: named[name] for name in cls.__slots__ if name in named}
-        values["notes"] = tuple(values.get("notes", ()))
+        for name in ("notes", "columns", "columns_before"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
         return cls(**{"format": 1, **values})
 
     @property
@@ -273,6 +285,7 @@ class Comparison:
             destination=self.destination,
             destination_since=self.destination_since,
             address=self.address,
+            columns=self.columns,
             format=self.format,
         )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -14,6 +14,7 @@ from pydantic import (
     Discriminator,
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -70,6 +71,29 @@ class TemplateField(_Strict):
     template: Annotated[str, Field(min_length=1)]
 
 
+class ChangeValues(_Strict):
+    """A constant for each kind of change."""
+
+    added: Annotated[Any, Field(description="value in the record of an added row")]
+    changed: Annotated[Any, Field(description="value in the record of a changed row")]
+
+
+class ChangeField(_Strict):
+    """A constant that says whether the row was added or changed."""
+
+    change: ChangeValues
+
+
+class EveryColumn(_Strict):
+    """Every column of the model that the mapping does not give a field of its own name."""
+
+    exclude: Annotated[Names, Field(description="columns that are not sent, compared without regard to case")] = ()
+
+
+#: The key of a mapping that stands for every column. Behind a field and a dot, the columns are nested in that field.
+STAR = "*"
+
+
 def _tag_by_key(*keys: str) -> Callable[[object], str | None]:
     """Build the function that picks a union's member: ``name`` for text, else the first of the keys that is set."""
 
@@ -98,11 +122,14 @@ FieldSource = Annotated[
     Annotated[_Name, Tag("name")]
     | Annotated[SqlField, Tag("sql")]
     | Annotated[ValueField, Tag("value")]
-    | Annotated[TemplateField, Tag("template")],
+    | Annotated[TemplateField, Tag("template")]
+    | Annotated[ChangeField, Tag("change")]
+    | Annotated[EveryColumn, Tag("exclude")],
     Discriminator(
-        _tag_by_key("sql", "value", "template"),
+        _tag_by_key("sql", "value", "template", "change", "exclude"),
         custom_error_type="field_shape",
-        custom_error_message="must be a column's name, {sql: …}, {value: …} or {template: …}",
+        custom_error_message="must be a column's name, {sql: …}, {value: …}, {template: …}, "
+        '{change: {added: …, changed: …}}, or "*" for every column',
     ),
 ]
 
@@ -114,11 +141,31 @@ class NullValue(_Strict):
 
 
 def _nulls_tag(value: object) -> str:
+    if isinstance(value, NullRules) or (isinstance(value, Mapping) and "value" not in value):
+        return "fields"
     return "value" if isinstance(value, Mapping | NullValue) else "name"
 
 
-Nulls = Annotated[
+NullRule = Annotated[
     Annotated[Literal["send", "omit"], Tag("name")] | Annotated[NullValue, Tag("value")],
+    Discriminator(_nulls_tag),
+]
+
+
+class NullRules(_Strict):
+    """A handling of null values for some fields, and one for the others."""
+
+    fields: Annotated[dict[str, NullRule], Field(min_length=1, description="field of the mapping: its handling")]
+    default: Annotated[
+        NullRule | None,
+        Field(description="handling of the other fields; default: as the destination's type clears a field"),
+    ] = None
+
+
+Nulls = Annotated[
+    Annotated[Literal["send", "omit"], Tag("name")]
+    | Annotated[NullValue, Tag("value")]
+    | Annotated[NullRules, Tag("fields")],
     Discriminator(_nulls_tag),
 ]
 
@@ -285,7 +332,12 @@ class Sync(_Strict):
     destination: DestinationSpec
     mode: Mode = "upsert"
     mapping: Annotated[
-        dict[str, FieldSource], Field(min_length=1, description="destination field: column; dots in a field nest")
+        dict[str, FieldSource],
+        Field(
+            min_length=1,
+            description='destination field: column; dots in a field nest; `"*": "*"`, or `"*": {exclude: [column]}`, '
+            "maps every other column to a field of its name",
+        ),
     ]
     track: Annotated[
         Track,
@@ -317,7 +369,8 @@ class Sync(_Strict):
         Nulls | None,
         Field(
             description="handling of null values: send null, leave the field out (`omit`), or send another value that "
-            "clears a field (`{value: …}`); default: as the destination's type clears a field, for most by null"
+            "clears a field (`{value: …}`); `{fields: {phone: omit}, default: send}` says it field by field; default: "
+            "as the destination's type clears a field, for most by null"
         ),
     ] = None
     guards: Guards = Guards()
@@ -331,6 +384,8 @@ class Sync(_Strict):
     planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="engine that runs the comparison")] = (
         "auto"
     )
+    #: The sync as its author wrote it, if this is a copy with the model's columns.
+    _written: Sync | None = PrivateAttr(None)
 
     @field_validator("primary_key")
     @classmethod
@@ -339,22 +394,43 @@ class Sync(_Strict):
             raise ValueError("must name at least one column, each once")
         return value
 
+    @field_validator("mapping", mode="before")
+    @classmethod
+    def _star(cls, value: object) -> object:
+        """Read ``"*": "*"`` as every column."""
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _star_or_field(str(name), field) for name, field in value.items()}
+
     @field_validator("mapping")
     @classmethod
     def _no_overlap(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not all(name.split(".")):
                 raise ValueError(f"field {name!r} has an empty part between dots")
+            if isinstance(value[name], EveryColumn) != _is_star(name) or value[name] == STAR:
+                raise ValueError(f'field {name!r}: write "*": "*", or "*": {{exclude: [column]}}, for every column')
             parents = [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
             clash = next((parent for parent in parents if parent in value), None)
             if clash:
                 raise ValueError(f"field {clash!r} cannot be a value and hold {name!r} as well")
+        stars = [name for name in value if _is_star(name)]
+        if len(stars) > 1:
+            raise ValueError(f"{' and '.join(map(repr, stars))} both map every column: keep one of them")
         return value
+
+    @model_validator(mode="after")
+    def _nulls_are_mapped(self) -> Sync:
+        named = self.nulls.fields if isinstance(self.nulls, NullRules) else {}
+        missing = [name for name in named if name not in self.mapping]
+        if missing and not self.star:
+            raise ValueError(f"nulls.fields names {', '.join(missing)}, which mapping does not define")
+        return self
 
     @model_validator(mode="after")
     def _match_on_is_mapped(self) -> Sync:
         missing = [name for name in self.destination.match_on if name not in self.mapping]
-        if missing:
+        if missing and not self.star:
             raise ValueError(f"destination.match_on names {', '.join(missing)}, which mapping does not define")
         constants = {name: field.value for name, field in self.mapping.items() if isinstance(field, ValueField)}
         blank = [name for name in self.destination.match_on if name in constants and is_blank(constants[name])]
@@ -366,13 +442,17 @@ class Sync(_Strict):
     def _check_identifier(self) -> None:
         """Check that the plan can tell the records of two rows apart."""
         match_on = self.destination.match_on
-        templates = [name for name in match_on if isinstance(self.mapping[name], TemplateField)]
+        fields = {name: self.mapping.get(name) for name in match_on}  # a column that "*" gives has none yet
+        templates = [name for name, field in fields.items() if isinstance(field, TemplateField)]
         if templates and self.tracked:
             raise ValueError(
                 f"destination.match_on names {', '.join(templates)}, a template, which the plan cannot compute: "
                 "write it as an expression, {sql: …}"
             )
-        if match_on and self.mode != "append" and all(isinstance(self.mapping[name], ValueField) for name in match_on):
+        changes = [name for name, field in fields.items() if isinstance(field, ChangeField)]
+        if changes:
+            raise ValueError(f"destination.match_on names {', '.join(changes)}, which differs with the kind of change")
+        if match_on and self.mode != "append" and all(isinstance(field, ValueField) for field in fields.values()):
             raise ValueError("destination.match_on names constants only, so all rows would be one record")
 
     @model_validator(mode="after")
@@ -419,10 +499,70 @@ class Sync(_Strict):
 
         Empty if the primary key identifies the record, or if the plan has no use for identifiers (mode ``append``).
         """
-        sources = {name: self.mapping[name] for name in self.destination.match_on}
+        sources = {name: self.mapping.get(name) for name in self.destination.match_on}
         if self.mode == "append" or any(isinstance(source, TemplateField) for source in sources.values()):
             return ()
         return tuple(sorted(name for name, source in sources.items() if not isinstance(source, ValueField)))
+
+    @property
+    def star(self) -> str | None:
+        """The key of the mapping that stands for every column; None without one, and in a copy with the columns."""
+        return next((name for name in self.mapping if _is_star(name)), None)
+
+    @property
+    def as_written(self) -> Sync:
+        """The sync as its author wrote it, with the ``"*"``."""
+        return self._written or self
+
+    @property
+    def every_column(self) -> dict[str, str]:
+        """The fields that the ``"*"`` gave, each with its column, in the model's order."""
+        if self._written is None:
+            return {}
+        return {name: str(column) for name, column in self.mapping.items() if name not in self._written.mapping}
+
+    def with_columns(self, columns: Sequence[str], *, folds_to_upper: bool = False) -> Sync:
+        """Return a copy with the model's columns in the place of the ``"*"``; the sync itself without one.
+
+        A column whose field the mapping names already is left out.
+
+        :param columns: names of the model's columns, in its order.
+        :param folds_to_upper: the warehouse writes names in upper case. Their fields are in lower case.
+        :raises SpecError: ``exclude`` names unknown columns, or the mapping is not valid with the columns.
+        """
+        if self.star is None:
+            return self
+        every = cast(EveryColumn, self.mapping[self.star])
+        excluded = {name.lower() for name in every.exclude}
+        if unknown := excluded - {name.lower() for name in columns}:
+            raise SpecError(
+                title(1),
+                problems=(f"mapping.{self.star}.exclude: the model lacks {', '.join(sorted(unknown))}",),
+                todo=_FIX_VALUES,
+                sync=self.name,
+            )
+        wanted = [name for name in columns if name.lower() not in excluded]
+        prefix = self.star.removesuffix(STAR)
+        fields = [(prefix + (name.lower() if folds_to_upper and name.isupper() else name), name) for name in wanted]
+        return self.with_fields([(field, name) for field, name in fields if field not in self.mapping])
+
+    def with_fields(self, given: Iterable[Any]) -> Sync:
+        """Return a copy with some fields in the place of the ``"*"``; the sync itself without one.
+
+        :param given: pairs of a field and its column, as the items of :attr:`every_column`.
+        :raises SpecError: the mapping is not valid with these fields.
+        """
+        if self.star is None:
+            return self
+        mapping: dict[str, Any] = {}
+        for name, field in self.mapping.items():
+            if name == self.star:
+                mapping |= dict(given)
+            else:
+                mapping[name] = field
+        copy = type(self).model_validate({**dict(self), "mapping": mapping})
+        copy._written = self
+        return copy
 
     @property
     def cursor(self) -> str | None:
@@ -519,12 +659,21 @@ class Sync(_Strict):
         }
 
 
+def _is_star(name: str) -> bool:
+    return name == STAR or name.endswith(f".{STAR}")
+
+
+def _star_or_field(name: str, field: object) -> object:
+    return EveryColumn() if field == STAR and _is_star(name) else field
+
+
 def _known_keys(where: Sequence[str]) -> list[str]:
     """Return the keys that a specification may have at a path."""
     shapes: dict[str, list[type[BaseModel]]] = {
         "": [Sync],
         "model": [TableModel, SqlModel],
-        "mapping": [SqlField, ValueField, TemplateField],
+        "mapping": [SqlField, ValueField, TemplateField, ChangeField, EveryColumn],
+        "nulls": [NullValue, NullRules],
         "track": [TrackDetails],
         "guards": [Guards],
         "failure": [FailurePolicy],

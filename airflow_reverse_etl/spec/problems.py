@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+#: Tags of the kinds of fields, which no author has written.
+_FIELD_TAGS = ("name", "sql", "value", "template", "change", "exclude")
+
 
 def title(count: int) -> str:
     """Return the first line of an error with so many problems."""
@@ -36,8 +39,12 @@ def problems_of(
         # drop the tag of the union's member, which no author has written
         if len(where) > 1 and where[0] in ("model", "track") and where[1] in ("name", "table", "sql", "details"):
             where = (where[0], *where[2:])
-        if len(where) > 2 and where[0] == "mapping" and where[2] in ("name", "sql", "value", "template"):
+        if len(where) > 2 and where[0] == "mapping" and where[2] in _FIELD_TAGS:
             where = (*where[:2], *where[3:])
+        if len(where) > 1 and where[0] == "nulls" and where[1] in ("name", "value", "fields"):
+            where = (where[0], *where[2:])
+        if len(where) > 3 and where[:2] == ("nulls", "fields") and where[3] in ("name", "value"):
+            where = (*where[:3], *where[4:])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = f"unknown key{nearest(where[-1], known_keys(where[:-1]))}"

@@ -169,6 +169,8 @@ def _plain(request: PlanRequest, known: State, start: Comparison, *, snapshot_ro
         if request.sync.on_mapping_change == "keep":
             return replace(start, recorded="known", notes=(*notes, "mapping_keep"))
         return replace(start, notes=(*notes, "mapping_resync"))
+    if known.columns != start.columns and snapshot_rows:
+        return replace(start, columns_before=known.columns, notes=(*notes, "columns_changed"))
 
     # The cursor's lower bound holds only for the sync that it was saved for.
     low = known.low if known.scope == start.scope else ""
@@ -229,10 +231,12 @@ def _unrestricted(request: PlanRequest, collation: str) -> Comparison:
     sync = request.sync
     columns = [name.lower() for name in request.primary_key]
     scope = _digest([sync.digest, columns, sync.cursor.lower()]) if sync.cursor else ""
-    mapping = sync.model_dump(include={"mapping"})
+    # The columns that a "*" gives are kept by name, so that a new one does not look like another mapping.
+    mapping = sync.as_written.model_dump(include={"mapping"})
     identity = ""
     if sync.identified_by:
-        parts = {name: mapping["mapping"][name] for name in sync.destination.match_on}
+        fields = sync.model_dump(include={"mapping"})["mapping"]
+        parts = {name: fields[name] for name in sync.destination.match_on}
         identity = _digest([parts, request.ignore_case, *([collation] if collation else [])])
     return Comparison(
         mapping=_digest(mapping),
@@ -241,6 +245,7 @@ def _unrestricted(request: PlanRequest, collation: str) -> Comparison:
         scope=scope,
         destination=_digest(sync.model_dump(include={"destination"})),
         address=request.place,
+        columns=tuple(sorted(sync.every_column)),
     )
 
 

@@ -13,6 +13,7 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.comparison import FORMAT, Comparison, State, check_format
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import CAUSES, Planned
+from airflow_reverse_etl.sql.dialects.registry import dialect_of
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import classification
 from airflow_reverse_etl.sql.statements.plan import ROW, PlanStatement, plan_statement, surplus
@@ -292,6 +293,17 @@ def make_plan(
         other_writers=dict(request.other_writers),
         place=request.place,
     )
+
+
+def with_model_columns(sync: Sync, query: str, warehouse: Warehouse) -> Sync:
+    """Return the sync with the model's columns in the place of the mapping's ``"*"``, if it has one.
+
+    :raises SpecError: the query is not a single SELECT, or the mapping is not valid with the model's columns.
+    """
+    if sync.star is None:
+        return sync
+    names = [column.name for column in model_columns(query, warehouse, sync)]
+    return sync.with_columns(names, folds_to_upper=dialect_of(warehouse.dialect).name_case == "upper")
 
 
 def model_columns(query: str, warehouse: Warehouse, sync: Sync) -> Sequence[Column]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind
 from airflow_reverse_etl.spec.field_types import BLANKS, is_blank
-from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import ChangeField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, plan_statement
 from airflow_reverse_etl.sync.ports import PlanRequest, Warehouse
@@ -29,6 +29,7 @@ class ModelRow:
         key. None if a part of it is null or blank.
     :param fingerprint: everything that decides what is sent, as text.
     :param identifiers: values that a delete sends, as JSON; None if the mode does not delete removed rows.
+    :param fingerprint_before: the same with the columns that ``"*"`` gave before; None if they are those of now.
     :param cursor: value of the cursor, if there is one.
     :param unnamed: a column that ``match_on`` names is null or blank.
     """
@@ -40,6 +41,7 @@ class ModelRow:
     identifiers: str | None
     cursor: Any
     unnamed: bool = False
+    fingerprint_before: str | None = None
 
 
 def read_rows(
@@ -62,7 +64,7 @@ def read_rows(
         comparison=comparison,
     )
     table = _evaluated(statement, warehouse, connection)
-    builder = _RowBuilder(request, statement)
+    builder = _RowBuilder(request, statement, comparison.columns_before)
     rows = [builder.build(at, values) for at, values in enumerate(table.to_pylist())]
     return rows, table.select(list(statement.values))
 
@@ -83,16 +85,17 @@ def _evaluated(statement: PlanStatement, warehouse: Warehouse, connection: Any) 
 class _RowBuilder:
     """Builder of a model's rows from the mapped columns of one row."""
 
-    def __init__(self, request: PlanRequest, statement: PlanStatement) -> None:
+    def __init__(self, request: PlanRequest, statement: PlanStatement, columns_before: Sequence[str] | None) -> None:
         self._request = request
         self._sync = request.sync
         self._keys = statement.keys
+        self._columns_before = columns_before
         self._columns = {name: f"f{at}" for at, name in enumerate(self._sync.mapping)}
         self._read = [name for name in statement.values if name.startswith("r")]
         self._shape = {
             name: source.model_dump()
             for name, source in self._sync.mapping.items()
-            if isinstance(source, ValueField | TemplateField)
+            if isinstance(source, ValueField | ChangeField | TemplateField)
         }
 
     def build(self, at: int, values: Mapping[str, Any]) -> ModelRow:
@@ -102,7 +105,14 @@ class _RowBuilder:
             record = self._record(values)
         identifiers = self._identifiers(values) if self._sync.mode == "mirror" else None
         return ModelRow(
-            at, key, record, self._fingerprint(values), identifiers, values.get("w"), unnamed=self._is_unnamed(values)
+            at,
+            key,
+            record,
+            self._fingerprint(values, self._columns),
+            identifiers,
+            values.get("w"),
+            unnamed=self._is_unnamed(values),
+            fingerprint_before=self._fingerprint_before(values),
         )
 
     def _key(self, values: Mapping[str, Any]) -> str | None:
@@ -134,8 +144,14 @@ class _RowBuilder:
         trimmed = value.strip(BLANKS)
         return trimmed.lower() if self._request.ignore_case else trimmed
 
-    def _fingerprint(self, values: Mapping[str, Any]) -> str:
-        fields = sorted((name, repr(values[column])) for name, column in self._columns.items())
+    def _fingerprint_before(self, values: Mapping[str, Any]) -> str | None:
+        if self._columns_before is None:
+            return None
+        written = {name: column for name, column in self._columns.items() if name not in self._sync.every_column}
+        return self._fingerprint(values, written | {name: self._columns.get(name) for name in self._columns_before})
+
+    def _fingerprint(self, values: Mapping[str, Any], columns: Mapping[str, str | None]) -> str:
+        fields = sorted((name, repr(values[column] if column else None)) for name, column in columns.items())
         read = [repr(values[name]) for name in self._read]
         return json.dumps([fields, read, self._shape], default=str, sort_keys=True)
 

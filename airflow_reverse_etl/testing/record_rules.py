@@ -202,7 +202,7 @@ class Rules:
             return _IGNORED
         renamed = known.key != row.key
         cause = ""
-        if known.fingerprint == row.fingerprint:
+        if known.fingerprint in (row.fingerprint, row.fingerprint_before):
             # With a cursor, the row that had the record before may not have been read.
             if not (renamed and self._sync.cursor):
                 return _RECORDED

@@ -90,6 +90,10 @@ def of_sql(expression: str, **more: Any) -> SyncSource:
     return sync(mapping={"x": {"sql": expression}}, primary_key="id", **more)
 
 
+def every(*excluded: str) -> SyncSource:
+    return sync(mapping={"*": {"exclude": excluded}}, primary_key="id")
+
+
 def over(window: str, *, where: str = "rn = 1", sql: str = "select id, email from numbered") -> str:
     numbered = f"select *, row_number() over ({window}) as rn from {{{{ ref('stg') }}}}"
     return f"with numbered as ({numbered}) {sql} where {where}"
@@ -108,6 +112,21 @@ WHAT_A_SYNC_READS = [
         BREAKING,
         tracked(),
     ),
+    edited("every column: one more", SQL, SQL.replace("plan", "plan, 1 as more"), REVIEW, every()),
+    edited("every column: one less", SQL, SQL.replace("plan, ", ""), REVIEW, every()),
+    edited(
+        "every column: another type",
+        SQL.replace("plan,", "cast(plan as varchar) as plan,"),
+        SQL.replace("plan,", "cast(plan as int) as plan,"),
+        BREAKING,
+        every(),
+    ),
+    edited("every column: another order", SQL, SQL.replace("id, email, plan", "plan, email, id"), NOTHING, every()),
+    edited(
+        "every column: one more that is excluded", SQL, SQL.replace("plan", "plan, 1 as more"), NOTHING, every("more")
+    ),
+    edited("every column: an excluded one is dropped", SQL, SQL.replace("plan, ", ""), BREAKING, every("plan")),
+    edited("every column: SQL that cannot be read", SQL, "select {{ columns() }} from x", REVIEW, every()),
     edited("a primary key is dropped", SQL, SQL.replace("id, ", ""), BREAKING, sync(primary_key="id")),
     edited(
         "a column of match_on is dropped",

@@ -110,6 +110,29 @@ def test_a_mirror_has_a_task_that_removes_before_the_loads(
     assert sorted(crm.rows) == ["3", "4", "5"]
 
 
+def test_every_column_of_a_model_goes_through_the_group(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+) -> None:
+    """The tasks after the plan take the columns from it, and a new column sends no row by itself."""
+    dag = group_dag(sync={**MIRROR, "mapping": {"*": {"exclude": "name"}}}, partitions=2)
+    run_dag(dag)
+    assert crm.rows["1"] == {"id": 1, "email": "ada@x.org"}
+
+    customers("ALTER TABLE customers ADD COLUMN plan VARCHAR DEFAULT 'free'")
+    customers("UPDATE customers SET email = 'new@x.org' WHERE id = 2")
+    customers("DELETE FROM customers WHERE id = 3")
+    done = run_dag(dag)
+    assert {state for found in states(done).values() for state in found} == {"success"}
+    assert xcom(done, "reverse_etl.commit")["planned"] == {"added": 0, "changed": 1, "removed": 1, "invalid": 0}
+    assert crm.rows == {
+        "1": {"id": 1, "email": "ada@x.org"},
+        "2": {"id": 2, "email": "new@x.org", "plan": "free"},
+    }
+
+
 #: Intervals with which the lease of a run that failed expires after two seconds.
 QUICK = RunTiming(lease=2.0, waiting=0.2)
 

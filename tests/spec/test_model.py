@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,30 @@ def test_the_digest_follows_what_is_sent_and_nothing_else() -> None:
     assert sync.digest == Sync.load({**MINIMAL, "guards": {"min_rows": 5}, "rate": {"concurrency": 2}}).digest
     assert sync.digest != Sync.load({**MINIMAL, "mapping": {"a": "b"}}).digest
     assert sync.digest != Sync.load({**MINIMAL, "destination": {"type": "http", "path": "/x"}}).digest
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"mapping": {"*": "*", "p.*": "*"}}, "mapping: '*' and 'p.*' both map every column: keep one of them"),
+        ({"mapping": {"*": "id"}}, 'mapping: field \'*\': write "*": "*"'),
+        ({"mapping": {"id": "*"}}, 'mapping: field \'id\': write "*": "*"'),
+        ({"mapping": {"id": {"exclude": ["x"]}}}, 'mapping: field \'id\': write "*": "*"'),
+        ({"mapping": {"*": {"excluded": ["x"]}}}, "mapping.*: must be a column's name"),
+        ({"mapping": {"p": "p", "p.*": "*"}}, "mapping: field 'p' cannot be a value and hold 'p.*' as well"),
+        ({"mapping": {"x": {"change": {"added": 1}}}}, "mapping.x.change.changed: is required"),
+        ({"nulls": {"fields": {"emial": "omit"}}}, "nulls.fields names emial, which mapping does not define"),
+        ({"nulls": {"fields": {"email": "omt"}}}, "nulls.fields.email: Input should be 'send' or 'omit'"),
+        ({"nulls": {"field": {"email": "omit"}}}, "nulls.field: unknown key; did you mean 'fields'?"),
+    ],
+)
+def test_a_mapping_of_every_column_and_nulls_by_field_name_their_problems(more: dict[str, Any], problem: str) -> None:
+    values = {"name": "a", "model": "m", "source": "w", "destination": {"type": "x"}, "mapping": {"email": "email"}}
+    with pytest.raises(SpecError, match=re.escape(problem)):
+        Sync.load({**values, **more})
+
+
+def test_match_on_cannot_be_the_kind_of_change() -> None:
+    values = {"name": "a", "model": "m", "source": "w", "destination": {"type": "x", "match_on": "e"}}
+    with pytest.raises(SpecError, match="names e, which differs with the kind of change"):
+        Sync.load({**values, "mapping": {"e": {"change": {"added": 1, "changed": 2}}}})

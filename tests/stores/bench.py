@@ -12,6 +12,7 @@ import duckdb
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.receipts import Outcome, Receipt
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sync.planning import with_model_columns
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
@@ -70,7 +71,8 @@ class Bench:
     def plan(self, **options: Any) -> Plan:
         self.runs += 1
         self.now += timedelta(days=1)
-        request = PlanRequest(self.sync, "SELECT * FROM m", self.primary_key, f"run{self.runs}", self.now, **options)
+        sync = with_model_columns(self.sync, "SELECT * FROM m", self.warehouse)
+        request = PlanRequest(sync, "SELECT * FROM m", self.primary_key, f"run{self.runs}", self.now, **options)
         return self.store.plan(request, self.warehouse)
 
     def rows(self, plan: Plan, **part: int) -> list[dict[str, Any]]:

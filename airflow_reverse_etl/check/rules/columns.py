@@ -51,6 +51,50 @@ def columns(change: ModelChange) -> Iterator[Finding]:
         )
 
 
+def every_column(change: ModelChange) -> Iterator[Finding]:
+    """Yield a finding if the columns that a sync's ``"*"`` gives are others now, or may be."""
+    excluded = change.usage.excluded
+    if excluded is None or change.sync_is == "new":
+        return
+    old = change.base.columns(change.before.unique_id)
+    new = change.head.columns(change.after.unique_id)
+    place = change.usage.source.place("mapping", str(change.usage.source.sync.star))
+    if change.changed and not (old.complete and new.complete):
+        yield change.finding(
+            "sync-every-column",
+            Level.REVIEW,
+            f"the sync sends every column of {change.after.name}, and nothing proves that they are the same",
+            place=place,
+            todo="compile the project (dbt compile), provide a catalog.json built from this change, or enforce a "
+            "contract on the model",
+        )
+        return
+    if lost := sorted(excluded & old.by_name.keys() - new.by_name.keys()):
+        yield change.finding(
+            "column-missing",
+            Level.BREAKING,
+            f"column {', '.join(lost)} of {change.after.name} is missing, which exclude names: the sync stops",
+            place=place,
+            todo="remove the column from exclude in the same change",
+        )
+    added = [column.name for name, column in new.by_name.items() if name not in old.by_name.keys() | excluded]
+    gone = [column.name for name, column in old.by_name.items() if name not in new.by_name.keys() | excluded]
+    texts = []
+    if added:
+        texts.append(f"will also send {', '.join(sorted(added))}")
+    if gone:
+        texts.append(f"will no longer send {', '.join(sorted(gone))}")
+    if texts:
+        yield change.finding(
+            "sync-every-column",
+            Level.REVIEW,
+            f"the sync sends every column of {change.after.name}: it {' and '.join(texts)}",
+            place=place,
+            todo="check that the destination takes the new columns and can do without those that are gone, or name "
+            "them in exclude",
+        )
+
+
 def inputs(change: ModelChange) -> Iterator[Finding]:
     """Yield columns that the model, or something upstream, reads anywhere, and that are gone: it cannot be built."""
     if not change.changed:

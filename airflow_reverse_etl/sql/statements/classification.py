@@ -248,6 +248,8 @@ def _the_plan(statement: PlanStatement) -> str:
         last = "'recorded'"
         moved = ""
     else:
+        if comparison.columns_before is not None:
+            changes.append("WHEN j.found = 'widened' THEN 'recorded'")
         if not statement.cursor or comparison.adopted:
             changes.append("WHEN j.found = 'renamed' THEN 'recorded'")
         if mode == "insert" and moved:

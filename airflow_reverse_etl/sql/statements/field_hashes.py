@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import ChangeField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 from airflow_reverse_etl.sql.quoting import literal
@@ -26,12 +26,15 @@ _VALUE = 4
 
 def fixed(field: object) -> bool:
     """Return whether the plan has no value of a field for each row: constants and templates."""
-    return isinstance(field, ValueField | TemplateField)
+    return isinstance(field, ValueField | ChangeField | TemplateField)
 
 
-def shape(sync: Sync) -> str:
-    """Return a digest of the parts of the mapping that are equal for every row: names, constants and templates."""
-    shapes = {name: _shape_of(field) for name, field in sync.mapping.items()}
+def shape(sync: Sync, columns: Collection[str] | None = None) -> str:
+    """Return a digest of the parts of the mapping that are equal for every row: names, constants and templates.
+
+    :param columns: fields instead of those that the mapping's ``"*"`` gives now.
+    """
+    shapes = {name: _shape_of(sync.mapping.get(name)) for name in _names(sync, columns)}
     return hashlib.sha256(json.dumps(shapes, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -43,6 +46,16 @@ def values(sync: Sync) -> dict[str, tuple[str, ...]]:
     own = sorted((name, f"f{at}") for at, (name, field) in enumerate(sync.mapping.items()) if not fixed(field))
     read = enumerate(template_reads(sync).values())
     return {value: (name,) for name, value in own} | {f"r{at}": fields for at, fields in read}
+
+
+def values_before(sync: Sync, columns: Collection[str]) -> list[str | None]:
+    """Return the values of a fingerprint in which ``"*"`` gave other fields; None for a column that is gone.
+
+    :param columns: the fields that it gave.
+    """
+    positions = {name: f"f{at}" for at, name in enumerate(sync.mapping)}
+    own = [positions.get(name) for name in sorted(_names(sync, columns)) if not fixed(sync.mapping.get(name))]
+    return [*own, *(f"r{at}" for at in range(len(template_reads(sync))))]
 
 
 def hashes(sync: Sync, dialect: PlannerDialect, types: Mapping[str, str], *, model: str) -> str:
@@ -77,7 +90,15 @@ def changed(sync: Sync, before: str | None, now: str | None) -> tuple[str, ...] 
     return tuple(sorted(differing)) or None
 
 
+def _names(sync: Sync, columns: Collection[str] | None) -> Collection[str]:
+    if columns is None:
+        return sync.mapping
+    return {*sync.mapping} - {*sync.every_column} | {*columns}
+
+
 def _shape_of(field: object) -> Any:
+    if isinstance(field, ChangeField):
+        return field.model_dump()
     if isinstance(field, ValueField):
         return {"value": field.value}
     if isinstance(field, TemplateField):

@@ -6,7 +6,8 @@ It is built once for a sync, in the dialect of the planner that runs it, over th
     extracted     the columns that the sync uses, as c0 … cn                        extract, in the source's dialect
     mapped        k0 …, the key; f0 …, the mapped values; r0 …, the columns
                   that templates read; w, the cursor                                mapped
-    model         values, row_key, identifiers, the digests, fingerprint            model, given the types of mapped
+    model         values, row_key, identifiers, the digests, fingerprint,
+                  fingerprint_before                                                model, given the types of mapped
     delivered     the digests, fingerprint, row_key, identifiers                    the store: acknowledged records
     candidates    rows that may be a change, ``found``, field_hashes                compare, one pass over the model
     rejections    key_hi, key_lo, fingerprint, attempts, first_seen, outcome, code  the store: earlier rejected rows
@@ -22,7 +23,10 @@ keyed by them. ``row_hi`` and ``row_lo`` are the row's: of the primary key. They
 ``found`` is the result of the comparison: ``gone`` (a record that no row of the model names), ``added`` (a record that
 is not delivered), ``changed``, ``doubtful`` (delivered or not: the answer was lost), ``known`` (changed, in a
 comparison that only records known rows), ``renamed`` (equal, but of another row than before, or without the identifiers
-that a delete needs) and ``same``.
+that a delete needs), ``widened`` (equal in the columns that ``"*"`` gave before) and ``same``.
+
+``fingerprint_before`` exists only if the model has other columns than before, and the mapping has a ``"*"``: it covers
+the columns of before, those that are gone as NULL. Then every row is a candidate.
 
 ``unnamed`` is 1 for a row with a null or blank identifier (a field in ``match_on``). Such a row is always a candidate.
 
@@ -50,7 +54,7 @@ from typing import Any
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind, cursor_kind
-from airflow_reverse_etl.spec.model import SqlField, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import ChangeField, SqlField, Sync, TemplateField, ValueField
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sql.column_types import is_text
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
@@ -175,7 +179,7 @@ class PlanStatement:
         # the fingerprint: a digest of the mapping's shape and of all values
         shape = literal(field_hashes.shape(self.sync), self.dialect.name)
         values = [texts[name] for name in field_hashes.values(self.sync)]
-        row = self.dialect.prefix_code([shape, *values])
+        fingerprints = {"fingerprint": [shape, *values], **self._fingerprint_before(texts)}
 
         high = self.dialect.high
         low = self.dialect.low
@@ -183,26 +187,36 @@ class PlanStatement:
             f"{high.format(h=f'{name}_digest')} AS {name}_hi, {low.format(h=f'{name}_digest')} AS {name}_lo"
             for name in digests
         ]
+        hashes += [f"{low.format(h=f'{name}_digest')} AS {name}" for name in fingerprints]
+        for name, parts in fingerprints.items():
+            digests[name] = self.dialect.digest.format(x=self.dialect.prefix_code(parts))
         return fill(
             """
-            SELECT {names}, row_key, identifiers, unnamed, {hashes}, {fingerprint} AS fingerprint, 1 AS present
+            SELECT {names}, row_key, identifiers, unnamed, {hashes}, 1 AS present
             FROM (
                 SELECT {names}, CAST({row_key} AS {string}) AS row_key, {identifiers} AS identifiers,
-                {unnamed} AS unnamed, {digests}, {values} AS values_digest
+                {unnamed} AS unnamed, {digests}
                 FROM {source}
             ) AS digests
             """,
             names=names,
             hashes=", ".join(hashes),
-            fingerprint=low.format(h="values_digest"),
             row_key=row_key,
             string=string,
             identifiers=identifiers,
             unnamed=unnamed,
             digests=", ".join(f"{sql} AS {name}_digest" for name, sql in digests.items()),
-            values=self.dialect.digest.format(x=row),
             source=source,
         )
+
+    def _fingerprint_before(self, texts: Mapping[str, str]) -> dict[str, list[str]]:
+        """Return the parts of ``fingerprint_before`` by its name; empty if the model has the columns of before."""
+        columns = self.comparison.columns_before
+        if columns is None:
+            return {}
+        gone = f"CAST(NULL AS {self.dialect.string})"
+        values = [texts[name] if name else gone for name in field_hashes.values_before(self.sync, columns)]
+        return {"fingerprint_before": [literal(field_hashes.shape(self.sync, columns), self.dialect.name), *values]}
 
     @property
     def hashed(self) -> tuple[str, ...]:
@@ -338,6 +352,10 @@ class PlanStatement:
             f"WHEN s.fingerprint = {IN_DOUBT} THEN 'doubtful'",
         ]
         changed = "WHEN m.fingerprint <> s.fingerprint THEN 'changed'"
+        same = "ELSE 'same'"
+        if self.comparison.columns_before is not None:
+            changed = "WHEN m.fingerprint_before <> s.fingerprint THEN 'changed'"
+            same = "ELSE 'widened'"
         if self.comparison.recorded == "known":
             changed = "WHEN m.fingerprint <> s.fingerprint THEN 'known'"
         renamed = f"WHEN {self._renames} THEN 'renamed'" if self._renames else ""
@@ -346,9 +364,9 @@ class PlanStatement:
         elif self.cursor:
             # The row that had the record before may not have been read, so the record is sent whatever its values.
             cases[2:2] = [renamed]
-            cases += [changed, "ELSE 'same'"]
+            cases += [changed, same]
         else:
-            cases += [changed, renamed, "ELSE 'same'"]
+            cases += [changed, renamed, same]
         return f"CASE {' '.join(filter(None, cases))} END"
 
     @property
@@ -514,7 +532,9 @@ def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str], *, 
     for at, (name, field) in enumerate(sync.mapping.items()):
         if name not in sync.destination.match_on and (mapped[at] not in keys.values() or field_hashes.fixed(field)):
             continue
-        if isinstance(field, TemplateField) or (isinstance(field, ValueField) and isinstance(field.value, dict | list)):
+        if isinstance(field, TemplateField | ChangeField) or (
+            isinstance(field, ValueField) and isinstance(field.value, dict | list)
+        ):
             raise SpecError(
                 f"destination.match_on names {name}, whose value is unknown for a removed row",
                 todo="match on a column, an expression or a plain constant in mode mirror",

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from airflow_reverse_etl.spec.model import Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import SqlField, Sync
 from airflow_reverse_etl.sync.ports import FieldType, ObjectField, ObjectSchema
 
 Record = dict[str, Any]
@@ -32,7 +32,7 @@ class Converter:
             where = f"field {name!r}"
             if isinstance(source, str):
                 where = f"column {source!r}, {where}"
-            if not isinstance(source, str | ValueField | TemplateField):
+            if isinstance(source, SqlField):
                 where = f"expression of {where}"
             self._steps.append((name.split("."), where, _converter(field)))
 

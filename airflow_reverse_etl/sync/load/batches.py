@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField
-from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
+from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.spec.report import CAUSES
@@ -58,11 +58,11 @@ class Batcher:
         if done := RangeSet(range(seqs[0].as_py(), seqs[-1].as_py() + 1)) & settled:
             changes = changes.filter(pc.invert(done.mask(seqs)))
         for change, part in _parts(changes):
-            yield from self._batches(self._operations[change], part, removed=change == "removed")
+            yield from self._batches(change, part)
 
-    def _batches(
-        self, operation: Operation, part: pa.RecordBatch, *, removed: bool
-    ) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
+    def _batches(self, change: str, part: pa.RecordBatch) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
+        operation = self._operations[change]
+        removed = change == "removed"
         # The bytes of the Arrow data are an estimate; the destination measures what it sends.
         row_bytes = max(1, part.nbytes // part.num_rows)
         size = self._capabilities.batch_rows(self._sync, operation)
@@ -71,7 +71,7 @@ class Batcher:
         step = max(size, min(_SLICE_ROWS, _SLICE_BYTES // row_bytes) // size * size)
         for start in range(0, part.num_rows, step):
             rows = part.slice(start, step)
-            records, failures = self._records(rows, removed=removed)
+            records, failures = self._records(rows, change)
             keys = rows.column("key").to_pylist()
             seqs = _range(rows.column("seq"))
             # Receipts are matched by key, so make the keys unique: two records that are removed may have had one row.
@@ -91,12 +91,12 @@ class Batcher:
                 receipts = {batch.seqs[at]: failed[at] for at in failed}
                 yield batch.only(at for at in range(len(batch)) if at not in failed), receipts
 
-    def _records(self, rows: pa.RecordBatch, *, removed: bool) -> tuple[list[Record], dict[int, Receipt]]:
+    def _records(self, rows: pa.RecordBatch, change: str) -> tuple[list[Record], dict[int, Receipt]]:
         """Build the records, and the receipts of rows that must not be sent, by position."""
-        if removed:
+        if change == "removed":
             records = identifiers(rows)
             return records, dict.fromkeys(unnamed(records, self._match_on, stored=True), _NO_IDENTIFIER)
-        records, failures = self._builder.build(rows)
+        records, failures = self._builder.build(rows, change)
         receipts = {at: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failures.items()}
         if self._converter:
             for at, text in self._converter.convert(records):

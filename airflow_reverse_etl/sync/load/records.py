@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.field_types import is_blank
-from airflow_reverse_etl.spec.model import NullValue, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import (
+    ChangeField,
+    ChangeValues,
+    NullRule,
+    NullRules,
+    NullValue,
+    Sync,
+    TemplateField,
+    ValueField,
+)
 from airflow_reverse_etl.spec.templates import jinja_environment, template_columns
 
 if TYPE_CHECKING:
@@ -20,15 +29,15 @@ Record = dict[str, Any]
 class RecordBuilder:
     """Builder of a sync's records; made once for a load, and used for each batch.
 
-    Dots in a field's name create nested objects. ``nulls: omit`` drops null fields and objects that are then empty.
+    Dots in a field's name create nested objects. A null value of a field with ``omit`` is left out, and so is an object
+    that is then empty.
 
     :param nulls: handling of null values, if the sync does not say it.
     """
 
-    def __init__(self, sync: Sync, nulls: str | NullValue = "send") -> None:
+    def __init__(self, sync: Sync, nulls: NullRule = "send") -> None:
         self._template_columns = template_columns(sync)
         self._inputs: list[str] = []
-        self._constants: dict[str, Any] = {}
         self._templates: dict[str, tuple[str, jinja2.Template]] = {}
         environment = None
         if self._template_columns or _has_template(sync):
@@ -36,10 +45,14 @@ class RecordBuilder:
 
         # Build a tree of variable names with the shape of a record.
         tree: dict[str, Any] = {}
+        constants: dict[str, Any] = {}
+        changes: dict[str, ChangeValues] = {}
         for at, (name, field) in enumerate(sync.mapping.items()):
             variable = f"f{at}"
             if isinstance(field, ValueField):
-                self._constants[variable] = field.value
+                constants[variable] = field.value
+            elif isinstance(field, ChangeField):
+                changes[variable] = field.change
             else:
                 self._inputs.append(variable)
                 if isinstance(field, TemplateField):
@@ -50,36 +63,50 @@ class RecordBuilder:
             for parent in parents:
                 level = level.setdefault(parent, {})
             level[leaf] = variable
-        self._records = self._compile(tree, nulls=sync.nulls or nulls)
 
-    def _compile(self, tree: Mapping[str, Any], *, nulls: str | NullValue) -> Callable[..., list[Record]]:
+        # Compile a function for each kind of change.
+        rules = null_rules(sync, nulls)
+        handling = {f"f{at}": rules[name] for at, name in enumerate(sync.mapping)}
+        self._records: dict[str, Callable[..., list[Record]]] = {}
+        for change in ("added", "changed"):
+            values = constants | {variable: getattr(kinds, change) for variable, kinds in changes.items()}
+            self._records[change] = self._compile(tree, values, handling)
+
+    def _compile(
+        self, tree: Mapping[str, Any], constants: Mapping[str, Any], nulls: Mapping[str, NullRule]
+    ) -> Callable[..., list[Record]]:
         """Compile a comprehension over the columns, as a dict display per row is several times faster than a loop.
 
         Field names enter its source only as the ``repr`` of a string.
         """
 
-        instead = nulls if isinstance(nulls, NullValue) else None
+        def may_vanish(item: Any) -> bool:
+            return nulls[item] == "omit" if isinstance(item, str) else any(map(may_vanish, item.values()))
 
         def display(level: Mapping[str, Any]) -> str:
             items = []
             for key, item in level.items():
                 value = item if isinstance(item, str) else display(item)
-                if instead and isinstance(item, str):
-                    value = f"{item} if {item} is not None else _null"
+                if isinstance(item, str) and isinstance(nulls[item], NullValue):
+                    value = f"{item} if {item} is not None else {item}_null"
                 items.append(f"{key!r}: {value}")
             text = "{" + ", ".join(items) + "}"
-            return f"_present({text})" if nulls == "omit" else text
+            kept = tuple(key for key, item in level.items() if not may_vanish(item))
+            return text if len(kept) == len(level) else f"_present({text}, {kept!r})"
 
         variables = ", ".join(self._inputs)
         rows = f"for ({variables},) in zip({variables})" if self._inputs else "for _ in range(_count)"
         source = f"lambda {', '.join(['_count', *self._inputs])}: [{display(tree)} {rows}]"
-        names = {**self._constants, "_present": _present, "_null": instead and instead.value}
-        function: Callable[..., list[Record]] = eval(source, names)  # noqa: S307 - built above from reprs only
+        instead = {f"{variable}_null": rule.value for variable, rule in nulls.items() if isinstance(rule, NullValue)}
+        function: Callable[..., list[Record]] = eval(  # noqa: S307 - built above from reprs only
+            source, {**constants, **instead, "_present": _present}
+        )
         return function
 
-    def build(self, batch: pa.RecordBatch) -> tuple[list[Record], dict[int, str]]:
-        """Build the records of added or changed rows.
+    def build(self, batch: pa.RecordBatch, change: str = "added") -> tuple[list[Record], dict[int, str]]:
+        """Build the records of rows.
 
+        :param change: ``added`` or ``changed``, of all these rows.
         :returns: the records, and a message for each position whose template failed. The record at such a position is
             unusable. A message names the field and the kind of error, never a value.
         """
@@ -90,7 +117,7 @@ class RecordBuilder:
                 columns.append(self._render(variable, batch, failures))
             else:
                 columns.append(_in_utc(batch.column(variable)).to_pylist())
-        return self._records(batch.num_rows, *columns), failures
+        return self._records[change](batch.num_rows, *columns), failures
 
     def _render(self, variable: str, batch: pa.RecordBatch, failures: dict[int, str]) -> list[str | None]:
         name, template = self._templates[variable]
@@ -104,6 +131,18 @@ class RecordBuilder:
                 failures[position] = f"template of field {name!r} failed: {type(error).__name__}"
                 texts.append(None)
         return texts
+
+
+def null_rules(sync: Sync, nulls: NullRule) -> dict[str, NullRule]:
+    """Return the handling of null values of each field of the mapping.
+
+    :param nulls: handling of fields for which the sync does not say it.
+    """
+    given = sync.nulls
+    if not isinstance(given, NullRules):
+        return dict.fromkeys(sync.mapping, given or nulls)
+    default = given.default or nulls
+    return {name: given.fields.get(name, default) for name in sync.mapping}
 
 
 def identifiers(batch: pa.RecordBatch) -> list[Record]:
@@ -147,5 +186,6 @@ def _has_template(sync: Sync) -> bool:
     return any(isinstance(field, TemplateField) for field in sync.mapping.values())
 
 
-def _present(level: Record) -> Record:
-    return {key: value for key, value in level.items() if value is not None and value != {}}
+def _present(level: Record, kept: Sequence[str]) -> Record:
+    """Return a level of a record without its nulls and empty objects, except those that are kept."""
+    return {key: value for key, value in level.items() if (value is not None and value != {}) or key in kept}

@@ -158,3 +158,24 @@ def test_a_null_in_a_template_is_no_text_and_no_identifier() -> None:
     records, receipts = cut(spec, rows)
     assert records == [{"email": "a@x"}]
     assert receipts == {2: ("no_identifier", "rejected")}
+
+
+def test_nulls_are_handled_field_by_field() -> None:
+    mapping = {"id": "id", "p.a": "a", "p.b": "b", "q.c": "c", "d": "d"}
+    nulls = {"fields": {"p.a": "omit", "q.c": "omit", "d": {"value": ""}}, "default": "send"}
+    [record], _ = RecordBuilder(sync(mapping, nulls=nulls), "omit").build(
+        batch(f0=[1], f1=[None], f2=[None], f3=[None], f4=[None])
+    )
+    assert record == {"id": 1, "p": {"b": None}, "d": ""}
+
+
+def test_fields_without_a_rule_of_their_own_are_handled_as_the_destination_wants() -> None:
+    given = sync({"id": "id", "a": "a", "b": "b"}, nulls={"fields": {"a": "send"}})
+    assert RecordBuilder(given, "omit").build(batch(f0=[1], f1=[None], f2=[None]))[0] == [{"id": 1, "a": None}]
+
+
+def test_a_record_says_its_kind_of_change() -> None:
+    builder = RecordBuilder(sync({"id": "id", "event.name": {"change": {"added": "Created", "changed": ["Updated"]}}}))
+    rows = batch(f0=[1])
+    assert builder.build(rows, "added")[0] == [{"id": 1, "event": {"name": "Created"}}]
+    assert builder.build(rows, "changed")[0] == [{"id": 1, "event": {"name": ["Updated"]}}]
