@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -114,7 +115,12 @@ class JsonApi(BatchApi):
 
     def limits(self, operations: Mapping[Operation, Support]) -> Capabilities:
         """Return the abilities of any JSON API. Most compare identifiers, such as e-mail addresses, without case."""
-        return Capabilities(operations, ignore_case=True)
+        return Capabilities(operations, ignore_case=True, always_sent=self._named_fields())
+
+    def _named_fields(self) -> frozenset[str]:
+        """Return the fields that the options name: in paths and items, or to find a row in a reply."""
+        texts = self.options.model_dump_json()
+        return frozenset(name for name in self.sync.mapping if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", texts))
 
     def _endpoint(
         self, operation: Operation, options: EndpointOptions, others: Mapping[Operation, EndpointOptions]

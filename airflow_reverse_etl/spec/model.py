@@ -347,6 +347,14 @@ class Sync(_Strict):
             "the changed fields; `none`, no record: every row is sent in every run"
         ),
     ] = "rows"
+    send: Annotated[
+        Literal["all", "changed"],
+        Field(
+            description="fields of a changed row that are sent: `all` of them, or only those that changed, for an API "
+            "that bills fields or that others write to; see [Only changed fields](#only-changed-fields)",
+            exclude_if=lambda value: value == "all",
+        ),
+    ] = "all"
     initial: Annotated[
         Literal["send", "baseline"],
         Field(description="behaviour of the first run: send every row, or record all as delivered without sending"),
@@ -464,10 +472,12 @@ class Sync(_Strict):
             raise ValueError(f"mode mirror needs track: rows: {reason}")
         if self.mode == "append" and self.cursor:
             raise ValueError("mode append sends every row of the model in every run; it has no use for a cursor")
-        if self.mode == "append" and self.track_fields:
+        if self.mode == "append" and self.track_fields and not self.sends_changed:
             raise ValueError("mode append keeps no record, and so cannot keep hashes of fields")
         if not self.tracked:
             reason = "mode append" if self.mode == "append" else "track: none"
+            if self.send == "changed":
+                raise ValueError(f"send: changed compares with what was delivered, and {reason} keeps no record")
             if self.initial != "send":
                 raise ValueError(f"initial: {self.initial} records rows, and {reason} keeps no record")
             if self.on_mapping_change != "resync":
@@ -572,7 +582,12 @@ class Sync(_Strict):
     @property
     def track_fields(self) -> bool:
         """True if hashes of single fields are stored: :mod:`airflow_reverse_etl.sql.statements.field_hashes`."""
-        return isinstance(self.track, TrackDetails) and self.track.fields
+        return self.sends_changed or (isinstance(self.track, TrackDetails) and self.track.fields)
+
+    @property
+    def sends_changed(self) -> bool:
+        """True if only the changed fields of a changed row are sent."""
+        return self.send == "changed"
 
     @classmethod
     def load(cls, source: Sync | Mapping[str, Any] | str | Path, *, check: DestinationCheck | None = None) -> Sync:
@@ -645,7 +660,7 @@ class Sync(_Strict):
         """Hash of everything that decides which records are sent, and how. Guards, rates and policies do not count."""
         sync = self if self.nulls is not None else self.model_copy(update={"nulls": "send"})
         content = sync.model_dump_json(
-            include={"model", "primary_key", "destination", "mode", "mapping", "nulls", "track"}
+            include={"model", "primary_key", "destination", "mode", "mapping", "nulls", "track", "send"}
         )
         return hashlib.sha256(content.encode()).hexdigest()
 

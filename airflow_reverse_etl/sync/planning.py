@@ -237,7 +237,7 @@ def stored_plan(
     return StoredPlan(
         plan,
         request.sync.mode,
-        statement.values,
+        (*statement.values, *(statement.hashed if request.sync.sends_changed else ())),
         generation,
         built.comparison,
         cursor_type=built.types[statement.cursor[0]] if statement.cursor else "",

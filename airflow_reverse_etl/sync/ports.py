@@ -230,8 +230,9 @@ class StateStore(Protocol):
         of ``plan.kinds``; ``key`` string; ``f0 … fn``, the values of the sync's mapping in its order (null for
         constants and templates); ``r0 … rm``, the columns that templates read, in the order of
         ``spec.templates.template_columns``; and ``identifiers`` string, the JSON record of a removed row's identifiers
-        (null for other rows). A caller that
-        does not read the generator to its end must close it.
+        (null for other rows). With ``send: changed`` also ``field_hashes`` and ``hashes_before`` string, of which
+        ``sql.statements.field_hashes.changed`` makes the changed fields of a changed row. A caller that does not read
+        the generator to its end must close it.
         """
 
     def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
@@ -337,6 +338,8 @@ class Capabilities:
     :param ignore_case: identifiers that differ only in upper and lower case name the same record.
     :param removes_first: a record whose row has a new identifier is deleted before the new record is written, and not
         in the run after: a unique constraint would refuse the new record otherwise.
+    :param always_sent: fields that every record must have, of a destination that takes records with some of their
+        fields (``send: changed``); None if it takes whole records only.
     """
 
     operations: Mapping[Operation, Support]
@@ -347,6 +350,7 @@ class Capabilities:
     nulls: Literal["send", "omit"] | NullValue = "send"
     ignore_case: bool = False
     removes_first: bool = False
+    always_sent: frozenset[str] | None = None
 
     def idempotent(self, operation: Operation | None) -> bool:
         """Return True if an operation is supported, and has the same result when it is sent twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,19 @@ def differing_fields(sync: Sync, before: str, now: str) -> tuple[str, ...] | Non
         if value != old:
             found.update(names)
     return tuple(sorted(found)) or None
+
+
+def hash_text(sync: Sync, fingerprint: str) -> str:
+    """Return the hashes of a row's fields in the form that ``StateStore.changes`` promises for ``send: changed``."""
+    fields, read, shape = json.loads(fingerprint)
+    fixed = (ValueField, ChangeField, TemplateField)
+    own = [value for name, value in fields if not isinstance(sync.mapping.get(name), fixed)]
+    names = [[name for name, _ in fields], shape]
+    return _hex(names, 8) + "".join(_hex(value, 16) for value in (*own, *read))
+
+
+def _hex(value: Any, digits: int) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def with_bounds(comparison: Comparison, rows: Sequence[ModelRow], repeated: Iterable[Any], now: datetime) -> Comparison:

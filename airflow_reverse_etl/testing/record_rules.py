@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from airflow_reverse_etl.spec.comparison import Comparison
 from airflow_reverse_etl.spec.operations import OPERATIONS
@@ -30,13 +31,13 @@ class Delivered:
     """Record of the snapshot.
 
     :param key: primary key of the row that was delivered.
-    :param has_fields: the values of single fields are known, as the sync tracked them.
+    :param fields: the values of single fields are known: to be ``named`` in a plan, or to decide what is ``sent``.
     """
 
     fingerprint: str
     identifiers: str | None
     key: str
-    has_fields: bool = False
+    fields: Literal["", "named", "sent"] = ""
 
 
 @dataclass(frozen=True, slots=True)

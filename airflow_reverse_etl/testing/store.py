@@ -23,7 +23,7 @@ from airflow_reverse_etl.sync.comparing import comparison_for, outdated
 from airflow_reverse_etl.sync.planning import make_plan
 from airflow_reverse_etl.sync.ports import KINDS, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
-from airflow_reverse_etl.testing.model_rows import differing_fields, lowest, read_rows, with_bounds
+from airflow_reverse_etl.testing.model_rows import differing_fields, hash_text, lowest, read_rows, with_bounds
 from airflow_reverse_etl.testing.record_rules import (
     IN_DOUBT,
     REMOVED,
@@ -52,7 +52,7 @@ class _Planned:
     :param generation: of the snapshot that the plan was made from.
     :param rows: all rows, including those that are not sent.
     :param values: values of the model's rows.
-    :param has_fields: the sync tracks single fields.
+    :param sync: of the plan.
     """
 
     plan: Plan
@@ -61,7 +61,7 @@ class _Planned:
     generation: int
     rows: Sequence[Classified]
     values: pa.Table
-    has_fields: bool
+    sync: Sync
     #: Partition → number of the try that saved last, and its checkpoint.
     checkpoints: dict[int, tuple[int, Checkpoint]] = field(default_factory=dict)
     #: Partition → number of its last try.
@@ -134,16 +134,18 @@ class MemoryStateStore(StateStore):
             snapshot_rows=len(state.snapshot),
             comparison=comparison,
         )
-        state.plans[plan.plan_id] = _Planned(
-            plan, sync.mode, comparison, state.generation, rows, values, sync.track_fields
-        )
+        state.plans[plan.plan_id] = _Planned(plan, sync.mode, comparison, state.generation, rows, values, sync)
         return plan
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         planned = self._planned(plan)
         numbered = planned.numbered()[after:until]
         for start in range(0, len(numbered), _BATCH_ROWS):
-            yield _batch(numbered[start : start + _BATCH_ROWS], planned.values)
+            part = numbered[start : start + _BATCH_ROWS]
+            batch = _batch(part, planned.values)
+            if planned.sync.sends_changed:
+                batch = self._with_hashes(batch, part, planned)
+            yield batch
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
@@ -156,7 +158,7 @@ class MemoryStateStore(StateStore):
                 continue
             before = snapshot.get(str(row.record))
             found[seq] = None
-            if before and before.has_fields and planned.has_fields and before.fingerprint != IN_DOUBT:
+            if before and before.fields and planned.sync.track_fields and before.fingerprint != IN_DOUBT:
                 found[seq] = differing_fields(sync, before.fingerprint, row.fingerprint)
         return found
 
@@ -238,6 +240,26 @@ class MemoryStateStore(StateStore):
         if where != address or now - last > timedelta(days=1):
             self._writers[sync] = address, now
 
+    def _with_hashes(
+        self, batch: pa.RecordBatch, numbered: Sequence[tuple[int, Classified]], planned: _Planned
+    ) -> pa.RecordBatch:
+        """Add what decides about the fields that are sent. A row that was rejected before is sent whole."""
+        import pyarrow as pa
+
+        state = self._state(planned.plan.sync)
+        rejected = {record for record, _ in state.rejections}
+        now, before = [], []
+        for _, row in numbered:
+            known = state.snapshot.get(str(row.record))
+            comparable = (
+                known and known.fields == "sent" and known.fingerprint != IN_DOUBT and row.record not in rejected
+            )
+            now.append(hash_text(planned.sync, row.fingerprint) if row.row else None)
+            before.append(hash_text(planned.sync, known.fingerprint) if known and comparable else None)
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        columns |= {"field_hashes": pa.array(now, pa.string()), "hashes_before": pa.array(before, pa.string())}
+        return pa.RecordBatch.from_pydict(columns)
+
     # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _state(self, sync: str) -> _State:
@@ -303,13 +325,23 @@ class _Commit:
         before = state.snapshot
         after = {} if self._comparison.drops_snapshot else dict(before)
         for seq, row in self._numbered:
-            _apply(after, row, self._fate(seq, row), has_fields=self._planned.has_fields)
+            _apply(after, row, self._fate(seq, row), fields=self._fields_of(row))
         for row in self._planned.unsent():
             fates: dict[str, _Fate] = {"forgotten": "gone", "recorded": "accepted"}
-            _apply(after, row, fates.get(row.change, ""), has_fields=self._planned.has_fields)
+            _apply(after, row, fates.get(row.change, ""), fields=self._fields_of(row))
         state.snapshot = after
         if after != before:
             state.generation += 1
+
+    def _fields_of(self, row: Classified) -> Literal["", "named", "sent"]:
+        """Return what is known of the fields of a row that enters the snapshot."""
+        sync = self._planned.sync
+        if not sync.sends_changed:
+            return "named" if sync.track_fields else ""
+        # A row that is recorded without being sent may have fields that the destination has not.
+        known = self._state.snapshot.get(str(row.record))
+        differs = known is not None and known.fingerprint != row.fingerprint
+        return "" if row.change == "recorded" and differs and self._comparison.recorded != "all" else "sent"
 
     def _fate(self, seq: int, row: Classified) -> _Fate:
         """Return what happens to the record of a row that was to be sent."""
@@ -377,7 +409,7 @@ class _Commit:
         return seq not in self._settled
 
 
-def _apply(snapshot: Snapshot, row: Classified, fate: _Fate, *, has_fields: bool) -> None:
+def _apply(snapshot: Snapshot, row: Classified, fate: _Fate, *, fields: Literal["", "named", "sent"]) -> None:
     """Apply the fate of a row's record to a snapshot."""
     if not fate or row.record is None:
         return
@@ -386,7 +418,7 @@ def _apply(snapshot: Snapshot, row: Classified, fate: _Fate, *, has_fields: bool
     elif fate == "in_doubt":
         snapshot[row.record] = Delivered(IN_DOUBT, row.identifiers, str(row.key))
     else:
-        snapshot[row.record] = Delivered(row.fingerprint, row.identifiers, str(row.key), has_fields)
+        snapshot[row.record] = Delivered(row.fingerprint, row.identifiers, str(row.key), fields)
 
 
 def _rejected_again(old: Rejection | None, row: Classified, receipt: Receipt, *, now: datetime) -> Rejection:

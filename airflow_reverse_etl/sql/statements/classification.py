@@ -231,7 +231,7 @@ def _the_plan(statement: PlanStatement) -> str:
     # Earlier rejections are known by the record; in the state of before, by the primary key.
     digest = ROW if comparison.adopted else KEY
     joins.append(f"LEFT JOIN quarantined AS q ON {same('q', 'j', KEY, digest)} AND q.fingerprint = j.fingerprint")
-    if comparison.recorded == "known":
+    if comparison.recorded == "known" or statement.sync.sends_changed:
         joins.append(f"LEFT JOIN (SELECT DISTINCT key_hi, key_lo FROM rejections) AS x ON {same('x', 'j')}")
 
     # What happens to a row: the first condition that holds decides.
@@ -264,16 +264,37 @@ def _the_plan(statement: PlanStatement) -> str:
         last = "CASE WHEN j.found = 'added' THEN 'added' ELSE 'changed' END"
     return fill(
         """
-        SELECT j.*,
+        SELECT {columns},
         CASE {changes} ELSE {last} END AS change,
         {cause} AS cause, q.code
         FROM judged AS j
         {joins}
         """,
+        columns=_columns(statement),
         changes=" ".join(changes),
         last=last,
         cause=_cause(held, moved),
         joins=" ".join(joins),
+    )
+
+
+def _columns(statement: PlanStatement) -> str:
+    """Build the columns of ``judged`` for the plan.
+
+    With ``send: changed``, a row that was rejected before is sent whole. A row with fields that are recorded without
+    being sent is sent whole with its next change.
+    """
+    if not statement.sync.sends_changed:
+        return "j.*"
+    unsent = "'known', 'widened'"
+    if statement.comparison.columns_before is not None:
+        unsent += ", 'renamed'"
+    values = (*statement.values, *statement.cursor, "row_key", "identifiers", "unnamed", *statement.digests)
+    others = (*values, "fingerprint", "present", "found", "invalid", "repeats")
+    return (
+        f"{', '.join(f'j.{name}' for name in others)},"
+        f" CASE WHEN j.found NOT IN ({unsent}) THEN j.field_hashes END AS field_hashes,"
+        " CASE WHEN x.key_hi IS NULL THEN j.hashes_before END AS hashes_before"
     )
 
 

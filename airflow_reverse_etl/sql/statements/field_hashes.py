@@ -4,7 +4,8 @@ With ``track: {fields: true}``, a store keeps one text for each delivered row: e
 then four digits for each value of the fingerprint, in the fingerprint's order. The four are the first digits of the MD5
 of the row's ``key_hi``, a colon and the value's text form; for NULL they are ``null``. So equal values of different
 rows have different hashes, and planners of all dialects agree on them. One of 65,536 changed values keeps its hash by
-chance, and its field is then not named.
+chance, and its field is then not named. With ``send: changed``, where such a value would not be sent, a value has
+sixteen digits, 64 bits.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
 from airflow_reverse_etl.sql.quoting import literal
 
-#: Digits of the mapping's shape, and of each value.
+#: Digits of the mapping's shape, and of each value that is only named.
 _SHAPE = 8
-_VALUE = 4
+_NAMED = 4
+#: Digits of each value if they decide what is sent.
+_SENT = 16
 
 
 def fixed(field: object) -> bool:
@@ -69,7 +72,7 @@ def hashes(sync: Sync, dialect: PlannerDialect, types: Mapping[str, str], *, mod
     for value in values(sync):
         text = dialect.text(f"{model}.{value}", types[value])
         digest = dialect.hex_digest(salt + text)
-        parts.append(f"COALESCE(SUBSTR({digest}, 1, {_VALUE}), 'null')")
+        parts.append(f"COALESCE(SUBSTR({digest}, 1, {_width(sync)}), '{'null'.ljust(_width(sync), '-')}')")
     return " || ".join(parts)
 
 
@@ -81,13 +84,21 @@ def changed(sync: Sync, before: str | None, now: str | None) -> tuple[str, ...] 
     """
     if not before or not now or before[:_SHAPE] != now[:_SHAPE] or len(before) != len(now):
         return None
-    starts = range(_SHAPE, len(now), _VALUE)
+    fields_of = values(sync).values()
+    width = _width(sync)
+    if len(now) != _SHAPE + width * len(fields_of):
+        return None
+    starts = range(_SHAPE, len(now), width)
     differing: set[str] = set()
-    for start, fields in zip(starts, values(sync).values(), strict=True):
-        end = start + _VALUE
+    for start, fields in zip(starts, fields_of, strict=True):
+        end = start + width
         if before[start:end] != now[start:end]:
             differing.update(fields)
     return tuple(sorted(differing)) or None
+
+
+def _width(sync: Sync) -> int:
+    return _SENT if sync.sends_changed else _NAMED
 
 
 def _names(sync: Sync, columns: Collection[str] | None) -> Collection[str]:

@@ -220,7 +220,12 @@ class PlanStatement:
 
     @property
     def hashed(self) -> tuple[str, ...]:
-        """The candidates' column with hashes of single fields; empty if the sync does not store them."""
+        """The candidates' columns with hashes of single fields; empty if the sync does not store them.
+
+        ``hashes_before``, those of the record, exists only if they decide what is sent.
+        """
+        if self.sync.sends_changed:
+            return ("field_hashes", "hashes_before")
         return ("field_hashes",) if self.sync.track_fields else ()
 
     @property
@@ -286,6 +291,9 @@ class PlanStatement:
         columns = ", ".join(f"m.{name}" for name in (*self.values, *self.cursor))
         if self.hashed:  # only for candidates, as each field costs a digest
             columns += f", {field_hashes.hashes(self.sync, self.dialect, types, model='m')} AS field_hashes"
+        if "hashes_before" in self.hashed:
+            before = "s.field_hashes" if self.compared else f"CAST(NULL AS {self.dialect.string})"
+            columns += f", {before} AS hashes_before"
         if not self.compared:
             return fill(
                 """

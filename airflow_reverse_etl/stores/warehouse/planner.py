@@ -16,7 +16,7 @@ from airflow_reverse_etl.sync.planning import PlanRunner
 from airflow_reverse_etl.sync.ports import KINDS
 
 _REJECTIONS = "key_hi, key_lo, fingerprint, attempts, first_seen, last_seen, outcome, code"
-_SNAPSHOT = "key_hi, key_lo, row_hi, row_lo, fingerprint, row_key, identifiers"
+_SNAPSHOT = "key_hi, key_lo, row_hi, row_lo, fingerprint, row_key, identifiers, field_hashes"
 
 #: Relations that are tables; the others are CTEs of the statements that read them.
 _TABLES = ("candidates", "whole_model")

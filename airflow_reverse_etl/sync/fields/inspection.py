@@ -34,6 +34,13 @@ async def inspect(sync: Sync, destination: Destination, context: RunContext) -> 
     :raises CredentialsError: the destination refused the credentials.
     :raises UnreachableError: the destination did not answer.
     """
+    if sync.sends_changed and destination.capabilities.always_sent is None:
+        raise SpecError(
+            title(1),
+            problems=(f"send: changed: type {sync.destination.type} takes whole records only",),
+            todo="remove send from the sync",
+            sync=sync.name,
+        )
     teller = destination if isinstance(destination, TellsAccount) and destination.tells_account else None
     describer = destination if isinstance(destination, DescribesFields) and destination.describes_fields else None
     if teller is None and describer is None:

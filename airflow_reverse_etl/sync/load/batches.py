@@ -11,7 +11,7 @@ from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.fields.conversion import Converter
-from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, unnamed
+from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, only_changed, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities, ObjectSchema
 
 if TYPE_CHECKING:
@@ -38,11 +38,13 @@ class Batcher:
         self._keys_repeat = sync.mode == "append"
         self._match_on = sync.destination.match_on
         # The plan has checked the other fields of match_on.
+        self._always_sent = frozenset(self._match_on) | (capabilities.always_sent or frozenset())
         self._templated = [name for name in self._match_on if isinstance(sync.mapping[name], TemplateField)]
 
     def convert(self, schema: ObjectSchema) -> None:
         """From now on, convert values to the types of the destination's fields."""
         self._converter = Converter(self._sync, schema)
+        self._always_sent |= {field.name for field in schema.fields if field.required}
 
     def cut(self, changes: pa.RecordBatch, settled: RangeSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:
         """Yield the rows that are not settled yet in batches, in order.
@@ -101,6 +103,8 @@ class Batcher:
         if self._converter:
             for at, text in self._converter.convert(records):
                 receipts.setdefault(at, Receipt(Outcome.REJECTED, "wrong_value", text))
+        if self._sync.sends_changed and change == "changed":
+            records = list(only_changed(self._sync, rows, records, always=self._always_sent))
         if self._templated:
             for at in unnamed(records, self._templated):
                 receipts.setdefault(at, _NO_IDENTIFIER)

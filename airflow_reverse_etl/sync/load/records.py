@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.field_types import is_blank
@@ -18,12 +18,16 @@ from airflow_reverse_etl.spec.model import (
     ValueField,
 )
 from airflow_reverse_etl.spec.templates import jinja_environment, template_columns
+from airflow_reverse_etl.sql.statements import field_hashes
 
 if TYPE_CHECKING:
     import jinja2
     import pyarrow as pa
 
 Record = dict[str, Any]
+
+#: Stands for a field that a record lacks.
+_LACKS = object()
 
 
 class RecordBuilder:
@@ -143,6 +147,43 @@ def null_rules(sync: Sync, nulls: NullRule) -> dict[str, NullRule]:
         return dict.fromkeys(sync.mapping, given or nulls)
     default = given.default or nulls
     return {name: given.fields.get(name, default) for name in sync.mapping}
+
+
+def only_changed(
+    sync: Sync, batch: pa.RecordBatch, records: Sequence[Record], *, always: Collection[str]
+) -> Iterator[Record]:
+    """Yield the records of changed rows with their changed fields only, and whole if these are not known.
+
+    Constants are always sent, too.
+
+    :param batch: the rows, with ``field_hashes`` and ``hashes_before``.
+    :param always: fields that every record keeps.
+    """
+    kept = {name for name, field in sync.mapping.items() if isinstance(field, ValueField | ChangeField)}
+    kept |= {name for name in sync.mapping if any(name == field or name.startswith(f"{field}.") for field in always)}
+    before = batch.column("hashes_before").to_pylist()
+    now = batch.column("field_hashes").to_pylist()
+    for record, old, new in zip(records, before, now, strict=True):
+        changed = field_hashes.changed(sync, old, new)
+        if changed is None:
+            yield record
+        else:
+            wanted = kept.union(changed)
+            yield _with_fields(record, [name.split(".") for name in sync.mapping if name in wanted])
+
+
+def _with_fields(record: Record, paths: Iterable[Sequence[str]]) -> Record:
+    """Return a record with some of its fields. A field that it lacks, as its value is null, is left out."""
+    found: Record = {}
+    for path in paths:
+        value = _value(record, path, _LACKS)
+        if value is _LACKS:
+            continue
+        level = found
+        for name in path[:-1]:
+            level = level.setdefault(name, {})
+        level[path[-1]] = value
+    return found
 
 
 def identifiers(batch: pa.RecordBatch) -> list[Record]:
