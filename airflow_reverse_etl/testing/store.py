@@ -248,14 +248,15 @@ class MemoryStateStore(StateStore):
 
         state = self._state(planned.plan.sync)
         rejected = {record for record, _ in state.rejections}
-        now, before = [], []
+        now: list[str | None] = []
+        before: list[str | None] = []
         for _, row in numbered:
             known = state.snapshot.get(str(row.record))
-            comparable = (
-                known and known.fields == "sent" and known.fingerprint != IN_DOUBT and row.record not in rejected
-            )
             now.append(hash_text(planned.sync, row.fingerprint) if row.row else None)
-            before.append(hash_text(planned.sync, known.fingerprint) if known and comparable else None)
+            if known is None or known.fields != "sent" or known.fingerprint == IN_DOUBT or row.record in rejected:
+                before.append(None)
+            else:
+                before.append(hash_text(planned.sync, known.fingerprint))
         columns = {name: batch.column(name) for name in batch.schema.names}
         columns |= {"field_hashes": pa.array(now, pa.string()), "hashes_before": pa.array(before, pa.string())}
         return pa.RecordBatch.from_pydict(columns)

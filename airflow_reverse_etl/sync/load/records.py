@@ -160,7 +160,8 @@ def only_changed(
     :param always: fields that every record keeps.
     """
     kept = {name for name, field in sync.mapping.items() if isinstance(field, ValueField | ChangeField)}
-    kept |= {name for name in sync.mapping if any(name == field or name.startswith(f"{field}.") for field in always)}
+    for field in always:
+        kept |= {name for name in sync.mapping if name == field or name.startswith(f"{field}.")}
     before = batch.column("hashes_before").to_pylist()
     now = batch.column("field_hashes").to_pylist()
     for record, old, new in zip(records, before, now, strict=True):
