@@ -33,7 +33,7 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.sync_group",
             )
         ],
-        "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http")],
+        "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http", "hooks.hubspot")],
         "sensors": [_modules("sensors.dbt_cloud", "sensors.git")],
         "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
         "connection-types": [*destination_connections(), GIT_CONNECTION],

@@ -26,6 +26,7 @@ ENTRY_POINT_GROUP = "airflow_reverse_etl.destinations"
 BUILT_IN = {
     "file": "airflow_reverse_etl.destinations.file:FileDestination",
     "http": "airflow_reverse_etl.destinations.json_api:JsonApi",
+    "hubspot": "airflow_reverse_etl.destinations.hubspot:HubSpot",
     "table": "airflow_reverse_etl.destinations.table:TableDestination",
 }
 #: Classes of :func:`registered`, by type.

@@ -76,19 +76,17 @@ class Results(Strict):
     key: Annotated[
         dict[str, str],
         Field(
-            default_factory=dict,
             max_length=1,
             description="path in an entry, and the field of the record that has the same value; the path is empty if "
             "the entry itself is the value",
         ),
-    ]
+    ] = Field(default_factory=dict)
     ok: Annotated[
         dict[str, Any],
         Field(
-            default_factory=dict,
             description="path in an entry, and the value, or list of values, that means that the row was written",
         ),
-    ]
+    ] = Field(default_factory=dict)
     error: Annotated[str | None, Field(description="path in an entry that has a value only if the row failed")] = None
     code: Annotated[
         str,
@@ -100,8 +98,8 @@ class Results(Strict):
     message: Annotated[str, Field(description="path of the error message in an entry")] = "message"
     codes: Annotated[
         dict[Code, RowAction],
-        Field(default_factory=dict, description="error codes of rows, and their meaning; default: reject"),
-    ]
+        Field(description="error codes of rows, and their meaning; default: reject"),
+    ] = Field(default_factory=dict)
     accepted: Annotated[
         str | None,
         Field(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from airflow_reverse_etl.spec.model import SqlField, Sync
+from airflow_reverse_etl.spec.model import NullRule, NullValue, SqlField, Sync
 from airflow_reverse_etl.sync.ports import FieldType, ObjectField, ObjectSchema
 
 Record = dict[str, Any]
@@ -22,7 +22,8 @@ class NotConvertibleError(ValueError):
 class Converter:
     """Converts the values of records to the types of a destination's fields."""
 
-    def __init__(self, sync: Sync, schema: ObjectSchema) -> None:
+    def __init__(self, sync: Sync, schema: ObjectSchema, nulls: Mapping[str, NullRule] | None = None) -> None:
+        nulls = nulls or {}
         fields = {field.name: field for field in schema.fields}
         self._steps: list[tuple[Sequence[str], str, Callable[[Any], Any]]] = []
         for name, source in sync.mapping.items():
@@ -34,7 +35,7 @@ class Converter:
                 where = f"column {source!r}, {where}"
             if isinstance(source, SqlField):
                 where = f"expression of {where}"
-            self._steps.append((name.split("."), where, _converter(field)))
+            self._steps.append((name.split("."), where, _converter(field, nulls.get(name))))
 
     def convert(self, records: Sequence[Record]) -> Iterator[tuple[int, str]]:
         """Convert the values of records in place; yields the positions of those that do not fit, and why."""
@@ -52,7 +53,8 @@ class Converter:
                     yield position, f"{where}: {error}"
 
 
-def _converter(field: ObjectField) -> Callable[[Any], Any]:
+def _converter(field: ObjectField, null: NullRule | None) -> Callable[[Any], Any]:
+    """Return the function that converts the values of a field. The value that stands for null stays as it is."""
     convert = _CONVERTERS.get(field.type)
     spellings = {choice.casefold(): choice for choice in field.choices}
 
@@ -61,6 +63,8 @@ def _converter(field: ObjectField) -> Callable[[Any], Any]:
             if field.required:
                 raise NotConvertibleError("the destination requires a value")
             return None
+        if isinstance(null, NullValue) and value == null.value:
+            return value
         if field.type == "choice":
             return _choice(value, field.choices, spellings)
         if field.type == "choices":

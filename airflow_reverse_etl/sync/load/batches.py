@@ -11,7 +11,7 @@ from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.fields.conversion import Converter
-from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, only_changed, unnamed
+from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, null_rules, only_changed, unnamed
 from airflow_reverse_etl.sync.ports import Capabilities, ObjectSchema
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Batcher:
 
     def convert(self, schema: ObjectSchema) -> None:
         """From now on, convert values to the types of the destination's fields."""
-        self._converter = Converter(self._sync, schema)
+        self._converter = Converter(self._sync, schema, null_rules(self._sync, self._capabilities.nulls))
         self._always_sent |= {field.name for field in schema.fields if field.required}
 
     def cut(self, changes: pa.RecordBatch, settled: RangeSet) -> Iterator[tuple[Batch, dict[int, Receipt]]]:

@@ -1,0 +1,198 @@
+"""Destination type ``hubspot`` against a server with HubSpot's semantics, with the real engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_reverse_etl.errors import AttentionError, SpecError
+from airflow_reverse_etl.spec.operations import Operation
+from tests.servers.clock import QuietClock
+from tests.servers.faults import LOST_ANSWER, in_order
+from tests.servers.loads import Loads
+from tests.servers.vendors.hubspot import TOKEN, UNLABELED, HubSpot
+
+PEOPLE = [(str(number), f"Person{number}@Example.com", "gold") for number in range(1, 6)]
+PROPERTY = {"description": "", "groupName": "contactinformation", "label": "", "fieldType": "text", "options": []}
+
+
+def choice(name: str, *values: str, field: str = "select") -> dict[str, Any]:
+    options = [{"hidden": False, "label": value.title(), "value": value} for value in values]
+    return {**PROPERTY, "name": name, "type": "enumeration", "fieldType": field, "options": options}
+
+
+CONTACTS = [
+    {**PROPERTY, "name": "email", "type": "string", "hasUniqueValue": False},
+    {**PROPERTY, "name": "crm_key", "type": "string", "hasUniqueValue": True},
+    {**PROPERTY, "name": "score", "type": "number"},
+    {**PROPERTY, "name": "created", "type": "datetime", "calculated": True},
+    choice("plan", "gold", "silver"),
+    choice("interests", "bikes", "boats", field="checkbox"),
+    choice("hubspot_owner_id"),
+]
+
+
+def people(server: HubSpot, *, mapping: dict[str, Any] | None = None, **others: Any) -> Loads:
+    options = {"type": "hubspot", "object": "contacts", "match_on": "email", **others.pop("destination", {})}
+    return Loads(
+        server,
+        options,
+        columns=others.pop("columns", ("number", "email", "plan")),
+        others={"mapping": mapping or {"email": "email", "plan": "plan"}, "rate": {"concurrency": 2}, **others},
+        password=TOKEN,
+    )
+
+
+def server(**more: Any) -> HubSpot:
+    return HubSpot(clock=QuietClock(), **{"properties": {"contacts": CONTACTS}, **more})
+
+
+async def test_contacts_arrive_whatever_the_server_does_on_the_way() -> None:
+    """More requests than ten seconds allow, an answer that is lost, a row that is not valid."""
+
+    def invalid(properties: Any) -> str | None:
+        return "Email address is invalid" if properties["email"].startswith("Person3@") else None
+
+    faults = in_order([None, None, LOST_ANSWER])
+    async with server(per_ten_seconds=2, invalid=invalid, fault=faults) as hubspot:
+        loads = people(hubspot, rate={"batch_size": 2, "concurrency": 2})
+        report = await loads.run(PEOPLE)
+        assert (report.accepted, report.rejected) == (4, 1)
+        assert report.reasons[0]["code"] == "VALIDATION_ERROR"
+        assert sorted(hubspot.records.held) == [email.lower() for number, email, _ in PEOPLE if number != "3"]
+    assert [reply.status for reply in hubspot.replies].count(429) >= 1
+
+
+async def test_a_mirror_archives_contacts_by_the_ids_that_it_looked_up() -> None:
+    async with server() as hubspot:
+        loads = people(hubspot, mode="mirror", guards={"min_rows": 0, "max_removed": "100%"})
+        await loads.run(PEOPLE)
+        hubspot.records.write(Operation.DELETE, "person5@example.com")
+        report = await loads.run(PEOPLE[:3])
+        assert (report.accepted, report.rejected) == (2, 0), "one of them is already gone"
+        assert sorted(hubspot.records.held) == [email.lower() for _, email, _ in PEOPLE[:3]]
+
+
+async def test_an_update_skips_contacts_that_hubspot_does_not_have() -> None:
+    async with server() as hubspot:
+        await people(hubspot).run(PEOPLE[:2])
+        updated = [(number, email, "silver") for number, email, _ in PEOPLE[:3]]
+        report = await people(hubspot, mode="update", name="other").run(updated)
+        assert (report.accepted, report.skipped) == (2, 1)
+        assert {record["plan"] for record in hubspot.records.held.values()} == {"silver"}
+
+
+async def test_a_contact_that_exists_is_rejected_by_an_insert_and_the_others_are_created_once() -> None:
+    async with server() as hubspot:
+        await people(hubspot).run(PEOPLE[:1])
+        report = await people(hubspot, mode="insert", name="other").run(PEOPLE)
+        assert (report.accepted, report.rejected) == (4, 1)
+        assert not hubspot.records.twice(Operation.INSERT)
+
+
+async def test_values_become_what_hubspot_takes() -> None:
+    mapping = {"email": "email", "plan": "plan", "interests": {"value": ["bikes", "boats"]}, "score": {"sql": "1.50"}}
+    async with server() as hubspot:
+        await people(hubspot, mapping=mapping).run([("1", "a@x.org", "Gold")])
+        assert hubspot.records.held["a@x.org"] == {
+            "email": "a@x.org",
+            "plan": "gold",
+            "interests": "bikes;boats",
+            "score": "1.50",
+        }
+        await people(hubspot, mapping=mapping).run([("1", "a@x.org", None)])
+        assert hubspot.records.held["a@x.org"]["plan"] == "", "an empty text clears a property"
+
+
+async def test_what_hubspot_cannot_do_is_said_before_anything_is_sent() -> None:
+    async with server() as hubspot:
+        destination = {"match_on": ["email", "plan"], "associations": {"companies": {}}}
+        with pytest.raises(SpecError, match="identifies records by one property") as caught:
+            await people(hubspot, destination=destination, mode="insert").run(PEOPLE)
+        assert "associations: need a mode that upserts or updates" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "problem"),
+    [
+        ({"email": "email", "plam": "plan"}, "mapping.plam: field not found at the destination; did you mean 'plan'?"),
+        ({"email": "email", "created": "plan"}, "mapping.created: the field is read-only at the destination"),
+        ({"email": "email", "plan": {"value": "bronze"}}, "mapping.plan: not one of the field's choices"),
+    ],
+)
+async def test_a_mapping_is_checked_before_a_row_is_read(mapping: dict[str, Any], problem: str) -> None:
+    async with server() as hubspot:
+        with pytest.raises(SpecError, match=problem.replace("?", r"\?")):
+            await people(hubspot, mapping=mapping).run(PEOPLE)
+        assert not hubspot.records.held
+
+
+async def test_a_property_that_is_not_unique_cannot_identify_records() -> None:
+    async with server() as hubspot:
+        with pytest.raises(SpecError, match=r"destination.match_on: field 'plan' is not unique .* crm_key, email"):
+            await people(hubspot, destination={"match_on": "plan"}).run(PEOPLE)
+
+
+async def test_the_token_of_another_account_stops_the_sync() -> None:
+    async with server() as hubspot:
+        loads = people(hubspot)
+        await loads.run(PEOPLE[:1])
+        hubspot.portal = 7
+        with pytest.raises(AttentionError, match=r"account 7, before .* account 62515"):
+            await loads.run(PEOPLE)
+
+
+# -- associations ------------------------------------------------------------------------------------------------------
+
+COMPANIES = {"email": "email", "associations.companies": "plan"}
+BY_KEY = {"associations": {"companies": {"match_on": "account_key"}}}
+
+
+async def of_companies(hubspot: HubSpot, *keys: str) -> dict[str, str]:
+    """Create companies; return their record ids."""
+    for key in keys:
+        hubspot.records.write(Operation.UPSERT, f"companies:{key}", {"account_key": key})
+    return {key: hubspot.id_of(f"companies:{key}") for key in keys}
+
+
+def links(hubspot: HubSpot) -> set[tuple[str, str]]:
+    return {(start, end) for start, end, _ in hubspot.associations}
+
+
+async def test_contacts_are_associated_with_the_companies_that_their_rows_name() -> None:
+    async with server() as hubspot:
+        ids = await of_companies(hubspot, "a", "b")
+        loads = people(hubspot, mapping=COMPANIES, destination=BY_KEY)
+        rows = [("1", "One@x.org", "a"), ("2", "two@x.org", "B"), ("3", "3@x.org", "nobody"), ("4", "4@x.org", None)]
+        report = await loads.run(rows)
+        assert (report.accepted, report.rejected) == (3, 1)
+        assert report.reasons[0]["code"] == "association_not_found"
+        one = hubspot.id_of("one@x.org")
+        assert hubspot.associations == {(one, ids["a"], UNLABELED), (hubspot.id_of("two@x.org"), ids["b"], UNLABELED)}
+        assert hubspot.records.held["one@x.org"] == {"email": "One@x.org"}, "an association is not a property"
+
+        await loads.run([("1", "One@x.org", "b"), *rows[1:]])
+        assert {end for start, end in links(hubspot) if start == one} == set(ids.values()), "others stay"
+
+
+async def test_associations_that_a_row_does_not_name_are_removed_if_the_sync_says_so() -> None:
+    replacing = {"associations": {"companies": {"match_on": "account_key", "replace": True, "type": 5}}}
+    async with server() as hubspot:
+        ids = await of_companies(hubspot, "a", "b")
+        loads = people(hubspot, mapping=COMPANIES, destination=replacing)
+        await loads.run([("1", "one@x.org", "a"), ("2", "two@x.org", "b")])
+        one = hubspot.id_of("one@x.org")
+        two = hubspot.id_of("two@x.org")
+        hubspot.associations.add((one, ids["a"], UNLABELED))
+        await loads.run([("1", "one@x.org", "b"), ("2", "two@x.org", None)])
+        assert hubspot.associations == {(one, ids["b"], 5), (one, ids["a"], UNLABELED)}
+        assert two not in {start for start, _ in links(hubspot)}
+
+
+async def test_a_lost_answer_to_an_association_sends_the_row_again() -> None:
+    async with server(fault=in_order([None, None, None, None, LOST_ANSWER])) as hubspot:
+        ids = await of_companies(hubspot, "a")
+        report = await people(hubspot, mapping=COMPANIES, destination=BY_KEY).run([("1", "one@x.org", "a")])
+        assert report.accepted == 1
+        assert links(hubspot) == {(hubspot.id_of("one@x.org"), ids["a"])}
