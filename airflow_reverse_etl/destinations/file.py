@@ -100,7 +100,7 @@ class FileDestination:
         if options.operation_column is None:  # a reader could not tell a delete from an upsert
             del operations[Operation.DELETE]
         self.address = setup.address(options.url, None if options.object else self._folder)
-        self.capabilities = Capabilities(operations)
+        self.capabilities = Capabilities(operations, json=options.format == "jsonl")
 
     async def open(self, limiter: Limiter) -> None:
         """Prepare the storage.

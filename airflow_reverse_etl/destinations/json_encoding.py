@@ -72,7 +72,7 @@ def _default(value: Any) -> Any:
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise NotJsonError("NaN or Infinity has no JSON form")
-        return orjson.Fragment(str(value))
+        return orjson.Fragment(f"{value:f}")
     if isinstance(value, bytes):
         return b64encode(value).decode()
     raise NotJsonError(f"a value of type {type(value).__name__} has no JSON form")

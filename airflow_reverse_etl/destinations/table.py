@@ -38,6 +38,12 @@ _CONFIGURATION = frozenset({ErrorKind.MISSING, ErrorKind.WRONG, ErrorKind.DENIED
 _REJECTED = frozenset({ErrorKind.UNIQUE, ErrorKind.DATA})
 #: Rows in one statement, on databases whose statements take many.
 _ROWS_AT_ONCE = 250
+#: Most values in one statement. SQLite allows 32,766, Postgres 65,535.
+_PARAMETERS = 32_000
+#: Numbers of Postgres' array types: of booleans, bytes, names, numbers, texts, dates, times, UUIDs and JSON.
+_POSTGRES_ARRAYS = frozenset(
+    (1000, 1001, 1003, 1005, 1007, 1016, 1009, 1014, 1015, 1021, 1022, 1231, 1182, 1183, 1115, 1185, 2951, 199, 3807)
+)
 
 
 class TableOptions(DestinationOptions):
@@ -121,11 +127,13 @@ class TableDestination:
         self._free: list[_Session] = []
         self._sessions: list[_Session] = []
         self._columns: tuple[str, ...] | None = None
+        self._arrays: frozenset[str] = frozenset()
         self.address = setup.address(setup.connection.port)
         self.capabilities = Capabilities(
             usual(options.max_batch_rows),  # a statement that succeeds has written all its rows
             ignore_case=self._dialect.ignores_case,
             removes_first=True,
+            json=False,
         )
 
     async def open(self, limiter: Limiter) -> None:
@@ -234,6 +242,8 @@ class TableDestination:
         try:
             session.cursor.execute(self._writer(session.connection).columns().sql)
             columns = tuple(column[0] for column in session.cursor.description)
+            arrays = (column[0] for column in session.cursor.description if _is_array(column[1], self._dialect.name))
+            self._arrays = frozenset(map(self._compared, arrays))
             session.cursor.fetchall()
         except Exception as error:
             if self._kind(error) is not ErrorKind.DENIED:
@@ -319,7 +329,7 @@ class TableDestination:
             names = tuple(record)
             statement = self._statement(batch.operation, names, session.connection)
             try:
-                values = [self._value(record.get(name)) for name in statement.columns]
+                values = [self._value(record.get(name), name) for name in statement.columns]
             except NotJsonError as error:
                 exceptions[key] = Receipt(Outcome.REJECTED, "no_sql_value", str(error))
                 continue
@@ -422,14 +432,21 @@ class TableDestination:
         found = classify(error, self._dialect)
         return found.kind if found else None
 
-    def _value(self, value: Any) -> Any:
-        """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks."""
+    def _value(self, value: Any, column: str = "") -> Any:
+        """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks.
+
+        A list goes as it is into a column that is an array.
+        """
+        if isinstance(value, list) and self._compared(column) in self._arrays:
+            return value
         if isinstance(value, Mapping | list | tuple):
             return dumps(value).decode()
         if self._dialect.stores_as_text:
             if isinstance(value, datetime | date | time):
                 return value.isoformat()
-            if isinstance(value, Decimal | UUID):
+            if isinstance(value, Decimal):
+                return f"{value:f}"
+            if isinstance(value, UUID):
                 return str(value)
         return value
 
@@ -437,19 +454,29 @@ class TableDestination:
 def _chunks(rows: Sequence[Sequence[Any]], key: Sequence[int]) -> Iterator[list[Sequence[Any]]]:
     """Yield the rows in order, in chunks without duplicate keys, because one statement cannot write a row twice.
 
+    A chunk has as many rows as a statement has room for their values.
+
     :param key: positions of the key's values in a row.
     """
+    most = min(_ROWS_AT_ONCE, max(1, _PARAMETERS // len(rows[0]))) if rows else 1
     chunk: list[Sequence[Any]] = []
     seen: set[tuple[Any, ...]] = set()
     for row in rows:
         values = tuple(row[position] for position in key)
-        if len(chunk) == _ROWS_AT_ONCE or (key and values in seen):
+        if len(chunk) == most or (key and values in seen):
             yield chunk
             chunk = []
             seen = set()
         chunk.append(row)
         seen.add(values)
     yield chunk
+
+
+def _is_array(type_code: Any, dialect: str) -> bool:
+    """Return whether a type in a cursor's description is an array, as far as the database's driver says it."""
+    if dialect == "postgres":
+        return type_code in _POSTGRES_ARRAYS
+    return dialect == "duckdb" and str(type_code).endswith("]")
 
 
 def _paramstyle(connection: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from math import ceil
 from typing import Any, Literal, cast
 
 from airflow_reverse_etl.errors import StateError
@@ -32,6 +33,8 @@ NOTES: Mapping[str, str] = {
     "snapshot_stale": "runs without a record came in between: every row is sent again, removed ones with the next run",
 }
 
+
+_DAY = timedelta(days=1)
 
 #: Kinds of cursors. ``instant`` is a time stamp with a zone, in UTC.
 Kind = Literal["number", "date", "timestamp", "instant"]
@@ -102,6 +105,21 @@ class Bound:
         if kind == "date":
             return cls(kind, at.date())
         return cls(kind, at)
+
+    def minus(self, lag: timedelta) -> Bound | None:
+        """Return the value that is earlier by a time; None if there is none.
+
+        :raises ValueError: the cursor is a number.
+        """
+        if isinstance(self.value, Decimal):
+            raise ValueError(self.kind)
+        try:
+            # A date is earlier by whole days.
+            return Bound(
+                self.kind, self.value - (lag if isinstance(self.value, datetime) else timedelta(ceil(lag / _DAY)))
+            )
+        except OverflowError:
+            return None
 
     def __str__(self) -> str:
         return f"{self.kind} {self._text}"

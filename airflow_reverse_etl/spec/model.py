@@ -181,6 +181,14 @@ class TrackDetails(_Strict):
             "that were not accepted and rows without a value are always read again",
         ),
     ] = None
+    lag: Annotated[
+        Duration | None,
+        Field(
+            description="time before the highest value of the cursor from which rows are read again, for rows that "
+            "arrive late; rows that were delivered and are unchanged are not sent; not for a cursor of numbers",
+            exclude_if=lambda value: value is None,
+        ),
+    ] = None
     fields: Annotated[
         bool,
         Field(description="short hash stored for each mapped value, so that a plan names the changed fields of a row"),
@@ -190,6 +198,8 @@ class TrackDetails(_Strict):
     def _tracks_something(self) -> TrackDetails:
         if not self.cursor and not self.fields:
             raise ValueError(_TRACK_SHAPE)
+        if self.lag is not None and not self.cursor:
+            raise ValueError("lag needs a cursor")
         return self
 
 
@@ -578,6 +588,12 @@ class Sync(_Strict):
     def cursor(self) -> str | None:
         """The column whose highest value is where the next run begins to read the model."""
         return self.track.cursor if isinstance(self.track, TrackDetails) else None
+
+    @property
+    def cursor_lag(self) -> timedelta:
+        """The time before the cursor's highest value from which the next run reads the model."""
+        lag = self.track.lag if isinstance(self.track, TrackDetails) else None
+        return lag or timedelta()
 
     @property
     def track_fields(self) -> bool:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from datetime import UTC
 from typing import Any
 
-from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError
-from airflow_reverse_etl.spec.comparison import Comparison, State
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError, SpecError
+from airflow_reverse_etl.spec.comparison import Bound, Comparison, State
 from airflow_reverse_etl.spec.model import SqlField, Sync
 from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.spec.report import CAUSES, listed
@@ -174,7 +174,25 @@ def _plain(request: PlanRequest, known: State, start: Comparison, *, snapshot_ro
 
     # The cursor's lower bound holds only for the sync that it was saved for.
     low = known.low if known.scope == start.scope else ""
-    return replace(start, low=low)
+    return replace(start, low=_with_lag(request.sync, low))
+
+
+def _with_lag(sync: Sync, low: str) -> str:
+    """Return a bound, as text, that is earlier by the sync's ``lag``; empty to read all rows.
+
+    :raises SpecError: the cursor is a number.
+    """
+    if not low or not sync.cursor_lag:
+        return low
+    try:
+        earlier = Bound.from_text(low).minus(sync.cursor_lag)
+    except ValueError:
+        raise SpecError(
+            f"track.lag is a time, and the cursor {sync.cursor} has whole numbers",
+            todo="remove lag, or give a cursor of dates or time stamps",
+            sync=sync.name,
+        ) from None
+    return str(earlier) if earlier else ""
 
 
 def _knows_rows_only(known: State, plain: Comparison, snapshot_rows: int) -> bool:

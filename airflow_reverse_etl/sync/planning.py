@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -31,6 +31,10 @@ class PlanRunner(Protocol):
 
     A relation that was made can be read by the SELECTs after it. Making it again replaces it.
     """
+
+    #: Values of the change set whose text stands for another value → one of :mod:`airflow_reverse_etl.spec.columns`.
+    #: Empty if the reader of the change set knows it.
+    kinds: Mapping[str, str]
 
     @property
     def identified(self) -> bool:
@@ -64,12 +68,14 @@ class BuiltPlan:
     :param counts: numbers of the plan's rows by ``change``, ``cause`` and ``code``.
     :param comparison: completed with the bounds of the model's cursor.
     :param types: type of each column of the model, in the planner's words.
+    :param kinds: see :attr:`PlanRunner.kinds`.
     """
 
     counts: Sequence[tuple[str, str | None, str | None, int]]
     model_rows: int
     comparison: Comparison
     types: Mapping[str, str]
+    kinds: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ class StoredPlan:
     :param generation: of the snapshot that the plan was made from; None before the first.
     :param cursor_type: the planner's type of the cursor; empty without a cursor.
     :param columns: further columns that the change set has: ``field_hashes``, ``row_hi`` and ``row_lo``.
+    :param value_kinds: see :attr:`PlanRunner.kinds`.
     """
 
     plan: Plan
@@ -90,6 +97,7 @@ class StoredPlan:
     comparison: Comparison
     cursor_type: str = ""
     columns: Sequence[str] = ()
+    value_kinds: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as stored. Some keys are those of the first stored plans, not today's names."""
@@ -103,6 +111,7 @@ class StoredPlan:
             "approach": self.comparison.to_json(),
             "cursor_type": self.cursor_type,
             "columns": list(self.columns),
+            "value_kinds": dict(self.value_kinds),
         }
 
     @classmethod
@@ -123,6 +132,7 @@ class StoredPlan:
             comparison=Comparison.from_json(data["approach"]),
             cursor_type=data.get("cursor_type", ""),
             columns=columns,
+            value_kinds=data.get("value_kinds", {}),
         )
 
 
@@ -197,7 +207,7 @@ def build_plan(runner: PlanRunner, statement: PlanStatement, *, snapshot_rows: i
         [(high,)] = runner.rows(statement.highest_cursor("whole_model", types, now))
         [(floor,)] = runner.rows(statement.lowest_cursor("the_plan", types, statement.open_unsent))
         comparison = comparison.seen(statement.cursor_kind(types), high, floor)
-    return BuiltPlan(counts, model_rows, comparison, types)
+    return BuiltPlan(counts, model_rows, comparison, types, runner.kinds)
 
 
 def _make_owners(runner: PlanRunner, statement: PlanStatement) -> None:
@@ -242,6 +252,7 @@ def stored_plan(
         built.comparison,
         cursor_type=built.types[statement.cursor[0]] if statement.cursor else "",
         columns=(*statement.hashed, *(ROW if statement.by_record else ())),
+        value_kinds=built.kinds,
     )
 
 

@@ -340,6 +340,7 @@ class Capabilities:
         in the run after: a unique constraint would refuse the new record otherwise.
     :param always_sent: fields that every record must have, of a destination that takes records with some of their
         fields (``send: changed``); None if it takes whole records only.
+    :param json: a value of a JSON column goes as the value that its text stands for; if not, as the text.
     """
 
     operations: Mapping[Operation, Support]
@@ -351,6 +352,7 @@ class Capabilities:
     ignore_case: bool = False
     removes_first: bool = False
     always_sent: frozenset[str] | None = None
+    json: bool = True
 
     def idempotent(self, operation: Operation | None) -> bool:
         """Return True if an operation is supported, and has the same result when it is sent twice."""

@@ -14,7 +14,15 @@ from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses import postgres, snowflake
-from airflow_reverse_etl.warehouses.arrow import ArrowColumn, RunningQuery, cast, column_for, unified_type
+from airflow_reverse_etl.warehouses.arrow import (
+    ArrowColumn,
+    RunningQuery,
+    cast,
+    column_for,
+    field_of,
+    kind_of_field,
+    unified_type,
+)
 from airflow_reverse_etl.warehouses.connection import ThreadedConnection, query_failed, unreachable
 
 if TYPE_CHECKING:
@@ -156,7 +164,8 @@ class AdbcWarehouse(Warehouse):
         kinds = [column.data_type for column in columns] or [unified_type(field.type) for field in reader.schema]
         if self.dialect == "snowflake":
             kinds = [snowflake.integer_if_possible(kind, at, first) for at, kind in enumerate(kinds)]
-        schema = _schema(reader.schema, kinds, first, complete=second is None)
+        stands_for = [column.stands_for for column in columns] or [kind_of_field(field) for field in reader.schema]
+        schema = _schema(reader.schema, kinds, stands_for, first, complete=second is None)
 
         def unify(batch: pa.RecordBatch | None) -> pa.RecordBatch | None:
             return batch if batch is None else cast(batch, schema, conn_id=self._conn_id)
@@ -185,7 +194,12 @@ class AdbcWarehouse(Warehouse):
 
 
 def _schema(
-    given: pa.Schema, kinds: Sequence[pa.DataType | None], first: pa.RecordBatch | None, *, complete: bool
+    given: pa.Schema,
+    kinds: Sequence[pa.DataType | None],
+    stands_for: Sequence[str],
+    first: pa.RecordBatch | None,
+    *,
+    complete: bool,
 ) -> pa.Schema:
     """Return the schema of the columns. A numeric without a declared scale is typed by its first values, given as text.
 
@@ -200,5 +214,5 @@ def _schema(
             values = [None if text is None else Decimal(text) for text in texts]
             found = column_for((name, *[None] * 6), values, complete=complete) or ArrowColumn.text(name)
             kind = found.data_type
-        fields.append((name, kind))
+        fields.append(field_of(name, kind, stands_for[at]))
     return pa.schema(fields)

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.spec.columns import JSON, KIND
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,26 +34,35 @@ _LAST_DAY = (date.max - date(1970, 1, 1)).days
 
 @dataclass(frozen=True, slots=True)
 class ArrowColumn:
-    """A column, and the conversion of its values to an Arrow array. Without ``convert``, pyarrow accepts the values."""
+    """A column, and the conversion of its values to an Arrow array. Without ``convert``, pyarrow accepts the values.
+
+    :param kind: what its text stands for; empty for the text itself.
+    """
 
     name: str
     data_type: pa.DataType
     convert: Callable[[Any], Any] | None = None
+    kind: str = ""
 
     @classmethod
-    def of(cls, name: str, data_type: pa.DataType) -> ArrowColumn:
+    def of(cls, name: str, data_type: pa.DataType, kind: str = "") -> ArrowColumn:
         """Build a column of a known type."""
         import pyarrow as pa
 
         converts: dict[pa.DataType, Callable[[Any], Any]] = {pa.string(): _text, pa.binary(): bytes}
-        return cls(name, data_type, converts.get(data_type))
+        return cls(name, data_type, converts.get(data_type), kind)
 
     @classmethod
-    def text(cls, name: str) -> ArrowColumn:
+    def text(cls, name: str, kind: str = "") -> ArrowColumn:
         """Build a column that converts all values to text."""
         import pyarrow as pa
 
-        return cls.of(name, pa.string())
+        return cls.of(name, pa.string(), kind)
+
+    @property
+    def field(self) -> pa.Field:
+        """The column's field in a schema."""
+        return field_of(self.name, self.data_type, self.kind)
 
 
 def column_for(description: Sequence[Any], values: Sequence[Any], *, complete: bool) -> ArrowColumn | None:
@@ -81,6 +91,8 @@ def column_for(description: Sequence[Any], values: Sequence[Any], *, complete: b
         return ArrowColumn(name, pa.timestamp("us", tz=zone))
     if kinds <= {bytes, bytearray, memoryview}:
         return ArrowColumn.of(name, pa.binary())
+    if kinds <= {dict, list, tuple}:
+        return ArrowColumn.text(name, JSON)
     plain = {bool: pa.bool_(), str: pa.string(), date: pa.date32(), time: pa.time64("us")}
     kind = kinds.pop() if len(kinds) == 1 else None
     return ArrowColumn(name, plain[kind]) if kind in plain else ArrowColumn.text(name)
@@ -107,7 +119,31 @@ def schema_of(columns: Sequence[ArrowColumn]) -> pa.Schema:
     """Return the Arrow schema of columns."""
     import pyarrow as pa
 
-    return pa.schema([(column.name, column.data_type) for column in columns])
+    return pa.schema([column.field for column in columns])
+
+
+def field_of(name: str, data_type: pa.DataType, kind: str) -> pa.Field:
+    """Return a field of a schema, which says what its text stands for.
+
+    :param kind: one of :mod:`airflow_reverse_etl.spec.columns`, or empty.
+    """
+    import pyarrow as pa
+
+    stands = kind and pa.types.is_string(data_type)
+    return pa.field(name, data_type, metadata={KIND: kind.encode()} if stands else None)
+
+
+#: Names of types whose text is JSON, as databases and drivers write them.
+_JSON_TYPES = frozenset(
+    {"JSON", "JSONB", "ARROW.JSON", "VARIANT", "OBJECT", "ARRAY", "SUPER", "MAP", "STRUCT", "RECORD"}
+)
+
+
+def kind_of_field(field: pa.Field) -> str:
+    """Return what the text of a driver's column stands for, by the names of types in the field's metadata."""
+    names = {value.decode(errors="replace").upper() for value in (field.metadata or {}).values()}
+    names.add(str(getattr(field.type, "extension_name", "")).upper())
+    return JSON if names & _JSON_TYPES else ""
 
 
 def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch | None:
@@ -127,7 +163,7 @@ def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, c
             arrays.append(pa.array(items, column.data_type))
         except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
             raise _does_not_fit(column.name, column.data_type, conn_id) from None
-    return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+    return pa.RecordBatch.from_arrays(arrays, schema=schema_of(columns))
 
 
 def _does_not_fit(name: str, data_type: pa.DataType, conn_id: str) -> ConfigurationError:

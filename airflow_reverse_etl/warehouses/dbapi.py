@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.spec.columns import Column
+from airflow_reverse_etl.spec.columns import JSON, Column
 from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.sync.ports import Warehouse
 from airflow_reverse_etl.warehouses import postgres
@@ -20,6 +21,8 @@ from airflow_reverse_etl.warehouses.arrow import (
     batch_of,
     cast,
     column_for,
+    field_of,
+    kind_of_field,
     schema_of,
     unified_type,
 )
@@ -27,6 +30,11 @@ from airflow_reverse_etl.warehouses.connection import ThreadedConnection
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+#: Dialect → type codes in a cursor's description of columns that a driver returns as JSON text: Snowflake's VARIANT,
+#: OBJECT and ARRAY (snowflake-connector-python 4), Redshift's SUPER (redshift_connector 2), MySQL's JSON (PyMySQL 1).
+_JSON_CODES: Mapping[str, Sequence[object]] = {"snowflake": (5, 9, 10), "redshift": (4000,), "mysql": (245,)}
 
 
 class DbApiWarehouse(Warehouse):
@@ -65,27 +73,28 @@ class DbApiWarehouse(Warehouse):
     def _start(self, connection: Any, query: str, batch_rows: int) -> RunningQuery:
         """Run a query and fetch its first batch."""
         # Postgres has types that drivers read differently: the server casts those to text.
-        kinds: list[pa.DataType | None] = []
+        known: list[postgres.PostgresColumn] = []
         if self.dialect == "postgres":
-            columns = [postgres.PostgresColumn.from_description(column) for column in _described(connection, query)]
-            query = postgres.with_text_casts(query, columns)
-            kinds = [column.data_type for column in columns]
+            known = [postgres.PostgresColumn.from_description(column) for column in _described(connection, query)]
+            query = postgres.with_text_casts(query, known)
         cursor = _server_side(connection)
         self._connection.runs(cursor)
         try:
             cursor.execute(query)
             batches = _arrow_batches(cursor, batch_rows)
             if batches is None:
-                return self._read_rows(cursor, query, batch_rows, kinds)
+                return self._read_rows(cursor, query, batch_rows, known)
             return self._read_arrow(cursor, batches)
         except Exception:
             with contextlib.suppress(Exception):
                 cursor.close()
             raise
 
-    def _read_rows(self, cursor: Any, query: str, batch_rows: int, kinds: list[pa.DataType | None]) -> RunningQuery:
+    def _read_rows(
+        self, cursor: Any, query: str, batch_rows: int, known: Sequence[postgres.PostgresColumn]
+    ) -> RunningQuery:
         rows = cursor.fetchmany(batch_rows)
-        columns = self._columns(query, cursor.description, rows, kinds, complete=len(rows) < batch_rows)
+        columns = self._columns(query, cursor.description, rows, known, complete=len(rows) < batch_rows)
 
         def batch(rows: Sequence[Any]) -> pa.RecordBatch | None:
             return batch_of(columns, rows, conn_id=self._conn_id)
@@ -97,23 +106,29 @@ class DbApiWarehouse(Warehouse):
         query: str,
         described: Sequence[Any],
         rows: Sequence[Any],
-        kinds: list[pa.DataType | None],
+        known: Sequence[postgres.PostgresColumn],
         *,
         complete: bool,
     ) -> list[ArrowColumn]:
         """Type the columns.
 
-        :param kinds: known types, one for each column, or an empty list.
+        :param known: what is known of each column, or an empty list.
         :param complete: no rows follow these.
         """
         columns = []
         all_values = list(zip(*rows, strict=True)) or [()] * len(described)
-        for description, values, kind in zip(described, all_values, kinds or [None] * len(described), strict=True):
+        for at, (description, values) in enumerate(zip(described, all_values, strict=True)):
             name = description[0]
-            found = ArrowColumn.of(name, kind) if kind else column_for(description, values, complete=complete)
+            if known and (kind := known[at].data_type):
+                columns.append(ArrowColumn.of(name, kind, known[at].stands_for))
+                continue
+            found = column_for(description, values, complete=complete)
             if found is None and not complete:
                 found = column_for(description, self._probe(query, name), complete=False)
-            columns.append(found or ArrowColumn.text(name))
+            found = found or ArrowColumn.text(name)
+            if description[1] in _JSON_CODES.get(self.dialect, ()):
+                found = replace(found, kind=JSON)
+            columns.append(found)
         return columns
 
     def _probe(self, query: str, column: str) -> list[Any]:
@@ -131,7 +146,16 @@ class DbApiWarehouse(Warehouse):
         if first is None:  # no rows, and so no types
             no_rows = pa.schema([(column[0], pa.string()) for column in cursor.description])
             return cursor, no_rows, None, lambda: None
-        schema = pa.schema([(field.name, unified_type(field.type)) for field in first.schema])
+        kinds = [
+            JSON if description[1] == "JSON" else kind_of_field(field)
+            for description, field in zip(cursor.description, first.schema, strict=True)
+        ]
+        schema = pa.schema(
+            [
+                field_of(field.name, unified_type(field.type), kind)
+                for field, kind in zip(first.schema, kinds, strict=True)
+            ]
+        )
 
         def following() -> pa.RecordBatch | None:
             batch = next(batches, None)

@@ -6,14 +6,22 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.spec.columns import Column
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, Column
 from airflow_reverse_etl.sql.dialects.duckdb import DUCKDB
+from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.sync.ports import Warehouse
+from airflow_reverse_etl.warehouses.arrow import field_of
 from airflow_reverse_etl.warehouses.connection import query_failed, translated
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+
+#: Types whose values Arrow has not, or has wrong.
+_NOT_IN_ARROW = frozenset({"BIT", "TIME WITH TIME ZONE", "UHUGEINT", "BIGNUM"})
+#: Type → what its text stands for.
+_STANDS_FOR = {"JSON": JSON, "UHUGEINT": INTEGER, "BIGNUM": INTEGER}
 
 
 def without_files(connect: Callable[[], Any]) -> Any:
@@ -58,11 +66,18 @@ class DuckDBWarehouse(Warehouse):
 
         cursor = self._connection.cursor()
         relation = self._relation(cursor, query)
+        kinds = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+        if as_text := [name for name, kind in kinds.items() if kind in _NOT_IN_ARROW]:
+            casts = ", ".join(
+                f"CAST({quoted(name, 'duckdb')} AS VARCHAR) AS {quoted(name, 'duckdb')}" for name in as_text
+            )
+            relation = self._relation(cursor, f"SELECT * REPLACE ({casts}) FROM (\n{query}\n) AS model")  # noqa: S608
         try:
             reader = relation.to_arrow_reader(batch_rows)
         except duckdb.Error as error:
             raise translated(error, DUCKDB, self._conn_id) from None
-        return pa.RecordBatchReader.from_batches(reader.schema, self._batches(reader, cursor))
+        fields = [field_of(field.name, field.type, _STANDS_FOR.get(kinds[field.name], "")) for field in reader.schema]
+        return pa.RecordBatchReader.from_batches(pa.schema(fields), self._batches(reader, cursor))
 
     def close(self) -> None:
         self._connection.close()

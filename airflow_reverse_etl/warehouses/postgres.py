@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.spec.columns import JSON, NESTED
 from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.warehouses.arrow import unsupported_date
 
@@ -44,6 +45,8 @@ _NAMES = {
     700: "float4", 701: "float8", 1042: "bpchar", 1043: "varchar", 1082: "date", 1083: "time", 1114: "timestamp",
     1184: "timestamptz", 1700: "numeric", 3802: "jsonb",
 }  # fmt: skip
+#: Type numbers of ranges.
+_RANGES = frozenset({3904, 3906, 3908, 3910, 3912, 3926})
 _DAYS_AND_TIMES = (1082, 1083, 1114, 1184)
 _UNSUPPORTED_ENDINGS = ("infinity", "BC", "24:00:00")
 
@@ -59,11 +62,13 @@ class PostgresColumn:
     name: str
     kind: str
     scale: int | None = None
+    is_range: bool = False
 
     @classmethod
     def from_description(cls, description: Sequence[Any]) -> PostgresColumn:
         """Build a column from an entry of psycopg's ``cursor.description``."""
-        return cls(description[0], _NAMES.get(description[1], ""), description[5])
+        number = description[1]
+        return cls(description[0], _NAMES.get(number, ""), description[5], number in _RANGES)
 
     @classmethod
     def from_field(cls, field: pa.Field) -> PostgresColumn:
@@ -78,7 +83,7 @@ class PostgresColumn:
         modifier = metadata.get(b"POSTGRESQL:typmod", b"").decode()
         # A numeric's modifier is 4 more than its precision (16 bits) and scale (11 bits, signed).
         scale = ((int(modifier) - 4) & 0x7FF ^ 0x400) - 0x400 if int(modifier or -1) >= 4 else None
-        return cls(field.name, kind if kind in _NAMES.values() else "", scale)
+        return cls(field.name, kind if kind in _NAMES.values() else "", scale, kind.endswith("range"))
 
     @property
     def data_type(self) -> pa.DataType | None:
@@ -94,6 +99,13 @@ class PostgresColumn:
             "timestamp": pa.timestamp("us"), "timestamptz": pa.timestamp("us", "UTC"),
         }  # fmt: skip
         return types.get(self.kind, pa.string())
+
+    @property
+    def stands_for(self) -> str:
+        """The values that the text stands for. Arrays and composites are read as JSON; ranges look like it."""
+        if self.kind in ("json", "jsonb"):
+            return JSON
+        return "" if self.kind or self.is_range else NESTED
 
     @property
     def _selected(self) -> str:

@@ -301,3 +301,34 @@ def test_parameters_are_marked_in_the_style_of_the_driver(style: str, expected: 
 def test_object_must_be_a_table_name(name: str) -> None:
     with pytest.raises(ConfigurationError):
         Writer("postgres", "qmark", name, ("id",)).statement(Operation.INSERT, ("id",))
+
+
+async def test_arrays_and_json_go_as_such_into_a_table(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    with duckdb.connect(path) as connection:
+        connection.execute("create table t (id int primary key, tags varchar[], ns int[], doc json)")
+    values = sync(mapping={name: name for name in ("id", "tags", "ns", "doc")}, object="t")
+    destination = create(values, connection=ConnectionInfo("db", "duckdb"), connect=lambda: duckdb.connect(path))
+    assert not destination.capabilities.json, "the text of a JSON column is what a table takes"
+    record = {"id": 1, "tags": ["a", None], "ns": [1, 2], "doc": ["x", {"y": 1}]}
+    await destination.open(CountingLimiter())
+    receipts = await destination.send(Batch(Operation.UPSERT, [1], ["1"], [record]))
+    await destination.close()
+    assert receipts.of("1").outcome is Outcome.ACCEPTED
+    with duckdb.connect(path) as connection:
+        assert connection.execute("select * from t").fetchall() == [(1, ["a", None], [1, 2], '["x",{"y":1}]')]
+
+
+async def test_as_many_rows_go_in_a_statement_as_it_has_room_for(tmp_path: Path) -> None:
+    """SQLite allows 32,766 values in a statement."""
+    path = tmp_path / "db"
+    names = ["id", *(f"c{at}" for at in range(300))]
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"create table t ({', '.join(names)}, primary key (id))")
+    wide = sync(mapping={name: name for name in names}, object="t")
+    destination = create(wide, connection=ConnectionInfo("db", "sqlite"), connect=lambda: sqlite3.connect(path))
+    records = [dict.fromkeys(names, at) for at in range(250)]
+    await destination.open(CountingLimiter())
+    receipts = await destination.send(Batch(Operation.UPSERT, range(250), [str(at) for at in range(250)], records))
+    await destination.close()
+    assert {receipts.of(str(at)).outcome for at in range(250)} == {Outcome.ACCEPTED}

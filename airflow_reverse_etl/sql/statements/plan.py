@@ -92,6 +92,7 @@ class PlanStatement:
     """The parts of the plan statement. ``extract`` is in the source's dialect, everything else in the planner's.
 
     :param values: columns of the change set: ``f0 …`` and ``r0 …``.
+    :param plain: values that are a column of ``extracted`` as it is, and do not identify a record: name → column.
     :param keys: ``k0 …``; empty if the sync has no key.
     :param tracked: there is a snapshot to compare with.
     :param cursor: the cursor's column in ``mapped`` and in the candidates; empty without a cursor. It is not sent.
@@ -105,6 +106,7 @@ class PlanStatement:
     dialect: PlannerDialect
     extract: str
     mapped: str
+    plain: Mapping[str, str]
     keys: tuple[str, ...]
     values: tuple[str, ...]
     tracked: bool
@@ -497,6 +499,11 @@ def plan_statement(
         dialect=dialect,
         extract=f"SELECT {extracted} FROM (\n{body}\n) AS model{_window(used, cursor, source, comparison)}",
         mapped=f"SELECT {', '.join(f'{sql} AS {name}' for name, sql in targets.items())} FROM extracted",
+        plain={
+            f"f{at}": mapped[at]
+            for at, (name, field) in enumerate(sync.mapping.items())
+            if isinstance(field, str) and name not in sync.destination.match_on
+        },
         keys=tuple(name for name in targets if name.startswith("k")),
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
         _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped, planner=planner),

@@ -8,12 +8,13 @@ kinds. The files hold row values, so they are deleted with their plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import RunConflictError
 from airflow_reverse_etl.stores.files import StateFiles, reachable
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
+from airflow_reverse_etl.sync.load.values import with_kinds
 from airflow_reverse_etl.sync.ports import Plan
 
 if TYPE_CHECKING:
@@ -26,11 +27,20 @@ _BATCH_ROWS = 65_536
 
 
 def read_changes(
-    files: StateFiles, folder: str, plan: Plan, *, after: int, until: int, values: Sequence[str]
+    files: StateFiles,
+    folder: str,
+    plan: Plan,
+    *,
+    after: int,
+    until: int,
+    values: Sequence[str],
+    kinds: Mapping[str, str],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows numbered from ``after`` + 1 to ``until``, in the form that StateStore.changes promises.
 
     Reads only the row groups that hold these rows, one at a time.
+
+    :param kinds: what the text of values stands for.
     """
     import pyarrow.parquet as pq
 
@@ -50,7 +60,8 @@ def read_changes(
                 # Count the rows of a group that was not asked for, without reading them.
                 if position + rows > after and position < until:
                     for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
-                        yield from _numbered(batch, kind, position, after=after, until=until)
+                        for numbered in _numbered(batch, kind, position, after=after, until=until):
+                            yield with_kinds(numbered, kinds)
                         position += batch.num_rows
                 else:
                     position += rows

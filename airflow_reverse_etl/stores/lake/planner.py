@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND
 from airflow_reverse_etl.sql.statements.classification import counted
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores.lake.change_set import UNSENT_KINDS
@@ -39,6 +40,8 @@ class LakePlanRunner(PlanRunner):
         self._scratch = scratch
         self._warehouse = warehouse
         self._folder = folder
+        #: What the text of values in the change set stands for, known once the model was read.
+        self.kinds: Mapping[str, str] = {}
 
     @property
     def identified(self) -> bool:
@@ -47,9 +50,10 @@ class LakePlanRunner(PlanRunner):
     def read_model(
         self, statement: PlanStatement, name: str, select: Callable[[Mapping[str, str]], str]
     ) -> tuple[int, Mapping[str, str]]:
-        return _read_model(
+        rows, types, self.kinds = _read_model(
             self._scratch, statement, self._warehouse, lambda types: self._scratch.store(name, select(types))
         )
+        return rows, types
 
     def make(self, name: str, select: str) -> None:
         if name in _LARGE:
@@ -89,8 +93,8 @@ class LakePlanRunner(PlanRunner):
 
 def _read_model(
     scratch: Scratch, statement: PlanStatement, warehouse: Warehouse, consume: Callable[[Mapping[str, str]], None]
-) -> tuple[int, dict[str, str]]:
-    """Stream the model once; return the number of its rows, and the types of its columns.
+) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Stream the model once; return the number of its rows, the types of its columns, and what their text stands for.
 
     :param consume: reads the relation ``model`` once; called with the types.
     """
@@ -102,6 +106,7 @@ def _read_model(
         # An empty table gives the types of the mapped columns.
         connection.register("extracted", stream.schema.empty_table())
         types = {name: kind for name, kind, *_ in scratch.execute(f"DESCRIBE {statement.mapped}")}
+        kinds = {**value_kinds(statement, types), **_source_kinds(statement, stream.schema)}
         columns = ", ".join(
             f"CAST({name} AS VARCHAR) AS {name}" if stored_as_text(kind) else name for name, kind in types.items()
         )
@@ -128,7 +133,29 @@ def _read_model(
     finally:
         connection.unregister("extracted")
         stream.close()
-    return stream.rows, types
+    return stream.rows, types, kinds
+
+
+def value_kinds(statement: PlanStatement, types: Mapping[str, str]) -> dict[str, str]:
+    """Return what the text of values stands for by DuckDB's types.
+
+    Fields in ``match_on`` are sent as the text by which the plan knows them.
+    """
+    match_on = statement.sync.destination.match_on
+    wanted = {f"f{at}" for at, name in enumerate(statement.sync.mapping) if name not in match_on}
+    return {name: found for name, kind in types.items() if name in wanted and (found := _stands_for(kind))}
+
+
+def _source_kinds(statement: PlanStatement, extracted: pa.Schema) -> dict[str, str]:
+    """Return what the text of values stands for that are columns as they are, as the source's driver says it."""
+    found = {name: extracted.field(column).metadata or {} for name, column in statement.plain.items()}
+    return {name: metadata[KIND].decode() for name, metadata in found.items() if KIND in metadata}
+
+
+def _stands_for(data_type: str) -> str:
+    if data_type == "JSON":
+        return JSON
+    return INTEGER if data_type in ("HUGEINT", "UHUGEINT", "BIGNUM") else ""
 
 
 def stored_as_text(data_type: str) -> bool:

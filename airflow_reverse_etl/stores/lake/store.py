@@ -152,6 +152,7 @@ class LakeStore(StateStore):
             after=after,
             until=plan.total if until is None else until,
             values=stored.values,
+            kinds=stored.value_kinds,
         )
 
     def changed_fields(

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_reverse_etl.sql.statements.classification import counted
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
-from airflow_reverse_etl.stores.lake.planner import stored_as_text
+from airflow_reverse_etl.stores.lake.planner import stored_as_text, value_kinds
 from airflow_reverse_etl.stores.warehouse.database import Session, with_relations
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.planning import PlanRunner
@@ -34,10 +34,20 @@ class WarehousePlanRunner(PlanRunner):
     #: Looking for identifiers would read the whole snapshot.
     identified = True
 
-    def __init__(self, tables: Tables, session: Session, types: Mapping[str, str], *, own: str, run: str) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        session: Session,
+        types: Mapping[str, str],
+        kinds: Mapping[str, str],
+        *,
+        own: str,
+        run: str,
+    ) -> None:
         self._tables = tables
         self._session = session
         self._types = types
+        self.kinds = kinds
         self._own = own
         self._run = run
         self._relations = {
@@ -117,8 +127,13 @@ class WarehousePlanRunner(PlanRunner):
         return self._tables[f"{self._own}_{name}_{self._run}"]
 
 
-def model_types(session: Session, tables: Tables, statement: PlanStatement, *, own: str, run: str) -> dict[str, str]:
-    """Return the columns of ``mapped`` with the warehouse's types."""
+def model_types(
+    session: Session, tables: Tables, statement: PlanStatement, *, own: str, run: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the columns of ``mapped`` with the warehouse's types, and what the text of its values stands for.
+
+    The second is empty if the reader of the change set knows it.
+    """
     name = f"{own}_types_{run}"
     session.run(
         f"CREATE TABLE {tables[name]} AS WITH extracted AS ({statement.extract})"
@@ -126,11 +141,13 @@ def model_types(session: Session, tables: Tables, statement: PlanStatement, *, o
     )
     types = tables.columns(session, name)
     session.run(f"DROP TABLE {tables[name]}")
+    kinds: dict[str, str] = {}
     if tables.sql.name == "duckdb":  # the same types as in the local planner
+        kinds = value_kinds(statement, types)
         types = {name: "VARCHAR" if stored_as_text(kind) else kind for name, kind in types.items()}
     if statement.cursor:
         statement.cursor_kind(types)  # raises an error if the cursor's type is not supported
-    return types
+    return types, kinds
 
 
 #: The tables that an interrupted plan or commit may leave.

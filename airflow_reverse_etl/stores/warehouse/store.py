@@ -43,6 +43,7 @@ from airflow_reverse_etl.stores.warehouse.planner import WarehousePlanRunner, mo
 from airflow_reverse_etl.stores.warehouse.plans import OpenPlans, run_of
 from airflow_reverse_etl.stores.warehouse.schema import OWN, SHARED, Tables
 from airflow_reverse_etl.sync.committing import commit_plan, commit_statement, invalid_keys
+from airflow_reverse_etl.sync.load.values import with_kinds
 from airflow_reverse_etl.sync.planning import BuiltPlan, build_plan, statement_for, stored_plan
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -173,8 +174,8 @@ class WarehouseStore(StateStore):
         self, session: Session, statement: PlanStatement, *, own: str, run: str, rows: int, now: datetime
     ) -> BuiltPlan:
         """Build the change set, in a transaction if CREATE TABLE can be part of one."""
-        types = model_types(session, self._tables, statement, own=own, run=run)
-        runner = WarehousePlanRunner(self._tables, session, types, own=own, run=run)
+        types, kinds = model_types(session, self._tables, statement, own=own, run=run)
+        runner = WarehousePlanRunner(self._tables, session, types, kinds, own=own, run=run)
         together: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         if self._database.sql.plan_in_transaction:
             together = session.transaction(one_moment=True)
@@ -208,7 +209,7 @@ class WarehouseStore(StateStore):
             reader = warehouse.read(query)
             try:
                 for batch in reader:
-                    yield _typed(batch, names)
+                    yield with_kinds(_typed(batch, names), stored.value_kinds)
             finally:
                 reader.close()
                 del reader  # drops its reference to the cursor
@@ -522,7 +523,7 @@ def _typed(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
     promised = {"seq": pa.int64(), "change": pa.string(), "key": pa.string(), "identifiers": pa.string()}
-    columns = dict(zip(names, batch.columns, strict=True))
-    for name, data_type in promised.items():
-        columns[name] = columns[name].cast(data_type)
-    return pa.RecordBatch.from_pydict(columns)
+    fields = [field.with_name(name) for name, field in zip(names, batch.schema, strict=True)]
+    fields = [field.with_type(promised.get(field.name, field.type)) for field in fields]
+    columns = [column.cast(field.type) for column, field in zip(batch.columns, fields, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))

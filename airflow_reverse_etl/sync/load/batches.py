@@ -31,7 +31,7 @@ class Batcher:
         self._operations = OPERATIONS[sync.mode]
         self._sync = sync
         self._capabilities = capabilities
-        self._builder = RecordBuilder(sync, capabilities.nulls)
+        self._builder = RecordBuilder(sync, capabilities.nulls, parse_json=capabilities.json)
         self._converter: Converter | None = None
         self._run_id = run_id
         self._plan_id = plan_id
@@ -99,7 +99,7 @@ class Batcher:
             records = identifiers(rows)
             return records, dict.fromkeys(unnamed(records, self._match_on, stored=True), _NO_IDENTIFIER)
         records, failures = self._builder.build(rows, change)
-        receipts = {at: Receipt(Outcome.REJECTED, "template_failed", text) for at, text in failures.items()}
+        receipts = {at: Receipt(Outcome.REJECTED, *failure) for at, failure in failures.items()}
         if self._converter:
             for at, text in self._converter.convert(records):
                 receipts.setdefault(at, Receipt(Outcome.REJECTED, "wrong_value", text))

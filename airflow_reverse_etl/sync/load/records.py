@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_reverse_etl.spec.field_types import is_blank
 from airflow_reverse_etl.spec.model import (
@@ -19,12 +19,21 @@ from airflow_reverse_etl.spec.model import (
 )
 from airflow_reverse_etl.spec.templates import jinja_environment, template_columns
 from airflow_reverse_etl.sql.statements import field_hashes
+from airflow_reverse_etl.sync.load.values import python_values
 
 if TYPE_CHECKING:
     import jinja2
     import pyarrow as pa
 
 Record = dict[str, Any]
+
+
+class Failure(NamedTuple):
+    """The reason why a row has no record."""
+
+    code: str
+    message: str
+
 
 #: Stands for a field that a record lacks.
 _LACKS = object()
@@ -37,9 +46,12 @@ class RecordBuilder:
     that is then empty.
 
     :param nulls: handling of null values, if the sync does not say it.
+    :param parse_json: text of a JSON column becomes the value that it stands for.
     """
 
-    def __init__(self, sync: Sync, nulls: NullRule = "send") -> None:
+    def __init__(self, sync: Sync, nulls: NullRule = "send", *, parse_json: bool = True) -> None:
+        self._parse_json = parse_json
+        self._fields = {f"f{at}": _place(name, field) for at, (name, field) in enumerate(sync.mapping.items())}
         self._template_columns = template_columns(sync)
         self._inputs: list[str] = []
         self._templates: dict[str, tuple[str, jinja2.Template]] = {}
@@ -107,34 +119,55 @@ class RecordBuilder:
         )
         return function
 
-    def build(self, batch: pa.RecordBatch, change: str = "added") -> tuple[list[Record], dict[int, str]]:
+    def build(self, batch: pa.RecordBatch, change: str = "added") -> tuple[list[Record], dict[int, Failure]]:
         """Build the records of rows.
 
         :param change: ``added`` or ``changed``, of all these rows.
-        :returns: the records, and a message for each position whose template failed. The record at such a position is
-            unusable. A message names the field and the kind of error, never a value.
+        :returns: the records, and the failure of each position whose record is unusable. A failure names the field and
+            the kind of error, never a value.
         """
-        failures: dict[int, str] = {}
+        failures: dict[int, Failure] = {}
         columns: list[list[Any]] = []
         for variable in self._inputs:
             if variable in self._templates:
                 columns.append(self._render(variable, batch, failures))
             else:
-                columns.append(_in_utc(batch.column(variable)).to_pylist())
+                values, problems = python_values(
+                    batch.column(variable), batch.schema.field(variable), parse_json=self._parse_json
+                )
+                columns.append(values)
+                for at, problem in problems.items():
+                    failures.setdefault(at, Failure("wrong_value", f"{self._fields[variable]}: {problem}"))
         return self._records[change](batch.num_rows, *columns), failures
 
-    def _render(self, variable: str, batch: pa.RecordBatch, failures: dict[int, str]) -> list[str | None]:
+    def _render(self, variable: str, batch: pa.RecordBatch, failures: dict[int, Failure]) -> list[str | None]:
         name, template = self._templates[variable]
-        columns = [batch.column(f"r{at}").to_pylist() for at in range(len(self._template_columns))]
+        columns = [self._read(batch, at, failures) for at in range(len(self._template_columns))]
         rows: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * batch.num_rows
         texts: list[str | None] = []
         for position, row in enumerate(rows):
             try:
                 texts.append(template.render(row=dict(zip(self._template_columns, row, strict=True))))
             except Exception as error:  # noqa: BLE001 - the DAG author's code: any error concerns this row only
-                failures[position] = f"template of field {name!r} failed: {type(error).__name__}"
+                text = f"template of field {name!r} failed: {type(error).__name__}"
+                failures[position] = Failure("template_failed", text)
                 texts.append(None)
         return texts
+
+    def _read(self, batch: pa.RecordBatch, at: int, failures: dict[int, Failure]) -> list[Any]:
+        """Return the values of a column that templates read."""
+        values, problems = python_values(batch.column(f"r{at}"), batch.schema.field(f"r{at}"), parse_json=False)
+        for position, problem in problems.items():
+            text = f"column {self._template_columns[at]!r}: {problem}"
+            failures.setdefault(position, Failure("wrong_value", text))
+        return values
+
+
+def _place(name: str, source: object) -> str:
+    """Return the place of a value, for a message."""
+    if isinstance(source, str):
+        return f"column {source!r}, field {name!r}"
+    return f"field {name!r}"
 
 
 def null_rules(sync: Sync, nulls: NullRule) -> dict[str, NullRule]:
@@ -212,16 +245,6 @@ def _value(record: Record, path: Sequence[str], missing: Any) -> Any:
             return missing
         value = value[name]
     return value
-
-
-def _in_utc(column: pa.Array) -> pa.Array:
-    """Convert instants to UTC, as they are sent: Arrow does it much faster than Python."""
-    import pyarrow as pa
-
-    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
-    if zone in (None, "UTC"):
-        return column
-    return column.cast(pa.timestamp(column.type.unit, "UTC"))
 
 
 def _has_template(sync: Sync) -> bool:

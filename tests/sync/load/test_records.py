@@ -99,7 +99,7 @@ def test_templates_read_columns_and_a_failing_row_is_named_without_its_values() 
     assert template_columns(spec) == ("first", "n")
     records, failures = RecordBuilder(spec).build(batch(f0=[1, 2], r0=["Ada", "Secret"], r1=[5, 0]))
     assert records[0] == {"id": 1, "hi": "Dear Ada 2"}
-    assert failures == {1: "template of field 'hi' failed: ZeroDivisionError"}
+    assert failures == {1: ("template_failed", "template of field 'hi' failed: ZeroDivisionError")}
 
 
 def cut(sync: Sync, rows: pa.RecordBatch) -> tuple[list[dict[str, Any]], dict[int, tuple[str, str]]]:
@@ -145,7 +145,7 @@ def test_a_delete_without_an_identifier_is_never_sent() -> None:
 def test_templates_are_sandboxed() -> None:
     spec = sync({"x": {"template": "{{ row.a.__class__.__mro__[1].__subclasses__() }}"}})
     _, failures = RecordBuilder(spec).build(batch(r0=["x"]))
-    assert failures == {0: "template of field 'x' failed: SecurityError"}
+    assert failures == {0: ("template_failed", "template of field 'x' failed: SecurityError")}
 
 
 def test_templates_that_cannot_be_used_are_reported_together() -> None:

@@ -1,0 +1,162 @@
+"""Values as they are sent: Python values of the columns of a change set.
+
+``docs/reference/values.md`` has the table of types. A value without a Python form, such as a date in the year 10000, is
+a problem of its row alone.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def with_kinds(batch: pa.RecordBatch, kinds: Mapping[str, str]) -> pa.RecordBatch:
+    """Return a batch of a change set whose schema says which texts stand for other values.
+
+    :param kinds: column → one of :mod:`airflow_reverse_etl.spec.columns`.
+    """
+    import pyarrow as pa
+
+    if not kinds:
+        return batch
+    fields = [
+        field.with_metadata({KIND: kinds[field.name].encode()}) if field.name in kinds else field
+        for field in batch.schema
+    ]
+    return batch.cast(pa.schema(fields))
+
+
+def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tuple[list[Any], dict[int, str]]:
+    """Return the values of a column as they are sent, and the problem of each position without a value.
+
+    Instants are in UTC. Nanoseconds are cut to microseconds. A number of single precision keeps its own digits: 0.1
+    stays 0.1. A map becomes an object.
+
+    :param field: of the column, with the metadata of :func:`with_kinds`.
+    :param parse_json: text of a JSON column becomes the value that it stands for.
+    """
+    kind = (field.metadata or {}).get(KIND, b"").decode()
+    column = _plain(column)
+    try:
+        values = column.to_pylist()
+    except (ValueError, OverflowError, ArithmeticError):
+        values, problems = _one_by_one(column)
+    else:
+        problems = {}
+    if kind == INTEGER:
+        return [_integer(value) for value in values], problems
+    if kind in (JSON, NESTED) and parse_json:
+        return [_parsed(value, nested=kind == NESTED) for value in values], problems
+    if (convert := _nested(column.type)) is not None:
+        return [None if value is None else convert(value) for value in values], problems
+    return values, problems
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Convert what Arrow converts faster than Python."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    is_ = pa.types
+    if is_.is_float32(kind) or is_.is_float16(kind):
+        # Through text, as Arrow writes the shortest digits of the type.
+        return column.cast(pa.string()).cast(pa.float64())
+    if is_.is_timestamp(kind):
+        # A cast that is not safe cuts nanoseconds.
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False) if kind.unit == "ns" else column
+        return column.cast(pa.timestamp(column.type.unit, "UTC")) if kind.tz not in (None, "UTC") else column
+    if is_.is_time64(kind) and kind.unit == "ns":
+        return column.cast(pa.time64("us"), safe=False)
+    if is_.is_dictionary(kind):
+        return pc.cast(column, kind.value_type)
+    return column
+
+
+def _one_by_one(column: pa.Array) -> tuple[list[Any], dict[int, str]]:
+    values: list[Any] = []
+    problems: dict[int, str] = {}
+    for at in range(len(column)):
+        try:
+            values.append(column[at].as_py())
+        except (ValueError, OverflowError, ArithmeticError):
+            values.append(None)
+            problems[at] = f"a value of type {column.type} cannot be sent: dates are in the years 1 to 9999"
+    return values, problems
+
+
+def _integer(value: Any) -> Any:
+    """Return the whole number that a text stands for; other texts as they are."""
+    try:
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _parsed(value: Any, *, nested: bool) -> Any:
+    """Return the value that JSON text stands for; a text that is not JSON as it is.
+
+    :param nested: only lists and objects count.
+    """
+    if not isinstance(value, str) or (nested and not value.startswith(("[", "{"))):
+        return value
+    try:
+        return json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _nested(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """Return the function that converts values of a nested type whose Python form is not what is sent, else None."""
+    import pyarrow as pa
+
+    is_ = pa.types
+    if is_.is_map(kind):
+        convert = _nested(kind.item_type) or _same
+        return lambda value: {str(name): _with(convert, item) for name, item in value}
+    if is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind):
+        inner = _nested(kind.value_type)
+        return inner and (lambda value: [_with(inner, item) for item in value])
+    if is_.is_struct(kind):
+        members = dict(_members(kind))
+        return _struct(members) if members else None
+    return _shortest if is_.is_float32(kind) else None
+
+
+def _shortest(value: float) -> float:
+    """Return the number with the fewest digits that is this number of single precision."""
+    for digits in range(6, 9):
+        found = float(f"{value:.{digits}g}")
+        if struct.unpack("f", struct.pack("f", found))[0] == value:
+            return found
+    return float(f"{value:.9g}")
+
+
+def _members(kind: pa.DataType) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    for at in range(kind.num_fields):
+        field = kind.field(at)
+        if (convert := _nested(field.type)) is not None:
+            yield field.name, convert
+
+
+def _struct(members: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    return lambda value: {name: _with(members.get(name, _same), item) for name, item in value.items()}
+
+
+def _with(convert: Callable[[Any], Any], value: Any) -> Any:
+    return None if value is None else convert(value)
+
+
+def _same(value: Any) -> Any:
+    return value
