@@ -113,11 +113,10 @@ class Bound:
         """
         if isinstance(self.value, Decimal):
             raise ValueError(self.kind)
+        if not isinstance(self.value, datetime):  # a date is earlier by whole days
+            lag = timedelta(ceil(lag / _DAY))
         try:
-            # A date is earlier by whole days.
-            return Bound(
-                self.kind, self.value - (lag if isinstance(self.value, datetime) else timedelta(ceil(lag / _DAY)))
-            )
+            return Bound(self.kind, self.value - lag)
         except OverflowError:
             return None
 
@@ -299,7 +298,7 @@ class Comparison:
             key=self.key,
             identity=self.identity,
             scope=self.scope,
-            low=self._next_low(open_rows),
+            low=self._next_low(before.low if before and self.low else self.low, open_rows),
             destination=self.destination,
             destination_since=self.destination_since,
             address=self.address,
@@ -307,15 +306,15 @@ class Comparison:
             format=self.format,
         )
 
-    def _next_low(self, open_rows: str | None) -> str:
-        """Return the bound from which the next run reads the model; empty to read all of it.
+    def _next_low(self, low: str, open_rows: str | None) -> str:
+        """Return the bound from which the next run reads the model, without the sync's lag; empty to read all of it.
 
         The next run reads all if the bound cannot be determined exactly.
         """
         if not self.kind:
-            return self.low
+            return low
         try:
-            high = Bound.of(self.kind, self.high) if self.high else Bound.from_text(self.low)
+            high = Bound.of(self.kind, self.high) if self.high else Bound.from_text(low)
             held = [Bound.of(self.kind, text) for text in (self.floor, open_rows) if text]
         except (ValueError, ArithmeticError):
             return ""
