@@ -57,6 +57,7 @@ class Call:
 
     :param path: percent-encoded path below the base URL, or a function of the row. A request for several rows asks for
         the path of the first one.
+    :param path_of_rows: function of the rows of a request that has their values in its path, instead of ``path``.
     :param headers: values, or functions of the row, by name.
     :param rows: ``single``: one item by itself; ``batch``: a list of items.
     :param item: function that makes a row's part of the body; default: its record.
@@ -65,6 +66,7 @@ class Call:
     """
 
     path: str | Callable[[Row], str]
+    path_of_rows: Callable[[Sequence[Row]], str] | None = None
     method: str = "POST"
     headers: Mapping[str, str | Callable[[Row], str]] = field(default_factory=dict)
     rows: Literal["single", "batch"] = "batch"
@@ -407,7 +409,7 @@ class _Prepared:
         if not len(sent):
             return None, sent, rejected
         try:
-            path, headers = self._address(batch.without(rejected), ids)
+            path, headers = self._address(_rows(batch.without(rejected), ids))
         except BadValueError as error:
             receipt = Receipt(Outcome.REJECTED, "bad_value", str(error))
             return None, sent, {**rejected, **dict.fromkeys(sent.keys, receipt)}
@@ -434,9 +436,9 @@ class _Prepared:
                 problems[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
         return replace(batch.without(problems), records=items), problems
 
-    def _address(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        row = Row(batch.keys[0], batch.records[0], ids.get(batch.keys[0]), batch.run_id)
-        path = self._call.path
+    def _address(self, rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
+        row = rows[0]
+        path = self._call.path_of_rows(rows) if self._call.path_of_rows else self._call.path
         headers = {name: value if isinstance(value, str) else value(row) for name, value in self._call.headers.items()}
         return path if isinstance(path, str) else path(row), headers
 

@@ -107,7 +107,7 @@ class Bound:
         return cls(kind, at)
 
     def minus(self, lag: timedelta) -> Bound | None:
-        """Return the value that is earlier by a time; None if there is none.
+        """Return the value that is earlier by a time; None before the first date.
 
         :raises ValueError: the cursor is a number.
         """

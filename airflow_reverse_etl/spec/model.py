@@ -225,7 +225,7 @@ class DestinationSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: Annotated[str, Field(min_length=1, description="http, hubspot, table, file, or a registered type")]
+    type: Annotated[str, Field(min_length=1, description="hubspot, salesforce, http, table, file, or another one")]
     connection: Annotated[str | None, Field(description="Airflow connection id")] = None
     object: Annotated[str | None, Field(description="name of the object to write: contacts, schema.table …")] = None
     match_on: Annotated[
