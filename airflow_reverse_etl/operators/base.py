@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
-from airflow_reverse_etl.assets import destination_asset, inlets
+from airflow_reverse_etl.assets import destination_asset, inlets, sync_asset
 from airflow_reverse_etl.compat import (
     AirflowException,
     AirflowSkipException,
+    Asset,
     BaseOperator,
     Context,
     airflow_configuration,
@@ -268,20 +269,20 @@ class SyncOperator(BaseOperator):
             if self._reads:
                 self.inlets = [*self.inlets, *inlets(sync)]
             if self._writes:
-                self.outlets = [*self.outlets, destination_asset(sync)]
+                self.outlets = [*self.outlets, destination_asset(sync), sync_asset(sync)]
 
     def _report(
         self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, Any]:
-        """Report a run's counts: in the log, on the event of the destination's asset, and as the returned XCom."""
+        """Report a run's counts: in the log, on the events of the task's assets, and as the returned XCom."""
         counts = report.to_json()
         if drift:
             counts["drift"] = list(drift)
         self._log_report(report, sync.name)
-        asset = destination_asset(sync)
-        if asset in self.outlets:
-            extra = {name: value for name, value in counts.items() if name != "reasons"}
-            context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
+        extra = {name: value for name, value in counts.items() if name != "reasons"}
+        for asset in (destination_asset(sync), sync_asset(sync)):
+            if any(asset.name == outlet.name for outlet in self.outlets if isinstance(outlet, Asset)):
+                context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
         return counts
 
     def _log_report(self, report: RunReport, sync: str) -> None:
@@ -326,11 +327,12 @@ class PlanningOperator(SyncOperator):
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
         """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
         from airflow_reverse_etl.sync.context import RunOptions
-        from airflow_reverse_etl.sync.guards import destination_change_by_conf
+        from airflow_reverse_etl.sync.guards import destination_change_by_conf, switches_by_conf
 
+        switches = switches_by_conf(context["dag_run"].conf, sync.name)
         return RunOptions(
-            reset=_is_true(self.reset),
-            full_resync=_is_true(self.full_resync),
+            reset=_is_true(self.reset) or "reset" in switches,
+            full_resync=_is_true(self.full_resync) or "full_resync" in switches,
             on_destination_change=destination_change_by_conf(context["dag_run"].conf, sync.name),
             lift_guards=self._lifted_guards(sync, context),
         )
