@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.model import EveryColumn, SqlField, SqlModel, Sync, TemplateField
+from airflow_reverse_etl.spec.model import EveryColumn, SqlField, SqlModel, Sync, TemplateField, column_of
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
@@ -127,8 +127,8 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
     for target, value in sync.mapping.items():
         place = source.place("mapping", target)
         names: Iterable[str] = ()
-        if isinstance(value, str):
-            names = (value,)
+        if column := column_of(value):
+            names = (column,)
         elif isinstance(value, SqlField):
             tree = _expression(value.sql, dialect)
             if tree is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -435,10 +436,12 @@ class TableDestination:
     def _value(self, value: Any, column: str = "") -> Any:
         """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks.
 
-        A list goes as it is into a column that is an array.
+        A list goes as such into a column that is an array, and so does the JSON text of one.
         """
-        if isinstance(value, list) and self._compared(column) in self._arrays:
-            return value
+        if self._arrays and self._compared(column) in self._arrays:
+            value = _list_of(value)
+            if isinstance(value, list):
+                return _array_literal(value) if self._dialect.name == "postgres" else value
         if isinstance(value, Mapping | list | tuple):
             return dumps(value).decode()
         if self._dialect.stores_as_text:
@@ -477,6 +480,38 @@ def _is_array(type_code: Any, dialect: str) -> bool:
     if dialect == "postgres":
         return type_code in _POSTGRES_ARRAYS
     return dialect == "duckdb" and str(type_code).endswith("]")
+
+
+def _list_of(value: Any) -> Any:
+    """Return the list that JSON text stands for; other values as they are."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return json.loads(value, parse_float=Decimal)
+    except ValueError:
+        return value
+
+
+def _array_literal(items: Sequence[Any]) -> str:
+    """Return the text of an array in Postgres, which fits arrays of any type: a driver's list of texts is a text[]."""
+    texts = []
+    for item in items:
+        if isinstance(item, list):
+            texts.append(_array_literal(item))
+        elif item is None:
+            texts.append("NULL")
+        else:
+            escaped = _item_text(item).replace("\\", "\\\\").replace('"', '\\"')
+            texts.append(f'"{escaped}"')
+    return "{" + ",".join(texts) + "}"
+
+
+def _item_text(item: Any) -> str:
+    if isinstance(item, bytes):
+        return f"\\x{item.hex()}"
+    if isinstance(item, Mapping):
+        return dumps(item).decode()
+    return f"{item:f}" if isinstance(item, Decimal) else str(item)
 
 
 def _paramstyle(connection: Any) -> str:

@@ -31,6 +31,8 @@ NOTES: Mapping[str, str] = {
     "destination_keep": "the destination is another place than before: the state is kept as it is",
     "snapshot_lost": "the record of what was delivered is lost: every row is sent again, none deleted",
     "snapshot_stale": "runs without a record came in between: every row is sent again, removed ones with the next run",
+    "hashed_key": "a column that the destination gets as a hash is the primary key: the state has its text, of "
+    "rejected rows, and in mode mirror of every row",
 }
 
 

@@ -59,6 +59,19 @@ class SqlField(_Strict):
     sql: Annotated[str, Field(min_length=1)]
 
 
+class HashField(_Strict):
+    """A hash of a column's text, made where the plan runs. A null or blank text has none: the value is null."""
+
+    column: Annotated[str, Field(min_length=1)]
+    hash: Annotated[
+        Literal["sha256"], Field(description="SHA-256 of the text in UTF-8, as lower-case hexadecimal digits")
+    ]
+    normalize: Annotated[
+        Literal["email", "trim"] | None,
+        Field(description="change of the text before it is hashed: `trim` it, or, for `email`, also lower its letters"),
+    ] = None
+
+
 class ValueField(_Strict):
     """A constant."""
 
@@ -121,15 +134,16 @@ ModelRef = Annotated[
 FieldSource = Annotated[
     Annotated[_Name, Tag("name")]
     | Annotated[SqlField, Tag("sql")]
+    | Annotated[HashField, Tag("column")]
     | Annotated[ValueField, Tag("value")]
     | Annotated[TemplateField, Tag("template")]
     | Annotated[ChangeField, Tag("change")]
     | Annotated[EveryColumn, Tag("exclude")],
     Discriminator(
-        _tag_by_key("sql", "value", "template", "change", "exclude"),
+        _tag_by_key("sql", "column", "value", "template", "change", "exclude"),
         custom_error_type="field_shape",
         custom_error_message="must be a column's name, {sql: …}, {value: …}, {template: …}, "
-        '{change: {added: …, changed: …}}, or "*" for every column',
+        '{column: …, hash: sha256}, {change: {added: …, changed: …}}, or "*" for every column',
     ),
 ]
 
@@ -525,6 +539,11 @@ class Sync(_Strict):
         return tuple(sorted(name for name, source in sources.items() if not isinstance(source, ValueField)))
 
     @property
+    def hashes_emails(self) -> bool:
+        """True if a field is a hash of an e-mail address, whose letters the plan lowers."""
+        return any(isinstance(field, HashField) and field.normalize == "email" for field in self.mapping.values())
+
+    @property
     def star(self) -> str | None:
         """The key of the mapping that stands for every column; None without one, and in a copy with the columns."""
         return next((name for name in self.mapping if _is_star(name)), None)
@@ -690,6 +709,13 @@ class Sync(_Strict):
         }
 
 
+def column_of(source: object) -> str | None:
+    """Return the column that a field of the mapping sends or hashes; None for other kinds of fields."""
+    if isinstance(source, HashField):
+        return source.column
+    return source if isinstance(source, str) else None
+
+
 def _is_star(name: str) -> bool:
     return name == STAR or name.endswith(f".{STAR}")
 
@@ -703,7 +729,7 @@ def _known_keys(where: Sequence[str]) -> list[str]:
     shapes: dict[str, list[type[BaseModel]]] = {
         "": [Sync],
         "model": [TableModel, SqlModel],
-        "mapping": [SqlField, ValueField, TemplateField, ChangeField, EveryColumn],
+        "mapping": [SqlField, HashField, ValueField, TemplateField, ChangeField, EveryColumn],
         "nulls": [NullValue, NullRules],
         "track": [TrackDetails],
         "guards": [Guards],

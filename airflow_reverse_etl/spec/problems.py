@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 #: Tags of the kinds of fields, which no author has written.
-_FIELD_TAGS = ("name", "sql", "value", "template", "change", "exclude")
+_FIELD_TAGS = ("name", "sql", "column", "value", "template", "change", "exclude")
 
 
 def title(count: int) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError, SpecError
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, State
-from airflow_reverse_etl.spec.model import SqlField, Sync
+from airflow_reverse_etl.spec.model import HashField, SqlField, Sync
 from airflow_reverse_etl.spec.receipts import Reason
 from airflow_reverse_etl.spec.report import CAUSES, listed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, same_place
@@ -63,15 +63,27 @@ def _mend(sync: Sync, plan: Plan) -> str:
     """Return how to make the model's rows name different records, as the end of a sentence."""
     if "duplicate_identifier" not in plan.causes:
         return ""
-    sources = (sync.mapping[name] for name in sync.identified_by)
-    columns = [source.sql if isinstance(source, SqlField) else str(source) for source in sources]
-    columns = [f"trim({column})" for column in columns]
-    if sync.destination.compare != "exact":
-        columns = [f"lower({column})" for column in columns]
+    columns = ", ".join(_compared(sync, sync.mapping[name]) for name in sync.identified_by)
     return (
         "; to keep the newest row of each record, add to the model: qualify row_number() over (partition by "
-        f"{', '.join(columns)} order by updated_at desc) = 1"
+        f"{columns} order by updated_at desc) = 1"
     )
+
+
+def _compared(sync: Sync, source: object) -> str:
+    """Return SQL for a part of the identifier, as the destination compares it."""
+    if isinstance(source, HashField):
+        text = f"trim({source.column})" if source.normalize else source.column
+        return f"lower({text})" if source.normalize == "email" else text
+    column = source.sql if isinstance(source, SqlField) else str(source)
+    return f"trim({column})" if sync.destination.compare == "exact" else f"lower(trim({column}))"
+
+
+def hashed_key_notes(request: PlanRequest) -> tuple[str, ...]:
+    """Return the note that the state has a column in plain text which the destination gets as a hash only."""
+    keys = {name.lower() for name in request.primary_key}
+    hashed = (field.column.lower() for field in request.sync.mapping.values() if isinstance(field, HashField))
+    return ("hashed_key",) if request.sync.tracked and keys.intersection(hashed) else ()
 
 
 def reasons(plan: Plan) -> dict[Reason, int]:
@@ -89,7 +101,7 @@ def comparison_for(
 
     :param before: state saved by the last commit; None if no run of the sync was ever committed.
     :param snapshot_rows: rows of the snapshot that the store can read now.
-    :param collation: collation that lowers identifiers. Under another one, they are other identifiers.
+    :param collation: collation that lowers text. Under another one, they are other identifiers.
     :raises ConfigurationError: the run's options contradict each other or the sync.
     :raises AttentionError: the destination is another place, or records that may not be sent twice are not known any
         more, so a person must decide.
@@ -255,7 +267,7 @@ def _unrestricted(request: PlanRequest, collation: str) -> Comparison:
     if sync.identified_by:
         fields = sync.model_dump(include={"mapping"})["mapping"]
         parts = {name: fields[name] for name in sync.destination.match_on}
-        identity = _digest([parts, request.ignore_case, *([collation] if collation else [])])
+        identity = _digest([parts, request.ignore_case, *([collation] if collation and request.ignore_case else [])])
     return Comparison(
         mapping=_digest(mapping),
         key=_digest(columns),

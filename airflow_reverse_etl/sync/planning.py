@@ -17,7 +17,7 @@ from airflow_reverse_etl.sql.dialects.registry import dialect_of
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import classification
 from airflow_reverse_etl.sql.statements.plan import ROW, PlanStatement, plan_statement, surplus
-from airflow_reverse_etl.sync.comparing import comparison_for
+from airflow_reverse_etl.sync.comparing import comparison_for, hashed_key_notes
 from airflow_reverse_etl.sync.ports import EARLIER_KINDS, KINDS, Plan, PlanRequest, Warehouse
 
 #: Most codes of given-up rows in a plan.
@@ -158,7 +158,7 @@ def statement_for(
 
     :param before: state saved by the last commit.
     :param planner: dialect of the planner.
-    :param collation: collation that lowers identifiers; empty for the database's own.
+    :param collation: collation that lowers text; empty for the database's own.
     """
     sync = request.sync
     return plan_statement(
@@ -295,7 +295,7 @@ def make_plan(
         created_at=request.now,
         spec=request.sync.digest,
         recorded=changes["recorded"],
-        notes=comparison.notes,
+        notes=(*comparison.notes, *hashed_key_notes(request)),
         causes={cause: causes[cause] for cause in CAUSES if causes[cause]},
         given_up=codes.total(),
         given_up_codes=dict(codes.most_common(_MAX_CODES)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind
 from airflow_reverse_etl.spec.field_types import BLANKS, is_blank
-from airflow_reverse_etl.spec.model import ChangeField, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import ChangeField, Sync, TemplateField, ValueField, column_of
 from airflow_reverse_etl.spec.templates import template_reads
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, plan_statement
 from airflow_reverse_etl.sync.ports import PlanRequest, Warehouse
@@ -157,11 +157,11 @@ class _RowBuilder:
         return json.dumps([fields, read, self._shape], default=str, sort_keys=True)
 
     def _identifiers(self, values: Mapping[str, Any]) -> str:
-        """Return the values that a delete sends: ``match_on`` and fields that map the key, or else the key columns."""
+        """Return the values that a delete sends: ``match_on`` and fields that map or hash the key, or else the key."""
         keys = {name.lower() for name in self._request.primary_key}
         found: dict[str, Any] = {}
         for name, source in self._sync.mapping.items():
-            maps_key = isinstance(source, str) and source.lower() in keys
+            maps_key = (column_of(source) or "").lower() in keys
             if name not in self._sync.destination.match_on and not maps_key:
                 continue
             # Dots in a field's name nest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,23 @@ if TYPE_CHECKING:
 
 #: Types whose values Arrow has not, or has wrong.
 _NOT_IN_ARROW = frozenset({"BIT", "TIME WITH TIME ZONE", "UHUGEINT", "BIGNUM"})
+#: Names of these types, and of others that only nested values have wrong, in the name of a nested type.
+_NESTED_NOT_IN_ARROW = re.compile(rf"(?<![^ (])(?:{'|'.join(_NOT_IN_ARROW)}|INTERVAL|UNION)(?=[ ,()\[\]])")
 #: Type → what its text stands for.
 _STANDS_FOR = {"JSON": JSON, "UHUGEINT": INTEGER, "BIGNUM": INTEGER}
+
+
+def _as_text(name: str, data_type: str) -> str:
+    """Return SQL for the text of a column that Arrow has not, or has wrong; empty for other columns."""
+    column = quoted(name, "duckdb")
+    if data_type in _NOT_IN_ARROW:
+        return f"CAST({column} AS VARCHAR)"
+    if data_type.startswith("UNION(") and data_type.endswith(")"):  # the member's value, without its tag
+        tag = f"""'$."' || REPLACE(union_tag({column})::VARCHAR, '"', '\\"') || '"'"""
+        return f"CAST(TO_JSON({column}) -> ({tag}) AS VARCHAR)"
+    if data_type.endswith((")", "]")) and _NESTED_NOT_IN_ARROW.search(data_type):
+        return f"CAST(TO_JSON({column}) AS VARCHAR)"
+    return ""
 
 
 def without_files(connect: Callable[[], Any]) -> Any:
@@ -67,26 +83,30 @@ class DuckDBWarehouse(Warehouse):
         cursor = self._connection.cursor()
         relation = self._relation(cursor, query)
         kinds = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
-        if as_text := [name for name, kind in kinds.items() if kind in _NOT_IN_ARROW]:
-            casts = ", ".join(
-                f"CAST({quoted(name, 'duckdb')} AS VARCHAR) AS {quoted(name, 'duckdb')}" for name in as_text
-            )
+        texts = {name: text for name, kind in kinds.items() if (text := _as_text(name, kind))}
+        if texts:
+            casts = ", ".join(f"{text} AS {quoted(name, 'duckdb')}" for name, text in texts.items())
             relation = self._relation(cursor, f"SELECT * REPLACE ({casts}) FROM (\n{query}\n) AS model")  # noqa: S608
         try:
             reader = relation.to_arrow_reader(batch_rows)
         except duckdb.Error as error:
             raise translated(error, DUCKDB, self._conn_id) from None
-        fields = [field_of(field.name, field.type, _STANDS_FOR.get(kinds[field.name], "")) for field in reader.schema]
-        return pa.RecordBatchReader.from_batches(pa.schema(fields), self._batches(reader, cursor))
+        stands_for = {name: _STANDS_FOR.get(kind, "") for name, kind in kinds.items()}
+        stands_for |= {name: JSON for name in texts if kinds[name] not in _NOT_IN_ARROW}
+        fields = [field_of(field.name, field.type, stands_for[field.name]) for field in reader.schema]
+        schema = pa.schema(fields)
+        return pa.RecordBatchReader.from_batches(schema, self._batches(reader, schema, cursor))
 
     def close(self) -> None:
         self._connection.close()
 
-    def _batches(self, reader: pa.RecordBatchReader, cursor: Any) -> Iterator[pa.RecordBatch]:
+    def _batches(self, reader: pa.RecordBatchReader, schema: pa.Schema, cursor: Any) -> Iterator[pa.RecordBatch]:
         import duckdb
+        import pyarrow as pa
 
         try:
-            yield from reader
+            for batch in reader:
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
         except duckdb.Error as error:
             raise translated(error, DUCKDB, self._conn_id) from None
         except OSError as error:  # an error of DuckDB, passed on by Arrow

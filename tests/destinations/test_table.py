@@ -23,6 +23,7 @@ from airflow_reverse_etl.sync.fields.inspection import mapping_problems
 from airflow_reverse_etl.sync.ports import ConnectionInfo, DescribesFields, Destination
 from airflow_reverse_etl.testing.conformance import DestinationConformance
 from airflow_reverse_etl.testing.fakes import CountingLimiter
+from tests.stores.warehouses import postgres_place
 
 CREATE = "create table \"to table\" (id varchar primary key, name varchar check (name <> 'nobody at all'))"
 
@@ -332,3 +333,57 @@ async def test_as_many_rows_go_in_a_statement_as_it_has_room_for(tmp_path: Path)
     receipts = await destination.send(Batch(Operation.UPSERT, range(250), [str(at) for at in range(250)], records))
     await destination.close()
     assert {receipts.of(str(at)).outcome for at in range(250)} == {Outcome.ACCEPTED}
+
+
+#: Type of a column in Postgres → values as a record has them, and the text of what is stored.
+IN_POSTGRES: dict[str, list[tuple[Any, str | None]]] = {
+    "text[]": [
+        (["a", None, 'b"\\,{}', ""], '{a,NULL,"b\\"\\\\,{}",""}'),
+        ('["null", "ä"]', '{"null",ä}'),
+        ([], "{}"),
+        (None, None),
+    ],
+    "int[]": [([1, 2], "{1,2}"), ("[[1, 2], [3, 4]]", "{{1,2},{3,4}}")],
+    "numeric[]": [([Decimal("1E+3"), Decimal("0E-8")], "{1000,0.00000000}"), ("[1.50]", "{1.50}")],
+    "boolean[]": [([True, None], "{t,NULL}")],
+    "float8[]": [([0.5, float("nan")], "{0.5,NaN}")],
+    "timestamptz[]": [('["2026-01-31T12:00:00+02:00"]', '{"2026-01-31 10:00:00+00"}')],
+    "date[]": [([date(2026, 1, 31)], "{2026-01-31}")],
+    "bytea[]": [([b"\x00\xff"], '{"\\\\x00ff"}')],
+    "jsonb[]": [([{"a": [1]}], '{"{\\"a\\": [1]}"}')],
+    "jsonb": [({"a": [1, None]}, '{"a": [1, null]}'), ("[1]", "[1]"), (["a"], '["a"]')],
+    "text": [(["a"], '["a"]'), ('["a"]', '["a"]')],
+    "numeric": [(Decimal("0E-8"), "0.00000000"), (float("nan"), "NaN")],
+}
+
+
+@pytest.mark.parametrize("kind", IN_POSTGRES)
+async def test_arrays_and_json_go_as_such_into_postgres(postgres: str, kind: str) -> None:
+    place = postgres_place(postgres)
+    place.run(f"create table t (id int primary key, v {kind})")
+    place.run("create view stored as select id, cast(v as text) as v from t")
+    values = sync(mapping={"id": "id", "v": "v"}, object="t")
+    destination = create(values, connection=ConnectionInfo("db", "postgres"), connect=place.connect)
+    records = [{"id": at, "v": value} for at, (value, _) in enumerate(IN_POSTGRES[kind])]
+    await destination.open(CountingLimiter())
+    keys = [str(at) for at in range(len(records))]
+    receipts = await destination.send(Batch(Operation.UPSERT, range(len(records)), keys, records))
+    await destination.close()
+    assert {receipts.of(key).outcome for key in keys} == {Outcome.ACCEPTED}
+    assert [text for _, text in place.run("select * from stored order by id")] == [
+        text for _, text in IN_POSTGRES[kind]
+    ]
+
+
+async def test_text_that_is_not_a_list_is_refused_by_an_array_for_its_row_alone(postgres: str) -> None:
+    place = postgres_place(postgres)
+    place.run("create table t (id int primary key, v text[])")
+    values = sync(mapping={"id": "id", "v": "v"}, object="t")
+    destination = create(values, connection=ConnectionInfo("db", "postgres"), connect=place.connect)
+    records = [{"id": 1, "v": "[not JSON"}, {"id": 2, "v": ["a"]}]
+    await destination.open(CountingLimiter())
+    whole = await destination.send(Batch(Operation.UPSERT, [1, 2], ["1", "2"], records))
+    alone = await destination.send(Batch(Operation.UPSERT, [2], ["2"], records[1:]))
+    await destination.close()
+    assert whole.of("1").outcome is Outcome.REJECTED
+    assert alone.of("2").outcome is Outcome.ACCEPTED

@@ -50,6 +50,15 @@ IN_DUCKDB: dict[str, Any] = {
     "cast('03:04:05+02:00' as timetz)": "03:04:05+02",
     "cast('2026-01-02 03:04:05.123456789' as timestamp_ns)": "2026-01-02T03:04:05.123456",
     "cast('c0ffee00-0000-4000-8000-000000000000' as uuid)": "c0ffee00-0000-4000-8000-000000000000",
+    "union_value(n := 5)": 5,
+    "cast(null as union(n int, s varchar))": None,
+    "[union_value(n := 5)]": [{"n": 5}],
+    "[interval 1 month]": ["1 month"],
+    "{'t': cast('03:04:05+02:00' as timetz), 'n': cast(340282366920938463463374607431768211455 as uhugeint)}": {
+        "t": "03:04:05+02",
+        "n": 340282366920938463463374607431768211455,
+    },
+    "{'BIT': 1}": {"BIT": 1},
 }
 IN_POSTGRES: dict[str, Any] = {
     "array['a', 'b']": ["a", "b"],
@@ -71,12 +80,15 @@ Records = Callable[[str, list[str]], tuple[dict[str, Any], dict[int, Failure]]]
 def records_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Records]:
     """Return the record of a model's only row, planned one way, and its failure."""
 
-    def build(source: str, values: list[str], **options: Any) -> tuple[dict[str, Any], dict[int, Failure]]:
+    def build(
+        source: str, values: list[str], match_on: str = "id", **options: Any
+    ) -> tuple[dict[str, Any], dict[int, Failure]]:
         place: Place = duckdb_place() if source == "duckdb" else postgres_place(request.getfixturevalue("postgres"))
         names = [f"c{at}" for at in range(len(values))]
         query = f"select 1 as id, {', '.join(f'{sql} as {name}' for sql, name in zip(values, names, strict=True))}"
         mapping = {"id": "id", **{name: name for name in names}}
-        sync = Sync(name="s", model="m", source="w", destination={"type": "file"}, mapping=mapping)
+        destination = {"type": "file", "match_on": match_on}
+        sync = Sync(name="s", model="m", source="w", destination=destination, mapping=mapping)
         store: Any = LakeStore(str(tmp_path), memory_limit="500MB", threads=1)
         if request.param == "warehouse":
             store = place.store()
@@ -107,6 +119,12 @@ def test_the_text_of_json_goes_to_destinations_that_hold_text(records_of: Any) -
     assert records_of("duckdb", [f"cast('{text}' as json)"], parse_json=False)[0]["c0"] == text
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_identifier_is_sent_as_the_text_by_which_the_plan_knows_it(records_of: Any, source: str) -> None:
+    record, _ = records_of(source, ["cast('{\"a\":1}' as json)"], match_on="c0")
+    assert record["c0"] == '{"a":1}'
+
+
 @pytest.mark.parametrize("value", ["date 'infinity'", "timestamp '10000-01-01 00:00:00'", "date '0044-03-15 (BC)'"])
 def test_a_value_that_cannot_be_sent_concerns_its_row_alone(records_of: Records, value: str) -> None:
     _, failures = records_of("duckdb", ["1", value])
@@ -115,6 +133,42 @@ def test_a_value_that_cannot_be_sent_concerns_its_row_alone(records_of: Records,
     assert failure.message.startswith("column 'c1', field 'c1': a value of type ")
     assert "dates are in the years 1 to 9999" in failure.message
     assert "infinity" not in failure.message
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("duckdb", "cast('nan' as double)"),
+        ("duckdb", "cast('-infinity' as real)"),
+        ("duckdb", "[1.5, cast('nan' as double)]"),
+        ("duckdb", "{'a': [cast('infinity' as double)]}"),
+        ("postgres", "cast('NaN' as double precision)"),
+        ("postgres", "cast('infinity' as real)"),
+    ],
+)
+def test_a_number_that_json_has_not_concerns_its_row_alone(records_of: Records, source: str, value: str) -> None:
+    _, failures = records_of(source, ["1", value])
+    assert failures == {0: Failure("wrong_value", "column 'c1', field 'c1': NaN and Infinity have no JSON form")}
+
+
+def test_a_number_that_json_has_not_goes_to_destinations_of_other_kinds(records_of: Any) -> None:
+    record, failures = records_of("postgres", ["cast('NaN' as double precision)"], parse_json=False)
+    assert (str(record["c0"]), failures) == ("nan", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("12345678901234567890.12", "12345678901234567890.12"),
+        ("1.10", "1.1"),
+        ("1e-50", "1e-50"),
+        ("1e300", "1e+300"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
+    ],
+)
+def test_numbers_inside_json_keep_their_digits(records_of: Records, text: str, sent: str) -> None:
+    record, _ = records_of("duckdb", [f"cast('[{text}]' as json)"])
+    assert dumps(record["c0"]).decode() == f"[{sent}]"
 
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)

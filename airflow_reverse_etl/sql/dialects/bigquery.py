@@ -28,6 +28,7 @@ BIGQUERY = PlannerDialect(
     timestamp="FORMAT_DATETIME('%F %H:%M:%E*S', {x})",
     # digests and JSON
     digest="TO_HEX(MD5({x}))",
+    sha256="TO_HEX(SHA256({x}))",
     high="CAST('0x' || SUBSTR({h}, 1, 15) AS INT64)",
     low="CAST('0x' || SUBSTR({h}, 17, 15) AS INT64)",
     array="TO_JSON_STRING([{items}])",

@@ -66,6 +66,7 @@ DUCKDB = _DuckDB(
     # digests and JSON
     digest="MD5_NUMBER({x})",
     hexadecimal="MD5({x})",
+    sha256="SHA256({x})",
     high=_reversed("CAST({h} & CAST(18446744073709551615 AS UHUGEINT) AS UBIGINT)"),
     low=_reversed("CAST({h} >> 64 AS UBIGINT)"),
     array="CAST(TO_JSON([{items}]) AS VARCHAR)",

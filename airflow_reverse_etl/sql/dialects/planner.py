@@ -61,6 +61,7 @@ class PlannerDialect(Dialect):
     :param has_collation: query that returns a row if the database has ``collation``.
     :param digest: digest of a text, in the form that ``high`` and ``low`` split.
     :param hexadecimal: digest of a text, in hexadecimal digits, if ``digest`` is not that.
+    :param sha256: SHA-256 of a text in UTF-8, in lower-case hexadecimal digits.
     :param array: JSON array of texts, as text.
     :param record: JSON object of ``'name', value`` pairs; ``record_text`` casts it to text.
     :param trimmed: text without surrounding blanks.
@@ -105,6 +106,7 @@ class PlannerDialect(Dialect):
     # -- digests and JSON ----------------------------------------------------------------------------------------------
     digest: str = "MD5({x})"
     hexadecimal: str = ""
+    sha256: str = "SHA2({x}, 256)"
     high: str
     low: str
     array: str
@@ -170,6 +172,17 @@ class PlannerDialect(Dialect):
     def hex_digest(self, text: str) -> str:
         """Return SQL for the digest of a text, as hexadecimal text."""
         return (self.hexadecimal or self.digest).format(x=text)
+
+    def hashed(self, expression: str, normalize: str | None, *, collation: str = "") -> str:
+        """Return SQL for the SHA-256 of a value's text; NULL for a null or blank text.
+
+        :param normalize: ``trim``, ``email`` (trimmed, in lower case), or None for the text as it is.
+        :param collation: see ``lowered``.
+        """
+        text = f"CAST({expression} AS {self.string})"
+        trimmed = self.trimmed.format(x=text)
+        normalised = {None: text, "trim": trimmed, "email": self.lowered(trimmed, collation)}[normalize]
+        return f"CASE WHEN {trimmed} <> '' THEN {self.sha256.format(x=normalised)} END"
 
     def json_array(self, texts: Iterable[str]) -> str:
         """Return SQL for a JSON array of texts, as text."""

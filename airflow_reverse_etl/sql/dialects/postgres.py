@@ -45,6 +45,7 @@ POSTGRES = PlannerDialect(
         " AND current_setting('server_encoding') = 'UTF8'"
     ),
     # digests and JSON
+    sha256="ENCODE(SHA256(CONVERT_TO({x}, 'UTF8')), 'hex')",
     high="CAST(CAST('x0' || SUBSTR({h}, 1, 15) AS BIT(64)) AS BIGINT)",
     low="CAST(CAST('x0' || SUBSTR({h}, 17, 15) AS BIT(64)) AS BIGINT)",
     array="CAST(ARRAY_TO_JSON(ARRAY[{items}]) AS TEXT)",

@@ -54,7 +54,7 @@ from typing import Any
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, Kind, cursor_kind
-from airflow_reverse_etl.spec.model import ChangeField, SqlField, Sync, TemplateField, ValueField
+from airflow_reverse_etl.spec.model import ChangeField, HashField, SqlField, Sync, TemplateField, ValueField, column_of
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.sql.column_types import is_text
 from airflow_reverse_etl.sql.dialects.planner import PlannerDialect
@@ -97,7 +97,8 @@ class PlanStatement:
     :param tracked: there is a snapshot to compare with.
     :param cursor: the cursor's column in ``mapped`` and in the candidates; empty without a cursor. It is not sent.
     :param ignore_case: identifiers that differ only in upper and lower case are equal.
-    :param collation: collation that lowers them; empty for the database's own.
+    :param collation: collation that lowers them, and e-mail addresses before they are hashed; empty for the
+        database's own.
     :param removes_first: see :class:`~airflow_reverse_etl.sync.ports.Capabilities`.
     :param has_snapshot: the snapshot has rows.
     """
@@ -480,7 +481,13 @@ def plan_statement(
     # resolve every column that the sync uses, and report all problems at once
     used = UsedColumns(columns)
     keys = [used.column(name) for name in primary_key]
-    mapped = [_field(name, field, used, source=source, planner=dialect) for name, field in sync.mapping.items()]
+    mapped = [
+        _field(name, field, used, source=source, planner=dialect, collation=collation)
+        for name, field in sync.mapping.items()
+    ]
+    # the columns that fields send or hash, and other fields' expressions
+    columns_of = map(column_of, sync.mapping.values())
+    read_by = [used.column(name) if name else sql for name, sql in zip(columns_of, mapped, strict=True)]
     read = [used.column(name) for name in template_columns(sync)]
     cursor = used.column(sync.cursor) if sync.cursor else ""
     used.check(sync)
@@ -506,7 +513,7 @@ def plan_statement(
         },
         keys=tuple(name for name in targets if name.startswith("k")),
         values=tuple(name for name in targets if not name.startswith(("k", "w"))),
-        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), mapped, planner=planner),
+        _identifiers=_identifiers(sync, dict(zip(primary_key, keys, strict=True)), read_by, planner=planner),
         tracked=sync.tracked,
         cursor=cursor_columns,
         comparison=comparison or Comparison(),
@@ -524,28 +531,32 @@ def _window(used: UsedColumns, cursor: str, source: str, comparison: Comparison 
     return f" WHERE {name} >= {Bound.from_text(comparison.low).literal(source)} OR {name} IS NULL"
 
 
-def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: PlannerDialect) -> str:
+def _field(name: str, field: object, used: UsedColumns, *, source: str, planner: PlannerDialect, collation: str) -> str:
     """Return the planner's SQL for a mapped field over ``extracted``; NULL for constants and templates."""
     if isinstance(field, str):
         return used.column(field)
     if isinstance(field, SqlField):
         return expression(f"mapping.{name}.sql", field.sql, used, source=source, planner=planner.name)
+    if isinstance(field, HashField):
+        return planner.hashed(used.column(field.column), field.normalize, collation=collation)
     return f"CAST(NULL AS {planner.string})"
 
 
-def _identifiers(sync: Sync, keys: Mapping[str, str], mapped: Sequence[str], *, planner: str) -> dict[str, Any] | None:
+def _identifiers(sync: Sync, keys: Mapping[str, str], read_by: Sequence[str], *, planner: str) -> dict[str, Any] | None:
     """Return the fields that a delete sends, nested like a record.
 
-    These are the fields in ``match_on`` and those that map a key column; without such fields, the key columns under
-    their own names. None if the mode does not delete removed rows.
+    These are the fields in ``match_on`` and those that map or hash a key column; without such fields, the key columns
+    under their own names. None if the mode does not delete removed rows.
 
+    :param keys: column of the primary key: its alias.
+    :param read_by: for each field, the alias of the column that it sends or hashes.
     :raises SpecError: ``match_on`` names a field whose value is unknown once the row is removed.
     """
     if sync.mode != "mirror":
         return None
     record: dict[str, Any] = {}
     for at, (name, field) in enumerate(sync.mapping.items()):
-        if name not in sync.destination.match_on and (mapped[at] not in keys.values() or field_hashes.fixed(field)):
+        if name not in sync.destination.match_on and (read_by[at] not in keys.values() or field_hashes.fixed(field)):
             continue
         if isinstance(field, TemplateField | ChangeField) or (
             isinstance(field, ValueField) and isinstance(field.value, dict | list)

@@ -148,7 +148,9 @@ def value_kinds(statement: PlanStatement, types: Mapping[str, str]) -> dict[str,
 
 def _source_kinds(statement: PlanStatement, extracted: pa.Schema) -> dict[str, str]:
     """Return what the text of values stands for that are columns as they are, as the source's driver says it."""
-    found = {name: extracted.field(column).metadata or {} for name, column in statement.plain.items()}
+    # Some warehouses write names in upper case.
+    fields = {field.name.lower(): field for field in extracted}
+    found = {name: fields[column].metadata or {} for name, column in statement.plain.items()}
     return {name: metadata[KIND].decode() for name, metadata in found.items() if KIND in metadata}
 
 

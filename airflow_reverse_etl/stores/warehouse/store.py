@@ -144,7 +144,8 @@ class WarehouseStore(StateStore):
             with self._database.session() as session:
                 generation, before = saved_state(session, self._tables, self._tables[f"{own}_state"], sync.name)
                 [(rows,)] = session.run(f"SELECT COUNT(*) FROM {self._tables[f'{own}_snapshot']}")
-                collation = self._collation(session) if sync.identified_by and request.ignore_case else ""
+                lowers = sync.hashes_emails or (sync.identified_by and request.ignore_case)
+                collation = self._collation(session) if lowers else ""
         # Build the plan statement.
         statement = statement_for(
             request, warehouse, before, snapshot_rows=int(rows), planner=dialect, collation=collation
@@ -166,7 +167,7 @@ class WarehouseStore(StateStore):
                 raise
 
     def _collation(self, session: Session) -> str:
-        """Return the collation that lowers identifiers; empty if the database does not have it."""
+        """Return the collation that lowers text; empty if the database does not have it."""
         sql = self._database.sql
         return sql.collation if sql.has_collation and session.run(sql.has_collation) else ""
 

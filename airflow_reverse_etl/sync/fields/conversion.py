@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from airflow_reverse_etl.spec.model import NullRule, NullValue, SqlField, Sync
+from airflow_reverse_etl.spec.model import NullRule, NullValue, SqlField, Sync, column_of
 from airflow_reverse_etl.sync.ports import FieldType, ObjectField, ObjectSchema
 
 Record = dict[str, Any]
@@ -31,8 +31,8 @@ class Converter:
             if field is None or (field.type == "any" and not field.required):
                 continue
             where = f"field {name!r}"
-            if isinstance(source, str):
-                where = f"column {source!r}, {where}"
+            if column := column_of(source):
+                where = f"column {column!r}, {where}"
             if isinstance(source, SqlField):
                 where = f"expression of {where}"
             self._steps.append((name.split("."), where, _converter(field, nulls.get(name))))

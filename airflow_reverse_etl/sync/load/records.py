@@ -46,11 +46,15 @@ class RecordBuilder:
     that is then empty.
 
     :param nulls: handling of null values, if the sync does not say it.
-    :param parse_json: text of a JSON column becomes the value that it stands for.
+    :param parse_json: text of a JSON column becomes the value that it stands for, except in ``match_on``, where the
+        plan knows a record by the text.
     """
 
     def __init__(self, sync: Sync, nulls: NullRule = "send", *, parse_json: bool = True) -> None:
         self._parse_json = parse_json
+        self._match_on = frozenset(
+            f"f{at}" for at, name in enumerate(sync.mapping) if name in sync.destination.match_on
+        )
         self._fields = {f"f{at}": _place(name, field) for at, (name, field) in enumerate(sync.mapping.items())}
         self._template_columns = template_columns(sync)
         self._inputs: list[str] = []
@@ -132,8 +136,9 @@ class RecordBuilder:
             if variable in self._templates:
                 columns.append(self._render(variable, batch, failures))
             else:
+                parse_json = self._parse_json and variable not in self._match_on
                 values, problems = python_values(
-                    batch.column(variable), batch.schema.field(variable), parse_json=self._parse_json
+                    batch.column(variable), batch.schema.field(variable), parse_json=parse_json
                 )
                 columns.append(values)
                 for at, problem in problems.items():

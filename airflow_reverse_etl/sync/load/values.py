@@ -9,12 +9,19 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_NO_NUMBER = "NaN and Infinity have no JSON form"
+#: Most digits before or after the point of a number in JSON that is kept with all its digits.
+_DIGITS = 40
 
 
 def with_kinds(batch: pa.RecordBatch, kinds: Mapping[str, str]) -> pa.RecordBatch:
@@ -40,7 +47,8 @@ def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tup
     stays 0.1. A map becomes an object.
 
     :param field: of the column, with the metadata of :func:`with_kinds`.
-    :param parse_json: text of a JSON column becomes the value that it stands for.
+    :param parse_json: text of a JSON column becomes the value that it stands for, and numbers that JSON has not are
+        problems.
     """
     kind = (field.metadata or {}).get(KIND, b"").decode()
     column = _plain(column)
@@ -50,6 +58,8 @@ def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tup
         values, problems = _one_by_one(column)
     else:
         problems = {}
+    if parse_json and _has_floats(column.type):
+        problems |= {at: _NO_NUMBER for at, value in enumerate(values) if not _is_finite(value)}
     if kind == INTEGER:
         return [_integer(value) for value in values], problems
     if kind in (JSON, NESTED) and parse_json:
@@ -108,9 +118,38 @@ def _parsed(value: Any, *, nested: bool) -> Any:
     if not isinstance(value, str) or (nested and not value.startswith(("[", "{"))):
         return value
     try:
-        return json.loads(value, parse_constant=_no_constant)
+        return json.loads(value, parse_constant=_no_constant, parse_float=_number)
     except (ValueError, RecursionError):
         return value
+
+
+def _number(text: str) -> float | Decimal:
+    """Return the number of a text in JSON; one with more digits than a float has as a decimal."""
+    number = float(text)
+    exact = Decimal(text)
+    # Written without an exponent, a number far from 1 would be a long text.
+    if Decimal(repr(number)) == exact or not -_DIGITS <= exact.adjusted() <= _DIGITS:
+        return number
+    return exact
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_floating(kind):
+        return True
+    return any(_has_floats(kind.field(at).type) for at in range(kind.num_fields))
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value has no NaN and no infinity."""
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return True
 
 
 def _no_constant(name: str) -> Any:
