@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_reverse_etl.destinations.http import HttpDestination
-from airflow_reverse_etl.destinations.registry import create, registered
+from airflow_reverse_etl.destinations.registry import registered
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, SpecError
-from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.sync.ports import Destination
 from airflow_reverse_etl.testing import DestinationConformance
 from tests.servers.clock import QuietClock
 from tests.servers.faults import LOST_ANSWER, LOST_REQUEST, Fault, in_order
 from tests.servers.loads import Loads
 from tests.servers.messages import Reply
+from tests.servers.remote import ServerRemote
 from tests.servers.vendors.iterable import KEY, Iterable
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "example-iterable.md"
@@ -146,44 +145,13 @@ async def test_a_wrong_url_deletes_nobody() -> None:
         assert len(iterable.records.held) == 5
 
 
-class Remote:
-    """An Iterable project that knows its users by id, and the destination of the page."""
-
-    def __init__(self, server: Iterable) -> None:
-        self.server = server
-
-    def create(self, mode: str) -> Destination:
-        sync = Sync.load(
-            {
-                "name": "users",
-                "model": "users",
-                "source": "warehouse",
-                "mode": mode,
-                "mapping": {"userId": "id", "name": "name"},
-                "destination": {"type": "iterable", "connection": "server", "match_on": "userId"},
-            }
-        )
-        return create(sync, connection=self.server.connection(password=KEY))
-
-    async def stored(self) -> Mapping[str, str | None]:
-        return {key: user["name"] for key, user in self.server.records.held.items()}
+class Remote(ServerRemote):
+    """A project that knows its users by id, and the destination of the page."""
 
     def bad(self) -> dict[str, Any]:
+        assert isinstance(self.server, Iterable)
         self.server.forgotten = ["bad-user"]
         return {"userId": "bad-user", "name": "Lovelace"}
-
-    def throttle(self, times: int, seconds: float) -> None:
-        too_many = Reply.of({"code": "RateLimitExceeded", "msg": "slow down"}, 429, Retry_After=f"{seconds:g}")
-        self.server.fault = in_order([Fault.instead(too_many)] * times)
-
-    def lose_answer(self) -> None:
-        self.server.fault = in_order([LOST_ANSWER])
-
-    def revoke(self) -> None:
-        self.server.fault = lambda *_: Fault.instead(Reply.of({"code": "BadApiKey", "msg": "Invalid API key"}, 401))
-
-    async def stop(self) -> None:
-        await self.server.stop()
 
 
 class TestConformance(DestinationConformance):
@@ -194,4 +162,4 @@ class TestConformance(DestinationConformance):
     @pytest.fixture
     async def remote(self) -> Any:
         async with Iterable(fields={"userId": "string", "name": "string"}, per_second=100) as server:
-            yield Remote(server)
+            yield Remote(server, {"type": "iterable", "match_on": "userId"}, password=KEY)
