@@ -112,7 +112,10 @@ class HttpDestination:
         return {"connection": self.options.connection, "sync": self.sync.name, "host": self.server.host}
 
     def _server(self, connection: ConnectionInfo) -> Server:
-        return Server.from_connection(connection, self._setup.lookup, base_url=self.info.base_url)
+        info = self.info
+        return Server.from_connection(
+            connection, self._setup.lookup, base_url=info.base_url, auth_header=info.auth_header
+        )
 
     @property
     def account_request(self) -> Account | None:

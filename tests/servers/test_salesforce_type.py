@@ -10,9 +10,12 @@ from airflow_reverse_etl.destinations.salesforce_connection import http_connecti
 from airflow_reverse_etl.errors import AttentionError, CredentialsError, SpecError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.ports import ConnectionInfo
+from airflow_reverse_etl.testing import DestinationConformance
 from tests.servers.clock import QuietClock
 from tests.servers.faults import LOST_ANSWER, in_order
 from tests.servers.loads import Loads
+from tests.servers.messages import Reply
+from tests.servers.remote import ServerRemote
 from tests.servers.vendors.salesforce import Salesforce, failed
 
 FIELD = {"createable": True, "updateable": True, "nillable": True, "defaultedOnCreate": False, "type": "string"}
@@ -169,3 +172,35 @@ async def test_what_salesforce_cannot_do_is_said_at_once(destination: dict[str, 
         mapping = {"Id": "key", **MAPPING}
         with pytest.raises(SpecError, match=problem):
             await accounts(salesforce, mapping=mapping, destination=destination, mode=mode).run(ACCOUNTS)
+
+
+# -- conformance -------------------------------------------------------------------------------------------------------
+
+
+class Remote(ServerRemote):
+    """An organization. A lost session is asked for again, so refused credentials are those of the token."""
+
+    refused = Reply.of([{"errorCode": "INVALID_SESSION_ID", "message": "Session expired or invalid"}], 401)
+
+    def bad(self) -> dict[str, Any]:
+        return {"Key__c": "bad-account", "Name": "Lovelace"}
+
+
+class TestConformance(DestinationConformance):
+    operations = frozenset(Operation)
+    identifier = "Key__c"
+    strict = True
+
+    @pytest.fixture
+    async def remote(self) -> Any:
+        def invalid(record: Any) -> dict[str, Any] | None:
+            if record.get("Key__c") != "bad-account":
+                return None
+            return failed("FIELD_CUSTOM_VALIDATION_EXCEPTION", f"{record['Name']} is not a name", "Name")
+
+        async with Salesforce(invalid=invalid) as salesforce:
+            destination = {"type": "salesforce", "object": "Account", "match_on": "Key__c"}
+            yield Remote(salesforce, destination, name="Name")
+
+    def record(self, key: str, name: str | None = "Ada") -> dict[str, Any]:
+        return {"Key__c": key, "Name": name}
