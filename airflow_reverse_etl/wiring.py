@@ -142,9 +142,9 @@ def open_warehouse(conn_id: str) -> Warehouse:
     hook = _sql_hook(info)
     dialect = dialect_of(info.conn_type).name
     if dialect == "duckdb":
-        from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+        from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse, opened
 
-        return DuckDBWarehouse(_for_models(hook.get_conn, dialect)(), conn_id)
+        return DuckDBWarehouse(opened(_for_models(hook.get_conn, dialect), conn_id), conn_id)
     from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
     from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 

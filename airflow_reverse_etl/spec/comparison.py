@@ -10,6 +10,7 @@ from math import ceil
 from typing import Any, Literal, cast
 
 from airflow_reverse_etl.errors import StateError
+from airflow_reverse_etl.spec.stored import typed
 
 #: Note of a plan, in addition to its counts → its text; ``{rows}`` is the number of records in the snapshot.
 NOTES: Mapping[str, str] = {
@@ -194,7 +195,7 @@ class State:
         check_format(data.get("format", 1))
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["columns"] = tuple(values.get("columns", ()))
-        return cls(**{"format": 1, **values})
+        return typed(cls, {"format": 1, **values})
 
 
 def check_format(number: int) -> None:
@@ -270,7 +271,7 @@ class Comparison:
         for name in ("notes", "columns", "columns_before"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        return cls(**{"format": 1, **values})
+        return typed(cls, {"format": 1, **values})
 
     @property
     def drops_rejections(self) -> bool:

@@ -28,12 +28,14 @@ from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.state import (
+    MEND_STATE,
     REJECTED_ROWS,
     RejectedRow,
     SyncState,
     no_state,
     other_state,
     planned_at,
+    read_stored,
     unfinished_run,
 )
 from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
@@ -131,7 +133,9 @@ class WarehouseStore(StateStore):
                 f"SELECT report FROM {self._tables['runs']} WHERE sync = {self._text(sync)}"
                 f" AND run_id = {self._text(run_id)} ORDER BY committed_at DESC, plan_id DESC LIMIT 1"
             )
-        return RunReport.from_json(json.loads(found[0][0])) if found else None
+        if not found:
+            return None
+        return read_stored(found[0][0], RunReport.from_json, "the report of a run", todo=MEND_STATE, sync=sync)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
