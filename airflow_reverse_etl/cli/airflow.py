@@ -7,7 +7,6 @@ and Airflow's settings describe: a secrets backend, or its database. Airflow doe
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -21,13 +20,19 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 
 
+def prepare_environment() -> None:
+    """Set what Airflow reads when it is imported. Call it in a process of our own only."""
+    # Airflow looks connections up in its database only in a process of this kind. A task has another kind.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    # Hooks log each connection that they open.
+    os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+
+
 def wiring() -> ModuleType:
     """Return :mod:`airflow_reverse_etl.wiring`.
 
     :raises ConfigurationError: Airflow is not installed.
     """
-    # Airflow looks connections up in its database only in a process of this kind. A task has another kind.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     try:
         from airflow_reverse_etl import wiring as found
     except ModuleNotFoundError as error:
@@ -37,7 +42,6 @@ def wiring() -> ModuleType:
             "this command needs Airflow's connections, and Airflow is not installed here",
             todo="run it where Airflow is installed; Airflow does not have to run",
         ) from None
-    logging.getLogger("airflow").setLevel(logging.WARNING)
     return found
 
 

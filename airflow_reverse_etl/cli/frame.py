@@ -13,6 +13,7 @@ Exit codes, for people in ``docs/reference/cli.md``:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import sys
@@ -67,7 +68,9 @@ def add_command(
     @wraps(function)
     def command(*, as_json: bool, **arguments: Any) -> None:
         try:
-            answer = function(**arguments)
+            # Airflow and drivers may log to standard output, which is for the answer alone.
+            with contextlib.redirect_stdout(sys.stderr):
+                answer = function(**arguments)
         except ReverseEtlError as error:
             _report(error, as_json=as_json)
             raise typer.Exit(exit_code(error) if grades_errors else UNUSABLE) from None

@@ -14,15 +14,22 @@ from typing import Annotated, Any
 import typer
 
 from airflow_reverse_etl.cli import dbt_cloud, state
+from airflow_reverse_etl.cli.airflow import prepare_environment
 from airflow_reverse_etl.cli.check import check
 from airflow_reverse_etl.cli.errors import errors
 from airflow_reverse_etl.cli.exposures import exposures
 from airflow_reverse_etl.cli.frame import add_command
 from airflow_reverse_etl.cli.schema import schema
+from airflow_reverse_etl.cli.validate import validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; see :mod:`.frame`."""
+    """Run a command and return its exit code; see :mod:`.frame`.
+
+    :param arguments: default: those of this process, which is then the program itself.
+    """
+    if arguments is None:
+        prepare_environment()
     program = build_program()
     try:
         program(args=None if arguments is None else list(arguments), prog_name="reverse-etl")
@@ -45,6 +52,7 @@ def _build_app() -> typer.Typer:
     )
     app.callback()(_options)
 
+    add_command(app, "validate", validate, help="check syncs: files, model, columns and fields")
     earlier = {"grades_errors": False}
     add_command(
         app, "check", check, help="check what a change to a dbt project does to the syncs that use it", **earlier

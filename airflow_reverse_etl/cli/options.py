@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.check.project.version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
 
 Syncs = Annotated[
@@ -31,6 +32,26 @@ Env = Annotated[
     list[str] | None,
     typer.Option("--env", metavar="NAME", help="environment variable that the dbt project reads; may be repeated"),
 ]
+
+SyncFile = Annotated[str, typer.Argument(metavar="SYNC", help="YAML file of the sync")]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="dbt project of the model: a manifest.json, a folder, or a Git ref; default: the current folder, if it is "
+        "a dbt project",
+    ),
+]
+
+
+def catalog_of(project: str | None) -> Catalog | None:
+    """Return the catalog of a dbt project; None if none is named and the current folder has none.
+
+    :raises ReverseEtlError: as :meth:`~airflow_reverse_etl.check.project.loader.ProjectLoader.load` does.
+    """
+    if project is None and not Path("dbt_project.yml").is_file():
+        return None
+    return project_loader().load(project or ".").catalog
 
 
 def project_loader(
