@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
-from airflow_reverse_etl.cli.output import Table, print_error, show
+from airflow_reverse_etl.cli.output import Markdown, Table, print_error, show
 from airflow_reverse_etl.errors import AttentionError, ReverseEtlError, SpecError, TryLaterError
 
 PASSED = 0
@@ -44,7 +44,7 @@ class Answer:
     """
 
     data: Any
-    shown: Sequence[str | Table] = ()
+    shown: Sequence[str | Table | Markdown] = ()
     code: int = PASSED
 
 

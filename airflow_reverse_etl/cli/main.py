@@ -13,13 +13,17 @@ from typing import Annotated, Any
 
 import typer
 
-from airflow_reverse_etl.cli import dbt_cloud, state
+from airflow_reverse_etl.cli import dbt_cloud, rejected, state
 from airflow_reverse_etl.cli.airflow import prepare_environment
 from airflow_reverse_etl.cli.check import check
 from airflow_reverse_etl.cli.errors import errors
 from airflow_reverse_etl.cli.exposures import exposures
 from airflow_reverse_etl.cli.frame import add_command
+from airflow_reverse_etl.cli.plan import guards, plan
+from airflow_reverse_etl.cli.run import full_resync, reset, run, send_one_row
 from airflow_reverse_etl.cli.schema import schema
+from airflow_reverse_etl.cli.show import show
+from airflow_reverse_etl.cli.status import history, status
 from airflow_reverse_etl.cli.validate import validate
 
 
@@ -52,7 +56,20 @@ def _build_app() -> typer.Typer:
     )
     app.callback()(_options)
 
-    add_command(app, "validate", validate, help="check syncs: files, model, columns and fields")
+    for name, function, text in (
+        ("validate", validate, "check syncs: files, model, columns and fields"),
+        ("plan", plan, "show what a run would send: counts, keys and guards; sends nothing"),
+        ("show", show, "show the exact requests of a few rows; sends nothing"),
+        ("guards", guards, "compare what a run would send with the sync's guards; sends nothing"),
+        ("send-one", send_one_row, "send one row of the plan, in a run like any other"),
+        ("run", run, "run a sync: plan, load, commit"),
+        ("reset", reset, "record every valid row as delivered, and send nothing"),
+        ("full-resync", full_resync, "send every valid row again; removed rows are left for the next run"),
+        ("status", status, "show how the last run of each sync ended"),
+        ("history", history, "list the last runs of a sync"),
+    ):
+        add_command(app, name, function, help=text)
+    app.add_typer(_rejected(), name="rejected")
     earlier = {"grades_errors": False}
     add_command(
         app, "check", check, help="check what a change to a dbt project does to the syncs that use it", **earlier
@@ -109,6 +126,17 @@ def _dbt_cloud() -> typer.Typer:
     add_command(webhook, "list", dbt_cloud.list_all, help="list the webhooks of the account", **earlier)
     add_command(webhook, "test", dbt_cloud.ask_for_delivery, help="ask dbt Cloud for a test delivery", **earlier)
     add_command(webhook, "delete", dbt_cloud.delete, help="delete a webhook", **earlier)
+    return group
+
+
+def _rejected() -> typer.Typer:
+    group = _group("find, release and dismiss the rows that a destination refused")
+    for name, function, text in (
+        ("list", rejected.list_rejected, "list the refused rows of a sync, with their keys and the reasons"),
+        ("release", rejected.release, "let the next run try a row again, although it did not change"),
+        ("dismiss", rejected.dismiss, "do not count a row as given up any more; it is sent when it changes"),
+    ):
+        add_command(group, name, function, help=text)
     return group
 
 

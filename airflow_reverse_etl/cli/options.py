@@ -43,6 +43,23 @@ Project = Annotated[
     ),
 ]
 
+SyncOrName = Annotated[
+    str, typer.Argument(metavar="SYNC", help="YAML file of the sync; or its name, if its state is under the state_url")
+]
+StateConnection = Annotated[
+    str | None,
+    typer.Option(
+        "--connection",
+        metavar="ID",
+        help="Airflow connection of the warehouse whose tables have the state of a sync that is given by name",
+    ),
+]
+Values = Annotated[
+    bool,
+    typer.Option("--values", help="show values of rows although standard output is not a terminal"),
+]
+FullResync = Annotated[bool, typer.Option("--full-resync", help="plan as `reverse-etl full-resync` does")]
+
 
 def catalog_of(project: str | None) -> Catalog | None:
     """Return the catalog of a dbt project; None if none is named and the current folder has none.

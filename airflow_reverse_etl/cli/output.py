@@ -35,12 +35,20 @@ class Table:
     title: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Markdown:
+    """Text in Markdown, which is set on a terminal, and printed as it is anywhere else."""
+
+    text: str
+
+
 def is_terminal(stream: TextIO | None = None) -> bool:
     """Return whether a person reads the output.
 
-    :param stream: default: standard output.
+    :param stream: default: standard output, as the process has it.
     """
-    return (stream or sys.stdout).isatty()
+    stream = stream or sys.__stdout__
+    return stream is not None and stream.isatty()
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -50,17 +58,20 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def show(parts: Sequence[str | Table]) -> None:
+def show(parts: Sequence[str | Table | Markdown]) -> None:
     """Print texts and tables, with an empty line around each table that is not alone."""
     for number, part in enumerate(parts):
-        if number and (isinstance(part, Table) or isinstance(parts[number - 1], Table)):
+        if number and not (isinstance(part, str) and isinstance(parts[number - 1], str)):
             print()
         if isinstance(part, str):
             print(part.rstrip("\n"))
             continue
+        if isinstance(part, Markdown):
+            _show_markdown(part)
+            continue
         if part.title:
             print(part.title)
-        if is_terminal():
+        if is_terminal(sys.stdout):
             _show_fitted(part)
         else:
             print(plain(part))
@@ -90,6 +101,15 @@ def _show_fitted(table: Table) -> None:
     for row in table.rows:
         fitted.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
     console().print(fitted)
+
+
+def _show_markdown(part: Markdown) -> None:
+    if not is_terminal(sys.stdout):
+        print(part.text)
+        return
+    from rich.markdown import Markdown as RichMarkdown
+
+    console().print(RichMarkdown(part.text))
 
 
 def print_error(text: str) -> None:

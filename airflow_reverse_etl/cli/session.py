@@ -10,22 +10,23 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from airflow_reverse_etl.cli.airflow import wiring
+from airflow_reverse_etl.cli.airflow import state_store, wiring
 from airflow_reverse_etl.cli.options import catalog_of
+from airflow_reverse_etl.cli.output import is_terminal
 from airflow_reverse_etl.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.sync.context import RunContext, SourceModel
-    from airflow_reverse_etl.sync.ports import Destination, Observer, StateStore, Warehouse
+    from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
+    from airflow_reverse_etl.sync.ports import Destination, ObjectSchema, Observer, Plan, StateStore, Warehouse
 
 T = TypeVar("T")
 
@@ -137,6 +138,71 @@ def closing_store(store: Any) -> Iterator[None]:
     finally:
         if hasattr(store, "close"):
             store.close()
+
+
+@contextlib.contextmanager
+def open_state(sync: str, connection: str | None) -> Iterator[tuple[str, Any]]:
+    """Open the state of a sync for the block, as its name and the store that has it.
+
+    :param sync: YAML file of the sync, whose own store is opened; or its name.
+    :param connection: warehouse whose tables have the state of a sync that is given by name; None: the ``state_url``.
+    :raises ReverseEtlError: as :func:`open_sync`.
+    """
+    if Path(sync).suffix not in (".yaml", ".yml"):
+        with state_store(connection) as store:
+            yield sync, store
+        return
+    found = load_sync(sync)
+    context = run_context(found, query=None)
+    with closing_store(context.store):
+        yield found.name, context.store
+
+
+async def preview(session: Session, options: RunOptions, look: Callable[[Plan], Awaitable[T]]) -> T:
+    """Make a plan that is only looked at, as the operators' previews do; nothing is sent."""
+    from airflow_reverse_etl.sync.run import Run
+
+    steps = Run(session.sync, session.context)
+    request = steps.request(session.model, options)
+    async with steps.lease():
+        plan = await steps.preview(request, session.warehouse, session.destination)
+        try:
+            return await look(plan)
+        finally:
+            session.store.discard(plan)
+
+
+@contextlib.asynccontextmanager
+async def open_destination(session: Session) -> AsyncIterator[ObjectSchema | None]:
+    """Open the destination for the block, and ask for the fields of its object.
+
+    :returns: the fields; None if the destination does not describe them.
+    """
+    from airflow_reverse_etl.sync.load.rate_limit import pace_of
+    from airflow_reverse_etl.sync.ports import DescribesFields
+
+    destination = session.destination
+    pace = pace_of(session.sync, destination, session.context)
+    await destination.open(pace)
+    try:
+        described = isinstance(destination, DescribesFields) and destination.describes_fields
+        yield await destination.describe() if described else None  # type: ignore[attr-defined]
+    finally:
+        await destination.close()
+        await pace.close()
+
+
+def check_values(*, allowed: bool) -> None:
+    """Make sure that values of rows are shown to a person, or are asked for.
+
+    :param allowed: the person asks for them with ``--values``.
+    :raises ConfigurationError: standard output is not a terminal, and they are not asked for.
+    """
+    if not allowed and not is_terminal():
+        raise ConfigurationError(
+            "values of rows are shown on a terminal only, and standard output is none",
+            todo="pass --values to write them into a file or a pipe",
+        )
 
 
 def log(line: str) -> None:

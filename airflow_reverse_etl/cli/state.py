@@ -6,7 +6,7 @@ They read Airflow's configuration and connections, so they run where Airflow is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -100,10 +100,8 @@ def release(sync: SyncName, row: Row = None, identifier: Identifier = None, conn
 
     :raises ConfigurationError: the state does not have the row.
     """
-    key, by_identifier = record_of(row, identifier)
     with state_store(connection) as store:
-        rows = _checked(store.release_record(sync, key, by_identifier=by_identifier), sync)
-    return Answer({"sync": sync, "released": rows}, [f"{sync}: rejections released: {rows}"])
+        return change_rejections(store.release_record, sync, row, identifier, done="released")
 
 
 def dismiss(sync: SyncName, row: Row = None, identifier: Identifier = None, connection: Connection = None) -> Answer:
@@ -111,24 +109,28 @@ def dismiss(sync: SyncName, row: Row = None, identifier: Identifier = None, conn
 
     :raises ConfigurationError: the state does not have the row.
     """
-    key, by_identifier = record_of(row, identifier)
     with state_store(connection) as store:
-        rows = _checked(store.dismiss_record(sync, key, by_identifier=by_identifier), sync)
-    return Answer({"sync": sync, "dismissed": rows}, [f"{sync}: rejections dismissed: {rows}"])
+        return change_rejections(store.dismiss_record, sync, row, identifier, done="dismissed")
 
 
-def _checked(rows: int, sync: str) -> int:
-    """Return the number of rejections.
+def change_rejections(
+    change: Callable[..., int], sync: str, row: str | None, identifier: str | None, *, done: str
+) -> Answer:
+    """Change the rejections of one record.
 
+    :param change: of a store.
+    :param done: word for what it does with them.
     :raises ConfigurationError: no rejection was found.
     """
+    key, by_identifier = record_of(row, identifier)
+    rows = change(sync, key, by_identifier=by_identifier)
     if not rows:
         raise ConfigurationError(
             "the state does not have this rejected row",
             todo=f"list the rows with `reverse-etl rejected list {sync}`",
             sync=sync,
         )
-    return rows
+    return Answer({"sync": sync, done: rows}, [f"{sync}: rejections {done}: {rows}"])
 
 
 def copy(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Finding:
-    """What is known of one file.
+    """Result of the check of one file.
 
     :param checked: the parts that were checked: ``file``, ``model``, ``columns``, ``fields``.
     :param problems: reasons why the sync is not valid.

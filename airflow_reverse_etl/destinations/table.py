@@ -28,7 +28,7 @@ from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
 from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ObjectField, ObjectSchema, usual
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ObjectField, ObjectSchema, ShownRequest, usual
 
 T = TypeVar("T")
 
@@ -164,6 +164,23 @@ class TableDestination:
     async def send(self, batch: Batch) -> Receipts:
         """Write a batch in one transaction."""
         return await self._use_session(self._write, batch)
+
+    def first_request(self, batch: Batch) -> ShownRequest:
+        """Return the first statement of a batch's transaction, and its parameters as JSON."""
+        connection = self._sessions[0].connection
+        names = tuple(batch.records[0])
+        statement = self._statement(batch.operation, names, connection)
+        alike = [record for record in batch.records if tuple(record) == names]
+        rows = [[self._value(record.get(name)) for name in statement.columns] for record in alike]
+        notes = [] if len(alike) == len(batch) else ["rows with other fields have statements of their own"]
+        if batch.operation is Operation.UPDATE or not self._writer(connection).takes_many:
+            if len(rows) > 1:
+                notes.insert(0, "the statement is executed once for each list of parameters")
+            return ShownRequest(statement.sql, body="\n".join(map(_json, rows)), notes=tuple(notes))
+        key = [statement.columns.index(name) for name in self._options.match_on if name in statement.columns]
+        chunk = next(_chunks(rows, key))
+        statement = self._statement(batch.operation, names, connection, rows=len(chunk))
+        return ShownRequest(statement.sql, body="\n".join(map(_json, chunk)), notes=tuple(notes))
 
     async def resolve(self, batch: Batch) -> Receipts:
         """Write rows that take each other's unique values, each group of such rows in one transaction.
@@ -432,6 +449,10 @@ class TableDestination:
             if isinstance(value, Decimal | UUID):
                 return str(value)
         return value
+
+
+def _json(values: Sequence[Any]) -> str:
+    return dumps(list(values)).decode()
 
 
 def _chunks(rows: Sequence[Sequence[Any]], key: Sequence[int]) -> Iterator[list[Sequence[Any]]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.spec.report import RunReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,28 @@ class RejectedRow:
     first_seen: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A committed run, as the history has it."""
+
+    run_id: str
+    mode: str
+    planned_at: datetime
+    committed_at: datetime
+    report: RunReport
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> PastRun:
+        """Read a row of :data:`PAST_RUNS`."""
+        run_id, mode, planned_at, committed_at, report = row
+        return cls(run_id, mode, planned_at, committed_at, RunReport.from_json(json.loads(report)))
+
+
+#: The columns of a :class:`PastRun`, the last run first.
+PAST_RUNS = (
+    "SELECT run_id, mode, planned_at, committed_at, report FROM {table} WHERE {where}"
+    " ORDER BY committed_at DESC, plan_id DESC LIMIT {limit}"
+)
 #: The columns of a :class:`RejectedRow`, and their order.
 REJECTED_ROWS = "SELECT row_key, change, outcome, code, message, attempts, first_seen FROM {table} ORDER BY row_key"
 
