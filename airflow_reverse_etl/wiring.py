@@ -180,6 +180,34 @@ def _state_place() -> tuple[str, dict[str, str]]:
     return settings.state_url, storage_options(connection_info(conn_id)) if conn_id else {}
 
 
+def test_connection(conn_id: str) -> tuple[bool, str]:
+    """Test a connection with its hook, as Airflow's connection form does.
+
+    :returns: whether the test passed, and a message without the connection's password.
+    :raises CredentialsError: the connection does not exist.
+    :raises ConfigurationError: its provider is not installed, or its type has no test.
+    """
+    from airflow_reverse_etl.http.redaction import clean
+
+    info = connection_info(conn_id)
+    try:
+        hook = BaseHook.get_hook(conn_id)
+    except (AirflowException, ImportError) as error:
+        raise ConfigurationError(
+            f"no hook for connections of type {info.conn_type!r}: {error}",
+            todo="install the Airflow provider of that type, or correct the connection's type",
+            connection=conn_id,
+        ) from None
+    if not hasattr(hook, "test_connection"):
+        raise ConfigurationError(
+            f"connections of type {info.conn_type!r} have no test",
+            todo="use the connection in a sync, with `reverse-etl validate --connect`",
+            connection=conn_id,
+        )
+    passed, message = hook.test_connection()
+    return bool(passed), clean(str(message), (info.password or "",))
+
+
 def dbapi_connect(conn_id: str) -> Callable[[], Any]:
     """Return a function that opens a new DB-API connection each time it is called.
 

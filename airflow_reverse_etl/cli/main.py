@@ -13,12 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from airflow_reverse_etl.cli import dbt_cloud, rejected, state
+from airflow_reverse_etl.cli import connections, dbt_cloud, rejected, state
 from airflow_reverse_etl.cli.airflow import prepare_environment
 from airflow_reverse_etl.cli.check import check
+from airflow_reverse_etl.cli.doctor import doctor
 from airflow_reverse_etl.cli.errors import errors
 from airflow_reverse_etl.cli.exposures import exposures
+from airflow_reverse_etl.cli.fields import fields
 from airflow_reverse_etl.cli.frame import add_command
+from airflow_reverse_etl.cli.models import models
 from airflow_reverse_etl.cli.plan import guards, plan
 from airflow_reverse_etl.cli.run import full_resync, reset, run, send_one_row
 from airflow_reverse_etl.cli.schema import schema
@@ -67,9 +70,15 @@ def _build_app() -> typer.Typer:
         ("full-resync", full_resync, "send every valid row again; removed rows are left for the next run"),
         ("status", status, "show how the last run of each sync ended"),
         ("history", history, "list the last runs of a sync"),
+        ("models", models, "list the models of a dbt project, or describe one: key, columns, tests, syncs, rows"),
+        ("fields", fields, "list the fields of a sync's destination"),
+        ("doctor", doctor, "check this installation: versions, settings, state, destination types"),
     ):
         add_command(app, name, function, help=text)
     app.add_typer(_rejected(), name="rejected")
+    tested = _group("test Airflow connections")
+    add_command(tested, "test", connections.test_all, help="test connections, as Airflow's form does")
+    app.add_typer(tested, name="connections")
     earlier = {"grades_errors": False}
     add_command(
         app, "check", check, help="check what a change to a dbt project does to the syncs that use it", **earlier

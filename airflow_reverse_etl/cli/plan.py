@@ -25,9 +25,7 @@ def plan(
     full_resync: FullResync = False,
     diff: Annotated[
         bool,
-        typer.Option(
-            "--diff", help="show the values that would be sent; of a changed row, the changed ones if known"
-        ),
+        typer.Option("--diff", help="show the values that would be sent; of a changed row, the changed ones if known"),
     ] = False,
     values: Values = False,
 ) -> Answer:
@@ -56,9 +54,7 @@ def plan(
     return Answer(data, shown)
 
 
-async def _values(
-    session: Session, found: Plan, changed_fields: Mapping[str, Any], count: int
-) -> list[dict[str, Any]]:
+async def _values(session: Session, found: Plan, changed_fields: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """Return the values of the first rows of each kind of change, field by field."""
     from airflow_reverse_etl.cli.session import open_destination
     from airflow_reverse_etl.sync.load.samples import first_batches

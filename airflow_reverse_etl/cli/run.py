@@ -154,10 +154,9 @@ def parts_of(name: str, report: RunReport) -> list[str | Table]:
     """Return the counts of a run that are not zero, the reasons, and where to look further."""
     counts = {**dict(report.planned), **_outcomes(report)}
     rows = [(count, f"{rows:,}") for count, rows in counts.items() if rows]
-    head = f"{name}: run {report.run_id}, {report.requests:,} requests, {report.seconds:.1f} s"
-    parts: list[str | Table] = [head]
-    if rows:
-        parts.append(Table(("rows", "number"), rows))
+    requests = "request" if report.requests == 1 else "requests"
+    parts: list[str | Table] = [f"{name}: run {report.run_id}, {report.requests:,} {requests}, {report.seconds:.1f} s"]
+    parts.append(Table(("rows", "number"), rows) if rows else "Nothing was to be sent.")
     if report.reasons:
         parts.append(reasons_of(report.reasons))
     if report.rejected or report.given_up:

@@ -45,8 +45,8 @@ def show(
             return found
 
         data = wait_for(preview(session, RunOptions(full_resync=full_resync), look))
-    lines = [line for found in data for line in _lines(found)]
-    return Answer(data, lines or ["no rows to send"])
+    texts = ["\n".join(_lines(found)) for found in data]
+    return Answer(data, ["\n\n".join(texts) or "no rows to send"])
 
 
 def _request(destination: Destination, batch: Batch) -> ShownRequest:
@@ -61,7 +61,8 @@ def _request(destination: Destination, batch: Batch) -> ShownRequest:
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
-    yield f"# {found['change']}: {found['operation']} of {found['rows']:,} rows; not sent"
+    noun = "row" if found["rows"] == 1 else "rows"
+    yield f"# {found['change']}: {found['operation']} {found['rows']:,} {noun}; not sent"
     yield found["line"]
     for name, value in found["headers"].items():
         yield f"{name}: {value}"
@@ -72,4 +73,3 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"# {note}"
     for problem in found["problems"]:
         yield f"# a row is rejected without being sent: {problem}"
-    yield ""
