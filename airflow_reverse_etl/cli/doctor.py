@@ -59,7 +59,8 @@ def _checked(name: str, check: Callable[[], str]) -> tuple[str, str, str]:
     except ReverseEtlError as error:
         return name, "failed", f"{error.what}; {error.todo}" if error.todo else error.what
     except Exception as error:  # noqa: BLE001 - what is broken must not stop the other checks
-        return name, "failed", f"{type(error).__name__}: {error}"
+        # Only the kind of error, as the text of an unknown one may have a secret.
+        return name, "failed", getattr(error, "strerror", None) or type(error).__name__
 
 
 def _settings() -> str:
@@ -96,6 +97,6 @@ def _types() -> Iterator[tuple[str, str, str]]:
 
 def _dbt() -> tuple[str, str, str]:
     path = which("dbt")
-    return (
-        ("dbt", "ok", path) if path else ("dbt", "not checked", "not found on PATH; only dbt on this machine needs it")
-    )
+    if path:
+        return "dbt", "ok", path
+    return "dbt", "not checked", "not found on PATH; only runs of dbt on this machine need it"

@@ -170,5 +170,8 @@ def _first_rows(model: Model, count: int, connection: str | None, *, allowed: bo
 def _rows(found: Sequence[Mapping[str, Any]]) -> str | Table:
     if not found:
         return "The model has no rows."
-    rows = [tuple("null" if value is None else str(value) for value in row.values()) for row in found]
-    return Table(tuple(found[0]), rows)
+    return Table(tuple(found[0]), [tuple(map(_text, row.values())) for row in found])
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)

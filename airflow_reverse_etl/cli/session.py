@@ -200,7 +200,7 @@ def check_values(*, allowed: bool) -> None:
     """
     if not allowed and not is_terminal():
         raise ConfigurationError(
-            "values of rows are shown on a terminal only, and standard output is none",
+            "standard output is not a terminal, so values of rows are not shown",
             todo="pass --values to write them into a file or a pipe",
         )
 

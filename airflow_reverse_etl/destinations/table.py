@@ -171,7 +171,7 @@ class TableDestination:
         names = tuple(batch.records[0])
         statement = self._statement(batch.operation, names, connection)
         alike = [record for record in batch.records if tuple(record) == names]
-        rows = [[self._value(record.get(name)) for name in statement.columns] for record in alike]
+        rows = [self._values(statement, record) for record in alike]
         notes = [] if len(alike) == len(batch) else ["rows with other fields have statements of their own"]
         if batch.operation is Operation.UPDATE or not self._writer(connection).takes_many:
             if len(rows) > 1:
@@ -336,7 +336,7 @@ class TableDestination:
             names = tuple(record)
             statement = self._statement(batch.operation, names, session.connection)
             try:
-                values = [self._value(record.get(name)) for name in statement.columns]
+                values = self._values(statement, record)
             except NotJsonError as error:
                 exceptions[key] = Receipt(Outcome.REJECTED, "no_sql_value", str(error))
                 continue
@@ -438,6 +438,13 @@ class TableDestination:
         """Return the meaning of a driver's error, or None for any other exception."""
         found = classify(error, self._dialect)
         return found.kind if found else None
+
+    def _values(self, statement: Statement, record: Mapping[str, Any]) -> list[Any]:
+        """Return the parameters of a record's statement.
+
+        :raises NotJsonError: a value has no form in SQL.
+        """
+        return [self._value(record.get(name)) for name in statement.columns]
 
     def _value(self, value: Any) -> Any:
         """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks."""

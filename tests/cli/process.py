@@ -45,6 +45,19 @@ class Program:
             cwd=self._folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
+            timeout=100,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start it in a pipe."""
+        return subprocess.Popen(
+            [*self._command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self._folder,
+            env=self._environment,
         )
 
     def json(self, *arguments: str, code: int = 0) -> Any:
