@@ -13,7 +13,6 @@ Exit codes, for people in ``docs/reference/cli.md``:
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import sys
@@ -24,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from airflow_reverse_etl.cli.output import Markdown, Table, print_error, show
+from airflow_reverse_etl.cli.output import Markdown, Table, kept_for_answers, print_error, show
 from airflow_reverse_etl.errors import AttentionError, ReverseEtlError, SpecError, TryLaterError
 
 PASSED = 0
@@ -68,8 +67,7 @@ def add_command(
     @wraps(function)
     def command(*, as_json: bool, **arguments: Any) -> None:
         try:
-            # Airflow and drivers may log to standard output, which is for the answer alone.
-            with contextlib.redirect_stdout(sys.stderr):
+            with kept_for_answers():
                 answer = function(**arguments)
         except ReverseEtlError as error:
             _report(error, as_json=as_json)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+#: Standard output, while it is kept for the answer.
+_answers: ContextVar[TextIO | None] = ContextVar("_answers", default=None)
 
 #: Style of a cell that consists of one of these words.
 _STYLES = {
@@ -45,10 +50,20 @@ class Markdown:
 def is_terminal(stream: TextIO | None = None) -> bool:
     """Return whether a person reads the output.
 
-    :param stream: default: standard output, as the process has it.
+    :param stream: default: the one that answers are printed on.
     """
-    stream = stream or sys.__stdout__
-    return stream is not None and stream.isatty()
+    return (stream or _answers.get() or sys.stdout).isatty()
+
+
+@contextmanager
+def kept_for_answers() -> Iterator[None]:
+    """Keep standard output for the answer: what Airflow or a driver prints there in the block is on standard error."""
+    token = _answers.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _answers.reset(token)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import duckdb
 import pytest
 import yaml
 
-from tests.cli.process import Program
+from tests.cli.process import Calls, Program
 
 #: A sync without its destination.
 CONTACTS: dict[str, Any] = {
@@ -39,12 +38,21 @@ class Desk:
             "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
             **environment,
         }
-        self.program = Program(folder, **self.environment)
         self.sql(
             "CREATE TABLE customers AS SELECT * FROM (VALUES (1, 'ada@x.org', 'free'), (2, 'bo@x.org', 'pro'),"
             " (3, 'cy@x.org', 'free')) AS t (id, email, plan)"
         )
         self.sync()
+
+    @property
+    def program(self) -> Calls:
+        """The program's commands, run in this process."""
+        return Calls(self.folder, **self.environment)
+
+    @property
+    def process(self) -> Program:
+        """The program as a process."""
+        return Program(self.folder, **self.environment)
 
     def sql(self, statement: str) -> None:
         """Run SQL in the warehouse."""
@@ -67,9 +75,3 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, airflow_db: None) -> Desk:
     return Desk(tmp_path)
-
-
-@pytest.fixture
-def desk_with(tmp_path: Path, airflow_db: None) -> Callable[..., Desk]:
-    """``desk_with(**environment)``: a desk with more environment variables."""
-    return lambda **environment: Desk(tmp_path, **environment)

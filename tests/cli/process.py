@@ -1,7 +1,9 @@
-"""The program as a process, in a pipe or on a terminal of its own."""
+"""The program: as a process, in a pipe or on a terminal of its own, and its commands in this process."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 #: Lets no module of this name be imported.
@@ -20,6 +23,44 @@ class Block:
         assert name.partition(".")[0] not in {blocked!r}, name
 sys.meta_path.insert(0, Block())
 """
+
+
+class Calls:
+    """The program's commands, run in this process: a process that imports Airflow takes seconds to start.
+
+    :param folder: the current folder.
+    """
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self._folder = folder
+        self._environment = environment
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command; its output is in no terminal."""
+        from airflow_reverse_etl import config
+        from airflow_reverse_etl.cli.main import main
+
+        config.settings.cache_clear()
+        out = io.StringIO()
+        err = io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self._environment),
+            contextlib.chdir(self._folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch("sys.stdin", io.StringIO()),
+        ):
+            code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """Run a command with ``--json``, and return the document that it printed."""
+        return _document(self.run(*arguments, "--json"), code)
+
+
+def _document(done: subprocess.CompletedProcess[str], code: int) -> Any:
+    assert done.returncode == code, done.stderr + done.stdout
+    return json.loads(done.stdout)
 
 
 class Program:
@@ -62,9 +103,7 @@ class Program:
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         """Run it with ``--json``, and return the document that it printed."""
-        done = self.run(*arguments, "--json")
-        assert done.returncode == code, done.stderr + done.stdout
-        return json.loads(done.stdout)
+        return _document(self.run(*arguments, "--json"), code)
 
     def on_terminal(self, *arguments: str) -> tuple[int, str]:
         """Run it on a terminal of 80 columns; returns the exit code and all that it printed."""

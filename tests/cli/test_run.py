@@ -18,7 +18,6 @@ import pytest
 
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from tests.cli.conftest import Desk
-from tests.cli.process import Program
 from tests.stores.warehouses import postgres_place
 
 pytestmark = pytest.mark.airflow
@@ -69,7 +68,6 @@ def to_crm(desk: Desk, host: str, **options: Any) -> None:
     extra = {"headers": {"X-Key": SECRET}}
     connection = {"conn_type": "reverse_etl_http", "host": host, "password": SECRET, "extra": extra}
     desk.environment["AIRFLOW_CONN_CRM"] = json.dumps(connection)
-    desk.program = Program(desk.folder, **desk.environment)
     destination = {"type": "http", "connection": "crm", "method": "POST", "path": "/contacts", **options}
     desk.sync(destination=destination, rate={"batch_size": 1, "concurrency": 1})
 
@@ -81,22 +79,21 @@ def to_table(desk: Desk) -> Path:
     connection.execute("CREATE TABLE contacts (id INTEGER PRIMARY KEY, email TEXT CHECK (email LIKE '%@%'), plan TEXT)")
     connection.close()
     desk.environment["AIRFLOW_CONN_APP"] = json.dumps({"conn_type": "sqlite", "host": str(database)})
-    desk.program = Program(desk.folder, **desk.environment)
     desk.sync(destination={"type": "table", "connection": "app", "object": "contacts", "match_on": "id"})
     return database
 
 
 def test_a_run_sends_what_changed_and_is_known_afterwards(desk: Desk) -> None:
-    first = desk.program.json("run", "contacts.yaml")
-    assert (first["planned"]["added"], first["accepted"]) == (3, 3)
+    done = desk.process.run("run", "contacts.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "accepted  3" in done.stdout
+    assert "contacts: of 3 rows, 3 added, 0 changed" in done.stderr
     assert len(desk.sent()) == 3
     desk.sql("UPDATE customers SET plan = 'pro' WHERE id = 1")
-    second = desk.program.run("run", "contacts.yaml")
-    assert second.returncode == 0
-    assert "accepted  1" in second.stdout
-    assert "contacts: of 3 rows, 0 added, 1 changed" in second.stderr
+    second = desk.program.json("run", "contacts.yaml")
+    assert (second["planned"]["changed"], second["accepted"]) == (1, 1)
     assert len(desk.sent()) == 4
-    (state,) = desk.program.json("status")
+    (state,) = desk.process.json("status")
     assert (state["sync"], state["status"], state["records"], state["report"]["accepted"]) == ("contacts", "ok", 3, 1)
     last, before = desk.program.json("history", "contacts")
     assert [last["accepted"], before["accepted"]] == [1, 3]
@@ -145,7 +142,7 @@ def test_the_values_of_a_plan_are_those_that_changed(desk: Desk) -> None:
     assert "--values" in refused.stderr
     (line,) = desk.program.json("plan", "contacts.yaml", "--diff", "--values")["values"]
     assert line == {"key": "1", "change": "changed", "field": "plan", "value": "pro"}
-    code, printed = desk.program.on_terminal("plan", "contacts.yaml", "--diff")
+    code, printed = desk.process.on_terminal("plan", "contacts.yaml", "--diff")
     assert code == 0
     assert "pro" in printed
 
@@ -195,7 +192,7 @@ def test_requests_are_shown_exactly_as_they_are_sent_without_credentials(desk: D
     assert desk.program.run("run", "contacts.yaml").returncode == 0
     assert found["body"] in crm.bodies
     assert desk.program.run("show", "contacts.yaml", "--values").stdout == "no rows to send\n"
-    code, printed = desk.program.on_terminal("show", "contacts.yaml", "--full-resync", "--rows", "2")
+    code, printed = desk.process.on_terminal("show", "contacts.yaml", "--full-resync", "--rows", "2")
     assert code == 0
     assert "ada@x.org" in printed
 
@@ -247,7 +244,7 @@ def test_a_destination_that_is_down_exits_with_4(desk: Desk, crm: Crm) -> None:
 def test_a_signal_lets_a_run_record_what_was_answered(desk: Desk, crm: Crm) -> None:
     to_crm(desk, crm.host)
     crm.seconds = 1.5
-    process = desk.program.start("run", "contacts.yaml")
+    process = desk.process.start("run", "contacts.yaml")
     assert crm.asked.wait(60)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
@@ -275,7 +272,7 @@ def test_state_in_postgres(desk: Desk, postgres: str) -> None:
         "extra": {"host": where["host"]},
     }
     desk.environment["AIRFLOW_CONN_PG"] = json.dumps(fields)
-    program = Program(desk.folder, **desk.environment)
+    program = desk.program
     destination = {"type": "table", "connection": "pg", "object": "contacts", "match_on": "id"}
     desk.sync(source="pg", planner="warehouse", destination=destination)
     (shown,) = program.json("show", "contacts.yaml", "--values", "--rows", "2")
@@ -295,9 +292,9 @@ def test_state_in_postgres(desk: Desk, postgres: str) -> None:
 def test_a_table_fits_a_terminal_of_80_columns(desk: Desk) -> None:
     to_table(desk)
     desk.sql("UPDATE customers SET email = 'nobody' WHERE id = 2")
-    code, _ = desk.program.on_terminal("run", "contacts.yaml")
+    code, _ = desk.process.on_terminal("run", "contacts.yaml")
     assert code == 1
-    code, listed = desk.program.on_terminal("rejected", "list", "contacts.yaml")
+    code, listed = desk.process.on_terminal("rejected", "list", "contacts.yaml")
     assert code == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", listed)
     assert max(map(len, plain.splitlines())) <= 80

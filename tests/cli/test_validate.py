@@ -89,7 +89,6 @@ class TestConnected:
             connection.execute("CREATE TABLE contacts (id INTEGER PRIMARY KEY, email TEXT, plan TEXT)")
         connection.close()
         desk.environment["AIRFLOW_CONN_APP"] = json.dumps({"conn_type": "sqlite", "host": str(database)})
-        desk.program = Program(desk.folder, **desk.environment)
         return {"type": "table", "connection": "app", "object": "contacts", "match_on": "id"}
 
     def test_columns_and_fields_are_asked_for(self, desk: Desk) -> None:
