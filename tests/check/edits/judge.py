@@ -10,12 +10,12 @@ from typing import Any
 from sqlglot import exp
 
 from airflow_reverse_etl.check.check import check_project
-from airflow_reverse_etl.check.findings import CheckReport, Level
+from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.usage import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 from tests.check.edits.oracle import Built, Oracle
-from tests.check.edits.rules import Broken, Rules, Undecided
+from tests.check.edits.rules import Broken, Rules, Undecided, WrongTypes
 from tests.check.edits.trees import LAST, SOURCES, Project, Read, reads, relation, text
 from tests.dbt.projects import Node, keyed, manifest, model, source
 
@@ -57,6 +57,8 @@ def truth(base: Built | None, head: Built | None) -> tuple[str, str]:
         after = head.families.get(name)
         if after is not None and "null" not in (family, after) and after != family:
             return "breaking", f"{name}: {family} becomes {after}"
+    if head.risks > base.risks:
+        return "undecided", "a cast may fail"
     return ("same" if base.rows == head.rows else "changed"), ""
 
 
@@ -70,6 +72,9 @@ def judged(
     """
     try:
         found, why = truth(base, oracle.build(after, rules))
+    except WrongTypes as broken:
+        # Nobody knows the types of sources that are not documented.
+        found, why = "breaking" if how["typed"] else "undecided", f"types: {broken}"
     except Broken as broken:
         found, why = "breaking", str(broken)
     except Undecided as undecided:
@@ -147,7 +152,3 @@ def _value(read: Read, rules: Rules) -> Any:
     name = read.name.upper() if read.quoted and rules.folds == "upper" else read.name
     column = exp.column(exp.to_identifier(name, quoted=read.quoted))
     return {"sql": exp.Coalesce(this=column, expressions=[column.copy()]).sql(rules.adapter)}
-
-
-def is_breaking(report: CheckReport) -> bool:
-    return any(finding.level is not Level.WARNING for finding in report.findings)

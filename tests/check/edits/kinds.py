@@ -140,7 +140,7 @@ def group_key_dropped(project: Project, random: Random) -> Project:
 
 
 def distinct_dropped(project: Project, random: Random) -> Project:
-    _node(project, random, exp.Distinct).pop()
+    _pick(random, [node for node in _nodes(project, exp.Distinct) if isinstance(node.parent, exp.Select)]).pop()
     return project
 
 

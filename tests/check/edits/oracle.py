@@ -5,11 +5,9 @@ Names and types come from the dialect's table of rules (:mod:`.rules`), rows fro
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
 from random import Random
 from typing import Any
 
@@ -17,7 +15,7 @@ import duckdb
 from sqlglot import exp
 
 from tests.check.edits.rules import Broken, Family, Rules, Undecided, written
-from tests.check.edits.trees import LAST, SOURCES, Project, Read
+from tests.check.edits.trees import LAST, SOURCES, Project, Read, needed
 from tests.check.edits.types import Columns, Typer
 
 SHUFFLES = 3
@@ -64,10 +62,16 @@ def _orders(random: Random) -> Iterator[tuple[Any, ...]]:
 
 @dataclass(frozen=True)
 class Built:
-    """What a sync reads of one version: families of types by field, and a hash of the rows, whatever their order."""
+    """What a sync reads of one version.
+
+    :param families: families of types by field.
+    :param rows: a hash of the rows, whatever their order.
+    :param risks: casts that may fail, depending on the values. DuckDB's TRY_CAST makes NULL of such a value.
+    """
 
     families: Mapping[str, Family]
     rows: str
+    risks: int
 
 
 class Oracle:
@@ -79,12 +83,15 @@ class Oracle:
         for name, rows in (("people", [*_people(random)]), ("orders", [*_orders(random)])):
             columns = SOURCES[name]
             declared = ", ".join(f"{column} {kind}" for column, kind in columns.items())
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE given (place INT, {declared})")
+            values = ", ".join(_row((at, *row)) for at, row in enumerate(rows))
+            self._connection.execute(f"INSERT INTO given VALUES {values}")
             for shuffle in range(SHUFFLES):
                 self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS s{shuffle}")
                 self._connection.execute(f"CREATE TABLE s{shuffle}.{name} ({declared})")
-                marks = ", ".join("?" * len(columns))
-                self._connection.executemany(f"INSERT INTO s{shuffle}.{name} VALUES ({marks})", rows)
-                random.shuffle(rows)
+                self._connection.execute(
+                    f"INSERT INTO s{shuffle}.{name} SELECT * EXCLUDE (place) FROM given ORDER BY hash(place, {shuffle})"
+                )
 
     def close(self) -> None:
         self._connection.close()
@@ -97,37 +104,61 @@ class Oracle:
         :raises Undecided: the warehouse might do this or that.
         """
         tables: dict[str, Columns] = {name: _families(columns) for name, columns in SOURCES.items()}
-        for model in project.models.values():
-            tables[model.name] = Typer(rules, tables).columns(model.tree)
+        risks = 0
+        for model in needed(project):
+            typer = Typer(rules, tables)
+            tables[model.name] = typer.columns(model.tree)
+            risks += typer.risks
         if LAST not in tables:
             raise Broken("no model")
         if project.models[LAST].schema != "main":
             raise Broken("the table moves")
         fields = _fields(project, rules, tables)
-        hashes = [self._rows(project, rules, fields, shuffle) for shuffle in range(SHUFFLES)]
+        statements = {model.name: duck(model.tree, rules) for model in needed(project)}
+        query = project.sync.query
+        read = _read_statement(fields, f"({duck(query, rules)})" if query is not None else LAST)
+        hashes = {self._rows(statements, read, shuffle) for shuffle in range(SHUFFLES)}
         families = {name: family for name, (_, family) in fields.items()}
-        return Built(families, hashes[0]) if len(set(hashes)) == 1 else None
+        return Built(families, hashes.pop(), risks) if len(hashes) == 1 else None
 
-    def _rows(self, project: Project, rules: Rules, fields: Mapping[str, tuple[str, Family]], shuffle: int) -> str:
+    def _rows(self, statements: Mapping[str, str], read: str, shuffle: int) -> str:
         self._connection.execute(f"USE s{shuffle}")
         built: list[str] = []
         try:
-            for model in project.models.values():
-                self._connection.execute(f"CREATE TEMP TABLE {model.name} AS {duck(model.tree, rules)}")
-                built.append(model.name)
-            source = LAST
-            if project.sync.query is not None:
-                source = f"({duck(project.sync.query, rules)})"
-            columns = ", ".join(f'"{column}"' for column, _ in fields.values())
-            rows = self._connection.execute(f"SELECT {columns} FROM {source}").fetchall()
+            for name, statement in statements.items():
+                self._connection.execute(f"CREATE TEMP TABLE {name} AS {statement}")
+                built.append(name)
+            found = self._connection.execute(read).fetchone()
         except duckdb.BinderException as error:
             # Names were resolved by the rules before.
             raise Undecided(f"DuckDB: {error}") from error
         finally:
             for name in built:
                 self._connection.execute(f"DROP TABLE temp.{name}")
-        texts = sorted(repr([_plain(value) for value in row]) for row in rows)
-        return hashlib.sha256("\n".join([*fields, *texts]).encode()).hexdigest()
+        return str(found)
+
+
+def _row(values: tuple[Any, ...]) -> str:
+    return f"({', '.join('NULL' if value is None else _constant(value) for value in values)})"
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, bool | int):
+        return str(value)
+    text = str(value).replace("'", "''")
+    return f"'{text}'"
+
+
+def _read_statement(fields: Mapping[str, tuple[str, Family]], source: str) -> str:
+    """Return a query for the names of the fields and a hash of their rows."""
+    values: list[str] = []
+    for column, family in fields.values():
+        # Numbers are equal in any type.
+        value = f'CAST("{column}" AS DOUBLE)' if family == "number" else f'"{column}"'
+        values.append(f"COALESCE(CAST({value} AS VARCHAR), '(null)')")
+    row = f"concat_ws('|', {', '.join(values)})"
+    names = " ".join(fields).replace("'", "''")
+    return f"SELECT '{names}', count(*), md5(string_agg(r, '\n' ORDER BY r)) FROM (SELECT {row} AS r FROM {source})"
 
 
 def duck(tree: exp.Expr, rules: Rules) -> str:
@@ -174,11 +205,3 @@ def _column(read: Read, rules: Rules, columns: Columns) -> tuple[str, Family]:
     if len(near) != 1:
         raise Broken(f"no column {read.name}")
     return near[0], columns[near[0]]
-
-
-def _plain(value: Any) -> Any:
-    """Return numbers of any type in one form."""
-    if isinstance(value, bool) or value is None or not isinstance(value, int | float | Decimal):
-        return value
-    number = Decimal(str(value))
-    return f"{number.normalize():f}" if number else "0"

@@ -18,6 +18,10 @@ class Broken(Exception):  # noqa: N818 - an outcome, not an error of the test
     """The warehouse refuses the query."""
 
 
+class WrongTypes(Broken):
+    """It does so because of types."""
+
+
 class Undecided(Exception):  # noqa: N818
     """The warehouse converts values at its own discretion, or fails by the values: such pairs are left out."""
 
@@ -31,6 +35,7 @@ class Rules:
     :param converts: values of another family are converted where text, a number or a condition is expected. If not, the
         query is refused.
     :param aliases_in_where: WHERE may name what SELECT computes.
+    :param joins_any: ``||`` joins a text with a value of any type.
     :param date_trunc: family of a date that DATE_TRUNC returns.
     :param max_of_boolean: MAX and MIN take booleans.
     :param compares_dates: dates and timestamps compare and combine.
@@ -40,6 +45,7 @@ class Rules:
     folds: Literal["upper", "lower"] | None
     converts: bool
     aliases_in_where: bool
+    joins_any: bool
     date_trunc: Family
     max_of_boolean: bool
     compares_dates: bool
@@ -65,6 +71,7 @@ RULES: Mapping[str, Rules] = {
         folds="upper",
         converts=True,
         aliases_in_where=True,
+        joins_any=True,
         date_trunc="date",
         max_of_boolean=True,
         compares_dates=True,
@@ -74,6 +81,7 @@ RULES: Mapping[str, Rules] = {
         folds="lower",
         converts=False,
         aliases_in_where=False,
+        joins_any=True,
         date_trunc="timestamp",
         max_of_boolean=False,
         compares_dates=True,
@@ -83,6 +91,7 @@ RULES: Mapping[str, Rules] = {
         folds=None,
         converts=False,
         aliases_in_where=False,
+        joins_any=False,
         date_trunc="date",
         max_of_boolean=True,
         compares_dates=False,
@@ -92,6 +101,7 @@ RULES: Mapping[str, Rules] = {
         folds=None,
         converts=False,
         aliases_in_where=True,
+        joins_any=True,
         date_trunc="date",
         max_of_boolean=True,
         compares_dates=True,

@@ -104,6 +104,15 @@ def reads(model: Model) -> list[str]:
     return list(dict.fromkeys(name for name in names if name.lower() not in ctes))
 
 
+def needed(project: Project) -> list[Model]:
+    """Return the last model and all that it reads, each after those that it reads."""
+    names = {LAST}
+    for model in reversed(project.models.values()):
+        if model.name in names:
+            names.update(reads(model))
+    return [model for model in project.models.values() if model.name in names]
+
+
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
@@ -118,11 +127,12 @@ def relation(name: str, schema: str, dialect: str) -> str:
 def text(model: Model, project: Project, dialect: str, *, compiled: bool) -> str:
     """Return a model's SQL in a dialect: with Jinja, or as dbt compiles it."""
     tree = model.tree.copy()
+    names = reads(model)
     for table in tree.find_all(exp.Table):
-        if table.name in reads(model):
+        if table.name in names:
             table.set("this", exp.to_identifier(f"jinja_{table.name}_jinja"))
     sql = tree.sql(dialect)
-    for name in reads(model):
+    for name in names:
         sql = sql.replace(f"jinja_{name}_jinja", _reference(name, project, dialect, compiled=compiled))
     if model.lower:
         sql = re.sub(r"\b(SELECT|FROM|WHERE|AS|AND|OR|ON|JOIN|CASE|WHEN|THEN|END|WITH|BY|OVER)\b", _lowered, sql)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from tests.check.edits.rules import CASTS, FAMILIES, Broken, Family, Rules, Undecided
+from tests.check.edits.rules import CASTS, FAMILIES, Broken, Family, Rules, Undecided, WrongTypes
 
 #: Columns by their keys, in order.
 Columns = Mapping[str, Family]
@@ -45,6 +45,8 @@ class Typer:
     def __init__(self, rules: Rules, tables: Mapping[str, Columns]) -> None:
         self.rules = rules
         self.tables = tables
+        #: Casts of texts that fail if a text does not have the form.
+        self.risks = 0
 
     def columns(
         self, query: exp.Expr, outer: Scope | None = None, ctes: Mapping[str, Columns] | None = None
@@ -191,7 +193,7 @@ class Typer:
         if found in (family, "null"):
             return
         if not self.rules.converts:
-            raise Broken(f"{found} instead of {family}")
+            raise WrongTypes(f"{found} instead of {family}")
         if family != "text":
             raise Undecided(f"{found} converted to {family}")
 
@@ -206,6 +208,12 @@ class Typer:
         for node in nodes:
             self._expect(node, family, scope, aliases=aliases)
         return family
+
+    def _joined(self, node: exp.DPipe, scope: Scope, *, aliases: bool) -> Family:
+        families = [self.family(part, scope, aliases=aliases) for part in (node.left, node.right)]
+        if not (self.rules.joins_any and "text" in families):
+            self._expect_all([node.left, node.right], "text", scope, aliases=aliases)
+        return "text"
 
     def _exists(self, node: exp.Exists, scope: Scope) -> Family:
         self.columns(node.this, scope)
@@ -224,7 +232,7 @@ class Typer:
 
     def _same(self, node: exp.Expr, family: Family) -> Family:
         if isinstance(node, exp.Max | exp.Min) and family == "boolean" and not self.rules.max_of_boolean:
-            raise Broken("max of a boolean")
+            raise WrongTypes("max of a boolean")
         return family
 
     def _column(self, node: exp.Column, scope: Scope, *, aliases: bool) -> Family:
@@ -245,9 +253,11 @@ class Typer:
 
     def _cast(self, before: Family, node: exp.Cast) -> Family:
         after = FAMILIES[node.to.this.name]
+        if before == "text" != after:
+            self.risks += 1
         if before in (after, "null") or "text" in (before, after) or (before, after) in CASTS:
             return after
-        raise Broken(f"{before} cast to {after}")
+        raise WrongTypes(f"{before} cast to {after}")
 
     def _window(self, node: exp.Window, scope: Scope) -> Family:
         for key in node.args.get("partition_by") or ():
@@ -301,7 +311,7 @@ class Typer:
             return "timestamp"
         if self.rules.converts:
             raise Undecided(f"{first} and {second}")
-        raise Broken(f"{first} and {second}")
+        raise WrongTypes(f"{first} and {second}")
 
     def _truncated(self, family: Family) -> Family:
         if family == "date":
@@ -310,7 +320,7 @@ class Typer:
             return family
         if self.rules.converts:
             raise Undecided(f"date_trunc of {family}")
-        raise Broken(f"date_trunc of {family}")
+        raise WrongTypes(f"date_trunc of {family}")
 
 
 #: Kinds of expressions → the rule for their family, given typer, expression, scope, and whether aliases are seen.
