@@ -222,7 +222,7 @@ class _Reads:
         from sqlglot import exp
 
         spelling = physical_name(first.name, self._dialect, quoted=bool(first.quoted))
-        if _compares_case(self._dialect) and (first.quoted or self._is_query):
+        if compares_case(self._dialect) and (first.quoted or self._is_query):
             self.spellings[first.name] = spelling
         parent: exp.Expr | None = column.parent
         while isinstance(parent, exp.Dot):
@@ -240,12 +240,12 @@ def physical_name(name: str, dialect: str | None, *, quoted: bool) -> str:
     from sqlglot import exp
     from sqlglot.dialects import Dialect
 
-    if quoted or not name or not _compares_case(dialect):
+    if quoted or not name or not compares_case(dialect):
         return name
     return str(Dialect.get_or_raise(dialect).normalize_identifier(exp.to_identifier(name)).name)
 
 
-def _compares_case(dialect: str | None) -> bool:
+def compares_case(dialect: str | None) -> bool:
     """Return True if names that differ in case alone are different columns, as in Snowflake and Postgres."""
     from sqlglot.dialects.dialect import Dialect, NormalizationStrategy
 
