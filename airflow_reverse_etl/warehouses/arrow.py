@@ -136,6 +136,7 @@ def field_of(name: str, data_type: pa.DataType, kind: str) -> pa.Field:
 #: Names of types whose text is JSON, as databases and drivers write them.
 _JSON_TYPES = frozenset(
     {"JSON", "JSONB", "ARROW.JSON", "VARIANT", "OBJECT", "ARRAY", "SUPER", "MAP", "STRUCT", "RECORD"}
+    | {"GOOGLE:SQLTYPE:JSON"}  # of BigQuery's Storage API
 )
 
 
