@@ -36,7 +36,8 @@ def conflicts(statement: ColumnLineage) -> set[tuple[str, str]]:
     for node in tree.walk():
         found |= {(text, node.sql(comments=False)) for text in reader.of(node)}
     for scope in statement.scope.traverse():
-        found |= {(text, "set operation") for text in reader.of_branches([one.expression for one in branches(scope)])}
+        queries = [one.expression for one in branches(scope)]
+        found |= {(text, "set operation") for text in reader.of_branches(queries)}
     return found
 
 
