@@ -62,7 +62,7 @@ def different_clauses(old: ColumnLineage, new: ColumnLineage) -> list[str]:
 
 
 class _Rows:
-    """What decides about the rows of one statement.
+    """Everything that decides about the rows of one statement.
 
     :param other: the other version of the project.
     """
@@ -166,7 +166,7 @@ class _Rows:
         first = tree.args.get("from_") or tree.args.get("from")
         if first is not None:
             name = self._name(query, first.this)
-            # A query that only passes rows on is no part of the comparison.
+            # A query that only passes rows on is not a part of the comparison.
             if not (passes and isinstance(self._source(query, *passes), _Query)):
                 yield _Clause("FROM", f"table {name}")
         inner = _joins_inner(tree)
