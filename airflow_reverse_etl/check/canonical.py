@@ -1,6 +1,6 @@
 """Expressions as texts that are equal for expressions that mean the same, however they are written.
 
-The texts are no SQL. They leave out parentheses, aliases of tables, and the order of operands where it does not count;
+The texts are not SQL. They leave out parentheses, aliases of tables, and the order of operands where it does not count;
 ``b > a`` becomes ``a < b``, ``BETWEEN`` two comparisons, ``IN`` a list of comparisons joined by OR.
 """
 
