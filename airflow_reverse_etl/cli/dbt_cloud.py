@@ -6,7 +6,6 @@ arguments.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -62,6 +61,8 @@ def delete(webhook_id: WebhookId, connection: Connection = _DEFAULT) -> Answer:
 
 
 def _ask(connection: str, act: Callable[[DbtCloudApi], Awaitable[Any]]) -> Answer:
+    import asyncio
+
     from airflow_reverse_etl.dbt_cloud.client import client
 
     async def main() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import secrets
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from shutil import which
 
 from airflow_reverse_etl.cli.frame import FAILED, PASSED, Answer
@@ -42,6 +41,8 @@ def doctor() -> Answer:
 
 
 def _versions() -> Iterator[tuple[str, str, str]]:
+    from importlib.metadata import PackageNotFoundError, version
+
     yield "Python", "ok", platform.python_version()
     for package in _PACKAGES:
         try:

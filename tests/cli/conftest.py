@@ -62,8 +62,9 @@ class Desk:
     def sync(self, name: str = "contacts", **values: Any) -> Path:
         """Write a sync's file; its destination is files unless the values say otherwise."""
         destination = {"type": "file", "url": str(self.folder / "out"), "format": "jsonl"}
+        spec = {**CONTACTS, "name": name, "destination": destination, **values}
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({**CONTACTS, "name": name, "destination": destination, **values}))
+        path.write_text(yaml.safe_dump(spec, sort_keys=False))
         return path
 
     def sent(self) -> list[dict[str, Any]]:
