@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from airflow_reverse_etl.compat import Asset
-from airflow_reverse_etl.spec.model import SqlModel, Sync, TableModel
+from airflow_reverse_etl.spec.model import EveryColumn, SqlField, SqlModel, Sync, TableModel, TemplateField
 
 ASSET_GROUP = "reverse_etl"
+#: Group of the assets that stand for syncs themselves.
+SYNC_GROUP = "reverse_etl_sync"
 
 _VERSION = re.compile(r"v\d+")
 
@@ -51,6 +54,40 @@ def destination_asset(sync: Sync) -> Asset:
     """Return the asset that a sync writes, named after destination type, connection and object."""
     to = sync.destination
     return _asset(to.type, to.connection or "local", to.object or sync.name)
+
+
+def sync_asset(sync: Sync) -> Asset:
+    """Return the asset of a sync itself. Its events are the sync's commits, with their counts.
+
+    Its ``extra`` has the definition: what the page in Airflow shows before the first run. It has no value of a row, and
+    no constant of the mapping.
+    """
+    to = sync.destination
+    definition: dict[str, Any] = {
+        "sync": sync.name,
+        "model": sync.model if isinstance(sync.model, str) else getattr(sync.model, "table", "a query"),
+        "source": sync.source,
+        "destination": {"type": to.type, "connection": to.connection, "object": to.object},
+        "mode": sync.mode,
+        "match_on": list(to.match_on),
+        "fields": {name: _source_text(field) for name, field in sync.mapping.items()},
+    }
+    asset = _asset("sync", sync.name)
+    return Asset(name=asset.name, uri=asset.uri, group=SYNC_GROUP, extra=definition)
+
+
+def _source_text(field: object) -> str:
+    """Return where a field's value comes from, for people."""
+    match field:
+        case str():
+            return field
+        case SqlField():
+            return field.sql
+        case TemplateField():
+            return "a template"
+        case EveryColumn():
+            return "every column"
+    return "a constant"
 
 
 def inlets(sync: Sync) -> Sequence[Asset]:

@@ -39,6 +39,8 @@ _CLIENT_OPTIONS = frozenset(
         "user_agent",
     }
 )
+#: Words about a storage that failed. The class of the error may be that of a damaged table or file.
+STORAGE_ERROR = re.compile(r"Generic (S3|GCS|MicrosoftAzure|HTTP|LocalFileSystem) error")
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours"}
 
 

@@ -60,3 +60,32 @@ def test_inlets() -> None:
     assert inlets(Sync.load(SYNC)) == [model_asset("customers", "warehouse")]
     assert inlets(Sync.load({**SYNC, "model": {"table": "a.b"}})) == [table_asset("a.b", "warehouse")]
     assert inlets(Sync.load({**SYNC, "model": {"sql": "select 1"}})) == []
+
+
+def test_the_asset_of_a_sync_has_its_definition_and_no_constant() -> None:
+    from airflow_reverse_etl.assets import SYNC_GROUP, sync_asset
+
+    mapping = {
+        "email": "email",
+        "plan": {"sql": "upper(plan)"},
+        "token": {"value": "s3cret"},
+        "hi": {"template": "Dear {{ row.name }}"},
+        "*": "*",
+    }
+    asset = sync_asset(Sync.load({**SYNC, "mapping": mapping}))
+    assert (asset.name, asset.uri, asset.group) == ("sync/contacts", "reverse-etl://sync/contacts", SYNC_GROUP)
+    assert asset.extra == {
+        "sync": "contacts",
+        "model": "customers",
+        "source": "warehouse",
+        "destination": {"type": "http", "connection": "crm", "object": "contacts"},
+        "mode": "upsert",
+        "match_on": [],
+        "fields": {
+            "email": "email",
+            "plan": "upper(plan)",
+            "token": "a constant",
+            "hi": "a template",
+            "*": "every column",
+        },
+    }

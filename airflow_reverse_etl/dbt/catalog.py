@@ -153,7 +153,7 @@ class Catalog:
             models = tuple(Model(**_restore_model(model, shared)) for model in stored.pop("models"))
             sources = tuple(Source(**source) for source in stored.pop("sources"))
             return cls(**stored, models=models, sources=sources)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise StateError(
                 "the stored catalog is damaged", todo="delete the catalog and run the model sync again"
             ) from error

@@ -6,10 +6,11 @@ that wrote the manifest. Only JSON is read; dbt is never imported.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,19 @@ from airflow_reverse_etl.errors import ProjectError
 MANIFEST_VERSIONS = (10, 11, 12)
 
 
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raise what a damaged manifest makes its reader say as a ProjectError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ProjectError(
+            f"the manifest.json is damaged: {type(error).__name__}",
+            todo="let dbt parse the project again, and use the manifest.json in its target folder",
+        ) from error
+
+
+@_readable()
 def read_manifest(
     manifest: Mapping[str, Any], *, commit: str | None = None, unknown_database: str | None = None
 ) -> Catalog:
@@ -26,7 +40,7 @@ def read_manifest(
 
     :param commit: commit that the manifest was made from.
     :param unknown_database: placeholder to remove from relations, because the reader's connection names the database.
-    :raises ProjectError: the manifest's version is not supported.
+    :raises ProjectError: the manifest's version is not supported, or the manifest is damaged.
     """
     metadata = manifest.get("metadata", {})
     version = re.search(r"/manifest/v(\d+)\.json", str(metadata.get("dbt_schema_version", "")))
@@ -61,6 +75,7 @@ def read_manifest(
     return Catalog(metadata["project_name"], commit, metadata["adapter_type"], tuple(models), sources)
 
 
+@_readable()
 def read_tables(manifest: Mapping[str, Any]) -> dict[str, Model]:
     """Return a manifest's seeds and snapshots by id. A sync cannot name them, and may read their tables."""
     tests = _key_tests_by_model(manifest)
@@ -80,7 +95,7 @@ def load(data: bytes, **where: object) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
         manifest["nodes"], manifest["metadata"]["project_name"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ProjectError(
             "not a dbt manifest.json", todo="use the manifest.json in dbt's target folder", **where
         ) from error
@@ -98,6 +113,7 @@ def ancestors(unique_id: str, parents: Mapping[str, Collection[str]]) -> set[str
     return found
 
 
+@_readable()
 def rebuild_relations(
     manifest: Mapping[str, Any], adapter: str, *, quoting: Mapping[str, bool] | None = None
 ) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def next_free_run(
 
 def _read(record: Record) -> tuple[int, Consumed]:
     version, text = record.read()
-    return version, Consumed.from_json(text) if text else Consumed()
+    # An empty record is not a missing one: its runs would be taken again.
+    return version, Consumed.from_json(text) if text is not None else Consumed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ class Consumed:
                 for item in data["claims"]
             )
             return cls(claims, parse_time(data["floor"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise StateError(
                 f"the record of consumed dbt Cloud runs cannot be read: {error}",
                 todo="update this package, or delete the record",

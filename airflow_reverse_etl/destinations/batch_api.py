@@ -49,6 +49,10 @@ class Row(NamedTuple):
     run_id: str = ""
 
 
+#: Flow of further requests for rows that were written, given the reply.
+Then = Callable[[Sequence[Row], Reply], Flow]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """A request for some rows.
@@ -57,6 +61,7 @@ class Call:
 
     :param path: percent-encoded path below the base URL, or a function of the row. A request for several rows asks for
         the path of the first one.
+    :param path_of_rows: function of the rows of a request that has their values in its path, instead of ``path``.
     :param headers: values, or functions of the row, by name.
     :param rows: ``single``: one item by itself; ``batch``: a list of items.
     :param item: function that makes a row's part of the body; default: its record.
@@ -65,6 +70,7 @@ class Call:
     """
 
     path: str | Callable[[Row], str]
+    path_of_rows: Callable[[Sequence[Row]], str] | None = None
     method: str = "POST"
     headers: Mapping[str, str | Callable[[Row], str]] = field(default_factory=dict)
     rows: Literal["single", "batch"] = "batch"
@@ -138,8 +144,10 @@ class Endpoint(Call):
         may not be sent twice are unknown, and the sync's ``on_unknown`` decides.
     :param group: function of a row. Rows with different results are never in one request.
     :param find: request for the rows' ids, which comes first.
+    :param ids: places in the reply of the ids of the records that were written, for ``then``.
     :param then: flow of further requests for the rows that were written, given the reply. A row that fails here is
-        rejected, and sent whole again by a later run, so the operation must be idempotent.
+        rejected, and sent whole again by a later run, so the operation must be idempotent. Rows that ``find`` sends to
+        the endpoint of the operation insert get these requests, too.
     :param results: place and format of the outcome of each row in the reply.
     :param success: place of a verdict on the whole request, in addition to its status.
     :param reply: with ``text``, only the status decides.
@@ -155,7 +163,8 @@ class Endpoint(Call):
     atomic: bool = False
     group: Callable[[Row], Hashable] | None = None
     find: Find | None = None
-    then: Callable[[Sequence[Row], Reply], Flow] | None = None
+    ids: RecordPlaces | None = None
+    then: Then | None = None
     results: Results | None = None
     success: Success | None = None
     reply: Literal["json", "text"] = "json"
@@ -206,9 +215,10 @@ class BatchApi(HttpDestination):
         parts = found.parts_of(endpoint, existing)
         if found.inserts:
             parts += found.parts_of(self._endpoints[Operation.INSERT], batch.without(set(existing.keys)))
+        then = endpoint.endpoint.then
         if len(parts) == 1 and not endpoint.find and not found.decided:
-            return (yield from self._send_part(*parts[0], found.ids))
-        return (yield from self._send_parts(parts, found))
+            return (yield from self._send_part(*parts[0], found.ids, then))
+        return (yield from self._send_parts(parts, found, then))
 
     @final
     def call(self, endpoint: Endpoint, rows: Sequence[Row], operation: Operation = Operation.UPSERT) -> Flow:
@@ -220,7 +230,7 @@ class BatchApi(HttpDestination):
         run_id = rows[0].run_id if rows else ""
         batch = Batch(operation, range(len(rows)), [row.key for row in rows], [row.record for row in rows], run_id)
         found = _Found(ids={row.key: row.id for row in rows if row.id is not None})
-        return (yield from self._send_parts(found.parts_of(prepared, batch), found))
+        return (yield from self._send_parts(found.parts_of(prepared, batch), found, endpoint.then))
 
     def _find(self, endpoint: _Operation, batch: Batch) -> Generator[Request, Reply, _Found]:
         """Look up the records of a batch."""
@@ -234,8 +244,12 @@ class BatchApi(HttpDestination):
             result.decided.update(problems)
             if request is None:
                 continue
-            reply = yield request
             part = part.without(problems)
+            try:
+                reply = yield request
+            except NotAnsweredError as lost:
+                # No row is sent before all look-ups are answered, so nothing was written.
+                return _Found(refusal=Receipts(replace(lost.receipt, outcome=Outcome.RETRYABLE)))
             action = action_of(reply.status, asked.meanings, self.actions, ACTIONS)
             if action not in (Action.ACCEPT, Action.SKIP):
                 receipts = self.answer(part, reply, asked.meanings)
@@ -278,8 +292,11 @@ class BatchApi(HttpDestination):
         receipt = Receipt(Outcome.RETRYABLE, REPLY_NOT_READ, problem, self.server.host, reply.status)
         return Receipts(receipt, stop=error)
 
-    def _send_part(self, endpoint: _Operation, batch: Batch, ids: Mapping[str, Any]) -> Flow:
-        """Send a batch in one request, and again without the rows that an API names when it refuses the whole batch."""
+    def _send_part(self, endpoint: _Operation, batch: Batch, ids: Mapping[str, Any], then: Then | None) -> Flow:
+        """Send a batch in one request, and again without the rows that an API names when it refuses the whole batch.
+
+        :param then: further requests for the rows that were written.
+        """
         rejected: dict[str, Receipt] = {}
         while True:
             # Leave out the rows that cannot be sent.
@@ -299,19 +316,18 @@ class BatchApi(HttpDestination):
                 rejected |= named
                 batch = batch.without(named)
                 continue
-            if endpoint.endpoint.then and not receipts.stop:
-                receipts = yield from self._further(endpoint.endpoint, batch, ids, reply, receipts)
+            if then is not None and not receipts.stop:
+                rows = [row for row in _rows(batch, ids) if receipts.of(row.key).outcome is Outcome.ACCEPTED]
+                if places := endpoint.endpoint.ids:
+                    rows = with_ids(rows, places, reply.json())
+                receipts = yield from self._further(then, rows, reply, batch, receipts)
             return _with_rejected(receipts, rejected)
 
-    def _further(
-        self, endpoint: Endpoint, batch: Batch, ids: Mapping[str, Any], reply: Reply, receipts: Receipts
-    ) -> Flow:
-        """Send the further requests for the rows that were written."""
-        assert endpoint.then is not None, "an endpoint with further requests"
-        rows = [row for row in _rows(batch, ids) if receipts.of(row.key).outcome is Outcome.ACCEPTED]
+    def _further(self, then: Then, rows: Sequence[Row], reply: Reply, batch: Batch, receipts: Receipts) -> Flow:
+        """Send the further requests for the rows of a batch that were written."""
         if not rows:
             return receipts
-        more = yield from endpoint.then(rows, reply)
+        more = yield from then(rows, reply)
         outcomes = {key: receipts.of(key) for key in batch.keys}
         outcomes.update({row.key: more.of(row.key) for row in rows})
         refused = None
@@ -327,7 +343,7 @@ class BatchApi(HttpDestination):
         )
         return _collected(outcomes, refused, last)
 
-    def _send_parts(self, parts: Sequence[tuple[_Operation, Batch]], found: _Found) -> Flow:
+    def _send_parts(self, parts: Sequence[tuple[_Operation, Batch]], found: _Found, then: Then | None) -> Flow:
         """Send the parts of a batch, each in a request of its own."""
         outcomes = dict(found.decided)
         refused: Receipt | None = None
@@ -339,7 +355,7 @@ class BatchApi(HttpDestination):
                 outcomes |= dict.fromkeys(part.keys, Receipt(Outcome.RETRYABLE, "not_sent", text))
                 continue
             try:
-                receipts = yield from self._send_part(endpoint, part, found.ids)
+                receipts = yield from self._send_part(endpoint, part, found.ids, then)
             except NotAnsweredError as error:
                 outcomes |= dict.fromkeys(part.keys, error.receipt)
                 continue
@@ -407,7 +423,7 @@ class _Prepared:
         if not len(sent):
             return None, sent, rejected
         try:
-            path, headers = self._address(batch.without(rejected), ids)
+            path, headers = self._address(_rows(batch.without(rejected), ids))
         except BadValueError as error:
             receipt = Receipt(Outcome.REJECTED, "bad_value", str(error))
             return None, sent, {**rejected, **dict.fromkeys(sent.keys, receipt)}
@@ -434,9 +450,9 @@ class _Prepared:
                 problems[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
         return replace(batch.without(problems), records=items), problems
 
-    def _address(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        row = Row(batch.keys[0], batch.records[0], ids.get(batch.keys[0]), batch.run_id)
-        path = self._call.path
+    def _address(self, rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
+        row = rows[0]
+        path = self._call.path_of_rows(rows) if self._call.path_of_rows else self._call.path
         headers = {name: value if isinstance(value, str) else value(row) for name, value in self._call.headers.items()}
         return path if isinstance(path, str) else path(row), headers
 

@@ -20,7 +20,7 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter, Support
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ShownRequest, Support
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,6 +133,18 @@ class FileDestination:
         except storage_errors() as error:
             return self._failed(error)
         return Receipts(exceptions=exceptions)
+
+    def first_request(self, batch: Batch) -> ShownRequest:
+        """Return the file of a batch: its name and its lines."""
+        name = f"{self._url}/{self._file_name(batch)}"
+        if self._options.format == "parquet":
+            lines = [dumps(record).decode() for record in batch.records]
+            return ShownRequest(name, body="\n".join(lines), notes=("the rows are written in Parquet's format",))
+        if self._options.format == "csv":
+            return ShownRequest(name, body=self._table(batch).decode().rstrip("\n"))
+        data, exceptions = self._json_lines(batch)
+        notes = sorted({receipt.message for receipt in exceptions.values()})
+        return ShownRequest(name, body=data.decode().rstrip("\n"), notes=tuple(notes))
 
     def _failed(self, error: Exception) -> Receipts:
         """Return the receipts of a failed write.

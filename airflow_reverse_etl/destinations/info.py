@@ -84,6 +84,8 @@ class Info:
     :param example: a whole sync file, in YAML.
     :param connection: the type's own connection type, or a sentence that says which connections it takes.
     :param base_url: base URL of a connection without a host.
+    :param auth_header: header that carries the connection's password, unless the connection names another one. Empty:
+        ``Authorization``, with the password as a bearer token, or as basic authentication with a login.
     :param test: path that the connection test requests, unless the connection has a ``test_path``.
     :param account: request that tells the account; None if the API has none. State belongs to an account: a sync whose
         credentials are those of another account stops.
@@ -96,6 +98,7 @@ class Info:
     connection: ConnectionForm | str
     docs: str = ""
     base_url: str = ""
+    auth_header: str = ""
     test: str = ""
     account: Account | None = None
     contract: str = ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from airflow_reverse_etl.destinations.batch_api import BatchApi, Endpoint, Find, Missing, RecordPlaces, Row, with_ids
+from airflow_reverse_etl.destinations.batch_api import BatchApi, Endpoint, Find, Missing, RecordPlaces, Row
 from airflow_reverse_etl.destinations.http import Flow, HttpOptions
 from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info
 from airflow_reverse_etl.destinations.json_options import (
@@ -20,7 +20,14 @@ from airflow_reverse_etl.destinations.json_options import (
     RecordPaths,
     ReplyOptions,
 )
-from airflow_reverse_etl.destinations.templates import BadValueError, Structure, Template, header_value, path_value
+from airflow_reverse_etl.destinations.templates import (
+    BadValueError,
+    Structure,
+    Template,
+    header_value,
+    names_in,
+    path_value,
+)
 from airflow_reverse_etl.http.messages import Reply, value_at
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import ACCEPTED, Outcome, Receipt, Receipts
@@ -32,6 +39,9 @@ _MISSING: Mapping[Operation, Missing] = {
     Operation.UPDATE: "skip",
     Operation.UPSERT: "insert",
 }
+_NO_ID = Receipt(
+    Outcome.REJECTED, "no_id", "the reply has no id of the record, which a further request needs: correct `ids`"
+)
 
 
 INFO = Info(
@@ -143,6 +153,7 @@ class JsonApi(BatchApi):
             atomic=options.atomic,
             group=partial(_group, options.group_by) if options.group_by else None,
             find=find,
+            ids=_places(options.ids) if options.ids else None,
             then=self._further_requests(operation, options) if options.then else None,
             **_reply(options),
             idempotency_header=self.options.idempotency_header,
@@ -181,26 +192,24 @@ class JsonApi(BatchApi):
     ) -> Callable[[Sequence[Row], Reply], Flow]:
         """Return the flow of the further requests for rows that were written."""
         support = Support(idempotent=True, answers="row", max_rows=options.max_batch_rows or _DEFAULT_BATCH_ROWS)
-        places = _places(options.ids) if options.ids else None
         calls = [
-            (
-                Structure(then.when) if then.when else None,
+            _Further(
                 Endpoint(**self._call(operation, then), support=support, **_reply(then)),
+                Structure(then.when) if then.when else None,
+                "id" in names_in([then.path, then.headers, then.item]),
             )
             for then in options.then
         ]
 
-        def flow(rows: Sequence[Row], reply: Reply) -> Flow:
-            if places:
-                rows = with_ids(rows, places, reply.json())
+        def flow(rows: Sequence[Row], reply: Reply) -> Flow:  # noqa: ARG001 - the ids of the reply are in the rows
             failed: dict[str, Receipt] = {}
-            for when, endpoint in calls:
+            for further in calls:
                 waiting = [row for row in rows if row.key not in failed]
-                chosen, undecided = _chosen(when, waiting)
+                chosen, undecided = further.chosen(waiting)
                 failed |= undecided
                 if not chosen:
                     continue
-                receipts = yield from self.call(endpoint, chosen, operation)
+                receipts = yield from self.call(further.endpoint, chosen, operation)
                 if receipts.refused_whole:
                     others = {row.key for row in rows} - {row.key for row in chosen}
                     failed = {**dict.fromkeys(others, ACCEPTED), **failed}
@@ -241,19 +250,34 @@ def _text_of(
     return text
 
 
-def _chosen(when: Structure | None, rows: Sequence[Row]) -> tuple[list[Row], dict[str, Receipt]]:
-    """Return the rows for which an expression is true, and the receipts of those for which it cannot be evaluated."""
-    if when is None:
-        return list(rows), {}
-    chosen: list[Row] = []
-    undecided: dict[str, Receipt] = {}
-    for row in rows:
-        try:
-            if _item(when, row):
+@dataclass(frozen=True, slots=True)
+class _Further:
+    """A further request for rows that were written.
+
+    :param when: expression that is true for the rows to send; None for all.
+    :param needs_id: the request has the id of the row's record.
+    """
+
+    endpoint: Endpoint
+    when: Structure | None
+    needs_id: bool
+
+    def chosen(self, rows: Sequence[Row]) -> tuple[list[Row], dict[str, Receipt]]:
+        """Return the rows to send, and the receipts of rows that cannot be sent, by key."""
+        chosen: list[Row] = []
+        problems: dict[str, Receipt] = {}
+        for row in rows:
+            try:
+                if self.when is not None and not _item(self.when, row):
+                    continue
+            except BadValueError as error:
+                problems[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
+                continue
+            if self.needs_id and row.id is None:
+                problems[row.key] = _NO_ID
+            else:
                 chosen.append(row)
-        except BadValueError as error:
-            undecided[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
-    return chosen, undecided
+        return chosen, problems
 
 
 def _item(structure: Structure, row: Row) -> Any:

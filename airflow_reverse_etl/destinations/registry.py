@@ -27,6 +27,7 @@ BUILT_IN = {
     "file": "airflow_reverse_etl.destinations.file:FileDestination",
     "http": "airflow_reverse_etl.destinations.json_api:JsonApi",
     "hubspot": "airflow_reverse_etl.destinations.hubspot:HubSpot",
+    "salesforce": "airflow_reverse_etl.destinations.salesforce:Salesforce",
     "table": "airflow_reverse_etl.destinations.table:TableDestination",
 }
 #: Classes of :func:`registered`, by type.

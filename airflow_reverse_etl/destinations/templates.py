@@ -103,6 +103,15 @@ class Structure:
         return self._render(values)
 
 
+def names_in(value: Any) -> frozenset[str]:
+    """Return the variables that the templates in a value use."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return frozenset[str]().union(*map(names_in, value))
+    return Template(value, str).names if isinstance(value, str) else frozenset()
+
+
 def _compiled(value: Any) -> Callable[[dict[str, Any]], Any]:
     if isinstance(value, Mapping):
         fields = {str(name): _compiled(inner) for name, inner in value.items()}

@@ -84,8 +84,12 @@ class ReverseEtlHttpHook(BaseHook):
     def _server(self) -> Server:
         from airflow_reverse_etl.http.server import Server
 
-        base_url = self.info.base_url if self.info else ""
-        return Server.from_connection(connection_info(self.http_conn_id), connection_info, base_url=base_url)
+        connection = connection_info(self.http_conn_id)
+        if self.info is None:
+            return Server.from_connection(connection, connection_info)
+        return Server.from_connection(
+            connection, connection_info, base_url=self.info.base_url, auth_header=self.info.auth_header
+        )
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:

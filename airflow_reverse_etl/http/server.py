@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 USER_AGENT = "airflow-provider-reverse-etl"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+#: Extras that name the place of the key in a request.
+_KEY_PLACES = ("auth_header", "auth_query", "auth_body")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -43,17 +45,24 @@ class Server:
     proxy_url: str | None = field(default=None, repr=False)
 
     @classmethod
-    def from_connection(cls, connection: ConnectionInfo, lookup: Lookup | None = None, *, base_url: str = "") -> Server:
+    def from_connection(
+        cls,
+        connection: ConnectionInfo,
+        lookup: Lookup | None = None,
+        *,
+        base_url: str = "",
+        auth_header: str = "",
+    ) -> Server:
         """Build the server that a connection describes. ``docs/reference/connections.md`` lists its fields.
 
         :param lookup: function that returns other connections, which ``google_conn_id`` and ``aws_conn_id`` name.
         :param base_url: base URL of a connection without a host.
+        :param auth_header: header for the password of a connection that names no place for it; empty for the usual one.
         :raises CredentialsError: the connection has no host, or its credentials are incomplete.
         :raises ConfigurationError: the URL is not an http or https one, the port does not exist, or a header has a
             line break.
         """
-        if not connection.host and base_url:
-            connection = replace(connection, host=base_url)
+        connection = _completed(connection, base_url, auth_header)
         if not connection.host:
             raise CredentialsError(
                 "the connection has no host", todo="enter the API's host or URL", connection=connection.conn_id
@@ -138,6 +147,14 @@ class Server:
         if proxy_bypass(parts.netloc):
             return None
         return getproxies().get(parts.scheme)
+
+
+def _completed(connection: ConnectionInfo, base_url: str, auth_header: str) -> ConnectionInfo:
+    """Return a connection with what its type knows, where the connection itself says nothing."""
+    extra = connection.extra
+    if auth_header and not any(extra.get(place) for place in _KEY_PLACES):
+        extra = {**extra, "auth_header": auth_header}
+    return replace(connection, host=connection.host or base_url, extra=extra)
 
 
 def _base_url(connection: ConnectionInfo) -> str:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
-from airflow_reverse_etl.assets import destination_asset, inlets
+from airflow_reverse_etl.assets import destination_asset, inlets, sync_asset
 from airflow_reverse_etl.compat import (
     AirflowException,
     AirflowSkipException,
+    Asset,
     BaseOperator,
     Context,
     airflow_configuration,
     airflow_error,
 )
-from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.stores.choose import choose_store
-from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming, SystemClock
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import dbapi_connect, has_state_to_adopt, state_files, state_store, warehouse_store
+from airflow_reverse_etl.wiring import destination_of, run_context, state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -200,26 +198,14 @@ class SyncOperator(BaseOperator):
 
         :param query: the model as a SELECT; only a task that plans has one.
         """
-        # Imported here because a task needs the engine, and parsing the DAG does not.
-        from airflow_reverse_etl.stores.rate_budget import FileBudget
-        from airflow_reverse_etl.sync.context import RunContext
-
-        store = choose_store(
+        return run_context(
             sync,
-            query,
-            lake=state_store(),
-            open_warehouse_store=lambda: warehouse_store(sync.source),
-            has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
-            log=self.log.info,
-        )
-        return RunContext(
             run_id,
-            store,
-            observer=LogObserver(self.log.info, self.log.warning),
-            clock=SystemClock(),
+            query=query,
             label=_label(context["ti"]),
+            log=self.log.info,
+            observer=LogObserver(self.log.info, self.log.warning),
             deferrable=self.deferrable,
-            budget=FileBudget(state_files()),
             timing=self.timing,
         )
 
@@ -230,15 +216,7 @@ class SyncOperator(BaseOperator):
         return Sync.load(sync, check=check_options)
 
     def _destination(self, sync: Sync) -> Destination:
-        from airflow_reverse_etl.destinations.registry import create
-
-        conn_id = sync.destination.connection
-        if conn_id is None:
-            return create(sync, connection=None)
-        connection = connection_info(conn_id)
-        if options := storage_options(connection):  # credentials of object storage, from its connection type
-            connection = dataclasses.replace(connection, extra={**connection.extra, "storage_options": options})
-        return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)(), lookup=connection_info)
+        return destination_of(sync)
 
     def _resolve_path(self, path: str) -> Path:
         """Resolve a path relative to the DAG file on this worker."""
@@ -268,20 +246,20 @@ class SyncOperator(BaseOperator):
             if self._reads:
                 self.inlets = [*self.inlets, *inlets(sync)]
             if self._writes:
-                self.outlets = [*self.outlets, destination_asset(sync)]
+                self.outlets = [*self.outlets, destination_asset(sync), sync_asset(sync)]
 
     def _report(
         self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, Any]:
-        """Report a run's counts: in the log, on the event of the destination's asset, and as the returned XCom."""
+        """Report a run's counts: in the log, on the events of the task's assets, and as the returned XCom."""
         counts = report.to_json()
         if drift:
             counts["drift"] = list(drift)
         self._log_report(report, sync.name)
-        asset = destination_asset(sync)
-        if asset in self.outlets:
-            extra = {name: value for name, value in counts.items() if name != "reasons"}
-            context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
+        extra = {name: value for name, value in counts.items() if name != "reasons"}
+        for asset in (destination_asset(sync), sync_asset(sync)):
+            if any(asset.name == outlet.name for outlet in self.outlets if isinstance(outlet, Asset)):
+                context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
         return counts
 
     def _log_report(self, report: RunReport, sync: str) -> None:
@@ -326,11 +304,12 @@ class PlanningOperator(SyncOperator):
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
         """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
         from airflow_reverse_etl.sync.context import RunOptions
-        from airflow_reverse_etl.sync.guards import destination_change_by_conf
+        from airflow_reverse_etl.sync.guards import destination_change_by_conf, switches_by_conf
 
+        switches = switches_by_conf(context["dag_run"].conf, sync.name)
         return RunOptions(
-            reset=_is_true(self.reset),
-            full_resync=_is_true(self.full_resync),
+            reset=_is_true(self.reset) or "reset" in switches,
+            full_resync=_is_true(self.full_resync) or "full_resync" in switches,
             on_destination_change=destination_change_by_conf(context["dag_run"].conf, sync.name),
             lift_guards=self._lifted_guards(sync, context),
         )

@@ -10,6 +10,7 @@ from math import ceil
 from typing import Any, Literal, cast
 
 from airflow_reverse_etl.errors import StateError
+from airflow_reverse_etl.spec.stored import typed
 
 #: Note of a plan, in addition to its counts → its text; ``{rows}`` is the number of records in the snapshot.
 NOTES: Mapping[str, str] = {
@@ -109,17 +110,16 @@ class Bound:
         return cls(kind, at)
 
     def minus(self, lag: timedelta) -> Bound | None:
-        """Return the value that is earlier by a time; None if there is none.
+        """Return the value that is earlier by a time; None before the first date.
 
         :raises ValueError: the cursor is a number.
         """
         if isinstance(self.value, Decimal):
             raise ValueError(self.kind)
+        if not isinstance(self.value, datetime):  # a date is earlier by whole days
+            lag = timedelta(ceil(lag / _DAY))
         try:
-            # A date is earlier by whole days.
-            return Bound(
-                self.kind, self.value - (lag if isinstance(self.value, datetime) else timedelta(ceil(lag / _DAY)))
-            )
+            return Bound(self.kind, self.value - lag)
         except OverflowError:
             return None
 
@@ -195,7 +195,7 @@ class State:
         check_format(data.get("format", 1))
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["columns"] = tuple(values.get("columns", ()))
-        return cls(**{"format": 1, **values})
+        return typed(cls, {"format": 1, **values})
 
 
 def check_format(number: int) -> None:
@@ -271,7 +271,7 @@ class Comparison:
         for name in ("notes", "columns", "columns_before"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        return cls(**{"format": 1, **values})
+        return typed(cls, {"format": 1, **values})
 
     @property
     def drops_rejections(self) -> bool:
@@ -301,7 +301,7 @@ class Comparison:
             key=self.key,
             identity=self.identity,
             scope=self.scope,
-            low=self._next_low(open_rows),
+            low=self._next_low(before.low if before and self.low else self.low, open_rows),
             destination=self.destination,
             destination_since=self.destination_since,
             address=self.address,
@@ -309,15 +309,15 @@ class Comparison:
             format=self.format,
         )
 
-    def _next_low(self, open_rows: str | None) -> str:
-        """Return the bound from which the next run reads the model; empty to read all of it.
+    def _next_low(self, low: str, open_rows: str | None) -> str:
+        """Return the bound from which the next run reads the model, without the sync's lag; empty to read all of it.
 
         The next run reads all if the bound cannot be determined exactly.
         """
         if not self.kind:
-            return self.low
+            return low
         try:
-            high = Bound.of(self.kind, self.high) if self.high else Bound.from_text(self.low)
+            high = Bound.of(self.kind, self.high) if self.high else Bound.from_text(low)
             held = [Bound.of(self.kind, text) for text in (self.floor, open_rows) if text]
         except (ValueError, ArithmeticError):
             return ""

@@ -1,12 +1,20 @@
-"""Types of a specification's values: a limit, a duration, one name or several."""
+"""Types of a specification's values: a limit, a duration, one name or several, a constant."""
 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
-from typing import Annotated
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+#: Most levels of a value, of a sync file, and of a field's name, whose dots nest.
+MAX_DEPTH = 50
+#: Most digits of a whole number.
+_MAX_DIGITS = 300
 
 _LIMIT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*$")
 _DURATION = re.compile(r"^\s*(\d+)\s*(s|m|h|d|w)\s*$")
@@ -40,7 +48,10 @@ def rows_of(limit: int | str, total: int) -> float:
 
 def _duration(value: object) -> object:
     if isinstance(value, str) and (match := _DURATION.match(value)):
-        return timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
+        try:
+            return timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
+        except (OverflowError, ValueError):
+            raise ValueError("must be less than a million years") from None
     if isinstance(value, timedelta):
         return value
     raise ValueError("must be a duration such as 30s, 15m, 12h, 14d or 2w")
@@ -65,6 +76,36 @@ Names = Annotated[
     BeforeValidator(_names),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
+
+
+def constant_problem(value: object, *, depth: int = 0) -> str:
+    """Return why a value cannot be a part of a record or of a destination's options; empty if it can."""
+    if depth > MAX_DEPTH:
+        return f"must not be nested more than {MAX_DEPTH} levels deep"
+    if isinstance(value, int):
+        return "" if abs(value) < 10**_MAX_DIGITS else f"must be a number with at most {_MAX_DIGITS} digits"
+    if value is None or isinstance(value, str | float | Decimal | date | time | UUID):
+        return ""
+    if isinstance(value, Mapping):
+        keys = [key for key in value if not isinstance(key, str)]
+        parts = [*value, *value.values()]
+        problem = "must have text as keys" if keys else ""
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+        problem = ""
+    else:
+        return f"must be text, a number, a date, true, false, null, a list or a mapping, not a {type(value).__name__}"
+    return problem or next(filter(None, (constant_problem(part, depth=depth + 1) for part in parts)), "")
+
+
+def _constant(value: Any) -> Any:
+    if problem := constant_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+#: A value that is the same for every row.
+Constant = Annotated[Any, AfterValidator(_constant)]
 
 
 #: Characters that are blank in every dialect: space, tab, CR, LF and the no-break space.

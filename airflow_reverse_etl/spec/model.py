@@ -21,11 +21,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticSerializationError
 
 from airflow_reverse_etl.errors import SpecError
-from airflow_reverse_etl.spec.field_types import Duration, Limit, Names, is_blank
-from airflow_reverse_etl.spec.problems import problem_text, problems_of, title
-from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_yaml
+from airflow_reverse_etl.spec.field_types import MAX_DEPTH, Constant, Duration, Limit, Names, constant_problem, is_blank
+from airflow_reverse_etl.spec.problems import at_most, problem_text, problems_of, title
+from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_text, read_yaml
 
 #: Validates the keys that a destination adds to ``destination:``. Takes that mapping, returns (path, message) problems.
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
@@ -33,6 +34,8 @@ DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...],
 Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete"]
 #: Context of a validation that raises pydantic's own error.
 _RAW: dict[str, str] = {"errors": "raw"}
+#: Most characters of a field's name.
+_MAX_NAME = 1_000
 _FIX_VALUES = "correct the values below"
 _FIX_LINES = "correct the lines below"
 
@@ -75,7 +78,7 @@ class HashField(_Strict):
 class ValueField(_Strict):
     """A constant."""
 
-    value: Any
+    value: Constant
 
 
 class TemplateField(_Strict):
@@ -87,8 +90,8 @@ class TemplateField(_Strict):
 class ChangeValues(_Strict):
     """A constant for each kind of change."""
 
-    added: Annotated[Any, Field(description="value in the record of an added row")]
-    changed: Annotated[Any, Field(description="value in the record of a changed row")]
+    added: Annotated[Constant, Field(description="value in the record of an added row")]
+    changed: Annotated[Constant, Field(description="value in the record of a changed row")]
 
 
 class ChangeField(_Strict):
@@ -239,7 +242,7 @@ class DestinationSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: Annotated[str, Field(min_length=1, description="http, hubspot, table, file, or a registered type")]
+    type: Annotated[str, Field(min_length=1, description="hubspot, salesforce, http, table, file, or another one")]
     connection: Annotated[str | None, Field(description="Airflow connection id")] = None
     object: Annotated[str | None, Field(description="name of the object to write: contacts, schema.table …")] = None
     match_on: Annotated[
@@ -253,6 +256,13 @@ class DestinationSpec(BaseModel):
             exclude_if=lambda value: value is None,
         ),
     ] = None
+
+    @model_validator(mode="after")
+    def _options_are_constants(self) -> DestinationSpec:
+        for name, value in (self.model_extra or {}).items():
+            if problem := constant_problem(value):
+                raise ValueError(f"option {name!r} {problem}")
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -438,8 +448,8 @@ class Sync(_Strict):
     @classmethod
     def _no_overlap(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if not all(name.split(".")):
-                raise ValueError(f"field {name!r} has an empty part between dots")
+            if problem := _name_problem(name):
+                raise ValueError(problem)
             if isinstance(value[name], EveryColumn) != _is_star(name) or value[name] == STAR:
                 raise ValueError(f'field {name!r}: write "*": "*", or "*": {{exclude: [column]}}, for every column')
             parents = [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
@@ -508,6 +518,14 @@ class Sync(_Strict):
                 raise ValueError(f"on_mapping_change: {self.on_mapping_change} needs a record, and {reason} keeps none")
         return self
 
+    @model_validator(mode="after")
+    def _has_json(self) -> Sync:
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError:
+            raise ValueError("a text has half of a character (a surrogate), which no JSON can have") from None
+        return self
+
     # last, so that the other validators run inside it
     @model_validator(mode="wrap")
     @classmethod
@@ -518,9 +536,9 @@ class Sync(_Strict):
         except ValidationError as error:
             if info.context is _RAW:
                 raise
-            problems = tuple(problem_text(where, message) for where, message in problems_of(error, _known_keys))
+            problems = [problem_text(where, message) for where, message in problems_of(error, _known_keys)]
             name = values.get("name") if isinstance(values, Mapping) else None
-            raise SpecError(title(len(problems)), problems=problems, todo=_FIX_VALUES, sync=name) from None
+            raise SpecError(title(len(problems)), problems=at_most(problems), todo=_FIX_VALUES, sync=name) from None
 
     @property
     def tracked(self) -> bool:
@@ -643,15 +661,7 @@ class Sync(_Strict):
 
         :raises SpecError: lists all problems, each with ``file:line``.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SpecError(
-                f"cannot read the sync file: {error.strerror}",
-                todo="give the path of a YAML file, relative to the DAG file or absolute",
-                file=path,
-            ) from None
-        values, lines = read_yaml(text, path)
+        values, lines = read_yaml(read_text(path), path)
         return cls._checked(None, values, check, lines, path), lines
 
     @classmethod
@@ -680,11 +690,11 @@ class Sync(_Strict):
         if not problems and sync is not None:
             return sync
 
-        texts = tuple(problem_text(where, message, line_of(lines, where), path) for where, message in problems)
+        texts = [problem_text(where, message, line_of(lines, where), path) for where, message in problems]
         todo = _FIX_LINES if path else _FIX_VALUES
         raise SpecError(
             title(len(texts)),
-            problems=texts,
+            problems=at_most(texts),
             todo=todo,
             sync=values.get("name"),
             file=path,
@@ -714,6 +724,16 @@ def column_of(source: object) -> str | None:
     if isinstance(source, HashField):
         return source.column
     return source if isinstance(source, str) else None
+
+
+def _name_problem(name: str) -> str:
+    """Return why a name cannot be that of a field; empty if it can."""
+    if len(name) > _MAX_NAME:
+        return f"field {name[:40]!r}… has more than {_MAX_NAME:,} characters"
+    parts = name.split(".")
+    if len(parts) > MAX_DEPTH:
+        return f"field {name[:40]!r}… nests more than {MAX_DEPTH} levels deep"
+    return "" if all(parts) else f"field {name!r} has an empty part between dots"
 
 
 def _is_star(name: str) -> bool:

@@ -12,12 +12,21 @@ if TYPE_CHECKING:
 
 #: Tags of the kinds of fields, which no author has written.
 _FIELD_TAGS = ("name", "sql", "column", "value", "template", "change", "exclude")
+#: Most problems that an error lists.
+MAX_PROBLEMS = 100
 
 
 def title(count: int) -> str:
     """Return the first line of an error with so many problems."""
     noun = "problem" if count == 1 else "problems"
-    return f"the sync specification has {count} {noun}"
+    return f"the sync specification has {count:,} {noun}"
+
+
+def at_most(problems: Sequence[str]) -> tuple[str, ...]:
+    """Return the problems of a specification, without those that nobody would read."""
+    if len(problems) <= MAX_PROBLEMS:
+        return tuple(problems)
+    return (*problems[:MAX_PROBLEMS], f"and {len(problems) - MAX_PROBLEMS:,} others")
 
 
 def problem_text(where: Sequence[str], message: str, line: int | None = None, path: Path | None = None) -> str:
@@ -33,7 +42,7 @@ def problems_of(
 
     Paths have no union tags. The message for an unknown key suggests the nearest known one.
     """
-    found = []
+    found: list[tuple[tuple[str, ...], str]] = []
     for item in error.errors(include_url=False):
         where = tuple(str(part) for part in item["loc"])
         # drop the tag of the union's member, which no author has written
@@ -47,7 +56,9 @@ def problems_of(
             where = (*where[:3], *where[4:])
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(where[-1], known_keys(where[:-1]))}"
+            # Searching for similar names takes time. Nobody reads the hint of a problem that is not listed.
+            hint = nearest(where[-1], known_keys(where[:-1])) if len(found) < MAX_PROBLEMS else ""
+            message = f"unknown key{hint}"
         elif item["type"] == "missing":
             message = "is required"
         found.append((where, message))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_reverse_etl.spec.receipts import DAILY_LIMIT
+from airflow_reverse_etl.spec.stored import typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,9 @@ class RunReport:
     def from_json(cls, data: Mapping[str, Any]) -> RunReport:
         """Read a stored report. Before the first release, ``reasons`` was called ``errors``."""
         values = {name: data[name] for name in cls.__slots__ if name in data}
-        values["planned"] = Planned(**data["planned"])
         reasons = data["reasons"] if "reasons" in data else data["errors"]
         values["reasons"] = tuple(reasons)
-        return cls(**values)
+        return typed(cls, values)
 
 
 #: Cause → why a row of the model is invalid, and so never sent. A row with several causes counts under the first.

@@ -47,8 +47,12 @@ def template_reads(sync: Sync) -> dict[str, tuple[str, ...]]:
     for name, field in templates.items():
         try:
             tree = environment.parse(field.template)
+            environment.compile(field.template)
         except TemplateSyntaxError as error:
             problems.append(f"mapping.{name}.template: {error.message}")
+            continue
+        except (RecursionError, MemoryError, SyntaxError):
+            problems.append(f"mapping.{name}.template: is nested too deep")
             continue
 
         # collect the columns that the template names

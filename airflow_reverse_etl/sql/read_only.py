@@ -37,6 +37,41 @@ _WRITES = (
 _LOCKS = r"\b(FOR (?:NO KEY )?UPDATE|FOR (?:KEY )?SHARE|LOCK IN SHARE MODE) "
 
 
+#: Beginning of what Airflow or dbt would render. A text may hold braces of its own, such as a template of the
+#: destination's, so in quotes only the names that Airflow and dbt know count.
+_JINJA = re.compile(r"\{\{|\{%")
+_JINJA_IN_TEXT = re.compile(
+    r"\{[{%][-+]?\s*(?:(?:ds|ts|(?:ds|ts)_nodash|run_id|logical_date|execution_date|data_interval_\w+|dag_run|dag|params|"
+    r"macros|ti|task_instance|task|prev_\w+|next_\w+|conn|if|for|set)\b|(?:ref|source|config|var|env_var|this)\b)"
+)
+
+
+def jinja_problem(query: str, source: str) -> str:
+    """Return why SQL with a Jinja template cannot be used; empty without one.
+
+    :param source: the query's dialect.
+    """
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    if not _JINJA.search(query):
+        return ""
+    try:
+        tokens = sqlglot.tokenize(query, read=source)
+    except SqlglotError:
+        return ""  # a later step parses the query, and reports that
+    before = ""
+    for token in tokens:
+        kind = token.token_type.name
+        quoted = kind == "IDENTIFIER" or kind.endswith("STRING")
+        # some dialects have a token for the first brace alone
+        found = _JINJA_IN_TEXT.search(token.text) if quoted else _JINJA.search(before + token.text)
+        if found:
+            return "it has a Jinja template, such as {{ ds }}, which nobody renders"
+        before = "" if quoted else token.text
+    return ""
+
+
 def single_select(query: str, source: str, sync: Sync) -> str:
     """Return the query without a closing semicolon.
 
@@ -50,6 +85,10 @@ def single_select(query: str, source: str, sync: Sync) -> str:
         tokens = sqlglot.tokenize(query, read=source)
     except SqlglotError as error:
         raise _refused(str(error).splitlines()[0], sync) from None
+
+    if problem := jinja_problem(query, source):
+        todo = "write plain SQL; give Airflow's values to a sync that a DAG makes in Python, whose SQL Airflow renders"
+        raise _refused(problem, sync, todo)
 
     # only semicolons may follow the first semicolon
     kinds = [token.token_type.name for token in tokens]
@@ -148,5 +187,5 @@ def _balanced(kinds: Sequence[str]) -> bool:
     return min(depths) >= 0 and depths[-1] == 0
 
 
-def _refused(reason: str, sync: Sync) -> SpecError:
-    return SpecError(f"the model's query cannot be used: {reason}", todo="write one SELECT statement", sync=sync.name)
+def _refused(reason: str, sync: Sync, todo: str = "write one SELECT statement") -> SpecError:
+    return SpecError(f"the model's query cannot be used: {reason}", todo=todo, sync=sync.name)

@@ -11,15 +11,18 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from airflow_reverse_etl.errors import UnreachableError
+from airflow_reverse_etl.errors import StateError, UnreachableError
+from airflow_reverse_etl.spec.stored import typed
 from airflow_reverse_etl.stores.files import StateFiles, reachable
+from airflow_reverse_etl.stores.state import read_stored
 
 #: Changes from one clean-up to the next. A higher value means that one change takes longer than the others.
 _CLEAN_UP_EVERY = 10
 #: Folder in which earlier versions of this package kept the text, as a Delta Lake table with numbered transactions.
 _DELTA_LOG = "_delta_log"
+_MEND = "let no run of the sync be at work, then delete the newest file of the folder; it is made again"
 
 
 class VersionedFile:
@@ -50,7 +53,10 @@ class VersionedFile:
             raise UnreachableError(
                 "a file of the state disappeared while it was read", todo="try again", file=self._path(version)
             )
-        return version, data.decode()
+        try:
+            return version, data.decode()
+        except UnicodeDecodeError:
+            raise damaged(self._files.child(self._path(version))) from None
 
     def replace(self, version: int, text: str) -> bool:
         """Write the text unless it was changed since ``read`` returned this version.
@@ -94,6 +100,16 @@ class VersionedFile:
         return version, text[0] if text else None
 
 
+def damaged(file: str) -> StateError:
+    """Build the error for a file whose content is not what was written."""
+    return StateError("a file of the state is damaged", todo=_MEND, file=file)
+
+
+def _texts(values: Any) -> dict[str, str]:
+    found: dict[str, str] = typed(dict[str, str], values)
+    return found
+
+
 def _name(number: int) -> str:
     return f"{number:012}.json"
 
@@ -111,11 +127,15 @@ class FileValues:
 
     def __init__(self, files: StateFiles, folder: str, *, kept: timedelta = timedelta(days=1)) -> None:
         self._file = VersionedFile(files, folder, kept=kept)
+        self._folder = files.child(folder)
 
     def read(self) -> tuple[int, dict[str, str]]:
         """Return the version and the values; version 0 and no values before the first change."""
         version, text = self._file.read()
-        return version, json.loads(text) if text else {}
+        if text is None:
+            return version, {}
+        # An empty file is not a missing one: the numbers of a lease must not begin again.
+        return version, read_stored(text, _texts, "a file of the state", todo=_MEND, folder=self._folder)
 
     def swap(self, version: int, values: Mapping[str, str]) -> bool:
         """Store these values if ``version`` is still the current one: :meth:`VersionedFile.replace`."""

@@ -256,11 +256,10 @@ def reachable(url: str, *others: type[Exception]) -> Iterator[None]:
 
 def unreachable(error: Exception, url: str) -> UnreachableError:
     """Build the error for a storage that failed."""
-    return UnreachableError(
-        f"the state storage failed: {error_text(error)}",
-        todo="check that [reverse_etl] state_url exists and that state_conn_id may read and write there",
-        url=url,
-    )
+    todo = "check that [reverse_etl] state_url exists and that state_conn_id may read and write there"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        todo = "make space under [reverse_etl] state_url; the next try resumes by itself"
+    return UnreachableError(f"the state storage failed: {error_text(error)}", todo=todo, url=url)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
-from airflow_reverse_etl.errors import RunConflictError, UnreachableError
+from airflow_reverse_etl.errors import RunConflictError, StateError, UnreachableError
 from airflow_reverse_etl.stores.compare_and_set import V, VersionedValues
 
 #: Attempts to change a lease that other workers change at the same moment.
@@ -54,7 +54,26 @@ def next_number(stored: VersionedValues[V]) -> int:
 
 def last_number(values: Mapping[str, str]) -> int:
     """Return the number that was taken last; 0 if none was."""
-    return int(values.get("fence", 0))
+    try:
+        return int(values.get("fence", 0))
+    except ValueError:
+        raise _damaged() from None
+
+
+def _end(values: Mapping[str, str]) -> datetime | None:
+    """Return the end of a lease; None if it was released, or never taken."""
+    until = values.get("until")
+    try:
+        return datetime.fromisoformat(until).astimezone(UTC) if until else None
+    except (ValueError, OverflowError):
+        raise _damaged() from None
+
+
+def _damaged() -> StateError:
+    return StateError(
+        "a lease, or the number of a try, is damaged",
+        todo="let no run of the sync be at work, then delete it from the state; it is made again",
+    )
 
 
 def release(stored: VersionedValues[V], *, fence: int) -> None:
@@ -100,15 +119,15 @@ def next_fence(values: Mapping[str, str], sync: str, holder: str, *, now: dateti
     :raises RunConflictError: another holder has the lease, or ``fence`` is outdated.
     """
     current = last_number(values)
-    until = values.get("until")
+    until = _end(values)
     if fence is not None:
         # A lease that was released cannot be renewed, even if nobody has taken it since.
         if fence != current or not until:
             raise lease_taken(sync, values)
         return fence
-    if until and datetime.fromisoformat(until) > now:
-        if values["holder"].partition("\n")[0] != holder:
-            raise lease_taken(sync, values, until=datetime.fromisoformat(until))
+    if until and until > now:
+        if values.get("holder", "").partition("\n")[0] != holder:
+            raise lease_taken(sync, values, until=until)
         return current
     return current + 1
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError
+from airflow_reverse_etl.spec.report import RunReport
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,54 @@ class RejectedRow:
     first_seen: datetime
 
 
+#: What to do about a damaged file of an uncommitted plan, in which rows may have been sent.
+MEND_PLAN = (
+    "restore it from a backup; without one, delete the plan (its folder, or its rows in the table plans): the next run "
+    "plans again, and sends once more what was sent of this plan"
+)
+#: What to do about a damaged part of the committed state.
+MEND_STATE = "restore the sync's state from a backup, or forget it (reverse-etl state forget) to send everything again"
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A committed run, as the history has it."""
+
+    run_id: str
+    mode: str
+    planned_at: datetime
+    committed_at: datetime
+    report: RunReport
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> PastRun:
+        """Read a row of :data:`PAST_RUNS`."""
+        run_id, mode, planned_at, committed_at, report = row
+        return cls(run_id, mode, planned_at, committed_at, RunReport.from_json(json.loads(report)))
+
+
+#: The columns of a :class:`PastRun`, the last run first.
+PAST_RUNS = (
+    "SELECT run_id, mode, planned_at, committed_at, report FROM {table} WHERE {where}"
+    " ORDER BY committed_at DESC, plan_id DESC LIMIT {limit}"
+)
 #: The columns of a :class:`RejectedRow`, and their order.
 REJECTED_ROWS = "SELECT row_key, change, outcome, code, message, attempts, first_seen FROM {table} ORDER BY row_key"
+
+
+def read_stored(data: bytes | str, make: Callable[[Any], T], what: str, *, todo: str, **where: object) -> T:
+    """Read what was stored as JSON. Empty, cut off and damaged data never counts as missing.
+
+    :param make: makes a value of the JSON.
+    :param what: begins the error's message: ``a checkpoint``.
+    :raises StateError: the data is not JSON, or ``make`` cannot read it.
+    """
+    try:
+        return make(json.loads(data))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+        # The error's own text may quote what is stored.
+        problem = "is damaged" if data else "is empty"
+        raise StateError(f"{what} {problem}", todo=todo, **where) from None
 
 
 def planned_at(plan_id: str) -> datetime | None:

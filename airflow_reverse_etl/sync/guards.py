@@ -141,6 +141,21 @@ def destination_change_by_conf(conf: object, sync: str) -> str:
     )
 
 
+def switches_by_conf(conf: object, sync: str) -> frozenset[str]:
+    """Read which of ``full_resync`` and ``reset`` a DAG run's conf sets for a sync.
+
+    :raises ConfigurationError: the conf has another shape, or a value that is neither true nor false.
+    """
+    where, options = _conf_of(conf, sync)
+    given = {name: options[name] for name in ("full_resync", "reset") if name in options}
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise ConfigurationError(
+                f'{where}["{name}"] is neither true nor false', todo="write true, or leave it out", sync=sync
+            )
+    return frozenset(name for name, value in given.items() if value)
+
+
 def _conf_of(conf: object, sync: str) -> tuple[str, Mapping[object, object]]:
     """Return the options of a sync in a DAG run's conf, and where they are.
 
@@ -161,7 +176,7 @@ def _conf_of(conf: object, sync: str) -> tuple[str, Mapping[object, object]]:
 
 
 #: Options of one run of a sync in a DAG run's conf.
-_CONF_KEYS = ["lift_guards", "on_destination_change"]
+_CONF_KEYS = ["lift_guards", "on_destination_change", "full_resync", "reset"]
 
 
 def _mapping(value: object, where: str, sync: str) -> Mapping[object, object]:

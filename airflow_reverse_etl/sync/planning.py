@@ -13,6 +13,7 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.comparison import FORMAT, Comparison, State, check_format
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import CAUSES, Planned
+from airflow_reverse_etl.spec.stored import typed
 from airflow_reverse_etl.sql.dialects.registry import dialect_of
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import classification
@@ -119,30 +120,31 @@ class StoredPlan:
         """Read a stored plan.
 
         :raises StateError: a newer version of this package stored it.
+        :raises ValueError: it is damaged, as LookupError and TypeError.
         """
         check_format(data["format"])
         columns = data.get("columns")
         if columns is None:  # plans of format 1
             columns = ["field_hashes"] if data.get("field_hashes", True) else []
-        return cls(
-            plan=_plan_from(data),
-            mode=data["mode"],
-            values=data["values"],
-            generation=data["generation"],
-            comparison=Comparison.from_json(data["approach"]),
-            cursor_type=data.get("cursor_type", ""),
-            columns=columns,
-            value_kinds=data.get("value_kinds", {}),
-        )
+        values = {
+            "plan": _plan_from(data),
+            "mode": data["mode"],
+            "values": data["values"],
+            "generation": data["generation"],
+            "comparison": Comparison.from_json(data["approach"]),
+            "cursor_type": data.get("cursor_type", ""),
+            "columns": columns,
+            "value_kinds": data.get("value_kinds", {}),
+        }
+        return typed(cls, values)
 
 
 def _plan_from(data: Mapping[str, Any]) -> Plan:
     values = {name: data[name] for name in Plan.__slots__ if name in data}
-    values["planned"] = Planned(**data["planned"])
     values["created_at"] = datetime.fromisoformat(data["created_at"])
     values["notes"] = tuple(data.get("notes", ()))
     values["kinds"] = tuple(data.get("kinds", EARLIER_KINDS))
-    return Plan(**values)
+    return typed(Plan, values)
 
 
 def statement_for(

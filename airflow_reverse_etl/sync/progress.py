@@ -10,6 +10,7 @@ from typing import Any
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import ANSWER_LOST, DAILY_LIMIT, MAX_REASONS, Outcome, Reason, Receipt
+from airflow_reverse_etl.spec.stored import typed
 
 
 @dataclass(slots=True)
@@ -238,22 +239,51 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Checkpoint:
-        reasons = [Reason(*reason) for reason in data["reasons"]]
+        """Read a stored checkpoint.
+
+        :raises ValueError: it is damaged.
+        """
+        stored = typed(_Stored, data)
+        reasons = [Reason(*reason) for reason in stored.reasons]
+        failed = {seq: (outcome, at) for seq, outcome, at in stored.failed}
+        left = dict(stored.left)
+        used = {*left, *(at for _, at in failed.values())}
+        if not used <= set(range(len(reasons))):
+            raise ValueError("a reason is missing")
         return cls(
-            settled=_ranges([(1, data["low"]), *data["above"]]),
-            announced=data["dispatched"],
-            failed={seq: (Outcome(outcome), at) for seq, outcome, at in data["failed"]},
+            settled=_ranges([(1, stored.low), *stored.above]),
+            announced=stored.dispatched,
+            failed=failed,
             reasons=reasons,
-            left=dict(data.get("left", ())),
-            answer_lost=set(data["uncertain"]),
-            requests=data["requests"],
-            seconds=data["seconds"],
-            after=data["after"],
-            unanswered=_ranges(data["doubts"]),
-            taken=set(map(Operation, data.get("taken", ()))),
-            closed=data["closed"],
+            left=left,
+            answer_lost=set(stored.uncertain),
+            requests=stored.requests,
+            seconds=stored.seconds,
+            after=stored.after,
+            unanswered=_ranges(stored.doubts),
+            taken=set(stored.taken),
+            closed=stored.closed,
             _index={reason: at for at, reason in enumerate(reasons)},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A checkpoint as :meth:`Checkpoint.to_json` returns it."""
+
+    low: int
+    above: list[tuple[int, int]]
+    dispatched: int
+    failed: list[tuple[int, Outcome, int]]
+    reasons: list[tuple[str, str] | tuple[str, str, str, int | None]]
+    uncertain: list[int]
+    requests: int
+    seconds: float
+    after: int
+    doubts: list[tuple[int, int]]
+    closed: bool
+    left: list[tuple[int, int]] = field(default_factory=list)
+    taken: list[Operation] = field(default_factory=list)
 
 
 def _pairs(numbers: RangeSet) -> list[list[int]]:

@@ -37,7 +37,8 @@ class Remote(Protocol):
     def create(self, mode: str) -> Destination:
         """Create an unopened destination.
 
-        :param mode: mode of its sync, which has the fields ``id`` and ``name``, and is matched on ``id``.
+        :param mode: mode of its sync, which has the fields ``id`` and ``name``, and is matched on ``id``; or on the
+            field in ``identifier`` of the test class, in place of ``id``.
         """
 
     async def stored(self) -> Mapping[str, str | None]:
@@ -63,6 +64,7 @@ class DestinationConformance:
     A test that needs a power of the remote is skipped if the remote does not have it.
 
     :cvar operations: operations that the destination supports. Tests of others are skipped.
+    :cvar identifier: field on which records are matched.
     :cvar reports_conflicts: the destination answers ``conflict`` if another record has a unique value of a row. The
         remote then needs ``make_unique()``.
     :cvar strict: fail instead, if the remote does not have a power that is not in ``impossible``.
@@ -70,6 +72,7 @@ class DestinationConformance:
     """
 
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
+    identifier: ClassVar[str] = "id"
     reports_conflicts: ClassVar[bool] = False
     strict: ClassVar[bool] = False
     impossible: ClassVar[Mapping[str, str]] = {}
@@ -107,15 +110,16 @@ class DestinationConformance:
 
             yield make
 
-    @staticmethod
-    def record(key: str, name: str | None = "Ada") -> dict[str, Any]:
+    def record(self, key: str, name: str | None = "Ada") -> dict[str, Any]:
         """Build a record. Override it if the destination expects another shape."""
-        return {"id": key, "name": name}
+        return {self.identifier: key, "name": name}
 
     def batch(self, operation: Operation, names: Mapping[str, str | None], *, first: int = 1) -> Batch:
         """Build a batch of the rows ``id → name``."""
         keys = list(names)
-        records = [{"id": key} if operation is Operation.DELETE else self.record(key, names[key]) for key in keys]
+        records = [
+            {self.identifier: key} if operation is Operation.DELETE else self.record(key, names[key]) for key in keys
+        ]
         return Batch(operation, range(first, first + len(keys)), keys, records, "run-1")
 
     async def test_every_row_of_an_upsert_is_accepted_and_stored(self, remote: Any, opened: Any) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.spec.columns import INTEGER, JSON, Column
 from airflow_reverse_etl.sql.dialects.duckdb import DUCKDB
 from airflow_reverse_etl.sql.quoting import quoted
@@ -57,6 +58,28 @@ def without_files(connect: Callable[[], Any]) -> Any:
         else:
             cursor.execute("SET enable_external_access = false")
     return connection
+
+
+def opened(connect: Callable[[], Any], conn_id: str | None = None) -> Any:
+    """Open a connection of DuckDB.
+
+    :param connect: makes it.
+    :raises UnreachableError: another process has the file open, or it cannot be opened.
+    """
+    import duckdb
+
+    try:
+        return connect()
+    except duckdb.IOException as error:
+        if "lock on file" not in str(error):
+            raise translated(error, DUCKDB, conn_id) from None
+        raise UnreachableError(
+            "the DuckDB file is locked: another process has it open",
+            todo="let one process at a time open the file, or let all of them only read it; the next try continues",
+            connection=conn_id,
+        ) from None
+    except duckdb.Error as error:
+        raise translated(error, DUCKDB, conn_id) from None
 
 
 class DuckDBWarehouse(Warehouse):

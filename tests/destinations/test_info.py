@@ -10,6 +10,7 @@ import yaml
 
 from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info
 from airflow_reverse_etl.destinations.registry import BUILT_IN, check_options, create, destination_class, sync_schema
+from airflow_reverse_etl.http.auth.keys import ApiKey, Auth, bearer
 from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.provider import destination_connections
 from airflow_reverse_etl.spec.model import Sync
@@ -55,6 +56,7 @@ ACME = Info(
     title="Acme",
     example="",
     base_url="https://api.acme.example",
+    auth_header="Api-Key",
     test="/me",
     account=Account("/me", "account.id"),
     connection=ConnectionForm(
@@ -87,3 +89,25 @@ def test_a_connection_without_a_host_has_the_base_url_of_its_type() -> None:
     assert Server.from_connection(ConnectionInfo("acme", "acme"), base_url=ACME.base_url).url == ACME.base_url
     own = ConnectionInfo("acme", "acme", host="https://sandbox.acme.example")
     assert Server.from_connection(own, base_url=ACME.base_url).url == "https://sandbox.acme.example"
+
+
+@pytest.mark.parametrize(
+    ("extra", "auth"),
+    [
+        ({}, ApiKey("Api-Key", "s3cret")),
+        ({"auth_header": "X-Own"}, ApiKey("X-Own", "s3cret")),
+        ({"auth_query": "key"}, ApiKey("key", "s3cret", "query")),
+        ({"auth_header": "", "headers": {"X-Region": "eu"}}, ApiKey("Api-Key", "s3cret")),
+    ],
+)
+def test_the_key_goes_into_the_header_of_the_type_unless_the_connection_names_a_place(
+    extra: dict[str, Any], auth: Auth
+) -> None:
+    connection = ConnectionInfo("acme", "acme", host="h", password="s3cret", extra=extra)
+    assert Server.from_connection(connection, auth_header=ACME.auth_header).auth == auth
+    assert connection.extra == extra
+
+
+def test_the_key_of_a_type_without_a_header_of_its_own_is_a_bearer_token() -> None:
+    connection = ConnectionInfo("acme", "acme", host="h", password="s3cret")
+    assert Server.from_connection(connection, auth_header="").auth == bearer("s3cret")

@@ -56,7 +56,7 @@ CONNECTION = ConnectionInfo("acme", host="api.acme.example")
 
 
 def test_types_of_third_parties_are_found_in_addition_to_the_built_in_ones() -> None:
-    assert known_types() == ["acme", "broken", "file", "http", "hubspot", "table"]
+    assert known_types() == ["acme", "broken", "file", "http", "hubspot", "salesforce", "table"]
     assert destination_class("acme") is Acme
     assert isinstance(create(sync(), connection=CONNECTION), Acme)
 
@@ -71,7 +71,7 @@ def test_a_class_that_a_test_registers_is_known_in_the_block_only() -> None:
         assert (destination_class("other"), destination_class("acme")) == (Acme, Other)
         assert "other" in known_types()
         assert isinstance(create(sync(), connection=CONNECTION), Other)
-    assert known_types() == ["acme", "broken", "file", "http", "hubspot", "table"]
+    assert known_types() == ["acme", "broken", "file", "http", "hubspot", "salesforce", "table"]
     assert destination_class("acme") is Acme
 
 

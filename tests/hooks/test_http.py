@@ -15,10 +15,12 @@ TOKEN = "t0p-secret"
 
 
 class Api(BaseHTTPRequestHandler):
-    """Wants a token, fails under /broken."""
+    """Wants a token, or a key in a header of its own under /keys; fails under /broken."""
 
     def do_GET(self) -> None:
         known = f"Bearer {TOKEN}" in self.headers.get_all("Authorization", [])
+        if self.path == "/keys":
+            known = self.headers["Api-Key"] == TOKEN and "Authorization" not in self.headers
         self.send_response(503 if self.path == "/broken" else 200 if known else 401)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -77,3 +79,18 @@ def test_nobody_there(test_connection: Callable[..., tuple[bool, str]]) -> None:
 def test_no_host(test_connection: Callable[..., tuple[bool, str]]) -> None:
     """An empty connection says what is missing."""
     assert test_connection(password=TOKEN)[0] is False
+
+
+def test_a_named_type_is_tested_at_its_own_path_with_its_own_header(
+    url: str, add_connection: Callable[..., None]
+) -> None:
+    """The connection has nothing but the key."""
+    from airflow_reverse_etl.destinations.info import ConnectionForm, Info
+    from airflow_reverse_etl.hooks.http import connection_hook
+
+    form = ConnectionForm(type="acme", name="Acme", hook="acme.AcmeHook")
+    info = Info(
+        type="acme", title="Acme", example="", connection=form, base_url=url, test="/keys", auth_header="Api-Key"
+    )
+    add_connection("acme", conn_type="acme", password=TOKEN)
+    assert connection_hook(info)("acme").test_connection() == (True, "the server answered 200 OK")

@@ -99,6 +99,18 @@ def test_a_dag_run_sends_what_changed(
     assert "reasons" not in extra
 
 
+def test_the_conf_of_a_run_asks_for_everything_again_or_for_nothing_of_one_sync(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    dag = dag_of(sync=SYNC)
+    reset = {"reverse_etl": {"contacts": {"reset": True}, "another": {"full_resync": True}}}
+    assert xcom(run_dag(dag, run_conf=reset), "contacts")["accepted"] == 0
+    again = {"reverse_etl": {"contacts": {"full_resync": True}}}
+    assert xcom(run_dag(dag, run_conf=again), "contacts")["accepted"] == 3
+    failed = run_dag(dag, run_conf={"reverse_etl": {"contacts": {"full_resync": "yes"}}})
+    assert str(failed.state) == "failed"
+
+
 def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
@@ -181,13 +193,16 @@ def test_an_unknown_guard_is_a_configuration_error(
 
 
 def outlet_event(dag_run: Any) -> dict[str, Any]:
-    """What the run's asset event carries."""
+    """What the events of the run's assets carry: of the destination's object, and of the sync itself."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
-        return dict(session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == dag_run.run_id)).one().extra)
+        found = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == dag_run.run_id)).all()
+        of_object, of_sync = (dict(event.extra) for event in found)
+        assert of_object == of_sync
+        return of_sync
 
 
 def test_the_link_leads_to_the_destination(
@@ -217,7 +232,7 @@ def test_a_yaml_file_beside_the_dag_file(
 ) -> None:
     """The path is relative to the DAG file, when it is parsed and when it runs."""
     dag = dag_of(sync="syncs/contacts.yaml")
-    assert [asset.name for asset in dag.task_dict["contacts"].outlets] == ["fake/crm/contacts"]
+    assert [asset.name for asset in dag.task_dict["contacts"].outlets] == ["fake/crm/contacts", "sync/contacts"]
     assert xcom(run_dag(dag), "contacts")["accepted"] == 3
 
 
@@ -252,7 +267,7 @@ def test_assets_are_known_when_the_dag_is_parsed() -> None:
 
     task = operator(sync={**SYNC, "model": "shop.customers"}, outlets=[Asset("mine")])
     assert [asset.name for asset in task.inlets] == ["dbt/warehouse/customers"]
-    assert [asset.name for asset in task.outlets] == ["mine", "fake/crm/contacts"]
+    assert [asset.name for asset in task.outlets] == ["mine", "fake/crm/contacts", "sync/contacts"]
 
 
 def test_a_missing_file_is_a_warning_when_parsed(

@@ -528,5 +528,8 @@ def test_a_key_is_shown_as_it_is() -> None:
 def test_the_assets_belong_to_the_first_and_last_task() -> None:
     dag = group_dag(partitions=2)
     assert [asset.name for asset in dag.task_dict["reverse_etl.plan"].inlets] == ["table/warehouse/customers"]
-    assert [asset.name for asset in dag.task_dict["reverse_etl.commit"].outlets] == ["fake/crm/contacts"]
+    assert [asset.name for asset in dag.task_dict["reverse_etl.commit"].outlets] == [
+        "fake/crm/contacts",
+        "sync/contacts",
+    ]
     assert dag.task_dict["reverse_etl.plan"].outlets == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from airflow_reverse_etl.errors import AttentionError, SpecError
 from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.testing import DestinationConformance
 from tests.servers.clock import QuietClock
 from tests.servers.faults import LOST_ANSWER, in_order
 from tests.servers.loads import Loads
+from tests.servers.remote import ServerRemote
 from tests.servers.vendors.hubspot import TOKEN, UNLABELED, HubSpot
 
 PEOPLE = [(str(number), f"Person{number}@Example.com", "gold") for number in range(1, 6)]
@@ -196,3 +199,31 @@ async def test_a_lost_answer_to_an_association_sends_the_row_again() -> None:
         report = await people(hubspot, mapping=COMPANIES, destination=BY_KEY).run([("1", "one@x.org", "a")])
         assert report.accepted == 1
         assert links(hubspot) == {(hubspot.id_of("one@x.org"), ids["a"])}
+
+
+# -- conformance -------------------------------------------------------------------------------------------------------
+
+
+class Remote(ServerRemote):
+    """An account. Null is an empty text there."""
+
+    async def stored(self) -> Mapping[str, str | None]:
+        return {key: name or None for key, name in (await super().stored()).items()}
+
+    def bad(self) -> dict[str, Any]:
+        return {"email": "bad-contact", "name": "Lovelace"}
+
+
+class TestConformance(DestinationConformance):
+    operations = frozenset(Operation)
+    identifier = "email"
+    strict = True
+
+    @pytest.fixture
+    async def remote(self) -> Any:
+        def invalid(properties: Any) -> str | None:
+            return f"{properties['name']} is not valid" if properties["email"] == "bad-contact" else None
+
+        async with HubSpot(invalid=invalid) as hubspot:
+            destination = {"type": "hubspot", "object": "contacts", "match_on": "email"}
+            yield Remote(hubspot, destination, password=TOKEN)

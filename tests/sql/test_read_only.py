@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import ModelNotFoundError, SpecError
 from airflow_reverse_etl.spec.columns import Column
-from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.model import SqlField, Sync
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
@@ -320,3 +321,44 @@ def test_words_in_names_texts_and_comments_are_not_read(dialect: str, words: str
     """Even if sqlglot cannot parse the SQL."""
     query = f"select '{words}' as a, \"{words}\" /* {words} */ from t where a = '{words}'{condition} -- {words}"
     assert single_select(query, dialect, SYNC) == query
+
+
+RENDERED_BY_NOBODY = [
+    "select * from t where d = '{{ ds }}'",
+    "select * from t where d = {{ ds }}",
+    "select * from {{ ref('customers') }}",
+    'select * from "{{ params.table }}"',
+    "select * from t where d >= '{{ macros.ds_add(ds, -7) }}'",
+    "{% if full %} select 1 {% else %} select 2 {% endif %}",
+    "select '{%- if params.x -%}a{%- endif -%}' as a",
+]
+NOT_TEMPLATES = [
+    "select 'Dear {{ first_name }}' as greeting",  # a template of the destination's
+    "select '{{' || name || '}}' as tag",
+    "select 1 as a -- {{ ds }}",
+]
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "postgres", "snowflake", "bigquery", "databricks", "mysql"])
+@pytest.mark.parametrize("query", RENDERED_BY_NOBODY)
+def test_a_template_that_nobody_renders_is_named(dialect: str, query: str) -> None:
+    with pytest.raises(SpecError, match="has a Jinja template") as error:
+        single_select(query, dialect, SYNC)
+    assert "a sync that a DAG makes in Python" in str(error.value)
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "postgres", "snowflake", "bigquery", "databricks", "mysql"])
+@pytest.mark.parametrize("query", NOT_TEMPLATES)
+def test_braces_in_texts_and_comments_are_no_template(dialect: str, query: str) -> None:
+    assert single_select(query, dialect, SYNC) == query
+
+
+def test_a_struct_in_a_struct_is_no_template() -> None:
+    assert single_select("select {'a': {'b': 1}} as x", "duckdb", SYNC)
+
+
+def test_a_template_in_an_expression_is_named(tmp_path: Path) -> None:
+    sync = SYNC.model_copy(update={"mapping": {"email": SqlField(sql="coalesce(email, '{{ ds }}')")}})
+    warehouse = Untouched("duckdb")
+    with pytest.raises(SpecError, match=re.escape("mapping.email.sql: it has a Jinja template")):
+        LakeStore(str(tmp_path)).plan(PlanRequest(sync, "select 1", ("id",), "r", NOW), warehouse)

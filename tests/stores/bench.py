@@ -26,9 +26,8 @@ THREE = [(1, "a", 1), (2, "b", 2), (3, "c", 3)]
 def sync_of(mode: str = "upsert", *, match_on: Sequence[str] = ("email",), **more: Any) -> Sync:
     values: dict[str, Any] = {"mapping": {"email": "email", "score": "score"}, **more}
     match_on = [name for name in match_on if name in values["mapping"]]
-    return Sync(
-        name="s", model="m", source="w", mode=mode, destination={"type": "file", "match_on": match_on}, **values
-    )
+    values = {"name": "s", "model": "m", "source": "w", **values}
+    return Sync(mode=mode, destination={"type": "file", "match_on": match_on}, **values)
 
 
 def keyed(mode: str = "upsert", *, match_on: tuple[str, ...] = ("email",), **more: Any) -> Sync:

@@ -381,6 +381,33 @@ class TestCursor:
         b.timed([(1, "not seen", at(1)), (6, "f", at(5))])
         assert b.run() == {"6": "added"}
 
+    def test_rows_that_arrive_late_are_read_within_the_lag(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(mapping={"email": "email"}, track={**AT, "lag": "2h"}, match_on=()))
+        b.timed([(1, "a", at(1)), (2, "b", at(2)), (5, "e", at(5))])
+        b.run()
+        late = [(3, "late", at(3)), (4, "too late", at(2.9)), (5, "e", at(5))]
+        b.timed(late)
+        plan = b.plan()
+        assert (plan.model_rows, b.keys(plan)) == (2, {"3": "added"})
+        b.commit(plan)
+        for _ in range(3):
+            b.timed([])
+            assert b.run() == {}, "the bound does not move while nothing comes"
+        b.timed([(6, "before", at(2.9)), (7, "after", at(3))])
+        assert b.run() == {"7": "added"}
+
+    def test_a_lag_of_days_and_one_of_numbers(self, bench: Callable[..., Bench]) -> None:
+        b = bench(sync_of(mapping={"email": "email"}, track={**AT, "lag": "36h"}, match_on=()))
+        b.timed([(1, "a", "2025-01-04")], "DATE")
+        b.run()
+        b.timed([(2, "b", "2025-01-02"), (3, "c", "2025-01-01")], "DATE")
+        assert b.run() == {"2": "added"}
+        b = bench(sync_of(mapping={"email": "email"}, track={**AT, "lag": "1h"}, match_on=(), name="numbers"))
+        b.timed([(1, "a", 1)], "BIGINT")
+        b.run()
+        with pytest.raises(SpecError, match=r"track.lag is a time, and the cursor at has whole numbers"):
+            b.plan()
+
     @pytest.mark.parametrize(
         ("kind", "values"),
         [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock, call
 
 import duckdb
 import pytest
 
-from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError
-from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse, without_files
+from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, UnreachableError
+from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse, opened, without_files
 
 
 @pytest.fixture
@@ -141,3 +143,23 @@ def test_a_file_is_free_after_close(tmp_path: Path) -> None:
     warehouse.read("SELECT 1 AS a").read_all()
     warehouse.close()
     duckdb.connect(path).execute("CREATE TABLE t (a INT)")
+
+
+def test_a_file_that_another_process_has_open_is_locked_and_tried_later(tmp_path: Path) -> None:
+    file = tmp_path / "w.duckdb"
+    code = f"import duckdb; c = duckdb.connect({str(file)!r}); print('open', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(UnreachableError, match="locked: another process has it open") as error:
+            opened(lambda: duckdb.connect(str(file)), "warehouse")
+        assert error.value.where == {"connection": "warehouse"}
+        other.communicate(b"\n", timeout=60)
+    opened(lambda: duckdb.connect(str(file))).close()
+
+
+def test_a_file_that_is_not_a_database_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "w.duckdb"
+    file.write_text("id,email\n1,a@example.com\n" * 1000)
+    with pytest.raises(UnreachableError, match="warehouse"):
+        opened(lambda: duckdb.connect(str(file)), "warehouse")

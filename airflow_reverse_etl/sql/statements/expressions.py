@@ -11,7 +11,7 @@ from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sql.dialects.registry import dialect_of
-from airflow_reverse_etl.sql.read_only import writing_part
+from airflow_reverse_etl.sql.read_only import jinja_problem, writing_part
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -97,10 +97,13 @@ def expression(where: str, text: str, used: UsedColumns, *, source: str, planner
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
+    if problem := jinja_problem(text, source):
+        used.problems.append(f"{where}: {problem}")
+        return "NULL"
     try:
         [select] = filter(None, sqlglot.parse(f"SELECT (\n{text}\n)", read=source))
         [parsed] = select.expressions
-    except (SqlglotError, ValueError, AttributeError):
+    except (SqlglotError, ValueError, AttributeError, RecursionError):
         used.problems.append(f"{where}: not an expression in the SQL of {source}")
         return "NULL"
     forbidden = parsed.find(exp.Query, exp.AggFunc, exp.Window, exp.Star, exp.Alias)

@@ -8,12 +8,15 @@ kinds. The files hold row values, so they are deleted with their plan.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.errors import RunConflictError
-from airflow_reverse_etl.stores.files import StateFiles, reachable
+from airflow_reverse_etl.errors import RunConflictError, StateError
+from airflow_reverse_etl.object_storage import STORAGE_ERROR, storage_errors
+from airflow_reverse_etl.stores.files import StateFiles, unreachable
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
+from airflow_reverse_etl.stores.state import MEND_PLAN
 from airflow_reverse_etl.sync.load.values import with_kinds
 from airflow_reverse_etl.sync.ports import Plan
 
@@ -50,10 +53,13 @@ def read_changes(
         columns = ["row_key", *values]
         if kind == "removed":
             columns.append("identifiers")
-        source = files.open(f"{folder}/{kind}.parquet")
+        path = f"{folder}/{kind}.parquet"
+        source = files.open(path)
         if source is None:
             raise plan_gone()
-        with reachable(files.url), source, pq.ParquetFile(source) as parquet:
+        with _reading(files, path), source, pq.ParquetFile(source) as parquet:
+            if parquet.metadata.num_rows != len(numbers):
+                raise _damaged(files, path)
             position = numbers.start - 1
             for group in range(parquet.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows
@@ -65,6 +71,30 @@ def read_changes(
                         position += batch.num_rows
                 else:
                     position += rows
+
+
+@contextlib.contextmanager
+def _reading(files: StateFiles, path: str) -> Iterator[None]:
+    """Tell a damaged file from a storage that does not answer.
+
+    :raises StateError: the file is damaged.
+    :raises UnreachableError: the storage did not answer.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except storage_errors() as error:
+        # Arrow calls a damaged page an OSError, too.
+        if type(error) is OSError and error.errno is None and not STORAGE_ERROR.search(str(error)):
+            raise _damaged(files, path) from None
+        raise unreachable(error, files.url) from None
+    except (pa.ArrowException, KeyError):
+        raise _damaged(files, path) from None
+
+
+def _damaged(files: StateFiles, path: str) -> StateError:
+    return StateError("a file of the plan is damaged", todo=MEND_PLAN, file=files.child(path))
 
 
 def _numbered(batch: pa.RecordBatch, kind: str, position: int, *, after: int, until: int) -> Iterator[pa.RecordBatch]:

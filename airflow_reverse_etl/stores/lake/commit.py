@@ -13,6 +13,7 @@ from airflow_reverse_etl.sql.statements.commit import CommitStatement
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
+from airflow_reverse_etl.stores.state import MEND_STATE, read_stored
 from airflow_reverse_etl.sync.committing import CommitRunner
 from airflow_reverse_etl.sync.comparing import outdated
 from airflow_reverse_etl.sync.planning import StoredPlan
@@ -109,7 +110,7 @@ def saved_state(history: DeltaFile) -> State | None:
     """
     text = history.metadata(STATE)
     if text:
-        return State.from_json(json.loads(text))
+        return read_stored(text, State.from_json, "the state of a sync", todo=MEND_STATE, folder=history.folder)
     return State(format=1) if history.rows else None
 
 

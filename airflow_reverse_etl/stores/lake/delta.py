@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_reverse_etl.errors import RunConflictError, StateError
-from airflow_reverse_etl.object_storage import error_text
+from airflow_reverse_etl.object_storage import STORAGE_ERROR, error_text
 from airflow_reverse_etl.stores.files import StateFiles, unreachable
 from airflow_reverse_etl.stores.lake.duckdb import Scratch
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 #: Commits that are searched for a plan. Fewer happen between a commit and its repetition.
 _SEARCHED_COMMITS = 50
 _PLAN = "plan_id"
-#: Words of Delta Lake about a storage that failed. The class of the error may be that of a damaged table.
-_STORAGE_ERROR = re.compile(r"Generic (S3|GCS|MicrosoftAzure|HTTP|LocalFileSystem) error")
 
 
 class _Table:
@@ -45,6 +42,8 @@ class _Table:
     def __init__(self, files: StateFiles, folder: str, columns: Mapping[str, str]) -> None:
         self._files = files
         self._folder = folder
+        #: URL of the folder, which names the table in errors.
+        self.folder = files.child(folder)
         self._columns = columns
         self._table = self._load()
 
@@ -252,7 +251,7 @@ def _storage(url: str, *, writing: bool = False) -> Iterator[None]:
                 todo="let only one run of a sync be active at a time; the next try plans again",
                 url=url,
             ) from None
-        if isinstance(error, OSError) or _STORAGE_ERROR.search(str(error)):
+        if isinstance(error, OSError) or STORAGE_ERROR.search(str(error)):
             raise unreachable(error, url) from None
         raise StateError(
             f"the state cannot be read: {error_text(error)}",

@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.errors import AttentionError, ConfigurationError
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND
 from airflow_reverse_etl.sql.statements.classification import counted
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores.lake.change_set import UNSENT_KINDS
-from airflow_reverse_etl.stores.lake.duckdb import Scratch
+from airflow_reverse_etl.stores.lake.duckdb import Scratch, full
 from airflow_reverse_etl.sync.planning import PlanRunner
 from airflow_reverse_etl.sync.ports import KINDS, Warehouse
 
@@ -177,11 +177,7 @@ def _translated(error: Exception, statement: PlanStatement) -> Exception:
             sync=sync,
         )
     if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
-        return AttentionError(
-            "the plan does not fit into the memory and disk that it may use",
-            todo="give the worker a larger temporary folder, or raise the memory limit of the state store",
-            sync=sync,
-        )
+        return full(sync=sync)
     return ConfigurationError(
         f"an expression of the mapping fails for a row of the model ({type(error).__name__})",
         todo="make the expression safe for every row, with CASE or TRY_CAST, or leave the row out of the model",

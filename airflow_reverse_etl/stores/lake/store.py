@@ -44,12 +44,17 @@ from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
 from airflow_reverse_etl.stores.lake.duckdb import Scratch, scratch
 from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
 from airflow_reverse_etl.stores.state import (
+    MEND_PLAN,
+    MEND_STATE,
+    PAST_RUNS,
     REJECTED_ROWS,
+    PastRun,
     RejectedRow,
     SyncState,
     no_state,
     other_state,
     planned_at,
+    read_stored,
     unfinished_run,
 )
 from airflow_reverse_etl.sync import committing
@@ -116,7 +121,9 @@ class LakeStore(StateStore):
             found = work.execute(
                 "SELECT report FROM history WHERE run_id = ? ORDER BY committed_at DESC, plan_id DESC LIMIT 1", [run_id]
             )
-        return RunReport.from_json(json.loads(found[0][0])) if found else None
+        if not found:
+            return None
+        return read_stored(found[0][0], RunReport.from_json, "the report of a run", todo=MEND_STATE, sync=sync)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
@@ -201,8 +208,16 @@ class LakeStore(StateStore):
                 number = int(found["try"] or 0)
                 partition = int(found["partition"])
                 last[partition] = max(last.get(partition, (-1, "")), (number, name))
-        stored = {partition: self._files.read(f"{folder}/{name}") for partition, (_, name) in last.items()}
-        return {partition: Checkpoint.from_json(json.loads(data)) for partition, data in stored.items() if data}
+        checkpoints: dict[int, Checkpoint] = {}
+        for partition, (_, name) in last.items():
+            path = f"{folder}/{name}"
+            data = self._files.read(path)
+            # A plan may be deleted meanwhile. An empty checkpoint is not a missing one: rows may have been sent.
+            if data is not None:
+                checkpoints[partition] = read_stored(
+                    data, Checkpoint.from_json, "a checkpoint", todo=MEND_PLAN, file=path
+                )
+        return checkpoints
 
     def _tries(self, plan: Plan, partition: int) -> FileValues:
         return FileValues(self._files, f"{_plan_folder(plan.sync, plan.plan_id)}/try-{partition}")
@@ -339,6 +354,18 @@ class LakeStore(StateStore):
         with self._scratch() as work:
             self._rejections(sync).view(work, "rejections")
             return [RejectedRow(*row) for row in work.execute(REJECTED_ROWS.format(table="rejections"))]
+
+    def past_runs(self, sync: str, *, limit: int) -> list[PastRun]:
+        """Return the last committed runs of a sync, the last one first.
+
+        :raises ConfigurationError: the sync has no state.
+        """
+        self._names(sync)
+        history = self._history(sync)
+        with self._scratch() as work:
+            history.view(work, "history")
+            rows = work.execute(PAST_RUNS.format(table="history", where="1 = 1", limit=limit))
+        return [PastRun.from_row(row) for row in rows]
 
     def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Delete the rejections of one record, so that the next run tries it again; return their number.
@@ -492,10 +519,13 @@ class LakeStore(StateStore):
     def _stored(self, sync: str, plan_id: str) -> StoredPlan | None:
         """Read plan.json; None if the plan does not exist.
 
-        :raises StateError: a newer version of this package made the plan.
+        :raises StateError: a newer version of this package made the plan, or its file is damaged.
         """
-        data = self._files.read(f"{_plan_folder(sync, plan_id)}/plan.json")
-        return StoredPlan.from_json(json.loads(data)) if data is not None else None
+        path = f"{_plan_folder(sync, plan_id)}/plan.json"
+        data = self._files.read(path)
+        if data is None:
+            return None
+        return read_stored(data, StoredPlan.from_json, "a plan", todo=MEND_PLAN, file=path)
 
     def _delete(self, plan: Plan) -> None:
         """Delete the plan: plan.json first, so that an interrupted deletion does not leave a plan."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from airflow_reverse_etl.spec.comparison import State
 from airflow_reverse_etl.sql.statements.commit import CommitStatement
+from airflow_reverse_etl.stores.state import MEND_STATE, read_stored
 from airflow_reverse_etl.stores.warehouse.database import Session, with_relations
 from airflow_reverse_etl.stores.warehouse.schema import Tables
 from airflow_reverse_etl.sync.committing import REJECTIONS, SNAPSHOT, CommitRunner
@@ -206,7 +207,7 @@ def saved_state(session: Session, tables: Tables, state: str, sync: str) -> tupl
     """
     [(generation, text)] = session.run(f"SELECT MAX(generation), MAX(remembered) FROM {state}")
     if text:
-        return generation, State.from_json(json.loads(text))
+        return generation, read_stored(text, State.from_json, "the state", todo=MEND_STATE, sync=sync)
     committed = session.run(f"SELECT 1 FROM {tables['runs']} WHERE sync = {tables.text(sync)} LIMIT 1")
     return generation, State(format=1) if committed else None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_reverse_etl.sql.dialects.base import ErrorKind
 from airflow_reverse_etl.sql.driver_errors import SqlError
+from airflow_reverse_etl.stores.state import MEND_PLAN, read_stored
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.planner import PLAN_TABLES
 from airflow_reverse_etl.stores.warehouse.schema import Tables, prefix
@@ -33,6 +34,10 @@ def _tries(plan_id: str, partition: object) -> str:
 def run_of(plan: Plan) -> str:
     """Return the suffix of the names of a plan's own tables."""
     return plan.plan_id[-12:]
+
+
+def _plan(content: str, *, sync: str) -> StoredPlan:
+    return read_stored(content, StoredPlan.from_json, "a plan", todo=MEND_PLAN, sync=sync)
 
 
 class OpenPlans:
@@ -59,7 +64,7 @@ class OpenPlans:
         :raises StateError: a newer version of this package made one.
         """
         rows = self._ready(f"sync = {self._tables.text(sync)}")
-        return [StoredPlan.from_json(json.loads(content)).plan for (content,) in rows]
+        return [_plan(content, sync=sync).plan for (content,) in rows]
 
     def stored(self, plan: Plan) -> StoredPlan | None:
         """Return what :meth:`make_ready` stored; None if the plan is gone.
@@ -67,7 +72,7 @@ class OpenPlans:
         :raises StateError: a newer version of this package made the plan.
         """
         found = self._ready(f"plan_id = {self._tables.text(plan.plan_id)}")
-        return StoredPlan.from_json(json.loads(found[0][0])) if found else None
+        return _plan(found[0][0], sync=plan.sync) if found else None
 
     def save_checkpoint(self, plan: Plan, checkpoint: Checkpoint, *, partition: int, try_number: int) -> None:
         """Store a checkpoint in pieces, because the length of a statement is limited.
@@ -112,7 +117,11 @@ class OpenPlans:
             texts.setdefault((int(part), int(number), int(pieces)), []).append(content)
         # Keep the complete ones; a newer checkpoint of a partition replaces an older one.
         newest = {part: content for (part, _, pieces), content in texts.items() if len(content) == pieces}
-        return {part: Checkpoint.from_json(json.loads("".join(content))) for part, content in newest.items()}
+        names = {"sync": plan.sync, "plan": plan.plan_id}
+        return {
+            part: read_stored("".join(content), Checkpoint.from_json, "a checkpoint", todo=MEND_PLAN, **names)
+            for part, content in newest.items()
+        }
 
     def drop(self, own: str, plan_id: str) -> None:
         """Delete a plan and its tables.

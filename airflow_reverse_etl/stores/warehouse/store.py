@@ -28,12 +28,16 @@ from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.state import (
+    MEND_STATE,
+    PAST_RUNS,
     REJECTED_ROWS,
+    PastRun,
     RejectedRow,
     SyncState,
     no_state,
     other_state,
     planned_at,
+    read_stored,
     unfinished_run,
 )
 from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
@@ -131,7 +135,9 @@ class WarehouseStore(StateStore):
                 f"SELECT report FROM {self._tables['runs']} WHERE sync = {self._text(sync)}"
                 f" AND run_id = {self._text(run_id)} ORDER BY committed_at DESC, plan_id DESC LIMIT 1"
             )
-        return RunReport.from_json(json.loads(found[0][0])) if found else None
+        if not found:
+            return None
+        return read_stored(found[0][0], RunReport.from_json, "the report of a run", todo=MEND_STATE, sync=sync)
 
     def plan(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
         sync = request.sync
@@ -391,6 +397,14 @@ class WarehouseStore(StateStore):
             own = self._tables.make_own(sync)
             rows = self._database.run(REJECTED_ROWS.format(table=self._tables[f"{own}_rejections"]))
         return [RejectedRow(*row) for row in rows]
+
+    def past_runs(self, sync: str, *, limit: int) -> list[PastRun]:
+        """Return the last runs: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.past_runs`."""
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            where = f"sync = {self._text(sync)}"
+            rows = self._database.run(PAST_RUNS.format(table=self._tables["runs"], where=where, limit=limit))
+        return [PastRun.from_row(row) for row in rows]
 
     def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Try a record again: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.release_record`."""
