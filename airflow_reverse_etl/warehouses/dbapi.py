@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 _JSON_CODES: Mapping[str, Sequence[object]] = {"snowflake": (5, 9, 10), "redshift": (4000,), "mysql": (245,)}
 
 
+#: Bytes of rows that are fetched at a time, about. In Python the same rows take several times as much.
+_BATCH_BYTES = 16 * 1024 * 1024
+#: Rows that are fetched before their size is known.
+_STEP_ROWS = 1_024
+
+
 class DbApiWarehouse(Warehouse):
     """A reader through a DB-API 2.0 connection: the driver's Arrow, or without Arrow rows of a server-side cursor.
 
@@ -93,13 +99,18 @@ class DbApiWarehouse(Warehouse):
     def _read_rows(
         self, cursor: Any, query: str, batch_rows: int, known: Sequence[postgres.PostgresColumn]
     ) -> RunningQuery:
-        rows = cursor.fetchmany(batch_rows)
-        columns = self._columns(query, cursor.description, rows, known, complete=len(rows) < batch_rows)
+        rows, complete = _first_rows(cursor, batch_rows)
+        columns = self._columns(query, cursor.description, rows, known, complete=complete)
+        first = batch_of(columns, rows, conn_id=self._conn_id)
+        size = _rows_of(first, batch_rows)
 
-        def batch(rows: Sequence[Any]) -> pa.RecordBatch | None:
-            return batch_of(columns, rows, conn_id=self._conn_id)
+        def following() -> pa.RecordBatch | None:
+            nonlocal size
+            batch = batch_of(columns, cursor.fetchmany(size), conn_id=self._conn_id)
+            size = _rows_of(batch, batch_rows)
+            return batch
 
-        return cursor, schema_of(columns), batch(rows), lambda: batch(cursor.fetchmany(batch_rows))
+        return cursor, schema_of(columns), first, following
 
     def _columns(
         self,
@@ -164,6 +175,31 @@ class DbApiWarehouse(Warehouse):
         return cursor, schema, cast(first, schema, conn_id=self._conn_id), following
 
 
+def _first_rows(cursor: Any, batch_rows: int) -> tuple[list[Any], bool]:
+    """Fetch the first rows of a query, and return whether no rows follow.
+
+    These rows decide the columns' types, so there are many of them unless they are wide.
+    """
+    rows: list[Any] = []
+    size = 0
+    while len(rows) < batch_rows and size < _BATCH_BYTES:
+        wanted = min(_STEP_ROWS, batch_rows - len(rows))
+        found = cursor.fetchmany(wanted)
+        rows += found
+        if len(found) < wanted:
+            return rows, True
+        size += sum(len(value) for row in found for value in row if isinstance(value, str | bytes | list | dict))
+    return rows, False
+
+
+def _rows_of(batch: pa.RecordBatch | pa.Table | None, most: int) -> int:
+    """Return the number of rows to fetch next, given the rows before: few if they are wide."""
+    if batch is None or not batch.num_rows:
+        return most
+    row_bytes: int = max(1, batch.nbytes // batch.num_rows)
+    return max(1, min(most, _BATCH_BYTES // row_bytes))
+
+
 def _described(connection: Any, query: str) -> Sequence[Any]:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute(f"SELECT * FROM (\n{query}\n) AS model WHERE 1 = 0")
@@ -192,10 +228,12 @@ def _arrow_batches(cursor: Any, batch_rows: int) -> Iterator[pa.RecordBatch] | N
     if hasattr(cursor, "fetch_arrow_batches"):
         return (batch for table in cursor.fetch_arrow_batches() for batch in table.to_batches())
     if hasattr(cursor, "fetchmany_arrow"):
-        return _until_empty(lambda: cursor.fetchmany_arrow(batch_rows))
+        return _until_empty(cursor.fetchmany_arrow, batch_rows)
     return None
 
 
-def _until_empty(following: Callable[[], pa.Table]) -> Iterator[pa.RecordBatch]:
-    while (table := following()).num_rows:
+def _until_empty(fetch: Callable[[int], pa.Table], most: int) -> Iterator[pa.RecordBatch]:
+    size = min(_STEP_ROWS, most)
+    while (table := fetch(size)).num_rows:
+        size = _rows_of(table, most)
         yield from table.to_batches()

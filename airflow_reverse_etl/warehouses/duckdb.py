@@ -41,6 +41,10 @@ def _as_text(name: str, data_type: str) -> str:
     return ""
 
 
+#: Rows that DuckDB makes at once. Larger batches are no faster, and those of wide rows would fill the memory.
+_BATCH_ROWS = 2_048
+
+
 def without_files(connect: Callable[[], Any]) -> Any:
     """Connect to a DuckDB, and close files to all its connections in this process, permanently.
 
@@ -99,7 +103,7 @@ class DuckDBWarehouse(Warehouse):
         relation = self._relation(self._connection.cursor(), query)
         return [Column(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
 
-    def read(self, query: str, *, batch_rows: int = 65_536) -> pa.RecordBatchReader:
+    def read(self, query: str, *, batch_rows: int = _BATCH_ROWS) -> pa.RecordBatchReader:
         import duckdb
         import pyarrow as pa
 

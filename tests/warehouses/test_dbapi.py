@@ -325,3 +325,18 @@ def test_errors_that_are_not_the_drivers_come_out_as_they_are() -> None:
 
     with pytest.raises(CredentialsError, match="not defined"):
         DbApiWarehouse(connect, dialect="postgres", conn_id="pg").columns("SELECT 1")
+
+
+@pytest.mark.parametrize(("width", "most"), [(10, 5_000), (20_000, 2_000)])
+def test_wide_rows_are_fetched_few_at_a_time(tmp_path: Path, width: int, most: int) -> None:
+    """Rows of 20,000 characters come 16 MB at a time. Narrow ones come in the usual batches."""
+    with sqlite3.connect(tmp_path / "w.db") as connection:
+        connection.execute("CREATE TABLE m (id INTEGER, text TEXT)")
+        connection.executemany("INSERT INTO m VALUES (?, ?)", ((at, "x" * width) for at in range(8_000)))
+    warehouse = DbApiWarehouse(
+        lambda: sqlite3.connect(tmp_path / "w.db", check_same_thread=False), dialect="sqlite", conn_id="w"
+    )
+    sizes = [batch.num_rows for batch in warehouse.read("SELECT * FROM m", batch_rows=5_000)]
+    warehouse.close()
+    assert sum(sizes) == 8_000
+    assert max(sizes) <= most
