@@ -9,9 +9,12 @@ from typing import Any
 import duckdb
 import pytest
 import sqlglot
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.comparison import note_text
+from airflow_reverse_etl.spec.field_types import BLANKS
 from airflow_reverse_etl.spec.model import HashField, Sync
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.quoting import literal
@@ -69,6 +72,16 @@ def test_the_sql_of_other_warehouses_reads_as_the_same_hashes(dialect: str) -> N
     known = query(dialect).replace("BTRIM(", "TRIM(").replace("VARCHAR(MAX)", "VARCHAR")
     [sql] = sqlglot.transpile(known, dialect, "duckdb")
     assert duckdb.sql(sql).fetchall() == EXPECTED
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+@settings(max_examples=200)
+def test_any_text_has_the_hash_that_python_makes(text: str) -> None:
+    planner = PLANNERS["duckdb"]
+    query = f"SELECT {planner.hashed('v', None)}, {planner.hashed('v', 'trim')} FROM (SELECT CAST(? AS VARCHAR) AS v)"
+    trimmed = text.strip(BLANKS)
+    expected = (sha256(text), sha256(trimmed)) if trimmed else (None, None)
+    assert duckdb.execute(query, [text]).fetchone() == expected
 
 
 # -- in a sync ---------------------------------------------------------------------------------------------------------
