@@ -78,8 +78,11 @@ Names = Annotated[
 ]
 
 
-def constant_problem(value: object, *, depth: int = 0) -> str:
-    """Return why a value cannot be a part of a record or of a destination's options; empty if it can."""
+def constant_problem(value: object, *, depth: int = 0, keys: tuple[type, ...] = (str,)) -> str:
+    """Return why a value cannot be a part of a record or of a destination's options; empty if it can.
+
+    :param keys: types of the keys of mappings.
+    """
     if depth > MAX_DEPTH:
         return f"must not be nested more than {MAX_DEPTH} levels deep"
     if isinstance(value, int):
@@ -87,15 +90,14 @@ def constant_problem(value: object, *, depth: int = 0) -> str:
     if value is None or isinstance(value, str | float | Decimal | date | time | UUID):
         return ""
     if isinstance(value, Mapping):
-        keys = [key for key in value if not isinstance(key, str | int) or isinstance(key, bool)]
         parts = [*value, *value.values()]
-        problem = "must have text or numbers as keys" if keys else ""
+        problem = "" if all(type(key) in keys for key in value) else "must have text as keys"
     elif isinstance(value, list | tuple):
         parts = list(value)
         problem = ""
     else:
         return f"must be text, a number, a date, true, false, null, a list or a mapping, not a {type(value).__name__}"
-    return problem or next(filter(None, (constant_problem(part, depth=depth + 1) for part in parts)), "")
+    return problem or next(filter(None, (constant_problem(part, depth=depth + 1, keys=keys) for part in parts)), "")
 
 
 def _constant(value: Any) -> Any:

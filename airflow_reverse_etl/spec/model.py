@@ -260,7 +260,7 @@ class DestinationSpec(BaseModel):
     @model_validator(mode="after")
     def _options_are_constants(self) -> DestinationSpec:
         for name, value in (self.model_extra or {}).items():
-            if problem := constant_problem(value):
+            if problem := constant_problem(value, keys=(str, int)):
                 raise ValueError(f"option {name!r} {problem}")
         return self
 

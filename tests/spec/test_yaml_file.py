@@ -100,8 +100,12 @@ def test_a_constant_is_a_value_that_a_record_can_have(value: Any, problem: str) 
     for field in ({"value": value}, {"value": [{"x": value}]}, {"change": {"added": value, "changed": 1}}):
         with pytest.raises(SpecError, match=problem):
             Sync.load({**PYTHON, "mapping": {"a": field}})
+    options = {**PYTHON, "destination": {"type": "http", "body": {"x": value}}, "mapping": {"a": "a"}}
+    if value == {1: 2}:  # an option may have statuses as keys
+        Sync.load(options)
+        return
     with pytest.raises(SpecError, match=problem):
-        Sync.load({**PYTHON, "destination": {"type": "http", "body": {"x": value}}, "mapping": {"a": "a"}})
+        Sync.load(options)
 
 
 def test_a_value_that_holds_itself_has_no_end_and_is_refused() -> None:
