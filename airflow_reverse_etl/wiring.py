@@ -6,6 +6,7 @@ The module is cheap to import: code that opens a connection or a store is import
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,10 +20,74 @@ from airflow_reverse_etl.sql.dialects.registry import PLANNERS, dialect_of, writ
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.stores.lake.store import LakeStore
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
-    from airflow_reverse_etl.sync.ports import Warehouse
+    from airflow_reverse_etl.sync.clock import RunTiming
+    from airflow_reverse_etl.sync.context import RunContext
+    from airflow_reverse_etl.sync.ports import Destination, Observer, Warehouse
+
+
+def run_context(
+    sync: Sync,
+    run_id: str,
+    *,
+    query: str | None,
+    label: str,
+    log: Callable[[str], object],
+    observer: Observer,
+    deferrable: bool = False,
+    timing: RunTiming | None = None,
+) -> RunContext:
+    """Build the surroundings of a run, with the store that has the sync's state.
+
+    :param query: the model as a SELECT; None for a step that does not plan.
+    :param label: description of the run, for other runs of the sync.
+    :param log: receives a line on why the store was chosen.
+    :raises ConfigurationError: the sync's source cannot plan, though it says so; or the sync has state to adopt.
+    :raises CredentialsError: a connection does not exist, or a privilege in the warehouse is missing.
+    """
+    from airflow_reverse_etl.stores.choose import choose_store
+    from airflow_reverse_etl.stores.rate_budget import FileBudget
+    from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, SystemClock
+    from airflow_reverse_etl.sync.context import RunContext
+
+    store = choose_store(
+        sync,
+        query,
+        lake=state_store(),
+        open_warehouse_store=lambda: warehouse_store(sync.source),
+        has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
+        log=log,
+    )
+    return RunContext(
+        run_id,
+        store,
+        observer=observer,
+        clock=SystemClock(),
+        label=label,
+        deferrable=deferrable,
+        budget=FileBudget(state_files()),
+        timing=timing or DEFAULT_TIMING,
+    )
+
+
+def destination_of(sync: Sync) -> Destination:
+    """Create the destination of a sync, without opening it.
+
+    :raises CredentialsError: the connection does not exist, or is incomplete.
+    :raises SpecError: the destination cannot do what the sync asks; lists all problems.
+    """
+    from airflow_reverse_etl.destinations.registry import create
+
+    conn_id = sync.destination.connection
+    if conn_id is None:
+        return create(sync, connection=None)
+    connection = connection_info(conn_id)
+    if options := storage_options(connection):  # credentials of object storage, from its connection type
+        connection = replace(connection, extra={**connection.extra, "storage_options": options})
+    return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)(), lookup=connection_info)
 
 
 def state_files() -> StateFiles:
@@ -113,6 +178,34 @@ def _state_place() -> tuple[str, dict[str, str]]:
     settings = config.settings()
     conn_id = settings.state_conn_id
     return settings.state_url, storage_options(connection_info(conn_id)) if conn_id else {}
+
+
+def test_connection(conn_id: str) -> tuple[bool, str]:
+    """Test a connection with its hook, as Airflow's connection form does.
+
+    :returns: whether the test passed, and a message without the connection's password.
+    :raises CredentialsError: the connection does not exist.
+    :raises ConfigurationError: its provider is not installed, or its type has no test.
+    """
+    from airflow_reverse_etl.http.redaction import clean
+
+    info = connection_info(conn_id)
+    try:
+        hook = BaseHook.get_hook(conn_id)
+    except (AirflowException, ImportError) as error:
+        raise ConfigurationError(
+            f"no hook for connections of type {info.conn_type!r}: {error}",
+            todo="install the Airflow provider of that type, or correct the connection's type",
+            connection=conn_id,
+        ) from None
+    if not hasattr(hook, "test_connection"):
+        raise ConfigurationError(
+            f"connections of type {info.conn_type!r} have no test",
+            todo="use the connection in a sync, with `reverse-etl validate --connect`",
+            connection=conn_id,
+        )
+    passed, message = hook.test_connection()
+    return bool(passed), clean(str(message), (info.password or "",))
 
 
 def dbapi_connect(conn_id: str) -> Callable[[], Any]:

@@ -41,6 +41,10 @@ _KINDS = {"int": "INTEGER", "double": "FLOAT", "string": "STRING", "binary": "BY
 _KINDS |= {"time": "TIME", "decimal128": "NUMERIC", "decimal256": "BIGNUMERIC", "struct": "RECORD"}
 
 
+#: Metadata of a field of type JSON.
+_JSON = {b"ARROW:extension:name": b"google:sqlType:json"}
+
+
 class BigQuery:
     """A project without tables: queries make their own rows.
 
@@ -98,12 +102,14 @@ class BigQuery:
         try:
             with duckdb.connect() as database:
                 database.execute("SET TimeZone = 'UTC'")
-                table = database.sql(sqlglot.transpile(query["query"], "bigquery", "duckdb")[0]).to_arrow_table()
+                relation = database.sql(sqlglot.transpile(query["query"], "bigquery", "duckdb")[0])
+                kinds = map(str, relation.types)
+                table = relation.to_arrow_table()
         except duckdb.ConversionException as error:
             return _refusal(400, "invalidQuery", "Bad int64 value: " + re.findall("'(.*?)'", str(error))[0])
         except duckdb.Error as error:
             return _refusal(400, "invalidQuery", f"{str(error).splitlines()[0]} at [1:8]")
-        table = table.cast(pa.schema([(field.name, _arrow_type(field.type)) for field in table.schema]))
+        table = table.cast(pa.schema([_arrow_field(*field) for field in zip(table.schema, kinds, strict=True)]))
         reference = {"projectId": PROJECT, "jobId": uuid.uuid4().hex, "location": "EU", **job["jobReference"]}
         name = f"anon{uuid.uuid4().hex}"
         query["destinationTable"] = {"projectId": PROJECT, "datasetId": "_anon", "tableId": name}
@@ -209,6 +215,11 @@ def _refusal(status: int, reason: str, message: str) -> tuple[int, dict[str, Any
     return status, {"error": {"code": status, "message": message, "errors": errors}}
 
 
+def _arrow_field(field: pa.Field, kind: str) -> pa.Field:
+    """BigQuery's field for one of DuckDB's."""
+    return pa.field(field.name, _arrow_type(field.type), metadata=_JSON if kind == "JSON" else None)
+
+
 def _arrow_type(kind: pa.DataType) -> pa.DataType:
     """BigQuery's type for one of DuckDB's."""
     if pa.types.is_integer(kind):
@@ -221,7 +232,12 @@ def _arrow_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _schema(table: pa.Table) -> dict[str, Any]:
-    return {"fields": [_field(field.name, field.type) for field in table.schema]}
+    return {
+        "fields": [
+            {"name": field.name, "type": "JSON"} if field.metadata == _JSON else _field(field.name, field.type)
+            for field in table.schema
+        ]
+    }
 
 
 def _field(name: str, kind: pa.DataType) -> dict[str, Any]:

@@ -6,7 +6,6 @@ test fails when one is not up to date.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import re
@@ -145,42 +144,36 @@ def _first(cls: type) -> str:
 
 
 def cli() -> str:
-    """Return a section with the options of each command."""
-    from airflow_reverse_etl.cli.main import build_parser
+    """Return a section with the arguments and options of each command."""
+    from airflow_reverse_etl.cli.main import build_program
 
     parts = []
-    for name, command, text in commands(build_parser()):
-        rows = [
-            (
-                _code(", ".join(action.option_strings) or action.metavar or action.dest),
-                _plain(command._get_formatter()._expand_help(action) if action.help else _choices(action)),
-            )
-            for action in options_of(command)
-        ]
-        parts.append(f"## `reverse-etl {name}`\n\n{text}\n\n{table(('option', 'meaning'), rows)}")
+    for name, command in commands(build_program()):
+        rows = [(_code(_written(parameter)), parameter.help) for parameter in options_of(command)]
+        options = f"\n\n{table(('argument or option', 'meaning'), rows)}" if rows else ""
+        parts.append(f"## `reverse-etl {name}`\n\n{command.help}{options}")
     return "\n\n".join(parts)
 
 
-def commands(
-    parser: argparse.ArgumentParser, name: str = "", text: str = ""
-) -> Iterator[tuple[str, argparse.ArgumentParser, str]]:
-    """Yield (name, parser, help) of each command, except those that only group other commands."""
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not groups:
-        yield name, parser, text
-    for group in groups:
-        texts = {choice.dest: choice.help or "" for choice in group._choices_actions}
-        for word, command in group.choices.items():
-            yield from commands(command, f"{name} {word}".strip(), texts.get(word, ""))
+def _written(parameter: Any) -> str:
+    """Return an option as it is written, or the name of an argument."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name)
+    return ", ".join((*parameter.opts, *parameter.secondary_opts))
 
 
-def _choices(action: argparse.Action) -> str:
-    return f"one of {', '.join(_code(choice) for choice in action.choices)}" if action.choices else ""
+def commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (name, command) of each command, except those that only group other commands."""
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for word, inner in command.commands.items():
+        yield from commands(inner, f"{name} {word}".strip())
 
 
-def options_of(command: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Return the arguments of a command, except ``--help``."""
-    return [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
+def options_of(command: Any) -> list[Any]:
+    """Return the arguments and options of a command, except those that every command has."""
+    return [parameter for parameter in command.params if parameter.name != "as_json"]
 
 
 # -- pydantic models -------------------------------------------------------------------------------------------------

@@ -131,11 +131,11 @@ def test_every_key_is_explained() -> None:
 
 def test_every_option_of_the_command_line_is_explained() -> None:
     """By its help text, which the reference page repeats."""
-    from airflow_reverse_etl.cli.main import build_parser
+    from airflow_reverse_etl.cli.main import build_program
 
-    for name, command, text in commands(build_parser()):
-        assert text, name
-        assert [action.dest for action in options_of(command) if not (action.help or action.choices)] == [], name
+    for name, command in commands(build_program()):
+        assert command.help, name
+        assert [parameter.name for parameter in options_of(command) if not parameter.help] == [], name
 
 
 def test_every_error_is_documented() -> None:

@@ -43,7 +43,8 @@ def look_for_drift(
     path = f"drift/{sync.name}.json"
     state = _load_state(files.read(path), sync)
     columns = list(model_columns(query, warehouse, sync))
-    catalog_path = (output or {}).get("catalog")
+    # A run from a terminal has no stored catalog, and keeps the one of the last task in memory.
+    catalog_path = (output or {}).get("catalog") or (state or {}).get("catalog")
     present = {
         "sync": sync.digest,
         "columns": [[column.name, column.data_type] for column in columns],

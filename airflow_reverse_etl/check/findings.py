@@ -51,6 +51,7 @@ RULE_TITLES = {
     "ephemeral": "A model that a sync uses would have no table",
     "materialization": "A model that a sync uses is materialized differently",
     "rows-changed": "A model that a sync uses may return different rows",
+    "build-unproven": "Nothing proves that a model that a sync uses can be built",
     "build-changed": "Hooks or macros that build a model that a sync uses changed",
     "sync-removed": "The project no longer marks this model for reverse ETL",
     "sync-invalid": "A sync is not valid",

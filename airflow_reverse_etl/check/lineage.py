@@ -8,13 +8,16 @@ Documented columns are the last resort, because nothing keeps documentation true
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_reverse_etl.check.canonical import canonical
 from airflow_reverse_etl.check.project.version import ProjectVersion, table_name
-from airflow_reverse_etl.check.usage import FieldPath, physical_name
+from airflow_reverse_etl.check.scopes import branches, is_plain, repeated, source_of, table_text
+from airflow_reverse_etl.check.usage import FieldPath, compares_case, physical_name
 from airflow_reverse_etl.spec.columns import Column
 
 if TYPE_CHECKING:
@@ -162,6 +165,7 @@ class ColumnResolver:
     other: ColumnResolver | None = None
     _columns: dict[str, Columns] = field(default_factory=dict)
     _lineages: dict[str, tuple[ColumnLineage, ...]] = field(default_factory=dict)
+    _read_from: dict[str, frozenset[str]] = field(default_factory=dict)
     _scopes: dict[tuple[object, ...], tuple[Scope | None, ...]] = field(default_factory=dict)
 
     def columns(self, unique_id: str) -> Columns:
@@ -234,6 +238,17 @@ class ColumnResolver:
             self._lineages[unique_id] = self._analyse(unique_id)
         return self._lineages[unique_id]
 
+    def read_from(self, unique_id: str) -> frozenset[str]:
+        """Return the columns of a node that any node of the project names."""
+        if unique_id not in self._read_from:
+            found: set[str] = set()
+            for child in self.project.nodes:
+                if unique_id in self.project.parents(child):
+                    for statement in self.statements(child):
+                        found |= statement.reads_of(unique_id)
+            self._read_from[unique_id] = frozenset(found)
+        return self._read_from[unique_id]
+
     def _analyse(self, unique_id: str) -> tuple[ColumnLineage, ...]:
         # Columns of a catalog.json may differ between the versions although the SQL is the same.
         other = self.other
@@ -242,14 +257,14 @@ class ColumnResolver:
             return other.statements(unique_id)
         parents = {table_name(parent): parent for parent in self.project.parents(unique_id)}
         schema = _schema(self, parents)
+        types = _types(self, parents)
         # Equal SQL over parents of equal columns has equal scopes.
         shared = other or self
-        known = tuple((table, tuple(columns.items())) for table, columns in sorted(schema.items()))
-        key = (unique_id, repr(self.project.definition(unique_id)), known)
+        key = (unique_id, repr(self.project.definition(unique_id)), repr(sorted(schema)), repr(sorted(types.items())))
         scopes = shared._scopes.get(key)
         if scopes is None:
             statements = self.project.statements(unique_id) or ()
-            scopes = tuple(_scope(statement, schema, self.project.dialect) for statement in statements)
+            scopes = tuple(_scope(statement, schema, types, self.project.dialect) for statement in statements)
             shared._scopes[key] = scopes
         analysed = [ColumnLineage.of(scope, parents, self) for scope in scopes if scope]
         return tuple(analysed) if len(analysed) == len(scopes) else ()
@@ -305,109 +320,185 @@ class ColumnLineage:
         if isinstance(tree, exp.Query) and not tree.is_star and _all_named(tree):
             for select in tree.selects:
                 name = select.alias_or_name
-                columns[name.lower()] = Column(name, _type(select, resolver.project.dialect))
+                columns[name.lower()] = Column(name, type_of(select, resolver.project.dialect))
         return cls(resolver, parents, scope, columns)
 
     def lineage_id(self, name: str) -> str:
         """Return the lineage id of a column, or an empty string for an unknown column."""
-        return self._column_id(self.scope, name) if name.lower() in self.columns else ""
+        column = self.columns.get(name.lower())
+        return self.column_id(self.scope, column.name) if column else ""
 
-    def _column_id(self, scope: Scope, name: str) -> str:
-        """Return the lineage id of a scope's column: a digest of its expression, with inputs named by their ids."""
-        key = (id(scope), name.lower())
+    def column_id(self, scope: Scope, name: str) -> str:
+        """Return the lineage id of a scope's column: a digest of its expression, with inputs named by their ids.
+
+        A column that is only passed on has the id of its input.
+        """
+        key = (id(scope), self._compared(name))
         if key not in self._ids:
-            self._ids[key] = f"{name.lower()} of itself"  # for a recursive CTE, which reads its own column
-            parts = [self._column_id(branch, self._name_in_branch(scope, branch, name)) for branch in branches(scope)]
-            text = " union ".join(parts) if parts else self._expression(scope, name)
-            missing = _MISSING.search(text)
-            self._ids[key] = missing[0] if missing else sha256(text.encode()).hexdigest()[:16]
+            self._ids[key] = f"{self._compared(name)} of itself"  # for a recursive CTE, which reads its own column
+            self._ids[key] = self._find_id(scope, name)
         return self._ids[key]
+
+    def _find_id(self, scope: Scope, name: str) -> str:
+        from sqlglot import exp
+
+        inner = branches(scope)
+        if inner:
+            parts = [self.column_id(branch, self._name_in_branch(scope, branch, name)) for branch in inner]
+            # UNION has no order.
+            text = " union ".join(sorted(parts) if isinstance(scope.expression, exp.Union) else parts)
+            return _short(text)
+        select = self._select(scope, name)
+        if select is not None:
+            return self._text_or_input(scope, select.unalias())
+        if _lists_all(scope):
+            return _missing("a query", name)
+        return self._unqualified_id(scope, name)
+
+    def selects(self, scope: Scope, name: str) -> bool:
+        """Return True if a query names a column of its result so."""
+        names = getattr(scope.expression, "named_selects", ())
+        return self._compared(name) in map(self._compared, names)
+
+    def _select(self, scope: Scope, name: str) -> exp.Expr | None:
+        for item in getattr(scope.expression, "selects", ()):
+            if self._compared(item.alias_or_name) == self._compared(name):
+                return item  # type: ignore[no-any-return]
+        return None
+
+    def _compared(self, name: str) -> str:
+        """Return a name in the form in which the warehouse compares it."""
+        return name if compares_case(self.resolver.project.dialect) else name.lower()
 
     def missing_inputs(self) -> set[str]:
         """Return the inputs, ``table.column``, that any part of the statement reads and that its parents lack."""
-        from sqlglot import exp
-
         found: set[str] = set()
-        for scope in self.scope.traverse():
-            sources = _sources(scope)
-            for column in scope.columns:
-                if not isinstance(column.this, exp.Star):
-                    found.update(_MISSING.findall(self.input_id(scope, column, sources)))
+        for scope, column in self._reads():
+            is_alias = not column.table and self.selects(scope, column.name)
+            if not is_alias:
+                found.update(_MISSING.findall(self.input_id(scope, column)))
         return found
 
-    @staticmethod
-    def _name_in_branch(scope: Scope, branch: Scope, name: str) -> str:
+    def unproven_inputs(self) -> set[tuple[str, str]]:
+        """Return id and column of what the statement reads of a parent of which not all columns are known."""
+        found: set[tuple[str, str]] = set()
+        for scope, column in self._reads():
+            parent = self._parent_of(scope, column)
+            if parent:
+                columns = self.resolver.columns(parent)
+                if not columns.complete and not self._has(columns, column.name):
+                    found.add((parent, self._compared(column.name)))
+        return found
+
+    def duplicates(self) -> set[str]:
+        """Return the names that several columns of the statement have. Few warehouses build a table of them."""
+        names = Counter(self._compared(name) for name in getattr(self.scope.expression, "named_selects", ()))
+        return {name for name, times in names.items() if times > 1 and name != "*"}
+
+    def reads_of(self, parent: str) -> set[str]:
+        """Return the columns of a parent that the statement names."""
+        found: set[str] = set()
+        for scope, column in self._reads():
+            if self._parent_of(scope, column) == parent:
+                found.add(self._compared(column.name))
+        return found
+
+    def _parent_of(self, scope: Scope, column: exp.Column) -> str | None:
+        """Return the id of the parent whose column this is, if it is one's."""
+        from sqlglot import exp
+
+        alias = column.table
+        if not alias and len(scope.selected_sources) == 1:
+            (alias,) = scope.selected_sources
+        source = source_of(scope, alias) if alias else None
+        return self.parents.get(source.name.lower()) if isinstance(source, exp.Table) else None
+
+    def _reads(self) -> Iterator[tuple[Scope, exp.Column]]:
+        from sqlglot import exp
+
+        for scope in self.scope.traverse():
+            for column in scope.columns:
+                if not isinstance(column.this, exp.Star):
+                    yield scope, column
+
+    def _name_in_branch(self, scope: Scope, branch: Scope, name: str) -> str:
         """Return the name that a column of a set operation has in a branch.
 
         The first branch names the columns, and columns of the same position belong together.
         """
-        names = [known.lower() for known in getattr(scope.expression, "named_selects", ())]
+        names = [self._compared(known) for known in getattr(scope.expression, "named_selects", ())]
         branch_names = list(getattr(branch.expression, "named_selects", ()))
-        if name.lower() not in names:
+        if self._compared(name) not in names:
             return name
-        position = names.index(name.lower())
+        position = names.index(self._compared(name))
         return str(branch_names[position]) if position < len(branch_names) else name
 
-    def _expression(self, scope: Scope, name: str) -> str:
-        """Return the expression of a scope's column, with inputs named by their lineage ids."""
-
-        selects = getattr(scope.expression, "selects", [])
-        select = next((item for item in selects if item.alias_or_name.lower() == name.lower()), None)
-        if select is None:
-            return self._unqualified_id(scope, name)
-        return self.text(scope, select.unalias())
-
-    def text(self, scope: Scope, expression: exp.Expr) -> str:
-        """Return an expression of a scope as SQL, with columns named by their lineage ids."""
+    def _text_or_input(self, scope: Scope, expression: exp.Expr) -> str:
         from sqlglot import exp
 
-        if isinstance(expression, exp.Column):
-            return f"column {exp.to_identifier(self.input_id(scope, expression))}"
-        sources = _sources(scope)
-        tree = expression.copy()
+        bare = expression.unnest()
+        return self.input_id(scope, bare) if isinstance(bare, exp.Column) else _short(self.text(scope, bare))
+
+    def text(self, scope: Scope, expression: exp.Expr) -> str:
+        """Return an expression of a scope as a text, with columns named by their lineage ids."""
+        from sqlglot import exp
+
+        tree = exp.Paren(this=expression.copy())
+        inner = _inner_scopes(scope)
         for column in list(tree.find_all(exp.Column)):
-            input_id = exp.to_identifier(self.input_id(scope, column, sources))
-            column.replace(exp.column(input_id))
-        return str(tree.sql(dialect=self.resolver.project.dialect, comments=False, normalize=True))
+            # A column of a subquery in the expression is one of that query's, or of this one.
+            owner = next((one for one in inner if column.table in one.selected_sources), scope)
+            column.replace(exp.to_identifier(self.input_id(owner, column), quoted=True))
+        return canonical(tree, self.resolver.project.dialect)
 
-    def input_id(self, scope: Scope, column: exp.Column, sources: Mapping[str, exp.Table | Scope] | None = None) -> str:
-        """Return the lineage id of a column that an expression reads.
-
-        :param sources: sources of the scope and its subqueries by alias; default: those of the scope.
-        """
+    def input_id(self, scope: Scope, column: exp.Column) -> str:
+        """Return the lineage id of a column that an expression reads."""
         if not column.table:
             return self._unqualified_id(scope, column.name)
-        source = (scope.sources if sources is None else sources).get(column.table)
-        return self._source_id(source, column.name) if source else f"{column.table}.{column.name.lower()}"
+        source = source_of(scope, column.table)
+        if source is None:
+            return f"{column.table}.{self._compared(column.name)}"
+        # Two readings of a table in one query are different rows.
+        place = repeated(scope).get(column.table, "")
+        found = scope.selected_sources.get(column.table)
+        if found and not is_plain(found[0]) and not isinstance(source, type(found[0])):
+            return f"{self._compared(column.name)} of {self.text(scope, found[0])}{place}"
+        return f"{self._source_id(source, column.name)}{place}"
 
     def _unqualified_id(self, scope: Scope, name: str) -> str:
         """Return the lineage id of a column that any of the scope's sources may have."""
-        candidates = [source for source in scope.sources.values() if not self._lacks(source, name)]
-        if scope.sources and not candidates:
-            return _missing(next(iter(scope.sources)), name)
+        sources = {alias: source for alias, (_, source) in scope.selected_sources.items()}
+        candidates = [source for source in sources.values() if not self._lacks(source, name)]
+        if sources and not candidates:
+            return _missing(next(iter(sources)), name)
         ids = [self._source_id(source, name) for source in candidates]
-        return " or ".join(ids) or f"{name.lower()} of {scope.expression.sql()}"
+        return " or ".join(ids) or f"{self._compared(name)} of {scope.expression.sql()}"
 
     def _source_id(self, source: exp.Table | Scope, name: str) -> str:
         """Return the lineage id of a column of a table, a CTE or a subquery."""
         from sqlglot import exp
 
         if not isinstance(source, exp.Table):
-            return self._column_id(source, name)
+            return self.column_id(source, name)
         parent = self.parents.get(source.name.lower())
+        name = self._compared(name)
         if not parent:
-            return f"{name.lower()} of {source.sql()}"
+            return f"{name} of {table_text(source)}"
         columns = self.resolver.columns(parent)
-        if columns.complete and not columns.get(name) and not source.args.get("pivots"):
+        if columns.complete and not self._has(columns, name) and not source.args.get("pivots"):
             return _missing(parent.split(".")[-1], name)
         lineage_id = columns.lineage_id(name)
         if lineage_id:
             return lineage_id
         # A value in a seed's file changes rows, which is reported as such.
         if columns.origin == "file" or name.lower() in self.resolver.snapshot_columns(parent):
-            return f"{name.lower()} of {parent}"
+            return f"{name} of {parent}"
         # A column without a lineage of its own changes with the whole parent.
-        return f"{name.lower()} of {parent} {self.resolver.project.digest(parent)}"
+        return f"{name} of {parent} {self.resolver.project.digest(parent)}"
+
+    def _has(self, columns: Columns, name: str) -> bool:
+        spelling = name if compares_case(self.resolver.project.dialect) else None
+        return columns.get(name, spelling=spelling) is not None
 
     def _lacks(self, source: exp.Table | Scope, name: str) -> bool:
         """Return True if a source certainly has no such column."""
@@ -416,30 +507,43 @@ class ColumnLineage:
         if isinstance(source, exp.Table):
             parent = self.parents.get(source.name.lower())
             columns = self.resolver.columns(parent) if parent and not source.args.get("pivots") else None
-            return columns is not None and columns.complete and not columns.get(name)
-        query = source.expression
-        if not isinstance(query, exp.Query) or query.is_star:
-            return False
-        return name.lower() not in (known.lower() for known in query.named_selects)
+            return columns is not None and columns.complete and not self._has(columns, name)
+        return _lists_all(source) and not self.selects(source, name)
 
 
-def branches(scope: Scope) -> list[Scope]:
-    """Return the scopes of a set operation's queries; empty for any other query."""
-    # Before sqlglot 30 the attribute was named union_scopes.
-    return getattr(scope, "set_operation_scopes", None) or getattr(scope, "union_scopes", None) or []
+def _short(text: str) -> str:
+    """Return a digest of a text, or what it says to be missing."""
+    missing = _MISSING.search(text)
+    return missing[0] if missing else sha256(text.encode()).hexdigest()[:16]
 
 
-def _sources(scope: Scope) -> dict[str, exp.Table | Scope]:
-    """Return the sources of a scope and of the subqueries in its expressions, by alias."""
-    found: dict[str, exp.Table | Scope] = {}
+def _lists_all(scope: Scope) -> bool:
+    """Return True if a query spells out the names of all its columns."""
+    from sqlglot import exp
+
+    query = scope.expression
+    return isinstance(query, exp.Query) and not query.is_star and _all_named(query)
+
+
+def _inner_scopes(scope: Scope) -> list[Scope]:
+    """Return the subqueries in a scope's expressions, those inside these included."""
+    found: list[Scope] = []
     for inner in scope.subquery_scopes:
-        found.update(_sources(inner))
-    found.update(scope.sources)
+        found += [inner, *_inner_scopes(inner)]
     return found
 
 
-def _scope(statement: exp.Query, schema: Mapping[str, Mapping[str, str]], dialect: str | None) -> Scope | None:
-    """Analyse a statement. Returns None if sqlglot cannot."""
+def _scope(
+    statement: exp.Query,
+    schema: Mapping[str, Mapping[str, str]],
+    types: Mapping[str, Mapping[str, str]],
+    dialect: str | None,
+) -> Scope | None:
+    """Analyse a statement. Returns None if sqlglot cannot.
+
+    :param schema: tables whose columns are all known.
+    :param types: these, and tables of which some columns are documented.
+    """
     from sqlglot.optimizer.annotate_types import annotate_types
     from sqlglot.optimizer.qualify import qualify
     from sqlglot.optimizer.scope import build_scope
@@ -458,7 +562,8 @@ def _scope(statement: exp.Query, schema: Mapping[str, Mapping[str, str]], dialec
                 quote_identifiers=False,
                 identify=False,
             )
-            return build_scope(annotate_types(tree, schema=tables, dialect=dialect))
+            documented = MappingSchema(dict(types), dialect=dialect, normalize=False)
+            return build_scope(annotate_types(tree, schema=documented, dialect=dialect))
         except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
             continue
     return None
@@ -479,15 +584,22 @@ def _all_named(tree: exp.Query) -> bool:
 
 def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Return the parents whose columns are all known. sqlglot expands ``*`` for these tables only."""
+    complete = {table for table, parent in parents.items() if resolver.columns(parent).complete}
+    return {table: types for table, types in _types(resolver, parents).items() if table in complete}
+
+
+def _types(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the columns of all parents, with their types as far as they are known."""
     found: dict[str, dict[str, str]] = {}
     for table, parent in parents.items():
-        columns = resolver.columns(parent)
-        if columns.complete:
-            found[table] = {c.name: c.data_type or "unknown" for c in columns.by_name.values()}
+        columns = resolver.columns(parent).by_name.values()
+        if columns:
+            found[table] = {column.name: column.data_type or "unknown" for column in columns}
     return found
 
 
-def _type(select: exp.Expr, dialect: str | None) -> str:
+def type_of(select: exp.Expr, dialect: str | None) -> str:
+    """Return the type of an analysed expression in the dialect's SQL; empty if it is unknown."""
     from sqlglot import exp
 
     data_type = select.type

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.model import EveryColumn, SqlField, SqlModel, Sync, TemplateField, column_of
+from airflow_reverse_etl.spec.model import (
+    DestinationCheck,
+    EveryColumn,
+    SqlField,
+    SqlModel,
+    Sync,
+    TemplateField,
+    column_of,
+)
 from airflow_reverse_etl.spec.templates import template_columns
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
@@ -87,9 +95,10 @@ class Usage:
         return columns
 
 
-def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:
+def read_syncs(folder: Path, *, check: DestinationCheck | None = None) -> tuple[list[SyncSource], list[SpecError]]:
     """Read every sync in one YAML file, or in those of a folder and its subfolders.
 
+    :param check: validates the destination's own keys as well.
     :returns: the valid syncs, and an error for each invalid one.
     :raises ConfigurationError: folder or file not found.
     """
@@ -103,7 +112,7 @@ def read_syncs(folder: Path) -> tuple[list[SyncSource], list[SpecError]]:
     errors: list[SpecError] = []
     for path in files:
         try:
-            sync, lines = Sync.load_file(path)
+            sync, lines = Sync.load_file(path, check=check)
             sources.append(SyncSource(sync, path.as_posix(), lines))
         except SpecError as error:
             errors.append(error)
@@ -213,7 +222,7 @@ class _Reads:
         from sqlglot import exp
 
         spelling = physical_name(first.name, self._dialect, quoted=bool(first.quoted))
-        if _compares_case(self._dialect) and (first.quoted or self._is_query):
+        if compares_case(self._dialect) and (first.quoted or self._is_query):
             self.spellings[first.name] = spelling
         parent: exp.Expr | None = column.parent
         while isinstance(parent, exp.Dot):
@@ -231,12 +240,12 @@ def physical_name(name: str, dialect: str | None, *, quoted: bool) -> str:
     from sqlglot import exp
     from sqlglot.dialects import Dialect
 
-    if quoted or not name or not _compares_case(dialect):
+    if quoted or not name or not compares_case(dialect):
         return name
     return str(Dialect.get_or_raise(dialect).normalize_identifier(exp.to_identifier(name)).name)
 
 
-def _compares_case(dialect: str | None) -> bool:
+def compares_case(dialect: str | None) -> bool:
     """Return True if names that differ in case alone are different columns, as in Snowflake and Postgres."""
     from sqlglot.dialects.dialect import Dialect, NormalizationStrategy
 

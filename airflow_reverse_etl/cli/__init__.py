@@ -1,1 +1,1 @@
-"""The ``reverse-etl`` program: commands that work without Airflow running. Only ``state`` imports Airflow."""
+"""The ``reverse-etl`` program. One module a command; only ``airflow`` loads Airflow, when a command needs it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
@@ -10,41 +9,87 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from airflow_reverse_etl.cli.options import FAILED, REVIEW, no_syncs, project_loader, syncs_in_files
+import typer
+
+from airflow_reverse_etl.cli.frame import FAILED, PASSED, REVIEW, Answer
+from airflow_reverse_etl.cli.options import (
+    Dbt,
+    Env,
+    ProjectPath,
+    Syncs,
+    Target,
+    no_syncs,
+    project_loader,
+    syncs_in_files,
+)
+from airflow_reverse_etl.cli.output import print_error
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import CheckReport
 
-# Repeated here, so that the parser of the command line is built without importing the check.
+# Repeated here, so that the commands are known without importing the check.
 FORMATS = ("text", "json", "junit", "sarif", "github")
-POLICIES = ("breaking", "any_change", "contract")
-HOSTS = ("github", "gitlab", "bitbucket")
+Policy = Literal["breaking", "any_change", "contract"]
+Host = Literal["github", "gitlab", "bitbucket"]
 
 
-def run_check(options: argparse.Namespace) -> int:
-    """Check a change and return the exit code."""
+def check(
+    base: Annotated[str, typer.Option(help="project before the change: a manifest.json, a folder, or a Git ref")],
+    head: Annotated[
+        str,
+        typer.Option(
+            help="project after the change: a manifest.json, a folder, or a Git ref; default: the current folder"
+        ),
+    ] = ".",
+    policy: Annotated[
+        Policy, typer.Option(help="changes that fail the check: breaking, any_change, contract; default: breaking")
+    ] = "breaking",
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT[=FILE]",
+            help=f"format of the report, and a file for it: {', '.join(FORMATS)}; may be repeated; default: text",
+        ),
+    ] = None,
+    report: Annotated[
+        Host | None, typer.Option(help="Git host to report to, found in the CI job's environment")
+    ] = None,
+    allow_review: Annotated[
+        bool, typer.Option("--allow-review", help="exit code 0 for a change that only needs review")
+    ] = False,
+    syncs: Syncs = None,
+    project_path: ProjectPath = ".",
+    dbt: Dbt = "dbt",
+    target: Target = None,
+    env: Env = None,
+) -> Answer:
+    """Check a change."""
+    import json
+
     from airflow_reverse_etl.check.check import check_project
+    from airflow_reverse_etl.check.reports import formats
 
-    outputs = [_output(text) for text in options.output or ["text"]]
-    loader = project_loader(options)
+    outputs = [_output(text) for text in output or ["text"]]
+    loader = project_loader(project_path, dbt, target, env)
     today = datetime.now(UTC).date()
     with _relaxed_gc():
-        base = loader.load(options.base, built=True)
-        head = loader.load(options.head)
-        sources, invalid = syncs_in_files(options)
-        report = check_project(sources, base, head, today=today, policy=options.policy, invalid=invalid)
-    if not report.syncs and not report.findings:
-        raise no_syncs(options)
-    _write(report, outputs)
-    if options.report:
-        _publish(report, options)
-    if report.conclusion == "failed":
-        return FAILED
-    if report.conclusion == "needs review" and not options.allow_review:
-        return REVIEW
-    return 0
+        before = loader.load(base, built=True)
+        after = loader.load(head)
+        sources, invalid = syncs_in_files(syncs)
+        found = check_project(sources, before, after, today=today, policy=policy, invalid=invalid)
+    if not found.syncs and not found.findings:
+        raise no_syncs(syncs)
+    printed = _write(found, outputs)
+    if report:
+        _publish(found, report, review_blocks=not allow_review)
+    code = PASSED
+    if found.conclusion == "failed":
+        code = FAILED
+    elif found.conclusion == "needs review" and not allow_review:
+        code = REVIEW
+    return Answer(json.loads(formats.FORMATS["json"](found)), printed, code)
 
 
 @contextmanager
@@ -71,25 +116,28 @@ def _output(text: str) -> tuple[str, Path | None]:
     return name, Path(file) if file else None
 
 
-def _write(report: CheckReport, outputs: Sequence[tuple[str, Path | None]]) -> None:
+def _write(report: CheckReport, outputs: Sequence[tuple[str, Path | None]]) -> list[str]:
+    """Write the report into the files, and return the texts for standard output."""
     from airflow_reverse_etl.check.reports import formats
 
+    printed = []
     for name, file in outputs:
         text = formats.FORMATS[name](report)
         if file:
             file.write_text(text, encoding="utf-8")
         else:
-            print(text, end="")
+            printed.append(text)
+    return printed
 
 
-def _publish(report: CheckReport, options: argparse.Namespace) -> None:
+def _publish(report: CheckReport, host: str, *, review_blocks: bool) -> None:
     """Report to the Git host. A failure is printed and leaves the exit code of the check as it is."""
     from airflow_reverse_etl.check.reports.hosts import from_environment
     from airflow_reverse_etl.errors import ReverseEtlError
 
     try:
-        reporter = from_environment(options.report, os.environ)
-        done = reporter.publish(report, review_blocks=not options.allow_review)
+        reporter = from_environment(host, os.environ)
+        done = reporter.publish(report, review_blocks=review_blocks)
         print("\n".join(done), file=sys.stderr)
     except ReverseEtlError as error:
-        print(f"reverse-etl: could not report to {options.report}: {error}", file=sys.stderr)
+        print_error(f"could not report to {host}: {error}")

@@ -6,64 +6,76 @@ arguments.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
 import os
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from airflow_reverse_etl.cli.frame import Answer
 from airflow_reverse_etl.errors import CredentialsError
-from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.dbt_cloud.client import DbtCloudApi
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``dbt-cloud`` to a program. The parsed arguments have ``run``, a function that takes them."""
-    cloud = commands.add_parser("dbt-cloud", help="manage dbt Cloud").add_subparsers(required=True)
-    webhook = cloud.add_parser("webhook", help="manage the webhooks by which dbt Cloud notifies Airflow")
-    actions = webhook.add_subparsers(dest="action", required=True)
+Connection = Annotated[str, typer.Option(metavar="ID", help="Airflow connection id")]
+WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="id of the webhook, wsu_…, as printed by list")]
 
-    create = actions.add_parser(
-        "create", help="create a webhook that reports finished runs of a job; print its secret, once"
-    )
-    create.add_argument("job_id", type=int, help="number in the job's URL")
-    create.add_argument("url", help="https://<airflow>/reverse-etl/dbt-cloud/<connection id>")
-
-    actions.add_parser("list", help="list the webhooks of the account")
-
-    test = actions.add_parser("test", help="ask dbt Cloud for a test delivery")
-    test.add_argument("webhook_id", help="id of the webhook, wsu_…, as printed by list")
-
-    delete = actions.add_parser("delete", help="delete a webhook")
-    delete.add_argument("webhook_id", help="id of the webhook, wsu_…, as printed by list")
-
-    for parser in actions.choices.values():
-        parser.add_argument("--connection", default="dbt_cloud_default", help="Airflow connection id (%(default)s)")
-        parser.set_defaults(run=run_webhook)
+_DEFAULT = "dbt_cloud_default"
 
 
-def run_webhook(args: argparse.Namespace) -> Any:
-    """Carry out the action of the arguments and return the text to print.
+def create(
+    job_id: Annotated[int, typer.Argument(metavar="JOB_ID", help="number in the job's URL")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="https://<airflow>/reverse-etl/dbt-cloud/<connection id>")],
+    connection: Connection = _DEFAULT,
+) -> Answer:
+    """Create a webhook.
 
     :raises ReverseEtlError: as :class:`airflow_reverse_etl.dbt_cloud.client.DbtCloudApi` does.
     """
-    return json.dumps(asyncio.run(_act(args)), indent=2)
+    name = f"Airflow: job {job_id}"
+    return _ask(connection, lambda api: api.create_webhook(name, job_id=job_id, client_url=url))
 
 
-async def _act(args: argparse.Namespace) -> Any:
+def list_all(connection: Connection = _DEFAULT) -> Answer:
+    """List the webhooks; raises as :func:`create`."""
+    return _ask(connection, lambda api: api.webhooks())
+
+
+def ask_for_delivery(webhook_id: WebhookId, connection: Connection = _DEFAULT) -> Answer:
+    """Ask for a test delivery; raises as :func:`create`."""
+    return _ask(connection, lambda api: api.test_webhook(webhook_id))
+
+
+def delete(webhook_id: WebhookId, connection: Connection = _DEFAULT) -> Answer:
+    """Delete a webhook; raises as :func:`create`."""
+
+    async def deleted(api: DbtCloudApi) -> Any:
+        await api.delete_webhook(webhook_id)
+        return {"deleted": webhook_id}
+
+    return _ask(connection, deleted)
+
+
+def _ask(connection: str, act: Callable[[DbtCloudApi], Awaitable[Any]]) -> Answer:
+    import asyncio
+
     from airflow_reverse_etl.dbt_cloud.client import client
 
-    async with client(_connection(args.connection)) as api:
-        if args.action == "create":
-            return await api.create_webhook(f"Airflow: job {args.job_id}", job_id=args.job_id, client_url=args.url)
-        if args.action == "list":
-            return await api.webhooks()
-        if args.action == "test":
-            return await api.test_webhook(args.webhook_id)
-        await api.delete_webhook(args.webhook_id)
-        return {"deleted": args.webhook_id}
+    async def main() -> Any:
+        async with client(_connection(connection)) as api:
+            return await act(api)
+
+    found = asyncio.run(main())
+    return Answer(found, [json.dumps(found, indent=2)])
 
 
 def _connection(conn_id: str) -> ConnectionInfo:
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
+
     name = f"AIRFLOW_CONN_{conn_id.upper()}"
     try:
         fields = json.loads(os.environ[name])

@@ -1,90 +1,168 @@
 """The ``reverse-etl`` program. It loads Airflow and other heavy modules only in the commands that need them.
 
-Exit codes: 0 passed, 1 the change would break a sync, 2 the command could not be carried out, 3 the change needs
-review.
+:mod:`.frame` has the exit codes.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import platform
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Any
 
-from airflow_reverse_etl.cli.check import FORMATS, HOSTS, POLICIES, run_check
-from airflow_reverse_etl.cli.errors import run_errors
-from airflow_reverse_etl.cli.exposures import run_exposures
-from airflow_reverse_etl.cli.options import UNUSABLE, add_project_options
-from airflow_reverse_etl.cli.schema import run_schema
+import typer
+
+from airflow_reverse_etl.cli import connections, dbt_cloud, rejected, state
+from airflow_reverse_etl.cli.airflow import prepare_environment
+from airflow_reverse_etl.cli.check import check
+from airflow_reverse_etl.cli.doctor import doctor
+from airflow_reverse_etl.cli.errors import errors
+from airflow_reverse_etl.cli.exposures import exposures
+from airflow_reverse_etl.cli.fields import fields
+from airflow_reverse_etl.cli.frame import add_command
+from airflow_reverse_etl.cli.models import models
+from airflow_reverse_etl.cli.plan import guards, plan
+from airflow_reverse_etl.cli.run import full_resync, reset, run, send_one_row
+from airflow_reverse_etl.cli.schema import schema
+from airflow_reverse_etl.cli.show import show
+from airflow_reverse_etl.cli.status import history, status
+from airflow_reverse_etl.cli.validate import validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; see the module's docstring."""
-    options = build_parser().parse_args(arguments)
-    from airflow_reverse_etl.errors import ReverseEtlError
+    """Run a command and return its exit code; see :mod:`.frame`.
 
+    :param arguments: default: those of this process, which is then the program itself.
+    """
+    if arguments is None:
+        prepare_environment()
+    program = build_program()
     try:
-        result = options.run(options)
-    except ReverseEtlError as error:
-        print(f"reverse-etl: {error.with_hint()}", file=sys.stderr)
-        return UNUSABLE
-    # A command returns either the text to print or an exit code.
-    if isinstance(result, str):
-        print(result)
-        return 0
-    return int(result)
+        program(args=None if arguments is None else list(arguments), prog_name="reverse-etl")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
-    from airflow_reverse_etl.cli import dbt_cloud, state
+def build_program() -> Any:
+    """Build the program with all commands."""
+    return typer.main.get_command(_build_app())
 
-    parser = argparse.ArgumentParser(prog="reverse-etl", description="Reverse ETL for Airflow, from a shell")
-    commands = parser.add_subparsers(required=True, metavar="command")
 
-    check = commands.add_parser("check", help="check what a change to a dbt project does to the syncs that use it")
-    check.add_argument(
-        "--base", required=True, help="project before the change: a manifest.json, a folder, or a Git ref"
+def _build_app() -> typer.Typer:
+    # A traceback with local variables would show rows and secrets.
+    app = _group(
+        "Reverse ETL for Airflow, from a terminal: preview, run and look after syncs.",
+        pretty_exceptions_enable=False,
+        add_completion=True,
     )
-    check.add_argument(
-        "--head",
-        default=".",
-        help="project after the change: a manifest.json, a folder, or a Git ref; default: the current folder",
-    )
-    check.add_argument(
-        "--policy",
-        choices=POLICIES,
-        default=POLICIES[0],
-        help=f"changes that fail the check: {', '.join(POLICIES)}; default: {POLICIES[0]}",
-    )
-    check.add_argument(
-        "--output",
-        action="append",
-        metavar="FORMAT[=FILE]",
-        help=f"format of the report, and a file for it: {', '.join(FORMATS)}; may be repeated; default: text",
-    )
-    check.add_argument("--report", choices=HOSTS, help="Git host to report to, found in the CI job's environment")
-    check.add_argument("--allow-review", action="store_true", help="exit code 0 for a change that only needs review")
-    add_project_options(check)
-    check.set_defaults(run=run_check)
+    app.callback()(_options)
 
-    exposures = commands.add_parser("exposures", help="print dbt exposures for syncs, as YAML")
-    exposures.add_argument(
-        "--project", default=".", help="a manifest.json, a folder, or a Git ref; default: the current folder"
+    for name, function, text in (
+        ("validate", validate, "check syncs: files, model, columns and fields"),
+        ("plan", plan, "show what a run would send: counts, keys and guards; sends nothing"),
+        ("show", show, "show the exact requests of a few rows; sends nothing"),
+        ("guards", guards, "compare what a run would send with the sync's guards; sends nothing"),
+        ("send-one", send_one_row, "send one row of the plan, in a run like any other"),
+        ("run", run, "run a sync: plan, load, commit"),
+        ("reset", reset, "record every valid row as delivered, and send nothing"),
+        ("full-resync", full_resync, "send every valid row again; removed rows are left for the next run"),
+        ("status", status, "show how the last run of each sync ended"),
+        ("history", history, "list the last runs of a sync"),
+        ("models", models, "list the models of a dbt project, or describe one: key, columns, tests, syncs, rows"),
+        ("fields", fields, "list the fields of a sync's destination"),
+        ("doctor", doctor, "check this installation: versions, settings, state, destination types"),
+    ):
+        add_command(app, name, function, help=text)
+    app.add_typer(_rejected(), name="rejected")
+    tested = _group("test Airflow connections")
+    add_command(tested, "test", connections.test_all, help="test connections, as Airflow's form does")
+    app.add_typer(tested, name="connections")
+    earlier = {"grades_errors": False}
+    add_command(
+        app, "check", check, help="check what a change to a dbt project does to the syncs that use it", **earlier
     )
-    exposures.add_argument("--owner", required=True, help="owner that dbt shows: a name or an e-mail address")
-    add_project_options(exposures)
-    exposures.set_defaults(run=run_exposures)
+    add_command(app, "exposures", exposures, help="print dbt exposures for syncs, as YAML", **earlier)
+    add_command(app, "schema", schema, help="print the JSON Schema of a sync file, for editors", **earlier)
+    add_command(app, "errors", errors, help="explain errors and how to resolve them", **earlier)
+    app.add_typer(_dbt_cloud(), name="dbt-cloud")
+    app.add_typer(_state(), name="state")
+    return app
 
-    schema = commands.add_parser("schema", help="print the JSON Schema of a sync file, for editors")
-    schema.set_defaults(run=run_schema)
 
-    errors = commands.add_parser("errors", help="explain errors and how to resolve them")
-    errors.add_argument("name", nargs="?", default="", help="name of one error, such as CredentialsError; default: all")
-    errors.set_defaults(run=run_errors)
+def _group(help: str, **more: Any) -> typer.Typer:  # noqa: A002 - typer's name
+    names = {"help_option_names": ["-h", "--help"]}
+    return typer.Typer(help=help, no_args_is_help=True, context_settings=names, **more)
 
-    dbt_cloud.add_commands(commands)
-    state.add_commands(commands)
-    return parser
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
+    """Print the versions, from the metadata of what is installed: importing Airflow takes seconds."""
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    from airflow_reverse_etl import __version__
+
+    airflow = "not installed"
+    with contextlib.suppress(PackageNotFoundError):
+        airflow = version("apache-airflow")
+    print(f"reverse-etl {__version__}, Airflow {airflow}, Python {platform.python_version()}")
+    raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="print the versions of this package, Airflow and Python",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Act on the options that come before a command."""
+
+
+def _dbt_cloud() -> typer.Typer:
+    group = _group("manage dbt Cloud")
+    webhook = _group("manage the webhooks by which dbt Cloud notifies Airflow")
+    group.add_typer(webhook, name="webhook")
+    created = "create a webhook that reports finished runs of a job; print its secret, once"
+    earlier = {"grades_errors": False}
+    add_command(webhook, "create", dbt_cloud.create, help=created, **earlier)
+    add_command(webhook, "list", dbt_cloud.list_all, help="list the webhooks of the account", **earlier)
+    add_command(webhook, "test", dbt_cloud.ask_for_delivery, help="ask dbt Cloud for a test delivery", **earlier)
+    add_command(webhook, "delete", dbt_cloud.delete, help="delete a webhook", **earlier)
+    return group
+
+
+def _rejected() -> typer.Typer:
+    group = _group("find, release and dismiss the rows that a destination refused")
+    for name, function, text in (
+        ("list", rejected.list_rejected, "list the refused rows of a sync, with their keys and the reasons"),
+        ("release", rejected.release, "let the next run try a row again, although it did not change"),
+        ("dismiss", rejected.dismiss, "do not count a row as given up any more; it is sent when it changes"),
+    ):
+        add_command(group, name, function, help=text)
+    return group
+
+
+def _state() -> typer.Typer:
+    group = _group("manage the state of syncs")
+    for name, function, text in (
+        ("list", state.list_all, "list the syncs that have state"),
+        ("forget", state.forget, "delete the state of a sync: its next run sends every row"),
+        ("forget-record", state.forget_record, "delete one record from the state of a sync"),
+        ("rejections", state.rejections, "list the rows of a sync that its destination refused"),
+        ("release", state.release, "let the next run try a given-up row again, although it did not change"),
+        ("dismiss", state.dismiss, "count a rejected row as given up no more; it is sent when it changes"),
+        ("copy", state.copy, "copy the state of all syncs to another place, as a backup or to move it"),
+        ("adopt", state.adopt, "move the state of a sync without an environment to this environment"),
+    ):
+        add_command(group, name, function, help=text, grades_errors=False)
+    return group
 
 
 if __name__ == "__main__":

@@ -1,71 +1,114 @@
-"""Options that several commands share, and the exit codes."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
-import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.check.project.version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
 
-# Exit codes; see airflow_reverse_etl.cli.main.
-FAILED = 1
-UNUSABLE = 2
-REVIEW = 3
+Syncs = Annotated[
+    list[str] | None, typer.Option("--syncs", metavar="PATH", help="folder or file of syncs; may be repeated")
+]
+ProjectPath = Annotated[
+    str, typer.Option("--project-path", metavar="FOLDER", help="folder of dbt_project.yml in the repository")
+]
+Dbt = Annotated[
+    str, typer.Option("--dbt", metavar="PROGRAM", help="dbt executable for a project without an up-to-date manifest")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="NAME", help="dbt target for a project without an up-to-date manifest")
+]
+Env = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME", help="environment variable that the dbt project reads; may be repeated"),
+]
+
+SyncFile = Annotated[str, typer.Argument(metavar="SYNC", help="YAML file of the sync")]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="dbt project of the model: a manifest.json, a folder, or a Git ref; default: the current folder, if it is "
+        "a dbt project",
+    ),
+]
+
+SyncOrName = Annotated[
+    str, typer.Argument(metavar="SYNC", help="YAML file of the sync; or its name, if its state is under the state_url")
+]
+StateConnection = Annotated[
+    str | None,
+    typer.Option(
+        "--connection",
+        metavar="ID",
+        help="Airflow connection of the warehouse whose tables have the state of a sync that is given by name",
+    ),
+]
+Values = Annotated[
+    bool,
+    typer.Option("--values", help="show values of rows although standard output is not a terminal"),
+]
+FullResync = Annotated[bool, typer.Option("--full-resync", help="plan as `reverse-etl full-resync` does")]
 
 
-def add_project_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that locate the project and the syncs."""
-    parser.add_argument("--syncs", action="append", default=[], help="folder or file of syncs; may be repeated")
-    parser.add_argument("--project-path", default=".", help="folder of dbt_project.yml in the repository")
-    parser.add_argument("--dbt", default="dbt", help="dbt executable for a project without an up-to-date manifest")
-    parser.add_argument("--target", help="dbt target for a project without an up-to-date manifest")
-    parser.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="environment variable that the dbt project reads; may be repeated",
-    )
+def catalog_of(project: str | None) -> Catalog | None:
+    """Return the catalog of a dbt project; None if none is named and the current folder has none.
+
+    :raises ReverseEtlError: as :meth:`~airflow_reverse_etl.check.project.loader.ProjectLoader.load` does.
+    """
+    if project is None and not Path("dbt_project.yml").is_file():
+        return None
+    return project_loader().load(project or ".").catalog
 
 
-def project_loader(options: argparse.Namespace) -> ProjectLoader:
+def project_loader(
+    project_path: str = ".", dbt: str = "dbt", target: str | None = None, env: Sequence[str] | None = None
+) -> ProjectLoader:
     """Return the loader of project versions that the options describe.
 
-    :raises ConfigurationError: an environment variable named by ``--env`` is not set.
+    :param env: names of environment variables.
+    :raises ConfigurationError: an environment variable is not set.
     """
     from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.errors import ConfigurationError
 
-    missing = [name for name in options.env if name not in os.environ]
+    names = env or ()
+    missing = [name for name in names if name not in os.environ]
     if missing:
         raise ConfigurationError(
             f"environment variables not set: {', '.join(missing)}", todo="set them, or leave out their --env"
         )
-    env = {name: os.environ[name] for name in options.env}
-    return ProjectLoader(options.project_path, options.dbt, options.target, env)
+    return ProjectLoader(project_path, dbt, target, {name: os.environ[name] for name in names})
 
 
-def syncs_in_files(options: argparse.Namespace) -> tuple[list[SyncSource], list[SpecError]]:
-    """Return the valid syncs of the folders and files given by ``--syncs``, and an error for each invalid one."""
+def syncs_in_files(paths: Sequence[str] | None) -> tuple[list[SyncSource], list[SpecError]]:
+    """Return the valid syncs of the folders and files, and an error for each invalid one.
+
+    :raises ConfigurationError: folder or file not found.
+    """
     from airflow_reverse_etl.check.usage import read_syncs
 
     sources: list[SyncSource] = []
     errors: list[SpecError] = []
-    for folder in options.syncs:
-        found, invalid = read_syncs(Path(folder))
+    for path in paths or ():
+        found, invalid = read_syncs(Path(path))
         sources += found
         errors += invalid
     return sources, errors
 
 
-def syncs_of(options: argparse.Namespace, version: ProjectVersion) -> list[SyncSource]:
-    """Return the syncs of the folders given by ``--syncs`` and those in the meta of the models.
+def syncs_of(paths: Sequence[str] | None, version: ProjectVersion) -> list[SyncSource]:
+    """Return the syncs of the folders and files, and those in the meta of the models.
 
     :raises SpecError: a sync cannot be read. :raises ConfigurationError: no syncs found.
     """
@@ -73,7 +116,7 @@ def syncs_of(options: argparse.Namespace, version: ProjectVersion) -> list[SyncS
     from airflow_reverse_etl.errors import SpecError
 
     in_meta, wrong = syncs_in_meta(version.catalog)
-    in_files, invalid = syncs_in_files(options)
+    in_files, invalid = syncs_in_files(paths)
     problems: list[str] = []
     for error in (*wrong, *invalid):
         problems += error.problems or (str(error),)
@@ -84,14 +127,14 @@ def syncs_of(options: argparse.Namespace, version: ProjectVersion) -> list[SyncS
             todo="correct the problems listed above",
         )
     if not in_meta and not in_files:
-        raise no_syncs(options)
+        raise no_syncs(paths)
     return in_meta + in_files
 
 
-def no_syncs(options: argparse.Namespace) -> ConfigurationError:
+def no_syncs(paths: Sequence[str] | None) -> ConfigurationError:
     """Build the error of a command that finds no syncs."""
     from airflow_reverse_etl.errors import ConfigurationError
 
     return ConfigurationError(
-        "no syncs found", todo="pass the folder of their YAML files as --syncs", syncs=options.syncs
+        "no syncs found", todo="pass the folder of their YAML files as --syncs", syncs=list(paths or ())
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+import json
+
+from airflow_reverse_etl.cli.frame import Answer
 
 
-def run_schema(_: argparse.Namespace) -> str:
+def schema() -> Answer:
     """Return the JSON Schema of a sync file."""
-    import json
-
     from airflow_reverse_etl.destinations.registry import sync_schema
 
-    return json.dumps(sync_schema(), indent=2)
+    found = sync_schema()
+    return Answer(found, [json.dumps(found, indent=2)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, urlsplit
@@ -18,7 +20,7 @@ from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter, Support
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ShownRequest, Support
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,6 +134,18 @@ class FileDestination:
             return self._failed(error)
         return Receipts(exceptions=exceptions)
 
+    def first_request(self, batch: Batch) -> ShownRequest:
+        """Return the file of a batch: its name and its lines."""
+        name = f"{self._url}/{self._file_name(batch)}"
+        if self._options.format == "parquet":
+            lines = [dumps(record).decode() for record in batch.records]
+            return ShownRequest(name, body="\n".join(lines), notes=("the rows are written in Parquet's format",))
+        if self._options.format == "csv":
+            return ShownRequest(name, body=self._table(batch).decode().rstrip("\n"))
+        data, exceptions = self._json_lines(batch)
+        notes = sorted({receipt.message for receipt in exceptions.values()})
+        return ShownRequest(name, body=data.decode().rstrip("\n"), notes=tuple(notes))
+
     def _failed(self, error: Exception) -> Receipts:
         """Return the receipts of a failed write.
 
@@ -194,20 +208,45 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _array(values: Sequence[Any]) -> pa.Array:
-    """Return a typed column. Values that do not share a type become JSON texts; a column of nulls gets type text."""
+    """Return a typed column. Values that do not share a type become JSON texts; a column of nulls gets type text.
+
+    Integers of more than 64 bits become decimals.
+    """
     import pyarrow as pa
 
     try:
         array = pa.array(values)
+    except OverflowError:
+        if any(type(value) is int for value in values):
+            return _array([Decimal(value) if type(value) is int else value for value in values])
+        return _texts(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else dumps(value).decode() for value in values], pa.string())
+        return _texts(values)
     return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
 
-def _csv_column(array: pa.Array) -> pa.Array:
-    """Return a column that CSV can hold: lists and objects become JSON."""
+def _texts(values: Sequence[Any]) -> pa.Array:
+    """Return a column of the JSON texts of values."""
     import pyarrow as pa
 
+    return pa.array([None if value is None else dumps(value).decode() for value in values], pa.string())
+
+
+def _csv_column(array: pa.Array) -> pa.Array:
+    """Return a column that CSV can hold: lists and objects become JSON, bytes become base64 as in JSON.
+
+    Decimals become text if Arrow would write one of them with an exponent.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_decimal(array.type):
+        if not pc.any(pc.match_substring(array.cast(pa.string()), "E")).as_py():
+            return array
+        return pa.array([None if value is None else f"{value:f}" for value in array.to_pylist()], pa.string())
+    if pa.types.is_binary(array.type):
+        values = array.to_pylist()
+        return pa.array([None if value is None else b64encode(value).decode() for value in values], pa.string())
     if pa.types.is_nested(array.type):
-        return pa.array([None if value is None else dumps(value).decode() for value in array.to_pylist()], pa.string())
+        return _texts(array.to_pylist())
     return array

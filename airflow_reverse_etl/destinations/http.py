@@ -16,17 +16,25 @@ from pydantic import Field
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.destinations.info import Account, Info
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
+from airflow_reverse_etl.http.auth.keys import NO_AUTH
 from airflow_reverse_etl.http.client import Client
 from airflow_reverse_etl.http.error_text import error_text
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
 from airflow_reverse_etl.http.rate_headers import left_today, retry_after
-from airflow_reverse_etl.http.redaction import clean
+from airflow_reverse_etl.http.redaction import MASK, clean, masked
 from airflow_reverse_etl.http.retries import Retries
 from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.http.status_table import ACTIONS, Action, action_of
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, DailyLimitError, Limiter, ObjectSchema
+from airflow_reverse_etl.sync.ports import (
+    Capabilities,
+    ConnectionInfo,
+    DailyLimitError,
+    Limiter,
+    ObjectSchema,
+    ShownRequest,
+)
 
 __all__ = [
     "ACTIONS",
@@ -322,6 +330,30 @@ class HttpDestination:
             if may_have_written:  # by an earlier request of this flow
                 receipt = replace(receipt, outcome=Outcome.UNKNOWN)
             return Receipts(receipt, requests=requests)
+
+    @final
+    def first_request(self, batch: Batch) -> ShownRequest:
+        """Return the first request of a batch's flow. No reply is made up, so later requests are only mentioned."""
+        flow = self.flow(batch)
+        try:
+            request = next(flow)
+        except StopIteration as end:
+            receipts: Receipts = end.value
+            reasons = {receipt.message for receipt in (receipts.default, *receipts.exceptions.values())}
+            return ShownRequest("no request", notes=tuple(sorted(filter(None, reasons))))
+        flow.close()
+        server = self.server
+        # Any header of a connection may be a credential.
+        headers = dict.fromkeys(server.headers, MASK) | dict(request.headers or {})
+        body = ""
+        if request.body is not None:
+            headers.setdefault("Content-Type", "application/json")
+            body = masked(request.body.decode(errors="replace"), server.secrets)
+        notes = ["requests after this one, if there are any, depend on its answer"]
+        if server.auth is not NO_AUTH:
+            notes.insert(0, "the connection's credentials are added when it is sent")
+        line = f"{request.method} {masked(server.join(request.url), server.secrets)}"
+        return ShownRequest(line, headers, body, tuple(notes))
 
     async def _exchange(self, request: Request) -> Reply:
         assert self._client is not None, "open the destination first"

@@ -29,7 +29,7 @@ from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
 from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
-from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ObjectField, ObjectSchema, usual
+from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ObjectField, ObjectSchema, ShownRequest, usual
 
 T = TypeVar("T")
 
@@ -173,6 +173,23 @@ class TableDestination:
     async def send(self, batch: Batch) -> Receipts:
         """Write a batch in one transaction."""
         return await self._use_session(self._write, batch)
+
+    def first_request(self, batch: Batch) -> ShownRequest:
+        """Return the first statement of a batch's transaction, and its parameters as JSON."""
+        connection = self._sessions[0].connection
+        names = tuple(batch.records[0])
+        statement = self._statement(batch.operation, names, connection)
+        alike = [record for record in batch.records if tuple(record) == names]
+        rows = [self._values(statement, record) for record in alike]
+        notes = [] if len(alike) == len(batch) else ["rows with other fields have statements of their own"]
+        if batch.operation is Operation.UPDATE or not self._writer(connection).takes_many:
+            if len(rows) > 1:
+                notes.insert(0, "the statement is executed once for each list of parameters")
+            return ShownRequest(statement.sql, body="\n".join(map(_json, rows)), notes=tuple(notes))
+        key = [statement.columns.index(name) for name in self._options.match_on if name in statement.columns]
+        chunk = next(_chunks(rows, key))
+        statement = self._statement(batch.operation, names, connection, rows=len(chunk))
+        return ShownRequest(statement.sql, body="\n".join(map(_json, chunk)), notes=tuple(notes))
 
     async def resolve(self, batch: Batch) -> Receipts:
         """Write rows that take each other's unique values, each group of such rows in one transaction.
@@ -330,7 +347,7 @@ class TableDestination:
             names = tuple(record)
             statement = self._statement(batch.operation, names, session.connection)
             try:
-                values = [self._value(record.get(name), name) for name in statement.columns]
+                values = self._values(statement, record)
             except NotJsonError as error:
                 exceptions[key] = Receipt(Outcome.REJECTED, "no_sql_value", str(error))
                 continue
@@ -433,6 +450,13 @@ class TableDestination:
         found = classify(error, self._dialect)
         return found.kind if found else None
 
+    def _values(self, statement: Statement, record: Mapping[str, Any]) -> list[Any]:
+        """Return the parameters of a record's statement.
+
+        :raises NotJsonError: a value has no form in SQL.
+        """
+        return [self._value(record.get(name), name) for name in statement.columns]
+
     def _value(self, value: Any, column: str = "") -> Any:
         """Return a value that the driver accepts: JSON for objects and lists; text for types that it lacks.
 
@@ -452,6 +476,10 @@ class TableDestination:
             if isinstance(value, UUID):
                 return str(value)
         return value
+
+
+def _json(values: Sequence[Any]) -> str:
+    return dumps(list(values)).decode()
 
 
 def _chunks(rows: Sequence[Sequence[Any]], key: Sequence[int]) -> Iterator[list[Sequence[Any]]]:

@@ -12,6 +12,8 @@ from urllib.parse import quote, quote_plus
 
 #: Longest message of a receipt, in characters.
 MAX_MESSAGE = 300
+#: Replacement of a secret.
+MASK = "…"
 # Characters of a line that cannot be in a text by chance.
 _LONG_LINE = 16
 
@@ -36,6 +38,15 @@ def clean(message: str, secrets: Iterable[str], records: Sequence[Mapping[str, A
         text = re.sub(pattern, "…", text, flags=re.IGNORECASE)
     if len(text) > MAX_MESSAGE:
         text = text[: MAX_MESSAGE - 1] + "…"
+    return text
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    """Return a text of ours with each secret in it masked, in every form in which it may be there."""
+    for secret in secrets:
+        for form in sorted(set(secret_forms(secret, text)), key=len, reverse=True):
+            if len(form) > 2:
+                text = text.replace(form, MASK)
     return text
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,15 +20,13 @@ from airflow_reverse_etl.compat import (
     airflow_configuration,
     airflow_error,
 )
-from airflow_reverse_etl.connections import connection_info, storage_options
 from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
-from airflow_reverse_etl.stores.choose import choose_store
-from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming, SystemClock
+from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import dbapi_connect, has_state_to_adopt, state_files, state_store, warehouse_store
+from airflow_reverse_etl.wiring import destination_of, run_context, state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -201,26 +198,14 @@ class SyncOperator(BaseOperator):
 
         :param query: the model as a SELECT; only a task that plans has one.
         """
-        # Imported here because a task needs the engine, and parsing the DAG does not.
-        from airflow_reverse_etl.stores.rate_budget import FileBudget
-        from airflow_reverse_etl.sync.context import RunContext
-
-        store = choose_store(
+        return run_context(
             sync,
-            query,
-            lake=state_store(),
-            open_warehouse_store=lambda: warehouse_store(sync.source),
-            has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
-            log=self.log.info,
-        )
-        return RunContext(
             run_id,
-            store,
-            observer=LogObserver(self.log.info, self.log.warning),
-            clock=SystemClock(),
+            query=query,
             label=_label(context["ti"]),
+            log=self.log.info,
+            observer=LogObserver(self.log.info, self.log.warning),
             deferrable=self.deferrable,
-            budget=FileBudget(state_files()),
             timing=self.timing,
         )
 
@@ -231,15 +216,7 @@ class SyncOperator(BaseOperator):
         return Sync.load(sync, check=check_options)
 
     def _destination(self, sync: Sync) -> Destination:
-        from airflow_reverse_etl.destinations.registry import create
-
-        conn_id = sync.destination.connection
-        if conn_id is None:
-            return create(sync, connection=None)
-        connection = connection_info(conn_id)
-        if options := storage_options(connection):  # credentials of object storage, from its connection type
-            connection = dataclasses.replace(connection, extra={**connection.extra, "storage_options": options})
-        return create(sync, connection=connection, connect=lambda: dbapi_connect(conn_id)(), lookup=connection_info)
+        return destination_of(sync)
 
     def _resolve_path(self, path: str) -> Path:
         """Resolve a path relative to the DAG file on this worker."""

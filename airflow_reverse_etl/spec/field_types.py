@@ -87,9 +87,9 @@ def constant_problem(value: object, *, depth: int = 0) -> str:
     if value is None or isinstance(value, str | float | Decimal | date | time | UUID):
         return ""
     if isinstance(value, Mapping):
-        keys = [key for key in value if not isinstance(key, str)]
+        keys = [key for key in value if not isinstance(key, str | int) or isinstance(key, bool)]
         parts = [*value, *value.values()]
-        problem = "must have text as keys" if keys else ""
+        problem = "must have text or numbers as keys" if keys else ""
     elif isinstance(value, list | tuple):
         parts = list(value)
         problem = ""

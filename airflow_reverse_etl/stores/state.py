@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError
+from airflow_reverse_etl.spec.report import RunReport
 
 T = TypeVar("T")
 
@@ -57,6 +58,29 @@ MEND_PLAN = (
 #: What to do about a damaged part of the committed state.
 MEND_STATE = "restore the sync's state from a backup, or forget it (reverse-etl state forget) to send everything again"
 
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A committed run, as the history has it."""
+
+    run_id: str
+    mode: str
+    planned_at: datetime
+    committed_at: datetime
+    report: RunReport
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> PastRun:
+        """Read a row of :data:`PAST_RUNS`."""
+        run_id, mode, planned_at, committed_at, report = row
+        return cls(run_id, mode, planned_at, committed_at, RunReport.from_json(json.loads(report)))
+
+
+#: The columns of a :class:`PastRun`, the last run first.
+PAST_RUNS = (
+    "SELECT run_id, mode, planned_at, committed_at, report FROM {table} WHERE {where}"
+    " ORDER BY committed_at DESC, plan_id DESC LIMIT {limit}"
+)
 #: The columns of a :class:`RejectedRow`, and their order.
 REJECTED_ROWS = "SELECT row_key, change, outcome, code, message, attempts, first_seen FROM {table} ORDER BY row_key"
 

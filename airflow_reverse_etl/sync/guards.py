@@ -42,11 +42,13 @@ def check_guards(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> None:
         return
     names = [verdict.name for verdict in stopping]
     conf = {"reverse_etl": {sync.name: {"lift_guards": names}}}
+    options = " ".join(f"--lift-guard {name}" for name in names)
     raise GuardError(
         "the plan exceeds the sync's guards, nothing was sent: " + "; ".join(verdict.text for verdict in stopping),
         todo=f"look at the model; if the change is intended, lift {' and '.join(names)} for one run: trigger the DAG "
-        f"with the configuration {json.dumps(conf)}, or set lift_guards={json.dumps(names)} on the task. For every "
-        "run, change the sync's guards; max_removed: 100% allows any removal",
+        f"with the configuration {json.dumps(conf)}, set lift_guards={json.dumps(names)} on the task, or run the sync "
+        f"by `reverse-etl run {options}` and its file. For every run, change the sync's guards; max_removed: 100% "
+        "allows any removal",
         sync=sync.name,
     )
 

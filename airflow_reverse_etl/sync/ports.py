@@ -490,6 +490,30 @@ class ResolvesConflicts(Destination, Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class ShownRequest:
+    """A request as a person sees it before it is sent. It has values of rows, and no credentials.
+
+    :param line: method and URL, SQL, or the path of a file.
+    :param headers: headers that are sent with it. Those of the connection have masked values.
+    :param body: the body, parameters or lines, exactly as they are sent, if that is text.
+    :param notes: what is not shown, such as requests that depend on the answer to this one.
+    """
+
+    line: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ShowsRequests(Protocol):
+    """Destination that can show a request before it is sent."""
+
+    def first_request(self, batch: Batch) -> ShownRequest:
+        """Return the first request of a batch, without sending it. Called while the destination is open."""
+
+
 class Observer(Protocol):
     """Receiver of a run's events, for logs, metrics and progress. Events have counts and codes, never row values."""
 

@@ -39,7 +39,7 @@ from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load.delivery import unrepeatable
 from airflow_reverse_etl.sync.load.loader import Loaded, Loader
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Destination, DestinationRegister, Plan, PlanRequest, Warehouse
+from airflow_reverse_etl.sync.ports import Destination, DestinationRegister, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Partition number of the checkpoint that is being committed.
@@ -115,6 +115,49 @@ async def attempt_sync(
     if isinstance(found, RunReport):
         check_failure_policy(sync, found)
     return found
+
+
+async def send_one(
+    sync: Sync, model: SourceModel, destination: Destination, context: RunContext, *, key: str
+) -> RunReport:
+    """Do a run that sends one row of its plan, to try a sync on a record that a person looks at.
+
+    It is a run like any other: it holds the lease, its plan must be within the guards, and a row that the destination
+    acknowledged enters the snapshot. The other rows of the plan are left for the next run.
+
+    :param key: primary key of the row, as plans and reports show it.
+    :returns: the report, in which the other rows are ``retryable``.
+    :raises ConfigurationError: the sync keeps no record, so its other rows would be lost; or the plan has no such row.
+    :raises RunConflictError: an earlier run has to be finished first.
+    :raises GuardError: a guard stopped the plan; nothing was sent.
+    :raises FailurePolicyError: the row was rejected; has ``report``.
+    """
+    if not sync.tracked:
+        raise ConfigurationError(
+            "the sync keeps no record of what was delivered, so a run of one row would lose the others",
+            todo="try the mapping with another sync, in a mode that tracks its rows",
+            sync=sync.name,
+        )
+    steps = Run(sync, context)
+    async with steps.lease():
+        plan = await steps.plan(steps.request(model), model.warehouse, destination)
+        if not isinstance(plan, Plan):
+            raise RunConflictError(
+                "an earlier run of this sync is not finished", todo="run the sync, then try again", sync=sync.name
+            )
+        seq = await asyncio.to_thread(_number_of, context.store, plan, key)
+        if seq is None:
+            if _untouched(await steps.progress(plan)):
+                await asyncio.to_thread(context.store.discard, plan)
+            raise ConfigurationError(
+                "the plan does not send a row with this key",
+                todo="check the key; a row that has not changed, or is invalid or given up, is not sent",
+                sync=sync.name,
+            )
+        await steps.load(plan, destination, Share(0, seq - 1, seq))
+        report = await steps.commit(plan, destination)
+    check_failure_policy(sync, report)
+    return report
 
 
 class Run:
@@ -195,7 +238,7 @@ class Run:
         # Finish what earlier runs, or earlier tries of this run, have begun.
         if approval:
             for unfinished in await asyncio.to_thread(self._store.unfinished, self._sync.name):
-                if _untouched(await self._progress(unfinished)):
+                if _untouched(await self.progress(unfinished)):
                     await asyncio.to_thread(self._store.discard, unfinished)
         plan = await self._settle_unfinished(destination)
         if isinstance(plan, (RunReport, Wait)):
@@ -213,7 +256,7 @@ class Run:
         self._report_plan(plan)
 
         # A plan that was sent in part has passed the guards.
-        if _untouched(await self._progress(plan)):
+        if _untouched(await self.progress(plan)):
             try:
                 check_guards(self._sync, plan, lift_guards)
             except GuardError:
@@ -286,7 +329,7 @@ class Run:
         plan = await self.unfinished()
         if plan is None:
             return
-        if _untouched(await self._progress(plan)):
+        if _untouched(await self.progress(plan)):
             await asyncio.to_thread(self._store.discard, plan)
         else:
             await self._fold(plan, destination)
@@ -383,7 +426,7 @@ class Run:
 
         :param seconds: as :meth:`commit` takes it.
         """
-        checkpoint = await self._progress(plan)
+        checkpoint = await self.progress(plan)
         if not checkpoint.is_spent:
             return await self.commit(plan, destination, seconds=seconds)
         left = plan.total - len(checkpoint.settled)
@@ -408,7 +451,7 @@ class Run:
         :param seconds: duration of the run so far; the report has the duration of the longest load if that is more.
         """
         assert self._lease is not None, "a commit needs a lease"
-        checkpoint = await self._progress(plan)
+        checkpoint = await self.progress(plan)
         checkpoint.lasted(seconds)
         await self._lease.renew()
         if not checkpoint.closed:
@@ -431,7 +474,7 @@ class Run:
             if plan.run_id.startswith(_PREVIEW_PREFIX):
                 await asyncio.to_thread(self._store.discard, plan)
                 continue
-            progress = await self._progress(plan)
+            progress = await self.progress(plan)
             own = plan.run_id == self._run_id
 
             # The commit was interrupted: complete it.
@@ -502,13 +545,25 @@ class Run:
         )
 
     async def _report_so_far(self, plan: Plan, destination: Destination) -> RunReport:
-        return _report(self._sync, plan, destination, await self._progress(plan))
+        return _report(self._sync, plan, destination, await self.progress(plan))
 
-    async def _progress(self, plan: Plan) -> Checkpoint:
+    async def progress(self, plan: Plan) -> Checkpoint:
         """Return the checkpoint that is being committed, or else the merged checkpoints of all partitions."""
         parts = await asyncio.to_thread(self._store.checkpoints, plan)
         closed = next((part for part in parts.values() if part.closed), None)
         return closed or Checkpoint.merged(parts.values())
+
+
+def _number_of(store: StateStore, plan: Plan, key: str) -> int | None:
+    """Return the sequence number of a row; None if the plan does not send it."""
+    import pyarrow.compute as pc
+
+    with contextlib.closing(store.changes(plan)) as changes:
+        for batch in changes:
+            at = pc.index(batch.column("key"), key).as_py()
+            if at >= 0:
+                return int(batch.column("seq")[at].as_py())
+    return None
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import JSON, KIND
@@ -28,6 +28,8 @@ _DIGITS = 38
 _ROOM = 9
 _INT64 = range(-(2**63), 2**63)
 _DAY = 86_400_000_000  # microseconds
+#: Stands in a driver's rows for a date or time that Python has not: infinite, before the year 1, after 9999, or 24:00.
+UNSUPPORTED = object()
 _FIRST_DAY = (date.min - date(1970, 1, 1)).days
 _LAST_DAY = (date.max - date(1970, 1, 1)).days
 
@@ -136,6 +138,7 @@ def field_of(name: str, data_type: pa.DataType, kind: str) -> pa.Field:
 #: Names of types whose text is JSON, as databases and drivers write them.
 _JSON_TYPES = frozenset(
     {"JSON", "JSONB", "ARROW.JSON", "VARIANT", "OBJECT", "ARRAY", "SUPER", "MAP", "STRUCT", "RECORD"}
+    | {"GOOGLE:SQLTYPE:JSON"}  # of BigQuery's Storage API
 )
 
 
@@ -147,7 +150,7 @@ def kind_of_field(field: pa.Field) -> str:
 
 
 def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch | None:
-    """Build an Arrow batch of rows; None without rows.
+    """Build an Arrow batch of rows; None without rows. Dates that Python has not become infinite ones.
 
     :raises ConfigurationError: a value does not have the type of its column. The error names the column.
     """
@@ -160,6 +163,9 @@ def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, c
         convert = column.convert
         try:
             items = values if convert is None else [None if value is None else convert(value) for value in values]
+            if pa.types.is_temporal(column.data_type) and UNSUPPORTED in items:
+                infinite = _range_of(column.data_type).infinite
+                items = [infinite if value is UNSUPPORTED else value for value in items]
             arrays.append(pa.array(items, column.data_type))
         except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
             raise _does_not_fit(column.name, column.data_type, conn_id) from None
@@ -199,20 +205,18 @@ def unified_type(kind: pa.DataType) -> pa.DataType:
 
 
 def cast(batch: pa.RecordBatch, schema: pa.Schema, *, conn_id: str) -> pa.RecordBatch:
-    """Cast a driver's batch to the types of a schema.
+    """Cast a driver's batch to the types of a schema. Dates that Python has not become infinite ones.
 
-    :raises ConfigurationError: a value does not fit, or is a date that Python does not support.
+    :raises ConfigurationError: a value does not fit.
     """
     import pyarrow as pa
 
     arrays = []
     for array, field in zip(batch.columns, schema, strict=True):
         try:
-            arrays.append(_cast(array, field.type))
+            arrays.append(_with_infinite_dates(_cast(array, field.type)))
         except pa.ArrowException:
             raise _does_not_fit(field.name, field.type, conn_id) from None
-        if not _has_supported_dates(arrays[-1]):
-            raise unsupported_date(column=field.name, connection=conn_id)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -235,37 +239,42 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return array.cast(kind, safe=not pa.types.is_timestamp(kind))  # unsafe for timestamps: truncates nanoseconds
 
 
-def _has_supported_dates(array: pa.Array) -> bool:
-    """Return whether all dates are in the years 1 to 9999, and all times before 24:00. Drivers do not check this."""
+class _Range(NamedTuple):
+    """Numbers of the dates or times that Python has, and the number that DuckDB reads as an infinite one."""
+
+    number: pa.DataType
+    lowest: int
+    highest: int
+    infinite: int
+
+
+def _range_of(kind: pa.DataType) -> _Range:
+    import pyarrow as pa
+
+    if pa.types.is_date(kind):
+        return _Range(pa.int32(), _FIRST_DAY, _LAST_DAY, 2**31 - 1)
+    if pa.types.is_time(kind):
+        return _Range(pa.int64(), 0, _DAY - 1, _DAY)
+    return _Range(pa.int64(), _FIRST_DAY * _DAY, (_LAST_DAY + 1) * _DAY - 1, 2**63 - 1)
+
+
+def _with_infinite_dates(array: pa.Array) -> pa.Array:
+    """Return the column with infinity for dates outside of the years 1 to 9999, and 24:00 for times after the day.
+
+    Drivers do not check this. For infinity, some return other numbers out of the range.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = array.type
-    if not pa.types.is_temporal(kind):
-        return True
-    if pa.types.is_date(kind):
-        numbers = array.view(pa.int32())
-        lowest = _FIRST_DAY
-        highest = _LAST_DAY
-    elif pa.types.is_time(kind):
-        numbers = array.view(pa.int64())
-        lowest = 0
-        highest = _DAY - 1
-    else:
-        numbers = array.view(pa.int64())
-        lowest = _FIRST_DAY * _DAY
-        highest = (_LAST_DAY + 1) * _DAY - 1
-    found = pc.min_max(numbers).as_py()
-    return found["min"] is None or (lowest <= found["min"] and found["max"] <= highest)
-
-
-def unsupported_date(**where: object) -> ConfigurationError:
-    """Build the error for a date that some databases support, but neither Python nor destinations do."""
-    return ConfigurationError(
-        "the model has a date or time stamp that is infinite, or not in the years 1 to 9999, or a time of 24:00",
-        todo="replace the value in the model, for example by NULL",
-        **where,
-    )
+    if not pa.types.is_temporal(array.type):
+        return array
+    numbers, lowest, highest, infinite = _range_of(array.type)
+    values = array.view(numbers)
+    found = pc.min_max(values).as_py()
+    if found["min"] is None or (lowest <= found["min"] and found["max"] <= highest):
+        return array
+    supported = pc.and_(pc.greater_equal(values, lowest), pc.less_equal(values, highest))
+    return pc.if_else(supported, values, pa.scalar(infinite, numbers)).view(array.type)
 
 
 def _text(value: Any) -> str:

@@ -20,9 +20,8 @@ from airflow_reverse_etl.errors import (
 )
 from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import dialect_of
-from airflow_reverse_etl.sql.driver_errors import classify, sqlstate
+from airflow_reverse_etl.sql.driver_errors import classify
 from airflow_reverse_etl.sql.read_only import files_closed
-from airflow_reverse_etl.warehouses.arrow import unsupported_date
 
 T = TypeVar("T")
 
@@ -205,8 +204,6 @@ def translated(error: Exception, dialect: Dialect, conn_id: str | None) -> Excep
             )
         case ErrorKind.UNREACHABLE | ErrorKind.CONFLICT:
             return unreachable(found.text, conn_id)
-        case ErrorKind.DATA if dialect.name == "postgres" and not sqlstate(error):  # psycopg raised it, not the server
-            return unsupported_date(connection=conn_id)
     return query_failed(type(error).__name__, conn_id)
 
 

@@ -74,7 +74,7 @@ class DbApiWarehouse(Warehouse):
 
     def _open(self) -> Any:
         connection = self._connect()
-        return postgres.reject_unsupported_dates(connection) if self.dialect == "postgres" else connection
+        return postgres.mark_unsupported_dates(connection) if self.dialect == "postgres" else connection
 
     def _start(self, connection: Any, query: str, batch_rows: int) -> RunningQuery:
         """Run a query and fetch its first batch."""

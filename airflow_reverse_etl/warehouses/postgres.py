@@ -16,8 +16,9 @@ arrays, composite types                                string: the server's JSON
 anything else: uuid, interval, enums, ranges, inet …   string: the server's text
 =====================================================  ========================================================
 
-Infinite dates, dates before the year 1 or after 9999, NaN and infinity as a numeric, and numerics of more than 38
-digits cannot be represented. They raise an error; the drivers alone would return other values.
+Infinite dates and dates before the year 1 or after 9999 are read as infinite dates. These, and the time 24:00, reject
+their row when it is sent. NaN and infinity as a numeric, and numerics of more than 38 digits, raise an error. The
+drivers alone would return other values.
 
 Sources: PostgreSQL's system catalog ``pg_type`` for the numbers of types.
 """
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import JSON, NESTED
 from airflow_reverse_etl.sql.quoting import quoted
-from airflow_reverse_etl.warehouses.arrow import unsupported_date
+from airflow_reverse_etl.warehouses.arrow import UNSUPPORTED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,25 +142,50 @@ def conninfo(connection: Any) -> str:
     return " ".join(pairs)
 
 
-def reject_unsupported_dates(connection: Any) -> Any:
-    """Make psycopg2 raise an error for dates that it would change, as psycopg 3 does."""
-    if not hasattr(connection, "info") or not hasattr(connection.info, "dsn_parameters"):
-        return connection
+def mark_unsupported_dates(connection: Any) -> Any:
+    """Make psycopg return :data:`UNSUPPORTED` for dates and times that Python has not.
+
+    psycopg2 alone would change them, and psycopg 3 would fail for all rows of a batch.
+    """
+    info = getattr(connection, "info", None)
+    if hasattr(info, "dsn_parameters"):
+        _mark_psycopg2(connection)
+    elif hasattr(info, "get_parameters"):
+        _mark_psycopg3(connection)
+    return connection
+
+
+def _mark_psycopg2(connection: Any) -> None:
     from psycopg2 import extensions
 
     for number in _DAYS_AND_TIMES:
         standard = extensions.string_types[number]
 
         def checked(text: str | None, cursor: Any, standard: Any = standard) -> Any:
+            if text is not None and text.endswith(_UNSUPPORTED_ENDINGS):
+                return UNSUPPORTED
             try:
-                if text is not None and text.endswith(_UNSUPPORTED_ENDINGS):
-                    raise ValueError(text)
                 return standard(text, cursor)
             except ValueError:
-                raise unsupported_date() from None
+                return UNSUPPORTED
 
-        extensions.register_type(extensions.new_type((number,), f"STRICT{number}", checked), connection)
-    return connection
+        extensions.register_type(extensions.new_type((number,), f"MARKED{number}", checked), connection)
+
+
+def _mark_psycopg3(connection: Any) -> None:
+    from psycopg import DataError
+    from psycopg.types import datetime as loaders
+
+    for name in ("Date", "Time", "Timestamp", "Timestamptz"):
+        standard: Any = getattr(loaders, f"{name}Loader")
+
+        def load(self: Any, data: Any, standard: Any = standard) -> Any:
+            try:
+                return standard.load(self, data)
+            except (DataError, ValueError, OverflowError):
+                return UNSUPPORTED
+
+        connection.adapters.register_loader(name.lower(), type(f"Marked{name}Loader", (standard,), {"load": load}))
 
 
 def adbc_connection(hook: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_an_errors_last_line_is_a_command_that_explains_it(
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert f"\n| `{error.__name__}` |" in told
+    assert len(re.findall(r"(?m)^\| `\w+Error` \|", told)) == 1  # no other error
     assert ("\n## dbt\n" in told) == (error is errors.ProjectError)
     assert ("passphrase does not unlock the SSH key" in told) == (error is errors.CredentialsError)
 

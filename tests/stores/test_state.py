@@ -390,3 +390,17 @@ def test_state_in_object_storage_is_managed_alike(tmp_path: Path, bucket: Bucket
     assert runs.run() == {"2": "added"}
     environment.forget("s")
     assert environment.syncs() == []
+
+
+def test_past_runs_are_listed_last_first(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model(THREE)
+    runs.run()
+    runs.model([*THREE, (4, "d", 4)])
+    runs.run()
+    last, first = store.past_runs("s", limit=10)
+    assert (first.report.planned.added, last.report.planned.added) == (3, 1)
+    assert (last.mode, last.planned_at >= first.planned_at) == ("upsert", True)
+    assert [run.run_id for run in store.past_runs("s", limit=1)] == [last.run_id]
+    with pytest.raises(ConfigurationError, match="no state of this sync"):
+        store.past_runs("unknown", limit=1)

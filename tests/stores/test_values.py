@@ -125,13 +125,26 @@ def test_an_identifier_is_sent_as_the_text_by_which_the_plan_knows_it(records_of
     assert record["c0"] == '{"a":1}'
 
 
-@pytest.mark.parametrize("value", ["date 'infinity'", "timestamp '10000-01-01 00:00:00'", "date '0044-03-15 (BC)'"])
-def test_a_value_that_cannot_be_sent_concerns_its_row_alone(records_of: Records, value: str) -> None:
-    _, failures = records_of("duckdb", ["1", value])
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("duckdb", "date 'infinity'"),
+        ("duckdb", "timestamp '10000-01-01 00:00:00'"),
+        ("duckdb", "date '0044-03-15 (BC)'"),
+        ("duckdb", "time '24:00:00'"),
+        ("postgres", "date 'infinity'"),
+        ("postgres", "date '0044-03-15 BC'"),
+        ("postgres", "timestamp '-infinity'"),
+        ("postgres", "timestamptz '10000-01-01 00:00:00'"),
+        ("postgres", "time '24:00'"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_concerns_its_row_alone(records_of: Records, source: str, value: str) -> None:
+    _, failures = records_of(source, ["1", value])
     [(_, failure)] = failures.items()
     assert failure.code == "wrong_value"
-    assert failure.message.startswith("column 'c1', field 'c1': a value of type ")
-    assert "dates are in the years 1 to 9999" in failure.message
+    assert failure.message.startswith("column 'c1', field 'c1': ")
+    assert failure.message.endswith(("dates are in the years 1 to 9999", "the time 24:00 cannot be sent"))
     assert "infinity" not in failure.message
 
 

@@ -86,9 +86,9 @@ def test_widths_and_units_are_the_same_whatever_the_driver(
     assert (table.schema.field("x").type, table.to_pylist(), other.asked) == (data_type, [{"x": expected}], 0)
 
 
-@pytest.mark.parametrize("value", ["18446744073709551615::UBIGINT", "'infinity'::DATE"])
-def test_what_has_no_value_in_these_types_is_refused(warehouse: AdbcWarehouse, value: str) -> None:
-    rows = warehouse.read(f"SELECT CASE WHEN i > 150000 THEN {value} END AS x FROM range(200000) AS t(i)")
+def test_what_has_no_value_in_these_types_is_refused(warehouse: AdbcWarehouse) -> None:
+    query = "SELECT CASE WHEN i > 150000 THEN 18446744073709551615::UBIGINT END AS x FROM range(200000) AS t(i)"
+    rows = warehouse.read(query)
     with pytest.raises(ConfigurationError, match="'x'"):
         rows.read_all()
 

@@ -65,6 +65,16 @@ def test_a_query_that_does_not_fit_into_memory_is_reported() -> None:
         warehouse.read("SELECT i, hash(i) AS h FROM range(9000000) AS t(i) ORDER BY h").read_all()
 
 
+@pytest.mark.parametrize("first", [0, 70_000])
+@pytest.mark.parametrize("value", ["CAST('row-value-' || i AS INTEGER)", "error('row-value')"])
+def test_an_error_for_a_row_is_one_of_the_model_and_quotes_no_value(first: int, value: str) -> None:
+    """This holds for the first rows and for later ones."""
+    query = f"SELECT CASE WHEN i < {first} THEN 1 ELSE {value} END AS v FROM range(100000) AS t(i)"
+    with pytest.raises(ConfigurationError, match="query fails while it is read") as caught:
+        DuckDBWarehouse(duckdb.connect()).read(query, batch_rows=2048).read_all()
+    assert "row-value" not in str(caught.value)
+
+
 @pytest.fixture
 def closed(tmp_path: Path) -> DuckDBWarehouse:
     """Open a database without files: with a table ``t``, a view ``v`` over a file, and ``other.t``, attached."""

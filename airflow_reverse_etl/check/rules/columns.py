@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import Columns, FieldTypes, family
+from airflow_reverse_etl.check.rules.building import missing_input_finding, was_removed_upstream
 from airflow_reverse_etl.check.usage import Place
 from airflow_reverse_etl.spec.columns import Column
 
@@ -27,8 +28,8 @@ def columns(change: ModelChange) -> Iterator[Finding]:
         before = old.get(name, spelling=change.spelling(name))
         after = new.get(name, spelling=change.spelling(name))
         missing_input = new.missing_input(name)
-        if missing_input and _was_removed_upstream(change, missing_input):
-            yield _missing_input(change, missing_input, name=name, place=place)
+        if missing_input and was_removed_upstream(change, missing_input):
+            yield missing_input_finding(change, missing_input, column=name, place=place)
         elif after and new.complete:
             if before:
                 yield from _existing(change, name, place, (before, after), same_lineage=_same_lineage(name, old, new))
@@ -95,20 +96,6 @@ def every_column(change: ModelChange) -> Iterator[Finding]:
         )
 
 
-def inputs(change: ModelChange) -> Iterator[Finding]:
-    """Yield columns that the model, or something upstream, reads anywhere, and that are gone: it cannot be built."""
-    if not change.changed:
-        return
-    reported = {change.head.columns(change.after.unique_id).missing_input(name) for name in change.columns}
-    found: set[str] = set()
-    for _, unique_id in change.changed_nodes():
-        for statement in change.head.statements(unique_id):
-            found |= statement.missing_inputs()
-    for missing_input in sorted(found - reported):
-        if _was_removed_upstream(change, missing_input):
-            yield _missing_input(change, missing_input)
-
-
 def _same_lineage(name: str, old: Columns, new: Columns) -> bool | None:
     """Return None if one of the lineages is unknown."""
     before = old.lineage_id(name)
@@ -136,33 +123,6 @@ def _missing(change: ModelChange, name: str, place: Place, old: Columns, new: Co
     return change.finding(
         "column-missing", level, message, place=place, column=name, todo=todo, contract=change.before.contract
     )
-
-
-def _missing_input(
-    change: ModelChange, missing_input: str, *, name: str | None = None, place: Place | None = None
-) -> Finding:
-    subject = f"column {name} of {change.after.name} is computed" if name else f"{change.after.name} is built"
-    return change.finding(
-        "column-missing",
-        Level.BREAKING,
-        f"{subject} from {missing_input}, which is missing: the model cannot be built",
-        place=place,
-        column=name,
-        todo=f"restore {missing_input}, or change the model as well",
-        contract=change.before.contract,
-    )
-
-
-def _was_removed_upstream(change: ModelChange, missing_input: str) -> bool:
-    """Return False if no upstream node lost such a column: the name then only looks like one of a column."""
-    name = missing_input.rpartition(".")[2]
-    for ancestor in change.head.project.ancestors(change.after.unique_id):
-        if ancestor not in change.base.project.nodes:
-            continue
-        new = change.head.columns(ancestor)
-        if change.base.columns(ancestor).get(name) and new.complete and not new.get(name):
-            return True
-    return False
 
 
 def _new_name(name: str, old: Columns, new: Columns) -> str | None:

@@ -11,7 +11,8 @@ from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import family
 from airflow_reverse_etl.check.project.definition import BUILD, CONFIGURATION, FILE, TABLE
 from airflow_reverse_etl.check.query_diff import different_clauses
-from airflow_reverse_etl.check.rules.columns import columns, every_column, inputs
+from airflow_reverse_etl.check.rules.building import inputs, unproven
+from airflow_reverse_etl.check.rules.columns import columns, every_column
 from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
@@ -251,6 +252,7 @@ RULES: tuple[Callable[[ModelChange], Iterator[Finding]], ...] = (
     columns,
     every_column,
     inputs,
+    unproven,
     key,
     contract,
     rows,

@@ -46,7 +46,9 @@ from airflow_reverse_etl.stores.lake.planner import LakePlanRunner
 from airflow_reverse_etl.stores.state import (
     MEND_PLAN,
     MEND_STATE,
+    PAST_RUNS,
     REJECTED_ROWS,
+    PastRun,
     RejectedRow,
     SyncState,
     no_state,
@@ -352,6 +354,18 @@ class LakeStore(StateStore):
         with self._scratch() as work:
             self._rejections(sync).view(work, "rejections")
             return [RejectedRow(*row) for row in work.execute(REJECTED_ROWS.format(table="rejections"))]
+
+    def past_runs(self, sync: str, *, limit: int) -> list[PastRun]:
+        """Return the last committed runs of a sync, the last one first.
+
+        :raises ConfigurationError: the sync has no state.
+        """
+        self._names(sync)
+        history = self._history(sync)
+        with self._scratch() as work:
+            history.view(work, "history")
+            rows = work.execute(PAST_RUNS.format(table="history", where="1 = 1", limit=limit))
+        return [PastRun.from_row(row) for row in rows]
 
     def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Delete the rejections of one record, so that the next run tries it again; return their number.

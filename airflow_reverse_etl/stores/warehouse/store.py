@@ -29,7 +29,9 @@ from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
 from airflow_reverse_etl.stores.state import (
     MEND_STATE,
+    PAST_RUNS,
     REJECTED_ROWS,
+    PastRun,
     RejectedRow,
     SyncState,
     no_state,
@@ -391,6 +393,14 @@ class WarehouseStore(StateStore):
             own = self._tables.make_own(sync)
             rows = self._database.run(REJECTED_ROWS.format(table=self._tables[f"{own}_rejections"]))
         return [RejectedRow(*row) for row in rows]
+
+    def past_runs(self, sync: str, *, limit: int) -> list[PastRun]:
+        """Return the last runs: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.past_runs`."""
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            where = f"sync = {self._text(sync)}"
+            rows = self._database.run(PAST_RUNS.format(table=self._tables["runs"], where=where, limit=limit))
+        return [PastRun.from_row(row) for row in rows]
 
     def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Try a record again: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.release_record`."""

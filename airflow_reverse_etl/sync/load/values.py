@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_NO_TIME = "the time 24:00 cannot be sent"
 _NO_NUMBER = "NaN and Infinity have no JSON form"
 #: Most digits before or after the point of a number in JSON that is kept with all its digits.
 _DIGITS = 40
@@ -58,6 +59,7 @@ def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tup
         values, problems = _one_by_one(column)
     else:
         problems = {}
+    problems |= dict.fromkeys(_midnights(column), _NO_TIME)
     if parse_json and _has_floats(column.type):
         problems |= {at: _NO_NUMBER for at, value in enumerate(values) if not _is_finite(value)}
     if kind == INTEGER:
@@ -100,6 +102,17 @@ def _one_by_one(column: pa.Array) -> tuple[list[Any], dict[int, str]]:
             values.append(None)
             problems[at] = f"a value of type {column.type} cannot be sent: dates are in the years 1 to 9999"
     return values, problems
+
+
+def _midnights(column: pa.Array) -> list[int]:
+    """Return the positions of the time 24:00, which Python would read as 00:00."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_time64(column.type):
+        return []
+    late = pc.greater_equal(column.view(pa.int64()), 86_400_000_000)
+    return list(pc.indices_nonzero(pc.fill_null(late, fill_value=False)).to_pylist())
 
 
 def _integer(value: Any) -> Any:

@@ -1,0 +1,117 @@
+"""The commands ``reverse-etl status`` and ``history``: what the state knows of syncs and their runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airflow_reverse_etl.cli.frame import Answer
+from airflow_reverse_etl.cli.options import StateConnection, SyncOrName
+from airflow_reverse_etl.cli.output import Table
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.stores.state import PastRun, SyncState
+
+_RUN_COUNTS = ("accepted", "rejected", "retryable", "unknown", "given_up")
+
+
+def status(
+    sync: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SYNC]",
+            help="YAML file of a sync; or its name, if its state is under the state_url; default: all that have state",
+        ),
+    ] = None,
+    connection: StateConnection = None,
+) -> Answer:
+    """Show how the last run of each sync ended, and whether a run is not finished."""
+    from airflow_reverse_etl.cli.airflow import state_store
+    from airflow_reverse_etl.cli.session import open_state
+    from airflow_reverse_etl.stores.state import no_state
+
+    if sync is None:
+        with state_store(connection) as store:
+            found = [_status(store, state) for state in store.syncs()]
+        return _statuses(found) if found else Answer([], ["no state found"])
+    with open_state(sync, connection) as (name, store):
+        states = [state for state in store.syncs() if state.sync == name]
+        if not states:
+            raise no_state(name)
+        found = [_status(store, state) for state in states]
+        reasons = [reason for run in store.past_runs(name, limit=1) for reason in run.report.reasons]
+    answer = _statuses(found)
+    if not reasons:
+        return answer
+    from airflow_reverse_etl.cli.run import reasons_of
+
+    return dataclasses.replace(answer, shown=[*answer.shown, reasons_of(reasons)])
+
+
+def _status(store: Any, state: SyncState) -> dict[str, Any]:
+    runs: Sequence[PastRun] = store.past_runs(state.sync, limit=1)
+    report = runs[0].report if runs else None
+    unfinished = [plan.run_id for plan in store.unfinished(state.sync)]
+    verdict = "ok"
+    if unfinished:
+        verdict = "unfinished"
+    elif report and report.rejected:
+        verdict = "rejected"
+    elif report and report.given_up:
+        verdict = "given up"
+    return {
+        "sync": state.sync,
+        "status": verdict,
+        "records": state.rows,
+        "last_run": state.last_run,
+        "destination": state.destination,
+        "unfinished": unfinished,
+        "report": report.to_json() if report else None,
+    }
+
+
+def _statuses(found: Sequence[dict[str, Any]]) -> Answer:
+    rows = []
+    for state in found:
+        report = state["report"] or {}
+        counts = [f"{report[name]:,}" if report else "-" for name in _RUN_COUNTS]
+        last = f"{state['last_run']:%Y-%m-%d %H:%M:%S}Z" if state["last_run"] else "never"
+        rows.append((state["sync"], state["status"], last, f"{state['records']:,}", *counts))
+    head = ("sync", "status", "last run", "records", *(name.replace("_", " ") for name in _RUN_COUNTS))
+    return Answer(found, [Table(head, rows)])
+
+
+def history(
+    sync: SyncOrName,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="most runs to list; default: 20")] = 20,
+    connection: StateConnection = None,
+) -> Answer:
+    """List the last runs of a sync, the last one first."""
+    from airflow_reverse_etl.cli.session import open_state
+
+    with open_state(sync, connection) as (name, store):
+        runs: Sequence[PastRun] = store.past_runs(name, limit=limit)
+    data = [
+        {
+            "planned_at": run.planned_at.isoformat(),
+            "committed_at": run.committed_at.isoformat(),
+            "mode": run.mode,
+            **run.report.to_json(),
+        }
+        for run in runs
+    ]
+    if not runs:
+        return Answer(data, ["no runs found"])
+    head = ("planned", "mode", "added", "changed", "removed", *_RUN_COUNTS[:3], "seconds")
+    return Answer(data, [Table(head, [_cells(run) for run in runs])])
+
+
+def _cells(run: PastRun) -> tuple[str, ...]:
+    report = run.report
+    planned = report.planned
+    counts = (planned.added, planned.changed, planned.removed, report.accepted, report.rejected, report.retryable)
+    when = f"{run.planned_at:%Y-%m-%d %H:%M:%S}Z"
+    return (when, run.mode, *(f"{count:,}" for count in counts), f"{report.seconds:.1f}")

@@ -1,0 +1,189 @@
+"""The command ``reverse-etl validate``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airflow_reverse_etl.cli.frame import FAILED, PASSED, Answer
+from airflow_reverse_etl.cli.options import Project, catalog_of
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.dbt.catalog import Catalog
+    from airflow_reverse_etl.errors import ReverseEtlError, SpecError
+
+
+@dataclass(slots=True)
+class Finding:
+    """Result of the check of one file.
+
+    :param checked: the parts that were checked: ``file``, ``model``, ``columns``, ``fields``.
+    :param problems: reasons why the sync is not valid.
+    :param unchecked: the other parts, each with the reason.
+    """
+
+    file: str
+    sync: str | None = None
+    checked: list[str] = field(default_factory=lambda: ["file"])
+    problems: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        return "not valid" if self.problems else "valid"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as data."""
+        return {
+            "file": self.file,
+            "sync": self.sync,
+            "valid": not self.problems,
+            "checked": self.checked,
+            "problems": self.problems,
+            "unchecked": self.unchecked,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield its lines of text."""
+        yield f"{self.file}: {self.verdict}; checked: {', '.join(self.checked)}"
+        for problem in self.problems:
+            yield f"  - {problem}"
+        for reason in self.unchecked:
+            yield f"  - not checked: {reason}"
+
+
+def validate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="files of syncs, or folders of them")],
+    project: Project = None,
+    connect: Annotated[
+        bool,
+        typer.Option(
+            "--connect",
+            help="also ask the warehouse for the model's columns, and the destination for its fields; what cannot be "
+            "reached is named, and fails nothing. No row is read or sent",
+        ),
+    ] = False,
+) -> Answer:
+    """Check syncs: each file, its model in the dbt project, its columns and its fields.
+
+    :raises ConfigurationError: file or folder not found, or it has no syncs.
+    """
+    from airflow_reverse_etl.errors import ConfigurationError
+
+    sources, invalid = _read(paths)
+    if not sources and not invalid:
+        raise ConfigurationError("no syncs found", todo="pass YAML files of syncs, or a folder that has some")
+    findings = [_of_invalid(error) for error in invalid]
+    catalog = catalog_of(project)
+    names: dict[str, str] = {}
+    for source in sources:
+        finding = Finding(source.file, source.sync.name)
+        findings.append(finding)
+        first = names.setdefault(source.sync.name, source.file)
+        if first != source.file:
+            place = source.place("name")
+            finding.problems.append(
+                f"{place}: name: {source.sync.name!r} is the name of {first}, too: they share state"
+            )
+        if _check_model(source, catalog, finding) and connect:
+            _check_remotes(source, catalog, finding)
+    findings.sort(key=lambda finding: finding.file)
+    return _answer(findings)
+
+
+def _read(paths: Sequence[str]) -> tuple[list[SyncSource], list[SpecError]]:
+    from airflow_reverse_etl.check.usage import read_syncs
+    from airflow_reverse_etl.destinations.registry import check_options
+
+    sources: list[SyncSource] = []
+    invalid: list[SpecError] = []
+    for path in paths:
+        found, errors = read_syncs(Path(path), check=check_options)
+        sources += found
+        invalid += errors
+    return sources, invalid
+
+
+def _of_invalid(error: SpecError) -> Finding:
+    """Return the finding of a file that cannot be read as a sync."""
+    file, _, line = error.where.get("file", "").rpartition(":")
+    if not line.isdecimal():
+        file = error.where.get("file", "")
+    return Finding(file, problems=list(error.problems) or [str(error)])
+
+
+def _check_model(source: SyncSource, catalog: Catalog | None, finding: Finding) -> bool:
+    """Check the model and its primary key; return whether the model is known."""
+    if isinstance(source.sync.model, str) and catalog is None:
+        finding.unchecked.append("model: pass the dbt project as --project")
+        return False
+    from airflow_reverse_etl.cli.session import model_of
+
+    with _noted(source, finding, "model"):
+        model_of(source.sync, catalog)
+    return "model" in finding.checked
+
+
+def _check_remotes(source: SyncSource, catalog: Catalog | None, finding: Finding) -> None:
+    """Ask the warehouse for the model's columns, and the destination for its fields, as a run does."""
+    from airflow_reverse_etl.cli.airflow import wiring
+    from airflow_reverse_etl.cli.session import closing_store, model_of, run_context, wait_for
+    from airflow_reverse_etl.sync.fields.inspection import inspect
+    from airflow_reverse_etl.sync.planning import statement_for, with_model_columns
+    from airflow_reverse_etl.sync.ports import PlanRequest
+
+    sync = source.sync
+    wired = wiring()
+    query, primary_key = model_of(sync, catalog)
+    with _noted(source, finding, "columns"):
+        warehouse = wired.open_warehouse(sync.source)
+        try:
+            sync = with_model_columns(sync, query, warehouse)
+            request = PlanRequest(sync, query, primary_key, "validate", datetime.now(UTC))
+            statement_for(request, warehouse, None, snapshot_rows=0, planner="duckdb")
+        finally:
+            warehouse.close()
+    if sync.star:
+        finding.unchecked.append("fields: the mapping has every column of a model whose columns are not known")
+        return
+    with _noted(source, finding, "fields"):
+        destination = wired.destination_of(sync)
+        context = run_context(sync, query=None)
+        with closing_store(context.store):
+            wait_for(inspect(sync, destination, context))
+
+
+@contextmanager
+def _noted(source: SyncSource, finding: Finding, part: str) -> Iterator[None]:
+    """Note the result of a check: a problem of the sync, or a reason why the part could not be checked."""
+    from airflow_reverse_etl.errors import CredentialsError, ReverseEtlError, TryLaterError
+
+    try:
+        yield
+        finding.checked.append(part)
+    except (CredentialsError, TryLaterError) as error:
+        finding.unchecked.append(f"{part}: {_one_line(error)}")
+    except ReverseEtlError as error:
+        finding.checked.append(part)
+        place = source.place("model") if part == "model" else source.file
+        problems: Sequence[str] = getattr(error, "problems", ()) or [_one_line(error)]
+        finding.problems += [f"{place}: {problem}" for problem in problems]
+
+
+def _one_line(error: ReverseEtlError) -> str:
+    return f"{error.what}; {error.todo}" if error.todo else error.what
+
+
+def _answer(findings: Sequence[Finding]) -> Answer:
+    wrong = sum(1 for finding in findings if finding.problems)
+    lines = [line for finding in findings for line in finding.lines()]
+    lines.append(f"{len(findings):,} checked: {len(findings) - wrong:,} valid, {wrong:,} not valid")
+    data = {"valid": not wrong, "syncs": [finding.to_json() for finding in findings]}
+    return Answer(data, lines, FAILED if wrong else PASSED)
