@@ -25,6 +25,9 @@ _STATES: Mapping[str, ErrorKind] = {
     "08": ErrorKind.UNREACHABLE,
     "53": ErrorKind.UNREACHABLE,
     "57P": ErrorKind.UNREACHABLE,
+    "57014": ErrorKind.UNREACHABLE,  # the statement took too long, or was cancelled
+    "25P03": ErrorKind.UNREACHABLE,  # the session was idle in a transaction
+    "25P04": ErrorKind.UNREACHABLE,  # the transaction took too long
     "42": ErrorKind.WRONG,
     "22": ErrorKind.DATA,
     "23": ErrorKind.DATA,

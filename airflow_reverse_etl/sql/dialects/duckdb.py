@@ -75,6 +75,7 @@ DUCKDB = _DuckDB(
     # state
     session=("SET TimeZone = 'UTC'",),
     plan_in_transaction=True,
+    range_rows=65_536,
     describe=(
         "SELECT column_name, data_type FROM information_schema.columns"
         " WHERE LOWER(table_schema) = LOWER('{schema_name}') AND LOWER(table_name) = '{table}'"

@@ -81,6 +81,8 @@ class PlannerDialect(Dialect):
     :param grant_tables: statement for an administrator if the schema exists.
     :param analyzed: statement that refreshes the statistics of a table after many changes.
     :param indexed: statement that makes ranges of ``seq`` fast to read, and in order.
+    :param range_rows: most rows of a change set that one statement reads, if the database holds a statement until its
+        rows are read; 0 if it stores the result.
     :param add_column: the part of ALTER TABLE that adds a column.
     :param piece: most characters of one text constant; warehouses accept about a megabyte of SQL in a statement.
     :param doubles_percent: module of a driver that reads ``%%`` as ``%``.
@@ -126,6 +128,7 @@ class PlannerDialect(Dialect):
     grant_tables: str
     analyzed: str = ""
     indexed: str = ""
+    range_rows: int = 0
     add_column: str = "ADD COLUMN {column}"
     piece: int = 200_000
     doubles_percent: str = ""

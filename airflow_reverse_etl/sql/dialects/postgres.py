@@ -75,4 +75,5 @@ POSTGRES = PlannerDialect(
     grant_tables='GRANT USAGE, CREATE ON SCHEMA {schema} TO "{user}";',
     analyzed="ANALYZE {table}",
     indexed="CREATE INDEX ON {table} (seq)",
+    range_rows=65_536,
 )

@@ -33,6 +33,7 @@ REDSHIFT = PlannerDialect(
     # the default of 15 digits of a float hides changes
     session=("SET timezone = 'UTC'", "SET datestyle = 'ISO, YMD'", "SET extra_float_digits = 2"),
     plan_in_transaction=True,
+    range_rows=250_000,  # without an index, each statement reads the whole column
     # after v_generate_tbl_ddl in https://github.com/awslabs/amazon-redshift-utils
     describe=(
         "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a JOIN pg_class AS c"

@@ -40,6 +40,7 @@ from airflow_reverse_etl.stores.state import (
     read_stored,
     unfinished_run,
 )
+from airflow_reverse_etl.stores.warehouse.change_reading import ChangeReading
 from airflow_reverse_etl.stores.warehouse.commit import WarehouseCommitRunner, saved_state
 from airflow_reverse_etl.stores.warehouse.compare_and_set import TableValues
 from airflow_reverse_etl.stores.warehouse.database import Database, Session
@@ -204,24 +205,19 @@ class WarehouseStore(StateStore):
         string = self._tables.sql.types["VARCHAR"]
         names = ["seq", "change", "key", *stored.values, "identifiers"]
         values = "".join(f"{name}, " for name in stored.values)
-        query = (
-            f"SELECT seq, change, COALESCE(row_key, CAST(seq AS {string})) AS row_key,"
-            f" {values}"
-            "CASE WHEN change = 'removed' THEN identifiers END AS identifiers"
-            f" FROM {self._tables[f'{own}_changes_{run_of(plan)}']}"
-            f" WHERE seq > {after} AND seq <= {last} ORDER BY seq"
-        )
-        warehouse = self._open_warehouse()  # a reader of its own, because partitions are read at the same time
-        try:
-            reader = warehouse.read(query)
-            try:
-                for batch in reader:
-                    yield with_kinds(_typed(batch, names), stored.value_kinds)
-            finally:
-                reader.close()
-                del reader  # drops its reference to the cursor
-        finally:
-            warehouse.close()  # ends the transaction, which would prevent dropping the table
+        table = self._tables[f"{own}_changes_{run_of(plan)}"]
+
+        def query(after: int, until: int) -> str:
+            return (
+                f"SELECT seq, change, COALESCE(row_key, CAST(seq AS {string})) AS row_key,"
+                f" {values}"
+                "CASE WHEN change = 'removed' THEN identifiers END AS identifiers"
+                f" FROM {table} WHERE seq > {after} AND seq <= {until} ORDER BY seq"
+            )
+
+        reading = ChangeReading(self._open_warehouse, query, names, range_rows=self._tables.sql.range_rows)
+        for batch in reading.read(after, last):
+            yield with_kinds(batch, stored.value_kinds)
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
@@ -531,14 +527,3 @@ class WarehouseStore(StateStore):
 
     def _committed(self, plan_id: str) -> bool:
         return bool(self._database.run(f"SELECT 1 FROM {self._tables['runs']} WHERE plan_id = {self._text(plan_id)}"))
-
-
-def _typed(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """Return a batch with the promised names and types. Some warehouses use upper case, and decimals for numbers."""
-    import pyarrow as pa
-
-    promised = {"seq": pa.int64(), "change": pa.string(), "key": pa.string(), "identifiers": pa.string()}
-    fields = [field.with_name(name) for name, field in zip(names, batch.schema, strict=True)]
-    fields = [field.with_type(promised.get(field.name, field.type)) for field in fields]
-    columns = [column.cast(field.type) for column, field in zip(batch.columns, fields, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
