@@ -374,10 +374,17 @@ class ColumnLineage:
         """Return the inputs, ``table.column``, that any part of the statement reads and that its parents lack."""
         found: set[str] = set()
         for scope, column in self._reads():
-            is_alias = not column.table and self.selects(scope, column.name)
-            if not is_alias:
+            if not self._is_of_result(scope, column):
                 found.update(_MISSING.findall(self.input_id(scope, column)))
         return found
+
+    def _is_of_result(self, scope: Scope, column: exp.Column) -> bool:
+        """Return True if a clause may name a column of the query's own result so."""
+        from sqlglot import exp
+
+        clause = column.find_ancestor(exp.Order, exp.Group, exp.Having, exp.Qualify, exp.Query)
+        is_late = clause is not None and not isinstance(clause, exp.Query) and not isinstance(clause.parent, exp.Window)
+        return is_late and not column.table and self.selects(scope, column.name)
 
     def unproven_inputs(self) -> set[tuple[str, str]]:
         """Return id and column of what the statement reads of a parent of which not all columns are known."""
@@ -562,11 +569,35 @@ def _scope(
                 quote_identifiers=False,
                 identify=False,
             )
+            _attribute(tree, schema)
             documented = MappingSchema(dict(types), dialect=dialect, normalize=False)
             return build_scope(annotate_types(tree, schema=documented, dialect=dialect))
         except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
             continue
     return None
+
+
+def _attribute(tree: exp.Expr, schema: Mapping[str, Mapping[str, str]]) -> None:
+    """Give the columns of each query that reads a single table, of unknown columns, that table's name.
+
+    sqlglot does so only if it knows no table at all.
+    """
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import traverse_scope
+
+    for scope in traverse_scope(tree):
+        if len(scope.selected_sources) != 1:
+            continue
+        ((alias, (_, source)),) = scope.selected_sources.items()
+        if not isinstance(source, exp.Table) or source.name in schema:
+            continue
+        names = getattr(scope.expression, "named_selects", ())
+        for column in scope.columns:
+            order = column.find_ancestor(exp.Order, exp.Query)
+            in_order = isinstance(order, exp.Order) and not isinstance(order.parent, exp.Window)
+            names_result = in_order and column.name in names
+            if not column.table and not names_result and not isinstance(column.this, exp.Star):
+                column.set("table", exp.to_identifier(alias))
 
 
 def _missing(table: str, column: str) -> str:
