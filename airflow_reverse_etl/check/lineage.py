@@ -552,6 +552,7 @@ def _scope(
     :param types: these, and tables of which some columns are documented.
     """
     from sqlglot.optimizer.annotate_types import annotate_types
+    from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
     from sqlglot.optimizer.qualify import qualify
     from sqlglot.optimizer.scope import build_scope
     from sqlglot.schema import MappingSchema
@@ -561,15 +562,16 @@ def _scope(
         try:
             # Names are the warehouse's own already.
             tables = MappingSchema(dict(known), dialect=dialect, normalize=False)
+            tree = normalize_identifiers(statement.copy(), dialect=dialect)
+            _attribute(tree, schema, types)
             tree = qualify(
-                statement.copy(),
+                tree,
                 schema=tables,
                 dialect=dialect,
                 validate_qualify_columns=False,
                 quote_identifiers=False,
                 identify=False,
             )
-            _attribute(tree, schema)
             documented = MappingSchema(dict(types), dialect=dialect, normalize=False)
             return build_scope(annotate_types(tree, schema=documented, dialect=dialect))
         except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
@@ -577,27 +579,40 @@ def _scope(
     return None
 
 
-def _attribute(tree: exp.Expr, schema: Mapping[str, Mapping[str, str]]) -> None:
+def _attribute(tree: exp.Expr, schema: Mapping[str, Mapping[str, str]], types: Mapping[str, Mapping[str, str]]) -> None:
     """Give the columns of each query that reads a single table, of unknown columns, that table's name.
 
-    sqlglot does so only if it knows no table at all.
+    sqlglot would take ``amount`` in WHERE for what SELECT names so. Warehouses take the table's column if it exists.
     """
     from sqlglot import exp
     from sqlglot.optimizer.scope import traverse_scope
 
     for scope in traverse_scope(tree):
-        if len(scope.selected_sources) != 1:
+        if len(scope.selected_sources) != 1 or not isinstance(scope.expression, exp.Select):
             continue
         ((alias, (_, source)),) = scope.selected_sources.items()
         if not isinstance(source, exp.Table) or source.name in schema:
             continue
-        names = getattr(scope.expression, "named_selects", ())
+        own = types.get(source.name, {}).keys() | _read_under_their_names(scope.expression)
+        aliases = set(scope.expression.named_selects) - own
         for column in scope.columns:
             order = column.find_ancestor(exp.Order, exp.Query)
-            in_order = isinstance(order, exp.Order) and not isinstance(order.parent, exp.Window)
-            names_result = in_order and column.name in names
-            if not column.table and not names_result and not isinstance(column.this, exp.Star):
+            is_order = isinstance(order, exp.Order) and not isinstance(order.parent, exp.Window)
+            names_result = is_order and column.name in scope.expression.named_selects
+            is_known = column.table or column.name in aliases or isinstance(column.this, exp.Star)
+            if not is_known and not names_result:
                 column.set("table", exp.to_identifier(alias))
+
+
+def _read_under_their_names(query: exp.Select) -> set[str]:
+    """Return the columns that a query reads in what it names like them, such as ``COALESCE(amount, 0) AS amount``."""
+    from sqlglot import exp
+
+    found: set[str] = set()
+    for item in query.expressions:
+        names = {column.name for column in item.find_all(exp.Column)}
+        found |= names & {item.alias_or_name}
+    return found
 
 
 def _missing(table: str, column: str) -> str:
