@@ -374,10 +374,17 @@ class ColumnLineage:
         """Return the inputs, ``table.column``, that any part of the statement reads and that its parents lack."""
         found: set[str] = set()
         for scope, column in self._reads():
-            is_alias = not column.table and self.selects(scope, column.name)
-            if not is_alias:
+            if not self._is_of_result(scope, column):
                 found.update(_MISSING.findall(self.input_id(scope, column)))
         return found
+
+    def _is_of_result(self, scope: Scope, column: exp.Column) -> bool:
+        """Return True if a clause may name a column of the query's own result so."""
+        from sqlglot import exp
+
+        clause = column.find_ancestor(exp.Order, exp.Group, exp.Having, exp.Qualify, exp.Query)
+        is_late = clause is not None and not isinstance(clause, exp.Query) and not isinstance(clause.parent, exp.Window)
+        return is_late and not column.table and self.selects(scope, column.name)
 
     def unproven_inputs(self) -> set[tuple[str, str]]:
         """Return id and column of what the statement reads of a parent of which not all columns are known."""
@@ -545,6 +552,7 @@ def _scope(
     :param types: these, and tables of which some columns are documented.
     """
     from sqlglot.optimizer.annotate_types import annotate_types
+    from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
     from sqlglot.optimizer.qualify import qualify
     from sqlglot.optimizer.scope import build_scope
     from sqlglot.schema import MappingSchema
@@ -554,8 +562,10 @@ def _scope(
         try:
             # Names are the warehouse's own already.
             tables = MappingSchema(dict(known), dialect=dialect, normalize=False)
+            tree = normalize_identifiers(statement.copy(), dialect=dialect)
+            _attribute(tree, schema, types)
             tree = qualify(
-                statement.copy(),
+                tree,
                 schema=tables,
                 dialect=dialect,
                 validate_qualify_columns=False,
@@ -567,6 +577,42 @@ def _scope(
         except Exception:  # noqa: BLE001, S112 - the columns of a query that sqlglot cannot analyse are unknown
             continue
     return None
+
+
+def _attribute(tree: exp.Expr, schema: Mapping[str, Mapping[str, str]], types: Mapping[str, Mapping[str, str]]) -> None:
+    """Give the columns of each query that reads a single table, of unknown columns, that table's name.
+
+    sqlglot would take ``amount`` in WHERE for what SELECT names so. Warehouses take the table's column if it exists.
+    """
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import traverse_scope
+
+    for scope in traverse_scope(tree):
+        if len(scope.selected_sources) != 1 or not isinstance(scope.expression, exp.Select):
+            continue
+        ((alias, (_, source)),) = scope.selected_sources.items()
+        if not isinstance(source, exp.Table) or source.name in schema:
+            continue
+        own = types.get(source.name, {}).keys() | _read_under_their_names(scope.expression)
+        aliases = set(scope.expression.named_selects) - own
+        for column in scope.columns:
+            order = column.find_ancestor(exp.Order, exp.Query)
+            is_order = isinstance(order, exp.Order) and not isinstance(order.parent, exp.Window)
+            names_result = is_order and column.name in scope.expression.named_selects
+            is_known = column.table or column.name in aliases or isinstance(column.this, exp.Star)
+            if not is_known and not names_result:
+                column.set("table", exp.to_identifier(alias))
+
+
+def _read_under_their_names(query: exp.Select) -> set[str]:
+    """Return the columns that a query reads in what it names like them, such as ``COALESCE(amount, 0) AS amount``."""
+    from sqlglot import exp
+
+    found: set[str] = set()
+    for item in query.expressions:
+        names = {column.name for column in item.find_all(exp.Column)}
+        found |= names & {item.alias_or_name}
+    return found
 
 
 def _missing(table: str, column: str) -> str:

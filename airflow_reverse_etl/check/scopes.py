@@ -35,7 +35,7 @@ def source_of(scope: Scope, alias: str) -> exp.Table | Scope | None:
 def passed_on(scope: Scope) -> tuple[exp.Expr, exp.Table | Scope] | None:
     """Return what a scope reads, with the place where it does, if it returns each of its rows as one row.
 
-    :returns: None if it filters, joins, groups, limits, expands or aggregates.
+    :returns: None if it filters, joins, groups, limits, expands or aggregates, or reads something else as well.
     """
     from sqlglot import exp
 
@@ -43,7 +43,7 @@ def passed_on(scope: Scope) -> tuple[exp.Expr, exp.Table | Scope] | None:
     if not isinstance(query, exp.Select):
         return None
     given = {name for name, value in query.args.items() if value}
-    if given - _HARMLESS or len(scope.selected_sources) != 1:
+    if given - _HARMLESS or len(scope.selected_sources) != 1 or scope.subquery_scopes:
         return None
     if any(changes_row_count(item) for item in query.expressions):
         return None

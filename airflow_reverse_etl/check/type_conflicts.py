@@ -5,8 +5,8 @@ Warehouses convert more or less; whether one does is not known here. Unknown typ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.check.lineage import ColumnLineage, family, type_of
 from airflow_reverse_etl.check.scopes import branches
@@ -46,7 +46,20 @@ class _Reader:
         from sqlglot import exp
 
         self._dialect = dialect
-        self._compares = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE)
+        compares = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE)
+        self._readers: list[tuple[Any, Callable[[Any], Iterator[str]]]] = [
+            (exp.Cast, self._cast),
+            (compares, lambda node: self._common([node.this, node.expression])),
+            (exp.Between, lambda node: self._common([node.this, node.args["low"], node.args["high"]])),
+            (exp.In, self._in),
+            (exp.Coalesce, lambda node: self._common([node.this, *node.expressions])),
+            (exp.Case, self._case),
+            (exp.DPipe, self._joined),
+            ((exp.Add, exp.Sub, exp.Mul, exp.Div), self._arithmetic),
+            ((exp.And, exp.Or), lambda node: self._all("boolean", [node.this, node.expression])),
+            ((exp.Max, exp.Min), self._greatest),
+            ((exp.DateTrunc, exp.TimestampTrunc), self._truncated),
+        ]
         self._takes: dict[str, tuple[type[exp.Expr], ...]] = {
             "text": (exp.Upper, exp.Lower, exp.Trim, exp.Length, exp.Initcap),
             "number": (exp.Sum, exp.Avg, exp.Neg, exp.Abs, exp.Round),
@@ -57,35 +70,32 @@ class _Reader:
         """Yield what meets in an expression and does not go together."""
         from sqlglot import exp
 
-        if isinstance(node, exp.Cast) and not isinstance(node, exp.TryCast):
-            yield from self._cast(node)
-        elif isinstance(node, self._compares):
-            yield from self._common([node.this, node.expression])
-        elif isinstance(node, exp.Between):
-            yield from self._common([node.this, node.args["low"], node.args["high"]])
-        elif isinstance(node, exp.In):
-            yield from self._in(node)
-        elif isinstance(node, exp.Coalesce):
-            yield from self._common([node.this, *node.expressions])
-        elif isinstance(node, exp.Case):
-            values = [branch.args["true"] for branch in node.args["ifs"]]
-            yield from self._common([*values, node.args.get("default")])
-        elif isinstance(node, exp.DPipe):
-            yield from self._joined(node)
-        elif isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Div):
-            yield from self._arithmetic(node)
-        elif isinstance(node, exp.And | exp.Or):
-            yield from self._all("boolean", [node.this, node.expression])
-        elif isinstance(node, exp.Max | exp.Min) and self._dialect in _NO_MAX and self._family(node.this) == "boolean":
-            yield "the greatest or least boolean"
-        elif isinstance(node, exp.DateTrunc | exp.TimestampTrunc) and self._family(node.this) in _PLAIN[:3]:
-            yield f"{self._family(node.this)} instead of a date"
+        if isinstance(node, exp.TryCast):
+            return
+        for kinds, read in self._readers:
+            if isinstance(node, kinds):
+                yield from read(node)
         for name, kinds in self._takes.items():
             if isinstance(node, kinds):
                 yield from self._all(name, [node.this])
 
+    def _case(self, node: exp.Expr) -> Iterator[str]:
+        values = [branch.args["true"] for branch in node.args["ifs"]]
+        yield from self._common([*values, node.args.get("default")])
+
+    def _greatest(self, node: exp.Expr) -> Iterator[str]:
+        if self._dialect in _NO_MAX and self._family(node.this) == "boolean":
+            yield "the greatest or least boolean"
+
+    def _truncated(self, node: exp.Expr) -> Iterator[str]:
+        found = self._family(node.this)
+        if found in ("text", "number", "boolean"):
+            yield f"{found} instead of a date"
+
     def of_branches(self, queries: list[exp.Expr]) -> Iterator[str]:
         """Yield the types that meet in a column of a set operation."""
+        if len({len(getattr(query, "selects", ())) for query in queries}) > 1:
+            yield "branches of different numbers of columns"
         for columns in zip(*(getattr(query, "selects", ()) for query in queries), strict=False):
             yield from self._common(list(columns))
 
@@ -111,6 +121,8 @@ class _Reader:
             yield " with ".join(sorted(str(name) for name in families))
 
     def _in(self, node: exp.In) -> Iterator[str]:
+        from sqlglot import exp
+
         query = node.args.get("query")
         if query is None:
             yield from self._common([node.this, *node.expressions])
@@ -118,6 +130,8 @@ class _Reader:
         selects = getattr(query.unnest(), "selects", ())
         if len(selects) == 1:
             yield from self._common([node.this, *selects])
+        elif selects and not isinstance(node.this.unnest(), exp.Tuple):
+            yield "several columns after IN"
 
     def _joined(self, node: exp.DPipe) -> Iterator[str]:
         families = [self._family(node.this), self._family(node.expression)]

@@ -140,7 +140,7 @@ def test_filters_and_grain_are_warnings(sql: str, clause: str) -> None:
 
 
 def test_a_filter_upstream_is_reported_with_its_model() -> None:
-    finding = only(run(project(), project(stg=STG + " where not deleted")))
+    finding = only(run(project(), project(stg=STG + " where not active")))
     assert (finding.rule, finding.message.endswith("WHERE in stg")) == ("rows-changed", True)
 
 

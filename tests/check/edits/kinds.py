@@ -253,6 +253,15 @@ def other_column_read(project: Project, random: Random) -> Project:
     return project
 
 
+def other_table_read(project: Project, random: Random) -> Project:
+    """Read a column of the other side of a join."""
+    column = _pick(random, [c for c in _nodes(project, exp.Column) if c.table and c.parent_select.args.get("joins")])
+    select = column.parent_select
+    tables = [select.args["from_"].this, *(join.this for join in select.args["joins"])]
+    column.set("table", exp.to_identifier(random.choice(tables).alias_or_name))
+    return project
+
+
 # -- retype ------------------------------------------------------------------------------------------------------------
 
 _TYPES = ("INT", "BIGINT", "DECIMAL(18, 2)", "DOUBLE", "VARCHAR", "VARCHAR(200)", "BOOLEAN", "DATE", "TIMESTAMP")
@@ -666,7 +675,7 @@ KINDS: Mapping[str, tuple[Edit, ...]] = {
     ),
     "rename": (
         *(alias_renamed, alias_renamed, column_renamed_everywhere, cte_renamed, table_alias_renamed, model_renamed),
-        other_column_read,
+        *(other_column_read, other_table_read),
     ),
     "retype": (cast_changed, cast_added, cast_dropped),
     "recase": (alias_recased, column_recased, table_alias_recased, keywords_recased),
