@@ -66,7 +66,7 @@ class _Reader:
             "boolean": (exp.Not, exp.Where, exp.Having, exp.Qualify),
         }
 
-    def of(self, node: exp.Expr) -> Iterator[str]:  # noqa: C901 - one line a kind of expression
+    def of(self, node: exp.Expr) -> Iterator[str]:
         """Yield what meets in an expression and does not go together."""
         from sqlglot import exp
 
