@@ -8,6 +8,7 @@ from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import ColumnResolver
 from airflow_reverse_etl.check.type_conflicts import conflicts
+from airflow_reverse_etl.check.usage import compares_case
 
 
 def inputs(change: ModelChange) -> Iterator[Finding]:
@@ -84,7 +85,9 @@ def was_removed_upstream(change: ModelChange, missing_input: str) -> bool:
     for ancestor in change.head.project.ancestors(change.after.unique_id):
         if ancestor not in change.base.project.nodes:
             continue
+        old = change.base.columns(ancestor).get(name)
         new = change.head.columns(ancestor)
-        if change.base.columns(ancestor).get(name) and new.complete and not new.get(name):
+        spelling = old.name if old and compares_case(change.head.project.dialect) else None
+        if old and new.complete and not new.get(name, spelling=spelling):
             return True
     return False

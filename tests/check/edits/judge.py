@@ -40,9 +40,10 @@ class Verdict:
             return "breaking called safe"
         if self.truth == "changed" and not found:
             return "changed rows unmentioned"
-        if self.truth == "same" and found:
+        if self.truth == "same" and self.report.conclusion != "passed":
             return "alarm"
-        return ""
+        # A warning says that rows or values may change. It stops nothing.
+        return "mention" if self.truth == "same" and found else ""
 
     @property
     def rules(self) -> str:
@@ -62,6 +63,21 @@ def truth(base: Built | None, head: Built | None) -> tuple[str, str]:
     return ("same" if base.rows == head.rows else "changed"), ""
 
 
+def truth_of(oracle: Oracle, base: Built | None, after: Project, rules: Rules, *, typed: bool) -> tuple[str, str]:
+    """Return what an edit does to the sync, and the reason.
+
+    :param typed: the sources' columns are documented with their types. If not, nobody can know that types conflict.
+    """
+    try:
+        return truth(base, oracle.build(after, rules))
+    except WrongTypes as broken:
+        return "breaking" if typed else "undecided", f"types: {broken}"
+    except Broken as broken:
+        return "breaking", str(broken)
+    except Undecided as undecided:
+        return "undecided", str(undecided)
+
+
 def judged(
     oracle: Oracle, base: Built, before: Project, after: Project, rules: Rules, how: Mapping[str, Any]
 ) -> Verdict:
@@ -70,15 +86,7 @@ def judged(
     :param base: the version before, as the oracle has built it.
     :param how: arguments of :func:`version`.
     """
-    try:
-        found, why = truth(base, oracle.build(after, rules))
-    except WrongTypes as broken:
-        # Nobody knows the types of sources that are not documented.
-        found, why = "breaking" if how["typed"] else "undecided", f"types: {broken}"
-    except Broken as broken:
-        found, why = "breaking", str(broken)
-    except Undecided as undecided:
-        found, why = "undecided", str(undecided)
+    found, why = truth_of(oracle, base, after, rules, typed=how["typed"])
     versions = [version(project, rules.adapter, **how) for project in (before, after)]
     report = check_project([sync_of(before, rules)], *versions, today=date(2026, 7, 1))
     return Verdict(found, report, why)
@@ -115,15 +123,18 @@ def _sources(dialect: str, *, typed: bool) -> list[Node]:
     return found
 
 
-def sync_of(project: Project, rules: Rules) -> SyncSource:
-    """Return the sync in the dialect's SQL."""
+def sync_of(project: Project, rules: Rules, *, prefix: str = "") -> SyncSource:
+    """Return the sync in the dialect's SQL.
+
+    :param prefix: what its name and those of the project's models begin with.
+    """
     tree = project.sync
     mapping: dict[str, Any] = {field: _value(read, rules) for field, read in tree.reads.items()}
     if tree.every:
         mapping["*"] = "*"
     values: dict[str, Any] = {
-        "name": "crm",
-        "model": _model(project, rules),
+        "name": f"{prefix}crm",
+        "model": _model(project, rules, f"{prefix}{LAST}"),
         "source": "warehouse",
         "destination": {"type": "http"},
         "primary_key": tree.key,
@@ -134,14 +145,15 @@ def sync_of(project: Project, rules: Rules) -> SyncSource:
     return SyncSource(Sync.load(values), "syncs/crm.yaml")
 
 
-def _model(project: Project, rules: Rules) -> Any:
+def _model(project: Project, rules: Rules, name: str) -> Any:
     tree = project.sync
     if tree.form == "model":
-        return LAST
+        return name
     if tree.form == "table" or tree.query is None:
-        return {"table": f"main.{LAST}"}
+        return {"table": f"main.{name}"}
     query = tree.query.copy()
     for table in query.find_all(exp.Table):
+        table.set("this", exp.to_identifier(name))
         table.set("db", exp.to_identifier("main"))
     return {"sql": query.sql(rules.adapter)}
 

@@ -129,8 +129,8 @@ class Oracle:
                 self._connection.execute(f"CREATE TEMP TABLE {name} AS {statement}")
                 built.append(name)
             found = self._connection.execute(read).fetchone()
-        except duckdb.BinderException as error:
-            # Names were resolved by the rules before.
+        except (duckdb.BinderException, duckdb.ConversionException) as error:
+            # Names were resolved by the rules before; what remains is DuckDB's own opinion, or depends on values.
             raise Undecided(f"DuckDB: {error}") from error
         finally:
             for name in built:

@@ -124,8 +124,11 @@ def relation(name: str, schema: str, dialect: str) -> str:
     return ".".join(f"{mark}{part}{mark}" for part in ("db", schema, name))
 
 
-def text(model: Model, project: Project, dialect: str, *, compiled: bool) -> str:
-    """Return a model's SQL in a dialect: with Jinja, or as dbt compiles it."""
+def text(model: Model, project: Project, dialect: str, *, compiled: bool, prefix: str = "") -> str:
+    """Return a model's SQL in a dialect: with Jinja, or as dbt compiles it.
+
+    :param prefix: what the names of the project's models begin with, in Jinja.
+    """
     tree = model.tree.copy()
     names = reads(model)
     for table in tree.find_all(exp.Table):
@@ -133,7 +136,7 @@ def text(model: Model, project: Project, dialect: str, *, compiled: bool) -> str
             table.set("this", exp.to_identifier(f"jinja_{table.name}_jinja"))
     sql = tree.sql(dialect)
     for name in names:
-        sql = sql.replace(f"jinja_{name}_jinja", _reference(name, project, dialect, compiled=compiled))
+        sql = sql.replace(f"jinja_{name}_jinja", _reference(name, project, dialect, compiled=compiled, prefix=prefix))
     if model.lower:
         sql = re.sub(r"\b(SELECT|FROM|WHERE|AS|AND|OR|ON|JOIN|CASE|WHEN|THEN|END|WITH|BY|OVER)\b", _lowered, sql)
     for noise in model.noise:
@@ -145,12 +148,12 @@ def _lowered(found: re.Match[str]) -> str:
     return found[0].lower()
 
 
-def _reference(name: str, project: Project, dialect: str, *, compiled: bool) -> str:
+def _reference(name: str, project: Project, dialect: str, *, compiled: bool, prefix: str) -> str:
     if name in SOURCES:
         return relation(name, "raw", dialect) if compiled else f"{{{{ source('raw', '{name}') }}}}"
     known = project.models.get(name)
     schema = known.schema if known else "main"
-    return relation(name, schema, dialect) if compiled else f"{{{{ ref('{name}') }}}}"
+    return relation(name, schema, dialect) if compiled else f"{{{{ ref('{prefix}{name}') }}}}"
 
 
 def _noisy(sql: str, noise: Noise) -> str:

@@ -1,0 +1,1 @@
+select account_id, name from {{ ref('shared', 'stg_accounts') }} where closed_at is null

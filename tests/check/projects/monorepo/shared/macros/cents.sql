@@ -1,0 +1,1 @@
+{% macro cents_to_euros(column) %}cast({{ column }} / 100.0 as decimal(18, 2)){% endmacro %}
