@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
 import ssl
@@ -321,3 +322,25 @@ def _service_account() -> dict[str, str]:
         "client_id": "1",
         "token_uri": f"https://{_LOGIN}/token",
     }
+
+
+#: Extra with which a connection is read by Google's client, as the ADBC driver does not know its option.
+BY_CLIENT = {"quota_project_id": "another-project"}
+
+
+class Hook:
+    """BigQueryHook's parts that are used, copied from apache-airflow-providers-google 22.8."""
+
+    project_id, location = PROJECT, "EU"
+
+    def get_credentials(self) -> Any:
+        from google.oauth2.service_account import Credentials
+
+        return Credentials.from_service_account_file(
+            os.environ["GOOGLE_APPLICATION_CREDENTIALS"], scopes=["https://www.googleapis.com/auth/cloud-platform"]
+        )
+
+    def get_client(self, project_id: str, location: str | None) -> Any:
+        from google.cloud.bigquery import Client
+
+        return Client(project=project_id, location=location, credentials=self.get_credentials())

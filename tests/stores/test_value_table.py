@@ -28,9 +28,8 @@ from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.testing.fakes import CountingLimiter
-from tests.bigquery import BigQuery
+from tests.bigquery import BY_CLIENT, BigQuery, Hook
 from tests.stores.warehouses import PLACES
-from tests.warehouses.test_bigquery import BY_CLIENT, Hook
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "values.md"
 

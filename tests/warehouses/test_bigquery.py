@@ -18,10 +18,8 @@ import pytest
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 from airflow_reverse_etl.warehouses.bigquery import database_options
-from tests.bigquery import PROJECT, BigQuery
+from tests.bigquery import BY_CLIENT, PROJECT, BigQuery, Hook
 
-#: The driver does not have this option: with it, the client reads.
-BY_CLIENT = {"quota_project_id": "another-project"}
 #: Five batches.
 MODEL = """
     SELECT id, CONCAT('Zoë ', CAST(id AS STRING)) AS name, CAST('1.25' AS NUMERIC) AS amount, id / 7 AS share,
@@ -30,24 +28,6 @@ MODEL = """
         TIME '12:34:56.5' AS time, CAST(NULL AS STRING) AS nothing, FROM_HEX('00ff') AS bytes
     FROM UNNEST(GENERATE_ARRAY(1, 4500)) AS id
 """
-
-
-class Hook:
-    """BigQueryHook's parts that are used, copied from apache-airflow-providers-google 22.8."""
-
-    project_id, location = PROJECT, "EU"
-
-    def get_credentials(self) -> Any:
-        from google.oauth2.service_account import Credentials
-
-        return Credentials.from_service_account_file(
-            os.environ["GOOGLE_APPLICATION_CREDENTIALS"], scopes=["https://www.googleapis.com/auth/cloud-platform"]
-        )
-
-    def get_client(self, project_id: str, location: str | None) -> Any:
-        from google.cloud.bigquery import Client
-
-        return Client(project=project_id, location=location, credentials=self.get_credentials())
 
 
 def read(query: str, extra: Mapping[str, Any], columns: list[str] | None) -> Any:
