@@ -39,10 +39,11 @@ class StaticModules:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if self._app is None:
-            from starlette.routing import Mount, Router
+            from starlette.applications import Starlette
+            from starlette.routing import Mount
             from starlette.staticfiles import StaticFiles
 
-            self._app = Router([Mount(_PATH, StaticFiles(directory=_STATIC))])
+            self._app = Starlette(routes=[Mount(_PATH, StaticFiles(directory=_STATIC))])
         await self._app(scope, receive, send)
 
 

@@ -195,6 +195,8 @@ class State:
         check_format(data.get("format", 1))
         values = {name: data[name] for name in cls.__slots__ if name in data}
         values["columns"] = tuple(values.get("columns", ()))
+        # A commit that was interrupted after the snapshot does not know its number of rows.
+        values["rows"] = values.get("rows") or 0
         return typed(cls, {"format": 1, **values})
 
 

@@ -232,7 +232,8 @@ def test_a_yaml_file_beside_the_dag_file(
 ) -> None:
     """The path is relative to the DAG file, when it is parsed and when it runs."""
     dag = dag_of(sync="syncs/contacts.yaml")
-    assert [asset.name for asset in dag.task_dict["contacts"].outlets] == ["fake/crm/contacts", "sync/contacts"]
+    written = [asset.name for asset in dag.task_dict["contacts"].outlets]
+    assert written == ["fake/crm/contacts", "sync/contacts_from_file"]
     assert xcom(run_dag(dag), "contacts")["accepted"] == 3
 
 

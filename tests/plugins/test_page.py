@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -24,9 +25,12 @@ async def answer(path: str) -> tuple[int, bytes]:
     from airflow_reverse_etl.plugins.page import StaticModules
 
     sent: list[dict[str, Any]] = []
+    waiting = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if not waiting:
+            await asyncio.Event().wait()  # the client stays
+        return waiting.pop()
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
