@@ -123,6 +123,9 @@ def connection_hook(info: Info) -> type[ReverseEtlHttpHook]:
         "info": info,
         "__module__": module,
         "__doc__": f"A connection to {info.title}.",
+        # Airflow 3.1 asks only methods of the class itself, not those of its bases.
+        "get_ui_field_behaviour": ReverseEtlHttpHook.__dict__["get_ui_field_behaviour"],
+        "get_connection_form_widgets": ReverseEtlHttpHook.__dict__["get_connection_form_widgets"],
     }
     return type(name, (ReverseEtlHttpHook,), members)
 

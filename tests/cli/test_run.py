@@ -297,4 +297,6 @@ def test_a_table_fits_a_terminal_of_80_columns(desk: Desk) -> None:
     code, listed = desk.process.on_terminal("rejected", "list", "contacts.yaml")
     assert code == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", listed)
-    assert max(map(len, plain.splitlines())) <= 80
+    # Airflow 3.1 logs the set-up of Alembic, to standard error.
+    lines = [line for line in plain.splitlines() if "setup plugin alembic" not in line]
+    assert max(map(len, lines)) <= 80
