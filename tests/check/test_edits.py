@@ -97,6 +97,7 @@ def judged_edits(seeds: range) -> Tally:
     return tally
 
 
+@pytest.mark.long
 def test_a_sample_of_edits() -> None:
     tally = judged_edits(range(25))
     tally.check(alarms=0.05)
