@@ -236,6 +236,14 @@ def test_a_row_without_a_record_is_inserted_and_one_with_a_record_updated(missin
     assert outcomes(receipts, sent) == ["accepted"]
 
 
+def test_an_upsert_that_creates_what_its_look_up_does_not_find_is_sent_twice_only_if_the_options_say_so() -> None:
+    """A search that lags does not show what was just created."""
+    creates = {**ARCHIVE, "operations": {**ARCHIVE["operations"], "insert": {"path": "/people", "find": None}}}
+    assert not api(**creates).capabilities.operations[Operation.UPSERT].idempotent
+    assert api(**creates, idempotent=["upsert"]).capabilities.operations[Operation.UPSERT].idempotent
+    assert api(**creates, idempotency_header="Key").capabilities.operations[Operation.UPSERT].idempotent
+
+
 # -- further requests --------------------------------------------------------------------------------------------------
 
 LINKS: dict[str, Any] = {
@@ -309,7 +317,7 @@ def test_an_operation_with_further_requests_must_be_idempotent() -> None:
             then=lambda *_: iter(()),  # type: ignore[arg-type,return-value]
         )
     spec = {"type": "http", "connection": "crm", **LINKS, "operations": {}}
-    assert any("'then' needs an idempotent operation" in message for _, message in check_options(spec))
+    assert any("'then' needs an operation that `idempotent` lists" in message for _, message in check_options(spec))
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ CONTACTS: dict[str, Any] = {
     "records": "inputs",
     "item": {"id": "{{ id }}", "plan": "{{ row.plan }}"},
     "max_batch_rows": 2,
+    "idempotent": ["upsert", "update", "delete"],  # a look-up shows a record as soon as it was created
     "find": FIND,
     "then": [
         {
