@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.alerts.limits import Alerts
 from airflow_reverse_etl.spec.field_types import MAX_DEPTH, Constant, Duration, Limit, Names, constant_problem, is_blank
 from airflow_reverse_etl.spec.problems import at_most, problem_text, problems_of, title
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_text, read_yaml
@@ -426,6 +427,13 @@ class Sync(_Strict):
     planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="engine that runs the comparison")] = (
         "auto"
     )
+    alerts: Annotated[
+        Alerts | None,
+        Field(
+            description="limits from which on `SyncNotifier` reports that the sync needs attention (warning) or is "
+            "failing (critical); default: attention for every row that is not delivered"
+        ),
+    ] = None
     #: The sync as its author wrote it, if this is a copy with the model's columns.
     _written: Sync | None = PrivateAttr(None)
 
