@@ -32,7 +32,7 @@ from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_text, read_y
 #: Validates the keys that a destination adds to ``destination:``. Takes that mapping, returns (path, message) problems.
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
 
-Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete"]
+Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete", "replace"]
 #: Context of a validation that raises pydantic's own error.
 _RAW: dict[str, str] = {"errors": "raw"}
 #: Most characters of a field's name.
@@ -507,11 +507,15 @@ class Sync(_Strict):
 
     @model_validator(mode="after")
     def _track_fits(self) -> Sync:
-        if self.mode == "mirror" and (self.cursor or self.track == "none"):
+        if self.mode in ("mirror", "replace") and (self.cursor or self.track == "none"):
             reason = "without a record, removed rows cannot be found"
             if self.cursor:
                 reason = "a cursor cannot see removed rows"
-            raise ValueError(f"mode mirror needs track: rows: {reason}")
+            raise ValueError(f"mode {self.mode} needs track: rows: {reason}")
+        if self.mode == "replace" and self.sends_changed:
+            raise ValueError("mode replace sends whole records; it has no use for send: changed")
+        if self.mode == "replace" and self.guards.max_changes is not None:
+            raise ValueError("mode replace sends every row; use guards.max_removed instead of max_changes")
         if self.mode == "append" and self.cursor:
             raise ValueError("mode append sends every row of the model in every run; it has no use for a cursor")
         if self.mode == "append" and self.track_fields and not self.sends_changed:
