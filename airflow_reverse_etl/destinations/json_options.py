@@ -127,6 +127,9 @@ class FindOptions(CallOptions, RecordPaths):
             "update, insert for upsert"
         ),
     ] = None
+    max_batch_rows: Annotated[
+        int | None, Field(ge=1, description="maximum number of rows in a request; default: all rows of the batch")
+    ] = None
     statuses: Annotated[
         dict[int, Action],
         Field(
