@@ -89,9 +89,23 @@ PACKAGE: dict[str, list[Edit]] = {
     "a variable of the project of tests": [("integration_tests/dbt_project.yml", "crm_seeds\n\nseeds", "crm\n\nseeds")],
     "a seed": [("integration_tests/seeds/orders.csv", "1,1,20", "1,1,30")],
     "no table any more": [("dbt_project.yml", "+materialized: table", "+materialized: ephemeral")],
-    "no test of the key": [("models/marts/schema.yml", "One row a customer.\n", "All.\n")],
+    "a description": [("models/marts/schema.yml", "One row a customer.\n", "All.\n")],
 }
-PACKAGE_VERDICTS: dict[str, dict[str, str]] = {}
+UNREAD = {"metrics_to_crm": "needs review: column-unverified"}  # dbt has only parsed its SQL, which calls var
+PACKAGE_VERDICTS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "a comment in a macro": {},
+    "another macro": UNREAD,
+    "a column is renamed": {"orders_to_crm": "breaking: column-missing", **UNREAD},
+    "a cursor is renamed upstream": dict.fromkeys(("metrics_to_crm", "orders_to_crm"), "breaking: column-missing"),
+    "a type": {"orders_to_crm": "breaking: column-type", **UNREAD},
+    "a filter": {"orders_to_crm": "warning: rows-changed", **UNREAD},
+    "a CTE is renamed": UNREAD,
+    "a variable of the project of tests": {"orders_to_crm": "needs review: column-meaning", **UNREAD},
+    "a seed": {},
+    "no table any more": dict.fromkeys(("metrics_to_crm", "orders_to_crm"), "breaking: ephemeral"),
+    "a description": {},
+}
 
 
 @pytest.mark.slow
@@ -119,7 +133,14 @@ MONOREPO: dict[str, list[Edit]] = {
     "a model of one project": [("finance/models/owners.sql", "account_id, name", "account_id, name as title")],
     "a column that nobody uses is renamed": [(SHARED, " as balance_cents", " as cents")],
 }
-MONOREPO_VERDICTS: dict[str, dict[str, str]] = {}
+MONOREPO_VERDICTS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "a column that one project uses is dropped": {"accounts_to_crm": "breaking: column-missing"},
+    "a filter for both": dict.fromkeys(("accounts_to_crm", "owners_to_billing"), "warning: rows-changed"),
+    "a macro that no sync's model calls": {},
+    "a model of one project": {"owners_to_billing": "breaking: column-missing"},
+    "a column that nobody uses is renamed": {},
+}
 
 
 @pytest.fixture(scope="module")
