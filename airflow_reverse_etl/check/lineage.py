@@ -397,6 +397,12 @@ class ColumnLineage:
                     found.add((parent, self._compared(column.name)))
         return found
 
+    def unknown_tables(self) -> set[str]:
+        """Return the columns, ``table.column``, that the statement reads of a table that their query does not have."""
+        reads = [(scope, column) for scope, column in self._reads() if column.table]
+        unknown = [column for scope, column in reads if source_of(scope, column.table) is None]
+        return {f"{column.table}.{self._compared(column.name)}" for column in unknown}
+
     def duplicates(self) -> set[str]:
         """Return the names that several columns of the statement have. Few warehouses build a table of them."""
         names = Counter(self._compared(name) for name in getattr(self.scope.expression, "named_selects", ()))

@@ -800,6 +800,30 @@ FOUND_BY_EDITS = [
         WARNING,
     ),
     edited("a column of the other side of a self join", SELF, SELF.replace("b.email", "a.email"), REVIEW),
+    edited(
+        "a join is dropped whose columns are still selected",
+        "select s.id, s.email, t.plan from {{ ref('stg') }} s join {{ ref('stg') }} t on s.id = t.id",
+        "select s.id, s.email, t.plan from {{ ref('stg') }} s",
+        REVIEW,
+    ),
+    edited(
+        "a selected column is no longer grouped by",
+        "select id, max(email) as email, plan from {{ ref('stg') }} group by id, plan",
+        "select id, max(email) as email, plan from {{ ref('stg') }} group by id",
+        REVIEW,
+    ),
+    edited(
+        "a column instead of an aggregate of it",
+        "select plan as id, max(email) as email from {{ ref('stg') }} group by 1",
+        "select plan as id, email from {{ ref('stg') }} group by 1",
+        REVIEW,
+    ),
+    edited(
+        "windows over groups",
+        "select id, max(email) as email from {{ ref('stg') }} group by id",
+        "select id, max(email) as email, sum(count(*)) over (order by id) as n from {{ ref('stg') }} group by id",
+        NOTHING,
+    ),
     edited("a query is put into a CTE", SQL, f"with final as ({SQL}) select * from final", NOTHING),
     Case(
         "a query is moved to a model of its own",

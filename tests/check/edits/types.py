@@ -142,10 +142,10 @@ class Typer:
         keys = set()
         for key in group.expressions:
             chosen = query.expressions[int(key.name) - 1].unalias() if key.is_int else key
+            alias = self._key(key.this) if isinstance(key, exp.Column) and not key.table else None
+            if alias in scope.aliases and (self.rules.groups_by_alias or not self._has(scope, alias)):
+                chosen = scope.aliases[alias]
             keys.add(self._plain(chosen))
-            alias = self._key(chosen.this) if isinstance(chosen, exp.Column) else None
-            if alias in scope.aliases and not self._has(scope, alias):
-                keys.add(self._plain(scope.aliases[alias]))
         for item in query.expressions:
             self._check_grouped(item.unalias(), keys)
 
