@@ -308,7 +308,7 @@ class ColumnLineage:
     parents: Mapping[str, str]
     scope: Scope
     columns: Mapping[str, Column]
-    _ids: dict[tuple[int, str], str] = field(default_factory=dict)
+    _ids: dict[tuple[int, str, int | None], str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, scope: Scope, parents: Mapping[str, str], resolver: ColumnResolver) -> ColumnLineage:
@@ -328,32 +328,51 @@ class ColumnLineage:
         column = self.columns.get(name.lower())
         return self.column_id(self.scope, column.name) if column else ""
 
-    def column_id(self, scope: Scope, name: str) -> str:
+    def column_id(self, scope: Scope, name: str, position: int | None = None) -> str:
         """Return the lineage id of a scope's column: a digest of its expression, with inputs named by their ids.
 
         A column that is only passed on has the id of its input.
+
+        :param position: place of the column, from 0, where its name does not tell: in a branch of a set operation.
         """
-        key = (id(scope), self._compared(name))
+        key = (id(scope), self._compared(name), position)
         if key not in self._ids:
             self._ids[key] = f"{self._compared(name)} of itself"  # for a recursive CTE, which reads its own column
-            self._ids[key] = self._find_id(scope, name)
+            self._ids[key] = self._find_id(scope, name, position)
         return self._ids[key]
 
-    def _find_id(self, scope: Scope, name: str) -> str:
+    def _find_id(self, scope: Scope, name: str, position: int | None) -> str:
         from sqlglot import exp
 
         inner = branches(scope)
         if inner:
-            parts = [self.column_id(branch, self._name_in_branch(scope, branch, name)) for branch in inner]
+            if position is None:
+                position = self._position(scope, name)
+            parts = [self._id_in_branch(branch, name, position) for branch in inner]
             # UNION has no order.
             text = " union ".join(sorted(parts) if isinstance(scope.expression, exp.Union) else parts)
             return _short(text)
-        select = self._select(scope, name)
+        select = self._select(scope, name) if position is None else getattr(scope.expression, "selects", ())[position]
         if select is not None:
             return self._text_or_input(scope, select.unalias())
         if _lists_all(scope):
             return _missing("a query", name)
         return self._unqualified_id(scope, name)
+
+    def _position(self, scope: Scope, name: str) -> int | None:
+        """Return the place of a column of a set operation, whose first branch names the columns."""
+        tree = scope.expression
+        names = [self._compared(known) for known in getattr(tree, "named_selects", ())]
+        if tree.args.get("by_name") or self._compared(name) not in names:
+            return None
+        return names.index(self._compared(name))
+
+    def _id_in_branch(self, branch: Scope, name: str, position: int | None) -> str:
+        """Return the lineage id that a column of a set operation has in a branch."""
+        names = list(getattr(branch.expression, "named_selects", ()))
+        if position is None or position >= len(names) or branch.expression.is_star:
+            return self.column_id(branch, name)
+        return self.column_id(branch, str(names[position]), position)
 
     def selects(self, scope: Scope, name: str) -> bool:
         """Return True if a query names a column of its result so."""
@@ -433,18 +452,6 @@ class ColumnLineage:
             for column in scope.columns:
                 if not isinstance(column.this, exp.Star):
                     yield scope, column
-
-    def _name_in_branch(self, scope: Scope, branch: Scope, name: str) -> str:
-        """Return the name that a column of a set operation has in a branch.
-
-        The first branch names the columns, and columns of the same position belong together.
-        """
-        names = [self._compared(known) for known in getattr(scope.expression, "named_selects", ())]
-        branch_names = list(getattr(branch.expression, "named_selects", ()))
-        if self._compared(name) not in names:
-            return name
-        position = names.index(self._compared(name))
-        return str(branch_names[position]) if position < len(branch_names) else name
 
     def _text_or_input(self, scope: Scope, expression: exp.Expr) -> str:
         from sqlglot import exp

@@ -799,6 +799,21 @@ FOUND_BY_EDITS = [
         *(f"select id, email from {{{{ ref('stg') }}}} union all select 1, 'a' order by id limit {n}" for n in "12"),
         WARNING,
     ),
+    edited(
+        "two columns of a branch of a union have one name",
+        "select id, email from {{ ref('stg') }} union all select id, plan as email from {{ ref('stg') }}",
+        "select id, email from {{ ref('stg') }} union all select id as email, plan as email from {{ ref('stg') }}",
+        NOTHING,
+    ),
+    edited(
+        "one of two columns of a branch of a union that have one name",
+        *(
+            f"select id, email from {{{{ ref('stg') }}}} union all select id as email, {value} as email from "
+            "{{ ref('stg') }}"
+            for value in ("plan", "upper(plan)")
+        ),
+        WARNING,
+    ),
     edited("a column of the other side of a self join", SELF, SELF.replace("b.email", "a.email"), REVIEW),
     edited(
         "a join is dropped whose columns are still selected",

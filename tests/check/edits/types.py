@@ -49,37 +49,45 @@ class Typer:
         self.risks = 0
 
     def columns(
-        self, query: exp.Expr, outer: Scope | None = None, ctes: Mapping[str, Columns] | None = None
+        self,
+        query: exp.Expr,
+        outer: Scope | None = None,
+        ctes: Mapping[str, Columns] | None = None,
+        *,
+        by_position: bool = False,
     ) -> dict[str, Family]:
         """Return the columns of a query.
 
+        :param by_position: the names do not count, so that several columns may have the same.
         :raises Broken: the warehouse refuses the query.
         :raises Undecided: the rules do not decide it.
         """
         known = dict(ctes or {})
         if isinstance(query, exp.Subquery):
-            return self.columns(query.this, outer, known)
+            return self.columns(query.this, outer, known, by_position=by_position)
         for cte in query.ctes:
             name = self._key(cte.args["alias"].this)
             if name in known:
                 raise Broken(f"two CTEs {name}")
             known[name] = self.columns(cte.this, outer, known)
         if isinstance(query, exp.SetOperation):
-            return self._set_operation(query, outer, known)
+            return self._set_operation(query, outer, known, by_position=by_position)
         assert isinstance(query, exp.Select)
-        return self._select(query, outer, known)
+        return self._select(query, outer, known, by_position=by_position)
 
     def _set_operation(
-        self, query: exp.SetOperation, outer: Scope | None, known: Mapping[str, Columns]
+        self, query: exp.SetOperation, outer: Scope | None, known: Mapping[str, Columns], *, by_position: bool
     ) -> dict[str, Family]:
-        left = self.columns(query.left, outer, known)
-        right = self.columns(query.right, outer, known)
+        left = self.columns(query.left, outer, known, by_position=by_position)
+        right = self.columns(query.right, outer, known, by_position=True)
         if len(left) != len(right):
             raise Broken("branches of different numbers of columns")
         pairs = zip(left.items(), right.values(), strict=True)
         return {name: self._common(first, second) for (name, first), second in pairs}
 
-    def _select(self, query: exp.Select, outer: Scope | None, known: Mapping[str, Columns]) -> dict[str, Family]:
+    def _select(
+        self, query: exp.Select, outer: Scope | None, known: Mapping[str, Columns], *, by_position: bool
+    ) -> dict[str, Family]:
         scope = Scope(outer=outer)
         self._sources(query, scope, known)
         scope.aliases = {self._key(item.args["alias"]): item.this for item in query.expressions if item.alias}
@@ -87,6 +95,8 @@ class Typer:
         found: list[tuple[str, Family]] = []
         for item in query.expressions:
             found += self._item(item, scope)
+        if by_position:
+            return {f"{at} {name}": family for at, (name, family) in enumerate(found)}
         names = [name for name, _ in found]
         if len(set(names)) < len(names) and "*" not in query.sql():
             raise Broken("two columns of one name")
