@@ -42,7 +42,7 @@ def _ungrouped(tree: exp.Select) -> Iterator[str]:
     keys = [key.unnest() for key in group.expressions] if group else []
     # A position that sqlglot has not replaced by what it stands for.
     keys += [tree.expressions[int(key.name) - 1].unalias() for key in keys if _is_position(key, tree)]
-    grouped = {key.sql(comments=False) for key in keys}
+    grouped = {_compared(key) for key in keys}
     for item in tree.expressions:
         for column in _loose(item.unalias(), grouped):
             yield column.sql(comments=False)
@@ -52,13 +52,23 @@ def _is_position(key: exp.Expr, tree: exp.Select) -> bool:
     return key.is_int and 0 < int(key.name) <= len(tree.expressions)
 
 
+def _compared(node: exp.Expr) -> str:
+    """Return an expression as a text, with names as the warehouse stores them."""
+    from sqlglot import exp
+
+    tree = exp.Paren(this=node.copy())
+    for identifier in tree.find_all(exp.Identifier):
+        identifier.set("quoted", False)
+    return tree.sql(comments=False)
+
+
 def _loose(node: exp.Expr, grouped: set[str]) -> Iterator[exp.Column]:
     """Yield the columns of an expression that are in no group and in no aggregate."""
     from sqlglot import exp
 
     node = node.unnest()
     # A function that sqlglot does not know may be an aggregate.
-    if node.sql(comments=False) in grouped or isinstance(node, exp.Query | exp.AggFunc | exp.Anonymous | exp.UDTF):
+    if _compared(node) in grouped or isinstance(node, exp.Query | exp.AggFunc | exp.Anonymous | exp.UDTF):
         return
     if isinstance(node, exp.Filter | exp.WithinGroup | exp.IgnoreNulls | exp.RespectNulls):
         return

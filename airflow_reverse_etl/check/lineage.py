@@ -30,6 +30,8 @@ Origin = Literal["contract", "catalog", "file", "sql", "documentation"]
 _MISSING = re.compile(r"\0([^\0]+)\0")  # marks a missing input inside a lineage id
 # Columns that dbt adds to a snapshot.
 _SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to")
+# Dialects in which DATE_TRUNC always returns a timestamp, which sqlglot does not know.
+_TRUNCATES_TO_TIMESTAMP = ("postgres", "redshift")
 _FAMILIES = (
     ("boolean", r"bool"),
     ("timestamp", r"timestamp|datetime|smalldatetime"),
@@ -449,7 +451,9 @@ class ColumnLineage:
         from sqlglot import exp
 
         for scope in self.scope.traverse():
-            for column in scope.columns:
+            # sqlglot leaves out the names in HAVING and QUALIFY that it could not give a table.
+            late = [column for column in _late_columns(scope.expression) if not column.table]
+            for column in (*scope.columns, *late):
                 if not isinstance(column.this, exp.Star):
                     yield scope, column
 
@@ -543,6 +547,16 @@ def _lists_all(scope: Scope) -> bool:
 
     query = scope.expression
     return isinstance(query, exp.Query) and not query.is_star and _all_named(query)
+
+
+def _late_columns(tree: exp.Expr) -> Iterator[exp.Column]:
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import find_all_in_scope
+
+    for name in ("having", "qualify"):
+        clause = tree.args.get(name)
+        if clause:
+            yield from find_all_in_scope(clause, exp.Column)
 
 
 def _inner_scopes(scope: Scope) -> list[Scope]:
@@ -664,5 +678,6 @@ def type_of(select: exp.Expr, dialect: str | None) -> str:
     data_type = select.type
     unknown = (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL)
     if not isinstance(data_type, exp.DataType) or data_type.this in unknown:
-        return ""
+        is_truncated = isinstance(select.unalias(), exp.TimestampTrunc | exp.DateTrunc)
+        return "TIMESTAMP" if is_truncated and dialect in _TRUNCATES_TO_TIMESTAMP else ""
     return data_type.sql(dialect)

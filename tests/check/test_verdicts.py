@@ -812,7 +812,7 @@ FOUND_BY_EDITS = [
             "{{ ref('stg') }}"
             for value in ("plan", "upper(plan)")
         ),
-        WARNING,
+        REVIEW,
     ),
     edited("a column of the other side of a self join", SELF, SELF.replace("b.email", "a.email"), REVIEW),
     edited(
@@ -838,6 +838,39 @@ FOUND_BY_EDITS = [
         "select id, max(email) as email from {{ ref('stg') }} group by id",
         "select id, max(email) as email, sum(count(*)) over (order by id) as n from {{ ref('stg') }} group by id",
         NOTHING,
+    ),
+    edited(
+        "Snowflake: GROUP BY quotes a name as it is stored",
+        "select id, max(email) as email from {{ ref('stg') }} group by id",
+        "select id, max(email) as email from {{ ref('stg') }} group by \"ID\"",
+        NOTHING,
+        adapter="snowflake",
+    ),
+    edited(
+        "Snowflake: QUALIFY quotes a name that is not stored so",
+        *(
+            f"select * from {{{{ ref('stg') }}}} qualify row_number() over (partition by {name} order by id) = 1"
+            for name in ("email", '"Email"')
+        ),
+        REVIEW,
+        adapter="snowflake",
+    ),
+    edited(
+        "HAVING names a column that is not there",
+        *(
+            f"select id, max(email) as email from {{{{ ref('stg') }}}} group by id having max({name}) > 'a'"
+            for name in ("plan", "plans")
+        ),
+        REVIEW,
+    ),
+    staged(
+        "Postgres: DATE_TRUNC of a date is cast to a boolean",
+        *(
+            f"select id, email, plan, active, {value} as day from {{{{ source('raw', 'people') }}}}"
+            for value in ("date_trunc('month', created_on)", "cast(date_trunc('month', created_on) as boolean)")
+        ),
+        REVIEW,
+        people=source("people", {"created_on": "date"}),
     ),
     edited("a query is put into a CTE", SQL, f"with final as ({SQL}) select * from final", NOTHING),
     Case(
