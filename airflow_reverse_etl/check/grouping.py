@@ -58,7 +58,7 @@ def _compared(node: exp.Expr) -> str:
 
     tree = exp.Paren(this=node.copy())
     for identifier in tree.find_all(exp.Identifier):
-        identifier.set("quoted", False)
+        identifier.set("quoted", None)
     return tree.sql(comments=False)
 
 

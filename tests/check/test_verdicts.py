@@ -872,6 +872,12 @@ FOUND_BY_EDITS = [
         REVIEW,
         people=source("people", {"created_on": "date"}),
     ),
+    staged(
+        "a text that is not a date instead of one",
+        *(f"{STG} where coalesce(created_on, {value}) > '2000-01-01'" for value in ("'1970-01-01'", "''")),
+        REVIEW,
+        people=source("people", {"created_on": "date"}),
+    ),
     edited("a query is put into a CTE", SQL, f"with final as ({SQL}) select * from final", NOTHING),
     Case(
         "a query is moved to a model of its own",
