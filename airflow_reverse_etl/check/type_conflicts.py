@@ -21,7 +21,7 @@ _CASTS = (
     *((name, "text") for name in _PLAIN),
     *(("text", name) for name in _PLAIN),
 )
-# A text that can be taken for a date or timestamp, such as Postgres' words.
+# A text that counts as a date or timestamp, such as Postgres' words.
 _DATE = re.compile(r"(?i)\s*(\d{4}-?\d|now|today|tomorrow|yesterday|epoch|-?infinity)")
 # Dialects in which dates and timestamps do not compare.
 _STRICT_DATES = ("bigquery",)
