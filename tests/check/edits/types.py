@@ -93,8 +93,12 @@ class Typer:
         scope.aliases = {self._key(item.args["alias"]): item.this for item in query.expressions if item.alias}
         self._clauses(query, scope)
         found: list[tuple[str, Family]] = []
+        earlier: dict[str, exp.Expr] = {}
         for item in query.expressions:
-            found += self._item(item, scope)
+            whole = self._without_aliases(item, scope, earlier) if self.rules.reuses_aliases else item
+            found += self._item(whole, scope)
+            if item.alias:
+                earlier[self._key(item.args["alias"])] = whole.this
         if by_position:
             return {f"{at} {name}": family for at, (name, family) in enumerate(found)}
         names = [name for name, _ in found]
@@ -177,6 +181,16 @@ class Typer:
 
     def _has(self, scope: Scope, name: str) -> bool:
         return any(name in columns for columns in scope.sources.values())
+
+    def _without_aliases(self, item: exp.Expr, scope: Scope, earlier: Mapping[str, exp.Expr]) -> exp.Expr:
+        """Return an item of a SELECT with what it names of the items before it."""
+        whole = item.copy()
+        for column in list(whole.find_all(exp.Column)):
+            name = self._key(column.this)
+            is_alias = not column.table and name in earlier and not self._has(scope, name)
+            if is_alias and column is not whole and not column.find_ancestor(exp.Query):
+                column.replace(exp.Paren(this=earlier[name].copy()))
+        return whole
 
     def _item(self, item: exp.Expr, scope: Scope) -> Iterator[tuple[str, Family]]:
         if item.is_star:
@@ -355,9 +369,7 @@ _BY_NODE: Mapping[tuple[type[exp.Expr], ...], Callable[[Typer, Any, Scope, bool]
         [node.this, node.args["low"], node.args["high"]], scope, aliases=aliases
     ),
     (exp.In,): lambda t, node, scope, _: t._in(node, scope),
-    (exp.DPipe,): lambda t, node, scope, aliases: t._expect_all(
-        [node.left, node.right], "text", scope, aliases=aliases
-    ),
+    (exp.DPipe,): lambda t, node, scope, aliases: t._joined(node, scope, aliases=aliases),
     (exp.Length,): lambda t, node, scope, aliases: (
         t._expect_all([node.this], "text", scope, aliases=aliases) and "number"
     ),
