@@ -311,6 +311,8 @@ class ColumnLineage:
     scope: Scope
     columns: Mapping[str, Column]
     _ids: dict[tuple[int, str, int | None], str] = field(default_factory=dict)
+    _marks: dict[int, Mapping[str, str]] = field(default_factory=dict)
+    _missing_inputs: frozenset[str] | None = None
 
     @classmethod
     def of(cls, scope: Scope, parents: Mapping[str, str], resolver: ColumnResolver) -> ColumnLineage:
@@ -391,13 +393,15 @@ class ColumnLineage:
         """Return a name in the form in which the warehouse compares it."""
         return name if compares_case(self.resolver.project.dialect) else name.lower()
 
-    def missing_inputs(self) -> set[str]:
+    def missing_inputs(self) -> frozenset[str]:
         """Return the inputs, ``table.column``, that any part of the statement reads and that its parents lack."""
-        found: set[str] = set()
-        for scope, column in self._reads():
-            if not self._is_of_result(scope, column):
-                found.update(_MISSING.findall(self.input_id(scope, column)))
-        return found
+        if self._missing_inputs is None:
+            found: set[str] = set()
+            for scope, column in self._reads():
+                if not self._is_of_result(scope, column):
+                    found.update(_MISSING.findall(self.input_id(scope, column)))
+            self._missing_inputs = frozenset(found)
+        return self._missing_inputs
 
     def _is_of_result(self, scope: Scope, column: exp.Column) -> bool:
         """Return True if a clause may name a column of the query's own result so."""
@@ -483,7 +487,9 @@ class ColumnLineage:
         if source is None:
             return f"{column.table}.{self._compared(column.name)}"
         # Two readings of a table in one query are different rows.
-        place = repeated(scope).get(column.table, "")
+        if id(scope) not in self._marks:
+            self._marks[id(scope)] = repeated(scope)
+        place = self._marks[id(scope)].get(column.table, "")
         found = scope.selected_sources.get(column.table)
         if found and not is_plain(found[0]) and not isinstance(source, type(found[0])):
             return f"{self._compared(column.name)} of {self.text(scope, found[0])}{place}"
