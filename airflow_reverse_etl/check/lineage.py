@@ -654,11 +654,17 @@ def _missing(table: str, column: str) -> str:
 
 def _all_named(tree: exp.Query) -> bool:
     """Return True if every column has an explicit name. Warehouses name unaliased expressions differently."""
+    names = tree.named_selects
+    return bool(names) and not _is_by_name(tree) and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
+
+
+def _is_by_name(tree: exp.Expr) -> bool:
+    """Return True for a set operation that matches columns by their names, or contains one as a branch."""
     from sqlglot import exp
 
-    names = tree.named_selects
-    by_name = any(operation.args.get("by_name") for operation in tree.find_all(exp.SetOperation))
-    return bool(names) and not by_name and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
+    tree = tree.unnest()
+    is_operation = isinstance(tree, exp.SetOperation)
+    return is_operation and (bool(tree.args.get("by_name")) or any(map(_is_by_name, (tree.this, tree.expression))))
 
 
 def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -44,6 +44,7 @@ def edited(folder: Path, edits: Sequence[Edit]) -> Iterator[None]:
         if before:
             (folder / file).write_text(originals[file].replace(before, after))
         else:
+            (folder / after).parent.mkdir(exist_ok=True)
             (folder / file).rename(folder / after)
     yield
     for file, before, after in edits:
@@ -92,7 +93,7 @@ PACKAGE: dict[str, list[Edit]] = {
     "a column is dropped": [(ORDERS, "    cast(totals.order_total as integer) as order_total,\n", "")],
     "a column is recased": [(ORDERS, " as order_count,\n    cast", " as Order_Count,\n    cast")],
     "columns are reordered": [(STAGING, "    customer_id,\n    cast(amount as integer) as amount,\n", REORDERED)],
-    "a file is moved": [(ORDERS, "", "models/customer_orders.sql")],
+    "a file is moved": [(ORDERS, "", "models/marts/orders/customer_orders.sql")],
     "a cursor is renamed upstream": [(STAGING, " as ordered_on", " as ordered_at")],
     "a type": [(ORDERS, "cast(totals.order_total as integer)", "cast(totals.order_total as varchar)")],
     "a filter": [(ORDERS, "order_total > 0", "order_total >= 0")],
