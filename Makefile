@@ -24,14 +24,18 @@ help: ## this list
 demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
 	@$(BIN)/python dags_examples/demo/run.py
 
-test: $(VENV)/.ready lint types ## everything that must hold: lint, types, tests; names the ten slowest
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" --durations=10 $(ARGS)
+test: $(VENV)/.ready lint ## what must hold at every step: lint, types, tests; names the ten slowest; three minutes
+	@$(MAKE) --no-print-directory types & types=$$!; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not long" --durations=10 $(ARGS) && wait $$types
+
+test-long: $(VENV)/.ready ## tests of whole programs, and every store; what else must hold before a change lands
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "long and not slow" $(ARGS)
 
 test-all: $(VENV)/.ready ## every test, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-airflow-3.1: $(VENV31)/.ready ## the tests that import Airflow, on the lowest Airflow we support
-	$(VENV31)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "airflow and not e2e and not slow" $(ARGS)
+	$(VENV31)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "airflow and not e2e and not slow and not long" $(ARGS)
 
 test-dbt-versions: $(VENV)/.ready ## one catalog from dbt 1.7 to 1.11, each installed into build/dbt-matrix
 	$(BIN)/python scripts/dbt-matrix

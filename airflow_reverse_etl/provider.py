@@ -31,11 +31,13 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.drift",
                 "operators.reverse_etl",
                 "operators.sync_group",
+                "operators.sync_watch",
             )
         ],
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http", "hooks.hubspot")],
         "sensors": [_modules("sensors.dbt_cloud", "sensors.git")],
         "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
+        "notifications": ["airflow_reverse_etl.notifications.sync.SyncNotifier"],
         "connection-types": [*destination_connections(), GIT_CONNECTION],
         "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},

@@ -48,28 +48,38 @@ def run_context(
     :raises ConfigurationError: the sync's source cannot plan, though it says so; or the sync has state to adopt.
     :raises CredentialsError: a connection does not exist, or a privilege in the warehouse is missing.
     """
-    from airflow_reverse_etl.stores.choose import choose_store
     from airflow_reverse_etl.stores.rate_budget import FileBudget
     from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, SystemClock
     from airflow_reverse_etl.sync.context import RunContext
 
-    store = choose_store(
-        sync,
-        query,
-        lake=state_store(),
-        open_warehouse_store=lambda: warehouse_store(sync.source),
-        has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
-        log=log,
-    )
     return RunContext(
         run_id,
-        store,
+        store_of(sync, query=query, log=log),
         observer=observer,
         clock=SystemClock(),
         label=label,
         deferrable=deferrable,
         budget=FileBudget(state_files()),
         timing=timing or DEFAULT_TIMING,
+    )
+
+
+def store_of(
+    sync: Sync, *, query: str | None = None, log: Callable[[str], object] = lambda _: None
+) -> LakeStore | WarehouseStore:
+    """Return the store that has the state of a sync.
+
+    The parameters and errors are those of :func:`run_context`.
+    """
+    from airflow_reverse_etl.stores.choose import choose_store
+
+    return choose_store(
+        sync,
+        query,
+        lake=state_store(),
+        open_warehouse_store=lambda: warehouse_store(sync.source),
+        has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
+        log=log,
     )
 
 

@@ -26,7 +26,7 @@ REFERENCE = ROOT / "docs" / "reference"
 SCHEMA = ROOT / "airflow_reverse_etl" / "schemas" / "sync.schema.json"
 WIRE = ROOT / "tests" / "destinations" / "wire" / "http"
 ERRORS = ROOT / "airflow_reverse_etl" / "errors.md"
-FACE = ("operators", "sensors", "triggers", "hooks")
+FACE = ("operators", "sensors", "triggers", "hooks", "notifications")
 
 _BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -187,6 +187,8 @@ _MEANING = {
     "failure": "limits beyond which the task fails",
     "retry": "limits for sending a rejected row again while it stays unchanged",
     "rate": "limits for the requests to the destination",
+    "warning": "limits beyond which the sync needs attention",
+    "critical": "limits beyond which it counts as failing",
     "retry.max_attempts": "number of runs in which the row is sent",
     "retry.max_age": "time since it was first rejected",
     "method": "HTTP method",
@@ -200,6 +202,7 @@ _MEANING = {
 def sync_tables() -> str:
     """Return the tables of the fields of a sync and of its nested mappings."""
     from airflow_reverse_etl.spec import model as spec
+    from airflow_reverse_etl.spec.alerts.limits import AlertLimits, Alerts
 
     parts = [_model_table(spec.Sync)]
     for key in ("destination", "guards", "failure", "retry", "rate"):
@@ -207,6 +210,8 @@ def sync_tables() -> str:
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         parts.append(f"### `{key}`\n\n{_model_table(model, f'{key}.')}")
+    parts.append(f"### `alerts`\n\n{_model_table(Alerts)}")
+    parts.append(f"### `alerts.warning`, `alerts.critical`\n\n{_model_table(AlertLimits)}")
     return "\n\n".join(parts)
 
 

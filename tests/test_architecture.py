@@ -69,6 +69,7 @@ def loaded(code: str) -> set[str]:
     return set(python(f"{code}\nimport sys\nprint()\nprint(*{names})").splitlines()[-1].split())  # Airflow prints too
 
 
+@pytest.mark.long
 @pytest.mark.airflow
 def test_a_dag_file_loads_nothing_heavy() -> None:
     """Importing every operator, sensor, trigger and hook loads no driver that ``airflow.sdk`` does not load itself."""

@@ -17,6 +17,7 @@ from tests.examples import FOLDER, load
 pytestmark = pytest.mark.airflow
 
 
+@pytest.mark.long
 def test_a_model_is_announced_by_its_last_task_and_the_sync_waits_for_that(
     tmp_path: Path,
     add_connection: Callable[..., None],

@@ -48,6 +48,7 @@ def warehouse(tmp_path: Path, add_connection: Callable[..., None]) -> Callable[[
     return execute
 
 
+@pytest.mark.long
 def test_scores_follow_the_warehouse_into_the_application_database(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -99,6 +100,7 @@ def test_orders_are_written_to_files_once(
     assert orders == list(range(1, 12))
 
 
+@pytest.mark.long
 def test_contacts_of_a_git_project_reach_the_crm_and_announce_it(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

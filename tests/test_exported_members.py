@@ -10,6 +10,7 @@ import pytest
 PUBLIC = {
     "airflow_reverse_etl": ["ReverseEtlError", "Sync", "__version__", "reverse_etl"],
     "airflow_reverse_etl.hooks": ["DbtCloudApiHook", "GitRepositoryHook", "ReverseEtlHttpHook"],
+    "airflow_reverse_etl.notifications": ["SyncNotifier"],
     "airflow_reverse_etl.operators": [
         "DbtCloudModelSyncOperator",
         "DbtMetaSyncsOperator",
@@ -22,6 +23,7 @@ PUBLIC = {
         "ReverseEtlOperator",
         "ReverseEtlPlanOperator",
         "ReverseEtlRemoveOperator",
+        "SyncWatchOperator",
     ],
     "airflow_reverse_etl.sensors": ["DbtCloudJobSensor", "GitCommitSensor"],
     "airflow_reverse_etl.testing": [

@@ -120,12 +120,14 @@ class Find(Call):
     """A request that returns the ids of existing records.
 
     :param missing: consequence for rows without a record.
+    :param max_rows: most rows in one request; None for as many as the batch has.
     :param statuses: statuses whose meaning differs from the usual one. ``skip`` means that no record was found, as
         404 and 410 do for a single row; ``accept`` that the reply is read.
     """
 
     places: RecordPlaces = field(default_factory=RecordPlaces)
     missing: Missing = "skip"
+    max_rows: int | None = None
     statuses: Mapping[int, Action] = field(default_factory=dict)
 
     @property
@@ -400,18 +402,18 @@ class _Found:
 class _Prepared:
     """A call, with everything prepared that does not depend on the rows."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, max_rows: int | None = None) -> None:
         self._call = call
+        self._max_rows = max_rows
         self.single = call.rows == "single"
         self._encode = encoder(call.body, single=self.single, records=call.records, envelope=call.envelope)
 
     def parts(self, batch: Batch) -> list[Batch]:
         """Part a batch so that each part fits into one request."""
-        if not len(batch):
-            return []
-        if not self.single or len(batch) == 1:
-            return [batch]
-        return [batch.only([position]) for position in range(len(batch))]
+        most = 1 if self.single else self._max_rows or len(batch)
+        if len(batch) <= most:
+            return [batch] if len(batch) else []
+        return [batch.only(range(start, min(start + most, len(batch)))) for start in range(0, len(batch), most)]
 
     def request(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Request | None, Batch, dict[str, Receipt]]:
         """Build the request of a batch.
@@ -461,10 +463,10 @@ class _Operation(_Prepared):
     """The endpoint of an operation, with everything prepared that does not depend on the rows."""
 
     def __init__(self, destination: BatchApi, operation: Operation, endpoint: Endpoint) -> None:
-        super().__init__(endpoint)
+        super().__init__(endpoint, endpoint.support.max_rows)
         self._destination = destination
         self.endpoint = endpoint
-        self.find = _Prepared(endpoint.find) if endpoint.find else None
+        self.find = _Prepared(endpoint.find, endpoint.find.max_rows) if endpoint.find else None
         names_row = endpoint.path_names_row
         if names_row is None:
             names_row = self.single and not isinstance(endpoint.path, str)
@@ -486,15 +488,6 @@ class _Operation(_Prepared):
             except BadValueError as error:
                 problems[row.key] = Receipt(Outcome.REJECTED, "bad_value", str(error))
         return [batch.only(positions) for positions in groups.values()], problems
-
-    def parts(self, batch: Batch) -> list[Batch]:
-        """Part a group of rows so that each part fits into one request."""
-        most = self.endpoint.support.max_rows
-        return [
-            part if len(part) <= most else part.only(range(start, min(start + most, len(part))))
-            for part in super().parts(batch)
-            for start in range(0, len(part), most)
-        ]
 
     def request(self, batch: Batch, ids: Mapping[str, Any]) -> tuple[Request | None, Batch, dict[str, Receipt]]:
         """Build the request of a batch, with its idempotency key."""

@@ -16,7 +16,8 @@ from pydantic import Field, field_validator
 from airflow_reverse_etl.destinations.base import DestinationOptions, Setup
 from airflow_reverse_etl.destinations.info import Info
 from airflow_reverse_etl.destinations.json_encoding import NotJsonError, dumps
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.destinations.new_file import NewFile
+from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, UnreachableError
 from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
@@ -79,6 +80,9 @@ class FileDestination:
     always quoted, and null is empty without quotes. Values are written unchanged: a spreadsheet reads a cell that
     begins with ``=``, ``+``, ``-`` or ``@`` as a formula, so do not open files with untrusted text in a spreadsheet.
 
+    In mode ``replace``, all rows are one file, ``<url>/<object or sync>.<format>``, without the column for operations.
+    It is written on the worker's disk, and then takes the place of the old one at once.
+
     Credentials of an object storage come from the connection's extra ``storage_options``, with Delta Lake's names.
     """
 
@@ -101,6 +105,8 @@ class FileDestination:
         operations = dict.fromkeys(Operation, support)
         if options.operation_column is None:  # a reader could not tell a delete from an upsert
             del operations[Operation.DELETE]
+        self._is_whole = setup.sync.mode == "replace"
+        self._content: NewFile | None = None
         self.address = setup.address(options.url, None if options.object else self._folder)
         self.capabilities = Capabilities(operations, json=options.format == "jsonl")
 
@@ -113,10 +119,40 @@ class FileDestination:
         self._storage = await asyncio.to_thread(open_storage, self._url, _SHORT_RETRIES | self._storage_options)
 
     async def close(self) -> None:
-        """Do nothing: no file stays open between batches."""
+        """Delete a new content that was not shown. No other file stays open between batches."""
+        if self._content is not None:
+            await asyncio.to_thread(self._content.close)
+            self._content = None
+
+    async def begin(self) -> None:
+        """Begin a new content on the worker's disk."""
+        await self.close()
+        self._content = NewFile(self._options.format, self._fields, _texts)
+
+    async def finish(self) -> None:
+        """Put the new content in the place of the old one. A file appears when it is complete.
+
+        :raises UnreachableError: the storage did not take it.
+        :raises CredentialsError: the storage refused it.
+        :raises ConfigurationError: the bucket does not exist.
+        """
+        await self._limiter.acquire()
+        await asyncio.to_thread(self._show)
+
+    def _show(self) -> None:
+        assert self._content is not None, "begin() comes first"
+        try:
+            self._storage.put(self._whole_name, self._content.complete())
+        except storage_errors() as error:
+            receipt = self._failed(error).default
+            raise UnreachableError(
+                f"the storage did not take the file: {receipt.message}", todo="try again", url=self._options.url
+            ) from None
 
     async def send(self, batch: Batch) -> Receipts:
-        """Write one file."""
+        """Write one file, or a part of the new content."""
+        if self._content is not None:
+            return await asyncio.to_thread(self._add, self._content, batch)
         await self._limiter.acquire()
         return await asyncio.to_thread(self._send, batch)
 
@@ -134,9 +170,18 @@ class FileDestination:
             return self._failed(error)
         return Receipts(exceptions=exceptions)
 
+    def _add(self, content: NewFile, batch: Batch) -> Receipts:
+        """Add a batch to the new content."""
+        if self._options.format != "jsonl":
+            content.add_table(self._columns(batch))
+            return Receipts(requests=0)
+        data, exceptions = self._json_lines(batch)
+        content.add_lines(data)
+        return Receipts(exceptions=exceptions, requests=0)
+
     def first_request(self, batch: Batch) -> ShownRequest:
         """Return the file of a batch: its name and its lines."""
-        name = f"{self._url}/{self._file_name(batch)}"
+        name = f"{self._url}/{self._whole_name if self._is_whole else self._file_name(batch)}"
         if self._options.format == "parquet":
             lines = [dumps(record).decode() for record in batch.records]
             return ShownRequest(name, body="\n".join(lines), notes=("the rows are written in Parquet's format",))
@@ -166,8 +211,16 @@ class FileDestination:
         numbers = f"{batch.seqs[0]:012}-{batch.seqs[-1]:012}-{len(batch)}"
         return f"{self._folder}/{run}/{numbers}-{batch.operation}.{self._options.format}"
 
+    @property
+    def _whole_name(self) -> str:
+        return f"{self._folder}.{self._options.format}"
+
+    @property
+    def _operation_column(self) -> str | None:
+        return None if self._is_whole else self._options.operation_column
+
     def _json_lines(self, batch: Batch) -> tuple[bytes, dict[str, Receipt]]:
-        column = self._options.operation_column
+        column = self._operation_column
         lines: list[bytes] = []
         exceptions: dict[str, Receipt] = {}
         for key, record in zip(batch.keys, batch.records, strict=True):
@@ -179,8 +232,18 @@ class FileDestination:
         return b"".join(lines), exceptions
 
     def _table(self, batch: Batch) -> bytes:
-        import pyarrow as pa
         from pyarrow import csv, parquet
+
+        target = io.BytesIO()
+        if self._options.format == "csv":
+            csv.write_csv(self._columns(batch), target)
+        else:
+            parquet.write_table(self._columns(batch), target)
+        return target.getvalue()
+
+    def _columns(self, batch: Batch) -> pa.Table:
+        """Return the rows of a batch as columns, in the form that the format can hold."""
+        import pyarrow as pa
 
         # One column for each field of the mapping, and the operation's.
         records = [dict(_flat(record)) for record in batch.records]
@@ -188,15 +251,11 @@ class FileDestination:
         for name in self._fields:
             values = [record.get(name) for record in records]
             columns[name] = _array(values)
-        if column := self._options.operation_column:
+        if column := self._operation_column:
             columns[column] = pa.array([batch.operation.value] * len(batch), pa.string())
-        target = io.BytesIO()
         if self._options.format == "csv":
-            texts = {name: _csv_column(array) for name, array in columns.items()}
-            csv.write_csv(pa.table(texts), target)
-        else:
-            parquet.write_table(pa.table(columns), target)
-        return target.getvalue()
+            return pa.table({name: _csv_column(array) for name, array in columns.items()})
+        return pa.table(columns)
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -185,7 +185,13 @@ class JsonApi(BatchApi):
         if missing == "insert" and not can_insert:
             missing = "send"
         call = self._call(operation, options)
-        return Find(**call, places=_places(options), missing=missing, statuses=options.statuses)
+        return Find(
+            **call,
+            places=_places(options),
+            missing=missing,
+            max_rows=options.max_batch_rows,
+            statuses=options.statuses,
+        )
 
     def _further_requests(
         self, operation: Operation, options: EndpointOptions

@@ -127,6 +127,9 @@ class FindOptions(CallOptions, RecordPaths):
             "update, insert for upsert"
         ),
     ] = None
+    max_batch_rows: Annotated[
+        int | None, Field(ge=1, description="maximum number of rows in a request; default: all rows of the batch")
+    ] = None
     statuses: Annotated[
         dict[int, Action],
         Field(
@@ -262,7 +265,10 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
     ]
     idempotent: Annotated[
         tuple[Literal["upsert", "insert", "update", "delete"], ...],
-        Field(description="operations that have the same result when sent twice as when sent once"),
+        Field(
+            description="operations that have the same result when sent twice as when sent once; default: without an "
+            "upsert that creates what its look-up does not find"
+        ),
     ] = ("upsert", "update", "delete")
     idempotency_header: Annotated[
         str | None, Field(description="header for a key by which the API recognises a repeated request")
@@ -291,8 +297,24 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
         return found
 
     def is_idempotent(self, operation: Operation) -> bool:
-        """Return True if an operation may be sent twice. An idempotency key makes the API recognise every request."""
-        return bool(self.idempotency_header) or operation in self.idempotent
+        """Return True if an operation may be sent twice. An idempotency key makes the API recognise every request.
+
+        A search often lags behind what was written. An upsert that creates what its look-up does not find may then
+        create a record twice, so it counts as idempotent only where the options say so.
+        """
+        if self.idempotency_header:
+            return True
+        if operation is Operation.UPSERT and "idempotent" not in self.model_fields_set and self._creates_missing():
+            return False
+        return operation in self.idempotent
+
+    def _creates_missing(self) -> bool:
+        """Return True if an upsert sends what its look-up does not find to the endpoint of ``insert``."""
+        endpoints = self.endpoints()
+        upsert = endpoints.get(Operation.UPSERT)
+        if upsert is None or upsert.find is None or Operation.INSERT not in endpoints:
+            return False
+        return upsert.find.missing in {None, "insert"}
 
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:
@@ -302,7 +324,9 @@ class JsonApiOptions(HttpOptions, EndpointOptions):
         for operation, endpoint in endpoints.items():
             problems = endpoint.problems()
             if endpoint.then and not self.is_idempotent(operation):
-                problems.append("'then' needs an idempotent operation, as a row that fails there is sent again")
+                problems.append(
+                    "'then' needs an operation that `idempotent` lists, as a row that fails there is sent again"
+                )
             if endpoint.find and endpoint.find.missing == "insert" and Operation.INSERT not in endpoints:
                 problems.append("find: missing: insert needs an endpoint for insert")
             if problems:

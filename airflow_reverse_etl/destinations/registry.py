@@ -18,7 +18,7 @@ from airflow_reverse_etl.destinations.base import DestinationClass, Setup
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import DestinationSpec, Sync
 from airflow_reverse_etl.spec.problems import nearest
-from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination
+from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination, ReplacesObject
 
 #: Entry point group of destination classes.
 ENTRY_POINT_GROUP = "airflow_reverse_etl.destinations"
@@ -167,6 +167,8 @@ def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) 
     if missing:
         supported = ", ".join(sorted(capabilities.operations)) or "do nothing"
         problems.append(f"mode: {sync.mode} needs {' and '.join(missing)}; this destination can only {supported}")
+    if sync.mode == "replace" and not isinstance(destination, ReplacesObject):
+        problems.append("mode: this destination cannot replace its whole content at once; use mode mirror")
     needing = sorted(setup.operations & cls.needs_match_on)
     if needing and not sync.destination.match_on:
         problems.append(f"destination.match_on: is required to {' and '.join(needing)}")

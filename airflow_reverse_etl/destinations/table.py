@@ -103,6 +103,10 @@ class TableDestination:
     A transaction that was not committed leaves nothing behind, so rows are retryable or rejected after a failure before
     ``COMMIT``, and unknown after a failure during ``COMMIT``. On databases without transactions, rows are also unknown
     after a failed insert of several rows.
+
+    In mode ``replace``, the rows go to the table ``<object>__replacement`` first. At the end, one transaction deletes
+    the rows of the object, and inserts those. The object itself stays, with its grants, indexes, views and columns that
+    the mapping does not have. Readers see the old rows or the new ones.
     """
 
     info = INFO
@@ -129,6 +133,7 @@ class TableDestination:
         self._sessions: list[_Session] = []
         self._columns: tuple[str, ...] | None = None
         self._arrays: frozenset[str] = frozenset()
+        self._staged: _Session | None = None
         self.address = setup.address(setup.connection.port)
         self.capabilities = Capabilities(
             usual(options.max_batch_rows),  # a statement that succeeds has written all its rows
@@ -162,7 +167,10 @@ class TableDestination:
         return ObjectSchema([ObjectField(mapped.get(self._compared(name), name)) for name in self._columns])
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection. Drops a new content that was not shown."""
+        if self._staged is not None:
+            await self._staged.run(self._drop_staging, self._staged)
+            self._staged = None
         sessions = self._sessions
         self._sessions = []
         self._free = []
@@ -173,6 +181,28 @@ class TableDestination:
     async def send(self, batch: Batch) -> Receipts:
         """Write a batch in one transaction."""
         return await self._use_session(self._write, batch)
+
+    async def begin(self) -> None:
+        """Make an empty table for the new content.
+
+        :raises ConfigurationError: the database has no transactions; other tables refer to this one; or the user may
+            not create a table.
+        :raises UnreachableError: the database does not answer.
+        """
+        await self._limiter.acquire()
+        session = self._free[-1]
+        await session.run(self._make_staging, session)
+        self._staged = session
+
+    async def finish(self) -> None:
+        """Replace the rows by the new content, in one transaction.
+
+        :raises ConfigurationError: the database refused the new content.
+        :raises UnreachableError: the database did not answer.
+        """
+        await self._limiter.acquire()
+        assert self._staged is not None, "begin() comes first"
+        await self._staged.run(self._show_staging, self._staged)
 
     def first_request(self, batch: Batch) -> ShownRequest:
         """Return the first statement of a batch's transaction, and its parameters as JSON."""
@@ -307,7 +337,69 @@ class TableDestination:
         return statement
 
     def _writer(self, connection: Any) -> Writer:
+        """Return the builder of the statements on the table that batches go to."""
+        writer = self._object_writer(connection)
+        return writer.staging() if self._staged is not None else writer
+
+    def _object_writer(self, connection: Any) -> Writer:
         return Writer(self._dialect.name, _paramstyle(connection), self._options.object, self._options.match_on)
+
+    def _make_staging(self, session: _Session) -> None:
+        where = {"connection": self._options.connection, "sync": self._sync.name, "table": self._options.object}
+        if not self._dialect.transactions:
+            raise ConfigurationError(
+                f"mode replace needs a database with transactions, which {self._dialect.name} does not have",
+                todo="use mode mirror",
+                **where,
+            )
+        writer = self._object_writer(session.connection)
+        try:
+            self._check_references(session, writer, where)
+            self._run_together(session, writer.make_staging())
+        except ReverseEtlError:
+            raise
+        except Exception as error:
+            raise self._refused(error, "a table for the new content", where) from None
+        self._statements.clear()
+
+    def _check_references(self, session: _Session, writer: Writer, where: Mapping[str, Any]) -> None:
+        """Refuse a table that others refer to: their rows could be deleted with those of this one."""
+        query = writer.references()
+        if not query:
+            return
+        session.cursor.execute(query)
+        if tables := [str(row[0]) for row in session.cursor.fetchall()]:
+            raise ConfigurationError(
+                f"mode replace deletes every row for a moment, and other tables refer to this one: {', '.join(tables)}",
+                todo="use mode mirror",
+                **where,
+            )
+
+    def _show_staging(self, session: _Session) -> None:
+        where = {"connection": self._options.connection, "sync": self._sync.name, "table": self._options.object}
+        columns = tuple(dict.fromkeys(name.partition(".")[0] for name in self._sync.mapping))
+        try:
+            self._cursor(session)
+            self._run_together(session, self._object_writer(session.connection).show_staging(columns))
+        except Exception as error:
+            raise self._refused(error, "the new content", where) from None
+
+    def _run_together(self, session: _Session, statements: Sequence[str]) -> None:
+        """Run statements in one transaction."""
+        try:
+            self._transaction(session, "BEGIN")
+            for sql in statements:
+                session.cursor.execute(sql)
+            self._transaction(session, "COMMIT")
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._transaction(session, "ROLLBACK")
+            raise
+
+    def _drop_staging(self, session: _Session) -> None:
+        with contextlib.suppress(Exception):  # the next load drops it
+            self._run_together(session, [self._object_writer(session.connection).drop_staging()])
+        self._statements.clear()
 
     def _write(self, session: _Session, batch: Batch, before: Sequence[tuple[str, Sequence[Any]]] = ()) -> Receipts:
         """Write a batch in one transaction.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ReverseEtlPlanOperator,
         ReverseEtlRemoveOperator,
     )
+    from airflow_reverse_etl.operators.sync_watch import SyncWatchOperator
 
 __all__ = [
     "DbtCloudModelSyncOperator",
@@ -32,6 +33,7 @@ __all__ = [
     "ReverseEtlOperator",
     "ReverseEtlPlanOperator",
     "ReverseEtlRemoveOperator",
+    "SyncWatchOperator",
 ]
 
 __getattr__, __dir__ = lazy(
@@ -48,5 +50,6 @@ __getattr__, __dir__ = lazy(
         "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlRemoveOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",
+        "SyncWatchOperator": "airflow_reverse_etl.operators.sync_watch",
     },
 )

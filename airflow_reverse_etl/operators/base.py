@@ -76,6 +76,10 @@ class SyncOperator(BaseOperator):
             sync = str(sync)
         self.sync: Any = sync
         self._stop: Callable[[], object] | None = None
+        # What a callback of this task, in the same process, may want to know; see SyncNotifier.
+        self.loaded_sync: Sync | None = None
+        self.last_report: RunReport | None = None
+        self.last_drift: Sequence[Mapping[str, str]] = ()
         # What a try keeps over a wait; see resume().
         self._planned = False
         self._deadline: datetime | None = None
@@ -108,6 +112,7 @@ class SyncOperator(BaseOperator):
         self._deadline = datetime.fromisoformat(deadline) if deadline else None
         try:
             sync = self._load_sync()
+            self.loaded_sync = sync
             while isinstance(done := self._work_or_wait(sync, context), Wait):
                 self._wait(sync, done, context)
             return done
@@ -252,6 +257,8 @@ class SyncOperator(BaseOperator):
         self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, Any]:
         """Report a run's counts: in the log, on the events of the task's assets, and as the returned XCom."""
+        self.last_report = report
+        self.last_drift = drift
         counts = report.to_json()
         if drift:
             counts["drift"] = list(drift)
@@ -274,6 +281,7 @@ class SyncOperator(BaseOperator):
 
     def _push_report(self, context: Context, error: ReverseEtlError) -> None:
         if error.report is not None:
+            self.last_report = error.report
             self._log_report(error.report, error.where.get("sync", self.task_id))
             context["ti"].xcom_push(key="return_value", value=error.report.to_json())
 

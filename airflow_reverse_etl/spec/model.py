@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.alerts.limits import Alerts
 from airflow_reverse_etl.spec.field_types import MAX_DEPTH, Constant, Duration, Limit, Names, constant_problem, is_blank
 from airflow_reverse_etl.spec.problems import at_most, problem_text, problems_of, title
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_text, read_yaml
@@ -31,7 +32,7 @@ from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_text, read_y
 #: Validates the keys that a destination adds to ``destination:``. Takes that mapping, returns (path, message) problems.
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
 
-Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete"]
+Mode = Literal["upsert", "insert", "update", "mirror", "append", "delete", "replace"]
 #: Context of a validation that raises pydantic's own error.
 _RAW: dict[str, str] = {"errors": "raw"}
 #: Most characters of a field's name.
@@ -426,6 +427,13 @@ class Sync(_Strict):
     planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="engine that runs the comparison")] = (
         "auto"
     )
+    alerts: Annotated[
+        Alerts | None,
+        Field(
+            description="limits from which on `SyncNotifier` reports that the sync needs attention (warning) or is "
+            "failing (critical); default: attention for every row that is not delivered"
+        ),
+    ] = None
     #: The sync as its author wrote it, if this is a copy with the model's columns.
     _written: Sync | None = PrivateAttr(None)
 
@@ -499,11 +507,15 @@ class Sync(_Strict):
 
     @model_validator(mode="after")
     def _track_fits(self) -> Sync:
-        if self.mode == "mirror" and (self.cursor or self.track == "none"):
+        if self.mode in ("mirror", "replace") and (self.cursor or self.track == "none"):
             reason = "without a record, removed rows cannot be found"
             if self.cursor:
                 reason = "a cursor cannot see removed rows"
-            raise ValueError(f"mode mirror needs track: rows: {reason}")
+            raise ValueError(f"mode {self.mode} needs track: rows: {reason}")
+        if self.mode == "replace" and self.sends_changed:
+            raise ValueError("mode replace sends whole records; it has no use for send: changed")
+        if self.mode == "replace" and self.guards.max_changes is not None:
+            raise ValueError("mode replace sends every row; use guards.max_removed instead of max_changes")
         if self.mode == "append" and self.cursor:
             raise ValueError("mode append sends every row of the model in every run; it has no use for a cursor")
         if self.mode == "append" and self.track_fields and not self.sends_changed:

@@ -22,4 +22,5 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
     "mirror": {"added": Operation.UPSERT, "changed": Operation.UPSERT, "removed": Operation.DELETE},
     "append": {"added": Operation.INSERT},
     "delete": {"added": Operation.DELETE},
+    "replace": {"added": Operation.INSERT, "changed": Operation.INSERT},
 }

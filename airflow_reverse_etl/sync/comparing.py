@@ -99,6 +99,18 @@ def comparison_for(
 ) -> Comparison:
     """Decide how the plan of a request compares the model with the snapshot.
 
+    A whole plan has every row; what its commit records replaces the snapshot. The parameters, and what is raised, are
+    those of :func:`_compared_with`.
+    """
+    found = _compared_with(request, before, snapshot_rows=snapshot_rows, collation=collation)
+    if not request.whole or found.recorded == "all":
+        return found
+    return replace(found, compared=False, adopted=False, recorded="", drops_snapshot=True, columns_before=None)
+
+
+def _compared_with(request: PlanRequest, before: State | None, *, snapshot_rows: int, collation: str) -> Comparison:
+    """Decide how a plan that sends what differs compares the model with the snapshot.
+
     :param before: state saved by the last commit; None if no run of the sync was ever committed.
     :param snapshot_rows: rows of the snapshot that the store can read now.
     :param collation: collation that lowers text. Under another one, they are other identifiers.

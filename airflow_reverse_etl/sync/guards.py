@@ -73,12 +73,12 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
     # A mirror that sets no limit gets the default one, which lets a few rows pass in any case.
     max_removed = guards.max_removed
     always_removed = 0
-    if max_removed is None and sync.mode == "mirror":
+    if max_removed is None and sync.mode in ("mirror", "replace"):
         max_removed = MIRROR_SHARE
         always_removed = MIRROR_ROWS
 
     for name, limit, always, count, total in (
-        ("max_removed", max_removed, always_removed, planned.removed, plan.snapshot_rows),
+        ("max_removed", max_removed, always_removed, _removed(plan), plan.snapshot_rows),
         ("max_changes", guards.max_changes, 0, planned.total, rows),
     ):
         if limit is None:
@@ -90,11 +90,16 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
         than = "at most" if few else "more than"
         allowed = _format_limit(limit, total)
         if always:
-            allowed = f"the larger of {allowed} and {always:,}, the default of a mirror"
+            allowed = f"the larger of {allowed} and {always:,}, the default of mode {sync.mode}"
         found.append((name, few, f"{count:,} rows, {than} {allowed}"))
 
     note = dict.fromkeys(lifted, ", lifted for this run")
     return [Verdict(name, met, name in lifted, f"{name}: {text}{note.get(name, '')}") for name, met, text in found]
+
+
+def _removed(plan: Plan) -> int:
+    """Return the number of rows that the destination loses by a plan."""
+    return max(0, plan.snapshot_rows - plan.total) if plan.whole else plan.planned.removed
 
 
 def lifted_guards(value: object, *, where: str, sync: str) -> frozenset[str]:

@@ -305,6 +305,8 @@ def make_plan(
         held=held,
         other_writers=dict(request.other_writers),
         place=request.place,
+        forgotten=changes["forgotten"],
+        whole=request.whole,
     )
 
 

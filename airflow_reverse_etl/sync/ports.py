@@ -58,6 +58,7 @@ class PlanRequest:
     :param address: place of the destination; empty if the destination does not describe it.
     :param account: account of the destination's credentials; empty if it is not known.
     :param other_writers: see :attr:`Plan.other_writers`.
+    :param whole: see :attr:`Plan.whole`.
     """
 
     sync: Sync
@@ -72,6 +73,7 @@ class PlanRequest:
     address: str = ""
     account: str = ""
     other_writers: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
     @property
     def place(self) -> str:
@@ -129,6 +131,8 @@ class Plan:
     :param kinds: order of the kinds of rows in the change set.
     :param other_writers: in mode mirror, other syncs that write to the same destination: name → last day, ISO 8601.
     :param place: place of the destination, with the account.
+    :param forgotten: records that leave the snapshot, and nothing is sent.
+    :param whole: the rows are the whole new content of the destination's object (mode ``replace``).
     """
 
     plan_id: str
@@ -151,6 +155,13 @@ class Plan:
     kinds: tuple[str, ...] = KINDS
     other_writers: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+    forgotten: int = 0
+    whole: bool = False
+
+    @property
+    def has_work(self) -> bool:
+        """True if there is something to send. An object that is replaced may become empty."""
+        return self.total > 0 or self.whole
 
     @property
     def removed_first(self) -> int:
@@ -375,7 +386,7 @@ class Capabilities:
 
     def may_repeat(self, mode: str) -> bool:
         """Return True if all operations of a mode have the same result when they are sent twice."""
-        return all(map(self.idempotent, OPERATIONS[mode].values()))
+        return mode == "replace" or all(map(self.idempotent, OPERATIONS[mode].values()))
 
 
 class DailyLimitError(Exception):
@@ -487,6 +498,25 @@ class ResolvesConflicts(Destination, Protocol):
         Rows that depend on each other are written all or none. The receipt of a row has the outcome ``conflict`` if
         a record of no row of the batch is in its way, and is ``rejected`` with the code ``unique_cycle`` if the
         destination cannot write it together with the rows that are in its way. Raises like :meth:`Destination.send`.
+        """
+
+
+@runtime_checkable
+class ReplacesObject(Destination, Protocol):
+    """Destination that can replace the whole content of its object at once (mode ``replace``).
+
+    After :meth:`begin`, :meth:`Destination.send` writes rows to a new content that no reader sees. :meth:`finish` shows
+    it in the place of the old one. If the process is killed before that, the old content is what it was. A load sends
+    its batches in order, and waits for each answer.
+    """
+
+    async def begin(self) -> None:
+        """Begin a new, empty content. Drops one that an interrupted load has left. Raises like ``open``."""
+
+    async def finish(self) -> None:
+        """Show the new content to all readers at once. May be repeated by another :meth:`begin` and the same rows.
+
+        Raises UnreachableError if that failed, or if the answer was lost; ConfigurationError if no try can succeed.
         """
 
 

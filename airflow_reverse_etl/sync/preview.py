@@ -51,7 +51,9 @@ def summary(
     capabilities = destination.capabilities
     sizes = {kind: capabilities.batch_rows(sync, operation) for kind, operation in OPERATIONS[sync.mode].items()}
     shared = {kind: rows for kind, rows in plan.ranges().items() if rows and rows.start > plan.removed_first}
-    shares = min(partitions, sum(math.ceil(len(rows) / sizes[kind]) for kind, rows in shared.items()))
+    shares = (
+        1 if plan.whole else min(partitions, sum(math.ceil(len(rows) / sizes[kind]) for kind, rows in shared.items()))
+    )
     requests = _requests(plan, sizes, shares)
     rate = capabilities.limits(sync).requests_per_second
     minutes = round(requests / rate / 60, 2) if rate else None

@@ -109,7 +109,7 @@ async def attempt_sync(
             request = steps.request(model, options)
             found = await steps.plan(request, model.warehouse, destination, lift_guards=options.lift_guards)
         if isinstance(found, Plan):
-            if found.total and (wait := (await steps.load(found, destination)).waiting):
+            if found.has_work and (wait := (await steps.load(found, destination)).waiting):
                 return wait
             found = await steps.finish(found, destination, seconds=clock.monotonic() - started)
     if isinstance(found, RunReport):
@@ -132,6 +132,12 @@ async def send_one(
     :raises GuardError: a guard stopped the plan; nothing was sent.
     :raises FailurePolicyError: the row was rejected; has ``report``.
     """
+    if sync.mode == "replace":
+        raise ConfigurationError(
+            "mode replace sends the whole content of its object, so a run of one row would lose the others",
+            todo="look at the request with `reverse-etl show`",
+            sync=sync.name,
+        )
     if not sync.tracked:
         raise ConfigurationError(
             "the sync keeps no record of what was delivered, so a run of one row would lose the others",
@@ -252,7 +258,7 @@ class Run:
             may_repeat = destination.capabilities.may_repeat(self._sync.mode)
             if request.full_resync and not may_repeat and await self.committed():
                 request = replace(request, full_resync=False)
-            plan = await asyncio.to_thread(self._store.plan, await self._addressed(request, destination), warehouse)
+            plan = await self._make(await self._addressed(request, destination), warehouse)
         self._report_plan(plan)
 
         # A plan that was sent in part has passed the guards.
@@ -263,6 +269,19 @@ class Run:
                 await asyncio.to_thread(self._store.discard, plan)
                 raise
         return plan
+
+    async def _make(self, request: PlanRequest, warehouse: Warehouse) -> Plan:
+        """Make a plan. In mode ``replace`` it has no row if nothing differs, and else every row."""
+        plan = await asyncio.to_thread(self._store.plan, request, warehouse)
+        if self._sync.mode != "replace" or not (plan.total or plan.forgotten):
+            return plan
+        text = (
+            f"{plan.planned.added:,} rows added, {plan.planned.changed:,} changed, {plan.forgotten:,} gone: "
+            "the whole content is replaced"
+        )
+        self._observer.event("note", sync=self._sync.name, text=text)
+        await asyncio.to_thread(self._store.discard, plan)
+        return await asyncio.to_thread(self._store.plan, replace(request, whole=True), warehouse)
 
     async def _addressed(self, request: PlanRequest, destination: Destination) -> PlanRequest:
         """Add to a request what the plan must know of its destination. A mirror must know who else writes there.
@@ -298,7 +317,7 @@ class Run:
     async def preview(self, request: PlanRequest, warehouse: Warehouse, destination: Destination) -> Plan:
         """Make a plan that is only shown. It ignores guards and leaves earlier runs alone; the caller discards it."""
         marked = replace(request, run_id=_PREVIEW_PREFIX + request.run_id)
-        plan = await asyncio.to_thread(self._store.plan, await self._addressed(marked, destination), warehouse)
+        plan = await self._make(await self._addressed(marked, destination), warehouse)
         return replace(plan, run_id=request.run_id)
 
     async def unfinished(self) -> Plan | None:
@@ -406,7 +425,8 @@ class Run:
         except ReverseEtlError as error:
             error.with_report(await self._report_so_far(plan, destination))
             raise
-        postponed = loaded.waiting or loaded.checkpoint.is_spent
+        # The rows of a content that is replaced are delivered together, or not at all.
+        postponed = loaded.waiting or (loaded.checkpoint.is_spent and not plan.whole)
         if loaded.left and not postponed and (loader.stopped or share.partition != REMOVAL):
             raise IncompleteLoadError(
                 f"{loaded.left:,} of {share.until - share.after:,} rows could not be sent yet{_why(loaded.checkpoint)}",
@@ -494,7 +514,7 @@ class Run:
 
             # Nothing was sent of another run's plan: its guards still apply.
             if _untouched(progress):
-                if too_old:
+                if too_old or plan.whole:
                     await asyncio.to_thread(self._store.discard, plan)
                     continue
                 try:

@@ -12,7 +12,7 @@ import pytest
 from airflow_reverse_etl.errors import CredentialsError, UnreachableError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome
-from airflow_reverse_etl.sync.ports import Destination, ResolvesConflicts
+from airflow_reverse_etl.sync.ports import Destination, ReplacesObject, ResolvesConflicts
 from airflow_reverse_etl.testing.fakes import CountingLimiter
 
 T = TypeVar("T")
@@ -67,6 +67,7 @@ class DestinationConformance:
     :cvar identifier: field on which records are matched.
     :cvar reports_conflicts: the destination answers ``conflict`` if another record has a unique value of a row. The
         remote then needs ``make_unique()``.
+    :cvar replaces: the destination can replace its whole content (mode ``replace``).
     :cvar strict: fail instead, if the remote does not have a power that is not in ``impossible``.
     :cvar impossible: powers that no remote of this kind can have → why.
     """
@@ -74,6 +75,7 @@ class DestinationConformance:
     operations: ClassVar[frozenset[Operation]] = frozenset(Operation)
     identifier: ClassVar[str] = "id"
     reports_conflicts: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
     strict: ClassVar[bool] = False
     impossible: ClassVar[Mapping[str, str]] = {}
 
@@ -88,6 +90,10 @@ class DestinationConformance:
         if isinstance(needed, Operation):
             if needed not in self.operations:
                 pytest.skip(f"the destination does not {needed}")
+        elif needed == "replaces" and not self.replaces:
+            pytest.skip("the destination does not replace its whole content")
+        elif needed == "replaces":
+            pass
         elif needed == "make_unique" and not self.reports_conflicts:
             pytest.skip("the destination does not report conflicts")
         elif needed and needed in self.impossible:
@@ -269,6 +275,39 @@ class DestinationConformance:
             "4": Outcome.CONFLICT,
         }
         assert await remote.stored() == {"1": "Grace", "2": "Ada", "3": "Edith"}
+
+    @needs("replaces")
+    async def test_a_new_content_is_shown_at_once(self, remote: Any, opened: Any) -> None:
+        destination = await opened("replace")
+        assert isinstance(destination, ReplacesObject)
+        for rows in ({"1": "Ada", "2": "Grace"}, {"2": "Edith", "3": STRANGE_TEXT, "4": None}, {}):
+            before = await remote.stored()
+            await destination.begin()
+            for first, (key, name) in enumerate(rows.items(), 1):
+                receipts = await destination.send(self.batch(Operation.INSERT, {key: name}, first=first))
+                assert receipts.of(key).outcome is Outcome.ACCEPTED
+                assert await remote.stored() == before
+            await destination.finish()
+            assert await remote.stored() == rows
+
+    @needs("replaces")
+    async def test_a_new_content_that_is_not_finished_changes_nothing(self, remote: Any, opened: Any) -> None:
+        destination = await opened("replace")
+        await destination.begin()
+        await destination.send(self.batch(Operation.INSERT, {"1": "Ada"}))
+        await destination.finish()
+        for closes in (True, False):  # a load that failed, and one that was killed
+            other = await opened("replace")
+            await other.begin()
+            await other.send(self.batch(Operation.INSERT, {"2": "Grace"}))
+            if closes:
+                await other.close()
+            assert await remote.stored() == {"1": "Ada"}
+        last = await opened("replace")
+        await last.begin()
+        await last.send(self.batch(Operation.INSERT, {"3": "Edith"}))
+        await last.finish()
+        assert await remote.stored() == {"3": "Edith"}
 
     @needs("throttle")
     async def test_a_throttled_batch_is_retryable_and_says_when(self, remote: Any, opened: Any) -> None:

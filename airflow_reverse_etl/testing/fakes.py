@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import Column
@@ -127,6 +127,7 @@ class Dials:
     :param unread: numbers of requests that are carried out, and whose answer the sync cannot read.
     :param crash: numbers of requests that are carried out before the process dies.
     :param latency: seconds until an answer.
+    :param crash_at_finish: whether the process dies when a new content is shown, and before or after that.
     """
 
     reject: Collection[str] = ()
@@ -141,6 +142,7 @@ class Dials:
     unread: Collection[int] = ()
     crash: Collection[int] = ()
     latency: float = 0.0
+    crash_at_finish: Literal["", "before", "after"] = ""
 
 
 @dataclass(slots=True)
@@ -201,13 +203,14 @@ class FakeDestination:
         self.batches: list[Batch] = []
         self.opened = 0
         self.closed = 0
+        self._shown: Table | None = None
         self._throttled = 0
         self._limiter: Limiter = CountingLimiter()
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Return the rows that the destination holds now: key → record."""
-        return self.table.rows
+        """Return the rows that a reader of the destination sees now: key → record."""
+        return (self._shown or self.table).rows
 
     @property
     def describes_fields(self) -> bool:
@@ -232,6 +235,18 @@ class FakeDestination:
 
     async def close(self) -> None:
         self.closed += 1
+
+    async def begin(self) -> None:
+        self._shown = self._shown or self.table
+        self.table = Table()
+
+    async def finish(self) -> None:
+        await self._limiter.acquire()
+        if self.dials.crash_at_finish == "before":
+            raise CrashError("the process dies before the new content is shown")
+        self._shown = None
+        if self.dials.crash_at_finish == "after":
+            raise CrashError("the process dies after the new content was shown")
 
     async def send(self, batch: Batch) -> Receipts:
         try:

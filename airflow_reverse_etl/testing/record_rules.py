@@ -241,9 +241,9 @@ class Rules:
         return [record for record in self._snapshot if record not in self._rows_by_record]
 
     def _about_unclaimed(self, record: str, delivered: Delivered) -> _Decision:
-        if self._sync.mode not in ("mirror", "delete"):
+        if self._sync.mode not in ("mirror", "delete", "replace"):
             return _IGNORED
-        if self._comparison.recorded == "all":
+        if self._comparison.recorded == "all" or self._sync.mode == "replace":
             return _FORGOTTEN
         if self._sync.mode == "delete":
             return _IGNORED if self._is_invalid_now(delivered.key) else _FORGOTTEN

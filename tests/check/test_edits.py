@@ -113,6 +113,7 @@ def judged_edits(seeds: range) -> Tally:
     return tally
 
 
+@pytest.mark.long
 def test_a_sample_of_edits() -> None:
     tally = judged_edits(range(12))
     tally.check(alarms=0.05)

@@ -181,6 +181,7 @@ def test_300_models_on_snowflake(syncs: list[SyncSource]) -> None:
     assert (report.conclusion, report.findings) == ("passed", ())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "names", "expected"),
     [

@@ -92,6 +92,7 @@ def test_markdown_makes_no_markup_of_names() -> None:
     assert "<" not in text  # Bitbucket shows HTML as it is written
 
 
+@pytest.mark.long
 @given(st.text())
 def test_every_format_accepts_any_text(message: str) -> None:
     found = report(message)

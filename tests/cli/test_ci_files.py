@@ -81,6 +81,7 @@ def programs(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("host", ["github", "gitlab", "bitbucket"])
 def test_the_commands_find_the_breaking_change(repository: Origin, tmp_path: Path, host: str) -> None:
     """Run them in a shell, with the CI system's variables. Reporting fails here; the exit code stays."""
@@ -111,6 +112,7 @@ def test_the_commands_find_the_breaking_change(repository: Origin, tmp_path: Pat
     assert host != "gitlab" or 'failures="1"' in (repository.work / "reverse-etl.xml").read_text()
 
 
+@pytest.mark.long
 def test_the_pre_commit_hook(repository: Origin, tmp_path: Path) -> None:
     """Its keys are valid, its pattern matches project and syncs, and its command stops the commit."""
     (local,) = yaml.safe_load(snippet(".pre-commit-config.yaml"))["repos"]

@@ -46,6 +46,7 @@ def test_models_have_their_key_and_the_syncs_that_read_them(tmp_path: Path) -> N
 
 @pytest.mark.airflow
 class TestWithConnections:
+    @pytest.mark.long
     def test_the_first_rows_of_a_model_are_values(self, desk: Desk) -> None:
         found = manifest(model("customers", "select 1 as id"), *keyed("customers"))
         for node in found["nodes"].values():
@@ -87,6 +88,7 @@ class TestWithConnections:
         assert found["settings"]["status"] == "failed"
         assert "history_days is 'many'" in found["settings"]["message"]
 
+    @pytest.mark.long
     def test_connections_of_the_installations_database_are_found(self, desk: Desk) -> None:
         del desk.environment["AIRFLOW_CONN_WAREHOUSE"]
         file = str(desk.folder / "warehouse.duckdb")

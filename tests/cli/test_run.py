@@ -83,6 +83,7 @@ def to_table(desk: Desk) -> Path:
     return database
 
 
+@pytest.mark.long
 def test_a_run_sends_what_changed_and_is_known_afterwards(desk: Desk) -> None:
     done = desk.process.run("run", "contacts.yaml")
     assert done.returncode == 0, done.stderr
@@ -133,6 +134,7 @@ def test_a_plan_is_shown_and_nothing_is_sent_or_kept(desk: Desk) -> None:
     assert not LakeStore(str(desk.folder / "state")).has_state("contacts")
 
 
+@pytest.mark.long
 def test_the_values_of_a_plan_are_those_that_changed(desk: Desk) -> None:
     desk.sync(track={"fields": True})
     assert desk.program.run("run", "contacts.yaml").returncode == 0
@@ -179,6 +181,7 @@ def test_rejected_rows_are_found_dismissed_and_released(desk: Desk) -> None:
     assert desk.program.json("run", "contacts.yaml", code=1)["report"]["rejected"] == 1
 
 
+@pytest.mark.long
 def test_requests_are_shown_exactly_as_they_are_sent_without_credentials(desk: Desk, crm: Crm) -> None:
     to_crm(desk, crm.host, headers={"X-Source": "warehouse"})
     refused = desk.program.run("show", "contacts.yaml")
@@ -241,6 +244,7 @@ def test_a_destination_that_is_down_exits_with_4(desk: Desk, crm: Crm) -> None:
     assert again["accepted"] == 3
 
 
+@pytest.mark.long
 def test_a_signal_lets_a_run_record_what_was_answered(desk: Desk, crm: Crm) -> None:
     to_crm(desk, crm.host)
     crm.seconds = 1.5
@@ -289,6 +293,7 @@ def test_state_in_postgres(desk: Desk, postgres: str) -> None:
     assert program.json("connections", "test", "pg")[0]["ok"] is True
 
 
+@pytest.mark.long
 def test_a_table_fits_a_terminal_of_80_columns(desk: Desk) -> None:
     to_table(desk)
     desk.sql("UPDATE customers SET email = 'nobody' WHERE id = 2")

@@ -143,6 +143,7 @@ def test_history_has_each_change_and_the_commit_before(commits: list[str]) -> No
         assert [entry.commit for entry in history(files, "catalogs/k")] == changes[::-1]
 
 
+@pytest.mark.long
 def test_a_hundred_megabytes() -> None:
     """A repository can make dbt write this much. The catalog contains only what a sync needs."""
     big = manifest(model("customers"), *keyed("customers"), macros={f"macro.x.{n}": "x" * 100_000 for n in range(1000)})

@@ -316,6 +316,7 @@ def test_error_in_the_task_ends_dbt(project: Path) -> None:
 # -- real dbt --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_real_parse_with_packages_and_without_secrets_or_traces(project: Path) -> None:
     """A project with a local package and a profile that needs secrets is moved, then parsed without a trace."""
     package = project.parent / "macros"
@@ -342,6 +343,7 @@ def test_real_parse_with_packages_and_without_secrets_or_traces(project: Path) -
     assert set(moved.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_real_parse_of_a_broken_project(project: Path) -> None:
     (project / "models").mkdir()
     (project / "models" / "a.sql").write_text("select {{ env_var('NOPE') }}")
@@ -350,6 +352,7 @@ def test_real_parse_of_a_broken_project(project: Path) -> None:
     assert "environment variable NOPE (--env NOPE" in raised.value.todo
 
 
+@pytest.mark.long
 def test_an_adapter_whose_sql_is_unknown_must_be_installed(project: Path) -> None:
     """No other adapter can replace it: the names of its relations would be wrong."""
     (project / "models").mkdir()

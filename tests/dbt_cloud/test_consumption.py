@@ -205,6 +205,7 @@ def world_of(history: list[tuple[float, RunStatus, float]]) -> World:
     return World(runs)
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(
     HISTORY,

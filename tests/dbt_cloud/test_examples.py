@@ -40,6 +40,7 @@ def manifest() -> dict[str, Any]:
     return {"metadata": about, "nodes": {UNIQUE_ID: node}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "first"), [("dbt_cloud_sensor", "dbt_done"), ("dbt_cloud_asset", "run"), ("dbt_cloud_webhook", "run")]
 )

@@ -107,6 +107,7 @@ def test_a_run_without_manifest_says_so(cloud: DbtCloudServer) -> None:
         sync(cloud.add_run(cloud.add_job(), steps=[{}]))
 
 
+@pytest.mark.long
 def test_the_official_operator_starts_the_run_that_is_gated(
     cloud: DbtCloudServer, run_dag: Callable[..., Any], task_states: Callable[[Any], dict[str, str]]
 ) -> None:

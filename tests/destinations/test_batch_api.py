@@ -236,6 +236,25 @@ def test_a_row_without_a_record_is_inserted_and_one_with_a_record_updated(missin
     assert outcomes(receipts, sent) == ["accepted"]
 
 
+def test_a_look_up_may_take_fewer_rows_than_the_request_that_follows() -> None:
+    find = {"path": "/find", "records": "ids", "list": "found", "key": {"id": "id"}, "max_batch_rows": 2}
+    destination = api(match_on="id", path="/update", max_batch_rows=10, find=find)
+    sent = batch({"id": "1"}, {"id": "2"}, {"id": "3"})
+    found = reply(200, {"found": [{"id": "1"}, {"id": "2"}, {"id": "3"}]})
+    requests, receipts = talk(destination, sent, found, found, reply(200))
+    assert [request.url for request in requests] == ["/find", "/find", "/update"]
+    assert [len(json.loads(request.body)["ids"]) for request in requests[:2]] == [2, 1]
+    assert outcomes(receipts, sent) == ["accepted"] * 3
+
+
+def test_an_upsert_that_creates_what_its_look_up_does_not_find_is_sent_twice_only_if_the_options_say_so() -> None:
+    """A search that lags does not show what was just created."""
+    creates = {**ARCHIVE, "operations": {**ARCHIVE["operations"], "insert": {"path": "/people", "find": None}}}
+    assert not api(**creates).capabilities.operations[Operation.UPSERT].idempotent
+    assert api(**creates, idempotent=["upsert"]).capabilities.operations[Operation.UPSERT].idempotent
+    assert api(**creates, idempotency_header="Key").capabilities.operations[Operation.UPSERT].idempotent
+
+
 # -- further requests --------------------------------------------------------------------------------------------------
 
 LINKS: dict[str, Any] = {
@@ -309,7 +328,7 @@ def test_an_operation_with_further_requests_must_be_idempotent() -> None:
             then=lambda *_: iter(()),  # type: ignore[arg-type,return-value]
         )
     spec = {"type": "http", "connection": "crm", **LINKS, "operations": {}}
-    assert any("'then' needs an idempotent operation" in message for _, message in check_options(spec))
+    assert any("'then' needs an operation that `idempotent` lists" in message for _, message in check_options(spec))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,9 @@ class Folder:
 
     async def stored(self) -> Mapping[str, str | None]:
         rows: dict[str, str | None] = {}
+        whole = self.root / f"rows.{self.kind}"
+        if whole.exists():
+            return {row["id"]: row["name"] for row in read(whole)}
         for path in files(self.root):
             for row in read(path):
                 if row["_operation"] == "delete":
@@ -94,6 +97,7 @@ class Folder:
 
 class TestConformance(DestinationConformance):
     strict = True
+    replaces = True
     impossible: ClassVar = {
         "bad": "a file takes every row of this suite",
         "throttle": "a storage does not say when to come back",

@@ -98,6 +98,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 class TestConformance(DestinationConformance):
     strict = True
     reports_conflicts = True
+    replaces = True
     impossible: ClassVar = {
         "throttle": "a database does not say when to come back",
         "lose_answer": "a commit in this process has an answer; one that is lost is tested below",

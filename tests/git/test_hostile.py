@@ -110,6 +110,7 @@ def test_a_ref_is_never_an_option(
 # -- dbt -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_projects_jinja_sees_no_secret_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real dbt runs on a ref, as in a CI job that has secrets. None of them gets into the manifest, whose text goes to
     logs and comments.
@@ -185,6 +186,7 @@ def test_templates_of_honest_models_are_read() -> None:
     assert render(pairs) == "1 as a"
 
 
+@pytest.mark.long
 def test_a_manifest_of_a_hundred_megabytes(tmp_path: Path) -> None:
     """Reading takes a few times the file's size in memory, and seconds."""
     big = manifest(model("customers", "select 1 as id, 'x' as email"), *keyed("customers"))

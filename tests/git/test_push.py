@@ -50,6 +50,7 @@ def test_into_an_empty_repository(tmp_path: Path, manifest: Path) -> None:
     assert git(empty.bare, "rev-list", "main") == commit
 
 
+@pytest.mark.long
 def test_others_pushed_meanwhile(
     origin: Origin, http: HttpServer, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

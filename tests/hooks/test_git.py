@@ -213,6 +213,7 @@ def test_connection_to_a_host_of_ones_own_authority_behind_a_proxy(
             assert "pa55word" not in said
 
 
+@pytest.mark.long
 def test_connection_over_ssh(origin: Origin, sshd: SshServer, tried: Callable[..., tuple[bool, str]]) -> None:
     """Unknown and changed host keys, refused key, passphrase, key file, repository, branch, rights, host."""
     host = sshd.url(origin.bare)

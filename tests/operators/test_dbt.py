@@ -58,6 +58,7 @@ def checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_from_a_commit_to_built_models(
     connections: Path,
     checkouts: Path,
@@ -172,6 +173,7 @@ def test_variables_by_name_and_the_database_without_a_profile(
     assert "not set on this worker: REGION" in str(error)
 
 
+@pytest.mark.long
 def test_without_a_profile_relations_carry_no_database(connections: Path, checkouts: Path, state_url: Path) -> None:
     """Nobody says where the models are: the reader's connection decides on the database."""
     output, _ = execute(DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", project_path="analytics"))

@@ -27,6 +27,7 @@ SYNC: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 def test_a_breaking_branch_fails_the_task_and_the_report_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -51,6 +51,7 @@ def test_a_github_app_from_its_connection_to_the_check_run(acme_shop: Origin, ch
     assert "PRIVATE KEY" not in said
 
 
+@pytest.mark.long
 def test_a_token_that_expires_between_the_clone_and_the_report_is_renewed(
     acme_shop: Origin, check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_token_that_expires_between_the_clone_and_the_report_is_renewed(
     assert host.runs[0]["conclusion"] == "failure"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("lacks", "said"),
     [
@@ -90,6 +92,7 @@ def test_a_missing_permission_is_named_and_what_is_allowed_is_done(
     assert (bool(host.runs), bool(host.statuses)) == ("checks" not in lacks, lacks == ["checks"])
 
 
+@pytest.mark.long
 def test_a_gitlab_token_from_its_connection_to_the_note(acme_shop: Origin, check: Check) -> None:
     host = Host(comments={1: "nice work", 2: f"{MARKER}\nof a token that was replaced"}, foreign=[2])
     with serving(acme_shop, hosts.gitlab, host) as server:
@@ -101,6 +104,7 @@ def test_a_gitlab_token_from_its_connection_to_the_note(acme_shop: Origin, check
     assert "nothing changes" in host.comments[3]
 
 
+@pytest.mark.long
 def test_a_bitbucket_token_from_its_connection_to_the_build_status(acme_shop: Origin, check: Check) -> None:
     """Through the connection's proxy, which wants a password, to names that the certificate is for."""
     host = Host(comments={1: "nice work"})

@@ -63,6 +63,7 @@ def read(**settings: Any) -> tuple[Any, dict[str, Any]]:
     return execute(DbtModelSyncOperator(task_id="models", **{**usual, **settings}))
 
 
+@pytest.mark.long
 def test_drift_of_two_commits_is_told_or_fails_as_each_sync_says(
     shop: Origin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +148,7 @@ def test_without_a_change_the_catalog_is_only_asked_whether_it_is_there(state_ur
     assert {found["sync"] for found in run(sync("late"))["drift"]["findings"]} == {"late"}
 
 
+@pytest.mark.long
 def test_in_a_dag_nothing_runs_behind_a_model_sync_that_drift_stops(
     state_url: Path,
     tmp_path: Path,
@@ -188,6 +190,7 @@ def test_a_sync_that_cannot_be_read_does_not_hold_up_the_models(
     assert "folder or file of syncs not found" in str(missing)
 
 
+@pytest.mark.long
 def test_a_dag_runs_the_syncs_in_its_models_meta(
     shop: Origin,
     tmp_path: Path,

@@ -253,6 +253,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_reverse_etl.operators.base._SHORTEST_DEFERRAL", timedelta(0))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_waits")
 def test_each_task_of_a_group_defers_and_resumes_in_airflow(
     run_dag: Callable[..., Any],

@@ -517,6 +517,7 @@ class LineLog:
     warning = info
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("planner", ["local", "warehouse"])
 def test_a_sync_stops_in_an_environment_until_its_state_is_adopted(
     planner: str,

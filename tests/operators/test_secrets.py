@@ -82,6 +82,7 @@ def files(*folders: Path) -> str:
     return "".join(f"{p}\n{p.read_bytes().decode(errors='replace') if p.is_file() else ''}\n" for p in found)
 
 
+@pytest.mark.long
 def test_no_secret_is_anywhere(
     acme_shop: Origin,
     check: Check,

@@ -110,6 +110,7 @@ def test_a_mirror_has_a_task_that_removes_before_the_loads(
     assert sorted(crm.rows) == ["3", "4", "5"]
 
 
+@pytest.mark.long
 def test_every_column_of_a_model_goes_through_the_group(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -143,6 +144,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SyncOperator, "timing", QUICK)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_lease")
 def test_a_delete_that_gets_no_answer_holds_back_nobody_and_wrong_settings_do(
     run_dag: Callable[..., Any],
@@ -178,6 +180,7 @@ def test_a_delete_that_gets_no_answer_holds_back_nobody_and_wrong_settings_do(
     assert sorted(crm.rows) == ["2", "3", "4"]
 
 
+@pytest.mark.long
 def test_nothing_is_removed_by_a_plan_older_than_a_day(
     run_dag: Callable[..., Any],
     crm: FakeDestination,
@@ -239,6 +242,7 @@ def test_rejections_fail_the_commit_with_the_whole_report(
     assert (report["accepted"], report["rejected"]) == (2, 1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("short_lease")
 def test_what_a_failed_load_delivered_is_kept(
     run_dag: Callable[..., Any],
@@ -337,6 +341,7 @@ def test_a_preview_names_invalid_rows_by_cause_and_tells_of_given_up_ones(
         assert "secret" not in json.dumps(plan)
 
 
+@pytest.mark.long
 def test_a_preview_names_the_fields_that_changed_and_no_value(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -383,6 +388,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Any]]:
     return say
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["upsert", "append"])
 def test_what_is_rejected_is_not_sent_and_what_is_approved_is(
     mode: str,
@@ -413,6 +419,7 @@ def test_what_is_rejected_is_not_sent_and_what_is_approved_is(
     assert "min_rows: the model has 3 rows, at least 1" in asked[0].body
 
 
+@pytest.mark.long
 def test_what_is_rejected_is_not_removed_and_an_approval_of_removals_waits_a_day(
     run_dag: Callable[..., Any],
     crm: FakeDestination,
@@ -491,6 +498,7 @@ def test_a_closed_gate_skips_the_group(
     ]
 
 
+@pytest.mark.long
 def test_a_model_that_changed_is_told_to_the_person_or_stops_the_plan(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

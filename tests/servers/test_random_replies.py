@@ -196,6 +196,7 @@ RANDOM = settings(
 )
 
 
+@pytest.mark.long
 @settings(RANDOM, max_examples=60, derandomize=True)
 @given(scene=scenes())
 @example(Scene(BY_ID, "insert", habits=[ANSWER_LOST]))

@@ -73,6 +73,7 @@ def test_a_file_that_is_not_a_sync_is_one_error_with_its_line(tmp_path: Path, na
         assert f"{path}:{line}" in str(error.value)
 
 
+@pytest.mark.long
 def test_a_file_with_very_many_problems_lists_the_first_ones(tmp_path: Path) -> None:
     path = tmp_path / "sync.yaml"
     path.write_text(HEAD + "a\n" + "".join(f"k{at}: 1\n" for at in range(50_000)))
@@ -198,6 +199,7 @@ def with_odd_value(value: Any, chance: random.Random) -> Any:
     return odd_values(chance)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_no_mutated_file_raises_anything_but_a_spec_error(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -215,6 +217,7 @@ def test_no_mutated_file_raises_anything_but_a_spec_error(tmp_path: Path, seed: 
     assert all(str(path) in text for text in refused)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(4))
 def test_no_odd_value_raises_anything_but_a_spec_error(seed: int) -> None:
     chance = random.Random(seed)

@@ -15,9 +15,20 @@ from airflow_reverse_etl.sync.ports import StateStore
 from airflow_reverse_etl.testing import MemoryStateStore
 from tests.stores.warehouses import PLACES, copying_store
 
-#: One of each kind. Tables in DuckDB say at length what two others say: they have the code of tables in Postgres, and
-#: the plan's SQL of the lake.
-STORES = ["memory", "lake", "tables in postgres", pytest.param("tables in duckdb", marks=pytest.mark.slow)]
+_TABLES_IN_DUCKDB = pytest.param("tables in duckdb", marks=pytest.mark.slow)
+
+#: One of each kind, in ``make test``, too: for the conformance and the few scenarios that cross a crash or a commit.
+#: Tables in DuckDB say at length what two others say: they have the code of tables in Postgres, and the plan's SQL of
+#: the lake.
+EVERY_STORE = ["memory", "lake", "tables in postgres", _TABLES_IN_DUCKDB]
+
+#: One of each kind, of which ``make test`` runs the one in memory.
+STORES = [
+    "memory",
+    pytest.param("lake", marks=pytest.mark.long),
+    pytest.param("tables in postgres", marks=pytest.mark.long),
+    _TABLES_IN_DUCKDB,
+]
 
 
 @contextmanager

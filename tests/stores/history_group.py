@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from airflow_reverse_etl.errors import FailurePolicyError, IncompleteLoadError
 from airflow_reverse_etl.spec.model import Sync
@@ -23,10 +24,13 @@ from tests.stores.histories import SCHEMA, Clock, Faults, PairOfStores, People, 
 from tests.stores.histories import invalid_causes as causes_of
 from tests.stores.warehouses import copying_store, duckdb_place, postgres_place
 
-if TYPE_CHECKING:
-    import pytest
-
-STORES = ("memory", "lake", "tables in duckdb", "tables in postgres")
+#: One of each kind, of which ``make test`` runs the one in memory.
+STORES = [
+    "memory",
+    pytest.param("lake", marks=pytest.mark.long),
+    pytest.param("tables in duckdb", marks=pytest.mark.slow),
+    pytest.param("tables in postgres", marks=pytest.mark.slow),
+]
 MAPPINGS: tuple[dict[str, Any], ...] = (
     {"email": "email", "n": "n"},
     {"email": "email", "n": "n", "id": "id"},

@@ -182,6 +182,7 @@ def counters(files: StateFiles) -> tuple[int, int, dict[str, int]]:
     return version, counts.pop("sum"), counts
 
 
+@pytest.mark.long
 def test_eight_processes_lose_no_update(files: StateFiles) -> None:
     with writers(files, 8, changes=8) as processes:
         assert [process.wait(120) for process in processes] == [0] * 8
@@ -190,6 +191,7 @@ def test_eight_processes_lose_no_update(files: StateFiles) -> None:
     assert counts == {f"w{index}": 8 for index in range(8)}
 
 
+@pytest.mark.long
 def test_a_writer_that_is_stopped_in_the_middle_overwrites_nothing(files: StateFiles) -> None:
     with writers(files, 4, changes=25) as processes:
         for _ in range(10):
@@ -203,6 +205,7 @@ def test_a_writer_that_is_stopped_in_the_middle_overwrites_nothing(files: StateF
     assert counts == {f"w{index}": 25 for index in range(4)}
 
 
+@pytest.mark.long
 def test_killed_writers_leave_whole_changes_and_hinder_nobody(files: StateFiles) -> None:
     with writers(files, 4, changes=1000) as processes:
         for process in processes:

@@ -76,6 +76,7 @@ def test_a_damaged_plan_is_never_one_that_does_not_exist(bench: Bench, tmp_path:
         assert str(file.relative_to(tmp_path / "state")) in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["removed", "changed", "added"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_change_set_is_not_a_shorter_one(bench: Bench, tmp_path: Path, damage: str, kind: str) -> None:
@@ -137,6 +138,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 ROUNDS = 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_damage_anywhere_raises_typed_errors_only(bench: Bench, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

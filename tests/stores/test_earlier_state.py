@@ -110,7 +110,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["folder", "duckdb", "postgres"])
+@pytest.fixture(
+    params=["folder", *(pytest.param(place, marks=pytest.mark.long) for place in ("duckdb", "postgres"))],
+)
 def earlier(request: pytest.FixtureRequest, unpacked: Path, tmp_path: Path) -> Iterator[Earlier]:
     seen = json.loads((unpacked / "destinations.json").read_text())[request.param]
     if request.param == "postgres":
@@ -199,12 +201,14 @@ async def test_by_email_a_retry_sends_the_rest_of_its_open_plan(earlier: Earlier
     await check_retry(earlier.world(f"{mode}_by_email", mode), PLANNED[mode])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", BY_EMAIL)
 async def test_by_email_the_next_run_sends_what_an_open_plan_has_left(earlier: Earlier, mode: str) -> None:
     """Its record of an earlier version cannot tell which records the rows that left had, so none is deleted."""
     await check_next_run(earlier.world(f"{mode}_by_email", mode), PLANNED[mode] - REMOVED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", BY_EMAIL)
 async def test_by_email_an_unchanged_sync_sends_nothing(earlier: Earlier, mode: str) -> None:
     world = earlier.world(f"done_{mode}_by_email", mode)

@@ -108,6 +108,7 @@ def pair(postgres: str) -> Iterator[Pair]:
     connection.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TYPES)
 def test_postgres_and_duckdb_agree(pair: Pair, name: str) -> None:
     postgres_type, duckdb_type, values = TYPES[name]

@@ -148,6 +148,7 @@ class Planner:
         return plan.planned, sorted(records, key=lambda record: record["id"])
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(model=models(), data=st.data())
 def test_values_arrive_as_they_are_and_a_fingerprint_tells_them_apart(model: Model, data: st.DataObject) -> None:

@@ -84,6 +84,7 @@ def test_a_committed_sync_leaves_delta_tables_with_one_file_each_and_no_values(t
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["mirror", "upsert", "append"])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_plan_whose_mapping_makes_other_rows_than_were_read_is_refused_and_not_kept(
@@ -186,6 +187,7 @@ def logged(url: str, options: Mapping[str, str] | None = None) -> list[tuple[str
     ).fetchall()
 
 
+@pytest.mark.long
 def test_the_change_log_says_what_the_one_in_a_warehouse_says(tmp_path: Path) -> None:
     place = duckdb_place()
     stores = {"lake": lake(tmp_path, change_log=True), "tables": copying_store(place, change_log=True)}
@@ -205,6 +207,7 @@ def test_the_change_log_says_what_the_one_in_a_warehouse_says(tmp_path: Path) ->
     assert {row[7] for row in logged(str(tmp_path))} == {"accepted", "rejected", "unknown", "not sent"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remote", [False, True])
 def test_the_change_log_is_kept_as_long_as_runs_are(tmp_path: Path, bucket: Bucket, *, remote: bool) -> None:
     url, options = (bucket.url, bucket.options) if remote else (str(tmp_path), {})
@@ -225,6 +228,7 @@ def test_the_change_log_is_kept_as_long_as_runs_are(tmp_path: Path, bucket: Buck
     assert logged(url, options) == [], "also when none is wanted any more"
 
 
+@pytest.mark.long
 def test_an_object_storage_that_stops_answering_is_unreachable_at_every_request(bucket: Bucket) -> None:
     errors = []
     finished = False
@@ -458,6 +462,7 @@ class Naive:
             self.acknowledged[key] = values
 
 
+@pytest.mark.long
 @given(mode=st.sampled_from(["upsert", "insert", "update", "mirror", "delete"]), history=runs)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_over_any_history_the_snapshot_is_what_was_acknowledged(
@@ -485,6 +490,7 @@ def test_over_any_history_the_snapshot_is_what_was_acknowledged(
     assert b.plan().snapshot_rows == len(naive.acknowledged)
 
 
+@pytest.mark.long
 def test_many_rows_in_little_memory(tmp_path: Path) -> None:
     """Numbers stay contiguous over many row groups, and a commit of some rows keeps the others out."""
     b = Bench(LakeStore(str(tmp_path), memory_limit="200MB", threads=2), sync_of("mirror"))

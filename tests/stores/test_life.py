@@ -73,6 +73,7 @@ def place(request: pytest.FixtureRequest) -> Place:
     return PLACES[request.param](request)
 
 
+@pytest.mark.long
 def test_the_life_of_a_sync(place: Place) -> None:
     life = Life(place)
     life.model("(1, 'a', '2026-01-01')", "(2, NULL, '9999-12-31 23:59:59.5')", "(3, 'c', NULL)", "(NULL, 'd', NULL)")
@@ -106,6 +107,7 @@ def rejections(life: Life) -> list[tuple[str, str]]:
     return life.place.run(f"SELECT row_key, message FROM reverse_etl.{prefix('s')}_rejections")
 
 
+@pytest.mark.long
 def test_a_cursor_reads_on(place: Place) -> None:
     life = Life(place)
     sync = Sync.load({**SPEC, "mode": "upsert", "track": {"cursor": "since"}})

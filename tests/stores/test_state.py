@@ -30,7 +30,13 @@ ROWS = [ADA, (2, "bo@example.com", 2)]
 FOLDED = Capabilities(USUAL, ignore_case=True)
 
 
-@pytest.fixture(params=["lake", "tables in duckdb", "tables in postgres"])
+@pytest.fixture(
+    params=[
+        "lake",
+        pytest.param("tables in duckdb", marks=pytest.mark.slow),
+        pytest.param("tables in postgres", marks=pytest.mark.long),
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "lake":
         yield LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=2, change_log=True)
@@ -164,6 +170,7 @@ def test_the_state_of_an_unknown_sync_cannot_be_forgotten(store: Any) -> None:
             forget()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["upsert", "mirror"])
 @pytest.mark.parametrize("match_on", [("email",), ()])
 @pytest.mark.parametrize("by_identifier", [False, True])
@@ -189,6 +196,7 @@ def test_one_record_is_forgotten_everywhere_and_no_other(
     assert runs.keys(runs.plan(capabilities=FOLDED)) == {"1": "added"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("store", "write"),
     [
@@ -344,6 +352,7 @@ def test_adopting_can_be_interrupted_anywhere_and_repeated(
     assert store.syncs() == []
 
 
+@pytest.mark.long
 def test_other_state_of_the_sync_is_never_replaced(store: Any, environment: Any, bench: Callable[..., Bench]) -> None:
     for place in (environment, store):
         runs = bench(sync_of())

@@ -302,6 +302,7 @@ def table(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[random.Ra
     return lambda rng: TableRemote(rng, request.param, connect)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 async def test_they_do_with_a_real_table(table: Callable[[random.Random], TableRemote], mode: str) -> None:
     await keep_promises(MemoryStateStore(), f"table {mode}", table, histories=12, mode=mode, rounds=1)

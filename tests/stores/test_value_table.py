@@ -117,6 +117,7 @@ def test_values_are_sent_as_the_page_says(
     check(heading, store, place.open_warehouse(), tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", [{}, BY_CLIENT], ids=["driver", "client"])
 def test_values_of_bigquery_are_sent_as_the_page_says(extra: dict[str, Any], tmp_path: Path) -> None:
     """A process of its own reads, because drivers see only the variables that their process started with."""

@@ -102,6 +102,7 @@ def records_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Recor
     return build
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", SOURCES)
 def test_values_are_sent_as_they_are(records_of: Records, source: str) -> None:
     values = SOURCES[source]
@@ -192,6 +193,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(VALUES)
 @settings(max_examples=200)
 def test_a_json_value_is_what_its_text_says(value: Any) -> None:

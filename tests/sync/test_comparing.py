@@ -77,6 +77,7 @@ changes = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 3)
 numbers = st.sets(st.integers(1, 6), max_size=2)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.ports import DestinationRegister
-from tests.stores.every import STORES
+from tests.stores.every import EVERY_STORE
 from tests.sync.world import World, on_every_store, rows
 
 MIRROR: dict[str, Any] = {"name": "mirror", "mode": "mirror", "guards": {"min_rows": 0, "max_removed": "100%"}}
@@ -56,7 +56,7 @@ async def test_a_sync_that_moved_or_sends_nothing_is_not_named(world: World) -> 
     assert list((await world.run(rows(a=1), on_destination_change="keep", **MIRROR)).other_writers) == ["other"]
 
 
-@pytest.mark.parametrize("store", [name for name in STORES if name != "memory"], indirect=True)
+@pytest.mark.parametrize("store", EVERY_STORE[1:], indirect=True)
 async def test_a_forgotten_sync_is_not_named(world: World) -> None:
     await world.run(rows(a=1), **OTHER)
     forgetful: Any = world.store

@@ -535,6 +535,7 @@ model_states = st.dictionaries(st.sampled_from(KEYS), st.integers(0, 3), max_siz
 numbers = st.sets(st.integers(1, 8), max_size=3)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(
@@ -577,6 +578,7 @@ def test_whatever_fails_the_destination_ends_equal_to_the_model(steps: list[Any]
         assert set(world.held) <= seen
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(crashes=st.lists(numbers, max_size=4), lost=numbers, size=st.integers(1, 4), concurrency=st.integers(1, 3))
 def test_nothing_is_appended_twice_without_being_reported_and_nothing_is_lost(

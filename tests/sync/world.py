@@ -25,14 +25,14 @@ from airflow_reverse_etl.testing import (
     MemoryWarehouse,
     RecordingObserver,
 )
-from tests.stores.every import STORES
+from tests.stores.every import EVERY_STORE
 
 #: An API without operations that are safe to send twice.
 NOT_IDEMPOTENT = Capabilities(dict.fromkeys(Operation, Support(idempotent=False, answers="row", max_rows=100)))
 
 #: Mark of a scenario that runs on every kind of store; others run on the one in memory. Each crosses what a store keeps
 #: between two processes: checkpoints, plans, commits. What a store plans and records is asked in ``tests/stores``.
-on_every_store = pytest.mark.parametrize("store", STORES, indirect=True)
+on_every_store = pytest.mark.parametrize("store", EVERY_STORE, indirect=True)
 
 
 def rows(**values: Any) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 SUITES = """
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.testing import DestinationConformance, FakeDestination, MemoryStateStore
@@ -57,6 +59,7 @@ class TestStrictStore(TestLenientStore):
 """
 
 
+@pytest.mark.long
 def test_what_is_missing_is_a_reason_to_skip_and_in_a_strict_suite_an_error(tmp_path: Path) -> None:
     (tmp_path / "test_suites.py").write_text(SUITES)
     options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--junitxml=results.xml"]

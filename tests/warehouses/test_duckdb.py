@@ -59,6 +59,7 @@ def test_an_error_in_the_first_batch_does_not_quote_the_value_either(warehouse: 
     assert "row-value-7" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_query_that_does_not_fit_into_memory_is_reported() -> None:
     warehouse = DuckDBWarehouse(duckdb.connect(config={"memory_limit": "20MB", "max_temp_directory_size": "0MB"}))
     with pytest.raises(ConfigurationError, match="OutOfMemory"):

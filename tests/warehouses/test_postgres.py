@@ -274,6 +274,7 @@ OTHERS = "pg_stat_activity WHERE datname = CURRENT_DATABASE() AND pid <> PG_BACK
 SLOW = f"SELECT i, REPEAT('x', 500) AS text, CASE WHEN i > 90000 THEN PG_SLEEP(60) END::TEXT AS slow FROM {MANY}"
 
 
+@pytest.mark.long
 def test_a_caller_that_leaves_need_not_wait_for_the_server(place: Place, warehouse: Warehouse) -> None:
     """The query is cancelled, and the connection can run another."""
     started = time.monotonic()

@@ -218,7 +218,7 @@ def _the_plan(statement: PlanStatement) -> str:
     moved = ""
 
     # Records that no row of the model names.
-    forgotten = "'forgotten'" if mode in ("mirror", "delete") else "'ignored'"
+    forgotten = "'forgotten'" if mode in ("mirror", "delete", "replace") else "'ignored'"
     held = _held(statement)
     if statement.by_record:
         joins.append(f"LEFT JOIN row_states AS w ON j.present IS NULL AND {same('w', 'j', ROW)}")
@@ -326,6 +326,8 @@ def _change_of_gone(statement: PlanStatement, held: str) -> str:
     if mode == "delete":  # forgotten, so that a record that comes back is deleted again
         if statement.by_record:
             return f"CASE WHEN w.state = {_INVALID} THEN 'ignored' ELSE 'forgotten' END"
+        return "'forgotten'"
+    if mode == "replace":
         return "'forgotten'"
     if mode != "mirror" or statement.comparison.adopted:
         return "'ignored'"

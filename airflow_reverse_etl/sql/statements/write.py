@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ConfigurationError
@@ -100,6 +100,46 @@ class Writer:
         """Build the statement that sets a column of a row to null."""
         sql = f"UPDATE {self._table} SET {self._name(column)} = NULL WHERE {self._where}"
         return self._finish(sql, self.key)
+
+    def staging(self) -> Writer:
+        """Return the builder of the statements on the table that gets a new content."""
+        table = self._parsed
+        table.this.set("this", f"{table.name}__replacement")
+        return replace(self, table=table.sql(dialect=self.dialect))
+
+    def make_staging(self) -> tuple[str, str]:
+        """Build the statements that drop the table with a new content, and make an empty one.
+
+        On Postgres it has the constraints of this one, so that each row that violates one is found by itself.
+        """
+        new = self.staging()._table
+        if self.dialect == "postgres":
+            made = f"CREATE TABLE {new} (LIKE {self._table} INCLUDING ALL)"
+        else:
+            made = f"CREATE TABLE {new} AS SELECT * FROM {self._table} WHERE 1 = 0"
+        return self.drop_staging(), made
+
+    def drop_staging(self) -> str:
+        """Build the statement that drops the table with a new content."""
+        return f"DROP TABLE IF EXISTS {self.staging()._table}"
+
+    def show_staging(self, columns: Sequence[str]) -> tuple[str, str]:
+        """Build the statements that replace the table's rows by those of the new content, in one transaction."""
+        names = ", ".join(map(self._name, columns))
+        return (
+            f"DELETE FROM {self._table}",
+            f"INSERT INTO {self._table} ({names}) SELECT {names} FROM {self.staging()._table}",
+        )
+
+    def references(self) -> str:
+        """Build the query for the tables whose foreign keys refer to this one; empty if the dialect has none."""
+        if self.dialect != "postgres":
+            return ""
+        table = self._table.replace("'", "''")
+        return (
+            "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"
+            f" AND confrelid = '{table}'::regclass AND conrelid <> confrelid ORDER BY 1"
+        )
 
     def unique_constraints(self) -> str | None:
         """Build the query that :func:`~airflow_reverse_etl.sql.statements.unique.constraints` reads, if it is known."""

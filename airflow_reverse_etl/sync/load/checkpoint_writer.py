@@ -41,6 +41,7 @@ class CheckpointWriter:
         self._confirmed_at = 0.0
         self._lock = asyncio.Lock()
         self._save_task: asyncio.Task[None] | None = None
+        self._held = False
         self.checkpoint = Checkpoint()
         self.announced = share.after
         self.settled_before = RangeSet()
@@ -59,6 +60,27 @@ class CheckpointWriter:
         self.in_doubt_before = known.in_doubt()
         self.checkpoint = progress.get(share.partition, Checkpoint())
         self.checkpoint.resume(share.after)
+
+    def hold(self) -> None:
+        """Save nothing until :meth:`release`, and begin without any row that is settled or in doubt."""
+        self._held = True
+        self.settled_before = RangeSet()
+        self.in_doubt_before = RangeSet()
+        self.checkpoint = Checkpoint()
+        self.checkpoint.resume(self._share.after)
+
+    def forget(self) -> None:
+        """Forget which rows were settled, as if none was sent; keep why rows are left."""
+        before = self.checkpoint
+        self.checkpoint = Checkpoint(requests=before.requests)
+        for at, rows in before.left.items():
+            self.checkpoint.leave(before.reasons[at], rows)
+        for _, at in before.failed.values():
+            self.checkpoint.leave(before.reasons[at], 1)
+
+    def release(self) -> None:
+        """Save again from now on."""
+        self._held = False
 
     async def announce(self, last: int, until: int) -> None:
         """Save a checkpoint that announces the rows up to ``until``, unless those up to ``last`` are announced."""
@@ -98,6 +120,8 @@ class CheckpointWriter:
 
     async def _save(self) -> None:
         await self.check()  # another run may have resumed this plan, or committed it
+        if self._held:
+            return
         if self._save_task:  # a cancelled save continues in its thread, and must not overwrite this checkpoint later
             await asyncio.wait([self._save_task])
         checkpoint = self.checkpoint.copy()

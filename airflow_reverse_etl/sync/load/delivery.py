@@ -26,6 +26,8 @@ MOST_CONFLICTS = 100_000
 def unrepeatable(plan: Plan, sync: Sync, destination: Destination) -> RangeSet:
     """Return the rows of a plan that are not safe to send twice."""
     found = RangeSet()
+    if plan.whole:  # a later try begins a new content
+        return found
     for change, rows in plan.ranges().items():
         if not destination.capabilities.idempotent(OPERATIONS[sync.mode].get(change)):
             found |= RangeSet(rows)
@@ -58,6 +60,7 @@ class Delivery:
     ) -> None:
         self._sync = sync
         self._total = plan.total
+        self._whole = plan.whole
         self._unrepeatable = unrepeatable(plan, sync, destination)
         self._destination = destination
         self._concurrency = destination.capabilities.limits(sync).concurrency
@@ -113,12 +116,9 @@ class Delivery:
             receipts = await self._answer(batch, self._destination.send)
             asked_to_wait = await self._obey(receipts, throttled + 1)
 
-            # Split a refused batch to find the bad row.
-            parts: list[Batch] = []
-            if receipts.refused_whole and len(batch) > 1:
-                batch, parts = self._halves(batch, receipts)
-                if not len(batch):
-                    return parts
+            batch, parts = self._split(batch, receipts)
+            if not len(batch):
+                return parts
 
             left = self._settle(batch, receipts)
             if receipts.stop is not None:
@@ -207,6 +207,20 @@ class Delivery:
             reason = f"the destination asks to wait {seconds:,.0f} seconds"
             self.waiting = Wait(until, reason, planned=True)
 
+    def _split(self, batch: Batch, receipts: Receipts) -> tuple[Batch, list[Batch]]:
+        """Split a refused batch to find the bad row.
+
+        :returns: the rows to settle by this answer, and the batches to send instead of the others.
+        """
+        # Rows that may be in a new content must not be sent to it again: a later try begins another one.
+        if self._whole and any(receipts.of(key).outcome is Outcome.UNKNOWN for key in batch.keys):
+            self._leave_for_later(batch, receipts)
+            self.stopping = True
+            return batch.only([]), []
+        if receipts.refused_whole and len(batch) > 1:
+            return self._halves(batch, receipts)
+        return batch, []
+
     def _halves(self, batch: Batch, receipts: Receipts) -> tuple[Batch, list[Batch]]:
         """Part a batch whose rows were refused as a whole.
 
@@ -258,7 +272,7 @@ class Delivery:
         return batch.only(sorted(again)) if again else None
 
     def _may_resend(self, batch: Batch) -> bool:
-        return self._destination.capabilities.idempotent(batch.operation)
+        return self._whole or self._destination.capabilities.idempotent(batch.operation)
 
     def _lose(self, batch: Batch, lost: Sequence[int]) -> bool:
         """Apply ``on_unknown`` to the rows of a batch at these positions; returns whether they are sent again."""

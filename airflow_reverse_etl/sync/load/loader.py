@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from airflow_reverse_etl.errors import FailurePolicyError
+from airflow_reverse_etl.spec.field_types import rows_of
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Reason
+from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Outcome, Reason, reason_text
 from airflow_reverse_etl.sync.context import RunContext, Wait
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.change_reader import ChangeReader
@@ -20,7 +22,14 @@ from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery
 from airflow_reverse_etl.sync.load.rate_limit import pace_of
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import DailyLimitError, DescribesFields, Destination, Plan, ResolvesConflicts
+from airflow_reverse_etl.sync.ports import (
+    DailyLimitError,
+    DescribesFields,
+    Destination,
+    Plan,
+    ReplacesObject,
+    ResolvesConflicts,
+)
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Most times that rows with a unique conflict are sent again. Each time but the last has settled some of them.
@@ -71,9 +80,10 @@ class Loader:
         check_lease: Callable[[], Awaitable[None]],
         share: Share,
     ) -> None:
+        self._sync = sync
         self._plan = plan
         self._share = share
-        self._workers = destination.capabilities.limits(sync).concurrency
+        self._workers = 1 if plan.whole else destination.capabilities.limits(sync).concurrency
         self._destination = destination
         self._store = context.store
         self._clock = context.clock
@@ -97,19 +107,21 @@ class Loader:
         :raises ConfigurationError: raised by the destination, after the rows settled until then were saved.
         """
         await self._writer.begin()
-        checkpoint = self._writer.checkpoint
+        if self._plan.whole and self._is_shown():
+            return Loaded(self._writer.checkpoint, 0)
 
         # Send.
         started = self._clock.monotonic()
         await self._destination.open(self._pace)
         try:
             await self._ask_for_fields()
-            for after, until in self._phases():
-                if not self._delivery.stopping:
-                    await self._send_rows(after, until, self._writer.settled_before)
-                    await self._settle_conflicts()
+            if self._plan.whole:
+                await self._replace()
+            else:
+                await self._send()
         finally:
             # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
+            checkpoint = self._writer.checkpoint
             checkpoint.end(self._clock.monotonic() - started)
             self._record_spent(checkpoint)
             await self._destination.close()
@@ -119,6 +131,59 @@ class Loader:
         left = self._left(checkpoint)
         waiting = None if checkpoint.is_spent else self._delivery.waiting
         return Loaded(checkpoint, left, waiting if left else None)
+
+    async def _send(self) -> None:
+        """Send the rows that are not settled yet."""
+        for after, until in self._phases():
+            if not self._delivery.stopping:
+                await self._send_rows(after, until, self._writer.settled_before)
+                await self._settle_conflicts()
+
+    async def _replace(self) -> None:
+        """Send all rows as the new content of the destination's object, and show it.
+
+        Until it is shown, nothing is delivered: no checkpoint says so, and a later try sends all rows again.
+        """
+        destination = self._destination
+        assert isinstance(destination, ReplacesObject), "the registry refuses others"
+        self._writer.hold()
+        await destination.begin()
+        try:
+            await self._send()
+            if self._delivery.stopping or self._left(self._writer.checkpoint):
+                self._writer.forget()
+            else:
+                self._check_rejected()
+                await self._writer.check()
+                await destination.finish()
+        except BaseException:
+            self._writer.forget()
+            raise
+        finally:
+            self._writer.release()
+
+    def _check_rejected(self) -> None:
+        """Make sure that a new content lacks no more rejected rows than the sync allows.
+
+        :raises FailurePolicyError: it lacks more. The old content stays.
+        """
+        checkpoint = self._writer.checkpoint
+        limit = self._sync.failure.max_rejected
+        rejected = checkpoint.count(Outcome.REJECTED)
+        if rejected <= rows_of(limit, self._plan.total + self._plan.planned.invalid):
+            return
+        reasons = "; ".join(map(reason_text, checkpoint.counted_reasons()[:3]))
+        raise FailurePolicyError(
+            f"{rejected:,} of {self._plan.total:,} rows rejected, more than {limit}, so the old content stays. Most "
+            f"frequent: {reasons}",
+            todo="correct the rows or the mapping, or allow more by failure.max_rejected",
+            sync=self._sync.name,
+            connection=self._sync.destination.connection,
+        )
+
+    def _is_shown(self) -> bool:
+        """Return whether an earlier try has shown the new content: only then a checkpoint has settled rows."""
+        return self._share.partition > 0 or (self._share.until > 0 and not self._left(self._writer.checkpoint))
 
     async def _ask_for_fields(self) -> None:
         """Let values be converted to the types of the destination's fields, if it describes them."""

@@ -19,6 +19,8 @@ class Share:
     @classmethod
     def of(cls, plan: Plan, partition: int, partitions: int, *, after: int = 0) -> Share:
         """Return one of ``partitions`` shares of nearly equal size, which together are all rows above ``after``."""
+        if plan.whole:  # one load sends it, from its first row
+            return cls(partition, 0 if partition == 0 else plan.total, plan.total)
         rows = plan.total - after
         start = after + rows * partition // partitions
         until = after + rows * (partition + 1) // partitions

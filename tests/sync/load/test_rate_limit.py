@@ -132,6 +132,7 @@ async def test_a_pause_holds_without_a_rate(simulation: Simulation) -> None:
     assert times == [5.0, 6.0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.2, 1.0])
 async def test_loads_together_never_exceed_the_rate_however_slow_the_store(
     simulation: Simulation, slow_store: Callable[[float], None], budget: FileBudget, seconds: float

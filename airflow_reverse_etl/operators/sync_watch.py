@@ -1,0 +1,100 @@
+"""Operator that looks for what no run can tell: syncs that are late, stuck, or never ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_reverse_etl.compat import BaseOperator, Context, airflow_errors
+from airflow_reverse_etl.wiring import store_of
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.notifications import SyncNotifier
+    from airflow_reverse_etl.spec.alerts.health import Health
+    from airflow_reverse_etl.spec.model import Sync
+
+
+class SyncWatchOperator(BaseOperator):
+    """Report which syncs are late: no run was recorded within the ``max_delay`` of their ``alerts``.
+
+    Run it in a DAG of its own, every few minutes. It reads the run history, and sends nothing to a destination. A sync
+    that never ran is late once that time has passed since this operator saw it first. A sync that is late, and then
+    runs, is reported by its own tasks if they have the same notifier, and else by this operator.
+
+    Returns the names of the late syncs.
+
+    :param syncs: syncs, or paths of YAML files or folders of them, absolute or relative to the folder of the DAG file.
+    :param notifier: reports a sync that became late, or that is not late any more.
+    """
+
+    def __init__(
+        self, *, syncs: Sequence[Sync | Mapping[str, Any] | str | Path], notifier: SyncNotifier, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.syncs = syncs
+        self.notifier = notifier
+
+    def execute(self, context: Context) -> list[str]:
+        """Look at each sync."""
+        late = []
+        with airflow_errors():
+            for sync in self._load():
+                health = self._look(sync, context)
+                if health.state == "late":
+                    self.log.warning("%s: %s", sync.name, "; ".join(health.reasons))
+                    late.append(sync.name)
+        return late
+
+    def _load(self) -> list[Sync]:
+        from airflow_reverse_etl.spec.model import Sync
+
+        found: list[Any] = []
+        for sync in self.syncs:
+            if isinstance(sync, str | Path):
+                found += self._files(Path(sync))
+            else:
+                found.append(sync)
+        return [Sync.load(sync) for sync in found]
+
+    def _files(self, path: Path) -> list[Path]:
+        dag = self.get_dag()
+        if dag is not None and dag.fileloc:
+            path = Path(dag.fileloc).parent / path
+        return sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+
+    def _look(self, sync: Sync, context: Context) -> Health:
+        """Judge a sync's delay, and report it if it is news."""
+        from airflow_reverse_etl.notifications.sync import sync_page
+        from airflow_reverse_etl.spec.alerts.health import Health, delay_health
+
+        if sync.alerts is None or sync.alerts.max_delay is None:
+            return Health("ok")
+        now = datetime.now(UTC)
+        memory = self.notifier.memory(sync.name)
+        last, unfinished = _last_run(sync)
+        since = last or memory.first_seen(now)
+        health = delay_health(sync.alerts, since, now=now, unfinished=unfinished, ran=last is not None)
+        reported = memory.reported()
+        page = sync_page(sync.name)
+        # People know already that a sync that is failing does not run.
+        if reported is None or reported.health != "failing":
+            news = health.state == "late" or (reported is not None and reported.health == "late")
+            if news:
+                self.notifier.report_health(sync.name, health, context, page=page)
+        return health
+
+
+def _last_run(sync: Sync) -> tuple[datetime | None, bool]:
+    """Return when the last run was recorded, None if there was none, and whether another has begun."""
+    store = store_of(sync)
+    try:
+        if not store.has_state(sync.name):
+            return None, False
+        runs = store.past_runs(sync.name, limit=1)
+        unfinished = bool(store.unfinished(sync.name))
+    finally:
+        if hasattr(store, "close"):
+            store.close()
+    return (runs[0].committed_at if runs else None), unfinished
