@@ -115,9 +115,9 @@ def judged_edits(seeds: range) -> Tally:
 
 @pytest.mark.long
 def test_a_sample_of_edits() -> None:
-    tally = judged_edits(range(12))
-    tally.check(alarms=0.05)
-    assert tally.truths["breaking"] > 5
+    tally = judged_edits(range(8))
+    tally.check(alarms=0.1)
+    assert tally.truths["breaking"] > 2
     assert tally.truths["changed"] > 2
 
 
