@@ -26,7 +26,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import destination_of, run_context, state_files
+from airflow_reverse_etl.wiring import destination_of, recipes, run_context, state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -354,6 +354,15 @@ class PlanningOperator(SyncOperator):
         from airflow_reverse_etl.dbt.catalog import load_catalog
 
         return resolve_model(sync, load_catalog(state_files(), self.catalog))
+
+    def _leave_recipe(
+        self, sync: Sync, query: str, primary_key: tuple[str, ...], context: Context, *, approved: bool = False
+    ) -> None:
+        """Leave what a maintenance run needs to repeat this run."""
+        from airflow_reverse_etl.stores.recipes import Recipe
+
+        dag_id = context["ti"].dag_id
+        recipes().save(sync.name, Recipe.of(sync, query, primary_key, approved=approved, dag_id=dag_id))
 
     def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
         """Find and log changes to the model since the sync's last run, as its ``drift`` asks.

@@ -84,6 +84,7 @@ class ReverseEtlOperator(PlanningOperator):
 
         options = self._run_options(sync, context)
         query, primary_key = self._model(sync)
+        self._leave_recipe(sync, query, primary_key, context)
         if sync.destination.connection:
             self.destination_url = _web_address(connection_info(sync.destination.connection))
         warehouse = open_warehouse(sync.source)

@@ -85,6 +85,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
         if self.preview:
             this += "-preview"
         query, primary_key = self._model(sync)
+        if not self.preview:
+            self._leave_recipe(sync, query, primary_key, context, approved=self.approval)
         run_context = self._run_context(sync, context, this, query=query)
         warehouse = open_warehouse(sync.source)
         try:
