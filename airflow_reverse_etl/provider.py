@@ -29,6 +29,7 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.dbt_pipeline",
                 "operators.dbt_task",
                 "operators.drift",
+                "operators.maintenance",
                 "operators.reverse_etl",
                 "operators.sync_group",
             )
@@ -37,7 +38,10 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [_modules("sensors.dbt_cloud", "sensors.git")],
         "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
         "connection-types": [*destination_connections(), GIT_CONNECTION],
-        "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
+        "extra-links": [
+            "airflow_reverse_etl.operators.base.SyncLink",
+            "airflow_reverse_etl.operators.reverse_etl.DestinationLink",
+        ],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
     }
 

@@ -116,6 +116,10 @@ class Salesforce(BatchApi):
             )
         super().__init__(setup)
 
+    def records_url(self) -> str:
+        """Return the list of the object's records in the organization."""
+        return f"{self.server.auth.base_url or self.server.url}/lightning/o/{quote(self._object, safe='')}/list"
+
     def endpoints(self) -> Mapping[Operation, Endpoint]:
         """Return the calls of sObject Collections. Updates and deletes look up the ids first, unless rows have them."""
         records = "/composite/sobjects"

@@ -129,6 +129,7 @@ class ReverseEtlMaintenanceOperator(SyncOperator):
             self._request = Request.of(context["params"], self.syncs)
             self._recipe = recipes().read(self._request.sync)
             _check_approval(self._request, self._recipe)
+        self.sync_name = self._request.sync
         self.log.info("%s: %s", self._request.sync, ACTIONS[self._request.action])
         return super().resume(context, event, **kept)
 

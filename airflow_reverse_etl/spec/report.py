@@ -1,13 +1,18 @@
-"""The counts of a run."""
+"""The counts of a run, and the health that follows from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from airflow_reverse_etl.spec.receipts import DAILY_LIMIT
 from airflow_reverse_etl.spec.stored import typed
+
+#: Counts of a report of which one row is enough for a person to look.
+_OPEN = ("rejected", "unknown", "given_up", "retryable")
+_MOST_CODES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +122,47 @@ CAUSES: Mapping[str, str] = {
 def listed(counts: Mapping[str, int]) -> str:
     """Return counts as text: ``null_key (3), no_identifier (1)``."""
     return ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+
+
+def health_document(
+    before: Mapping[str, Any], report: RunReport | None, *, error: str, run_id: str, now: datetime, drift: int = 0
+) -> dict[str, Any]:
+    """Return the health after a try.
+
+    :param before: the document of the try before; empty for the first.
+    :param report: the counts of the try; None if it sent nothing.
+    :param error: message of the error with which the try failed; empty if it succeeded.
+    :param run_id: of the DAG run.
+    :param drift: number of changes to the model that the try found.
+    :returns: ``state`` (``ok``, ``attention`` or ``failing``), ``since``, ``at``, ``run_id``, ``error``, ``open`` (rows
+        that a person should look at) and ``by_code``: code → ``count``, ``message`` and ``first_seen``.
+    """
+    opened = _open_rows(report)
+    state = "failing" if error else "attention" if opened or drift else "ok"
+    moment = now.isoformat()
+    known = before.get("by_code") or {}
+    by_code: dict[str, Any] = {}
+    for reason in (report.reasons if report else ())[:_MOST_CODES]:
+        code = str(reason["code"])
+        seen = known.get(code, {}).get("first_seen", moment)
+        by_code[code] = {"count": reason["count"], "message": reason["message"], "first_seen": seen}
+    # A try that sent nothing says nothing about rows.
+    if report is None:
+        by_code = dict(known)
+        opened = int(before.get("open") or 0)
+    return {
+        "state": state,
+        "since": before["since"] if before.get("state") == state else moment,
+        "at": moment,
+        "run_id": run_id,
+        "error": error,
+        "open": opened,
+        "by_code": by_code,
+    }
+
+
+def _open_rows(report: RunReport | None) -> int:
+    if report is None:
+        return 0
+    counts = report.to_json()
+    return report.planned.invalid + sum(int(counts[name]) for name in _OPEN)
