@@ -15,18 +15,19 @@ _MOST = 20
 router = APIRouter()
 
 
-@router.get("/editable")
-def editable(user: GetUserDep, dag_id: Annotated[list[str], Query(max_length=_MOST)]) -> dict[str, list[str]]:
-    """Return which of these DAGs the user may edit, and may trigger.
+@router.get("/rights")
+def rights(user: GetUserDep, dag_id: Annotated[list[str], Query(max_length=_MOST)]) -> dict[str, list[str]]:
+    """Return which of these DAGs the user may edit, and which the user may trigger.
 
-    A DAG that does not exist counts as one that the user may not edit, unless the user may edit all.
+    A DAG that does not exist counts like any other.
     """
     manager = get_auth_manager()
 
-    def may(dag: str) -> bool:
-        details = DagDetails(id=dag)
-        edits = manager.is_authorized_dag(method="PUT", details=details, user=user)
-        runs = DagAccessEntity.RUN
-        return edits and manager.is_authorized_dag(method="POST", access_entity=runs, details=details, user=user)
+    def may_edit(dag: str) -> bool:
+        return manager.is_authorized_dag(method="PUT", details=DagDetails(id=dag), user=user)
 
-    return {"editable": [dag for dag in dag_id if may(dag)]}
+    def may_trigger(dag: str) -> bool:
+        run = DagAccessEntity.RUN
+        return manager.is_authorized_dag(method="POST", access_entity=run, details=DagDetails(id=dag), user=user)
+
+    return {"edit": list(filter(may_edit, dag_id)), "trigger": list(filter(may_trigger, dag_id))}
