@@ -145,12 +145,12 @@ test("a picture leads from the commit over two steps of models to the destinatio
   const picture = { repository: "https://git.example.com/a/shop.git", commit: "0123456789", nodes, edges: [["src", "stg"], ["stg", "m"]] };
   const { boxes, edges, width } = pictureOf(sync, picture);
   assert.deepEqual(
-    boxes.map((box) => [box.id, box.x / 210]),
+    boxes.map((box) => [box.id, box.x / 194]),
     [["@git", 0], ["m", 3], ["stg", 2], ["src", 1], ["@sync", 4], ["@to", 5]],
   );
   assert.equal(boxes[0].text, "@ 01234567");
   assert.equal(boxes[3].text, "source, fresh within 12 hour");
   assert.deepEqual(edges, [["@git", "src"], ["src", "stg"], ["stg", "m"], ["m", "@sync"], ["@sync", "@to"]]);
-  assert.equal(width, 6 * 210 - 40);
+  assert.equal(width, 6 * 194 - 28);
   assert.deepEqual(pictureOf(sync, undefined).boxes.map((box) => box.title), ["m", "s", "x"]);
 });

@@ -101,7 +101,7 @@ function Status({ said }) {
     const log = error.task ? [" ", link(taskPath(error.task.dag_id, error.task.dag_run_id, error.task.task_id), "Its log", "log")] : [];
     return h("p", { role: "alert" }, text, ...log);
   }
-  if (said.done) return h("p", null, `${said.title}: ${said.text} It took ${duration(said.seconds)}.`);
+  if (said.done) return h("p", null, `${said.title}: ${said.text}${said.seconds ? ` It took ${duration(said.seconds)}.` : ""}`);
   const run = link(`/dags/${said.dag}/runs/${encodeURIComponent(said.run.dag_run_id)}`, said.run.dag_run_id);
   const slow = said.seconds > 30 && said.state === "queued" ? " Is the scheduler at work, and the DAG not paused?" : "";
   return h("p", null, `${said.title}: ${said.state} for ${duration(said.seconds)}, `, run, `.${slow}`);
@@ -154,6 +154,15 @@ export function Actions({ sync, maintenance, told, changed }) {
       return { text: resultText(value), seconds };
     });
 
+  // A person approves each plan of the sync in its own DAG, which no maintenance run may evade.
+  const approved = (title, conf) =>
+    act(title, async () => {
+      await api(`/dags/${dag}/dagRuns`, { logical_date: null, conf: { reverse_etl: { [sync.name]: conf } }, note: `${title}, from the Reverse ETL page` });
+      return { text: `the DAG ${dag} has begun, and a person approves its plan.`, seconds: 0 };
+    });
+  const options = { full_resync: { full_resync: true }, reset: { reset: true }, lift_guards: { lift_guards: [guard] } };
+  const decide = ({ title, conf }) => (sync.isApproved ? approved(title, options[conf.action]) : repair(title, conf));
+
   const later = { title: `Run without ${guard}`, about: "Sends the changes, although this guard would stop them. Once.", conf: { action: "lift_guards", guards: [guard] } };
   const choose = (one) => (one.action === "preview" ? repair(one.title, { action: one.action }) : ask({ ...one, conf: { action: one.action } }));
   const onGuard = (event) => setGuard(event.target.value);
@@ -171,7 +180,7 @@ export function Actions({ sync, maintenance, told, changed }) {
     h("div", { className: "re-row" }, ...buttons, sync.recordsUrl ? out(sync.recordsUrl, "Records at the destination") : null),
     allowed ? null : h(Muted, null, notAllowed(maintenance, dag)),
     maintenance.dag?.is_paused && allowed ? h(Muted, null, `The DAG ${maintenance.dag.dag_id} is paused: its actions wait until it is not.`) : null,
-    asked ? h(Confirm, { asked, yes: () => repair(asked.title, asked.conf), no: () => ask(undefined) }) : null,
+    asked ? h(Confirm, { asked, yes: () => decide(asked), no: () => ask(undefined) }) : null,
     h("div", { role: "status" }, h(Status, { said })),
   );
 }

@@ -53,9 +53,9 @@ export async function loadSyncs(report) {
 }
 
 function Select({ label, value, set, options }) {
-  const option = (name) => h("option", { key: name, value: name }, name || `any ${label.toLowerCase()}`);
+  const option = (name) => h("option", { key: name, value: name }, name || `any ${label}`);
   const onChange = (event) => set(event.target.value);
-  return h("select", { "aria-label": label, value, onChange, className: "re-field" }, ["", ...options].map(option));
+  return h("select", { "aria-label": `Filter by ${label}`, value, onChange, className: "re-field" }, ["", ...options].map(option));
 }
 
 const distinct = (values) => [...new Set(values.filter(Boolean))].sort();
@@ -131,8 +131,8 @@ export function Syncs() {
       "div",
       { className: "re-row" },
       search,
-      h(Select, { label: "Health", value: health, set: setHealth, options: healths }),
-      h(Select, { label: "Destination", value: type, set: setType, options: types }),
+      h(Select, { label: "health", value: health, set: setHealth, options: healths }),
+      h(Select, { label: "destination", value: type, set: setType, options: types }),
       h(Select, { label: "DAG", value: dag, set: setDag, options: dags }),
     ),
     h("p", { role: "status" }, `${number(shown.length)} of ${number(syncs.length)} syncs${loading ? ", loading more …" : ""}`),

@@ -9,8 +9,8 @@ function Box({ box, href }) {
   const colors = { sync: "blue-solid", destination: "green-solid" };
   const stroke = color(colors[box.kind] ?? "border-emphasized");
   const shape = h("rect", { x: box.x + 1, y: box.y + 1, width: box.width - 2, height: box.height - 2, rx: 6, fill: color("bg-panel"), stroke, strokeWidth: 1.5 });
-  const title = h("text", { x: box.x + 10, y: box.y + 20, fill: color("fg"), fontSize: 13, fontWeight: 600 }, shortened(box.title ?? "", 22));
-  const text = h("text", { x: box.x + 10, y: box.y + 37, fill: color("fg-muted"), fontSize: 11 }, shortened(box.text ?? "", 27));
+  const title = h("text", { x: box.x + 10, y: box.y + 20, fill: color("fg"), style: { fontSize: 13, fontWeight: 600 } }, shortened(box.title ?? "", 21));
+  const text = h("text", { x: box.x + 10, y: box.y + 37, fill: color("fg-muted"), style: { fontSize: 11 } }, shortened(box.text ?? "", 29));
   const parts = [h("title", { key: "name" }, `${box.title}: ${box.text}`), shape, title, text];
   if (!href) return h("g", null, ...parts);
   const outside = /^https?:/.test(href);
@@ -40,7 +40,7 @@ export function Picture({ sync, picture, links }) {
   const { boxes, edges, width, height } = pictureOf(sync, picture);
   const places = new Map(boxes.map((box) => [box.id, box]));
   const drawn = edges.filter(([from, to]) => places.has(from) && places.has(to));
-  const arrow = h("marker", { id: "re-arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, h("path", { d: "M 0 0 L 8 4 L 0 8 z", fill: color("fg-muted") }));
+  const arrow = h("marker", { key: "arrow", id: "re-arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, h("path", { d: "M 0 0 L 8 4 L 0 8 z", fill: color("fg-muted") }));
   const names = boxes.map((box) => box.title).join(", then ");
   return h(
     "div",

@@ -1,7 +1,7 @@
 // The view of one sync: its runs, why rows were not accepted, what it sends, and what can be done.
 
 import { Actions, loadMaintenance, xcomOf } from "./actions.js";
-import { api, color, duration, h, Health, link, Muted, number, Part, Problem, Table, taskPath, time, useLoaded } from "./kit.js";
+import { api, color, counted, duration, h, Health, link, Muted, number, Part, Problem, Table, taskPath, time, useLoaded } from "./kit.js";
 import { OPERATORS, PAGE } from "./list.js";
 import { commitUrl, Picture } from "./picture.js";
 import { Rejected } from "./rejected.js";
@@ -34,6 +34,7 @@ async function loadSync(name) {
   const latest = latestTasks(producers, tasks);
   const ids = producers.map((one) => one.task_id);
   const last = latest.find((task) => ids.includes(task.task_id));
+  const approval = latest.find((task) => task.task_id.endsWith(".approve"));
   const planning = latest.find((task) => task.task_id.endsWith(".plan")) ?? last;
   const failed = latest.find((task) => task.state === "failed");
   const [report, error, plan, picture] = await Promise.all([
@@ -42,17 +43,19 @@ async function loadSync(name) {
     planning && xcomOf(planning, "plan"),
     planning && xcomOf(planning, "picture"),
   ]);
+  sync.isApproved = Boolean(approval);
   sync.recordsUrl = events.asset_events.find((event) => event.extra?.records_url)?.extra.records_url;
   return {
     sync,
     events: events.asset_events,
     runs: runsOf(producers, tasks, events.asset_events),
     latest,
-    last: failed ?? last ?? latest[0],
+    last: failed ?? [last, ...latest].find((task) => task?.start_date),
     report: report?.planned ? report : undefined,
     error,
     plan: plan?.planned ? plan : undefined,
-    approval: latest.find((task) => task.task_id.endsWith(".approve")),
+    planned: planning?.end_date,
+    approval,
     picture,
     health: health?.value,
     maintenance,
@@ -110,10 +113,10 @@ function Runs({ runs }) {
 
 /** The last try: its counts, its log, and the reasons why rows were not accepted. */
 function LastRun({ task, report, error, health }) {
-  if (!task) return h(Muted, null, "The sync has not run, or long ago.");
+  if (!task) return h(Muted, null, "No task of the sync has begun, or it was long ago.");
   const log = link(taskPath(task.dag_id, task.dag_run_id, task.task_id), "Its log");
   const counts = report
-    ? `${number(report.accepted)} rows accepted, ${number(report.rejected)} rejected, ${number(report.given_up ?? 0)} given up, ${number(report.planned.invalid)} invalid.`
+    ? `${counted(report.accepted, "row", "rows")} accepted, ${number(report.rejected)} rejected, ${number(report.given_up ?? 0)} given up, ${number(report.planned.invalid)} invalid.`
     : `${task.state ?? "not started yet"}, without a report.`;
   const reasons = reasonsOf(report, health);
   const rows = reasons.map((reason) => [reason.code, number(reason.count), time(reason.first_seen), reason.message]);
@@ -142,7 +145,7 @@ function Plan({ plan, approval }) {
     "div",
     null,
     h(Table, { label: "Plan", columns: ["Added", "Changed", "Removed", "Invalid"], rows }),
-    h("p", null, `${number(plan.total)} rows to send, in about ${number(plan.requests)} requests${minutes}.`),
+    h("p", null, `${counted(plan.total, "row", "rows")} to send, in about ${counted(plan.requests, "request", "requests")}${minutes}.`),
     plan.guards?.length ? h("ul", { "aria-label": "Guards of the plan" }, plan.guards.map((text, at) => h("li", { key: at }, text))) : null,
     way,
   );
@@ -160,6 +163,12 @@ function Definition({ definition }) {
 
 const Rules = ({ definition }) => h("ul", null, rulesOf(definition).map((text, at) => h("li", { key: at }, text)));
 
+/** Return the plan of the last run, or of a preview since then. */
+function newestPlan({ plan, planned }, preview) {
+  const later = preview && (!plan || !planned || new Date(preview.at) > new Date(planned));
+  return later ? preview.plan : plan;
+}
+
 /** One sync. */
 export function SyncView({ name }) {
   const { useState } = globalThis.React;
@@ -169,9 +178,9 @@ export function SyncView({ name }) {
   if (error) return h("div", null, back, h(Problem, { error }));
   if (!found) return h("p", { role: "status" }, "Loading …");
   const { sync, events, runs, last, report, maintenance, health, picture } = found;
-  const told = (value) => value?.action && setResults((before) => ({ ...before, [value.action]: value }));
+  const told = (value) => value?.action && setResults((before) => ({ ...before, [value.action]: { at: new Date().toISOString(), ...value } }));
   const latest = { ...maintenance.results, ...results };
-  const plan = latest.preview?.plan ?? found.plan;
+  const plan = newestPlan(found, latest.preview);
   const dag = sync.producers[0]?.dag_id;
   const base = document.querySelector("head > base")?.getAttribute("href")?.replace(/\/$/, "") ?? "";
   const links = {

@@ -204,7 +204,8 @@ export function maintained(params) {
   return names?.filter((name) => name != null);
 }
 
-const COLUMN = 210;
+const COLUMN = 194;
+const GAP = 28;
 const LINE = 64;
 
 /** Return places of boxes and arrows for the picture of a sync: repository, models, sync, destination. */
@@ -218,7 +219,7 @@ export function pictureOf(sync, picture) {
   const place = (box, column) => {
     const line = columns.get(column) ?? 0;
     columns.set(column, line + 1);
-    boxes.push({ ...box, x: column * COLUMN, y: line * LINE, width: COLUMN - 40, height: LINE - 16 });
+    boxes.push({ ...box, x: column * COLUMN, y: line * LINE, width: COLUMN - GAP, height: LINE - 16 });
   };
   const first = picture?.commit || picture?.repository ? 1 : 0;
   if (first) {
@@ -226,7 +227,7 @@ export function pictureOf(sync, picture) {
     place({ id: "@git", kind: "commit", title: name, text: picture.commit ? `@ ${picture.commit.slice(0, 8)}` : "" }, 0);
   }
   for (const node of nodes) {
-    const notes = [node.kind, node.tests ? `${node.tests} tests` : "", node.freshness ? `fresh within ${node.freshness}` : ""];
+    const notes = [node.kind, node.tests ? `${node.tests} ${node.tests === 1 ? "test" : "tests"}` : "", node.freshness ? `fresh within ${node.freshness}` : ""];
     place({ id: node.id, kind: node.kind, title: node.name, text: notes.filter(Boolean).join(", ") }, first + steps - node.step);
   }
   place({ id: "@sync", kind: "sync", title: sync.name, text: sync.health }, first + steps + 1);
@@ -237,5 +238,5 @@ export function pictureOf(sync, picture) {
   const edges = [...(picture?.edges ?? []), [target, "@sync"], ["@sync", "@to"]];
   if (first) edges.unshift(...upper.map((id) => ["@git", id]));
   const lines = Math.max(...columns.values());
-  return { boxes, edges, width: (first + steps + 3) * COLUMN - 40, height: lines * LINE - 16 };
+  return { boxes, edges, width: (first + steps + 3) * COLUMN - GAP, height: lines * LINE - 16 };
 }
