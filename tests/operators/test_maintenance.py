@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,3 +159,41 @@ def test_the_dag_is_one_line_and_its_form_knows_the_syncs() -> None:
     assert schema["enum"] == [None, "a", "b"]
     with pytest.raises(AirflowFailException, match="sync is not the name of a sync"):
         maintain(sync=None, action="preview")
+
+
+def test_a_task_links_to_the_page_of_its_sync_and_leaves_its_error(
+    crm: FakeDestination, customers: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://example.com/air/")
+    task = operator(sync={**SYNC, "guards": {"max_changes": 2}})
+    given = context()
+    with pytest.raises(AirflowFailException):
+        task.execute(given)
+    assert "max_changes: 3 rows, more than 2" in given["pushed"]["error"]
+    link = task.operator_extra_links[0]
+    assert (link.name, link.get_link(task, ti_key=None)) == (
+        "Sync",
+        "https://example.com/air/plugin/reverse-etl/syncs/contacts",
+    )
+
+
+def test_the_health_is_kept_where_airflow_has_a_place_for_it(
+    crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    class Stores(dict[str, Any]):
+        """As Airflow 3.3 gives them: a store for each asset of the task."""
+
+        def __getitem__(self, asset: Any) -> Any:
+            stored = self.setdefault(asset.name, {})
+            return SimpleNamespace(get=stored.get, set=stored.__setitem__)
+
+    stores = Stores()
+    operator().execute(context(asset_state_store=stores))
+    health = dict.__getitem__(stores, "sync/contacts")["health"]
+    assert (health["state"], health["run_id"], health["open"]) == ("ok", "r", 0)
+    customers("DROP TABLE customers")
+    with pytest.raises(AirflowFailException):
+        operator().execute(context(asset_state_store=stores))
+    health = dict.__getitem__(stores, "sync/contacts")["health"]
+    assert health["state"] == "failing"
+    assert "customers" in health["error"]
