@@ -228,6 +228,5 @@ def _follows_theme_and_language(visit: Visit) -> None:
     visit.page.evaluate("localStorage.setItem('theme', 'dark'); localStorage.setItem('i18nextLng', 'de')")
     visit.page.set_viewport_size({"width": 1280, "height": 700})
     visit.open(CONTACTS, "Guards and policy")
-    assert visit.page.evaluate("document.documentElement.lang") == "de"
     assert re.search(r"\d\d\.\d\d\.\d{4}, \d\d:\d\d", visit.text())
     visit.picture("dark")

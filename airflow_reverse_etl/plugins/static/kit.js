@@ -39,7 +39,15 @@ export async function request(path, body) {
   return reply.json();
 }
 
-const language = () => document.documentElement.lang || undefined;
+/** The language that the user has chosen in Airflow. Airflow 3.1 writes it to its storage only. */
+function language() {
+  const chosen = globalThis.localStorage?.getItem("i18nextLng") || document.documentElement.lang;
+  try {
+    return Intl.getCanonicalLocales(chosen)[0];
+  } catch {
+    return undefined;
+  }
+}
 
 export const number = (value) => (value == null ? "–" : new Intl.NumberFormat(language()).format(value));
 
