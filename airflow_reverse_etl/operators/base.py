@@ -44,7 +44,7 @@ T = TypeVar("T")
 #: (apache/airflow#66374).
 _SHORTEST_DEFERRAL = timedelta(seconds=15)
 
-#: Key of the health document in the asset state store of the asset ``sync/<name>``.
+#: Key of the health document, in the state store of the asset ``sync/<name>`` or in XCom.
 HEALTH = "health"
 
 _COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up", "moved", "held", "requests")
@@ -316,21 +316,29 @@ class SyncOperator(BaseOperator):
     def _keep_health(
         self, context: Context, sync: str, report: RunReport | None, *, error: str = "", drift: int = 0
     ) -> None:
-        """Keep the sync's health in Airflow's asset state store, from Airflow 3.3, if the task commits the sync."""
+        """Keep the sync's health where the page finds it, if this task commits the sync.
+
+        From Airflow 3.3, that is the asset state store; before, an XCom.
+        """
         from airflow_reverse_etl.spec.report import health_document
 
-        stores = context.get("asset_state_store")
         asset = next((one for one in self.outlets if isinstance(one, Asset) and one.name == f"sync/{sync}"), None)
-        if stores is None or asset is None:
+        if asset is None:
             return
+        ti = context["ti"]
+        stores = context.get("asset_state_store")
         # The page shows less without it. The run has committed, and must not fail for that.
         try:
-            store = stores[asset]
-            before: Any = store.get(HEALTH) or {}
-            found = health_document(
-                before, report, error=error, run_id=context["ti"].run_id, now=datetime.now(UTC), drift=drift
-            )
-            store.set(HEALTH, found)
+            if stores is None:
+                before: Any = ti.xcom_pull(task_ids=self.task_id, key=HEALTH, include_prior_dates=True)
+            else:
+                before = stores[asset].get(HEALTH)
+            now = datetime.now(UTC)
+            found = health_document(before or {}, report, error=error, run_id=ti.run_id, now=now, drift=drift)
+            if stores is None:
+                ti.xcom_push(key=HEALTH, value=found)
+            else:
+                stores[asset].set(HEALTH, found)
         except Exception as problem:  # noqa: BLE001 - Airflow raises its own errors of several kinds
             self.log.warning("The health of the sync was not kept in Airflow: %s", type(problem).__name__)
 

@@ -3,8 +3,10 @@
 import { maintain } from "./actions.js";
 import { Button, counted, duration, h, Muted, number, Problem, Table, time } from "./kit.js";
 
+const isOlder = (listed, ended) => Boolean(listed?.at && ended) && new Date(listed.at) < new Date(ended);
+
 /** Rejected and given-up rows, as the maintenance DAG has listed them. */
-export function Rejected({ sync, maintenance, listed, told }) {
+export function Rejected({ sync, maintenance, listed, ended, told }) {
   const { useState } = globalThis.React;
   const [chosen, choose] = useState(new Set());
   const [state, set] = useState({});
@@ -46,6 +48,7 @@ export function Rejected({ sync, maintenance, listed, told }) {
     allowed ? null : h(Muted, null, "Lists and changes of rejected rows need the right to edit the sync's DAG and a maintenance DAG."),
     h("p", { role: "status" }, status ?? ""),
     state.error ? h(Problem, { error: state.error }) : null,
+    isOlder(listed, ended) ? h(Muted, null, "The sync has run since this list was made.") : null,
     listed ? h(Rows, { listed, allowed, chosen, choose }) : allowed ? h(Muted, null, "Not listed yet.") : null,
   );
 }

@@ -37,11 +37,13 @@ async function loadSync(name) {
   const approval = latest.find((task) => task.task_id.endsWith(".approve"));
   const planning = latest.find((task) => task.task_id.endsWith(".plan")) ?? last;
   const failed = latest.find((task) => task.state === "failed");
-  const [report, error, plan, picture] = await Promise.all([
+  const [report, error, plan, picture, kept] = await Promise.all([
     last && xcomOf(last, "return_value"),
     failed && xcomOf(failed, "error"),
     planning && xcomOf(planning, "plan"),
     planning && xcomOf(planning, "picture"),
+    // Before Airflow 3.3, the health is an XCom.
+    last && !health && xcomOf(last, "health"),
   ]);
   sync.isApproved = Boolean(approval);
   sync.recordsUrl = events.asset_events.find((event) => event.extra?.records_url)?.extra.records_url;
@@ -57,7 +59,8 @@ async function loadSync(name) {
     planned: planning?.end_date,
     approval,
     picture,
-    health: health?.value,
+    health: health?.value ?? kept,
+    ended: (failed ?? last)?.end_date,
     maintenance,
   };
 }
@@ -198,7 +201,7 @@ export function SyncView({ name }) {
     h(Actions, { sync, maintenance, told, changed: again }),
     part("From the model to the destination", h(Picture, { sync, picture, links })),
     part("Last run", h(LastRun, { task: last, report, error: found.error, health })),
-    part("Rejected rows", h(Rejected, { sync, maintenance, listed: latest.rejected, told })),
+    part("Rejected rows", h(Rejected, { sync, maintenance, listed: latest.rejected, ended: found.ended, told })),
     part("Rows over time", events.length ? h(Chart, { events }) : h(Muted, null, "No commit yet.")),
     part("Latest plan", h(Plan, { plan, approval: found.approval })),
     part("Runs", runs.length ? h(Runs, { runs }) : h(Muted, null, "None yet.")),
