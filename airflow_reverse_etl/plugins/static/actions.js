@@ -99,7 +99,7 @@ function Status({ said }) {
     const { error } = said;
     const text = error.status === 403 ? "Airflow does not allow it: ask for the right to trigger the DAG." : error.message;
     const log = error.task ? [" ", link(taskPath(error.task.dag_id, error.task.dag_run_id, error.task.task_id), "Its log", "log")] : [];
-    return h("p", { role: "alert" }, text, ...log);
+    return h("p", { role: "alert", style: { whiteSpace: "pre-line" } }, text, ...log);
   }
   if (said.done) return h("p", null, `${said.title}: ${said.text}${said.seconds ? ` It took ${duration(said.seconds)}.` : ""}`);
   const run = link(`/dags/${said.dag}/runs/${encodeURIComponent(said.run.dag_run_id)}`, said.run.dag_run_id);

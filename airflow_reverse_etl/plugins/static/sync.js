@@ -128,7 +128,7 @@ function LastRun({ task, report, error, health }) {
     null,
     h("p", null, time(task.start_date), ": ", counts, " ", log),
     health?.since ? h(Muted, null, `${health.state} since ${time(health.since)}.`) : null,
-    error ? h("p", { role: "alert", style: { color: color("fg-error") } }, error) : null,
+    error ? h("p", { role: "alert", style: { color: color("fg-error"), whiteSpace: "pre-line" } }, error) : null,
     rows.length
       ? h(Table, { label: "Reasons", columns: ["Code", "Rows", "First seen", "The destination's own words"], rows })
       : report && h(Muted, null, "No row was rejected."),
