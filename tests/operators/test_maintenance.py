@@ -63,6 +63,15 @@ def test_a_run_leaves_what_repeating_it_needs_and_no_secret(run_once: None, stat
     assert "ada@x.org" not in json.dumps(found)
 
 
+def test_forgotten_state_takes_it_along(run_once: None, state_url: Path) -> None:
+    from airflow_reverse_etl.wiring import state_store
+
+    state_store().forget("contacts")
+    assert not (state_url / "recipes" / "contacts.json").exists()
+    with pytest.raises(AirflowFailException, match="no run of this sync in a DAG has left"):
+        maintain(action="full_resync")
+
+
 def test_a_full_resync_sends_every_row_again(run_once: None, crm: FakeDestination) -> None:
     sent(crm)
     found = maintain(action="full_resync")

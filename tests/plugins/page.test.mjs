@@ -38,6 +38,7 @@ test("the health of a sync is its worst sign", () => {
   assert.equal(health(["running"], COUNTS), "running");
   assert.equal(health([null], undefined, false), "running");
   assert.equal(health([], undefined, false), "never run");
+  assert.equal(health(["success"], undefined), "not known");
   assert.equal(health(["success"], { ...COUNTS, rejected: 1 }), "attention");
   assert.equal(health(["success"], { ...COUNTS, planned: { invalid: 2 } }), "attention");
   assert.equal(health(["success"], { ...COUNTS, drift: [{}] }), "attention");

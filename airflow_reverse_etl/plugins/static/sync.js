@@ -46,7 +46,8 @@ async function loadSync(name) {
     last && !health && xcomOf(last, "health"),
   ]);
   sync.isApproved = Boolean(approval);
-  sync.recordsUrl = events.asset_events.find((event) => event.extra?.records_url)?.extra.records_url;
+  // Others than our tasks may add events: only an address of the web becomes a link.
+  sync.recordsUrl = events.asset_events.map((event) => event.extra?.records_url).find((url) => /^https?:\/\//.test(url));
   return {
     sync,
     events: events.asset_events,

@@ -34,13 +34,13 @@ export function openRows(counts) {
   return names.reduce((sum, name) => sum + (counts[name] ?? 0), counts.planned?.invalid ?? 0);
 }
 
-/** Return the health of a sync: `failing`, `attention`, `running`, `ok` or `never run`. */
+/** Return the health of a sync: `failing`, `attention`, `running`, `ok`, `never run`, or `not known` without its counts. */
 export function healthOf(tasks, counts, hasRun) {
   const states = tasks.map((task) => task.state);
   if (states.some((state) => state === "failed")) return "failing";
   if (states.some((state) => state == null || OPEN.has(state))) return "running";
   if (!hasRun) return "never run";
-  if (!counts) return "ok";
+  if (!counts) return "not known";
   return openRows(counts) > 0 || counts.drift?.length ? "attention" : "ok";
 }
 
@@ -54,7 +54,7 @@ export function isLate(times, now) {
   return now - moments[0] > Math.max(2 * usual, 10 * MINUTE);
 }
 
-const ORDER = ["failing", "attention", "late", "running", "never run", "ok"];
+const ORDER = ["failing", "attention", "late", "not known", "running", "never run", "ok"];
 
 /** Join assets, their last events and task instances to syncs, the worst first. */
 export function syncsOf(assets, events, tasks, dags, now = Date.now()) {

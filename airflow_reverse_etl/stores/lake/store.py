@@ -317,6 +317,7 @@ class LakeStore(StateStore):
         names = self._names(sync)
         with leases.held(self._lease(sync), sync, force=force):
             self._delete_state(sync, names)
+            self._files.delete(f"recipes/{sync}.json")  # see stores/recipes.py
 
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record from snapshot, rejections and change log. Repeat it if it was interrupted.
