@@ -137,7 +137,8 @@ class Catalog:
 
         :param steps: greatest number of steps upstream.
         :returns: ``nodes``, each with ``id``, ``name``, ``kind`` (``model`` or ``source``), ``step``, ``tests`` (their
-            number) and ``freshness`` (age from which dbt warns or fails); and ``edges``, pairs of ids.
+            number), ``freshness`` (age from which dbt warns or fails) and ``path`` (of its file in the project; None
+            if it is not the project's own); and ``edges``, pairs of ids.
         """
         known: dict[str, Model | Source] = {model.unique_id: model for model in self.models}
         known |= {source.unique_id: source for source in self.sources}
@@ -148,7 +149,7 @@ class Catalog:
             above: list[str] = []
             for unique_id in level:
                 thing = known[unique_id]
-                found[unique_id] = _node(thing, step)
+                found[unique_id] = _node(thing, step, self.project)
                 parents = thing.depends_on if isinstance(thing, Model) and step < steps else ()
                 edges += [[parent, unique_id] for parent in parents if parent in known]
                 above += [parent for parent in parents if parent in known]
@@ -224,12 +225,13 @@ def _restore_column(column: dict[str, Any], shared: dict[tuple[str, str, str], C
     return shared.get(key) or shared.setdefault(key, CatalogColumn(*key))
 
 
-def _node(thing: Model | Source, step: int) -> dict[str, Any]:
+def _node(thing: Model | Source, step: int, project: str) -> dict[str, Any]:
     return {
         "id": thing.unique_id,
         "name": thing.name,
         "kind": "model" if isinstance(thing, Model) else "source",
         "step": step,
         "tests": len(thing.data_tests) if isinstance(thing, Model) else 0,
+        "path": thing.path if isinstance(thing, Model) and thing.package == project else None,
         "freshness": None if isinstance(thing, Model) else thing.error_after or thing.warn_after,
     }

@@ -424,6 +424,7 @@ class PlanningOperator(SyncOperator):
         self._picture = {
             "repository": self.catalog.get("repository"),
             "project": catalog.project,
+            "project_path": self.catalog.get("project_path"),
             "commit": catalog.commit,
             **catalog.upstream(sync.model),
         }

@@ -18,6 +18,8 @@ import {
   syncsOf,
 } from "../../airflow_reverse_etl/plugins/static/syncs.js";
 
+import { commitUrl, fileUrl } from "../../airflow_reverse_etl/plugins/static/picture.js";
+
 const COUNTS = { accepted: 3, rejected: 0, unknown: 0, given_up: 0, retryable: 0, planned: { invalid: 0 } };
 const task = (dag, id, run, state) => ({ dag_id: dag, task_id: id, dag_run_id: run, state });
 
@@ -154,4 +156,16 @@ test("a picture leads from the commit over two steps of models to the destinatio
   assert.deepEqual(edges, [["@git", "src"], ["src", "stg"], ["stg", "m"], ["m", "@sync"], ["@sync", "@to"]]);
   assert.equal(width, 6 * 194 - 28);
   assert.deepEqual(pictureOf(sync, undefined).boxes.map((box) => box.title), ["m", "s", "x"]);
+});
+
+test("a repository, a commit and a model's file have addresses on the web, without credentials", () => {
+  assert.equal(commitUrl("https://me:s3cret@git.example.com/a/shop.git", "0123"), "https://git.example.com/a/shop/commit/0123");
+  assert.equal(commitUrl("git@github.com:acme/shop.git"), "https://github.com/acme/shop");
+  assert.equal(commitUrl("ssh://git@git.example.com/acme/shop.git"), "https://git.example.com/acme/shop");
+  assert.equal(commitUrl("/srv/shop.git"), undefined);
+  assert.equal(commitUrl(undefined), undefined);
+  const picture = { repository: "git@github.com:acme/shop.git", commit: "0123", project_path: "analytics" };
+  assert.equal(fileUrl(picture, { path: "models/m.sql" }), "https://github.com/acme/shop/blob/0123/analytics/models/m.sql");
+  assert.equal(fileUrl({ ...picture, project_path: "." }, { path: "m.sql" }), "https://github.com/acme/shop/blob/0123/m.sql");
+  assert.equal(fileUrl(picture, { path: null }), undefined);
 });

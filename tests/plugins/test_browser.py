@@ -172,6 +172,8 @@ def _acts_on_a_sync(visit: Visit) -> None:
     visit.press("List rejected rows")
     visit.see("Listed in")
     assert "wrong_value" in visit.text()
+    file = page.locator("main.re-page svg a[aria-label='model customers']").get_attribute("href")
+    assert file == "https://git.example.com/acme/shop/blob/8c1f2d90ab34/models/customers.sql"
     page.get_by_label("Choose rejected row 14").check()
     visit.press("Dismiss 1 chosen")
     visit.see("1 rejection dismissed in")

@@ -28,7 +28,15 @@ function Arrow({ from, to }) {
   return h("path", { d, fill: "none", stroke: color("fg-muted"), strokeWidth: 1.5, markerEnd: "url(#re-arrow)" });
 }
 
-/** Return a repository's address on the web, at a commit; undefined if it has none. */
+/** Return a model's file on the web, at a commit; undefined if it has none. */
+export function fileUrl(picture, node) {
+  const root = commitUrl(picture.repository);
+  if (!root || !picture.commit || !node.path) return undefined;
+  const folder = picture.project_path && picture.project_path !== "." ? `${picture.project_path}/` : "";
+  return `${root}/blob/${picture.commit}/${folder}${node.path}`;
+}
+
+/** Return a repository's address on the web, at a commit if there is one; undefined if it has none. */
 export function commitUrl(repository, commit) {
   const found = /^(?:https:\/\/(?:[^@/]*@)?|(?:ssh:\/\/)?git@)([^/:]+)[/:](.+?)(?:\.git)?$/.exec(repository ?? "");
   if (!found) return undefined;

@@ -3,7 +3,7 @@
 import { Actions, loadMaintenance, xcomOf } from "./actions.js";
 import { api, color, counted, duration, h, Health, link, Muted, number, Part, Problem, Table, taskPath, time, useLoaded } from "./kit.js";
 import { OPERATORS, PAGE } from "./list.js";
-import { commitUrl, Picture } from "./picture.js";
+import { commitUrl, fileUrl, Picture } from "./picture.js";
 import { Rejected } from "./rejected.js";
 import { bars, destinationOf, latestTasks, reasonsOf, rulesOf, runsOf, syncsOf } from "./syncs.js";
 
@@ -191,6 +191,7 @@ export function SyncView({ name }) {
     "@git": commitUrl(picture?.repository, picture?.commit),
     "@sync": dag && `${base}/dags/${dag}`,
     "@to": sync.recordsUrl,
+    ...Object.fromEntries((picture?.nodes ?? []).map((node) => [node.id, fileUrl(picture, node)])),
   };
   const part = (title, ...children) => h(Part, { key: title, title }, ...children);
   return h(
