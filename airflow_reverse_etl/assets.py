@@ -71,6 +71,12 @@ def sync_asset(sync: Sync) -> Asset:
         "mode": sync.mode,
         "match_on": list(to.match_on),
         "fields": {name: _source_text(field) for name, field in sync.mapping.items()},
+        "guards": sync.guards.model_dump(mode="json", exclude_none=True),
+        "failure": sync.failure.model_dump(mode="json", exclude_none=True),
+        "retry": {
+            "max_attempts": sync.retry.max_attempts,
+            "max_age_days": round(sync.retry.max_age.total_seconds() / 86_400, 2),
+        },
     }
     asset = _asset("sync", sync.name)
     return Asset(name=asset.name, uri=asset.uri, group=SYNC_GROUP, extra=definition)

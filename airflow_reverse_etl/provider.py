@@ -29,9 +29,9 @@ def get_provider_info() -> dict[str, Any]:
                 "operators.dbt_pipeline",
                 "operators.dbt_task",
                 "operators.drift",
+                "operators.maintenance",
                 "operators.reverse_etl",
                 "operators.sync_group",
-                "operators.sync_watch",
             )
         ],
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http", "hooks.hubspot")],
@@ -39,7 +39,10 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
         "notifications": ["airflow_reverse_etl.notifications.sync.SyncNotifier"],
         "connection-types": [*destination_connections(), GIT_CONNECTION],
-        "extra-links": ["airflow_reverse_etl.operators.reverse_etl.DestinationLink"],
+        "extra-links": [
+            "airflow_reverse_etl.operators.base.SyncLink",
+            "airflow_reverse_etl.operators.reverse_etl.DestinationLink",
+        ],
         "config": {"reverse_etl": {"description": _CONFIG_TEXT, "options": _OPTIONS}},
     }
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.stores.lake.store import LakeStore
+    from airflow_reverse_etl.stores.recipes import Recipes
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
     from airflow_reverse_etl.sync.clock import RunTiming
     from airflow_reverse_etl.sync.context import RunContext
@@ -83,6 +84,20 @@ def store_of(
     )
 
 
+def earlier_rows(sync: Sync, run_id: str, *, runs: int) -> list[int]:
+    """Return the numbers of the model's rows in the last runs before this one, the last run first.
+
+    :param runs: most runs.
+    """
+    store = store_of(sync)
+    try:
+        past = store.past_runs(sync.name, limit=runs + 1)
+    finally:
+        if hasattr(store, "close"):
+            store.close()
+    return [run.report.model_rows for run in past if run.run_id != run_id][:runs]
+
+
 def destination_of(sync: Sync) -> Destination:
     """Create the destination of a sync, without opening it.
 
@@ -118,9 +133,24 @@ def state_store(*, environment: str | None = None) -> LakeStore:
     :raises ConfigurationError: a setting is not valid.
     :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
+    return _lake(*_environment_place(environment))
+
+
+def recipes() -> Recipes:
+    """Return what the last run of each sync left for a maintenance run.
+
+    The errors are those of :func:`state_store`.
+    """
+    from airflow_reverse_etl.stores.files import StateFiles
+    from airflow_reverse_etl.stores.recipes import Recipes
+
+    return Recipes(StateFiles(*_environment_place(None)))
+
+
+def _environment_place(environment: str | None) -> tuple[str, dict[str, str]]:
     url, options = _state_place()
     folder = config.settings().environment if environment is None else environment
-    return _lake(f"{url.rstrip('/')}/{folder}" if folder else url, options)
+    return (f"{url.rstrip('/')}/{folder}" if folder else url), options
 
 
 def state_store_at(url: str, conn_id: str | None) -> LakeStore:

@@ -88,4 +88,7 @@ def test_the_asset_of_a_sync_has_its_definition_and_no_constant() -> None:
             "hi": "a template",
             "*": "every column",
         },
+        "guards": {"min_rows": 1},
+        "failure": {"max_rejected": 0, "max_given_up": "1%", "on_unknown": "resend"},
+        "retry": {"max_attempts": 5, "max_age_days": 14.0},
     }

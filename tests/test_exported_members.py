@@ -8,7 +8,13 @@ from importlib import import_module
 import pytest
 
 PUBLIC = {
-    "airflow_reverse_etl": ["ReverseEtlError", "Sync", "__version__", "reverse_etl"],
+    "airflow_reverse_etl": [
+        "ReverseEtlError",
+        "Sync",
+        "__version__",
+        "reverse_etl",
+        "reverse_etl_maintenance_dag",
+    ],
     "airflow_reverse_etl.hooks": ["DbtCloudApiHook", "GitRepositoryHook", "ReverseEtlHttpHook"],
     "airflow_reverse_etl.notifications": ["SyncNotifier"],
     "airflow_reverse_etl.operators": [

@@ -63,7 +63,7 @@ def test_a_sync_task_translates_errors_like_every_other_task(
             raise error("it is not there")
 
     with pytest.raises(expected) as caught:
-        Failing(task_id="failing", sync="{{ var.value.sync }}").execute({})
+        Failing(task_id="failing", sync="{{ var.value.sync }}").execute({"ti": Mock()})
     assert type(caught.value) is expected
     assert str(caught.value) == error("it is not there").with_hint()
 

@@ -132,6 +132,30 @@ class Catalog:
             commit=self.commit,
         )
 
+    def upstream(self, ref: str, *, steps: int = 2) -> dict[str, Any]:
+        """Return a model with what it is made from, for a picture.
+
+        :param steps: greatest number of steps upstream.
+        :returns: ``nodes``, each with ``id``, ``name``, ``kind`` (``model`` or ``source``), ``step``, ``tests`` (their
+            number), ``freshness`` (age from which dbt warns or fails) and ``path`` (of its file in the project; None
+            if it is not the project's own); and ``edges``, pairs of ids.
+        """
+        known: dict[str, Model | Source] = {model.unique_id: model for model in self.models}
+        known |= {source.unique_id: source for source in self.sources}
+        found: dict[str, dict[str, Any]] = {}
+        edges: list[list[str]] = []
+        level = [self.find(ref).unique_id]
+        for step in range(steps + 1):
+            above: list[str] = []
+            for unique_id in level:
+                thing = known[unique_id]
+                found[unique_id] = _node(thing, step, self.project)
+                parents = thing.depends_on if isinstance(thing, Model) and step < steps else ()
+                edges += [[parent, unique_id] for parent in parents if parent in known]
+                above += [parent for parent in parents if parent in known]
+            level = [unique_id for unique_id in dict.fromkeys(above) if unique_id not in found]
+        return {"nodes": list(found.values()), "edges": edges}
+
     def to_json(self) -> bytes:
         whole = {"format": FORMAT, **_fields(self)}
         return json.dumps(whole, default=_fields, sort_keys=True, separators=(",", ":")).encode()
@@ -199,3 +223,15 @@ def _restore_column(column: dict[str, Any], shared: dict[tuple[str, str, str], C
     if column["tags"] or column["meta"]:
         return CatalogColumn(*key, tuple(column["tags"]), column["meta"])
     return shared.get(key) or shared.setdefault(key, CatalogColumn(*key))
+
+
+def _node(thing: Model | Source, step: int, project: str) -> dict[str, Any]:
+    return {
+        "id": thing.unique_id,
+        "name": thing.name,
+        "kind": "model" if isinstance(thing, Model) else "source",
+        "step": step,
+        "tests": len(thing.data_tests) if isinstance(thing, Model) else 0,
+        "path": thing.path if isinstance(thing, Model) and thing.package == project else None,
+        "freshness": None if isinstance(thing, Model) else thing.error_after or thing.warn_after,
+    }

@@ -98,6 +98,7 @@ class HttpDestination:
         self.options = setup.options
         self._setup = setup
         self._client: Client | None = None
+        self.known_account = ""
         self._first_server = self._server(setup.connection)
         self.address = setup.address(getattr(setup.options, "path", None), server=self._first_server.place)
 
@@ -129,6 +130,13 @@ class HttpDestination:
     def account_request(self) -> Account | None:
         """The request that tells the account of the credentials; default: the one in ``info``."""
         return self.info.account
+
+    def records_url(self) -> str:
+        """Return the address at which people see the records of the object; empty if it is not known.
+
+        A type with a website of its own overrides it. :attr:`known_account` has the account, once a run has asked.
+        """
+        return ""
 
     def fields(self) -> Generator[Request, Reply, ObjectSchema]:
         """Return the fields of the object, from the replies to requests that only read.
@@ -238,7 +246,8 @@ class HttpDestination:
         def flow() -> Generator[Request, Reply, str]:
             found = value_at(self.checked((yield Request("GET", asked.path))), asked.value.split("."))
             if isinstance(found, str | int) and found != "":
-                return str(found)
+                self.known_account = str(found)
+                return self.known_account
             raise ConfigurationError(
                 f"the reply has no account at {asked.value!r}",
                 todo="correct `account` in the destination",

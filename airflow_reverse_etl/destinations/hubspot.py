@@ -6,6 +6,7 @@ properties API and error handling.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
@@ -39,6 +40,10 @@ _TYPES: Mapping[str, FieldType] = {
     "date": "date",
     "datetime": "datetime",
 }
+
+#: Ids of the object types whose names may stand in a sync, for addresses of HubSpot's website.
+_OBJECT_TYPES: Mapping[str, str] = {"contacts": "0-1", "companies": "0-2", "deals": "0-3", "tickets": "0-5"}
+_TYPE_ID = re.compile(r"\d+-\d+")
 
 #: A reply names the records that were refused by the ids of their own that they were sent with.
 _RESULTS = Results(
@@ -204,6 +209,14 @@ class HubSpot(BatchApi):
         fields = [_field(found) for found in answer["results"] if not found.get("archived")]
         fields += [ObjectField(f"{ASSOCIATIONS}.{name}") for name in self.options.associations]
         return ObjectSchema(fields)
+
+    def records_url(self) -> str:
+        """Return the list of the object's records in the account."""
+        name = self.sync.destination.object or ""
+        kind = _OBJECT_TYPES.get(name.lower(), name)
+        if not self.known_account or not _TYPE_ID.fullmatch(kind):
+            return ""
+        return f"https://app.hubspot.com/contacts/{quote(self.known_account, safe='')}/objects/{kind}/views/all/list"
 
     @property
     def _object(self) -> str:

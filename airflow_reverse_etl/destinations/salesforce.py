@@ -86,6 +86,10 @@ destination:
 )
 
 
+#: Hosts that log in to any organization, and have no records.
+_LOGINS = ("https://login.salesforce.com", "https://test.salesforce.com")
+
+
 class SalesforceOptions(HttpOptions):
     """Options of Salesforce."""
 
@@ -115,6 +119,13 @@ class Salesforce(BatchApi):
                 title(len(problems)), problems=tuple(problems), todo="correct the values below", sync=setup.sync.name
             )
         super().__init__(setup)
+
+    def records_url(self) -> str:
+        """Return the list of the object's records in the organization, whose host the token's reply may tell first."""
+        organization = self.server.auth.base_url or self.server.url
+        if organization in _LOGINS:
+            return ""
+        return f"{organization}/lightning/o/{quote(self._object, safe='')}/list"
 
     def endpoints(self) -> Mapping[Operation, Endpoint]:
         """Return the calls of sObject Collections. Updates and deletes look up the ids first, unless rows have them."""

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl import config
 from airflow_reverse_etl.compat import BaseNotifier, Context, airflow_configuration
-from airflow_reverse_etl.wiring import state_files, store_of
+from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.alerts.health import Health
     from airflow_reverse_etl.spec.model import Sync
-    from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.stores.reported_health import HealthMemory, ReportedHealth
 
 #: Most characters of an error in a message.
@@ -52,7 +51,7 @@ class SyncNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """Judge the task that has just ended, and report its health if that changed. Airflow calls this."""
-        task = context["task"]
+        task: Any = context["task"]
         ti = context["ti"]
         sync = _sync_of(task)
         report = getattr(task, "last_report", None)
@@ -62,7 +61,7 @@ class SyncNotifier(BaseNotifier):
         if _failed(context):
             health = _task_health(context)
         elif report is not None:
-            health = _run_health(task, sync, report)
+            health = task.last_health
         else:
             return  # a step that does not end its run has nothing to report
         counts = report.to_json() if report is not None else {}
@@ -142,26 +141,6 @@ def _task_health(context: Context) -> Health:
         return Health("ok")
     what = context.get("exception") or context.get("reason") or "the task ended without an error of its own"
     return Health("failing", (str(what)[:_MAX_REASON],))
-
-
-def _run_health(task: Any, sync: Sync, report: RunReport) -> Health:
-    from airflow_reverse_etl.spec.alerts.health import health_after
-
-    earlier: Sequence[int] = ()
-    if sync.alerts is not None and sync.alerts.need_usual:
-        earlier = _earlier_rows(sync, report, sync.alerts.usual_runs)
-    return health_after(report, sync.alerts, earlier=earlier, drifted=bool(getattr(task, "last_drift", ())))
-
-
-def _earlier_rows(sync: Sync, report: RunReport, runs: int) -> list[int]:
-    """Return the numbers of the model's rows in the runs before this one."""
-    store = store_of(sync)
-    try:
-        past = store.past_runs(sync.name, limit=runs + 1)
-    finally:
-        if hasattr(store, "close"):
-            store.close()
-    return [run.report.model_rows for run in past if run.run_id != report.run_id][:runs]
 
 
 def _message(subject: str, health: Health, before: ReportedHealth | None, report: Mapping[str, Any], page: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl._lazy import lazy
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.notifications.watch import SyncWatchOperator
     from airflow_reverse_etl.operators.dbt import DbtOperator
     from airflow_reverse_etl.operators.dbt_check import DbtModelCheckOperator
     from airflow_reverse_etl.operators.dbt_cloud import DbtCloudModelSyncOperator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         ReverseEtlPlanOperator,
         ReverseEtlRemoveOperator,
     )
-    from airflow_reverse_etl.operators.sync_watch import SyncWatchOperator
 
 __all__ = [
     "DbtCloudModelSyncOperator",
@@ -50,6 +50,6 @@ __getattr__, __dir__ = lazy(
         "ReverseEtlPlanOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlRemoveOperator": "airflow_reverse_etl.operators.sync_group",
         "ReverseEtlOperator": "airflow_reverse_etl.operators.reverse_etl",
-        "SyncWatchOperator": "airflow_reverse_etl.operators.sync_watch",
+        "SyncWatchOperator": "airflow_reverse_etl.notifications.watch",
     },
 )

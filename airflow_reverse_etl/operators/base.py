@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from urllib.parse import quote
 
 from airflow_reverse_etl.assets import destination_asset, inlets, sync_asset
 from airflow_reverse_etl.compat import (
@@ -16,6 +17,7 @@ from airflow_reverse_etl.compat import (
     AirflowSkipException,
     Asset,
     BaseOperator,
+    BaseOperatorLink,
     Context,
     airflow_configuration,
     airflow_error,
@@ -26,11 +28,13 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import destination_of, run_context, state_files
+from airflow_reverse_etl.wiring import destination_of, earlier_rows, recipes, run_context, state_files
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
+    from airflow.sdk.types import TaskInstanceKey
 
+    from airflow_reverse_etl.spec.alerts.health import Health
     from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.context import RunContext, RunOptions
     from airflow_reverse_etl.sync.ports import Destination, Warehouse
@@ -41,7 +45,22 @@ T = TypeVar("T")
 #: (apache/airflow#66374).
 _SHORTEST_DEFERRAL = timedelta(seconds=15)
 
+#: Key of the health document, in the state store of the asset ``sync/<name>`` or in XCom.
+HEALTH = "health"
+
 _COUNTS = ("accepted", "rejected", "retryable", "unknown", "skipped", "given_up", "moved", "held", "requests")
+
+
+class SyncLink(BaseOperatorLink):
+    """Button on the task instance that opens the page of its sync."""
+
+    name = "Sync"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+        """Return the page's address. Airflow calls this at the end of the task, and stores the result."""
+        name = getattr(operator, "sync_name", "")
+        base = airflow_configuration().get("api", "base_url", fallback="").rstrip("/")
+        return f"{base}/plugin/reverse-etl/syncs/{quote(name, safe='')}" if name else ""
 
 
 class SyncOperator(BaseOperator):
@@ -52,6 +71,10 @@ class SyncOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("sync",)
     ui_color = "#e8f3ec"
+    operator_extra_links: Any = (SyncLink(),)
+    #: Name of the sync, and the address of the destination's own list of records, once the task knows them.
+    sync_name = ""
+    records_link = ""
     #: Not an argument: the intervals are for tests to shorten.
     timing: ClassVar[RunTiming] = DEFAULT_TIMING
     #: Assets of the sync that this task reads and writes.
@@ -79,7 +102,7 @@ class SyncOperator(BaseOperator):
         # What a callback of this task, in the same process, may want to know; see SyncNotifier.
         self.loaded_sync: Sync | None = None
         self.last_report: RunReport | None = None
-        self.last_drift: Sequence[Mapping[str, str]] = ()
+        self.last_health: Health | None = None
         # What a try keeps over a wait; see resume().
         self._planned = False
         self._deadline: datetime | None = None
@@ -118,6 +141,7 @@ class SyncOperator(BaseOperator):
             return done
         except ReverseEtlError as error:
             self._push_report(context, error)
+            self._push_error(context, error)
             # Not chained: a driver's message may contain values of a row. str(error) has all that is needed.
             raise airflow_error(error) from None
         except asyncio.CancelledError:
@@ -217,8 +241,10 @@ class SyncOperator(BaseOperator):
     def _load_sync(self) -> Sync:
         from airflow_reverse_etl.destinations.registry import check_options
 
-        sync = self._resolve_path(self.sync) if isinstance(self.sync, str) else self.sync
-        return Sync.load(sync, check=check_options)
+        source = self._resolve_path(self.sync) if isinstance(self.sync, str) else self.sync
+        sync = Sync.load(source, check=check_options)
+        self.sync_name = sync.name
+        return sync
 
     def _destination(self, sync: Sync) -> Destination:
         return destination_of(sync)
@@ -258,16 +284,22 @@ class SyncOperator(BaseOperator):
     ) -> dict[str, Any]:
         """Report a run's counts: in the log, on the events of the task's assets, and as the returned XCom."""
         self.last_report = report
-        self.last_drift = drift
+        self.last_health = _health(sync, report, drifted=bool(drift))
         counts = report.to_json()
         if drift:
             counts["drift"] = list(drift)
         self._log_report(report, sync.name)
         extra = {name: value for name, value in counts.items() if name != "reasons"}
+        if self.records_link:
+            extra["records_url"] = self.records_link
         for asset in (destination_asset(sync), sync_asset(sync)):
-            if any(asset.name == outlet.name for outlet in self.outlets if isinstance(outlet, Asset)):
+            if self._has_outlet(asset):
                 context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
+        self._keep_health(context, sync.name, report, self.last_health)
         return counts
+
+    def _has_outlet(self, asset: Asset) -> bool:
+        return any(asset.name == outlet.name for outlet in self.outlets if isinstance(outlet, Asset))
 
     def _log_report(self, report: RunReport, sync: str) -> None:
         """Log the counts, and the reasons why rows were not accepted."""
@@ -284,6 +316,43 @@ class SyncOperator(BaseOperator):
             self.last_report = error.report
             self._log_report(error.report, error.where.get("sync", self.task_id))
             context["ti"].xcom_push(key="return_value", value=error.report.to_json())
+
+    def _push_error(self, context: Context, error: ReverseEtlError) -> None:
+        """Leave what failed, and what to do about it, where the page finds it. The text has no value of a row."""
+        from airflow_reverse_etl.spec.alerts.health import Health
+
+        context["ti"].xcom_push(key="error", value=error.with_hint())
+        health = Health("failing", (error.what,))
+        self._keep_health(context, self.sync_name, error.report, health, error=error.with_hint())
+
+    def _keep_health(
+        self, context: Context, sync: str, report: RunReport | None, health: Health, *, error: str = ""
+    ) -> None:
+        """Keep the sync's health where the page finds it, if this task commits the sync.
+
+        From Airflow 3.3, that is the asset state store; before, an XCom.
+        """
+        from airflow_reverse_etl.spec.alerts.health import health_document
+
+        asset = next((one for one in self.outlets if isinstance(one, Asset) and one.name == f"sync/{sync}"), None)
+        if asset is None:
+            return
+        ti = context["ti"]
+        stores = context.get("asset_state_store")
+        # The page shows less without it. The run has committed, and must not fail for that.
+        try:
+            if stores is None:
+                before: Any = ti.xcom_pull(task_ids=self.task_id, key=HEALTH, include_prior_dates=True)
+            else:
+                before = stores[asset].get(HEALTH)
+            now = datetime.now(UTC)
+            found = health_document(before or {}, report, health, error=error, run_id=ti.run_id, now=now)
+            if stores is None:
+                ti.xcom_push(key=HEALTH, value=found)
+            else:
+                stores[asset].set(HEALTH, found)
+        except Exception as problem:  # noqa: BLE001 - Airflow raises its own errors of several kinds
+            self.log.warning("The health of the sync was not kept in Airflow: %s", type(problem).__name__)
 
 
 class PlanningOperator(SyncOperator):
@@ -308,6 +377,7 @@ class PlanningOperator(SyncOperator):
         self.reset: Any = reset
         self.full_resync: Any = full_resync
         self.lift_guards: Any = lift_guards
+        self._picture: dict[str, Any] | None = None
 
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
         """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
@@ -361,7 +431,27 @@ class PlanningOperator(SyncOperator):
             return resolve_model(sync, None)
         from airflow_reverse_etl.dbt.catalog import load_catalog
 
-        return resolve_model(sync, load_catalog(state_files(), self.catalog))
+        catalog = load_catalog(state_files(), self.catalog)
+        found = resolve_model(sync, catalog)
+        self._picture = {
+            "repository": self.catalog.get("repository"),
+            "project": catalog.project,
+            "project_path": self.catalog.get("project_path"),
+            "commit": catalog.commit,
+            **catalog.upstream(sync.model),
+        }
+        return found
+
+    def _leave_recipe(
+        self, sync: Sync, query: str, primary_key: tuple[str, ...], context: Context, *, approved: bool = False
+    ) -> None:
+        """Leave what a maintenance run needs to repeat this run, and what the page shows of the model."""
+        from airflow_reverse_etl.stores.recipes import Recipe
+
+        if self._picture:
+            context["ti"].xcom_push(key="picture", value=self._picture)
+        dag_id = context["ti"].dag_id
+        recipes().save(sync.name, Recipe.of(sync, query, primary_key, approved=approved, dag_id=dag_id))
 
     def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
         """Find and log changes to the model since the sync's last run, as its ``drift`` asks.
@@ -378,6 +468,16 @@ class PlanningOperator(SyncOperator):
             self.log.warning("%s: changed since the last run: %s", sync.name, finding.message)
         self._drift = [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]
         return self._drift
+
+
+def _health(sync: Sync, report: RunReport, *, drifted: bool) -> Health:
+    """Judge a run whose task succeeds, by the sync's alerts."""
+    from airflow_reverse_etl.spec.alerts.health import health_after
+
+    earlier: Sequence[int] = ()
+    if sync.alerts is not None and sync.alerts.need_usual:
+        earlier = earlier_rows(sync, report.run_id, runs=sync.alerts.usual_runs)
+    return health_after(report, sync.alerts, earlier=earlier, drifted=drifted)
 
 
 def _label(ti: Any) -> str:
@@ -415,3 +515,9 @@ def close_quietly(warehouse: Warehouse) -> None:
     """Close a warehouse after its rows were read, and ignore errors: nothing can be lost any more."""
     with contextlib.suppress(Exception):
         warehouse.close()
+
+
+def records_url(destination: Destination) -> str:
+    """Return the address at which people see the records of a destination's object; empty if it is not known."""
+    address = getattr(destination, "records_url", None)
+    return str(address()) if callable(address) else ""

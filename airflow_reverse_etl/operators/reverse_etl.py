@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from airflow_reverse_etl.compat import BaseOperator, BaseOperatorLink, Context
 from airflow_reverse_etl.connections import connection_info
-from airflow_reverse_etl.operators.base import PlanningOperator, close_quietly, run_id_of
+from airflow_reverse_etl.operators.base import PlanningOperator, SyncLink, close_quietly, records_url, run_id_of
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
 
@@ -68,7 +68,7 @@ class ReverseEtlOperator(PlanningOperator):
     :raises AirflowException: a retry resumes the run.
     """
 
-    operator_extra_links = (DestinationLink(),)
+    operator_extra_links: Any = (SyncLink(), DestinationLink())
     _writes = True
     destination_url = ""
 
@@ -84,6 +84,7 @@ class ReverseEtlOperator(PlanningOperator):
 
         options = self._run_options(sync, context)
         query, primary_key = self._model(sync)
+        self._leave_recipe(sync, query, primary_key, context)
         if sync.destination.connection:
             self.destination_url = _web_address(connection_info(sync.destination.connection))
         warehouse = open_warehouse(sync.source)
@@ -95,6 +96,8 @@ class ReverseEtlOperator(PlanningOperator):
             model = SourceModel(query, primary_key, warehouse)
             attempt = attempt_sync(sync, model, destination, run_context, options, planned=self._planned)
             found = self._await(attempt)
+            self.records_link = records_url(destination)
+            self.destination_url = self.records_link or self.destination_url
         finally:
             close_quietly(warehouse)
         return found, drift

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg, chain
 
 from airflow_reverse_etl.compat import Context, TaskGroup
-from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, run_id_of
+from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, records_url, run_id_of
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
 
@@ -85,6 +85,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
         if self.preview:
             this += "-preview"
         query, primary_key = self._model(sync)
+        if not self.preview:
+            self._leave_recipe(sync, query, primary_key, context, approved=self.approval)
         run_context = self._run_context(sync, context, this, query=query)
         warehouse = open_warehouse(sync.source)
         try:
@@ -255,7 +257,9 @@ class ReverseEtlCommitOperator(SyncOperator):
 
         sync = _as_planned(sync, self.plan)
         run_context = self._run_context(sync, context, self.plan["run_id"])
-        report = self._await(self._commit(sync, run_context, self._destination(sync)))
+        destination = self._destination(sync)
+        report = self._await(self._commit(sync, run_context, destination))
+        self.records_link = records_url(destination)
         check_failure_policy(sync, report)
         return self._report(sync, report, context)
 

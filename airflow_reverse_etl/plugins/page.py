@@ -2,7 +2,8 @@
 
 The page consists of ES modules, which run in the browser on the React of Airflow's own page, on Airflow 3.1 and later.
 They ask Airflow's public REST API with the user's own session: what a user sees and may do is what Airflow allows. This
-plugin serves the modules, and nothing else. They hold no data, so they are served without a login.
+plugin serves the modules, without a login, as they hold no data. To users it tells which DAGs they may edit, which the
+REST API does not, so that the page offers only actions that Airflow allows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class StaticModules:
+class Page:
     """An ASGI application that serves the modules. Imports the web framework with the first request."""
 
     def __init__(self) -> None:
@@ -39,11 +40,14 @@ class StaticModules:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if self._app is None:
-            from starlette.applications import Starlette
-            from starlette.routing import Mount
+            from fastapi import FastAPI
             from starlette.staticfiles import StaticFiles
 
-            self._app = Starlette(routes=[Mount(_PATH, StaticFiles(directory=_STATIC))])
+            from airflow_reverse_etl.plugins.page_routes import router
+
+            self._app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+            self._app.include_router(router)
+            self._app.mount(_PATH, StaticFiles(directory=_STATIC))
         await self._app(scope, receive, send)
 
 
@@ -57,7 +61,7 @@ class ReverseEtlPagePlugin(AirflowPlugin):
     """Adds the page to the menu *Browse*."""
 
     name = "reverse_etl_page"
-    fastapi_apps = [{"app": StaticModules(), "url_prefix": PREFIX, "name": NAME}]  # noqa: RUF012 - Airflow's own form
+    fastapi_apps = [{"app": Page(), "url_prefix": PREFIX, "name": NAME}]  # noqa: RUF012 - Airflow's own form
     react_apps = [  # noqa: RUF012
         {
             "name": NAME,

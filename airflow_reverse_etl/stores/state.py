@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.sql.statements.erasure import record_name
 
 T = TypeVar("T")
 
@@ -37,9 +38,12 @@ class SyncState:
 class RejectedRow:
     """A row that the destination refused, as the state has it.
 
+    :param record: name of the record, a hash that reveals no key; see :func:`record_name`.
     :param outcome: ``rejected``; ``dismissed`` by a person; ``unknown`` or ``skipped``.
     :param attempts: number of times that these values were refused.
     """
+
+    record: str
 
     row_key: str
     change: str
@@ -48,6 +52,13 @@ class RejectedRow:
     message: str
     attempts: int
     first_seen: datetime
+    last_seen: datetime
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> RejectedRow:
+        """Read a row of :data:`REJECTED_ROWS`."""
+        hi, lo, *values = row
+        return cls(record_name(int(hi), int(lo)), *values)
 
 
 #: What to do about a damaged file of an uncommitted plan, in which rows may have been sent.
@@ -82,7 +93,10 @@ PAST_RUNS = (
     " ORDER BY committed_at DESC, plan_id DESC LIMIT {limit}"
 )
 #: The columns of a :class:`RejectedRow`, and their order.
-REJECTED_ROWS = "SELECT row_key, change, outcome, code, message, attempts, first_seen FROM {table} ORDER BY row_key"
+REJECTED_ROWS = (
+    "SELECT key_hi, key_lo, row_key, change, outcome, code, message, attempts, first_seen, last_seen FROM {table}"
+    " ORDER BY row_key"
+)
 
 
 def read_stored(data: bytes | str, make: Callable[[Any], T], what: str, *, todo: str, **where: object) -> T:

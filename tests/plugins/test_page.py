@@ -17,7 +17,7 @@ NODE = shutil.which("node")
 
 async def answer(path: str) -> tuple[int, bytes]:
     """Ask the plugin's application for a path below its prefix."""
-    from airflow_reverse_etl.plugins.page import StaticModules
+    from airflow_reverse_etl.plugins.page import Page
 
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": b"", "more_body": False}]
@@ -31,7 +31,7 @@ async def answer(path: str) -> tuple[int, bytes]:
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": [], "query_string": b""}
-    await StaticModules()(scope, receive, send)
+    await Page()(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], body
 

@@ -29,7 +29,7 @@ def report(**more: Any) -> RunReport:
 
 
 @pytest.mark.parametrize(
-    "counts", [{"rejected": 1}, {"unknown": 1}, {"given_up": 1}, {"invalid": {"null_key": 2}}], ids=str
+    "counts", [{"rejected": 1}, {"unknown": 1}, {"given_up": 1}, {"planned": Planned(added=9, invalid=2)}], ids=str
 )
 def test_without_alerts_every_row_that_is_not_delivered_needs_attention(counts: Any) -> None:
     assert health_after(report(), None).state == "ok"

@@ -292,6 +292,22 @@ def test_a_released_row_is_tried_again(store: Any, bench: Callable[..., Bench]) 
     assert store.rejections("s") == []
 
 
+def test_records_are_released_and_dismissed_by_their_names(store: Any, bench: Callable[..., Bench]) -> None:
+    """The name is a hash, so that a page can name a record without its key."""
+    runs = bench(keyed(retry={"max_attempts": 1}))
+    runs.model(THREE)
+    runs.run({"1": REJECTED, "2": REJECTED, "3": REJECTED})
+    one, two, three = (row.record for row in store.rejections("s"))
+    assert len({one, two, three}) == 3
+    assert store.dismiss_records("s", [one, "0" * 32]) == 1
+    assert store.release_records("s", []) == 0
+    assert store.release_records("s", [two]) == 1
+    assert [(row.row_key, row.outcome) for row in store.rejections("s")] == [("1", "dismissed"), ("3", "rejected")]
+    assert store.dismiss_records("s", None) == 1
+    assert store.release_records("s", None) == 2
+    assert runs.run() == {"1": "added", "2": "added", "3": "added"}
+
+
 def test_the_rejections_of_an_unfinished_run_are_left_alone(store: Any, bench: Callable[..., Bench]) -> None:
     runs = bench(keyed())
     runs.model(THREE)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
-from airflow_reverse_etl.check.grouping import ungrouped
 from airflow_reverse_etl.check.lineage import ColumnResolver
+from airflow_reverse_etl.check.rules.grouping import ungrouped
 from airflow_reverse_etl.check.type_conflicts import conflicts
 from airflow_reverse_etl.check.usage import compares_case
 

@@ -18,14 +18,17 @@ export class ApiError extends Error {
 }
 
 /** Request a path of Airflow's public API with the user's session; return the JSON of the reply. */
-export async function api(path, body) {
+export const api = (path, body) => request(`/api/v2${path}`, body);
+
+/** Request a path below Airflow's own; return the JSON of the reply. */
+export async function request(path, body) {
   const init = { headers: { Accept: "application/json" } };
   if (body !== undefined) {
     init.method = "POST";
     init.headers["Content-Type"] = "application/json";
     init.body = JSON.stringify(body);
   }
-  const reply = await fetch(`${base()}/api/v2${path}`, init);
+  const reply = await fetch(`${base()}${path}`, init);
   if (reply.status === 401) {
     location.assign(`${base()}/api/v2/auth/login?next=${encodeURIComponent(location.href)}`);
   }
@@ -36,26 +39,52 @@ export async function api(path, body) {
   return reply.json();
 }
 
-const language = () => document.documentElement.lang || undefined;
+/** The language that the user has chosen in Airflow. Airflow 3.1 writes it to its storage only. */
+function language() {
+  const chosen = globalThis.localStorage?.getItem("i18nextLng") || document.documentElement.lang;
+  try {
+    return Intl.getCanonicalLocales(chosen)[0];
+  } catch {
+    return undefined;
+  }
+}
 
 export const number = (value) => (value == null ? "–" : new Intl.NumberFormat(language()).format(value));
 
 export const time = (text) =>
   text ? new Intl.DateTimeFormat(language(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(text)) : "–";
 
+export const duration = (seconds) => {
+  if (seconds == null) return "–";
+  const format = (value, unit) =>
+    new Intl.NumberFormat(language(), { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: 0 }).format(value);
+  if (seconds < 100) return format(seconds, "second");
+  return seconds < 6000 ? format(seconds / 60, "minute") : format(seconds / 3600, "hour");
+};
+
+/** A number of things, in words. */
+export const counted = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
+
+export const link = (to, text, key) =>
+  h(globalThis.ReactRouterDOM.Link, { key, to, className: "re-link" }, text);
+
+export const out = (href, text) => h("a", { href, target: "_blank", rel: "noreferrer", className: "re-link" }, text);
+
+/** The address of a sync's page, in the host's router. */
+export const syncPath = (name) => `/plugin/reverse-etl/syncs/${encodeURIComponent(name)}`;
+
+/** The address of a task in a run, in the host's router. */
+export const taskPath = (dag, run, task) => `/dags/${dag}/runs/${encodeURIComponent(run)}/tasks/${task}`;
+
 const MUTED = { color: color("fg-muted") };
 
-/** The health of a sync: a word in a colour. */
+const TONES = { ok: "green", failing: "red", attention: "orange", late: "orange", running: "blue" };
+
+/** The health of a sync: a word, and a dot in a colour. */
 export function Health({ health }) {
-  const colors = { ok: "green", failing: "red", attention: "orange", running: "blue" };
-  const tone = colors[health];
-  const style = {
-    border: `1px solid ${tone ? color(`${tone}-solid`) : color("border")}`,
-    borderRadius: 12,
-    padding: "1px 10px",
-    whiteSpace: "nowrap",
-  };
-  return h("span", { style }, health);
+  const tone = TONES[health];
+  const background = tone ? color(`${tone}-solid`) : color("border-emphasized");
+  return h("span", { className: "re-health" }, h("span", { className: "re-dot", style: { background }, "aria-hidden": true }), health);
 }
 
 export const Muted = ({ children }) => h("p", { style: MUTED }, children);
@@ -66,36 +95,50 @@ export function Problem({ error }) {
   return h("p", { role: "alert", style: { color: color("fg-error") } }, text);
 }
 
-const CELL = { textAlign: "start", verticalAlign: "top", minWidth: "5em", padding: "6px 12px", borderBottom: `1px solid ${color("border")}` };
-
 /** A table. A row is a list of cells. */
 export function Table({ label, columns, rows }) {
-  const head = columns.map((name) => h("th", { key: name, scope: "col", style: { ...CELL, ...MUTED } }, name));
-  const line = (cells, at) =>
-    h("tr", { key: at }, ...cells.map((cell, column) => h("td", { key: column, style: CELL }, cell)));
+  const head = columns.map((name, at) => h("th", { key: at, scope: "col" }, name));
+  const line = (cells, at) => h("tr", { key: at }, ...cells.map((cell, column) => h("td", { key: column }, cell)));
   return h(
     "div",
-    { style: { overflowX: "auto" } },
+    { className: "re-scroll", tabIndex: 0, role: "region", "aria-label": label },
     h(
       "table",
-      { "aria-label": label, style: { borderCollapse: "collapse", width: "100%" } },
+      { "aria-label": label },
       h("thead", null, h("tr", null, ...head)),
       h("tbody", null, ...rows.map(line)),
     ),
   );
 }
 
-export function Button({ children, onClick, disabled }) {
-  const style = {
-    border: `1px solid ${color("border")}`,
-    borderRadius: 6,
-    padding: "4px 12px",
-    background: color("bg-panel"),
-    cursor: disabled ? "default" : "pointer",
-    opacity: disabled ? 0.5 : 1,
-  };
-  return h("button", { type: "button", onClick, disabled, style }, children);
-}
+export const Button = ({ children, onClick, disabled, label }) =>
+  h("button", { type: "button", onClick, disabled, "aria-label": label, className: "re-button" }, children);
+
+export const Part = ({ title, children }) =>
+  h("section", { className: "re-part", "aria-label": title }, h("h2", null, title), children);
+
+/** Styles that need more than an attribute: states, narrow screens. Colours are those of Airflow's theme. */
+export const STYLES = `
+.re-page { padding: 16px; color: ${color("fg")}; max-width: 100%; }
+.re-page h1 { font-size: 1.5em; font-weight: 600; }
+.re-page h2 { font-size: 1.1em; font-weight: 600; margin-bottom: 4px; }
+.re-page p { margin: 4px 0; }
+.re-part { margin-top: 24px; }
+.re-link { color: ${color("fg-info")}; text-decoration: underline; text-underline-offset: 2px; }
+.re-scroll { overflow-x: auto; }
+.re-page table { border-collapse: collapse; width: 100%; }
+.re-page th, .re-page td { text-align: start; vertical-align: top; padding: 6px 12px 6px 0; border-bottom: 1px solid ${color("border")}; }
+.re-page th { color: ${color("fg-muted")}; font-weight: 500; white-space: nowrap; }
+.re-page td { overflow-wrap: break-word; max-width: 32em; }
+.re-row { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 8px 0; }
+.re-button, .re-field { border: 1px solid ${color("border-emphasized")}; border-radius: 6px; padding: 4px 12px; background: ${color("bg-panel")}; color: ${color("fg")}; }
+.re-button:hover:enabled { background: ${color("bg-muted")}; }
+.re-button:disabled { color: ${color("fg-muted")}; cursor: default; border-style: dashed; }
+.re-page :focus-visible { outline: 2px solid ${color("fg-info")}; outline-offset: 2px; }
+.re-box { border: 1px solid ${color("border-emphasized")}; border-radius: 6px; padding: 12px; margin: 8px 0; background: ${color("bg-subtle")}; }
+.re-health { display: inline-flex; align-items: center; gap: 6px; white-space: nowrap; }
+.re-dot { width: 10px; height: 10px; border-radius: 5px; display: inline-block; }
+`;
 
 /** Load something when the view opens; returns [what was loaded, error, function that loads again]. */
 export function useLoaded(load, key) {

@@ -1,6 +1,6 @@
 // The page "Reverse ETL": Airflow's host imports this module and shows the global that it sets.
 
-import { color, h } from "./kit.js";
+import { h, STYLES } from "./kit.js";
 import { Syncs } from "./list.js";
 import { SyncView } from "./sync.js";
 
@@ -8,12 +8,7 @@ function Page() {
   const { useLocation } = globalThis.ReactRouterDOM;
   const [, , view, name] = useLocation().pathname.split("/plugin")[1]?.split("/") ?? [];
   const shown = view === "syncs" && name ? h(SyncView, { key: name, name: decodeURIComponent(name) }) : h(Syncs);
-  return h(
-    "main",
-    { style: { padding: 16, color: color("fg") } },
-    h("h1", { style: { fontSize: "1.5em", fontWeight: 600 } }, "Reverse ETL"),
-    shown,
-  );
+  return h("main", { className: "re-page" }, h("style", null, STYLES), h("h1", null, "Reverse ETL"), shown);
 }
 
 globalThis["Reverse ETL"] = Page;

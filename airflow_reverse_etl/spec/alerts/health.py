@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from airflow_reverse_etl.spec.alerts.limits import AlertLimits, Alerts
 from airflow_reverse_etl.spec.field_types import rows_of
 from airflow_reverse_etl.spec.report import RunReport, listed
+
+#: Counts of a report of which one row is enough for a person to look → how a sentence names them.
+_OPEN = {
+    "rejected": "rejected",
+    "retryable": "left for a later try",
+    "unknown": "in doubt, as their answer was lost",
+    "given_up": "given up",
+}
+_MOST_CODES = 20
 
 #: ``attention`` is a warning; ``failing`` and ``late`` are critical. The page in Airflow uses the same words.
 State = Literal["ok", "attention", "failing", "late"]
@@ -73,11 +82,48 @@ def delay_health(alerts: Alerts, since: datetime, *, now: datetime, unfinished: 
 
 
 def _not_delivered(report: RunReport) -> Iterator[str]:
-    for name in ("rejected", "unknown", "given_up"):
+    for name, words in _OPEN.items():
         if count := getattr(report, name):
-            yield f"{count:,} rows {name.replace('_', ' ')}"
-    if invalid := sum(report.invalid.values()):
-        yield f"{invalid:,} rows invalid: {listed(report.invalid)}"
+            yield f"{count:,} rows {words}"
+    if report.planned.invalid:
+        causes = f": {listed(report.invalid)}" if report.invalid else ""
+        yield f"{report.planned.invalid:,} rows invalid{causes}"
+
+
+def health_document(
+    before: Mapping[str, Any], report: RunReport | None, health: Health, *, error: str, run_id: str, now: datetime
+) -> dict[str, Any]:
+    """Return the health after a try, as the page reads it.
+
+    :param before: the document of the try before; empty for the first.
+    :param report: the counts of the try; None if it sent nothing.
+    :param error: message of the error with which the try failed; empty if it succeeded.
+    :param run_id: of the DAG run.
+    :returns: ``state``, ``reasons``, ``since``, ``at``, ``run_id``, ``error``, ``open`` (rows that a person should look
+        at) and ``by_code``: code → ``count``, ``message`` and ``first_seen``.
+    """
+    moment = now.isoformat()
+    known = before.get("by_code") or {}
+    if report is None:  # a try that sent nothing says nothing about rows
+        by_code = dict(known)
+        opened = int(before.get("open") or 0)
+    else:
+        by_code = {}
+        for reason in report.reasons[:_MOST_CODES]:
+            code = str(reason["code"])
+            seen = known.get(code, {}).get("first_seen", moment)
+            by_code[code] = {"count": reason["count"], "message": reason["message"], "first_seen": seen}
+        opened = report.planned.invalid + sum(getattr(report, name) for name in _OPEN)
+    return {
+        "state": health.state,
+        "reasons": list(health.reasons),
+        "since": before["since"] if before.get("state") == health.state else moment,
+        "at": moment,
+        "run_id": run_id,
+        "error": error,
+        "open": opened,
+        "by_code": by_code,
+    }
 
 
 def _exceeded(report: RunReport, limits: AlertLimits, usual: int | None) -> Iterator[str]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,10 @@ from airflow_reverse_etl.sql.quoting import literal
 
 #: A digest: its two numbers.
 Digest = tuple[int, int]
+
+#: Form of a record's name: the hash of its identifier, as hexadecimal digits.
+RECORD = re.compile(r"[0-9a-f]{32}")
+_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,47 @@ class OneRecord:
     def _lowered(self, texts: Sequence[str], collation: str) -> list[str]:
         dialect = PLANNERS[self.dialect]
         return [dialect.lowered(text, collation) for text in texts]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRecords:
+    """Records by their names, which are hashes: who names a record so need not know its key.
+
+    :param names: of :func:`record_name`; None for every record.
+    """
+
+    names: tuple[str, ...] | None
+
+    @property
+    def by_identifier(self) -> bool:
+        """False: nothing has to be hashed to find the records."""
+        return False
+
+    def anywhere(self, digests: Iterable[Digest]) -> str:  # noqa: ARG002 - as OneRecord has it
+        """Return the condition for all rows about the records, in every table."""
+        if self.names is None:
+            return "1 = 1"
+        pairs = map(_digest_of, self.names)
+        return " OR ".join(f"(key_hi = {hi} AND key_lo = {lo})" for hi, lo in pairs) or "1 = 0"
+
+    def digests(self) -> str:
+        """Return no statement; see :attr:`by_identifier`."""
+        raise NotImplementedError
+
+
+def record_name(hi: int, lo: int) -> str:
+    """Return the name of the record with this digest."""
+    mask = (1 << _BITS) - 1
+    return f"{hi & mask:016x}{lo & mask:016x}"
+
+
+def _digest_of(name: str) -> Digest:
+    return _signed(name[:16]), _signed(name[16:])
+
+
+def _signed(text: str) -> int:
+    number = int(text, 16)
+    return number - (1 << _BITS) if number >= 1 << (_BITS - 1) else number
 
 
 def _parts(key: str) -> list[str]:

@@ -35,7 +35,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import OneRecord
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
@@ -71,6 +71,11 @@ _INTERRUPTED_AFTER = timedelta(days=1)
 _PLAN_ID_TIME = "%Y%m%dT%H%M%S%f"
 #: Name of a checkpoint's file. Those of format 1 have no number of a try.
 _CHECKPOINT = re.compile(r"checkpoint-(?P<partition>-?\d+)(?:-(?P<try>\d+))?\.json")
+
+#: Rejections after a change; a place for the condition of the records.
+_RELEASED = "SELECT * FROM rejections WHERE ({}) IS NOT TRUE"
+_DISMISSED = f"SELECT * REPLACE (CASE WHEN {{}} THEN '{DISMISSED}' ELSE outcome END AS outcome) FROM rejections"
+_ONLY_REJECTED = " AND outcome = 'rejected'"
 
 
 class LakeStore(StateStore):
@@ -312,6 +317,7 @@ class LakeStore(StateStore):
         names = self._names(sync)
         with leases.held(self._lease(sync), sync, force=force):
             self._delete_state(sync, names)
+            self._files.delete(f"recipes/{sync}.json")  # see stores/recipes.py
 
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record from snapshot, rejections and change log. Repeat it if it was interrupted.
@@ -353,7 +359,7 @@ class LakeStore(StateStore):
         self._names(sync)
         with self._scratch() as work:
             self._rejections(sync).view(work, "rejections")
-            return [RejectedRow(*row) for row in work.execute(REJECTED_ROWS.format(table="rejections"))]
+            return [RejectedRow.from_row(row) for row in work.execute(REJECTED_ROWS.format(table="rejections"))]
 
     def past_runs(self, sync: str, *, limit: int) -> list[PastRun]:
         """Return the last committed runs of a sync, the last one first.
@@ -372,22 +378,30 @@ class LakeStore(StateStore):
 
         The parameters and errors are those of :meth:`forget_record`.
         """
-        return self._change_rejections(
-            sync, OneRecord(key, by_identifier, "duckdb"), "", "SELECT * FROM rejections WHERE ({}) IS NOT TRUE"
-        )
+        return self._change_rejections(sync, OneRecord(key, by_identifier, "duckdb"), "", _RELEASED)
 
     def dismiss_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Count a rejected record as given up no more, and do not try it again until it changes; return its rejections.
 
         The parameters and errors are those of :meth:`forget_record`.
         """
-        outcome = f"CASE WHEN {{}} THEN '{DISMISSED}' ELSE outcome END"
-        select = f"SELECT * REPLACE ({outcome} AS outcome) FROM rejections"
+        record = OneRecord(key, by_identifier, "duckdb")
+        return self._change_rejections(sync, record, _ONLY_REJECTED, _DISMISSED)
+
+    def release_records(self, sync: str, names: Sequence[str] | None) -> int:
+        """Do :meth:`release_record` with several records.
+
+        :param names: of the records, as :attr:`RejectedRow.record` has them; None for all.
+        """
+        return self._change_rejections(sync, NamedRecords(None if names is None else tuple(names)), "", _RELEASED)
+
+    def dismiss_records(self, sync: str, names: Sequence[str] | None) -> int:
+        """Do :meth:`dismiss_record` with several records, which are named as in :meth:`release_records`."""
         return self._change_rejections(
-            sync, OneRecord(key, by_identifier, "duckdb"), " AND outcome = 'rejected'", select
+            sync, NamedRecords(None if names is None else tuple(names)), _ONLY_REJECTED, _DISMISSED
         )
 
-    def _change_rejections(self, sync: str, record: OneRecord, also: str, select: str) -> int:
+    def _change_rejections(self, sync: str, record: OneRecord | NamedRecords, also: str, select: str) -> int:
         """Replace the rejections by a SELECT with a place for the condition of a record; return the number it meets."""
         self._names(sync)
         mark = _mark()

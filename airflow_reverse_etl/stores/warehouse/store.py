@@ -23,7 +23,7 @@ from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import OneRecord
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
@@ -55,6 +55,11 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: Changes of rejections, without their WHERE.
+_RELEASE = "DELETE FROM {table}"
+_DISMISS = f"UPDATE {{table}} SET outcome = '{DISMISSED}'"
+_ONLY_REJECTED = " AND outcome = 'rejected'"
 
 
 class WarehouseStore(StateStore):
@@ -392,7 +397,7 @@ class WarehouseStore(StateStore):
             self._check_known(sync)
             own = self._tables.make_own(sync)
             rows = self._database.run(REJECTED_ROWS.format(table=self._tables[f"{own}_rejections"]))
-        return [RejectedRow(*row) for row in rows]
+        return [RejectedRow.from_row(row) for row in rows]
 
     def past_runs(self, sync: str, *, limit: int) -> list[PastRun]:
         """Return the last runs: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.past_runs`."""
@@ -404,18 +409,23 @@ class WarehouseStore(StateStore):
 
     def release_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Try a record again: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.release_record`."""
-        return self._change_rejections(
-            sync, OneRecord(key, by_identifier, self._database.sql.name), "", "DELETE FROM {table}"
-        )
+        return self._change_rejections(sync, OneRecord(key, by_identifier, self._database.sql.name), "", _RELEASE)
 
     def dismiss_record(self, sync: str, key: str, *, by_identifier: bool = False) -> int:
         """Stop counting a record: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.dismiss_record`."""
-        update = f"UPDATE {{table}} SET outcome = '{DISMISSED}'"
-        return self._change_rejections(
-            sync, OneRecord(key, by_identifier, self._database.sql.name), " AND outcome = 'rejected'", update
-        )
+        record = OneRecord(key, by_identifier, self._database.sql.name)
+        return self._change_rejections(sync, record, _ONLY_REJECTED, _DISMISS)
 
-    def _change_rejections(self, sync: str, record: OneRecord, also: str, statement: str) -> int:
+    def release_records(self, sync: str, names: Sequence[str] | None) -> int:
+        """Try records again: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.release_records`."""
+        return self._change_rejections(sync, NamedRecords(None if names is None else tuple(names)), "", _RELEASE)
+
+    def dismiss_records(self, sync: str, names: Sequence[str] | None) -> int:
+        """Stop counting records: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.dismiss_records`."""
+        records = NamedRecords(None if names is None else tuple(names))
+        return self._change_rejections(sync, records, _ONLY_REJECTED, _DISMISS)
+
+    def _change_rejections(self, sync: str, record: OneRecord | NamedRecords, also: str, statement: str) -> int:
         """Apply a statement, without its WHERE, to the rejections of a record; return their number."""
         with self._tables.errors(sync):
             self._check_known(sync)
