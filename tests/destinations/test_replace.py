@@ -13,6 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from airflow_reverse_etl.destinations.file import _texts
+from airflow_reverse_etl.destinations.new_file import NewFile
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError
 from airflow_reverse_etl.spec.model import Sync
@@ -103,6 +105,15 @@ async def test_a_column_of_a_parquet_file_has_a_type_for_all_rows(tmp_path: Path
     await replacing.run(list(enumerate(values)), pa.decimal128(10, 2))
     table = pyarrow.parquet.read_table(tmp_path / "people.parquet")
     assert [None if v is None else Decimal(v) for v in table["v"].to_pylist()] == values
+
+
+def test_a_column_whose_values_no_type_has_room_for_becomes_texts() -> None:
+    """A fraction has no room for a large whole number: it would be rounded."""
+    content = NewFile("parquet", ["v"], _texts)
+    content.add_table(pa.table({"v": [9_007_199_254_740_993]}))
+    content.add_table(pa.table({"v": [0.5]}))
+    assert pyarrow.parquet.read_table(content.complete())["v"].to_pylist() == ["9007199254740993", "0.5"]
+    content.close()
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
