@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.destinations.test_replace import Replacing, read
+from tests.destinations.test_replace import Replacing, names, read
 from tests.stores.warehouses import postgres_place
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ NEW = [{"id": 1, "v": "a"}, {"id": 2, "v": "b"}, {"id": 3, "v": "c"}]
 
 
 def kill(kind: str, where: str, name: str, moment: str) -> None:
-    ended = subprocess.run(  # noqa: S603 - our own program
+    ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, kind, where, name, moment],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -84,7 +84,7 @@ async def test_a_file(tmp_path: Path, name: str, moment: str) -> None:
     kill("file", str(tmp_path), name, moment)
     replacing = Replacing({"type": "file", "url": str(tmp_path), "format": "csv"})
     await check(replacing, lambda: read(file), is_new=moment == "after")
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert names(tmp_path) == [file.name]
 
 
 @pytest.mark.slow
