@@ -30,8 +30,8 @@ def conditions(tree: exp.Expr) -> Iterator[exp.Expr]:
         yield from conditions(tree.this)
         yield from conditions(tree.expression)
     elif isinstance(tree, exp.Between) and not tree.args.get("symmetric"):
-        yield exp.GTE(this=tree.this, expression=tree.args["low"])
-        yield exp.LTE(this=tree.this, expression=tree.args["high"])
+        yield exp.GTE(this=tree.this.copy(), expression=tree.args["low"].copy())
+        yield exp.LTE(this=tree.this.copy(), expression=tree.args["high"].copy())
     elif not _always_holds(tree):
         yield tree
 
@@ -66,7 +66,7 @@ class _Writer:
         if isinstance(node, exp.In) and self._is_list(node):
             return self._joined(exp.Or, (self.text(exp.EQ(this=node.this, expression=e)) for e in node.expressions))
         if kind in self._flipped:
-            return f"{self._flipped[kind].__name__}({self.text(node.expression)}, {self.text(node.this)})"
+            return self._other(self._flipped[kind](this=node.expression, expression=node.this))
         if kind in self._symmetric:
             first, second = sorted((self.text(node.this), self.text(node.expression)))
             return f"{kind.__name__}({first}, {second})"

@@ -204,7 +204,10 @@ class _Comparison:
 
     def _never_there(self, change: ModelChange) -> list[Finding]:
         """Return a finding for each column that a sync in a file uses, and that an unchanged model certainly lacks."""
-        names = self.head.certain_names(change.after.unique_id)
+        unique_id = change.after.unique_id
+        if self.head.project.selects(unique_id, [name.lower() for name in change.columns]):
+            return []
+        names = self.head.certain_names(unique_id)
         if names is None or all(name.lower() in names for name in change.columns):
             return []
         missing = {name: place for name, place in change.columns.items() if name.lower() not in names}

@@ -30,6 +30,8 @@ Origin = Literal["contract", "catalog", "file", "sql", "documentation"]
 _MISSING = re.compile(r"\0([^\0]+)\0")  # marks a missing input inside a lineage id
 # Columns that dbt adds to a snapshot.
 _SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to")
+# Dialects in which DATE_TRUNC always returns a timestamp, which sqlglot does not know.
+_TRUNCATES_TO_TIMESTAMP = ("postgres", "redshift")
 _FAMILIES = (
     ("boolean", r"bool"),
     ("timestamp", r"timestamp|datetime|smalldatetime"),
@@ -308,7 +310,9 @@ class ColumnLineage:
     parents: Mapping[str, str]
     scope: Scope
     columns: Mapping[str, Column]
-    _ids: dict[tuple[int, str], str] = field(default_factory=dict)
+    _ids: dict[tuple[int, str, int | None], str] = field(default_factory=dict)
+    _marks: dict[int, Mapping[str, str]] = field(default_factory=dict)
+    _missing_inputs: frozenset[str] | None = None
 
     @classmethod
     def of(cls, scope: Scope, parents: Mapping[str, str], resolver: ColumnResolver) -> ColumnLineage:
@@ -328,32 +332,51 @@ class ColumnLineage:
         column = self.columns.get(name.lower())
         return self.column_id(self.scope, column.name) if column else ""
 
-    def column_id(self, scope: Scope, name: str) -> str:
+    def column_id(self, scope: Scope, name: str, position: int | None = None) -> str:
         """Return the lineage id of a scope's column: a digest of its expression, with inputs named by their ids.
 
         A column that is only passed on has the id of its input.
+
+        :param position: place of the column, from 0, where its name does not tell: in a branch of a set operation.
         """
-        key = (id(scope), self._compared(name))
+        key = (id(scope), self._compared(name), position)
         if key not in self._ids:
             self._ids[key] = f"{self._compared(name)} of itself"  # for a recursive CTE, which reads its own column
-            self._ids[key] = self._find_id(scope, name)
+            self._ids[key] = self._find_id(scope, name, position)
         return self._ids[key]
 
-    def _find_id(self, scope: Scope, name: str) -> str:
+    def _find_id(self, scope: Scope, name: str, position: int | None) -> str:
         from sqlglot import exp
 
         inner = branches(scope)
         if inner:
-            parts = [self.column_id(branch, self._name_in_branch(scope, branch, name)) for branch in inner]
+            if position is None:
+                position = self._position(scope, name)
+            parts = [self._id_in_branch(branch, name, position) for branch in inner]
             # UNION has no order.
             text = " union ".join(sorted(parts) if isinstance(scope.expression, exp.Union) else parts)
             return _short(text)
-        select = self._select(scope, name)
+        select = self._select(scope, name) if position is None else getattr(scope.expression, "selects", ())[position]
         if select is not None:
             return self._text_or_input(scope, select.unalias())
         if _lists_all(scope):
             return _missing("a query", name)
         return self._unqualified_id(scope, name)
+
+    def _position(self, scope: Scope, name: str) -> int | None:
+        """Return the place of a column of a set operation, whose first branch names the columns."""
+        tree = scope.expression
+        names = [self._compared(known) for known in getattr(tree, "named_selects", ())]
+        if tree.args.get("by_name") or self._compared(name) not in names:
+            return None
+        return names.index(self._compared(name))
+
+    def _id_in_branch(self, branch: Scope, name: str, position: int | None) -> str:
+        """Return the lineage id that a column of a set operation has in a branch."""
+        names = list(getattr(branch.expression, "named_selects", ()))
+        if position is None or position >= len(names) or branch.expression.is_star:
+            return self.column_id(branch, name)
+        return self.column_id(branch, str(names[position]), position)
 
     def selects(self, scope: Scope, name: str) -> bool:
         """Return True if a query names a column of its result so."""
@@ -370,13 +393,15 @@ class ColumnLineage:
         """Return a name in the form in which the warehouse compares it."""
         return name if compares_case(self.resolver.project.dialect) else name.lower()
 
-    def missing_inputs(self) -> set[str]:
+    def missing_inputs(self) -> frozenset[str]:
         """Return the inputs, ``table.column``, that any part of the statement reads and that its parents lack."""
-        found: set[str] = set()
-        for scope, column in self._reads():
-            if not self._is_of_result(scope, column):
-                found.update(_MISSING.findall(self.input_id(scope, column)))
-        return found
+        if self._missing_inputs is None:
+            found: set[str] = set()
+            for scope, column in self._reads():
+                if not self._is_of_result(scope, column):
+                    found.update(_MISSING.findall(self.input_id(scope, column)))
+            self._missing_inputs = frozenset(found)
+        return self._missing_inputs
 
     def _is_of_result(self, scope: Scope, column: exp.Column) -> bool:
         """Return True if a clause may name a column of the query's own result so."""
@@ -396,6 +421,12 @@ class ColumnLineage:
                 if not columns.complete and not self._has(columns, column.name):
                     found.add((parent, self._compared(column.name)))
         return found
+
+    def unknown_tables(self) -> set[str]:
+        """Return the columns, ``table.column``, that the statement reads of a table that their query does not have."""
+        reads = [(scope, column) for scope, column in self._reads() if column.table]
+        unknown = [column for scope, column in reads if source_of(scope, column.table) is None]
+        return {f"{column.table}.{self._compared(column.name)}" for column in unknown}
 
     def duplicates(self) -> set[str]:
         """Return the names that several columns of the statement have. Few warehouses build a table of them."""
@@ -424,21 +455,11 @@ class ColumnLineage:
         from sqlglot import exp
 
         for scope in self.scope.traverse():
-            for column in scope.columns:
+            # sqlglot leaves out the names in HAVING and QUALIFY that it could not give a table.
+            late = [column for column in _late_columns(scope.expression) if not column.table]
+            for column in (*scope.columns, *late):
                 if not isinstance(column.this, exp.Star):
                     yield scope, column
-
-    def _name_in_branch(self, scope: Scope, branch: Scope, name: str) -> str:
-        """Return the name that a column of a set operation has in a branch.
-
-        The first branch names the columns, and columns of the same position belong together.
-        """
-        names = [self._compared(known) for known in getattr(scope.expression, "named_selects", ())]
-        branch_names = list(getattr(branch.expression, "named_selects", ()))
-        if self._compared(name) not in names:
-            return name
-        position = names.index(self._compared(name))
-        return str(branch_names[position]) if position < len(branch_names) else name
 
     def _text_or_input(self, scope: Scope, expression: exp.Expr) -> str:
         from sqlglot import exp
@@ -466,7 +487,9 @@ class ColumnLineage:
         if source is None:
             return f"{column.table}.{self._compared(column.name)}"
         # Two readings of a table in one query are different rows.
-        place = repeated(scope).get(column.table, "")
+        if id(scope) not in self._marks:
+            self._marks[id(scope)] = repeated(scope)
+        place = self._marks[id(scope)].get(column.table, "")
         found = scope.selected_sources.get(column.table)
         if found and not is_plain(found[0]) and not isinstance(source, type(found[0])):
             return f"{self._compared(column.name)} of {self.text(scope, found[0])}{place}"
@@ -530,6 +553,16 @@ def _lists_all(scope: Scope) -> bool:
 
     query = scope.expression
     return isinstance(query, exp.Query) and not query.is_star and _all_named(query)
+
+
+def _late_columns(tree: exp.Expr) -> Iterator[exp.Column]:
+    from sqlglot import exp
+    from sqlglot.optimizer.scope import find_all_in_scope
+
+    for name in ("having", "qualify"):
+        clause = tree.args.get(name)
+        if clause:
+            yield from find_all_in_scope(clause, exp.Column)
 
 
 def _inner_scopes(scope: Scope) -> list[Scope]:
@@ -621,11 +654,17 @@ def _missing(table: str, column: str) -> str:
 
 def _all_named(tree: exp.Query) -> bool:
     """Return True if every column has an explicit name. Warehouses name unaliased expressions differently."""
+    names = tree.named_selects
+    return bool(names) and not _is_by_name(tree) and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
+
+
+def _is_by_name(tree: exp.Expr) -> bool:
+    """Return True for a set operation that matches columns by their names, or contains one as a branch."""
     from sqlglot import exp
 
-    names = tree.named_selects
-    by_name = any(operation.args.get("by_name") for operation in tree.find_all(exp.SetOperation))
-    return bool(names) and not by_name and not any(re.fullmatch(r"(?i)|_col_\d+", name) for name in names)
+    tree = tree.unnest()
+    is_operation = isinstance(tree, exp.SetOperation)
+    return is_operation and (bool(tree.args.get("by_name")) or any(map(_is_by_name, (tree.this, tree.expression))))
 
 
 def _schema(resolver: ColumnResolver, parents: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -651,5 +690,6 @@ def type_of(select: exp.Expr, dialect: str | None) -> str:
     data_type = select.type
     unknown = (exp.DataType.Type.UNKNOWN, exp.DataType.Type.NULL)
     if not isinstance(data_type, exp.DataType) or data_type.this in unknown:
-        return ""
+        is_truncated = isinstance(select.unalias(), exp.TimestampTrunc | exp.DateTrunc)
+        return "TIMESTAMP" if is_truncated and dialect in _TRUNCATES_TO_TIMESTAMP else ""
     return data_type.sql(dialect)

@@ -227,12 +227,15 @@ def _own_parts(query: _Query, tree: exp.Select) -> Iterator[_Clause]:
 
 
 def _aggregations(query: _Query, tree: exp.Select) -> Iterator[_Clause]:
+    """Yield what expands rows, and that a query without groups aggregates all rows into one."""
     from sqlglot import exp
 
-    for item in tree.expressions:
-        if changes_row_count(item):
-            expands = item.find(exp.UDTF) is not None
-            yield _clause("aggregation", query.lineage.text(query.scope, item.unalias()) if expands else "")
+    found = [item for item in tree.expressions if changes_row_count(item)]
+    expanding = [item for item in found if item.find(exp.UDTF) is not None]
+    for item in expanding:
+        yield _clause("aggregation", query.lineage.text(query.scope, item.unalias()))
+    if len(found) > len(expanding) and not tree.args.get("group"):
+        yield _clause("aggregation", "")
 
 
 def _group(query: _Query, tree: exp.Select) -> Iterator[_Clause]:

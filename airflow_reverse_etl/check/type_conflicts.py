@@ -5,6 +5,7 @@ Warehouses convert more or less; whether one does is not known here. Unknown typ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ _CASTS = (
     *((name, "text") for name in _PLAIN),
     *(("text", name) for name in _PLAIN),
 )
+# A text that counts as a date or timestamp, such as Postgres' words.
+_DATE = re.compile(r"(?i)\s*(\d{4}-?\d|now|today|tomorrow|yesterday|epoch|-?infinity)")
 # Dialects in which dates and timestamps do not compare.
 _STRICT_DATES = ("bigquery",)
 # Dialects in which ``||`` joins texts with nothing but texts.
@@ -113,7 +116,8 @@ class _Reader:
         # A text constant takes the type that is expected, if it has the form.
         constants = [node for node in nodes if node is not None and node.is_string]
         families = {self._family(node) for node in nodes if node not in constants} - {None}
-        if constants and not (families & {"date", "timestamp"}):
+        are_dates = families & {"date", "timestamp"} and all(_DATE.match(node.name) for node in constants)
+        if constants and not are_dates:
             families.add("text")
         if self._dialect not in _STRICT_DATES and "timestamp" in families:
             families.discard("date")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -245,6 +246,7 @@ def physical_name(name: str, dialect: str | None, *, quoted: bool) -> str:
     return str(Dialect.get_or_raise(dialect).normalize_identifier(exp.to_identifier(name)).name)
 
 
+@cache
 def compares_case(dialect: str | None) -> bool:
     """Return True if names that differ in case alone are different columns, as in Snowflake and Postgres."""
     from sqlglot.dialects.dialect import Dialect, NormalizationStrategy

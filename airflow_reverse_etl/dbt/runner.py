@@ -183,16 +183,19 @@ class DbtProject:
             manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
         return manifest
 
-    def install_packages(self) -> None:
-        """Run ``dbt deps`` if packages are declared and not committed. The project's folder may be moved afterwards.
+    def install_packages(self, *, movable: bool) -> None:
+        """Run ``dbt deps`` if packages are declared and not committed.
 
+        :param movable: copy local packages instead of linking to them, so that the project's folder may be moved. A
+            copy does not follow later changes of the package.
         :raises ProjectError: dbt cannot install the packages; quotes dbt.
         """
         if not needs_packages(self.path):
             return
         with tempfile.TemporaryDirectory(prefix="reverse_etl-dbt-") as folder:
             self.run(["deps"], target_path=Path(folder)).raise_for_failure(path=self.path)
-        for link in [entry for entry in packages_folder(self.path).iterdir() if entry.is_symlink()]:
+        links = [entry for entry in packages_folder(self.path).iterdir() if entry.is_symlink()]
+        for link in links if movable else ():
             # dbt links to local packages by absolute paths, which break when the folder moves.
             source = link.resolve()
             link.unlink()

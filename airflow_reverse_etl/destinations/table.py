@@ -224,6 +224,9 @@ class TableDestination:
         alike = [record for record in batch.records if tuple(record) == names]
         rows = [self._values(statement, record) for record in alike]
         notes = [] if len(alike) == len(batch) else ["rows with other fields have statements of their own"]
+        if self._sync.mode == "replace":
+            staging = self._object_writer(connection).staging().table
+            notes.append(f"the rows go to {staging} first; one transaction then replaces those of the object by them")
         if batch.operation is Operation.UPDATE or not self._writer(connection).takes_many:
             if len(rows) > 1:
                 notes.insert(0, "the statement is executed once for each list of parameters")

@@ -94,7 +94,7 @@ class DbtTask(BaseOperator):
     def _checkout(self, repository: Repository, context: Context, *, commit: str, path: str, ref: str) -> Path:
         def install(project: Path) -> None:
             self.log.info("Installing the packages of %s", path)
-            self._project(project, context).install_packages()
+            self._project(project, context).install_packages(movable=True)
 
         under = config.settings().checkout_folder
         return repository.checkout(

@@ -41,7 +41,7 @@ def test_dbt_reads_the_exposures_of_every_kind_of_sync(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     dbt = DbtProject(tmp_path, profile=placeholder_profile("duckdb"))
-    dbt.install_packages()
+    dbt.install_packages(movable=True)
     models = {
         "a.1": "customers",
         "a-1": "customers.v2",

@@ -17,12 +17,13 @@ from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.project.loader import ProjectLoader
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.usage import SyncSource, read_syncs
+from airflow_reverse_etl.cli.main import main
 from tests.check.snowflake_project import MODELS, Names, snowflake_project, snowflake_syncs
 
 PROJECTS = Path(__file__).parent / "projects"
 TODAY = date(2026, 7, 1)
 
-#: A file of the project, a text in it, and what replaces the text.
+#: A file of the project, a text in it, and what replaces the text. Without a text, the file moves to another name.
 Edit = tuple[str, str, str]
 
 
@@ -40,10 +41,16 @@ def edited(folder: Path, edits: Sequence[Edit]) -> Iterator[None]:
     originals = {file: (folder / file).read_text() for file, _, _ in edits}
     for file, before, after in edits:
         assert before in originals[file], file
-        (folder / file).write_text(originals[file].replace(before, after))
+        if before:
+            (folder / file).write_text(originals[file].replace(before, after))
+        else:
+            (folder / after).parent.mkdir(exist_ok=True)
+            (folder / file).rename(folder / after)
     yield
-    for file, text in originals.items():
-        (folder / file).write_text(text)
+    for file, before, after in edits:
+        if not before:
+            (folder / after).unlink()
+        (folder / file).write_text(originals[file])
 
 
 def verdicts(report: CheckReport) -> dict[str, str]:
@@ -77,11 +84,16 @@ def test_a_package_with_integration_tests(tmp_path: Path, monkeypatch: pytest.Mo
 
 ORDERS = "models/marts/customer_orders.sql"
 STAGING = "models/staging/stg_orders.sql"
+REORDERED = "    cast(amount as integer) as amount,\n    customer_id,\n"
 PACKAGE: dict[str, list[Edit]] = {
     "nothing": [],
     "a comment in a macro": [("macros/clean_email.sql", "Emails are", "All emails are")],
     "another macro": [("macros/clean_email.sql", "lower(trim({{", "upper(trim({{")],
     "a column is renamed": [(ORDERS, " as order_count,\n    cast", " as orders,\n    cast")],
+    "a column is dropped": [(ORDERS, "    cast(totals.order_total as integer) as order_total,\n", "")],
+    "a column is recased": [(ORDERS, " as order_count,\n    cast", " as Order_Count,\n    cast")],
+    "columns are reordered": [(STAGING, "    customer_id,\n    cast(amount as integer) as amount,\n", REORDERED)],
+    "a file is moved": [(ORDERS, "", "models/marts/orders/customer_orders.sql")],
     "a cursor is renamed upstream": [(STAGING, " as ordered_on", " as ordered_at")],
     "a type": [(ORDERS, "cast(totals.order_total as integer)", "cast(totals.order_total as varchar)")],
     "a filter": [(ORDERS, "order_total > 0", "order_total >= 0")],
@@ -89,9 +101,27 @@ PACKAGE: dict[str, list[Edit]] = {
     "a variable of the project of tests": [("integration_tests/dbt_project.yml", "crm_seeds\n\nseeds", "crm\n\nseeds")],
     "a seed": [("integration_tests/seeds/orders.csv", "1,1,20", "1,1,30")],
     "no table any more": [("dbt_project.yml", "+materialized: table", "+materialized: ephemeral")],
-    "no test of the key": [("models/marts/schema.yml", "One row a customer.\n", "All.\n")],
+    "a description": [("models/marts/schema.yml", "One row a customer.\n", "All.\n")],
 }
-PACKAGE_VERDICTS: dict[str, dict[str, str]] = {}
+UNREAD = {"metrics_to_crm": "needs review: column-unverified"}  # dbt has only parsed its SQL, which calls var
+PACKAGE_VERDICTS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "a comment in a macro": {},
+    "another macro": UNREAD,
+    "a column is renamed": {"orders_to_crm": "breaking: column-missing", **UNREAD},
+    "a column is dropped": {"orders_to_crm": "breaking: column-missing", **UNREAD},
+    "a column is recased": UNREAD,
+    "columns are reordered": UNREAD,
+    "a file is moved": {},
+    "a cursor is renamed upstream": dict.fromkeys(("metrics_to_crm", "orders_to_crm"), "breaking: column-missing"),
+    "a type": {"orders_to_crm": "breaking: column-type", **UNREAD},
+    "a filter": {"orders_to_crm": "warning: rows-changed", **UNREAD},
+    "a CTE is renamed": UNREAD,
+    "a variable of the project of tests": {"orders_to_crm": "needs review: column-meaning", **UNREAD},
+    "a seed": {},
+    "no table any more": dict.fromkeys(("metrics_to_crm", "orders_to_crm"), "breaking: ephemeral"),
+    "a description": {},
+}
 
 
 @pytest.mark.slow
@@ -110,6 +140,16 @@ def test_a_monorepo_with_two_projects_and_a_shared_package(tmp_path: Path, monke
     assert said == MONOREPO_VERDICTS
 
 
+@pytest.mark.slow
+def test_the_command_checks_one_project_of_a_monorepo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "monorepo"
+    committed("monorepo", folder)
+    monkeypatch.chdir(folder)
+    with edited(folder, MONOREPO["a column that one project uses is dropped"]):
+        assert main(["check", "--base", "main", "--project-path", "shop", "--syncs", "syncs/shop"]) == 1
+        assert main(["check", "--base", "main", "--project-path", "finance", "--syncs", "syncs/finance"]) == 0
+
+
 SHARED = "shared/models/stg_accounts.sql"
 MONOREPO: dict[str, list[Edit]] = {
     "nothing": [],
@@ -119,7 +159,14 @@ MONOREPO: dict[str, list[Edit]] = {
     "a model of one project": [("finance/models/owners.sql", "account_id, name", "account_id, name as title")],
     "a column that nobody uses is renamed": [(SHARED, " as balance_cents", " as cents")],
 }
-MONOREPO_VERDICTS: dict[str, dict[str, str]] = {}
+MONOREPO_VERDICTS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "a column that one project uses is dropped": {"accounts_to_crm": "breaking: column-missing"},
+    "a filter for both": dict.fromkeys(("accounts_to_crm", "owners_to_billing"), "warning: rows-changed"),
+    "a macro that no sync's model calls": {},
+    "a model of one project": {"owners_to_billing": "breaking: column-missing"},
+    "a column that nobody uses is renamed": {},
+}
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_reverse_etl.check.project.selected import selected_names
 from airflow_reverse_etl.check.project.sql_text import significant
 
 WORDS = ["select", "a", ",", "'-- x'", "'/* y */'", '"a  b"', "'it''s'", "{{ f('a', \"--\") }}", "{% if x %}", "`c --`"]
@@ -37,3 +39,27 @@ def test_comments_and_white_space_between_words_change_nothing(words: list[str],
 )
 def test_what_may_be_read_stays(before: str, after: str) -> None:
     assert significant(before) != significant(after)
+
+
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("with s as (select x from t) select a, t.B, f(c, d) as e, case when g then h end as i from s as t", "a b e i"),
+        ('select a as "Full Name", b from t', "full name|b"),
+        ("select *, a as b from t", "b"),
+        ("select a is distinct from b as c, d from t", ""),
+        ("select a c, raw:d.e, f::date, h from t", "h"),
+        ("select a where t.b", ""),
+        ("select a from t union all select b from t", ""),
+        ("select a from t; select b from t", ""),
+        ("(select a from t)", ""),
+        ("select a, 'b", ""),
+        ("create table a", ""),
+    ],
+)
+def test_names_that_the_words_of_a_query_show(sql: str, names: str) -> None:
+    expected = set(names.split("|" if "|" in names else None))
+    assert selected_names(sql, "snowflake") == expected
+    if expected and "*" not in sql:
+        tree = sqlglot.parse_one(sql, dialect="snowflake")
+        assert expected <= {name.lower() for name in tree.named_selects}

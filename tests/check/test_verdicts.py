@@ -731,9 +731,208 @@ TABLES = [
 ]
 
 
+SELF = "select a.id, b.email as email from {{ ref('stg') }} as a left join {{ ref('stg') }} as b on a.id = b.plan"
+
+
+def staged(name: str, before: str, after: str, verdict: Level | None, sql: str = SQL, **more: Any) -> Case:
+    """Build a case in which only the SQL of the model stg differs."""
+    return Case(name, project(sql, stg=before, **more), project(sql, stg=after, **more), verdict, [sync()])
+
+
+#: Kinds of mistakes that random edits found.
+FOUND_BY_EDITS = [
+    staged(
+        "a column without use gets a type that does not go",
+        STG,
+        STG.replace("plan,", "cast(id as date) as plan,"),
+        REVIEW,
+        people=source("people", {"id": "integer"}),
+    ),
+    staged(
+        "a type that a filter downstream does not take",
+        STG.replace("plan,", "cast(plan as varchar) as plan,"),
+        STG.replace("plan,", "cast(plan as date) as plan,"),
+        REVIEW,
+        SQL + " and plan like 'f%' and upper(plan) = 'F'",
+    ),
+    staged("two columns of one name", STG, STG.replace("plan", "plan as active"), BREAKING),
+    staged("two columns of one name that nobody uses", STG, STG.replace("plan", "1 as x, 2 as x, plan"), REVIEW),
+    staged("a column of a source that nothing shows", STG, STG + " where deleted", REVIEW),
+    staged("a column of a source that something shows", STG, STG + " where active", WARNING),
+    edited("a column that no input has", SQL, SQL.replace("active", "actif"), REVIEW),
+    edited(
+        "a column of a CTE that the CTE does not have",
+        "with s as (select id, email, plan from {{ ref('stg') }}) select id, email from s where plan = 'a'",
+        "with s as (select id, email from {{ ref('stg') }}) select id, email from s where plan = 'a'",
+        REVIEW,
+    ),
+    edited(
+        "branches of different numbers of columns",
+        "select id, email from {{ ref('stg') }} union all select id, plan from {{ ref('stg') }}",
+        "select id, email from {{ ref('stg') }} union all select id, plan, 1 as n from {{ ref('stg') }}",
+        REVIEW,
+    ),
+    edited(
+        "Snowflake: a filter quotes a name that is not stored so",
+        SQL,
+        SQL.replace("active", '"active"'),
+        REVIEW,
+        adapter="snowflake",
+    ),
+    edited(
+        "Snowflake: a filter quotes a name as it is stored",
+        SQL,
+        SQL.replace("active", '"ACTIVE"'),
+        NOTHING,
+        adapter="snowflake",
+    ),
+    edited(
+        "a limit's order is by what SELECT computes",
+        *(
+            f"select id, email, cast(plan as {kind}) as plan from {{{{ ref('stg') }}}} order by plan limit 9"
+            for kind in ("varchar", "date")
+        ),
+        WARNING,
+    ),
+    edited(
+        "another limit of a union",
+        *(f"select id, email from {{{{ ref('stg') }}}} union all select 1, 'a' order by id limit {n}" for n in "12"),
+        WARNING,
+    ),
+    edited(
+        "two columns of a branch of a union have one name",
+        "select id, email from {{ ref('stg') }} union all select id, plan as email from {{ ref('stg') }}",
+        "select id, email from {{ ref('stg') }} union all select id as email, plan as email from {{ ref('stg') }}",
+        NOTHING,
+    ),
+    edited(
+        "one of two columns of a branch of a union that have one name",
+        *(
+            f"select id, email from {{{{ ref('stg') }}}} union all select id as email, {value} as email from "
+            "{{ ref('stg') }}"
+            for value in ("plan", "upper(plan)")
+        ),
+        REVIEW,
+    ),
+    edited("a column of the other side of a self join", SELF, SELF.replace("b.email", "a.email"), REVIEW),
+    edited(
+        "a join is dropped whose columns are still selected",
+        "select s.id, s.email, t.plan from {{ ref('stg') }} s join {{ ref('stg') }} t on s.id = t.id",
+        "select s.id, s.email, t.plan from {{ ref('stg') }} s",
+        REVIEW,
+    ),
+    edited(
+        "a selected column is no longer grouped by",
+        "select id, max(email) as email, plan from {{ ref('stg') }} group by id, plan",
+        "select id, max(email) as email, plan from {{ ref('stg') }} group by id",
+        REVIEW,
+    ),
+    edited(
+        "a column instead of an aggregate of it",
+        "select plan as id, max(email) as email from {{ ref('stg') }} group by 1",
+        "select plan as id, email from {{ ref('stg') }} group by 1",
+        REVIEW,
+    ),
+    edited(
+        "windows over groups",
+        "select id, max(email) as email from {{ ref('stg') }} group by id",
+        "select id, max(email) as email, sum(count(*)) over (order by id) as n from {{ ref('stg') }} group by id",
+        NOTHING,
+    ),
+    edited(
+        "Snowflake: GROUP BY quotes a name as it is stored",
+        "select id, max(email) as email from {{ ref('stg') }} group by id",
+        "select id, max(email) as email from {{ ref('stg') }} group by \"ID\"",
+        NOTHING,
+        adapter="snowflake",
+    ),
+    edited(
+        "Snowflake: QUALIFY quotes a name that is not stored so",
+        *(
+            f"select * from {{{{ ref('stg') }}}} qualify row_number() over (partition by {name} order by id) = 1"
+            for name in ("email", '"Email"')
+        ),
+        REVIEW,
+        adapter="snowflake",
+    ),
+    edited(
+        "HAVING names a column that is not there",
+        *(
+            f"select id, max(email) as email from {{{{ ref('stg') }}}} group by id having max({name}) > 'a'"
+            for name in ("plan", "plans")
+        ),
+        REVIEW,
+    ),
+    staged(
+        "Postgres: DATE_TRUNC of a date is cast to a boolean",
+        *(
+            f"select id, email, plan, active, {value} as day from {{{{ source('raw', 'people') }}}}"
+            for value in ("date_trunc('month', created_on)", "cast(date_trunc('month', created_on) as boolean)")
+        ),
+        REVIEW,
+        people=source("people", {"created_on": "date"}),
+    ),
+    staged(
+        "a text that is not a date instead of one",
+        *(f"{STG} where coalesce(created_on, {value}) > '2000-01-01'" for value in ("'1970-01-01'", "''")),
+        REVIEW,
+        people=source("people", {"created_on": "date"}),
+    ),
+    edited("a query is put into a CTE", SQL, f"with final as ({SQL}) select * from final", NOTHING),
+    Case(
+        "a query is moved to a model of its own",
+        project(),
+        project(
+            "select * from {{ ref('base') }}", model("base", SQL, parents=["stg"]), customers={"parents": ["base"]}
+        ),
+        NOTHING,
+    ),
+    Case(
+        "a model upstream is renamed",
+        *(
+            ProjectVersion(
+                manifest(
+                    source("people"),
+                    model(name, STG, parents=["source.shop.raw.people"]),
+                    model("customers", SQL.replace("'stg'", f"'{name}'"), parents=[name]),
+                    *keyed("customers"),
+                )
+            )
+            for name in ("stg", "stg_people")
+        ),
+        NOTHING,
+    ),
+    edited(
+        "conditions written differently",
+        SQL + " and plan > 'a' and id between 1 and 5 and plan in ('a', 'b')",
+        SQL + " and 'a' < plan and (id >= 1 and id <= 5) and (plan = 'b' or plan = 'a')",
+        NOTHING,
+    ),
+    edited(
+        "a condition of an inner join in WHERE",
+        "select s.id, s.email from {{ ref('stg') }} s join {{ ref('stg') }} t on s.id = t.id and t.active",
+        "select s.id, s.email from {{ ref('stg') }} s join {{ ref('stg') }} t on s.id = t.id where t.active",
+        NOTHING,
+    ),
+    edited(
+        "a condition of a left join in WHERE",
+        "select s.id, s.email from {{ ref('stg') }} s left join {{ ref('stg') }} t on s.id = t.id and t.active",
+        "select s.id, s.email from {{ ref('stg') }} s left join {{ ref('stg') }} t on s.id = t.id where t.active",
+        WARNING,
+    ),
+    edited(
+        "COALESCE as CASE",
+        SQL.replace("plan,", "coalesce(plan, 'a') as plan,"),
+        SQL.replace("plan,", "case when plan is null then 'a' else plan end as plan,"),
+        NOTHING,
+        sync(mapping={"plan": "plan"}, primary_key="id"),
+    ),
+]
+
+
 @pytest.mark.parametrize(
     "case",
-    [*WHAT_A_SYNC_READS, *WHOSE_SYNC_COUNTS, *WHAT_A_MODEL_IS_MADE_FROM, *WHICH_ROWS, *TABLES],
+    [*WHAT_A_SYNC_READS, *WHOSE_SYNC_COUNTS, *WHAT_A_MODEL_IS_MADE_FROM, *WHICH_ROWS, *TABLES, *FOUND_BY_EDITS],
     ids=lambda case: case.name,
 )
 def test_verdict(case: Case) -> None:

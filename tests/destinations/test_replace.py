@@ -21,11 +21,19 @@ from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.destinations.table import TableDestination
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.receipts import Batch
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
 from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.sync.run import run_sync
-from airflow_reverse_etl.testing import FrozenClock, MemoryStateStore, MemoryWarehouse, RecordingObserver
+from airflow_reverse_etl.testing import (
+    CountingLimiter,
+    FrozenClock,
+    MemoryStateStore,
+    MemoryWarehouse,
+    RecordingObserver,
+)
 from tests.stores.warehouses import Place, duckdb_place, postgres_place
 
 
@@ -168,6 +176,19 @@ async def test_a_row_that_violates_a_constraint_is_found_by_itself_and_the_old_r
     replacing.values["failure"] = {"max_rejected": 1}
     assert (await replacing.run([(1, "a"), (2, "bad"), (3, "c")])).rejected == 1
     assert seen(place) == {1: "a", 3: "c"}
+
+
+async def test_the_request_that_is_shown_says_where_the_rows_go_first(
+    place: Place, table: Callable[..., Replacing]
+) -> None:
+    destination: Any = create(
+        Sync.load(table().values), connection=ConnectionInfo("db", "postgres"), connect=place.connect
+    )
+    await destination.open(CountingLimiter())
+    shown = destination.first_request(Batch(Operation.INSERT, [1], ["1"], [{"id": 1, "v": "a"}], "run"))
+    await destination.close()
+    assert shown.line.startswith('INSERT INTO people ("id", "v")')
+    assert "the rows go to people__replacement first" in shown.notes[0]
 
 
 async def test_a_table_that_others_refer_to_is_refused(place: Place, table: Callable[..., Replacing]) -> None:

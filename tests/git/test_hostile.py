@@ -147,7 +147,7 @@ def test_dbt_deps_removes_no_folder_outside_the_project(tmp_path: Path, place: s
     (project / "dbt_project.yml").write_text(f'{PROJECT}packages-install-path: "{place.format(tmp_path)}"\n')
     (project / "packages.yml").write_text("packages:\n  - local: ../victim\n")
     with pytest.raises(ProjectError, match="outside its own folder"):
-        DbtProject(project).install_packages()
+        DbtProject(project).install_packages(movable=True)
     assert (victim / "precious").exists()
 
 

@@ -76,6 +76,28 @@ def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
     assert len(crm.table.writes) == 4
 
 
+def test_a_content_is_replaced_by_one_task_whatever_the_number_of_partitions(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+) -> None:
+    lenient = {"min_rows": 0, "max_removed": "100%"}
+    dag = group_dag(sync={**SMALL, "mode": "replace", "guards": lenient}, partitions=3)
+    first = run_dag(dag)
+    assert states(first) == {"plan": ["success"], "load": ["success"], "commit": ["success"]}
+    assert len(crm.rows) == 3
+    assert states(run_dag(dag))["load"] == ["skipped"], "nothing differs"
+
+    customers("DELETE FROM customers WHERE id = 2")
+    report = xcom(run_dag(dag), "reverse_etl.commit")
+    assert (report["accepted"], len(crm.rows)) == (2, 2)
+
+    customers("DELETE FROM customers")
+    assert states(run_dag(dag))["load"] == ["success"]
+    assert len(crm.rows) == 0
+
+
 def test_a_mirror_has_a_task_that_removes_before_the_loads(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

@@ -51,7 +51,7 @@ class ProjectLoader:
             return self._from_manifest(path, where, path.parent.parent, built=built, trusted=False)
         if path.is_dir():
             inside = path / self.project_path
-            project = inside if _is_project(inside) and not _is_project(path) else path
+            project = inside if _is_project(inside) else path
             for manifest in (project / "target" / "manifest.json", project / "manifest.json"):
                 if manifest.is_file() and (not _is_project(project) or is_current(manifest, project)):
                     return self._from_manifest(manifest, where, project, built=built)
@@ -100,7 +100,7 @@ class ProjectLoader:
         has_profile = (project / "profiles.yml").is_file()
         profile = None if has_profile else placeholder_profile(installed_adapter(self.dbt_executable))
         dbt = DbtProject(project.absolute(), self.dbt_executable, profile=profile, target=self.target, env=self.env)
-        dbt.install_packages()
+        dbt.install_packages(movable=False)
         return self._version(dbt.parse(), label, project)
 
     def _version(

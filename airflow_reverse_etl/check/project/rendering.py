@@ -6,7 +6,7 @@ result might be much longer than they are, are not rendered at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,50 @@ def render(template: str, **names: str | Callable[..., str | bool]) -> str | Non
         if len(template) > _MAX_LENGTH:
             return None
         tree = environment.parse(template)
+        simple = _of_calls(tree, names)
+        if simple is not None:
+            return simple
         return environment.from_string(tree).render(names) if _is_bounded(tree) else None
     except (TemplateError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
+
+
+def _of_calls(tree: nodes.Template, names: Mapping[str, str | Callable[..., str | bool]]) -> str | None:
+    """Render a template of text and of calls with constants, such as ``ref('a')``. Jinja would compile it first.
+
+    :returns: None for any other template.
+    """
+    from jinja2 import nodes
+
+    texts: list[str] = []
+    for statement in tree.body:
+        if not isinstance(statement, nodes.Output):
+            return None
+        for part in statement.nodes:
+            if isinstance(part, nodes.TemplateData):
+                texts.append(part.data)
+                continue
+            call = _constant_call(part)
+            function = names.get(call[0]) if call else None
+            if call is None or function is None or isinstance(function, str):
+                return None
+            texts.append(str(function(*call[1], **call[2])))
+    return "".join(texts)
+
+
+def _constant_call(part: nodes.Node) -> tuple[str, list[Any], dict[str, Any]] | None:
+    """Return name and arguments of a function's call if all arguments are constants."""
+    from jinja2 import nodes
+
+    if not isinstance(part, nodes.Call) or not isinstance(part.node, nodes.Name) or part.dyn_args or part.dyn_kwargs:
+        return None
+    values = [*part.args, *(pair.value for pair in part.kwargs)]
+    constants = [value.value for value in values if isinstance(value, nodes.Const)]
+    if len(constants) < len(values):
+        return None
+    at = len(part.args)
+    names = [pair.key for pair in part.kwargs]
+    return part.node.name, constants[:at], dict(zip(names, constants[at:], strict=True))
 
 
 @cache

@@ -7,12 +7,16 @@ import re
 # Signs of quoting rules that differ between databases: there, the text stays as it is.
 _AMBIGUOUS = re.compile(r"""\\['"]|'''|\"""|\$\$|\$\w*\$|//|(?<!\{)#(?!\})|\{%-?\s*raw""")
 _JINJA = r"\{\{.*?\}\}|\{%.*?%\}"
+# dbt runs Jinja in comments of SQL, which therefore stay.
+_NO_JINJA = r"(?!\{[{%])"
+_COMMENT = rf"\{{\#.*?\#\}} | --(?:{_NO_JINJA}[^\n])*+(?=\n|\Z) | /\*(?:(?!\*/){_NO_JINJA}.)*+\*/"
 _TOKENS = re.compile(
     rf"""
-    (?P<jinja>{_JINJA})
-    | (?P<comment>\{{\#.*?\#\}} | --[^\n]* | /\*.*?\*/)
-    | (?P<quoted>'(?:{_JINJA}|[^'])*' | "(?:{_JINJA}|[^"])*" | `[^`]*`)
-    | (?P<space>\s+)
+    # A single space between words is the most frequent one by far, and stays: it is not matched at all.
+    (?P<gap>(?:[^\S ] | {_COMMENT} | [ ](?=\s) | [ ](?=\{{\#|--|/\*)) (?:\s | {_COMMENT})*+)
+    | {_JINJA}
+    | --[^\n]* | /\*.*?\*/
+    | '(?:{_JINJA}|[^'])*' | "(?:{_JINJA}|[^"])*" | `[^`]*`
     """,
     re.DOTALL | re.VERBOSE,
 )
@@ -25,24 +29,4 @@ def significant(code: str) -> str:
     """
     if _AMBIGUOUS.search(code):
         return code.strip()
-    words: list[str] = []
-    end = 0
-    for token in _TOKENS.finditer(code):
-        words.append(code[end : token.start()])
-        words.append(_shortened(token))
-        end = token.end()
-    words.append(code[end:])
-    # A comment next to white space leaves one space.
-    kept: list[str] = []
-    for word in words:
-        if word and not (word == " " and kept[-1:] == [" "]):
-            kept.append(word)
-    return "".join(kept).strip()
-
-
-def _shortened(token: re.Match[str]) -> str:
-    text = token[0]
-    if token["space"]:
-        return " "
-    runs = re.search(r"\{[{%]", text) and not text.startswith("{#")
-    return " " if token["comment"] and not runs else text
+    return _TOKENS.sub(lambda token: " " if token["gap"] else token[0], code).strip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from airflow_reverse_etl.check.project.definition import definition
 from airflow_reverse_etl.check.project.macros import Macros
 from airflow_reverse_etl.check.project.rendering import render
 from airflow_reverse_etl.check.project.seeds import Seed
+from airflow_reverse_etl.check.project.selected import selected_names
 from airflow_reverse_etl.check.usage import parse
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
 from airflow_reverse_etl.dbt.manifest import read_manifest, read_tables
@@ -249,6 +250,14 @@ class ProjectVersion:
         if unique_id not in self._statements:
             self._statements[unique_id] = self._parse(unique_id)
         return self._statements[unique_id]
+
+    def selects(self, unique_id: str, names: Iterable[str]) -> bool:
+        """Return True if the words of the node's SQL show that it selects columns of these names; cheap.
+
+        :param names: in lower case.
+        """
+        texts = self._texts(unique_id, self.nodes[unique_id])
+        return all(sql and selected_names(sql, self.dialect).issuperset(names) for sql in texts)
 
     def _parse(self, unique_id: str) -> tuple[exp.Query, ...] | None:
         from sqlglot import exp

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
+from airflow_reverse_etl.check.grouping import ungrouped
 from airflow_reverse_etl.check.lineage import ColumnResolver
 from airflow_reverse_etl.check.type_conflicts import conflicts
 from airflow_reverse_etl.check.usage import compares_case
@@ -55,6 +56,10 @@ def _doubts(resolver: ColumnResolver, unique_id: str, change: ModelChange) -> di
             if column not in change.base.read_from(parent):
                 name = f"{parent.split('.')[-1]}.{column}"
                 found["unproven", name] = f"it reads {name}, which nothing documents and nothing has read before"
+        for name in statement.unknown_tables():
+            found["table", name] = f"it reads {name}, whose table the query does not have"
+        for name in ungrouped(statement):
+            found["ungrouped", name] = f"it selects {name}, which it neither groups by nor aggregates"
         for name in statement.duplicates():
             found["duplicate", name] = f"it has several columns {name}"
         for text, sql in conflicts(statement):

@@ -164,6 +164,9 @@ def _read_statement(fields: Mapping[str, tuple[str, Family]], source: str) -> st
 def duck(tree: exp.Expr, rules: Rules) -> str:
     """Return a query as DuckDB runs it, with names as the dialect's rules compare them."""
     copy = tree.copy()
+    if rules.groups_by_alias:
+        for group in copy.find_all(exp.Group):
+            _write_positions(group, rules)
     for identifier in copy.find_all(exp.Identifier):
         key = rules.key(identifier.name, quoted=bool(identifier.args.get("quoted")))
         identifier.replace(exp.to_identifier(key, quoted=True))
@@ -171,6 +174,22 @@ def duck(tree: exp.Expr, rules: Rules) -> str:
         if type(cast) is exp.Cast:
             cast.replace(exp.TryCast(**cast.args))
     return str(copy.sql("duckdb"))
+
+
+def _write_positions(group: exp.Group, rules: Rules) -> None:
+    """Write positions for names of what SELECT computes: DuckDB prefers columns of tables."""
+    assert isinstance(group.parent, exp.Select)
+    names = [_alias(item, rules) for item in group.parent.expressions]
+    for key in list(group.expressions):
+        if isinstance(key, exp.Column) and not key.table:
+            name = rules.key(key.name, quoted=bool(key.this.args.get("quoted")))
+            if name in names:
+                key.replace(exp.Literal.number(names.index(name) + 1))
+
+
+def _alias(item: exp.Expr, rules: Rules) -> str | None:
+    alias = item.args.get("alias")
+    return rules.key(alias.name, quoted=bool(alias.args.get("quoted"))) if alias else None
 
 
 def _families(columns: Mapping[str, str]) -> dict[str, Family]:

@@ -35,6 +35,8 @@ class Rules:
     :param converts: values of another family are converted where text, a number or a condition is expected. If not, the
         query is refused.
     :param aliases_in_where: WHERE may name what SELECT computes.
+    :param reuses_aliases: SELECT may name what it computes before.
+    :param groups_by_alias: GROUP BY takes a name for what SELECT computes rather than for a column of a table.
     :param joins_any: ``||`` joins a text with a value of any type.
     :param date_trunc: family of a date that DATE_TRUNC returns.
     :param max_of_boolean: MAX and MIN take booleans.
@@ -45,6 +47,8 @@ class Rules:
     folds: Literal["upper", "lower"] | None
     converts: bool
     aliases_in_where: bool
+    reuses_aliases: bool = False
+    groups_by_alias: bool = False
     joins_any: bool
     date_trunc: Family
     max_of_boolean: bool
@@ -71,6 +75,7 @@ RULES: Mapping[str, Rules] = {
         folds="upper",
         converts=True,
         aliases_in_where=True,
+        reuses_aliases=True,
         joins_any=True,
         date_trunc="date",
         max_of_boolean=True,
@@ -91,6 +96,7 @@ RULES: Mapping[str, Rules] = {
         folds=None,
         converts=False,
         aliases_in_where=False,
+        groups_by_alias=True,
         joins_any=False,
         date_trunc="date",
         max_of_boolean=True,
@@ -101,6 +107,7 @@ RULES: Mapping[str, Rules] = {
         folds=None,
         converts=False,
         aliases_in_where=True,
+        reuses_aliases=True,
         joins_any=True,
         date_trunc="date",
         max_of_boolean=True,

@@ -49,44 +49,58 @@ class Typer:
         self.risks = 0
 
     def columns(
-        self, query: exp.Expr, outer: Scope | None = None, ctes: Mapping[str, Columns] | None = None
+        self,
+        query: exp.Expr,
+        outer: Scope | None = None,
+        ctes: Mapping[str, Columns] | None = None,
+        *,
+        by_position: bool = False,
     ) -> dict[str, Family]:
         """Return the columns of a query.
 
+        :param by_position: the names do not count, so that several columns may have the same.
         :raises Broken: the warehouse refuses the query.
         :raises Undecided: the rules do not decide it.
         """
         known = dict(ctes or {})
         if isinstance(query, exp.Subquery):
-            return self.columns(query.this, outer, known)
+            return self.columns(query.this, outer, known, by_position=by_position)
         for cte in query.ctes:
             name = self._key(cte.args["alias"].this)
             if name in known:
                 raise Broken(f"two CTEs {name}")
             known[name] = self.columns(cte.this, outer, known)
         if isinstance(query, exp.SetOperation):
-            return self._set_operation(query, outer, known)
+            return self._set_operation(query, outer, known, by_position=by_position)
         assert isinstance(query, exp.Select)
-        return self._select(query, outer, known)
+        return self._select(query, outer, known, by_position=by_position)
 
     def _set_operation(
-        self, query: exp.SetOperation, outer: Scope | None, known: Mapping[str, Columns]
+        self, query: exp.SetOperation, outer: Scope | None, known: Mapping[str, Columns], *, by_position: bool
     ) -> dict[str, Family]:
-        left = self.columns(query.left, outer, known)
-        right = self.columns(query.right, outer, known)
+        left = self.columns(query.left, outer, known, by_position=by_position)
+        right = self.columns(query.right, outer, known, by_position=True)
         if len(left) != len(right):
             raise Broken("branches of different numbers of columns")
         pairs = zip(left.items(), right.values(), strict=True)
         return {name: self._common(first, second) for (name, first), second in pairs}
 
-    def _select(self, query: exp.Select, outer: Scope | None, known: Mapping[str, Columns]) -> dict[str, Family]:
+    def _select(
+        self, query: exp.Select, outer: Scope | None, known: Mapping[str, Columns], *, by_position: bool
+    ) -> dict[str, Family]:
         scope = Scope(outer=outer)
         self._sources(query, scope, known)
         scope.aliases = {self._key(item.args["alias"]): item.this for item in query.expressions if item.alias}
         self._clauses(query, scope)
         found: list[tuple[str, Family]] = []
+        earlier: dict[str, exp.Expr] = {}
         for item in query.expressions:
-            found += self._item(item, scope)
+            whole = self._without_aliases(item, scope, earlier) if self.rules.reuses_aliases else item
+            found += self._item(whole, scope)
+            if item.alias:
+                earlier[self._key(item.args["alias"])] = whole.this
+        if by_position:
+            return {f"{at} {name}": family for at, (name, family) in enumerate(found)}
         names = [name for name, _ in found]
         if len(set(names)) < len(names) and "*" not in query.sql():
             raise Broken("two columns of one name")
@@ -142,10 +156,10 @@ class Typer:
         keys = set()
         for key in group.expressions:
             chosen = query.expressions[int(key.name) - 1].unalias() if key.is_int else key
+            alias = self._key(key.this) if isinstance(key, exp.Column) and not key.table else None
+            if alias in scope.aliases and (self.rules.groups_by_alias or not self._has(scope, alias)):
+                chosen = scope.aliases[alias]
             keys.add(self._plain(chosen))
-            alias = self._key(chosen.this) if isinstance(chosen, exp.Column) else None
-            if alias in scope.aliases and not self._has(scope, alias):
-                keys.add(self._plain(scope.aliases[alias]))
         for item in query.expressions:
             self._check_grouped(item.unalias(), keys)
 
@@ -167,6 +181,16 @@ class Typer:
 
     def _has(self, scope: Scope, name: str) -> bool:
         return any(name in columns for columns in scope.sources.values())
+
+    def _without_aliases(self, item: exp.Expr, scope: Scope, earlier: Mapping[str, exp.Expr]) -> exp.Expr:
+        """Return an item of a SELECT with what it names of the items before it."""
+        whole = item.copy()
+        for column in list(whole.find_all(exp.Column)):
+            name = self._key(column.this)
+            is_alias = not column.table and name in earlier and not self._has(scope, name)
+            if is_alias and column is not whole and not column.find_ancestor(exp.Query):
+                column.replace(exp.Paren(this=earlier[name].copy()))
+        return whole
 
     def _item(self, item: exp.Expr, scope: Scope) -> Iterator[tuple[str, Family]]:
         if item.is_star:
@@ -345,9 +369,7 @@ _BY_NODE: Mapping[tuple[type[exp.Expr], ...], Callable[[Typer, Any, Scope, bool]
         [node.this, node.args["low"], node.args["high"]], scope, aliases=aliases
     ),
     (exp.In,): lambda t, node, scope, _: t._in(node, scope),
-    (exp.DPipe,): lambda t, node, scope, aliases: t._expect_all(
-        [node.left, node.right], "text", scope, aliases=aliases
-    ),
+    (exp.DPipe,): lambda t, node, scope, aliases: t._joined(node, scope, aliases=aliases),
     (exp.Length,): lambda t, node, scope, aliases: (
         t._expect_all([node.this], "text", scope, aliases=aliases) and "number"
     ),
