@@ -71,14 +71,22 @@ class NewFile:
         from pyarrow import parquet
 
         schemas = [parquet.read_schema(part) for part in self._parts]
-        fields = []
-        for name in schemas[0].names:
-            kinds = [pa.schema([schema.field(name)]) for schema in schemas]
-            try:
-                fields.append(pa.unify_schemas(kinds, promote_options="permissive").field(name))
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
-                fields.append(pa.field(name, pa.string()))
-        return pa.schema(fields)
+        return pa.schema([self._field(name, schemas) for name in schemas[0].names])
+
+    def _field(self, name: str, schemas: Sequence[pa.Schema]) -> pa.Field:
+        """Return a column's type, after a look at its values where the parts have different types."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        kinds = [pa.schema([schema.field(name)]) for schema in schemas]
+        try:
+            field: pa.Field = pa.unify_schemas(kinds, promote_options="permissive").field(name)
+            for part, schema in zip(self._parts, schemas, strict=True):
+                if schema.field(name).type != field.type:
+                    parquet.read_table(part, columns=[name]).column(name).cast(field.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            return pa.field(name, pa.string())
+        return field
 
     def _cast(self, table: pa.Table, schema: pa.Schema) -> pa.Table:
         import pyarrow as pa

@@ -106,7 +106,9 @@ class TableDestination:
 
     In mode ``replace``, the rows go to the table ``<object>__replacement`` first. At the end, one transaction deletes
     the rows of the object, and inserts those. The object itself stays, with its grants, indexes, views and columns that
-    the mapping does not have. Readers see the old rows or the new ones.
+    the mapping does not have. Readers see the old rows or the new ones. A table that others refer to by foreign keys is
+    refused, as their rows could be deleted, too. The mode works on DuckDB, MySQL, Postgres, Redshift, Snowflake, SQL
+    Server and SQLite; on MySQL only with tables of an engine that has transactions.
     """
 
     info = INFO
@@ -126,6 +128,13 @@ class TableDestination:
         self._sync = setup.sync
         self._operations = setup.operations
         self._dialect = _dialect(options.dialect or setup.connection.conn_type, options.connection)
+        if setup.sync.mode == "replace" and self._dialect.references is None:
+            raise ConfigurationError(
+                f"mode replace cannot swap all rows of a table in {self._dialect.name} in one transaction",
+                todo="use mode mirror",
+                connection=options.connection,
+                sync=setup.sync.name,
+            )
         self._connect: Callable[[], Any] = setup.connect
         self._secret = setup.connection.password or ""
         self._statements: dict[tuple[Operation, tuple[str, ...], int], Statement] = {}
@@ -134,6 +143,7 @@ class TableDestination:
         self._columns: tuple[str, ...] | None = None
         self._arrays: frozenset[str] = frozenset()
         self._staged: _Session | None = None
+        self._staged_rows = 0
         self.address = setup.address(setup.connection.port)
         self.capabilities = Capabilities(
             usual(options.max_batch_rows),  # a statement that succeeds has written all its rows
@@ -180,25 +190,27 @@ class TableDestination:
 
     async def send(self, batch: Batch) -> Receipts:
         """Write a batch in one transaction."""
-        return await self._use_session(self._write, batch)
+        receipts = await self._use_session(self._write, batch)
+        self._staged_rows += sum(receipts.of(key).outcome is Outcome.ACCEPTED for key in batch.keys)
+        return receipts
 
     async def begin(self) -> None:
         """Make an empty table for the new content.
 
-        :raises ConfigurationError: the database has no transactions; other tables refer to this one; or the user may
-            not create a table.
+        :raises ConfigurationError: other tables refer to this one; or the user may not create a table.
         :raises UnreachableError: the database does not answer.
         """
         await self._limiter.acquire()
         session = self._free[-1]
         await session.run(self._make_staging, session)
         self._staged = session
+        self._staged_rows = 0
 
     async def finish(self) -> None:
         """Replace the rows by the new content, in one transaction.
 
         :raises ConfigurationError: the database refused the new content.
-        :raises UnreachableError: the database did not answer.
+        :raises UnreachableError: the database did not answer; or another load has written to the new content.
         """
         await self._limiter.acquire()
         assert self._staged is not None, "begin() comes first"
@@ -349,12 +361,6 @@ class TableDestination:
 
     def _make_staging(self, session: _Session) -> None:
         where = {"connection": self._options.connection, "sync": self._sync.name, "table": self._options.object}
-        if not self._dialect.transactions:
-            raise ConfigurationError(
-                f"mode replace needs a database with transactions, which {self._dialect.name} does not have",
-                todo="use mode mirror",
-                **where,
-            )
         writer = self._object_writer(session.connection)
         try:
             self._check_references(session, writer, where)
@@ -383,16 +389,37 @@ class TableDestination:
         columns = tuple(dict.fromkeys(name.partition(".")[0] for name in self._sync.mapping))
         try:
             self._cursor(session)
-            self._run_together(session, self._object_writer(session.connection).show_staging(columns))
+            writer = self._object_writer(session.connection)
+            self._run_together(session, writer.show_staging(columns), lambda: self._check_count(session, writer, where))
+        except ReverseEtlError:
+            raise
         except Exception as error:
             raise self._refused(error, "the new content", where) from None
 
-    def _run_together(self, session: _Session, statements: Sequence[str]) -> None:
-        """Run statements in one transaction."""
+    def _check_count(self, session: _Session, writer: Writer, where: Mapping[str, Any]) -> None:
+        """Make sure that the new content has the rows of this load only, after they were inserted.
+
+        An earlier try that still lives for a moment writes to the same table.
+        """
+        session.cursor.execute(writer.count_staging())
+        [(rows,)] = session.cursor.fetchall()
+        if rows != self._staged_rows:
+            raise UnreachableError(
+                f"the new content has {rows:,} rows instead of {self._staged_rows:,}: another load writes to it",
+                todo="try again",
+                **where,
+            )
+
+    def _run_together(
+        self, session: _Session, statements: Sequence[str], check: Callable[[], None] | None = None
+    ) -> None:
+        """Run statements in one transaction, which ends without effect if the check raises."""
         try:
             self._transaction(session, "BEGIN")
             for sql in statements:
                 session.cursor.execute(sql)
+            if check:
+                check()
             self._transaction(session, "COMMIT")
         except BaseException:
             with contextlib.suppress(Exception):

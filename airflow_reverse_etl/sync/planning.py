@@ -306,7 +306,8 @@ def make_plan(
         other_writers=dict(request.other_writers),
         place=request.place,
         forgotten=changes["forgotten"],
-        whole=request.whole,
+        # A plan that only records rows has none to send: as a whole content, it would empty the object.
+        whole=request.whole and comparison.recorded != "all",
     )
 
 

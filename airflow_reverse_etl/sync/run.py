@@ -275,13 +275,15 @@ class Run:
         plan = await asyncio.to_thread(self._store.plan, request, warehouse)
         if self._sync.mode != "replace" or not (plan.total or plan.forgotten):
             return plan
-        text = (
-            f"{plan.planned.added:,} rows added, {plan.planned.changed:,} changed, {plan.forgotten:,} gone: "
-            "the whole content is replaced"
-        )
-        self._observer.event("note", sync=self._sync.name, text=text)
         await asyncio.to_thread(self._store.discard, plan)
-        return await asyncio.to_thread(self._store.plan, replace(request, whole=True), warehouse)
+        whole = await asyncio.to_thread(self._store.plan, replace(request, whole=True), warehouse)
+        if whole.whole:
+            text = (
+                f"{plan.planned.added:,} rows added, {plan.planned.changed:,} changed, {plan.forgotten:,} gone: "
+                "the whole content is replaced"
+            )
+            self._observer.event("note", sync=self._sync.name, text=text)
+        return whole
 
     async def _addressed(self, request: PlanRequest, destination: Destination) -> PlanRequest:
         """Add to a request what the plan must know of its destination. A mirror must know who else writes there.

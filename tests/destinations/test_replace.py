@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from airflow_reverse_etl.destinations.file import _texts
+from airflow_reverse_etl.destinations.new_file import NewFile
 from airflow_reverse_etl.destinations.registry import create
-from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError
+from airflow_reverse_etl.destinations.table import TableDestination
+from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch
@@ -29,7 +34,7 @@ from airflow_reverse_etl.testing import (
     MemoryWarehouse,
     RecordingObserver,
 )
-from tests.stores.warehouses import Place, postgres_place
+from tests.stores.warehouses import Place, duckdb_place, postgres_place
 
 
 class Replacing:
@@ -113,6 +118,15 @@ async def test_a_column_of_a_parquet_file_has_a_type_for_all_rows(tmp_path: Path
     assert [None if v is None else Decimal(v) for v in table["v"].to_pylist()] == values
 
 
+def test_a_column_whose_values_no_type_has_room_for_becomes_texts() -> None:
+    """A fraction has no room for a large whole number: it would be rounded."""
+    content = NewFile("parquet", ["v"], _texts)
+    content.add_table(pa.table({"v": [9_007_199_254_740_993]}))
+    content.add_table(pa.table({"v": [0.5]}))
+    assert pyarrow.parquet.read_table(content.complete())["v"].to_pylist() == ["9007199254740993", "0.5"]
+    content.close()
+
+
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +196,57 @@ async def test_a_table_that_others_refer_to_is_refused(place: Place, table: Call
     with pytest.raises(ConfigurationError, match=r"other tables refer to this one: orders"):
         await table().run([(1, "a")])
     assert place.run("SELECT * FROM orders") == [(7,)]
+
+
+async def test_a_table_of_sqlite_that_others_refer_to_is_refused(tmp_path: Path) -> None:
+    place = Place("sqlite", lambda: sqlite3.connect(tmp_path / "db"), Mock())
+    place.run(
+        "CREATE TABLE people (id int PRIMARY KEY, v text, chief int REFERENCES people)",
+        "CREATE TABLE orders (person int REFERENCES people ON DELETE CASCADE)",
+    )
+    destination = {"type": "table", "connection": "db", "object": "people"}
+    with pytest.raises(ConfigurationError, match=r"other tables refer to this one: orders"):
+        await Replacing(destination, place=place).run([(1, "a")])
+    place.run("DROP TABLE orders")
+    assert (await Replacing(destination, place=place).run([(1, "a")])).accepted == 1
+
+
+@pytest.mark.parametrize("dialect", ["trino", "bigquery", "hive", "oracle"])
+async def test_a_database_that_is_not_known_to_swap_rows_in_one_transaction_is_refused(dialect: str) -> None:
+    destination = {"type": "table", "connection": "db", "object": "people", "dialect": dialect}
+    place = Place("sqlite", Mock(), Mock())
+    with pytest.raises(ConfigurationError, match=f"cannot swap all rows of a table in {dialect} in one transaction"):
+        await Replacing(destination, place=place).run([(1, "a")])
+
+
+@pytest.mark.parametrize("name", ["m.people", '"My ""People"""'])
+async def test_many_rows_with_the_same_keys_replace_those_of_a_duckdb_table(tmp_path: Path, name: str) -> None:
+    place = duckdb_place(tmp_path / "db")
+    place.run("CREATE SCHEMA m", f"CREATE TABLE {name} (id int PRIMARY KEY, v text, made timestamp DEFAULT now())")
+    destination = {"type": "table", "connection": "db", "object": name}
+    replacing = Replacing(destination, place=place, rate={"batch_size": 1_000})
+    for value in "ab":
+        await replacing.run([(number, value) for number in range(3_000)])
+        found = place.run(f"SELECT count(*), min(v), max(v), count(made) FROM {name}")
+        assert found == [(3_000, value, value, 3_000)]
+
+
+async def test_rows_of_another_load_in_the_new_content_keep_the_old_one(tmp_path: Path) -> None:
+    """An earlier try that still lives wrote them. The next try begins with a new content."""
+    place = duckdb_place(tmp_path / "db")
+    place.run("CREATE TABLE people (id int, v text)", "INSERT INTO people VALUES (7, 'old')")
+    replacing = Replacing({"type": "table", "connection": "db", "object": "people"}, place=place)
+    finish = TableDestination.finish
+
+    async def after_another(self: TableDestination) -> None:
+        place.run("INSERT INTO people__replacement VALUES (1, 'a')")
+        await finish(self)
+
+    with patch.object(TableDestination, "finish", after_another), pytest.raises(UnreachableError, match="3 rows"):
+        await replacing.run([(1, "a"), (2, "b")])
+    assert place.run("SELECT * FROM people") == [(7, "old")]
+    await replacing.run([(1, "a"), (2, "b")])
+    assert place.run("SELECT * FROM people ORDER BY id") == [(1, "a"), (2, "b")]
 
 
 async def test_readers_of_a_transaction_see_the_old_rows_or_the_new_ones(

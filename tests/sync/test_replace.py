@@ -162,6 +162,36 @@ async def test_a_full_resync_sends_the_content_that_is_there(replacing: World) -
     assert content(replacing) == {"a": 1, "b": 2, "c": 3}
 
 
+@on_every_store
+async def test_a_reset_sends_nothing_and_leaves_the_content_although_rows_are_gone(replacing: World) -> None:
+    await replacing.run(THREE)
+    begun = replacing.destination.opened
+    await replacing.run(rows(a=1, b=9), reset=True)
+    assert (replacing.destination.opened, content(replacing)) == (begun, {"a": 1, "b": 2, "c": 3})
+    report = await replacing.run(rows(a=1, b=8))
+    assert (report.accepted, content(replacing)) == (2, {"a": 1, "b": 8})
+
+
+async def test_rows_that_are_recorded_after_another_match_on_leave_the_content(replacing: World) -> None:
+    await replacing.run(THREE)
+    replacing.values |= {"on_mapping_change": "keep", "destination": {"type": "fake", "match_on": "n"}}
+    await replacing.run(rows(a=1, b=2))
+    assert content(replacing) == {"a": 1, "b": 2, "c": 3}
+
+
+@on_every_store
+async def test_a_row_that_is_given_up_is_no_difference_and_stays_out_until_it_changes(replacing: World) -> None:
+    replacing.values |= {"failure": {"max_rejected": 1, "max_given_up": 1}, "retry": {"max_attempts": 2}}
+    replacing.destination.dials = Dials(reject={"b"})
+    sent = [(await replacing.run(THREE)).planned.total for _ in range(3)]
+    assert (sent, content(replacing)) == ([3, 3, 0], {"a": 1, "c": 3})
+    replacing.destination.dials = Dials()
+    await replacing.run(rows(a=7, b=2, c=3))
+    assert content(replacing) == {"a": 7, "c": 3}
+    await replacing.run(rows(a=7, b=9, c=3))
+    assert content(replacing) == {"a": 7, "b": 9, "c": 3}
+
+
 async def test_a_run_of_one_row_is_refused(replacing: World) -> None:
     replacing.build(THREE)
     with pytest.raises(Exception, match="mode replace sends the whole content"):

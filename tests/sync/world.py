@@ -117,6 +117,7 @@ class World:
         *,
         run_id: str | None = None,
         full_resync: bool = False,
+        reset: bool = False,
         lift_guards: Collection[str] = (),
         **more: Any,
     ) -> RunReport:
@@ -129,7 +130,7 @@ class World:
             self.source,
             self.destination,
             self.context(run_id),
-            RunOptions(full_resync=full_resync, lift_guards=frozenset(lift_guards)),
+            RunOptions(full_resync=full_resync, reset=reset, lift_guards=frozenset(lift_guards)),
         )
 
     async def attempt(

@@ -51,6 +51,9 @@ class Dialect:
     :param unique_constraints: query for the columns of a table's unique constraints and indexes, in order: name of the
         constraint, whether it is deferrable, column (null for an expression), whether the column takes null. Empty if
         not known. ``{table}`` is the table's name in SQL, as a text, ``{name}`` its name without schema and quotes.
+    :param references: query for the other tables whose foreign keys refer to a table, by the same names and by
+        ``{schema}``, which is empty without one. Empty if no foreign key lets a delete reach another table's rows. None
+        if it is not known whether all rows of a table can be swapped in one transaction, without harm to others.
     :param unique_violations: patterns of the message of a violated unique constraint. The group is the constraint's
         name, or empty; it never matches a value.
     :param error_words: words of an error's message, in lower case → their meaning. They come first.
@@ -74,6 +77,7 @@ class Dialect:
     merge_end: str = ""
     stores_as_text: bool = False
     unique_constraints: str = ""
+    references: str | None = None
     unique_violations: tuple[str, ...] = ()
     error_words: Mapping[str, ErrorKind] = field(default_factory=dict)
     error_codes: Mapping[str, ErrorKind] = field(default_factory=dict)

@@ -31,6 +31,7 @@ DUCKDB = _DuckDB(
     autocommits=True,
     explains=True,
     upsert="ON CONFLICT",
+    references="",  # a delete never reaches another table's rows
     many_rows=True,  # executemany takes a millisecond a row
     unique_constraints="""
         SELECT u.constraint_name, FALSE, u.name, c.is_nullable

@@ -13,6 +13,12 @@ MYSQL = Dialect(
     more_than_select=_EXECUTED_COMMENT,
     explains=True,
     upsert="ON DUPLICATE KEY",
+    references="""
+        SELECT DISTINCT table_name FROM information_schema.key_column_usage
+        WHERE referenced_table_schema = COALESCE(NULLIF({schema}, ''), DATABASE())
+        AND referenced_table_name = {name} AND (table_schema <> referenced_table_schema OR table_name <> {name})
+        ORDER BY 1
+    """,
     unique_violations=(r"^Duplicate entry .* for key '([^']+)'$",),
     # the manual's chapter "Server Error Message Reference"
     error_codes={

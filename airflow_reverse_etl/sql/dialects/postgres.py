@@ -23,6 +23,11 @@ POSTGRES = PlannerDialect(
         ORDER BY i.relname, k.place
     """,
     # errors
+    references="""
+        SELECT conrelid::regclass::text FROM pg_constraint
+        WHERE contype = 'f' AND confrelid = to_regclass({table}) AND conrelid <> confrelid
+        ORDER BY 1
+    """,
     unique_violations=(r'^duplicate key value violates unique constraint "([^"]+)"',),
     # text forms
     string="TEXT",

@@ -12,6 +12,7 @@ _NO_BREAK_SPACE = "'\u00a0'"
 REDSHIFT = PlannerDialect(
     name="redshift",
     name_case="ignored",  # of quoted names, too, unless enable_case_sensitive_identifier is set
+    references="",  # foreign keys are not enforced
     # errors
     error_words={"serializable isolation": ErrorKind.CONFLICT},
     # text forms

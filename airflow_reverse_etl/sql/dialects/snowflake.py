@@ -19,6 +19,7 @@ SNOWFLAKE = PlannerDialect(
     more_than_select=r"(->>) ",  # the flow operator runs several statements in order; it is not a JSON operator here
     # writing
     autocommits=True,
+    references="",  # foreign keys are not enforced
     # errors
     error_words={"has locked table": ErrorKind.CONFLICT, "waiters for this lock": ErrorKind.CONFLICT},
     # text forms

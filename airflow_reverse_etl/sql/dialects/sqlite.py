@@ -18,6 +18,11 @@ SQLITE = Dialect(
         WHERE l."unique" AND NOT l.partial
         ORDER BY l.name, c.seqno
     """,
+    references="""
+        SELECT DISTINCT m.name FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f
+        WHERE m.type = 'table' AND LOWER(f."table") = LOWER({name}) AND LOWER(m.name) <> LOWER({name})
+        ORDER BY 1
+    """,
     unique_violations=(r"^UNIQUE constraint failed: (?:index ')?([^']+)",),
     error_words={"no such table": ErrorKind.MISSING},
     # https://www.sqlite.org/rescode.html

@@ -14,6 +14,11 @@ SQLSERVER = Dialect(
         r"|MERGE(?! (?:JOIN|UNION) )|RECONFIGURE|RESTORE|REVOKE|ROLLBACK|SET|SHUTDOWN|TRUNCATE|UPDATE|WAITFOR) "
     ),
     merge_end=";",
+    references="""
+        SELECT OBJECT_NAME(parent_object_id) FROM sys.foreign_keys
+        WHERE referenced_object_id = OBJECT_ID({table}) AND parent_object_id <> referenced_object_id
+        ORDER BY 1
+    """,
     unique_violations=(
         r"Violation of (?:UNIQUE|PRIMARY) KEY constraint '([^']+)'",
         r"Cannot insert duplicate key row in object '[^']+' with unique index '([^']+)'",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sql.dialects.registry import dialect_of
+from airflow_reverse_etl.sql.quoting import literal
 from airflow_reverse_etl.sql.statements.unique import constraints_query
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ class Writer:
         On Postgres it has the constraints of this one, so that each row that violates one is found by itself.
         """
         new = self.staging()._table
-        if self.dialect == "postgres":
+        if self.dialect == "tsql":
+            made = f"SELECT * INTO {new} FROM {self._table} WHERE 1 = 0"
+        elif self.dialect == "postgres":
             made = f"CREATE TABLE {new} (LIKE {self._table} INCLUDING ALL)"
         else:
             made = f"CREATE TABLE {new} AS SELECT * FROM {self._table} WHERE 1 = 0"
@@ -123,6 +126,10 @@ class Writer:
         """Build the statement that drops the table with a new content."""
         return f"DROP TABLE IF EXISTS {self.staging()._table}"
 
+    def count_staging(self) -> str:
+        """Build the query for the number of rows of the new content."""
+        return f"SELECT COUNT(*) FROM {self.staging()._table}"
+
     def show_staging(self, columns: Sequence[str]) -> tuple[str, str]:
         """Build the statements that replace the table's rows by those of the new content, in one transaction."""
         names = ", ".join(map(self._name, columns))
@@ -131,15 +138,16 @@ class Writer:
             f"INSERT INTO {self._table} ({names}) SELECT {names} FROM {self.staging()._table}",
         )
 
-    def references(self) -> str:
-        """Build the query for the tables whose foreign keys refer to this one; empty if the dialect has none."""
-        if self.dialect != "postgres":
-            return ""
-        table = self._table.replace("'", "''")
-        return (
-            "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"
-            f" AND confrelid = '{table}'::regclass AND conrelid <> confrelid ORDER BY 1"
-        )
+    def references(self) -> str | None:
+        """Build the query for the other tables whose foreign keys refer to this one.
+
+        It is empty if none can do harm, and None if the rows of a table of this database cannot be swapped.
+        """
+        query = dialect_of(self.dialect).references
+        if not query:
+            return query
+        names = {"table": self._table, "name": self._parsed.name, "schema": self._parsed.db}
+        return query.format(**{name: literal(text, self.dialect) for name, text in names.items()})
 
     def unique_constraints(self) -> str | None:
         """Build the query that :func:`~airflow_reverse_etl.sql.statements.unique.constraints` reads, if it is known."""
