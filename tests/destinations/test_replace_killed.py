@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.destinations.test_replace import Replacing, names, read
+from tests.destinations.replacing import Replacing, names, read
 from tests.stores.warehouses import postgres_place
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ PROGRAM = textwrap.dedent(
     import asyncio, os, signal, sys
     from airflow_reverse_etl.destinations.file import FileDestination
     from airflow_reverse_etl.destinations.table import TableDestination
-    from tests.destinations.test_replace import Replacing
+    from tests.destinations.replacing import Replacing
     from tests.stores.warehouses import Place
 
     kind, where, name, moment = sys.argv[1:]
