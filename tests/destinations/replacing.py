@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -56,3 +57,15 @@ class Replacing:
         destination = create(sync, connection=connection, connect=connect)
         context = RunContext(f"run-{self.runs}", self.store, observer=RecordingObserver(), clock=FrozenClock())
         return await run_sync(sync, SourceModel("SELECT * FROM people", ("id",), self.warehouse), destination, context)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        return list(pyarrow.parquet.read_table(path).to_pylist())
+    if path.suffix == ".csv":
+        return list(pyarrow.csv.read_csv(path).to_pylist())
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

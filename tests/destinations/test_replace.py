@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable
 from decimal import Decimal
@@ -27,22 +26,10 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 from airflow_reverse_etl.testing import (
     CountingLimiter,
 )
-from tests.destinations.replacing import Replacing
+from tests.destinations.replacing import Replacing, names, read
 from tests.stores.warehouses import Place, duckdb_place, postgres_place
 
 # -- files -----------------------------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        return list(pyarrow.parquet.read_table(path).to_pylist())
-    if path.suffix == ".csv":
-        return list(pyarrow.csv.read_csv(path).to_pylist())
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
