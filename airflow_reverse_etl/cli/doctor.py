@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import platform
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from shutil import which
+from typing import TYPE_CHECKING
 
+from airflow_reverse_etl.cli.connections import tested
 from airflow_reverse_etl.cli.frame import FAILED, PASSED, Answer
+from airflow_reverse_etl.cli.options import Syncs, syncs_in_files
 from airflow_reverse_etl.cli.output import Table
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.errors import SpecError
 
 #: Packages whose versions decide most problems. Those that are not installed are not listed.
 _PACKAGES = (
@@ -26,14 +33,20 @@ _PACKAGES = (
 )
 
 
-def doctor() -> Answer:
-    """Check versions, settings, the place of the state, and the destination types."""
+def doctor(syncs: Syncs = None) -> Answer:
+    """Check versions, settings, the place of the state, the destination types, and the connections of syncs.
+
+    :raises ConfigurationError: folder or file of syncs not found.
+    """
+    sources, invalid = syncs_in_files(syncs)
     found = [
         *_versions(),
         _checked("settings", _settings),
         _checked("state", _state),
         *_types(),
         _dbt(),
+        *_unreadable(invalid),
+        *_connections(sources),
     ]
     data = [{"check": name, "status": status, "message": message} for name, status, message in found]
     code = FAILED if any(status == "failed" for _, status, _ in found) else PASSED
@@ -101,3 +114,25 @@ def _dbt() -> tuple[str, str, str]:
     if path:
         return "dbt", "ok", path
     return "dbt", "not checked", "not found on PATH; only runs of dbt on this machine need it"
+
+
+def _unreadable(invalid: Sequence[SpecError]) -> Iterator[tuple[str, str, str]]:
+    """Name the syncs that cannot be read: their connections are not tested."""
+    for error in invalid:
+        yield f"sync {error.where.get('file', '')}", "failed", "; ".join(error.problems) or error.what
+
+
+def _connections(sources: Sequence[SyncSource]) -> Iterator[tuple[str, str, str]]:
+    """Test each connection that the syncs name, once, as ``connections test`` does."""
+    names: dict[str, None] = {}
+    for source in sources:
+        names[source.sync.source] = None
+        if source.sync.destination.connection:
+            names[source.sync.destination.connection] = None
+    for conn_id in names:
+        try:
+            passed, message = tested(conn_id)
+        except Exception as error:  # noqa: BLE001 - what is broken must not stop the other checks
+            passed = False
+            message = type(error).__name__
+        yield f"connection {conn_id}", "ok" if passed else "failed", message

@@ -72,7 +72,11 @@ def _build_app() -> typer.Typer:
         ("history", history, "list the last runs of a sync"),
         ("models", models, "list the models of a dbt project, or describe one: key, columns, tests, syncs, rows"),
         ("fields", fields, "list the fields of a sync's destination"),
-        ("doctor", doctor, "check this installation: versions, settings, state, destination types"),
+        (
+            "doctor",
+            doctor,
+            "check this installation: versions, settings, state, types, and connections of syncs",
+        ),
     ):
         add_command(app, name, function, help=text)
     app.add_typer(_rejected(), name="rejected")

@@ -382,7 +382,7 @@ class PlanningOperator(SyncOperator):
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
         """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
         from airflow_reverse_etl.sync.context import RunOptions
-        from airflow_reverse_etl.sync.guards import destination_change_by_conf, switches_by_conf
+        from airflow_reverse_etl.sync.guards import destination_change_by_conf, records_by_conf, switches_by_conf
 
         switches = switches_by_conf(context["dag_run"].conf, sync.name)
         return RunOptions(
@@ -390,6 +390,7 @@ class PlanningOperator(SyncOperator):
             full_resync=_is_true(self.full_resync) or "full_resync" in switches,
             on_destination_change=destination_change_by_conf(context["dag_run"].conf, sync.name),
             lift_guards=self._lifted_guards(sync, context),
+            records=records_by_conf(context["dag_run"].conf, sync.name),
         )
 
     def _lifted_guards(self, sync: Sync, context: Context) -> frozenset[str]:

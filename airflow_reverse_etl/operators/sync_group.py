@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg, chain
 
 from airflow_reverse_etl.compat import Context, TaskGroup
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, records_url, run_id_of
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
@@ -80,6 +81,12 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
         self._check_gate(sync)
         options = self._run_options(sync, context)
+        if options.records:
+            raise ConfigurationError(
+                "a sync that is planned in a task of its own cannot be limited to records",
+                todo="trigger the DAG without records, or send the row with `reverse-etl send-one`",
+                sync=sync.name,
+            )
         ti = context["ti"]
         this = run_id_of(ti)
         if self.preview:

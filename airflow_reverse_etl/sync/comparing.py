@@ -249,7 +249,8 @@ def _at_another_place(request: PlanRequest, known: State, start: Comparison) -> 
         f"the destination is another place than the one that the state describes: {request.place}, before "
         f"{known.address}",
         todo="set on_destination_change in the sync, or in the conf of one run, to resync (send every row to the new "
-        "place, delete nothing) or keep (the records are at the new place already)",
+        "place, delete nothing) or keep (the records are at the new place already); from a terminal: `reverse-etl run "
+        "--on-destination-change resync`, or keep",
         sync=request.sync.name,
     )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 
 from airflow_reverse_etl.errors import (
@@ -32,7 +32,7 @@ from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Outcome, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
-from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait, record_hash
 from airflow_reverse_etl.sync.fields.inspection import inspect
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
@@ -100,6 +100,8 @@ async def attempt_sync(
     """
     clock = context.clock
     started = clock.monotonic()
+    if options.records:
+        _check_tracked(sync)
     steps = Run(sync, context)
     async with steps.lease():
         found: Plan | RunReport | Wait | None = await steps.plan_or_report() if planned else None
@@ -109,7 +111,7 @@ async def attempt_sync(
             request = steps.request(model, options)
             found = await steps.plan(request, model.warehouse, destination, lift_guards=options.lift_guards)
         if isinstance(found, Plan):
-            if found.has_work and (wait := (await steps.load(found, destination)).waiting):
+            if wait := await steps.load_selected(found, destination, options.records):
                 return wait
             found = await steps.finish(found, destination, seconds=clock.monotonic() - started)
     if isinstance(found, RunReport):
@@ -132,18 +134,7 @@ async def send_one(
     :raises GuardError: a guard stopped the plan; nothing was sent.
     :raises FailurePolicyError: the row was rejected; has ``report``.
     """
-    if sync.mode == "replace":
-        raise ConfigurationError(
-            "mode replace sends the whole content of its object, so a run of one row would lose the others",
-            todo="look at the request with `reverse-etl show`",
-            sync=sync.name,
-        )
-    if not sync.tracked:
-        raise ConfigurationError(
-            "the sync keeps no record of what was delivered, so a run of one row would lose the others",
-            todo="try the mapping with another sync, in a mode that tracks its rows",
-            sync=sync.name,
-        )
+    _check_tracked(sync)
     steps = Run(sync, context)
     async with steps.lease():
         plan = await steps.plan(steps.request(model), model.warehouse, destination)
@@ -151,15 +142,15 @@ async def send_one(
             raise RunConflictError(
                 "an earlier run of this sync is not finished", todo="run the sync, then try again", sync=sync.name
             )
-        seq = await asyncio.to_thread(_number_of, context.store, plan, key)
-        if seq is None:
-            if _untouched(await steps.progress(plan)):
-                await asyncio.to_thread(context.store.discard, plan)
+        numbers = await asyncio.to_thread(_numbers_of, context.store, plan, {record_hash(key)})
+        if not numbers:
+            await steps.discard_untouched(plan)
             raise ConfigurationError(
                 "the plan does not send a row with this key",
                 todo="check the key; a row that has not changed, or is invalid or given up, is not sent",
                 sync=sync.name,
             )
+        [seq] = numbers.values()
         await steps.load(plan, destination, Share(0, seq - 1, seq))
         report = await steps.commit(plan, destination)
     check_failure_policy(sync, report)
@@ -439,6 +430,37 @@ class Run:
             )
         return loaded
 
+    async def load_selected(self, plan: Plan, destination: Destination, records: Collection[str]) -> Wait | None:
+        """Send a plan, or only the rows that are named by :func:`~.context.record_hash`; the next run plans the others.
+
+        :returns: a wait after which the same call continues, if the destination asks for it.
+        :raises ConfigurationError: the plan does not send all of these rows. Nothing was sent, and it is discarded.
+        """
+        if not records:
+            return (await self.load(plan, destination)).waiting if plan.has_work else None
+        numbers = await asyncio.to_thread(_numbers_of, self._store, plan, records)
+        unknown = sorted(set(records) - set(numbers))
+        # A task that is tried again after its commit finds fewer rows to send, or none.
+        if unknown and not await self.committed():
+            await self.discard_untouched(plan)
+            raise ConfigurationError(
+                f"the plan does not send {len(unknown):,} of the {len(records):,} records asked for: "
+                f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}",
+                todo="check the hashes; a row that has not changed, or is invalid or given up, is not sent",
+                sync=self._sync.name,
+            )
+        # In the order of the plan, so that removed rows go first, and a later try has the same shares.
+        for partition, seq in enumerate(sorted(numbers.values())):
+            loaded = await self.load(plan, destination, Share(partition, seq - 1, seq))
+            if loaded.waiting:
+                return loaded.waiting
+        return None
+
+    async def discard_untouched(self, plan: Plan) -> None:
+        """Discard a plan if nothing of it was sent."""
+        if _untouched(await self.progress(plan)):
+            await asyncio.to_thread(self._store.discard, plan)
+
     async def finish(self, plan: Plan, destination: Destination, *, seconds: float = 0.0) -> RunReport:
         """Commit a loaded plan, or keep it open if its remaining rows would be lost.
 
@@ -576,16 +598,37 @@ class Run:
         return closed or Checkpoint.merged(parts.values())
 
 
-def _number_of(store: StateStore, plan: Plan, key: str) -> int | None:
-    """Return the sequence number of a row; None if the plan does not send it."""
-    import pyarrow.compute as pc
+def _check_tracked(sync: Sync) -> None:
+    """Make sure that a run of some rows leaves the others for the next run.
 
+    :raises ConfigurationError: the sync keeps no record, or replaces the whole content of its object.
+    """
+    if sync.mode == "replace":
+        raise ConfigurationError(
+            "mode replace sends the whole content of its object, so a run of some rows would lose the others",
+            todo="look at the request with `reverse-etl show`",
+            sync=sync.name,
+        )
+    if not sync.tracked:
+        raise ConfigurationError(
+            "the sync keeps no record of what was delivered, so a run of some rows would lose the others",
+            todo="try the mapping with another sync, in a mode that tracks its rows",
+            sync=sync.name,
+        )
+
+
+def _numbers_of(store: StateStore, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
+    """Map the hashes of rows to their sequence numbers; a row that the plan does not send is left out."""
+    found: dict[str, int] = {}
     with contextlib.closing(store.changes(plan)) as changes:
         for batch in changes:
-            at = pc.index(batch.column("key"), key).as_py()
-            if at >= 0:
-                return int(batch.column("seq")[at].as_py())
-    return None
+            for key, seq in zip(batch.column("key").to_pylist(), batch.column("seq").to_pylist(), strict=True):
+                name = record_hash(key)
+                if name in records:
+                    found[name] = int(seq)
+            if len(found) == len(records):
+                break
+    return found
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:

@@ -82,6 +82,16 @@ class TestWithConnections:
         assert (found["settings"], found["state"], found["destination http"]) == ("ok", "ok", "ok")
         assert [path for path in (desk.folder / "state").rglob("*") if path.is_file()] == []
 
+    def test_the_connections_of_syncs_are_tested_once_each(self, desk: Desk) -> None:
+        desk.sync("other")
+        desk.sync("lost", source="nowhere")
+        (desk.folder / "broken.yaml").write_text("name: broken\n")
+        checks = desk.program.json("doctor", "--syncs", ".", code=1)
+        found = [(check["check"], check["status"]) for check in checks]
+        assert found.count(("connection warehouse", "ok")) == 1
+        assert ("connection nowhere", "failed") in found
+        assert any(name.startswith("sync ") and "broken.yaml" in name for name, status in found if status == "failed")
+
     def test_a_wrong_setting_is_found(self, desk: Desk) -> None:
         desk.environment["AIRFLOW__REVERSE_ETL__HISTORY_DAYS"] = "many"
         found = {check["check"]: check for check in desk.program.json("doctor", code=1)}

@@ -111,6 +111,20 @@ def test_the_conf_of_a_run_asks_for_everything_again_or_for_nothing_of_one_sync(
     assert str(failed.state) == "failed"
 
 
+def test_the_conf_of_a_run_limits_it_to_records(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    from airflow_reverse_etl.sync.context import record_hash
+
+    dag = dag_of(sync=SYNC)
+    one = {"reverse_etl": {"contacts": {"records": [record_hash("2")]}}}
+    report = xcom(run_dag(dag, run_conf=one), "contacts")
+    assert (report["accepted"], report["retryable"]) == (1, 2)
+    failed = run_dag(dag, run_conf={"reverse_etl": {"contacts": {"records": ["ada@x.org"]}}})
+    assert str(failed.state) == "failed"
+    assert xcom(run_dag(dag), "contacts")["accepted"] == 2
+
+
 def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.sync.run import send_one
+from airflow_reverse_etl.sync.context import RunOptions, record_hash
+from airflow_reverse_etl.sync.run import run_sync, send_one
 from airflow_reverse_etl.testing import Dials
 from tests.sync.world import World, on_every_store, rows
 
@@ -66,3 +67,37 @@ async def test_a_sync_without_a_record_would_lose_the_other_rows(world: World, v
     with pytest.raises(ConfigurationError, match="keeps no record"):
         await sent_one(world, "a")
     assert world.sent() == []
+
+
+async def sent_some(world: World, *keys: str, run_id: str = "some") -> RunReport:
+    options = RunOptions(records=frozenset(map(record_hash, keys)))
+    return await run_sync(world.sync(), world.source, world.destination, world.context(run_id), options)
+
+
+@on_every_store
+async def test_a_run_limited_to_records_sends_them_and_the_next_run_the_rest(world: World) -> None:
+    world.build(rows(a=1, b=1, c=1, d=1))
+    report = await sent_some(world, "d", "b")
+    assert (report.planned.total, report.accepted, report.retryable) == (4, 2, 2)
+    assert world.sent() == ["b", "d"]
+    assert not world.store.unfinished("contacts")
+    again = await sent_some(world, "d", "b")  # a task that is tried again after its commit
+    assert (again.accepted, world.sent()) == (0, [])
+    assert (await world.run()).accepted == 2
+    assert world.held == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+async def test_one_unknown_record_stops_the_run_before_anything_is_sent(world: World) -> None:
+    world.build(rows(a=1, b=1))
+    with pytest.raises(ConfigurationError, match="does not send 1 of the 2 records") as caught:
+        await sent_some(world, "a", "z")
+    assert record_hash("z") in str(caught.value)
+    assert world.sent() == []
+    assert not world.store.unfinished("contacts")
+
+
+async def test_records_of_a_sync_without_a_record_are_refused(world: World) -> None:
+    world.values = {"mode": "append"}
+    world.build(rows(a=1))
+    with pytest.raises(ConfigurationError, match="keeps no record"):
+        await sent_some(world, "a")
