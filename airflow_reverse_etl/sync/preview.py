@@ -103,8 +103,8 @@ def _paragraphs(
     duration = f": {_duration(found['requests'] / rate)} at {rate:g} a second" if rate else ""
     record = f"{plan.snapshot_rows:,} are" if plan.snapshot_rows else "none is"
     yield (
-        f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {found['requests']:,}"
-        f" requests{duration}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
+        f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {_requests_text(found)}"
+        f"{duration}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
     )
     yield "\n".join(_counts(sync.mode, plan, found["sample"], found["changed_fields"], found["invalid"]))
     if "changed" in found["sample"] and not found["changed_fields"]:
@@ -146,6 +146,11 @@ _WHY_UNCHANGED = {
     False: "dismissed by a person, or in doubt, as their answer was lost",
     True: "dismissed by a person, in doubt, as their answer was lost, or missing at the destination when sent last",
 }
+
+
+def _requests_text(found: Mapping[str, Any]) -> str:
+    count = found["requests"]
+    return f"{count:,} {'request' if count == 1 else 'requests'}"
 
 
 def _counts(
