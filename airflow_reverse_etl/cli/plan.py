@@ -50,7 +50,8 @@ def plan(
     shown: list[str | Table | Markdown] = [Markdown(text)]
     if diff:
         rows = [tuple(map(str, line.values())) for line in data["values"]]
-        shown.append(Table(("key", "change", "field", "value"), rows))
+        shown.append(Table(("key", "change", "field", "new value"), rows))
+        shown.append("The state keeps hashes of the values before, and not the values.")
     return Answer(data, shown)
 
 
