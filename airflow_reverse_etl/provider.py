@@ -36,7 +36,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [_modules("hooks.dbt_cloud", "hooks.git", "hooks.http", "hooks.hubspot")],
         "sensors": [_modules("sensors.dbt_cloud", "sensors.git")],
-        "triggers": [_modules("triggers.dbt_cloud", "triggers.git")],
+        "triggers": [_modules("triggers.dbt_cloud", "triggers.git", "triggers.jobs")],
         "notifications": ["airflow_reverse_etl.notifications.sync.SyncNotifier"],
         "connection-types": [*destination_connections(), GIT_CONNECTION],
         "extra-links": [

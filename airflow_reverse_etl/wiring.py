@@ -21,13 +21,14 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.receipts import JobRef
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.stores.lake.store import LakeStore
     from airflow_reverse_etl.stores.recipes import Recipes
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
     from airflow_reverse_etl.sync.clock import RunTiming
     from airflow_reverse_etl.sync.context import RunContext
-    from airflow_reverse_etl.sync.ports import Destination, Observer, Warehouse
+    from airflow_reverse_etl.sync.ports import Destination, LoadsInJobs, Observer, Warehouse
 
 
 def run_context(
@@ -40,12 +41,14 @@ def run_context(
     observer: Observer,
     deferrable: bool = False,
     timing: RunTiming | None = None,
+    finished: frozenset[str] = frozenset(),
 ) -> RunContext:
     """Build the surroundings of a run, with the store that has the sync's state.
 
     :param query: the model as a SELECT; None for a step that does not plan.
     :param label: description of the run, for other runs of the sync.
     :param log: receives a line on why the store was chosen.
+    :param finished: as :class:`RunContext` takes it.
     :raises ConfigurationError: the sync's source cannot plan, though it says so; or the sync has state to adopt.
     :raises CredentialsError: a connection does not exist, or a privilege in the warehouse is missing.
     """
@@ -62,7 +65,16 @@ def run_context(
         deferrable=deferrable,
         budget=FileBudget(state_files()),
         timing=timing or DEFAULT_TIMING,
+        finished=finished,
+        asks_for=_destination_of_job,
     )
+
+
+def _destination_of_job(ref: JobRef) -> LoadsInJobs:
+    """Create the destination of a job whose sync has another one by now."""
+    from airflow_reverse_etl.destinations.registry import create_for_jobs
+
+    return create_for_jobs(ref.type, connection=connection_info(ref.connection) if ref.connection else None)
 
 
 def store_of(

@@ -38,8 +38,10 @@ PUBLIC = {
         "DestinationConformance",
         "Dials",
         "FakeApi",
+        "FakeBulkApi",
         "FakeDestination",
         "FrozenClock",
+        "JobDials",
         "MemoryStateStore",
         "MemoryWarehouse",
         "RecordingObserver",
@@ -48,7 +50,13 @@ PUBLIC = {
         "converse",
         "registered",
     ],
-    "airflow_reverse_etl.triggers": ["DbtCloudJobTrigger", "GitCommitTrigger", "dbt_cloud_job", "git_commit"],
+    "airflow_reverse_etl.triggers": [
+        "DbtCloudJobTrigger",
+        "GitCommitTrigger",
+        "JobTrigger",
+        "dbt_cloud_job",
+        "git_commit",
+    ],
 }
 
 pytestmark = pytest.mark.airflow

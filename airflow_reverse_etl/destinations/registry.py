@@ -18,7 +18,7 @@ from airflow_reverse_etl.destinations.base import DestinationClass, Setup
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import DestinationSpec, Sync
 from airflow_reverse_etl.spec.problems import nearest
-from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination, ReplacesObject
+from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination, LoadsInJobs, ReplacesObject
 
 #: Entry point group of destination classes.
 ENTRY_POINT_GROUP = "airflow_reverse_etl.destinations"
@@ -156,6 +156,20 @@ def create(
             sync=sync.name,
         )
     return destination
+
+
+def create_for_jobs(type_: str, *, connection: ConnectionInfo | None) -> LoadsInJobs:
+    """Create a destination that asks for jobs by their references, and reads their results. It has no sync.
+
+    :raises ConfigurationError: the type is unknown, or has no class method ``for_jobs(connection)``.
+    """
+    make = getattr(destination_class(type_), "for_jobs", None)
+    if make is None:
+        raise ConfigurationError(
+            f"destination type {type_!r} has no jobs",
+            todo="install the version of its package that began the job, or define for_jobs() in its class",
+        )
+    return make(connection)  # type: ignore[no-any-return]
 
 
 def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) -> list[str]:

@@ -33,6 +33,7 @@ from airflow_reverse_etl.wiring import destination_of, earlier_rows, recipes, ru
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
     from airflow.sdk.types import TaskInstanceKey
+    from airflow.triggers.base import BaseTrigger
 
     from airflow_reverse_etl.spec.alerts.health import Health
     from airflow_reverse_etl.spec.report import RunReport
@@ -107,6 +108,7 @@ class SyncOperator(BaseOperator):
         self._planned = False
         self._deadline: datetime | None = None
         self._drift: list[dict[str, str]] | None = None
+        self._finished: frozenset[str] = frozenset()
         self._declare_assets()
 
     def execute(self, context: Context) -> Any:
@@ -116,11 +118,12 @@ class SyncOperator(BaseOperator):
     def resume(
         self,
         context: Context,
-        event: object = None,  # noqa: ARG002 - Airflow passes the trigger's event
+        event: object = None,
         *,
         planned: bool = False,
         deadline: str | None = None,
         drift: list[dict[str, str]] | None = None,
+        finished: Sequence[str] = (),
     ) -> Any:
         """Do the task's work after a deferral, from the last checkpoint.
 
@@ -129,7 +132,12 @@ class SyncOperator(BaseOperator):
         :param planned: the run has a plan.
         :param deadline: time at which the ``execution_timeout`` of this try is over.
         :param drift: changes to the model that this try has found.
+        :param finished: jobs of other runs that this try has found finished.
         """
+        if isinstance(event, Mapping) and event.get("error"):
+            self.log.warning("Asks for its jobs on this worker, as the triggerer could not: %s", event["error"])
+            self.deferrable = False
+        self._finished = frozenset(finished)
         self._planned = planned
         self._drift = drift
         self._deadline = datetime.fromisoformat(deadline) if deadline else None
@@ -173,18 +181,20 @@ class SyncOperator(BaseOperator):
     def _wait(self, sync: Sync, wait: Wait, context: Context) -> None:
         """Wait on this worker, or end this process by a deferral."""
         self._planned = self._planned or wait.planned
+        self._finished |= wait.finished
         where = "without a worker slot" if self.deferrable else "on this worker"
         self.log.warning("%s: waits %s %s", sync.name, where, wait)
         if self.deferrable:
-            self._defer(wait.until, context)
+            self._defer(wait, context)
         else:
             self._await(asyncio.sleep((wait.until - datetime.now(UTC)).total_seconds()))
 
-    def _defer(self, until: datetime, context: Context) -> NoReturn:
-        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-
+    def _defer(self, wait: Wait, context: Context) -> NoReturn:
         now = datetime.now(UTC)
+        until = min((ref.deadline for ref in wait.jobs), default=wait.until)
         kept: dict[str, Any] = {"planned": self._planned, "drift": self._drift}
+        if self._finished:
+            kept["finished"] = sorted(self._finished)
         timeout = None
         if self.execution_timeout is not None:
             # Airflow gives a resumed task its whole execution_timeout again.
@@ -193,7 +203,7 @@ class SyncOperator(BaseOperator):
             until = min(until, deadline)
             timeout = deadline - now + timedelta(minutes=1)
         moment = max(until, now + _SHORTEST_DEFERRAL)
-        self.defer(trigger=DateTimeTrigger(moment), method_name="resume", kwargs=kept, timeout=timeout)
+        self.defer(trigger=_trigger(wait, moment, now), method_name="resume", kwargs=kept, timeout=timeout)
 
     # -- adapters of a step ----------------------------------------------------------------------------------------
 
@@ -236,6 +246,7 @@ class SyncOperator(BaseOperator):
             observer=LogObserver(self.log.info, self.log.warning),
             deferrable=self.deferrable,
             timing=self.timing,
+            finished=self._finished,
         )
 
     def _load_sync(self) -> Sync:
@@ -479,6 +490,24 @@ def _health(sync: Sync, report: RunReport, *, drifted: bool) -> Health:
     if sync.alerts is not None and sync.alerts.need_usual:
         earlier = earlier_rows(sync, report.run_id, runs=sync.alerts.usual_runs)
     return health_after(report, sync.alerts, earlier=earlier, drifted=drifted)
+
+
+def _trigger(wait: Wait, moment: datetime, now: datetime) -> BaseTrigger:
+    """Return the trigger that ends a wait, at that moment or, if it is for jobs, once none of them is at work."""
+    if not wait.jobs:
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        return DateTimeTrigger(moment)
+    from airflow_reverse_etl.triggers.jobs import JobTrigger
+
+    one = wait.jobs[0]
+    return JobTrigger(
+        one.type,
+        one.connection,
+        [ref.to_json() for ref in wait.jobs if (ref.type, ref.connection) == (one.type, one.connection)],
+        (wait.until - now).total_seconds(),
+        moment.isoformat(),
+    )
 
 
 def _label(ti: Any) -> str:

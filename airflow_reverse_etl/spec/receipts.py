@@ -1,14 +1,17 @@
-"""Batches sent to a destination, and the receipts that come back."""
+"""Batches sent to a destination, the receipts that come back, and the jobs whose receipts come later."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_reverse_etl.spec.operations import Operation
+from airflow_reverse_etl.spec.ranges import RangeSet
+from airflow_reverse_etl.spec.stored import typed
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.errors import ConfigurationError
@@ -181,3 +184,94 @@ def reason_text(reason: Mapping[str, Any]) -> str:
     if reason.get("status") and str(reason["status"]) != reason["code"]:
         facts.append(f"HTTP status {reason['status']}")
     return f"{reason['code']} ({', '.join(facts)}): {reason['message']}"
+
+
+class JobState(StrEnum):
+    """State of a job at its destination."""
+
+    OPEN = "open"  # created and not closed: the destination has done nothing with its rows, and will not by itself
+    RUNNING = "running"  # the destination is at work
+    FINISHED = "finished"  # done, failed or aborted: its results can be read
+    GONE = "gone"  # the destination does not know it any more
+
+
+@dataclass(frozen=True, slots=True)
+class JobRef:
+    """Reference of a job. It is enough to ask for the job's state, whatever became of the sync since.
+
+    It has ids and numbers only: no URL with a signature, no token, no value of a row.
+
+    :param type: destination type.
+    :param connection: Airflow connection id; empty for a type without connection.
+    :param object: object of the destination.
+    :param job: id of the job at the destination.
+    :param rows: sequence numbers of its rows in the plan.
+    :param started_at: time at which the destination named the job, in UTC.
+    :param deadline: time after which no try waits for the job any more.
+    :param match_on: fields that identify a record, each with its position in the mapping of the plan.
+    """
+
+    type: str
+    connection: str
+    object: str
+    operation: Operation
+    job: str
+    rows: RangeSet
+    started_at: datetime
+    deadline: datetime
+    match_on: tuple[tuple[str, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reference as stored, and as a trigger gets it."""
+        return {
+            "type": self.type,
+            "connection": self.connection,
+            "object": self.object,
+            "operation": self.operation.value,
+            "job": self.job,
+            "rows": [[numbers.start, numbers.stop - 1] for numbers in self.rows],
+            "started_at": self.started_at.isoformat(),
+            "deadline": self.deadline.isoformat(),
+            "match_on": [list(pair) for pair in self.match_on],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> JobRef:
+        """Read a stored reference.
+
+        :raises ValueError: it is damaged.
+        """
+        stored = typed(_StoredRef, data)
+        return cls(
+            type=stored.type,
+            connection=stored.connection,
+            object=stored.object,
+            operation=stored.operation,
+            job=stored.job,
+            rows=RangeSet(*(range(first, last + 1) for first, last in stored.rows)),
+            started_at=stored.started_at,
+            deadline=stored.deadline,
+            match_on=tuple(stored.match_on),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredRef:
+    """A reference as :meth:`JobRef.to_json` returns it."""
+
+    type: str
+    connection: str
+    object: str
+    operation: Operation
+    job: str
+    rows: list[tuple[int, int]]
+    started_at: datetime
+    deadline: datetime
+    match_on: list[tuple[str, int]]
+
+
+def job_names(refs: Sequence[JobRef]) -> str:
+    """Return jobs as the subject of a sentence: ``job 7501 and 2 others``."""
+    others = len(refs) - 1
+    more = f" and {others} {'other' if others == 1 else 'others'}" if others else ""
+    return f"job {refs[0].job}{more}"

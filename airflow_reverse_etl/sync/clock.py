@@ -22,6 +22,7 @@ class RunTiming:
     :param grace: longest wait for the answers to requests in flight when the task is stopped. Each answer is saved at
         once, as the process may be killed sooner: Airflow kills a task 5 seconds after SIGTERM.
     :param removal_age: age from which a plan with removed rows is not sent: its records may be in the model again.
+    :param collection: time that a run leaves another run's finished jobs to that run, before it collects them itself.
     """
 
     lease: float = 120.0
@@ -31,6 +32,7 @@ class RunTiming:
     confirmation: float = 10.0
     grace: float = 10.0
     removal_age: timedelta = timedelta(days=1)
+    collection: float = 120.0
 
 
 DEFAULT_TIMING = RunTiming()

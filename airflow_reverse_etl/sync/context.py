@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from airflow_reverse_etl.spec.receipts import JobRef
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
-from airflow_reverse_etl.sync.ports import Clock, Observer, RateBudget, StateStore, Warehouse
+from airflow_reverse_etl.sync.ports import Clock, LoadsInJobs, Observer, RateBudget, StateStore, Warehouse
 
 #: Longest wait, in seconds, in the middle of a step. Before a longer one, the step ends and gives the lease back.
 LONGEST_WAIT = 60.0
@@ -20,11 +22,15 @@ class Wait:
     :param until: time of the next attempt, in UTC.
     :param reason: what the run waits for, as the end of a sentence.
     :param planned: the run has a plan already.
+    :param jobs: jobs for which the run waits. It may end before ``until``, once none of them is at work any more.
+    :param finished: see :attr:`RunContext.finished`, for the next attempt.
     """
 
     until: datetime
     reason: str
     planned: bool = False
+    jobs: tuple[JobRef, ...] = ()
+    finished: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"until {self.until:%Y-%m-%d %H:%M:%S} UTC: {self.reason}"
@@ -44,6 +50,10 @@ class RunContext:
     :param budget: budget that shares the sync's ``requests_per_second`` between all users of the destination's
         connection. Default: the rate applies to this load alone.
     :param timing: intervals and limits of the run.
+    :param finished: ids of jobs of other runs that this run has found finished, and has left to their owner for a
+        while. It collects them now.
+    :param asks_for: makes the destination of a job whose sync has another one by now. Without it, such a job stops the
+        run.
     """
 
     run_id: str
@@ -54,6 +64,8 @@ class RunContext:
     deferrable: bool = False
     budget: RateBudget | None = None
     timing: RunTiming = DEFAULT_TIMING
+    finished: frozenset[str] = frozenset()
+    asks_for: Callable[[JobRef], LoadsInJobs] | None = None
 
 
 @dataclass(frozen=True, slots=True)

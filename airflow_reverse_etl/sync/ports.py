@@ -6,14 +6,14 @@ protocol of its own.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
-from airflow_reverse_etl.spec.receipts import Batch, Receipts
+from airflow_reverse_etl.spec.receipts import Batch, JobRef, JobState, Receipt, Receipts
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.sync.progress import Checkpoint
 
@@ -517,6 +517,82 @@ class ReplacesObject(Destination, Protocol):
         """Show the new content to all readers at once. May be repeated by another :meth:`begin` and the same rows.
 
         Raises UnreachableError if that failed, or if the answer was lost; ConfigurationError if no try can succeed.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class JobTerms:
+    """Promises of a destination about jobs with rows of one operation.
+
+    :param starts: when the destination begins to work on the rows. ``on_close``: only when the upload is closed, so
+        that a job whose reference is lost was never at work. ``at_once``: with the request that creates the job, so
+        that rows are in doubt if its answer is lost.
+    :param max_rows: most rows in one job.
+    :param max_bytes: most bytes of its rows; None for no limit.
+    :param max_jobs: most jobs of one load that are open at a time.
+    :param patience: time after which a load gives up waiting for a job. The job continues, and the next try asks again.
+    """
+
+    starts: Literal["on_close", "at_once"]
+    max_rows: int
+    max_bytes: int | None = None
+    max_jobs: int = 1
+    patience: timedelta = timedelta(hours=24)
+
+
+@runtime_checkable
+class PollsJobs(Protocol):
+    """Destination that can be asked for a job's state. All that it needs of the sync is in the job's reference.
+
+    :param poll_seconds: seconds between two questions for the same job.
+    """
+
+    poll_seconds: float
+
+    async def open(self, limiter: Limiter) -> None:
+        """Connect, as :meth:`Destination.open`."""
+
+    async def poll(self, ref: JobRef) -> JobState:
+        """Ask for the state of a job. Raises CredentialsError, ConfigurationError, UnreachableError."""
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class LoadsInJobs(Destination, PollsJobs, Protocol):
+    """Destination that takes many rows at once, and answers later.
+
+    The engine keeps the reference of each job, asks for its state, and settles rows by its results.
+    """
+
+    def job_terms(self, operation: Operation, rows: int) -> JobTerms | None:
+        """Return how the rows of an operation are sent in jobs; None if they are sent by :meth:`Destination.send`.
+
+        Depends on the arguments and the sync only, so that all tries of a plan do the same.
+
+        :param rows: rows of the plan with this operation.
+        """
+
+    def submit(self, batch: Batch) -> AsyncGenerator[str | Receipts, None]:
+        """Hand the rows of a batch over, as a job.
+
+        Yields the job's id as soon as it is known; the engine saves it before it takes the next step. Then uploads the
+        rows and closes the job, if that is the way of the destination, and ends.
+
+        Yields receipts instead if the destination refuses the rows, or the answer to the request that creates the job
+        is lost, or the upload fails; and ends. Raises like :meth:`Destination.send`.
+        """
+
+    async def abort(self, ref: JobRef) -> None:
+        """End a job that is ``open``, so that nobody can close it any more. Raises like :meth:`PollsJobs.poll`."""
+
+    def collect(self, ref: JobRef, batch: Batch) -> AsyncGenerator[Mapping[str, Receipt], None]:
+        """Yield the results of a finished job, page by page: key of the batch → receipt.
+
+        Only reads, and may be repeated. Finds the row of a result by the identifier in it, never by its position. A row
+        that the destination did not process is ``retryable``. A row that no page names is in doubt.
+
+        :param batch: rows of the job. If the sync was edited since, its records have the identifiers only.
         """
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import ANSWER_LOST, DAILY_LIMIT, MAX_REASONS, Outcome, Reason, Receipt
+from airflow_reverse_etl.spec.receipts import ANSWER_LOST, DAILY_LIMIT, MAX_REASONS, JobRef, Outcome, Reason, Receipt
 from airflow_reverse_etl.spec.stored import typed
+
+#: Format of a stored checkpoint with jobs.
+_FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -32,6 +35,9 @@ class Checkpoint:
         settled or the checkpoint is closed.
     :param taken: operations of which the destination took rows for later processing, whatever its type promises.
     :param closed: the commit has begun. The plan is not sent any more, and is committed with this checkpoint.
+    :param jobs: open jobs by id: the destination has their rows, and their results are not read yet.
+    :param ended: ids of jobs that are in the checkpoint of another partition, and have ended.
+    :param returned: rows that jobs have handed back to be sent again: at position n, those handed back n + 1 times.
     """
 
     settled: RangeSet = field(default_factory=RangeSet)
@@ -46,12 +52,19 @@ class Checkpoint:
     unanswered: RangeSet = field(default_factory=RangeSet)
     taken: set[Operation] = field(default_factory=set)
     closed: bool = False
+    jobs: dict[str, JobRef] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    returned: list[RangeSet] = field(default_factory=list)
     _index: dict[Reason, int] = field(default_factory=dict, repr=False)
 
     def in_doubt(self) -> RangeSet:
-        """Return the sequence numbers of rows that may have been sent, and have no outcome."""
+        """Return the sequence numbers of rows that may have been sent, and have neither an outcome nor an open job."""
         announced = RangeSet(range(self.after + 1, self.announced + 1))
-        return (announced | self.unanswered) - self.settled
+        return (announced | self.unanswered) - self.settled - self.in_jobs()
+
+    def in_jobs(self) -> RangeSet:
+        """Return the sequence numbers of rows in open jobs that are not settled."""
+        return RangeSet(*(numbers for ref in self.jobs.values() for numbers in ref.rows)) - self.settled
 
     # -- a load, from its beginning to its end --------------------------------------------------------------------
 
@@ -110,6 +123,31 @@ class Checkpoint:
         else:
             self.doubt(seqs)
 
+    def begin_job(self, ref: JobRef) -> None:
+        """Record a job that has rows of this load."""
+        self.jobs[ref.job] = ref
+
+    def end_job(self, ref: JobRef, lost: RangeSet) -> None:
+        """Forget a job, of which each row is settled, in doubt, or as if it was never sent.
+
+        :param lost: its rows in doubt.
+        """
+        if self.jobs.pop(ref.job, None) is None:
+            self.ended.add(ref.job)
+        self.unanswered = self.unanswered - ref.rows | lost
+
+    def hand_back(self, rows: RangeSet) -> None:
+        """Record rows that a job did not settle, and that are sent again."""
+        for at, earlier in enumerate(self.returned):
+            self.returned[at] = earlier | rows
+            rows = rows & earlier
+        if rows:
+            self.returned.append(rows)
+
+    def handed_back(self, times: int) -> RangeSet:
+        """Return the rows that jobs have handed back so often."""
+        return self.returned[times - 1] if times <= len(self.returned) else RangeSet()
+
     def leave(self, reason: Reason, rows: int) -> None:
         """Record why rows are left for a later try."""
         at = self._reason_index(reason)
@@ -137,6 +175,8 @@ class Checkpoint:
         for rows in self.in_doubt() & unrepeatable:
             self.lose(rows, on_unknown)
         self.closed = True
+        self.ended = set()
+        self.returned = []
 
     def lasted(self, seconds: float) -> None:
         """Record the duration of the run so far, if it is more than that of its loads."""
@@ -177,6 +217,8 @@ class Checkpoint:
         for part in parts:
             whole.answer_lost |= part.answer_lost
         for part in parts:
+            whole.jobs |= part.jobs
+            whole.ended |= part.ended
             whole.settled |= part.settled
             for seq, (outcome, at) in part.failed.items():
                 whole.fail(seq, Receipt(outcome, *part.reasons[at]))
@@ -186,6 +228,7 @@ class Checkpoint:
             whole.taken |= part.taken
             whole.requests += part.requests
             whole.seconds = max(whole.seconds, part.seconds)
+        whole.jobs = {job: ref for job, ref in whole.jobs.items() if job not in whole.ended}
         return whole
 
     def copy(self) -> Checkpoint:
@@ -219,7 +262,21 @@ class Checkpoint:
         return [*ranked[: MAX_REASONS - 1], {"count": count, **Reason("others", message)._asdict()}]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the checkpoint as stored. The keys are those of the first stored checkpoints, not today's names."""
+        """Return the checkpoint as stored. The keys are those of the first stored checkpoints, not today's names.
+
+        One with jobs has another form, which a version that does not know jobs refuses: it would send their rows again.
+        """
+        if self.jobs or self.ended or self.returned:
+            return {
+                "format": _FORMAT,
+                "progress": self._without_jobs(),
+                "jobs": [ref.to_json() for ref in self.jobs.values()],
+                "ended": sorted(self.ended),
+                "returned": [_pairs(rows) for rows in self.returned],
+            }
+        return self._without_jobs()
+
+    def _without_jobs(self) -> dict[str, Any]:
         low = self.settled.end_of(1)
         return {
             "low": low,
@@ -241,8 +298,16 @@ class Checkpoint:
     def from_json(cls, data: Mapping[str, Any]) -> Checkpoint:
         """Read a stored checkpoint.
 
-        :raises ValueError: it is damaged.
+        :raises ValueError: it is damaged, or a later version has stored it.
         """
+        if "format" in data:
+            kept = typed(_StoredWithJobs, data)
+            found = cls.from_json(kept.progress)
+            refs = map(JobRef.from_json, kept.jobs)
+            found.jobs = {ref.job: ref for ref in refs}
+            found.ended = set(kept.ended)
+            found.returned = [_ranges(pairs) for pairs in kept.returned]
+            return found
         stored = typed(_Stored, data)
         reasons = [Reason(*reason) for reason in stored.reasons]
         failed = {seq: (outcome, at) for seq, outcome, at in stored.failed}
@@ -284,6 +349,17 @@ class _Stored:
     closed: bool
     left: list[tuple[int, int]] = field(default_factory=list)
     taken: list[Operation] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredWithJobs:
+    """A checkpoint with jobs."""
+
+    format: Literal[2]
+    progress: dict[str, Any]
+    jobs: list[dict[str, Any]]
+    ended: list[str]
+    returned: list[list[tuple[int, int]]]
 
 
 def _pairs(numbers: RangeSet) -> list[list[int]]:

@@ -7,6 +7,8 @@ Guarantees of a run, even if processes are killed at any moment:
 * A call with the ``run_id`` of an unfinished run resumes it from its last checkpoint, with the same change set.
 * An unfinished run with an earlier ``run_id`` is committed first, so that its delivered rows are not sent again. In
   mode ``append``, which has no snapshot, its remaining rows are sent first.
+* Rows in a job, which the destination answers later, are not sent again while the destination may be at work on them.
+  The next try of the run, or a later run, reads the results first.
 * A plan with removed rows that is older than a day is not resumed; the run plans again.
 * A rejected row stays out of the snapshot. The next run plans it again, with its newest values.
 """
@@ -17,6 +19,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
+from datetime import timedelta
 
 from airflow_reverse_etl.errors import (
     AttentionError,
@@ -29,7 +32,7 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
-from airflow_reverse_etl.spec.receipts import Outcome, reason_text
+from airflow_reverse_etl.spec.receipts import Outcome, job_names, reason_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait, record_hash
@@ -37,6 +40,7 @@ from airflow_reverse_etl.sync.fields.inspection import inspect
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
 from airflow_reverse_etl.sync.load.delivery import unrepeatable
+from airflow_reverse_etl.sync.load.jobs.terms import wait_for_jobs
 from airflow_reverse_etl.sync.load.loader import Loaded, Loader
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Destination, DestinationRegister, Plan, PlanRequest, StateStore, Warehouse
@@ -46,6 +50,8 @@ from airflow_reverse_etl.sync.progress import Checkpoint
 CLOSED = -1
 #: Partition number of the removed rows that a task of their own sends.
 REMOVAL = -2
+#: Partition number of what a run has read of jobs that it does not resume.
+COLLECTION = -3
 
 #: Prefix of a preview's run id. It marks the plan of an interrupted preview, so that the plan is never sent.
 _PREVIEW_PREFIX = "preview of "
@@ -76,6 +82,7 @@ async def run_sync(
     clock = context.clock
     while isinstance(found := await attempt_sync(sync, model, destination, context, options, planned=planned), Wait):
         planned = planned or found.planned
+        context = replace(context, finished=context.finished | found.finished)
         context.observer.event("warning", sync=sync.name, text=f"waits {found}")
         await clock.sleep((found.until - clock.now()).total_seconds())
     return found
@@ -341,9 +348,10 @@ class Run:
         plan = await self.unfinished()
         if plan is None:
             return
-        if _untouched(await self.progress(plan)):
+        progress = await self.progress(plan)
+        if _untouched(progress):
             await asyncio.to_thread(self._store.discard, plan)
-        else:
+        elif not progress.jobs:  # else the next run collects the jobs, and commits the plan
             await self._fold(plan, destination)
 
     def check_complete(self, report: RunReport) -> None:
@@ -482,7 +490,7 @@ class Run:
 
     def _keeps_open(self, progress: Checkpoint, destination: Destination) -> bool:
         """Return True if the remaining rows of a plan must be sent by this plan, and by no later one."""
-        if self._sync.mode == "append":
+        if progress.jobs or self._sync.mode == "append":
             return True
         return progress.is_spent and not destination.capabilities.may_repeat(self._sync.mode)
 
@@ -493,9 +501,12 @@ class Run:
         here; see :func:`check_failure_policy`.
 
         :param seconds: duration of the run so far; the report has the duration of the longest load if that is more.
+        :raises IncompleteLoadError: a job has rows of the plan.
         """
         assert self._lease is not None, "a commit needs a lease"
         checkpoint = await self.progress(plan)
+        if checkpoint.jobs and not checkpoint.closed:
+            raise await self._still_in_jobs(plan, destination, checkpoint)
         checkpoint.lasted(seconds)
         await self._lease.renew()
         if not checkpoint.closed:
@@ -520,6 +531,14 @@ class Run:
                 continue
             progress = await self.progress(plan)
             own = plan.run_id == self._run_id
+            resumable = plan.spec == self._sync.digest and not self._is_too_old(plan)
+
+            # Nobody sends, commits or discards rows that the destination may still be at work on.
+            if progress.jobs and not (own and resumable):
+                collected = await self._collect(plan, destination, progress, own=own)
+                if isinstance(collected, Wait):
+                    return collected
+                progress = collected
 
             # The commit was interrupted: complete it.
             if progress.closed:
@@ -532,20 +551,13 @@ class Run:
             if too_old:
                 text = f"plan of run {plan.run_id} is older than a day, so its rows to remove are planned again"
                 self._observer.event("warning", sync=self._sync.name, text=text)
-            resumable = plan.spec == self._sync.digest and not too_old
             if own and resumable:
                 return plan
 
             # Nothing was sent of another run's plan: its guards still apply.
-            if _untouched(progress):
-                if too_old or plan.whole:
-                    await asyncio.to_thread(self._store.discard, plan)
-                    continue
-                try:
-                    check_guards(self._sync, plan)
-                except GuardError:
-                    await asyncio.to_thread(self._store.discard, plan)
-                    continue
+            if _untouched(progress) and (too_old or plan.whole or not self._is_within_guards(plan)):
+                await asyncio.to_thread(self._store.discard, plan)
+                continue
 
             # A commit would lose the remaining rows: no snapshot makes the next run plan them.
             if resumable and self._keeps_open(progress, destination):
@@ -554,6 +566,54 @@ class Run:
             else:
                 await self._fold(plan, destination)
         return None
+
+    def _is_within_guards(self, plan: Plan) -> bool:
+        """Return whether the sync's guards let a plan pass."""
+        try:
+            check_guards(self._sync, plan)
+        except GuardError:
+            return False
+        return True
+
+    async def _collect(
+        self, plan: Plan, destination: Destination, progress: Checkpoint, *, own: bool
+    ) -> Wait | Checkpoint:
+        """Read the results of a plan's jobs, and settle their rows; nothing is sent.
+
+        The jobs of another run are left to that run until a while after they are finished.
+
+        :returns: the progress after that, or a wait before it.
+        :raises IncompleteLoadError: a job has no result, or cannot be asked for.
+        """
+        assert self._lease is not None, "a collection needs a lease"
+        share = Share(COLLECTION, 0, plan.total)
+        arguments = (self._sync, plan, destination, self._context)
+        refs = list(progress.jobs.values())
+        now = self._context.clock.now()
+        if not own and not progress.jobs.keys() <= self._context.finished and now < min(ref.deadline for ref in refs):
+            asking = Loader(*arguments, check_lease=self._lease.check, share=share, collects=True)
+            if await asking.has_jobs_at_work(refs):
+                return wait_for_jobs(refs, now + timedelta(seconds=asking.poll_seconds), planned=False)
+            reason = f"run {plan.run_id} may collect {job_names(refs)}"
+            until = now + timedelta(seconds=self._context.timing.collection)
+            return Wait(until, reason, finished=frozenset(progress.jobs))
+        loaded = await Loader(*arguments, check_lease=self._lease.check, share=share, collects=True).load()
+        if loaded.waiting:
+            return replace(loaded.waiting, planned=False)
+        progress = await self.progress(plan)
+        if progress.jobs:
+            raise await self._still_in_jobs(plan, destination, progress)
+        return progress
+
+    async def _still_in_jobs(self, plan: Plan, destination: Destination, progress: Checkpoint) -> IncompleteLoadError:
+        return IncompleteLoadError(
+            f"{job_names(list(progress.jobs.values()))} has {len(progress.in_jobs()):,} rows of run {plan.run_id}, and "
+            f"no result yet{_why(progress)}",
+            report=await self._report_so_far(plan, destination),
+            todo="set retries on the task: its next try asks again",
+            sync=self._sync.name,
+            connection=self._sync.destination.connection,
+        )
 
     async def _complete(self, plan: Plan, destination: Destination) -> RunReport | Wait | None:
         """Send the remaining rows of an earlier run, and commit it; returns why this run ends with that, if it does."""
@@ -633,7 +693,7 @@ def _numbers_of(store: StateStore, plan: Plan, records: Collection[str]) -> Mapp
 
 def _untouched(checkpoint: Checkpoint) -> bool:
     """Return True if nothing of a plan was sent yet."""
-    return not (checkpoint.in_doubt() or checkpoint.settled or checkpoint.closed)
+    return not (checkpoint.in_doubt() or checkpoint.settled or checkpoint.closed or checkpoint.jobs)
 
 
 def _why(checkpoint: Checkpoint) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RecordingObserver,
     )
     from airflow_reverse_etl.testing.flows import converse
+    from airflow_reverse_etl.testing.jobs import FakeBulkApi, JobDials
     from airflow_reverse_etl.testing.store import MemoryStateStore
     from airflow_reverse_etl.testing.store_conformance import StateStoreConformance
 
@@ -30,8 +31,10 @@ __all__ = [
     "DestinationConformance",
     "Dials",
     "FakeApi",
+    "FakeBulkApi",
     "FakeDestination",
     "FrozenClock",
+    "JobDials",
     "MemoryStateStore",
     "MemoryWarehouse",
     "RecordingObserver",
@@ -61,6 +64,8 @@ __getattr__, __dir__ = lazy(
         **dict.fromkeys(_FAKES, "airflow_reverse_etl.testing.fakes"),
         "DestinationConformance": "airflow_reverse_etl.testing.conformance",
         "FakeApi": "airflow_reverse_etl.testing.api",
+        "FakeBulkApi": "airflow_reverse_etl.testing.jobs",
+        "JobDials": "airflow_reverse_etl.testing.jobs",
         "MemoryStateStore": "airflow_reverse_etl.testing.store",
         "Remote": "airflow_reverse_etl.testing.conformance",
         "StateStoreConformance": "airflow_reverse_etl.testing.store_conformance",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.spec.model import Sync, TemplateField
-from airflow_reverse_etl.spec.operations import OPERATIONS
+from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.fields.conversion import Converter
 from airflow_reverse_etl.sync.load.records import Record, RecordBuilder, identifiers, null_rules, only_changed, unnamed
-from airflow_reverse_etl.sync.ports import Capabilities, ObjectSchema
+from airflow_reverse_etl.sync.ports import Capabilities, JobTerms, ObjectSchema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,9 +25,21 @@ _NO_IDENTIFIER = Receipt(Outcome.REJECTED, "no_identifier", CAUSES["no_identifie
 
 
 class Batcher:
-    """Cuts the change set of one sync into batches."""
+    """Cuts the change set of one sync into batches.
 
-    def __init__(self, sync: Sync, capabilities: Capabilities, *, run_id: str, plan_id: str) -> None:
+    :param jobs: operations whose rows are sent in jobs, which have limits of their own.
+    """
+
+    def __init__(
+        self,
+        sync: Sync,
+        capabilities: Capabilities,
+        *,
+        run_id: str,
+        plan_id: str,
+        jobs: Mapping[Operation, JobTerms] | None = None,
+    ) -> None:
+        self._jobs = jobs or {}
         self._operations = OPERATIONS[sync.mode]
         self._sync = sync
         self._capabilities = capabilities
@@ -67,8 +79,13 @@ class Batcher:
         removed = change == "removed"
         # The bytes of the Arrow data are an estimate; the destination measures what it sends.
         row_bytes = max(1, part.nbytes // part.num_rows)
-        size = self._capabilities.batch_rows(self._sync, operation)
-        if most := self._capabilities.operations[operation].max_bytes:
+        if terms := self._jobs.get(operation):
+            size = terms.max_rows
+            most = terms.max_bytes
+        else:
+            size = self._capabilities.batch_rows(self._sync, operation)
+            most = self._capabilities.operations[operation].max_bytes
+        if most:
             size = max(1, min(size, most // row_bytes))
         step = max(size, min(_SLICE_ROWS, _SLICE_BYTES // row_bytes) // size * size)
         for start in range(0, part.num_rows, step):

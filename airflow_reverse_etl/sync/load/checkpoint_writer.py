@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from airflow_reverse_etl.errors import RunConflictError, UnreachableError
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import Outcome
+from airflow_reverse_etl.spec.receipts import JobRef, Outcome
 from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Plan
@@ -23,6 +23,7 @@ class CheckpointWriter:
     * ``checkpoint``: progress of the share.
     * ``announced``: last sequence number that a saved checkpoint allows to be sent.
     * ``settled_before`` and ``in_doubt_before``: rows of the whole plan, as they were when the load began.
+    * ``jobs_before``: open jobs of the whole plan, as they were when the load began.
 
     :param check_lease: raises RunConflictError if another run has taken over the lease.
     """
@@ -46,6 +47,7 @@ class CheckpointWriter:
         self.announced = share.after
         self.settled_before = RangeSet()
         self.in_doubt_before = RangeSet()
+        self.jobs_before: list[JobRef] = []
 
     async def begin(self) -> None:
         """Take over the share, and load the progress so far."""
@@ -58,6 +60,7 @@ class CheckpointWriter:
         known = Checkpoint.merged(progress.values())
         self.settled_before = known.settled
         self.in_doubt_before = known.in_doubt()
+        self.jobs_before = list(known.jobs.values())
         self.checkpoint = progress.get(share.partition, Checkpoint())
         self.checkpoint.resume(share.after)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.spec.model import Sync
@@ -18,6 +19,9 @@ from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.rate_limit import Pace
 from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.sync.load.jobs.job_loader import JobLoader
 
 #: Most rows of a load that wait for a record with their unique value. Others are rejected at once.
 MOST_CONFLICTS = 100_000
@@ -43,6 +47,7 @@ class Delivery:
     * ``waiting``: why, if that is a wait.
     * ``conflicts``: sequence number → last receipt, of rows put aside because of a unique conflict. They are not
       settled: a load that dies leaves them to the next one.
+    * ``jobs``: takes the batches of operations whose rows are sent in jobs, if there are any.
 
     :param writer: has the checkpoint in which rows are settled.
     :param pace: limiter that the destination waits for; it is paused if the destination asks for that.
@@ -75,6 +80,7 @@ class Delivery:
         self.stopping = False
         self.conflicts: dict[int, Receipt] = {}
         self.waiting: Wait | None = None
+        self.jobs: JobLoader | None = None
 
     def split_in_doubt(self, batch: Batch) -> Sequence[Batch]:
         """Separate the rows in doubt since an earlier load, if they are not safe to send twice, from the rest."""
@@ -110,17 +116,17 @@ class Delivery:
         attempt = 0
         throttled = 0
         while True:
-            if batch.seqs[-1] > self._writer.announced:
-                await self._announce(batch)
-            await self._writer.check()
-            receipts = await self._answer(batch, self._destination.send)
+            receipts = await self._send(batch)
+            if receipts is None:
+                self._tried.add(batch.operation)
+                return ()
             asked_to_wait = await self._obey(receipts, throttled + 1)
 
             batch, parts = self._split(batch, receipts)
             if not len(batch):
                 return parts
 
-            left = self._settle(batch, receipts)
+            left = self.settle(batch, receipts)
             if receipts.stop is not None:
                 if left is not None:
                     self._record_left(left, receipts)
@@ -143,6 +149,23 @@ class Delivery:
             if not asked_to_wait:
                 await self._clock.sleep(self._backoff.wait(attempt))
 
+    async def _send(self, batch: Batch) -> Receipts | None:
+        """Send a batch once; returns None if it has become a job, which is answered later."""
+        if self.jobs and self.jobs.takes(batch.operation):
+            receipts = await self.jobs.hand_over(batch)
+            return receipts and self._count(batch, receipts)
+        if batch.seqs[-1] > self._writer.announced:
+            await self._announce(batch)
+        await self._writer.check()
+        return await self._answer(batch, self._destination.send)
+
+    def stop_for(self, wait: Wait) -> None:
+        """End the load before a long wait."""
+        self.stopping = True
+        # Several may ask for a wait, such as requests in flight that are answered with different pauses.
+        if self.waiting is None or wait.until > self.waiting.until:
+            self.waiting = wait
+
     async def resolve(self, batch: Batch) -> None:
         """Let the destination write rows together that were put aside, and settle them.
 
@@ -151,7 +174,7 @@ class Delivery:
         assert isinstance(self._destination, ResolvesConflicts)
         await self._writer.check()
         receipts = await self._answer(batch, self._destination.resolve)
-        left = self._settle(batch, receipts)
+        left = self.settle(batch, receipts)
         if left is not None:
             self._leave_for_later(left, receipts)
 
@@ -170,6 +193,10 @@ class Delivery:
                 reason = Reason(type(error).__name__, error.what, error.where.get("host", ""))
                 self._writer.checkpoint.leave(reason, len(batch))
             raise
+        return self._count(batch, receipts)
+
+    def _count(self, batch: Batch, receipts: Receipts) -> Receipts:
+        """Count the requests of an answer."""
         self._writer.checkpoint.add_requests(receipts.requests)
         if receipts.taken:
             self._writer.checkpoint.take(batch.operation)
@@ -200,12 +227,8 @@ class Delivery:
                 await self._pace.pause_all(seconds)
             self._pace.pause(seconds)
             return
-        self.stopping = True
         until = self._clock.now() + timedelta(seconds=seconds)
-        # Requests in flight may be answered with different pauses.
-        if self.waiting is None or until > self.waiting.until:
-            reason = f"the destination asks to wait {seconds:,.0f} seconds"
-            self.waiting = Wait(until, reason, planned=True)
+        self.stop_for(Wait(until, f"the destination asks to wait {seconds:,.0f} seconds", planned=True))
 
     def _split(self, batch: Batch, receipts: Receipts) -> tuple[Batch, list[Batch]]:
         """Split a refused batch to find the bad row.
@@ -236,7 +259,7 @@ class Delivery:
         halves = [batch.only(refused[:middle]), batch.only(refused[middle:])]
         return batch.only(own), [half for half in halves if len(half)]
 
-    def _settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
+    def settle(self, batch: Batch, receipts: Receipts) -> Batch | None:
         """Record the answer; returns the rows to send again, if any.
 
         If the destination stops the load, its ``unknown`` rows are not sent again, whatever ``on_unknown`` says.

@@ -14,18 +14,21 @@ from airflow_reverse_etl.spec.field_types import rows_of
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, Outcome, Reason, reason_text
+from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, JobRef, Outcome, Reason, reason_text
 from airflow_reverse_etl.sync.context import RunContext, Wait
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.change_reader import ChangeReader
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery
+from airflow_reverse_etl.sync.load.jobs.job_loader import JobLoader
+from airflow_reverse_etl.sync.load.jobs.terms import job_terms
 from airflow_reverse_etl.sync.load.rate_limit import pace_of
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import (
     DailyLimitError,
     DescribesFields,
     Destination,
+    LoadsInJobs,
     Plan,
     ReplacesObject,
     ResolvesConflicts,
@@ -68,6 +71,7 @@ class Loader:
 
     :param check_lease: raises RunConflictError if another run has taken over the lease.
     :param share: rows to send.
+    :param collects: only read the results of the plan's jobs. The sync may have been edited since.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Loader:
         *,
         check_lease: Callable[[], Awaitable[None]],
         share: Share,
+        collects: bool = False,
     ) -> None:
         self._sync = sync
         self._plan = plan
@@ -88,10 +93,17 @@ class Loader:
         self._store = context.store
         self._clock = context.clock
         self._grace = context.timing.grace
-        self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id)
+        terms = {} if collects else job_terms(sync, plan, destination)
+        self._collects = collects
+        self._batcher = Batcher(sync, destination.capabilities, run_id=plan.run_id, plan_id=plan.plan_id, jobs=terms)
         self._pace = pace_of(sync, destination, context)
         self._writer = CheckpointWriter(plan, share, context, check_lease=check_lease)
         self._delivery = Delivery(sync, plan, destination, context, writer=self._writer, pace=self._pace)
+        self._jobs: JobLoader | None = None
+        if isinstance(destination, LoadsInJobs) or collects:
+            self._jobs = self._delivery.jobs = JobLoader(
+                sync, plan, destination, context, writer=self._writer, delivery=self._delivery, terms=terms
+            )
         self._ready: deque[Batch] = deque()
 
     @property
@@ -99,8 +111,14 @@ class Loader:
         """Return True if the load ended early: the destination is down, or asks for a long wait."""
         return self._delivery.stopping
 
+    @property
+    def poll_seconds(self) -> float:
+        """Seconds between two questions for a job."""
+        assert self._jobs is not None
+        return self._jobs.interval
+
     async def load(self) -> Loaded:
-        """Send the rows that are not settled yet.
+        """Send the rows that are not settled yet, after the results of earlier jobs are read.
 
         On cancellation, takes no further batch, waits for those in flight, and saves the checkpoint.
 
@@ -114,15 +132,17 @@ class Loader:
         started = self._clock.monotonic()
         await self._destination.open(self._pace)
         try:
-            await self._ask_for_fields()
-            if self._plan.whole:
-                await self._replace()
-            else:
-                await self._send()
+            if self._jobs:
+                await self._jobs.resume(self._pace, self._share.rows)
+            if not self._collects:
+                await self._ask_for_fields()
+                await (self._replace() if self._plan.whole else self._send())
         finally:
             # The process is alive, so it knows which of the announced rows were not sent, or sent and refused.
             checkpoint = self._writer.checkpoint
             checkpoint.end(self._clock.monotonic() - started)
+            if not self._delivery.waiting:  # the next try has all attempts again
+                checkpoint.returned = []
             self._record_spent(checkpoint)
             await self._destination.close()
             await self._writer.save()
@@ -132,12 +152,33 @@ class Loader:
         waiting = None if checkpoint.is_spent else self._delivery.waiting
         return Loaded(checkpoint, left, waiting if left else None)
 
+    async def has_jobs_at_work(self, refs: Sequence[JobRef]) -> bool:
+        """Return whether the destination still works on one of these jobs, as far as it answers."""
+        assert self._jobs is not None
+        await self._destination.open(self._pace)
+        try:
+            return await self._jobs.at_work(self._pace, refs)
+        finally:
+            await self._destination.close()
+            await self._pace.close()
+
     async def _send(self) -> None:
         """Send the rows that are not settled yet."""
         for after, until in self._phases():
             if not self._delivery.stopping:
-                await self._send_rows(after, until, self._writer.settled_before)
+                await self._send_phase(after, until)
                 await self._settle_conflicts()
+
+    async def _send_phase(self, after: int, until: int) -> None:
+        """Send the rows of one phase, and again those that jobs hand back."""
+        if not self._jobs:
+            await self._send_rows(after, until, self._writer.settled_before)
+            return
+        again = True
+        while again and not self._delivery.stopping:
+            self._jobs.take_returned()
+            await self._send_rows(after, until, self._writer.settled_before | self._jobs.left_out)
+            again = self._jobs.take_returned()
 
     async def _replace(self) -> None:
         """Send all rows as the new content of the destination's object, and show it.
@@ -221,6 +262,8 @@ class Loader:
             await self._work(reader)
         finally:
             await reader.close(self._grace)
+        if self._jobs:
+            await self._jobs.wait(0)
 
     async def _read(self, after: int, until: int, settled: RangeSet) -> ChangeReader:
         changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=until)

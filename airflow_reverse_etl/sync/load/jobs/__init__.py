@@ -1,0 +1,1 @@
+"""Rows in jobs, which a destination takes now and answers later."""
