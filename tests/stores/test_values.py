@@ -149,6 +149,15 @@ def test_a_value_that_cannot_be_sent_concerns_its_row_alone(records_of: Records,
     assert "infinity" not in failure.message
 
 
+@pytest.mark.parametrize("value", ["cast('NaN' as numeric)", "cast('-Infinity' as numeric)", "1e60::numeric"])
+@pytest.mark.parametrize("parse_json", [True, False])
+def test_a_numeric_that_cannot_be_read_concerns_its_row_alone(records_of: Any, value: str, parse_json: bool) -> None:
+    """It is so for every destination, as its digits are not known."""
+    _, failures = records_of("postgres", ["1", value], parse_json=parse_json)
+    text = "column 'c1', field 'c1': NaN, Infinity and numbers with too many digits cannot be sent"
+    assert failures == {0: Failure("wrong_value", text)}
+
+
 @pytest.mark.parametrize(
     ("source", "value"),
     [
