@@ -42,7 +42,8 @@ test-dbt-versions: $(VENV)/.ready ## one catalog from dbt 1.7 to 1.11, each inst
 
 test-databricks: $(SPARK)/.ready ## Databricks' SQL on a local Spark, which needs Java 17; a few minutes
 	$(SPARK)/bin/python -m pytest -W ignore::ResourceWarning -k "databricks or spark" \
-		tests/stores/test_life.py tests/stores/test_text_forms.py tests/stores/test_hashes.py $(ARGS)
+		tests/stores/test_life.py tests/stores/test_text_forms.py tests/stores/test_hashes.py \
+		tests/stores/test_value_table.py $(ARGS)
 
 lint: $(VENV)/.ready ## ruff: rules and format; one step at a time; the English of docstrings, texts and pages
 	$(BIN)/ruff check .

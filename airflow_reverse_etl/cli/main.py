@@ -158,6 +158,7 @@ def _state() -> typer.Typer:
     for name, function, text in (
         ("list", state.list_all, "list the syncs that have state"),
         ("forget", state.forget, "delete the state of a sync: its next run sends every row"),
+        ("forget-plans", state.forget_plans, "delete damaged or open plans: the next run sends their rows once more"),
         ("forget-record", state.forget_record, "delete one record from the state of a sync"),
         ("rejections", state.rejections, "list the rows of a sync that its destination refused"),
         ("release", state.release, "let the next run try a given-up row again, although it did not change"),

@@ -62,6 +62,17 @@ def forget(
     return Answer({"sync": sync}, [f"{sync}: state deleted"])
 
 
+def forget_plans(
+    sync: SyncName,
+    force: Annotated[bool, typer.Option("--force", help="stop a run of the sync that is at work")] = False,
+    connection: Connection = None,
+) -> Answer:
+    """Delete the plans of a sync that are not committed."""
+    with state_store(connection) as store:
+        plans = store.forget_plans(sync, force=force)
+    return Answer({"sync": sync, "plans": plans}, [f"{sync}: plans deleted: {plans}"])
+
+
 def forget_record(
     sync: SyncName, row: Row = None, identifier: Identifier = None, connection: Connection = None
 ) -> Answer:

@@ -22,10 +22,12 @@ from airflow_reverse_etl.object_storage import error_text, open_storage, storage
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ShownRequest, Support
+from airflow_reverse_etl.worker_disk import is_full, space_needed
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_NEW_CONTENT = "the new content cannot be written"
 #: The engine retries; the library's own long retries would only delay and hide that.
 _SHORT_RETRIES = {"max_retries": "1", "retry_timeout": "10s"}
 
@@ -125,9 +127,13 @@ class FileDestination:
             self._content = None
 
     async def begin(self) -> None:
-        """Begin a new content on the worker's disk."""
+        """Begin a new content on the worker's disk.
+
+        :raises TryLaterError: the disk is full.
+        """
         await self.close()
-        self._content = NewFile(self._options.format, self._fields, _texts)
+        with space_needed(_NEW_CONTENT):
+            self._content = NewFile(self._options.format, self._fields, _texts)
 
     async def finish(self) -> None:
         """Put the new content in the place of the old one. A file appears when it is complete.
@@ -141,18 +147,26 @@ class FileDestination:
 
     def _show(self) -> None:
         assert self._content is not None, "begin() comes first"
+        with space_needed(_NEW_CONTENT):
+            content = self._content.complete()
         try:
-            self._storage.put(self._whole_name, self._content.complete())
+            self._storage.put(self._whole_name, content)
         except storage_errors() as error:
             receipt = self._failed(error).default
             raise UnreachableError(
-                f"the storage did not take the file: {receipt.message}", todo="try again", url=self._options.url
+                f"the storage did not take the file: {receipt.message}",
+                todo="make space there" if is_full(error) else "try again",
+                url=self._options.url,
             ) from None
 
     async def send(self, batch: Batch) -> Receipts:
-        """Write one file, or a part of the new content."""
+        """Write one file, or a part of the new content.
+
+        :raises TryLaterError: the worker's disk has no room for the new content.
+        """
         if self._content is not None:
-            return await asyncio.to_thread(self._add, self._content, batch)
+            with space_needed(_NEW_CONTENT):
+                return await asyncio.to_thread(self._add, self._content, batch)
         await self._limiter.acquire()
         return await asyncio.to_thread(self._send, batch)
 

@@ -565,6 +565,10 @@ class TableDestination:
             return Receipts(Receipt(Outcome.REJECTED, name, message), refused_whole=len(batch) > 1)
         if kind or isinstance(error, OSError):
             return Receipts(Receipt(Outcome.RETRYABLE, name, message))
+        if isinstance(error, ValueError | OverflowError):
+            # Drivers raise these for values that they cannot send, such as psycopg for a text with NUL.
+            refused = Receipt(Outcome.REJECTED, "no_sql_value", "the database's driver cannot send a value of this row")
+            return Receipts(refused, refused_whole=len(batch) > 1)
         raise error
 
     def _kind(self, error: Exception) -> ErrorKind | None:

@@ -14,8 +14,10 @@ from airflow_reverse_etl.errors import (
     RepositoryNotFoundError,
     ReverseEtlError,
     RunConflictError,
+    TryLaterError,
     UnreachableError,
 )
+from airflow_reverse_etl.worker_disk import NO_SPACE
 
 
 class _KnownMessage(NamedTuple):
@@ -147,6 +149,12 @@ KNOWN_MESSAGES = (
         UnreachableError,
         "the host's certificate is not trusted",
         "put the authority's certificate, or the path of its file, into ca_certificates in the connection's extra",
+    ),
+    _KnownMessage(
+        NO_SPACE.pattern,
+        TryLaterError,
+        "the worker's disk is full",
+        "make space in the folder of checkouts and in the worker's temporary folder, or set TMPDIR to another one",
     ),
     _KnownMessage(
         r"dubious ownership",

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError, ReverseEtlError
 from airflow_reverse_etl.git.credentials import Credentials, scrub
 from airflow_reverse_etl.git.errors import git_error
+from airflow_reverse_etl.worker_disk import space_needed
 
 PROTOCOLS = ("https", "ssh")
 PROJECT_FILE = "dbt_project.yml"
@@ -119,6 +120,7 @@ class Repository:
         :param ref: the branch or tag that ``commit`` came from, for servers that serve refs only.
         :param prepare: name and function of a step that completes the project's folder before the rename.
         :raises ProjectError: the path has no ``dbt_project.yml``; names the paths that have one.
+        :raises TryLaterError: the disk is full.
         """
         if not COMMIT.fullmatch(commit):
             raise ConfigurationError(f"{commit!r} is not a full commit id", todo="write all 40 (or 64) digits")
@@ -131,19 +133,24 @@ class Repository:
         checkouts = private_folder(under) / hashlib.sha256(identity.encode()).hexdigest()[:16]
         final = checkouts / commit
         if not final.is_dir():
-            checkouts.mkdir(exist_ok=True)
-            _remove_unused(checkouts)
-            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=checkouts) as temporary:
-                tree = self._fetch(commit, Path(temporary), folder=folder, ref=ref)
-                if prepare:
-                    prepare[1](tree / folder)
-                try:
-                    tree.rename(final)
-                except OSError:
-                    if not final.is_dir():  # otherwise another task was quicker, and its copy is identical
-                        raise
+            with space_needed("the commit cannot be fetched", folder=under):
+                checkouts.mkdir(exist_ok=True)
+                _remove_unused(checkouts)
+                self._add(final, folder=folder, ref=ref, prepare=prepare[1] if prepare else None)
         os.utime(final)  # marks the checkout as used
         return final / folder
+
+    def _add(self, final: Path, *, folder: str, ref: str | None, prepare: Callable[[Path], None] | None) -> None:
+        """Fetch the commit by which a folder is named into a folder next to it, and rename that."""
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=final.parent) as temporary:
+            tree = self._fetch(final.name, Path(temporary), folder=folder, ref=ref)
+            if prepare:
+                prepare(tree / folder)
+            try:
+                tree.rename(final)
+            except OSError:
+                if not final.is_dir():  # otherwise another task was quicker, and its copy is identical
+                    raise
 
     def _fetch(self, commit: str, temporary: Path, *, folder: str, ref: str | None) -> Path:
         # First the single commit, by its id.

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from airflow_reverse_etl.errors import ConfigurationError, UnreachableError
 from airflow_reverse_etl.object_storage import error_text, open_storage, storage_errors
+from airflow_reverse_etl.worker_disk import is_full
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -257,7 +258,7 @@ def reachable(url: str, *others: type[Exception]) -> Iterator[None]:
 def unreachable(error: Exception, url: str) -> UnreachableError:
     """Build the error for a storage that failed."""
     todo = "check that [reverse_etl] state_url exists and that state_conn_id may read and write there"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error):
         todo = "make space under [reverse_etl] state_url; the next try resumes by itself"
     return UnreachableError(f"the state storage failed: {error_text(error)}", todo=todo, url=url)
 

@@ -63,8 +63,8 @@ class RejectedRow:
 
 #: What to do about a damaged file of an uncommitted plan, in which rows may have been sent.
 MEND_PLAN = (
-    "restore it from a backup; without one, delete the plan (its folder, or its rows in the table plans): the next run "
-    "plans again, and sends once more what was sent of this plan"
+    "restore it from a backup; without one, delete the plan (reverse-etl state forget-plans): the next run plans "
+    "again, and sends once more what was sent of this plan"
 )
 #: What to do about a damaged part of the committed state.
 MEND_STATE = "restore the sync's state from a backup, or forget it (reverse-etl state forget) to send everything again"

@@ -6,6 +6,7 @@ batches of a driver keep their types, but widths and units become the same for a
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.spec.columns import JSON, KIND
+from airflow_reverse_etl.spec.columns import JSON, KIND, no_decimal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,7 +151,9 @@ def kind_of_field(field: pa.Field) -> str:
 
 
 def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch | None:
-    """Build an Arrow batch of rows; None without rows. Dates that Python has not become infinite ones.
+    """Build an Arrow batch of rows; None without rows.
+
+    Dates that Python has not become infinite ones, and numbers that a decimal cannot hold :func:`no_decimal`.
 
     :raises ConfigurationError: a value does not have the type of its column. The error names the column.
     """
@@ -166,16 +169,51 @@ def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, c
             if pa.types.is_temporal(column.data_type) and UNSUPPORTED in items:
                 infinite = _range_of(column.data_type).infinite
                 items = [infinite if value is UNSUPPORTED else value for value in items]
-            arrays.append(pa.array(items, column.data_type))
+            arrays.append(_array(items, column.data_type))
         except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
             raise _does_not_fit(column.name, column.data_type, conn_id) from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema_of(columns))
 
 
+def _array(items: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(items, kind)
+    except pa.ArrowException:
+        if not pa.types.is_decimal(kind):
+            raise
+    return _fitting_decimals(items, kind)
+
+
+def _fitting_decimals(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Build a column of decimals in which :func:`no_decimal` stands for each number that does not fit.
+
+    :raises TypeError: a value is not a decimal.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not all(isinstance(value, Decimal | int | None) for value in values):
+        raise TypeError
+    fits = [value is None or _fits(value, kind) for value in values]
+    numbers = pa.array([value if fit else None for value, fit in zip(values, fits, strict=True)], kind)
+    return pc.if_else(pa.array(fits), numbers, no_decimal(kind))
+
+
+def _fits(value: Decimal | int, kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.scalar(value, kind)
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def _does_not_fit(name: str, data_type: pa.DataType, conn_id: str) -> ConfigurationError:
     return ConfigurationError(
-        f"column {name!r} is read as {data_type}, and a value does not fit: it has another type, is NaN, or has too"
-        " many digits",
+        f"column {name!r} is read as {data_type}, and a value has another type",
         todo="cast the column to one type in the model",
         connection=conn_id,
     )
@@ -205,7 +243,9 @@ def unified_type(kind: pa.DataType) -> pa.DataType:
 
 
 def cast(batch: pa.RecordBatch, schema: pa.Schema, *, conn_id: str) -> pa.RecordBatch:
-    """Cast a driver's batch to the types of a schema. Dates that Python has not become infinite ones.
+    """Cast a driver's batch to the types of a schema.
+
+    Dates that Python has not become infinite ones, and numbers that a decimal cannot hold :func:`no_decimal`.
 
     :raises ConfigurationError: a value does not fit.
     """
@@ -222,7 +262,6 @@ def cast(batch: pa.RecordBatch, schema: pa.Schema, *, conn_id: str) -> pa.Record
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
@@ -231,12 +270,20 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if array.type == kind:
         return array
     if pa.types.is_decimal(kind) and pa.types.is_string(array.type):
-        longest = pc.max(pc.binary_length(array)).as_py() or 0
-        if longest > 2 * _DIGITS:
-            raise pa.ArrowInvalid("too many digits")
-        if longest > _DIGITS:  # cast to decimal128 at once, Arrow accepts too many digits and yields a wrong number
-            array = array.cast(pa.decimal256(2 * _DIGITS, kind.scale))
+        return _decimals_of(array, kind)
     return array.cast(kind, safe=not pa.types.is_timestamp(kind))  # unsafe for timestamps: truncates nanoseconds
+
+
+def _decimals_of(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    # Arrow accepts texts with more digits and yields a wrong number.
+    if longest <= _DIGITS:
+        with contextlib.suppress(pa.ArrowException):
+            return texts.cast(kind)
+    return _fitting_decimals([None if text is None else Decimal(text) for text in texts.to_pylist()], kind)
 
 
 class _Range(NamedTuple):

@@ -16,9 +16,9 @@ arrays, composite types                                string: the server's JSON
 anything else: uuid, interval, enums, ranges, inet …   string: the server's text
 =====================================================  ========================================================
 
-Infinite dates and dates before the year 1 or after 9999 are read as infinite dates. These, and the time 24:00, reject
-their row when it is sent. NaN and infinity as a numeric, and numerics of more than 38 digits, raise an error. The
-drivers alone would return other values.
+Infinite dates and dates before the year 1 or after 9999 are read as infinite dates. NaN and infinity as a numeric, and
+numerics of more than 38 digits, are read as :func:`~airflow_reverse_etl.spec.columns.no_decimal`. These, and the time
+24:00, reject their row when it is sent. The drivers alone would return other values.
 
 Sources: PostgreSQL's system catalog ``pg_type`` for the numbers of types.
 """

@@ -73,6 +73,8 @@ def test_syncs_are_listed(where: list[str], capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_sync_is_forgotten(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["state", "forget-plans", "s", *where]) == 0
+    assert "s: plans deleted: " in capsys.readouterr().out
     assert main(["state", "forget", "s", *where]) == 0
     assert main(["state", "list", *where]) == 0
     assert printed(capsys) == ["s: state deleted", "no state found"]

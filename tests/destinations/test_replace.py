@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from airflow_reverse_etl.destinations.file import _texts
 from airflow_reverse_etl.destinations.new_file import NewFile
 from airflow_reverse_etl.destinations.registry import create
 from airflow_reverse_etl.destinations.table import TableDestination
-from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, UnreachableError
+from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, TryLaterError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Batch
@@ -28,6 +30,18 @@ from airflow_reverse_etl.testing import (
 )
 from tests.destinations.replacing import Replacing, names, read
 from tests.stores.warehouses import Place, duckdb_place, postgres_place
+
+
+@contextlib.contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Let this process write no file of more bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
@@ -44,6 +58,19 @@ async def test_a_file_has_all_rows_and_nothing_else_is_left(tmp_path: Path, kind
     changed_at = file.stat().st_mtime_ns
     assert (await replacing.run([(2, "b"), (5, "x")])).accepted == 0
     assert file.stat().st_mtime_ns == changed_at, "nothing differs, nothing is written"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+async def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, kind: str) -> None:
+    sync = Replacing({"type": "file", "url": str(tmp_path), "format": kind}, rate={"batch_size": 1000})
+    await sync.run([(1, "a")])
+    file = tmp_path / f"people.{kind}"
+    before = file.read_bytes()
+    with small_files(10_000), pytest.raises(TryLaterError, match="the worker's disk is full"):
+        await sync.run([(at, f"{at}" * 9) for at in range(3000)])
+    assert file.read_bytes() == before
+    await sync.run([(at, f"{at}" * 9) for at in range(3000)])
+    assert file.read_bytes() != before
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
+from airflow_reverse_etl.errors import (
+    ConfigurationError,
+    CredentialsError,
+    RepositoryNotFoundError,
+    TryLaterError,
+    UnreachableError,
+)
 from airflow_reverse_etl.git.credentials import Credentials, default_user, scrub
 from airflow_reverse_etl.git.errors import git_error
 from airflow_reverse_etl.http.auth.signatures import restored_pem
@@ -46,6 +52,7 @@ SEEN = [
         UnreachableError,
         "try again later",
     ),
+    ("fatal: write error: No space left on device\nfatal: index-pack failed", TryLaterError, "make space"),
     ("an unknown message", UnreachableError, "git's words"),
 ]
 

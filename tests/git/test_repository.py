@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from airflow_reverse_etl.errors import (
     CredentialsError,
     ProjectError,
     RepositoryNotFoundError,
+    TryLaterError,
     UnreachableError,
 )
 from airflow_reverse_etl.git.credentials import Credentials
@@ -276,6 +278,17 @@ def test_failure_leaves_nothing_behind(origin: Origin, tmp_path: Path) -> None:
         local(origin).checkout(commit, path="analytics", under=tmp_path / "c", prepare=("fail", fail))
     assert files(tmp_path / "c") == set()
     assert local(origin).checkout(commit, path="analytics", under=tmp_path / "c", prepare=("fail", print)).is_dir()
+
+
+def test_a_full_disk_is_named_with_its_folder(origin: Origin, tmp_path: Path) -> None:
+    commit = git(origin.work, "rev-parse", "HEAD")
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(TryLaterError, match="the worker's disk is full") as error:
+        local(origin).checkout(commit, path="analytics", under=tmp_path / "c", prepare=("fail", fail))
+    assert str(tmp_path / "c") in str(error.value)
 
 
 def test_killed_while_fetching_leaves_nothing_that_looks_whole(origin: Origin, tmp_path: Path) -> None:

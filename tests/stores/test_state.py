@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.errors import ConfigurationError, RunConflictError
+from airflow_reverse_etl.errors import ConfigurationError, RunConflictError, StateError
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.lake.delta import DeltaFile, DeltaLog
@@ -19,7 +19,7 @@ from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.stores.state import SyncState
 from airflow_reverse_etl.stores.warehouse.database import Database
 from airflow_reverse_etl.stores.warehouse.schema import prefix
-from airflow_reverse_etl.sync.ports import USUAL, Capabilities
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Plan
 from tests.s3 import Bucket
 from tests.stores.bench import NOW, REJECTED, THREE, Bench, keyed, sync_of
 from tests.stores.warehouses import PLACES, copying_store
@@ -146,13 +146,39 @@ def test_a_forgotten_sync_starts_from_scratch(store: Any, bench: Callable[..., B
     assert runs.run() == {}
 
 
+def test_without_its_damaged_plan_a_sync_plans_again(store: Any, bench: Callable[..., Bench]) -> None:
+    runs = bench(sync_of())
+    runs.model(THREE[:2])
+    runs.run()
+    runs.model(THREE)
+    damage(store, runs.plan())
+    with pytest.raises(StateError, match="reverse-etl state forget-plans"):
+        store.unfinished("s")
+    assert store.forget_plans("s") == 1
+    assert store.forget_plans("s") == 0
+    assert runs.run() == {"3": "added"}
+
+
+def damage(store: Any, plan: Plan) -> None:
+    """Cut what is stored of a plan."""
+    if isinstance(store, LakeStore):
+        [file] = Path(store._files.url).rglob("plan.json")
+        file.write_bytes(file.read_bytes()[:20])
+    else:
+        store._database.run(f"UPDATE {store._tables['plans']} SET content = '{{' WHERE plan_id = '{plan.plan_id}'")
+
+
 def test_a_sync_at_work_is_not_forgotten_unless_its_run_is_stopped(store: Any, bench: Callable[..., Bench]) -> None:
     runs = bench(sync_of())
     runs.model(THREE)
     runs.run()
     far = NOW + timedelta(days=100_000)
     fence = store.acquire("s", "a run", now=far, seconds=60)
-    for forget in (lambda: store.forget("s"), lambda: store.forget_record("s", "1")):
+    for forget in (
+        lambda: store.forget("s"),
+        lambda: store.forget_plans("s"),
+        lambda: store.forget_record("s", "1"),
+    ):
         with pytest.raises(RunConflictError, match="another run of this sync is at work"):
             forget()
     assert store.has_state("s")
@@ -165,7 +191,11 @@ def test_a_sync_at_work_is_not_forgotten_unless_its_run_is_stopped(store: Any, b
 
 
 def test_the_state_of_an_unknown_sync_cannot_be_forgotten(store: Any) -> None:
-    for forget in (lambda: store.forget("s"), lambda: store.forget_record("s", "1")):
+    for forget in (
+        lambda: store.forget("s"),
+        lambda: store.forget_plans("s"),
+        lambda: store.forget_record("s", "1"),
+    ):
         with pytest.raises(ConfigurationError, match="no state of this sync found"):
             forget()
 

@@ -13,10 +13,11 @@ from decimal import Decimal
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
+import sqlglot
 
 from airflow_reverse_etl import wiring
 from airflow_reverse_etl.destinations.json_encoding import dumps
@@ -28,8 +29,12 @@ from airflow_reverse_etl.stores.lake.store import LakeStore
 from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.testing.fakes import CountingLimiter
+from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from tests.bigquery import BY_CLIENT, BigQuery, Hook
 from tests.stores.warehouses import PLACES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "values.md"
 
@@ -115,6 +120,81 @@ def test_values_are_sent_as_the_page_says(
     if planner == "warehouse":
         store = place.store()
     check(heading, store, place.open_warehouse(), tmp_path)
+
+
+class ArrowOfSpark:
+    """A cursor of Spark with the method by which Databricks' driver returns Arrow."""
+
+    def __init__(self) -> None:
+        self.description: list[tuple[Any, ...]] = []
+
+    def cursor(self) -> ArrowOfSpark:
+        return self
+
+    def close(self) -> None:
+        return
+
+    def execute(self, statement: str) -> None:
+        from tests.stores.spark import spark
+
+        spark().sql("SET TIME ZONE 'UTC'")
+        self._found = spark().sql(statement).toArrow()
+        self.description = [(name, *[None] * 6) for name in self._found.column_names]
+
+    def fetchmany_arrow(self, size: int) -> pa.Table:
+        found, self._found = self._found[:size], self._found[size:]
+        return found
+
+
+def test_values_of_databricks_are_sent_as_the_page_says(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    PLACES["databricks"](request)
+    store = LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=1)
+    warehouse = DbApiWarehouse(ArrowOfSpark, dialect="databricks", conn_id="spark")
+    with closing(warehouse):
+        check("Databricks", store, warehouse, tmp_path)
+
+
+#: Type number and value of redshift_connector 2, in the order of the page.
+OF_REDSHIFT: list[tuple[int, Any]] = [
+    (23, 42), (1700, Decimal("1.50")), (701, 1.5), (16, True), (1043, "[text]"), (1082, date(2026, 1, 31)),
+    (1083, time(12, 0, 0, 500_000)), (1114, datetime(2026, 1, 31, 12)),  # noqa: DTZ001 - a time without a zone
+    (1184, datetime(2026, 1, 31, 10, tzinfo=UTC)), (4000, '{"a":[1,null]}'),
+]  # fmt: skip
+
+
+class RowOfRedshift:
+    """A cursor that returns the only row of the page's values as redshift_connector does."""
+
+    def __init__(self) -> None:
+        self._columns = [("id", 23, 1), *((f"c{at}", *found) for at, found in enumerate(OF_REDSHIFT))]
+        self.description: list[tuple[Any, ...]] = []
+        self._rows: list[tuple[Any, ...]] = []
+
+    def cursor(self) -> RowOfRedshift:
+        return self
+
+    def close(self) -> None:
+        return
+
+    def execute(self, statement: str) -> None:
+        known = {name: (kind, value) for name, kind, value in self._columns}
+        wanted = sqlglot.parse_one(statement, read="redshift").selects
+        names = [(item.alias_or_name, item.this.name if item.alias else item.name) for item in wanted]
+        names = list(zip(known, known, strict=True)) if names == [("*", "*")] else names
+        found = [(name, *known[column]) for name, column in names]
+        self.description = [(name, kind, *[None] * 5) for name, kind, _ in found]
+        self._rows = [] if "1 = 0" in statement else [tuple(value for *_, value in found)]
+
+    def fetchmany(self, size: int) -> list[tuple[Any, ...]]:
+        rows, self._rows = self._rows, []
+        return rows
+
+
+def test_values_of_redshift_are_sent_as_the_page_says(tmp_path: Path) -> None:
+    assert len(OF_REDSHIFT) == len(rows_of("Redshift"))
+    store = LakeStore(str(tmp_path / "state"), memory_limit="500MB", threads=1)
+    with closing(DbApiWarehouse(RowOfRedshift, dialect="redshift", conn_id="rs")) as warehouse:
+        check("Redshift", store, warehouse, tmp_path)
 
 
 @pytest.mark.long

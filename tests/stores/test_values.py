@@ -126,6 +126,34 @@ def test_an_identifier_is_sent_as_the_text_by_which_the_plan_knows_it(records_of
     assert record["c0"] == '{"a":1}'
 
 
+@pytest.mark.parametrize("planner", ["local", "warehouse"])
+def test_json_that_an_expression_passes_on_is_sent_as_json(
+    planner: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = postgres_place(request.getfixturevalue("postgres"))
+    expected: dict[str, Any] = {
+        "j": {"a": [1]},
+        "coalesce(j, j)": {"a": [1]},
+        "case when id = 1 then j end": {"a": [1]},
+        "j -> 'a'": [1],
+        "j ->> 'b'": None,
+        "coalesce(l, l)": ["x"],
+        "coalesce(t, t)": "[text]",
+    }
+    mapping = {f"v{at}": {"sql": sql} for at, sql in enumerate(expected)}
+    sync = Sync(name="s", model="m", source="w", destination={"type": "file"}, mapping=mapping)
+    store: Any = LakeStore(str(tmp_path), memory_limit="500MB", threads=1)
+    if planner == "warehouse":
+        store = place.store()
+    query = "select 1 as id, cast('{\"a\": [1]}' as jsonb) as j, array['x'] as l, '[text]'::text as t"
+    plan = store.plan(PlanRequest(sync, query, ("id",), "run", NOW), place.open_warehouse())
+    [batch] = store.changes(plan)
+    [record], failures = RecordBuilder(sync).build(batch)
+    store.discard(plan)
+    assert not failures
+    assert list(record.values()) == list(expected.values())
+
+
 @pytest.mark.parametrize(
     ("source", "value"),
     [
@@ -147,6 +175,15 @@ def test_a_value_that_cannot_be_sent_concerns_its_row_alone(records_of: Records,
     assert failure.message.startswith("column 'c1', field 'c1': ")
     assert failure.message.endswith(("dates are in the years 1 to 9999", "the time 24:00 cannot be sent"))
     assert "infinity" not in failure.message
+
+
+@pytest.mark.parametrize("value", ["cast('NaN' as numeric)", "cast('-Infinity' as numeric)", "1e60::numeric"])
+@pytest.mark.parametrize("parse_json", [True, False])
+def test_a_numeric_that_cannot_be_read_concerns_its_row_alone(records_of: Any, value: str, parse_json: bool) -> None:
+    """It is so for every destination, as its digits are not known."""
+    _, failures = records_of("postgres", ["1", value], parse_json=parse_json)
+    text = "column 'c1', field 'c1': NaN, Infinity and numbers with too many digits cannot be sent"
+    assert failures == {0: Failure("wrong_value", text)}
 
 
 @pytest.mark.parametrize(

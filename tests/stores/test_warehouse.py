@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 import sqlglot
 from hypothesis import given, settings
@@ -497,6 +498,44 @@ def test_statements_are_what_they_were(dialect: str) -> None:
         golden.write_text(text)
         pytest.fail(f"{golden.name} is written: read it")
     assert text == golden.read_text()
+
+
+class Ranges(Columns):
+    """Answers the statements that read a change set with its rows, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries: list[str] = []
+
+    def read(self, query: str, *, batch_rows: int = 0) -> pa.RecordBatchReader:
+        self.queries.append(query)
+        numbers = re.search(r"seq > (\d+) AND seq <= (\d+) ORDER BY seq$", query)
+        assert numbers
+        seqs = pa.array(range(int(numbers[1]) + 1, int(numbers[2]) + 1), pa.int64())
+        names = [item.alias_or_name for item in sqlglot.parse_one(query, read="redshift").selects]
+        texts = pa.array(["x"] * len(seqs), pa.string())
+        batch = pa.RecordBatch.from_arrays([seqs if name == "seq" else texts for name in names], names)
+        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+
+def test_redshift_reads_a_change_set_in_ranges_that_follow_each_other() -> None:
+    recorder, sync, ranges = Recorder(), sync_of(), Ranges()
+    store = WarehouseStore(lambda: recorder, lambda: ranges, dialect="redshift")
+    plan = store.plan(PlanRequest(sync, "SELECT * FROM m", ("id",), "run1", NOW), Columns())
+    seqs = [seq for batch in store.changes(plan, until=400_000) for seq in batch.column("seq").to_pylist()]
+    assert seqs == list(range(1, 400_001))
+    first, *others = ranges.queries
+    table = first.partition(" FROM ")[2].partition(" WHERE ")[0]
+    assert table.endswith(f"_changes_{plan.plan_id[-12:]}")
+    assert first == (
+        "SELECT seq, change, COALESCE(row_key, CAST(seq AS VARCHAR(MAX))) AS row_key, f0, "
+        f"CASE WHEN change = 'removed' THEN identifiers END AS identifiers FROM {table}"
+        " WHERE seq > 0 AND seq <= 1000 ORDER BY seq"
+    )
+    assert [query.partition(" WHERE ")[2] for query in others] == [
+        "seq > 1000 AND seq <= 251000 ORDER BY seq",
+        "seq > 251000 AND seq <= 400000 ORDER BY seq",
+    ]
 
 
 #: How a column is added, by the page on ALTER TABLE of each manual.

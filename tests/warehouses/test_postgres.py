@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from airflow_reverse_etl.errors import (
@@ -25,6 +26,7 @@ from airflow_reverse_etl.errors import (
     ReverseEtlError,
     UnreachableError,
 )
+from airflow_reverse_etl.spec.columns import no_decimal
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake.store import LakeStore
@@ -128,12 +130,15 @@ def test_an_empty_result_has_the_same_columns(warehouse: Warehouse) -> None:
         "'NaN'::NUMERIC", "1e38::NUMERIC", "'Infinity'::NUMERIC", "1e39::NUMERIC(50, 2)", "1e90::NUMERIC(99, 2)",
     ],
 )  # fmt: skip
-def test_values_that_arrow_has_not_are_refused_and_never_others(warehouse: Warehouse, value: str) -> None:
+def test_a_numeric_that_arrow_has_not_is_marked_and_no_other_value_changes(warehouse: Warehouse, value: str) -> None:
     """This holds for the first rows and for later ones."""
+    kind = "NUMERIC(50, 2)" if "," in value else "NUMERIC"
     for first in (0, 4000):
-        query = f"SELECT CASE WHEN i > {first} THEN {value} END AS v FROM generate_series(1, 5000) AS t(i)"
-        with pytest.raises(ConfigurationError, match="in the model"):
-            warehouse.read(query, batch_rows=3000).read_all()
+        query = f"SELECT CASE WHEN i > {first} THEN {value} ELSE 1.5::{kind} END AS v"
+        table = warehouse.read(f"{query} FROM generate_series(1, 5000) AS t(i)", batch_rows=3000).read_all()
+        column = table.column(0).combine_chunks()
+        assert pc.equal(column, no_decimal(column.type)).to_pylist() == [False] * first + [True] * (5000 - first)
+        assert set(column[:first].to_pylist()) <= {Decimal("1.5")}
 
 
 @pytest.mark.parametrize(

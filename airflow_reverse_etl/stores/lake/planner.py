@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED
+from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.sql.statements.classification import counted
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores.lake.change_set import UNSENT_KINDS
@@ -103,10 +104,11 @@ def _read_model(
     stream = _Stream(warehouse.read(statement.extract))
     connection = scratch.connection
     try:
+        passed_on = _passed_on(scratch, statement, stream.schema)
         # An empty table gives the types of the mapped columns.
         connection.register("extracted", stream.schema.empty_table())
         types = {name: kind for name, kind, *_ in scratch.execute(f"DESCRIBE {statement.mapped}")}
-        kinds = {**value_kinds(statement, types), **_source_kinds(statement, stream.schema)}
+        kinds = {**passed_on, **value_kinds(statement, types), **_source_kinds(statement, stream.schema)}
         columns = ", ".join(
             f"CAST({name} AS VARCHAR) AS {name}" if stored_as_text(kind) else name for name, kind in types.items()
         )
@@ -152,6 +154,36 @@ def _source_kinds(statement: PlanStatement, extracted: pa.Schema) -> dict[str, s
     fields = {field.name.lower(): field for field in extracted}
     found = {name: fields[column].metadata or {} for name, column in statement.plain.items()}
     return {name: metadata[KIND].decode() for name, metadata in found.items() if KIND in metadata}
+
+
+def _passed_on(scratch: Scratch, statement: PlanStatement, extracted: pa.Schema) -> dict[str, str]:
+    """Return what the text of values stands for that an expression passes on, as ``coalesce(payload, other)`` does.
+
+    The source's JSON is text where the plan runs. The expressions would have JSON of it if it had that type, as an
+    empty table with that type shows.
+    """
+    import duckdb
+
+    found: dict[str, str] = {}
+    for kind in (NESTED, JSON):
+        names = [field.name for field in extracted if (field.metadata or {}).get(KIND) == kind.encode()]
+        if not names:
+            continue
+        columns = ", ".join(f"CAST({quoted(name, 'duckdb')} AS JSON) AS {quoted(name, 'duckdb')}" for name in names)
+        scratch.connection.register("extracted_texts", extracted.empty_table())
+        try:
+            scratch.execute(
+                f"CREATE OR REPLACE TEMP VIEW extracted AS SELECT * REPLACE ({columns}) FROM extracted_texts"
+            )
+            types = {name: data_type for name, data_type, *_ in scratch.execute(f"DESCRIBE {statement.mapped}")}
+        except duckdb.Error:
+            # An expression that takes text only; the text is sent then.
+            continue
+        finally:
+            scratch.execute("DROP VIEW IF EXISTS extracted")
+            scratch.connection.unregister("extracted_texts")
+        found |= {name: kind for name, stands in value_kinds(statement, types).items() if stands == JSON}
+    return found
 
 
 def _stands_for(data_type: str) -> str:

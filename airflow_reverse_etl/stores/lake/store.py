@@ -319,6 +319,23 @@ class LakeStore(StateStore):
             self._delete_state(sync, names)
             self._files.delete(f"recipes/{sync}.json")  # see stores/recipes.py
 
+    def forget_plans(self, sync: str, *, force: bool = False) -> int:
+        """Delete the plans of a sync that are not committed, damaged ones too. Repeat it if it was interrupted.
+
+        Which of their rows were sent is lost with them.
+
+        :param force: also while a run of the sync is at work, which then stops.
+        :returns: number of plans.
+        :raises ConfigurationError: the sync has no state.
+        :raises RunConflictError: a run of the sync is at work.
+        """
+        self._names(sync)
+        runs = f"{_folder(sync)}/runs"
+        with leases.held(self._lease(sync), sync, force=force):
+            plans = self._files.list(runs)
+            self._files.delete(runs)
+        return len(plans)
+
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record from snapshot, rejections and change log. Repeat it if it was interrupted.
 

@@ -144,13 +144,14 @@ class OpenPlans:
         self._database.run(f"DELETE FROM {self._tables['leases']} WHERE sync LIKE {tries}")
         self._database.run(f"DELETE FROM {plans} {where}")
 
-    def drop_all(self, sync: str) -> None:
-        """Delete the plans of a sync, whatever their stage, and their tables."""
+    def drop_all(self, sync: str) -> int:
+        """Delete the plans of a sync, whatever their stage, and their tables; return the number of plans."""
         rows = self._database.run(
             f"SELECT DISTINCT plan_id FROM {self._tables['plans']} WHERE sync = {self._tables.text(sync)}"
         )
         for (plan_id,) in rows:
             self.drop(prefix(sync), plan_id)
+        return len(rows)
 
     def drop_interrupted(self, sync: str, now: datetime) -> None:
         """Delete what interrupted planners and deletions have left."""

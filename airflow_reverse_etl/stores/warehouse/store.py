@@ -378,6 +378,13 @@ class WarehouseStore(StateStore):
             with leases.held(TableValues(self._tables, sync), sync, force=force):
                 self._delete_state(sync)
 
+    def forget_plans(self, sync: str, *, force: bool = False) -> int:
+        """Delete uncommitted plans: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.forget_plans`."""
+        with self._tables.errors(sync):
+            self._check_known(sync)
+            with leases.held(TableValues(self._tables, sync), sync, force=force):
+                return self._open_plans.drop_all(sync)
+
     def forget_record(self, sync: str, key: str, *, by_identifier: bool = False) -> dict[str, int]:
         """Delete one record: :meth:`airflow_reverse_etl.stores.lake.store.LakeStore.forget_record`."""
         with self._tables.errors(sync):

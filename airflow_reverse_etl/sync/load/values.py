@@ -13,13 +13,14 @@ from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED, no_decimal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 _NO_TIME = "the time 24:00 cannot be sent"
+_NO_DECIMAL = "NaN, Infinity and numbers with too many digits cannot be sent"
 _NO_NUMBER = "NaN and Infinity have no JSON form"
 #: Most digits before or after the point of a number in JSON that is kept with all its digits.
 _DIGITS = 40
@@ -60,6 +61,7 @@ def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tup
     else:
         problems = {}
     problems |= dict.fromkeys(_midnights(column), _NO_TIME)
+    problems |= dict.fromkeys(_unreadable_decimals(column), _NO_DECIMAL)
     if parse_json and _has_floats(column.type):
         problems |= {at: _NO_NUMBER for at, value in enumerate(values) if not _is_finite(value)}
     if kind == INTEGER:
@@ -113,6 +115,17 @@ def _midnights(column: pa.Array) -> list[int]:
         return []
     late = pc.greater_equal(column.view(pa.int64()), 86_400_000_000)
     return list(pc.indices_nonzero(pc.fill_null(late, fill_value=False)).to_pylist())
+
+
+def _unreadable_decimals(column: pa.Array) -> list[int]:
+    """Return the positions of numbers that the column could not hold when it was read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_decimal128(column.type):
+        return []
+    found = pc.equal(column, no_decimal(column.type))
+    return list(pc.indices_nonzero(pc.fill_null(found, fill_value=False)).to_pylist())
 
 
 def _integer(value: Any) -> Any:
