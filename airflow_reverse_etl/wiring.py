@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
     from airflow_reverse_etl.sync.clock import RunTiming
     from airflow_reverse_etl.sync.context import RunContext
-    from airflow_reverse_etl.sync.ports import Destination, Observer, Warehouse
+    from airflow_reverse_etl.sync.ports import Destination, Observer, RecordIds, Warehouse
 
 
 def run_context(
@@ -61,6 +61,7 @@ def run_context(
         deferrable=deferrable,
         budget=FileBudget(state_files()),
         timing=timing or DEFAULT_TIMING,
+        record_ids=record_ids(sync),
     )
 
 
@@ -80,6 +81,23 @@ def store_of(
         open_warehouse_store=lambda: warehouse_store(sync.source),
         has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
         log=log,
+    )
+
+
+def record_ids(sync: Sync) -> RecordIds | None:
+    """Return the receiver of the ids of a sync's records, or None without ``write_ids``.
+
+    :raises CredentialsError: the connection of the sync's source does not exist.
+    :raises ConfigurationError: it does not lead to a SQL database, or its provider is not installed.
+    """
+    if sync.write_ids is None:
+        return None
+    from airflow_reverse_etl.stores.files import StateFiles
+    from airflow_reverse_etl.stores.record_ids import KeptRecordIds
+
+    dialect = _checked_dialect(dialect_of(connection_info(sync.source).conn_type).name, sync.source)
+    return KeptRecordIds(
+        StateFiles(*_environment_place()), sync.name, dbapi_connect(sync.source), dialect=dialect, table=sync.write_ids
     )
 
 
@@ -118,9 +136,7 @@ def state_store(*, environment: str | None = None) -> LakeStore:
     :raises ConfigurationError: a setting is not valid.
     :raises CredentialsError: the connection in ``state_conn_id`` does not exist.
     """
-    url, options = _state_place()
-    folder = config.settings().environment if environment is None else environment
-    return _lake(f"{url.rstrip('/')}/{folder}" if folder else url, options)
+    return _lake(*_environment_place(environment))
 
 
 def state_store_at(url: str, conn_id: str | None) -> LakeStore:
@@ -182,6 +198,12 @@ def has_state_to_adopt(sync: str, conn_id: str) -> bool:
         return True
     tables = warehouse_store(conn_id, environment="")
     return tables is not None and tables.has_state(sync)
+
+
+def _environment_place(environment: str | None = None) -> tuple[str, dict[str, str]]:
+    url, options = _state_place()
+    folder = config.settings().environment if environment is None else environment
+    return f"{url.rstrip('/')}/{folder}" if folder else url, options
 
 
 def _state_place() -> tuple[str, dict[str, str]]:

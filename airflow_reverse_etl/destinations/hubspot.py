@@ -152,6 +152,7 @@ class HubSpot(BatchApi):
                 item=self._upsert_item,
                 support=_support(),
                 results=_RESULTS,
+                ids=RecordPlaces("results", (f"properties.{self._property}", self._property)),
                 then=then,
             ),
             Operation.INSERT: Endpoint(
@@ -160,6 +161,7 @@ class HubSpot(BatchApi):
                 item=self._item,
                 support=_support(idempotent=False),
                 results=_RESULTS,
+                ids=RecordPlaces("results", ("objectWriteTraceId", "")),
                 atomic=True,
                 # Another record has the value of a unique property: the row is rejected, and the others are written.
                 statuses={409: Action.REFUSE},
@@ -243,8 +245,7 @@ class HubSpot(BatchApi):
     def _associations(self) -> Associations | None:
         if not self.options.associations:
             return None
-        places = RecordPlaces("results", (f"properties.{self._property}", self._property))
-        return Associations(self, self.options.object, self.options.associations, places)
+        return Associations(self, self.options.object, self.options.associations)
 
 
 def _support(*, idempotent: bool = True) -> Support:

@@ -156,6 +156,8 @@ class Receipts:
     :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
         that are ``unknown`` then are in doubt. If they may not be sent twice, later runs leave them out until the
         sync's ``destination`` changes.
+    :param ids: key → the destination's own id of the record, for accepted rows whose id is known. A destination fills
+        it if the sync has ``write_ids``.
     """
 
     default: Receipt = ACCEPTED
@@ -167,6 +169,7 @@ class Receipts:
     taken: bool = False
     requests: int = 1
     stop: ConfigurationError | None = None
+    ids: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, key: str) -> Receipt:
         return self.exceptions.get(key, self.default)

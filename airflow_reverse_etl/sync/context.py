@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
-from airflow_reverse_etl.sync.ports import Clock, Observer, RateBudget, StateStore, Warehouse
+from airflow_reverse_etl.sync.ports import Clock, Observer, RateBudget, RecordIds, StateStore, Warehouse
 
 #: Longest wait, in seconds, in the middle of a step. Before a longer one, the step ends and gives the lease back.
 LONGEST_WAIT = 60.0
@@ -43,6 +43,7 @@ class RunContext:
     :param budget: budget that shares the sync's ``requests_per_second`` between all users of the destination's
         connection. Default: the rate applies to this load alone.
     :param timing: intervals and limits of the run.
+    :param record_ids: receiver of the records' ids, of a sync with ``write_ids``.
     """
 
     run_id: str
@@ -53,6 +54,7 @@ class RunContext:
     deferrable: bool = False
     budget: RateBudget | None = None
     timing: RunTiming = DEFAULT_TIMING
+    record_ids: RecordIds | None = None
 
 
 @dataclass(frozen=True, slots=True)

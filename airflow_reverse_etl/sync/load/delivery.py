@@ -242,6 +242,7 @@ class Delivery:
         If the destination stops the load, its ``unknown`` rows are not sent again, whatever ``on_unknown`` says.
         """
         checkpoint = self._writer.checkpoint
+        self._writer.note_ids(batch, receipts)
         if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
             checkpoint.settle(batch.seqs)
             return None

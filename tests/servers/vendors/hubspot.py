@@ -117,7 +117,8 @@ class HubSpot(Server):
         assert key is not None
         new = key not in self.records.held
         self.records.write(operation, key, entry["properties"])
-        result = self._shown(key)
+        # The answer repeats the id of the entry.
+        result = {**self._shown(key), **{name: entry[name] for name in ("objectWriteTraceId",) if name in entry}}
         return {**result, "new": new} if operation is Operation.UPSERT else result
 
     def _shown(self, key: str) -> dict[str, Any]:
