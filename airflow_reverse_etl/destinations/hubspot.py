@@ -6,7 +6,8 @@ properties API and error handling.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
@@ -186,24 +187,29 @@ class HubSpot(BatchApi):
         }
 
     def limits(self, operations: Mapping[Operation, Support]) -> Capabilities:
-        """Return the limits of the smallest account: 100 requests in ten seconds.
+        """Return the limits of the smallest account, 100 requests in ten seconds, until replies state the account's.
 
         An upsert by email sets every property, so its records are always whole.
         """
         by_email = self.sync.destination.match_on == ("email",) and Operation.UPSERT in self._setup.operations
         return Capabilities(
             operations,
-            requests_per_second=10,
-            concurrency=4,
+            requests_per_second=9.5,
+            concurrency=8,
             nulls=NullValue(value=""),
             ignore_case=True,
             always_sent=None if by_email else frozenset({ASSOCIATIONS}),
         )
 
     def fields(self) -> Generator[Request, Reply, ObjectSchema]:
-        """Return the properties of the object, and a field for each object in ``associations``."""
+        """Return the properties of the object, and a field for each object in ``associations``.
+
+        Which properties a new record needs is known only to a token that may read the object's schema.
+        """
         answer = self.checked((yield Request("GET", f"/crm/v3/properties/{self._object}")))
-        fields = [_field(found) for found in answer["results"] if not found.get("archived")]
+        schema = yield Request("GET", f"/crm/v3/schemas/{self._object}")
+        required = schema.json().get("requiredProperties", ()) if schema.status == HTTPStatus.OK else ()
+        fields = [_field(found, required) for found in answer["results"] if not found.get("archived")]
         fields += [ObjectField(f"{ASSOCIATIONS}.{name}") for name in self.options.associations]
         return ObjectSchema(fields)
 
@@ -252,7 +258,7 @@ def _support(*, idempotent: bool = True) -> Support:
     return Support(idempotent=idempotent, answers="row", max_rows=100)
 
 
-def _field(found: Mapping[str, Any]) -> ObjectField:
+def _field(found: Mapping[str, Any], required: Collection[str]) -> ObjectField:
     """Return a property as a field."""
     choices = tuple(option["value"] for option in found.get("options") or ())
     kind: FieldType = _TYPES.get(found["type"], "any")
@@ -264,6 +270,7 @@ def _field(found: Mapping[str, Any]) -> ObjectField:
     return ObjectField(
         name,
         kind,
+        required=name in required,
         writable=not (found.get("calculated") or metadata.get("readOnlyValue")),
         # The API does not call these two unique, but recognises records by them.
         unique=bool(found.get("hasUniqueValue")) or name in ("email", RECORD_ID),

@@ -151,6 +151,7 @@ class Receipts:
     :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
         engine decides how long it waits.
     :param left_today: number of requests that the destination still allows today, by its own count.
+    :param allowed_rate: requests a second that the destination allows the account, by its own count.
     :param taken: the destination queued the accepted rows, as with HTTP status 202. What became of them is unknown.
     :param requests: number of requests made for this answer.
     :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
@@ -166,6 +167,7 @@ class Receipts:
     retry_after: float | None = None
     throttled: bool = False
     left_today: int | None = None
+    allowed_rate: float | None = None
     taken: bool = False
     requests: int = 1
     stop: ConfigurationError | None = None

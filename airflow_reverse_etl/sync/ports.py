@@ -340,7 +340,8 @@ class Capabilities:
     """Abilities and limits of a destination. The sync is checked against them before a row is read.
 
     :param operations: supported operations, and what the destination promises about each.
-    :param requests_per_second: rate of a sync without one of its own; None for no limit.
+    :param requests_per_second: rate of a sync without one of its own, until a receipt has the ``allowed_rate`` of the
+        account; None for no limit.
     :param requests_per_day: likewise, in a day.
     :param daily_reset: IANA name of the time zone at whose midnight the remote begins to count the requests of a day
         again; empty if it counts those of the last 24 hours.

@@ -182,6 +182,8 @@ class Delivery:
         """
         if receipts.left_today is not None:
             self._pace.note_left_today(receipts.left_today)
+        if receipts.allowed_rate is not None:
+            self._pace.note_allowed(receipts.allowed_rate)
         if self._pace.spent_until:
             self.stopping = True
         if receipts.retry_after is not None:
