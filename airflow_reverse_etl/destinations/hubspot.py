@@ -23,7 +23,7 @@ from airflow_reverse_etl.destinations.hubspot_associations import (
     Associations,
     text_of,
 )
-from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info
+from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info, Scopes
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import NullValue
@@ -56,6 +56,13 @@ INFO = Info(
     docs="https://developers.hubspot.com/docs/api-reference/crm-objects",
     base_url="https://api.hubapi.com",
     test="/account-info/v3/details",
+    scopes=Scopes(
+        path="/oauth/v2/private-apps/get/access-token-info",
+        field="tokenKey",
+        list="scopes",
+        needed=r"crm\.(objects|schemas)\..+\.write|tickets",
+        example="crm.objects.contacts.write",
+    ),
     account=Account("/account-info/v3/details", "portalId"),
     contract="CRM objects v3, associations v4 and properties v3 of hubspot-api-python, 2025-11-04",
     connection=ConnectionForm(
@@ -67,6 +74,7 @@ INFO = Info(
             "host": "empty: https://api.hubapi.com",
             "login": "empty with a private app; with OAuth, the app's client id",
             "password": "of a private app: Settings, Integrations, Private Apps, Auth; with OAuth, the client secret",
+            "extra": "with OAuth also token_url and refresh_token; a sandbox is an account with a token of its own",
         },
         hidden=("schema", "port"),
         fields={

@@ -33,6 +33,8 @@ class HubSpot(Server):
 
     contract = Contract.of("hubspot")
     portal = 62515
+    #: Scopes of the token.
+    scopes: tuple[str, ...] = ("oauth", "crm.objects.contacts.read", "crm.objects.contacts.write")
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class HubSpot(Server):
                 return Reply.of({"name": of, "requiredProperties": self._required.get(of, [])})
             case "GET", ["crm", "v3", "schemas", of]:
                 return _error(403, "MISSING_SCOPES", f"This token needs one of: crm.schemas.{of}.read")
+            case "POST", ["oauth", "v2", "private-apps", "get", "access-token-info"]:
+                return Reply.of({"userId": 1, "hubId": self.portal, "appId": 1, "scopes": self.scopes})
             case "GET", ["account-info", "v3", "details"]:
                 return Reply.of({"portalId": self.portal, "timeZone": "Europe/Berlin", "accountType": "STANDARD"})
             case "POST", ["crm", "v4", "associations", _, _, "batch", *call]:
