@@ -1,7 +1,7 @@
 """Contacts to HubSpot beside drt's connector, on a server with HubSpot's limits.
 
-``python -m tests.benchmarks.bench_vendors [rows]``. The account allows 190 requests in ten seconds. drt sends a contact in
-a request, at most nine requests a second, so it gets fewer rows, and is compared by its rate.
+``python -m tests.benchmarks.bench_vendors [rows]``. The account allows 190 requests in ten seconds. drt sends a contact
+in a request, at most nine requests a second, so it gets fewer rows, and is compared by its rate.
 """
 
 from __future__ import annotations
