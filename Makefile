@@ -16,7 +16,7 @@ export AIRFLOW__CORE__LOAD_EXAMPLES := False
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-airflow-3.1 test-databricks test-dbt-versions lint format measure types bench docs schema constraints build clean
+.PHONY: help demo test test-all test-airflow-3.1 test-databricks test-dbt-versions lint format measure types bench live docs schema constraints build clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ types: $(VENV)/.ready ## mypy, strict
 
 bench: $(VENV)/.ready ## throughput and plan time beside other tools; writes build/bench.json
 	$(BIN)/python -m tests.benchmarks
+
+live: $(VENV)/.ready ## the wire cases of TYPE against your account, from AIRFLOW_CONN_<TYPE>; records them
+	$(BIN)/python -m tests.live $(TYPE)
 
 docs: $(VENV)/.docs ## the documentation, into build/docs; warnings are errors
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
     from airflow_reverse_etl.sync.clock import RunTiming
     from airflow_reverse_etl.sync.context import RunContext
-    from airflow_reverse_etl.sync.ports import Destination, LoadsInJobs, Observer, Warehouse
+    from airflow_reverse_etl.sync.ports import Destination, LoadsInJobs, Observer, RecordIds, Warehouse
 
 
 def run_context(
@@ -67,6 +67,7 @@ def run_context(
         timing=timing or DEFAULT_TIMING,
         finished=finished,
         asks_for=_destination_of_job,
+        record_ids=record_ids(sync),
     )
 
 
@@ -108,6 +109,23 @@ def earlier_rows(sync: Sync, run_id: str, *, runs: int) -> list[int]:
         if hasattr(store, "close"):
             store.close()
     return [run.report.model_rows for run in past if run.run_id != run_id][:runs]
+
+
+def record_ids(sync: Sync) -> RecordIds | None:
+    """Return the receiver of the ids of a sync's records, or None without ``write_ids``.
+
+    :raises CredentialsError: the connection of the sync's source does not exist.
+    :raises ConfigurationError: it does not lead to a SQL database, or its provider is not installed.
+    """
+    if sync.write_ids is None:
+        return None
+    from airflow_reverse_etl.stores.files import StateFiles
+    from airflow_reverse_etl.stores.record_ids import KeptRecordIds
+
+    dialect = _checked_dialect(dialect_of(connection_info(sync.source).conn_type).name, sync.source)
+    return KeptRecordIds(
+        StateFiles(*_environment_place()), sync.name, dbapi_connect(sync.source), dialect=dialect, table=sync.write_ids
+    )
 
 
 def destination_of(sync: Sync) -> Destination:
@@ -157,12 +175,6 @@ def recipes() -> Recipes:
     from airflow_reverse_etl.stores.recipes import Recipes
 
     return Recipes(StateFiles(*_environment_place(None)))
-
-
-def _environment_place(environment: str | None) -> tuple[str, dict[str, str]]:
-    url, options = _state_place()
-    folder = config.settings().environment if environment is None else environment
-    return (f"{url.rstrip('/')}/{folder}" if folder else url), options
 
 
 def state_store_at(url: str, conn_id: str | None) -> LakeStore:
@@ -224,6 +236,12 @@ def has_state_to_adopt(sync: str, conn_id: str) -> bool:
         return True
     tables = warehouse_store(conn_id, environment="")
     return tables is not None and tables.has_state(sync)
+
+
+def _environment_place(environment: str | None = None) -> tuple[str, dict[str, str]]:
+    url, options = _state_place()
+    folder = config.settings().environment if environment is None else environment
+    return f"{url.rstrip('/')}/{folder}" if folder else url, options
 
 
 def _state_place() -> tuple[str, dict[str, str]]:

@@ -129,6 +129,72 @@ def test_contacts_of_a_git_project_reach_the_crm_and_announce_it(
     assert lines == [f"{CUSTOMERS} contacts delivered, 0 rejected"]
 
 
+_PROPERTY = {"description": "", "groupName": "a", "label": "", "type": "string", "fieldType": "text", "options": []}
+
+
+@pytest.mark.long
+def test_a_shop_reaches_hubspot_with_its_markets_and_gets_the_ids_back(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    add_connection: Callable[..., None],
+    state_url: Path,
+    tmp_path: Path,
+) -> None:
+    from dags_examples.demo.shop import CUSTOMERS, Repository, Warehouse
+    from tests.servers.threads import in_thread
+    from tests.servers.vendors.hubspot import TOKEN, HubSpot
+
+    shop = Warehouse(tmp_path / "shop.duckdb")
+    repository = Repository(tmp_path / "repository")
+    add_connection("warehouse", conn_type="duckdb", host=str(shop.path), schema="analytics")
+    add_connection("git_dbt", conn_type="git", host=repository.path.as_uri(), extra={"allow_protocols": ["file"]})
+    properties = {
+        "contacts": [{**_PROPERTY, "name": name} for name in ("email", "firstname", "lifetime_value")],
+        "companies": [{**_PROPERTY, "name": "market_key", "hasUniqueValue": True}, {**_PROPERTY, "name": "name"}],
+    }
+    with in_thread(HubSpot(properties=properties)) as hubspot:
+        add_connection("hubspot", conn_type="reverse_etl_hubspot", host=hubspot.url, password=TOKEN)
+        dag_run = run_dag(load("shop_to_hubspot"))
+    assert xcom(dag_run, "companies")["accepted"] == 5
+    assert xcom(dag_run, "contacts")["accepted"] == CUSTOMERS
+    assert len(hubspot.associations) == CUSTOMERS
+    joined = shop.query(
+        "select count(*) from analytics.hubspot_contacts ids join analytics.customers on ids.key = customer_id::text"
+    )
+    assert joined == [(CUSTOMERS,)]
+
+
+def test_accounts_reach_salesforce_and_their_ids_come_back(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    state_url: Path,
+    tmp_path: Path,
+) -> None:
+    from tests.servers.threads import in_thread
+    from tests.servers.vendors.salesforce import Salesforce
+
+    warehouse(
+        "create schema marts; create table marts.accounts as select 'A-' || i as account_id, 'Account ' || i as name,"
+        " i * 1000 as revenue, if(i > 1, 'A-1', null) as parent_id from range(1, 4) numbers(i)"
+    )
+    field = {"createable": True, "updateable": True, "nillable": True, "defaultedOnCreate": False, "type": "string"}
+    fields = [
+        {**field, "name": "Account_Key__c", "externalId": True, "unique": True},
+        {**field, "name": "Name", "nillable": False},
+        {**field, "name": "AnnualRevenue", "type": "currency"},
+        {**field, "name": "ParentId", "type": "reference", "relationshipName": "Parent", "referenceTo": ["Account"]},
+    ]
+    with in_thread(Salesforce(key="Account_Key__c", fields=fields)) as server:
+        add_connection("salesforce", conn_type="salesforce", extra=dict(server.connection().extra))
+        dag_run = run_dag(load("accounts_to_salesforce"))
+    assert xcom(dag_run, "accounts")["accepted"] == 3
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
+        found = connection.execute("select key, record_id from marts.salesforce_accounts order by key").fetchall()
+    assert found == [(f"A-{number}", server.id_of(f"a-{number}")) for number in (1, 2, 3)]
+
+
 class TriggeredBy:
     """What Airflow gives the tasks of a run that an asset event has started."""
 

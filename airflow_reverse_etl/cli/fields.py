@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from airflow_reverse_etl.cli.frame import Answer
-from airflow_reverse_etl.cli.options import Project, SyncFile
+from airflow_reverse_etl.cli.options import Project
 from airflow_reverse_etl.cli.output import Table
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.errors import ConfigurationError
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.sync.ports import ObjectField, ObjectSchema
 
@@ -16,13 +22,130 @@ if TYPE_CHECKING:
 _MAX_CHOICES = 5
 
 
-def fields(sync: SyncFile, project: Project = None) -> Answer:
+SyncOrType = Annotated[
+    str,
+    typer.Argument(metavar="SYNC", help="YAML file of the sync; or a destination's type, before CONNECTION and OBJECT"),
+]
+Connection = Annotated[
+    str | None, typer.Argument(metavar="CONNECTION", help="Airflow connection of a destination without a sync")
+]
+Object = Annotated[
+    str | None, typer.Argument(metavar="OBJECT", help="its object; a sync to start from is printed, with its fields")
+]
+
+
+def fields(sync: SyncOrType, connection: Connection = None, object_: Object = None, project: Project = None) -> Answer:
     """List the fields of the destination's object, and the column that the sync maps to each.
+
+    Without a sync, print one to start from.
 
     :raises ConfigurationError: the destination does not describe its fields.
     """
-    from airflow_reverse_etl.cli.session import Session, open_destination, open_sync, wait_for
+    if connection is None or object_ is None:
+        return _fields_of_sync(sync, project)
+    return _start(sync, connection, object_)
+
+
+def _start(type_: str, connection: str, object_: str) -> Answer:
+    """Print a sync to start from: fields that a record needs, or is recognised by, and the others as comments."""
+    from airflow_reverse_etl.cli.airflow import wiring
+    from airflow_reverse_etl.cli.session import wait_for
+    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.sync.clock import SystemClock
+    from airflow_reverse_etl.sync.load.rate_limit import Pace
+    from airflow_reverse_etl.sync.ports import DescribesFields
+
+    place = {"type": type_, "connection": connection, "object": object_}
+    # An insert asks of no type how it recognises records.
+    only = Sync.load(
+        {
+            "name": "fields",
+            "model": "fields",
+            "source": "none",
+            "primary_key": "id",
+            "mode": "insert",
+            "mapping": {"id": "id"},
+            "destination": place,
+        }
+    )
+    destination = wiring().destination_of(only)
+
+    async def describe() -> ObjectSchema:
+        if not isinstance(destination, DescribesFields) or not destination.describes_fields:
+            raise _not_described(type_)
+        await destination.open(Pace(destination.capabilities.requests_per_second, SystemClock()))  # type: ignore[attr-defined]
+        try:
+            return await destination.describe()
+        finally:
+            await destination.close()  # type: ignore[attr-defined]
+
+    schema = wait_for(describe())
+    found = sorted(
+        (field for field in schema.fields if field.writable), key=lambda field: (not field.required, not field.unique)
+    )
+    text = _sync_text(place, found)
+    return Answer({"fields": [_described(field, only) for field in found], "sync": text}, [text])
+
+
+def _sync_text(place: dict[str, str], found: list[ObjectField]) -> str:
+    """Return the YAML of a sync to start from."""
+    unique = next((field.name for field in found if field.unique), None)
+    chosen = [field for field in found if field.required or field.unique]
+    others = [field for field in found if field not in chosen]
+    lines = [
+        f"name: {_name(place['object'])}_to_{_name(place['type'])}",
+        f"model: {_name(place['object'])}",
+        "source: warehouse",
+        "primary_key: id",
+        f"mode: {'upsert' if unique else 'insert'}",
+        "mapping:",
+        *(f"  {_line(field)}" for field in chosen),
+        *(f"  # {_line(field)}" for field in others),
+        "destination:",
+        *(f"  {name}: {_scalar(value)}" for name, value in place.items()),
+    ]
+    if unique:
+        lines.append(f"  match_on: {_scalar(unique)}")
+    return "\n".join(lines)
+
+
+def _line(field: ObjectField) -> str:
+    """Return a field of the mapping, from a column of its name."""
+    facts = [name for name, is_true in (("required", field.required), ("unique", field.unique)) if is_true]
+    facts.append(field.type)
+    if field.choices:
+        facts.append(
+            "one of " + ", ".join(field.choices[:_MAX_CHOICES]) + (" …" if field.choices[_MAX_CHOICES:] else "")
+        )
+    # A choice with a line break would end the comment.
+    comment = " ".join("; ".join(facts).split())
+    return f"{_scalar(field.name)}: {_name(field.name)}  # {comment}"
+
+
+def _scalar(text: str) -> str:
+    """Return a text as YAML."""
+    return text if re.fullmatch(r"[A-Za-z_][\w.-]*", text) else json.dumps(text, ensure_ascii=False)
+
+
+def _name(text: str) -> str:
+    """Return a name for a column, model or sync: lower case, digits and underscores."""
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return name if name[:1].isalpha() else f"_{name}"
+
+
+def _not_described(type_: str, **where: str) -> ConfigurationError:
     from airflow_reverse_etl.errors import ConfigurationError
+
+    return ConfigurationError(
+        f"destinations of type {type_!r} do not describe their fields",
+        todo="see the documentation of the destination for its fields",
+        **where,
+    )
+
+
+def _fields_of_sync(sync: str, project: str | None) -> Answer:
+    """List the fields of a sync's destination."""
+    from airflow_reverse_etl.cli.session import Session, open_destination, open_sync, wait_for
 
     async def describe(session: Session) -> ObjectSchema | None:
         async with open_destination(session) as schema:
@@ -32,11 +155,7 @@ def fields(sync: SyncFile, project: Project = None) -> Answer:
         schema = wait_for(describe(session))
         name = session.sync.destination.type
         if schema is None:
-            raise ConfigurationError(
-                f"destinations of type {name!r} do not describe their fields",
-                todo="see the documentation of the destination for its fields",
-                sync=session.sync.name,
-            )
+            raise _not_described(name, sync=session.sync.name)
         data = [_described(field, session.sync) for field in schema.fields]
     head = ("field", "type", "required", "writable", "unique", "choices", "mapped from")
     shown: list[str | Table] = [Table(head, [_cells(field) for field in data])]
@@ -68,7 +187,10 @@ def _source(sync: Sync, name: str) -> str | None:
 
 
 def _cells(field: dict[str, Any]) -> tuple[str, ...]:
-    choices = field["choices"]
-    listed = ", ".join(choices[:_MAX_CHOICES]) + (", …" if len(choices) > _MAX_CHOICES else "")
+    listed = _listed(field["choices"])
     flags = [{True: "yes", False: "no", None: "-"}[field[name]] for name in ("required", "writable", "unique")]
     return (field["name"], field["type"], *flags, listed or "-", field["mapped_from"] or "-")
+
+
+def _listed(choices: Sequence[str]) -> str:
+    return ", ".join(choices[:_MAX_CHOICES]) + (", …" if len(choices) > _MAX_CHOICES else "")

@@ -84,8 +84,8 @@ class RecordPlaces(NamedTuple):
     """Places in a reply of the records that it returns.
 
     :param records: dotted path of the list of records, or of the only one; empty if the reply is the list.
-    :param key: path in a record, and field of the row with the same value. Without it, the reply has the record of a
-        single row.
+    :param key: path in a record, and field of the row with the same value; empty for the row's primary key. Without
+        ``key``, a record belongs to the row at its place, and all records to a single row.
     :param id: path in a record of its id.
     """
 
@@ -106,7 +106,13 @@ class RecordPlaces(NamedTuple):
         entries = value_at(answer, _path(self.records))
         if not isinstance(entries, list):
             entries = [entries] if entries else []
-        matcher = RowMatcher(batch, key=(_path(self.key[0]), _path(self.key[1]))) if self.key else None
+        if self.key is None and len(batch) > 1 and len(entries) != len(batch):
+            return {}
+        key = (_path(self.key[0]), _path(self.key[1])) if self.key else None
+        if key and not key[1]:
+            key = (key[0], ("key",))
+            batch = replace(batch, records=[{"key": row_key} for row_key in batch.keys])
+        matcher = RowMatcher(batch, key=key) if self.key or len(batch) > 1 else None
         found: dict[int, dict[Any, None]] = {}
         for place, entry in enumerate(entries):
             id_ = value_at(entry, _path(self.id))
@@ -146,7 +152,7 @@ class Endpoint(Call):
         may not be sent twice are unknown, and the sync's ``on_unknown`` decides.
     :param group: function of a row. Rows with different results are never in one request.
     :param find: request for the rows' ids, which comes first.
-    :param ids: places in the reply of the ids of the records that were written, for ``then``.
+    :param ids: places in the reply of the ids of the records that were written, for ``then`` and ``write_ids``.
     :param then: flow of further requests for the rows that were written, given the reply. A row that fails here is
         rejected, and sent whole again by a later run, so the operation must be idempotent. Rows that ``find`` sends to
         the endpoint of the operation insert get these requests, too.
@@ -191,6 +197,8 @@ class BatchApi(HttpDestination):
         super().__init__(setup)
         endpoints = dict(self.endpoints())
         self.capabilities = self.limits({operation: endpoint.support for operation, endpoint in endpoints.items()})
+        if any(endpoint.ids or endpoint.find for endpoint in endpoints.values()):
+            self.capabilities = replace(self.capabilities, gives_ids=True)
         self._endpoints = {
             operation: _Operation(self, operation, endpoint) for operation, endpoint in endpoints.items()
         }
@@ -318,10 +326,14 @@ class BatchApi(HttpDestination):
                 rejected |= named
                 batch = batch.without(named)
                 continue
+            places = endpoint.endpoint.ids
+            if places and (then or self.sync.write_ids):
+                ids = {**ids, **_ids(places, reply, batch)}
+            if self.sync.write_ids:
+                accepted = [key for key in batch.keys if key in ids and receipts.of(key).outcome is Outcome.ACCEPTED]
+                receipts = replace(receipts, ids={key: str(ids[key]) for key in accepted})
             if then is not None and not receipts.stop:
                 rows = [row for row in _rows(batch, ids) if receipts.of(row.key).outcome is Outcome.ACCEPTED]
-                if places := endpoint.endpoint.ids:
-                    rows = with_ids(rows, places, reply.json())
                 receipts = yield from self._further(then, rows, reply, batch, receipts)
             return _with_rejected(receipts, rejected)
 
@@ -339,6 +351,7 @@ class BatchApi(HttpDestination):
             outcomes = {key: found for key, found in outcomes.items() if found is not refused}
         last = replace(
             more,
+            ids=receipts.ids,
             taken=receipts.taken,
             throttled=more.throttled or receipts.throttled,
             retry_after=more.retry_after or receipts.retry_after,
@@ -351,6 +364,7 @@ class BatchApi(HttpDestination):
         refused: Receipt | None = None
         last = Receipts()
         taken = False
+        ids: dict[str, str] = {}
         for number, (endpoint, part) in enumerate(parts):
             if last.throttled or last.retry_after is not None:
                 text = "the destination asked to wait before this row"
@@ -366,15 +380,16 @@ class BatchApi(HttpDestination):
                 text = "the load was stopped before this row"
                 for _, unsent in parts[number + 1 :]:
                     outcomes |= dict.fromkeys(unsent.keys, Receipt(Outcome.RETRYABLE, "not_sent", text))
-                return _collected(outcomes, None, Receipts(taken=taken, stop=receipts.stop))
+                return _collected(outcomes, None, Receipts(taken=taken, stop=receipts.stop, ids=ids))
             last = receipts if receipts.requests else last
             taken = taken or receipts.taken
+            ids |= receipts.ids
             if receipts.refused_whole:
                 refused = receipts.default
             outcomes |= {
                 key: receipts.of(key) for key in part.keys if not receipts.refused_whole or key in receipts.exceptions
             }
-        return _collected(outcomes, refused, replace(last, taken=taken))
+        return _collected(outcomes, refused, replace(last, taken=taken, ids=ids))
 
 
 @dataclass(slots=True)
@@ -511,11 +526,10 @@ class _Operation(_Prepared):
         return digest(self._destination.server.url, path, *record, content)
 
 
-def with_ids(rows: Sequence[Row], places: RecordPlaces, answer: Any) -> list[Row]:
-    """Return rows with the ids of their records, as a reply gives them."""
-    batch = Batch(Operation.UPSERT, range(len(rows)), [row.key for row in rows], [row.record for row in rows])
-    found = places.ids(answer, batch)
-    return [row._replace(id=found[at][0]) if at in found else row for at, row in enumerate(rows)]
+def _ids(places: RecordPlaces, reply: Reply, batch: Batch) -> dict[str, Any]:
+    """Return the ids of the records of rows, by key, as a reply gives them."""
+    found = places.ids(reply.json(), batch)
+    return {batch.keys[at]: ids[0] for at, ids in found.items() if ids[0] is not None}
 
 
 def _path(text: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from airflow_reverse_etl.http.auth.keys import NO_AUTH
 from airflow_reverse_etl.http.client import Client
 from airflow_reverse_etl.http.error_text import error_text
 from airflow_reverse_etl.http.messages import NotAnsweredError, Reply, Request, value_at
-from airflow_reverse_etl.http.rate_headers import left_today, retry_after
+from airflow_reverse_etl.http.rate_headers import allowed_rate, left_today, retry_after
 from airflow_reverse_etl.http.redaction import MASK, clean, masked
 from airflow_reverse_etl.http.retries import Retries
 from airflow_reverse_etl.http.server import Server
@@ -316,6 +316,7 @@ class HttpDestination:
         flow = self.flow(batch)
         requests = 0
         left: int | None = None
+        rate: float | None = None
         may_have_written = False
         try:
             request = next(flow)
@@ -328,12 +329,13 @@ class HttpDestination:
                     continue
                 may_have_written = may_have_written or not 400 <= reply.status < 500
                 left = left_today(reply)
+                rate = allowed_rate(reply) or rate
                 request = flow.send(reply)
         except StopIteration as end:
             receipts: Receipts = end.value
-            if requests == 1 and left is None:
+            if requests == 1 and left is None and rate is None:
                 return receipts
-            return replace(receipts, requests=requests, left_today=left)
+            return replace(receipts, requests=requests, left_today=left, allowed_rate=rate)
         except NotAnsweredError as lost:
             receipt = lost.receipt
             if may_have_written:  # by an earlier request of this flow

@@ -7,7 +7,8 @@ properties API and error handling.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ from airflow_reverse_etl.destinations.hubspot_associations import (
     Associations,
     text_of,
 )
-from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info
+from airflow_reverse_etl.destinations.info import Account, ConnectionForm, FormField, Info, Scopes
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import NullValue
@@ -60,6 +61,13 @@ INFO = Info(
     docs="https://developers.hubspot.com/docs/api-reference/crm-objects",
     base_url="https://api.hubapi.com",
     test="/account-info/v3/details",
+    scopes=Scopes(
+        path="/oauth/v2/private-apps/get/access-token-info",
+        field="tokenKey",
+        list="scopes",
+        needed=r"crm\.(objects|schemas)\..+\.write|tickets",
+        example="crm.objects.contacts.write",
+    ),
     account=Account("/account-info/v3/details", "portalId"),
     contract="CRM objects v3, associations v4 and properties v3 of hubspot-api-python, 2025-11-04",
     connection=ConnectionForm(
@@ -71,6 +79,7 @@ INFO = Info(
             "host": "empty: https://api.hubapi.com",
             "login": "empty with a private app; with OAuth, the app's client id",
             "password": "of a private app: Settings, Integrations, Private Apps, Auth; with OAuth, the client secret",
+            "extra": "with OAuth also token_url and refresh_token; a sandbox is an account with a token of its own",
         },
         hidden=("schema", "port"),
         fields={
@@ -157,6 +166,7 @@ class HubSpot(BatchApi):
                 item=self._upsert_item,
                 support=_support(),
                 results=_RESULTS,
+                ids=RecordPlaces("results", (f"properties.{self._property}", self._property)),
                 then=then,
             ),
             Operation.INSERT: Endpoint(
@@ -165,6 +175,7 @@ class HubSpot(BatchApi):
                 item=self._item,
                 support=_support(idempotent=False),
                 results=_RESULTS,
+                ids=RecordPlaces("results", ("objectWriteTraceId", "")),
                 atomic=True,
                 # Another record has the value of a unique property: the row is rejected, and the others are written.
                 statuses={409: Action.REFUSE},
@@ -189,24 +200,29 @@ class HubSpot(BatchApi):
         }
 
     def limits(self, operations: Mapping[Operation, Support]) -> Capabilities:
-        """Return the limits of the smallest account: 100 requests in ten seconds.
+        """Return the limits of the smallest account, 100 requests in ten seconds, until replies state the account's.
 
         An upsert by email sets every property, so its records are always whole.
         """
         by_email = self.sync.destination.match_on == ("email",) and Operation.UPSERT in self._setup.operations
         return Capabilities(
             operations,
-            requests_per_second=10,
-            concurrency=4,
+            requests_per_second=9.5,
+            concurrency=8,
             nulls=NullValue(value=""),
             ignore_case=True,
             always_sent=None if by_email else frozenset({ASSOCIATIONS}),
         )
 
     def fields(self) -> Generator[Request, Reply, ObjectSchema]:
-        """Return the properties of the object, and a field for each object in ``associations``."""
+        """Return the properties of the object, and a field for each object in ``associations``.
+
+        Which properties a new record needs is known only to a token that may read the object's schema.
+        """
         answer = self.checked((yield Request("GET", f"/crm/v3/properties/{self._object}")))
-        fields = [_field(found) for found in answer["results"] if not found.get("archived")]
+        schema = yield Request("GET", f"/crm/v3/schemas/{self._object}")
+        required = schema.json().get("requiredProperties", ()) if schema.status == HTTPStatus.OK else ()
+        fields = [_field(found, required) for found in answer["results"] if not found.get("archived")]
         fields += [ObjectField(f"{ASSOCIATIONS}.{name}") for name in self.options.associations]
         return ObjectSchema(fields)
 
@@ -256,15 +272,14 @@ class HubSpot(BatchApi):
     def _associations(self) -> Associations | None:
         if not self.options.associations:
             return None
-        places = RecordPlaces("results", (f"properties.{self._property}", self._property))
-        return Associations(self, self.options.object, self.options.associations, places)
+        return Associations(self, self.options.object, self.options.associations)
 
 
 def _support(*, idempotent: bool = True) -> Support:
     return Support(idempotent=idempotent, answers="row", max_rows=100)
 
 
-def _field(found: Mapping[str, Any]) -> ObjectField:
+def _field(found: Mapping[str, Any], required: Collection[str]) -> ObjectField:
     """Return a property as a field."""
     choices = tuple(option["value"] for option in found.get("options") or ())
     kind: FieldType = _TYPES.get(found["type"], "any")
@@ -276,6 +291,7 @@ def _field(found: Mapping[str, Any]) -> ObjectField:
     return ObjectField(
         name,
         kind,
+        required=name in required,
         writable=not (found.get("calculated") or metadata.get("readOnlyValue")),
         # The API does not call these two unique, but recognises records by them.
         unique=bool(found.get("hasUniqueValue")) or name in ("email", RECORD_ID),

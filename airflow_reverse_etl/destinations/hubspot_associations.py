@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import Strict
-from airflow_reverse_etl.destinations.batch_api import Endpoint, RecordPlaces, Row, with_ids
+from airflow_reverse_etl.destinations.batch_api import Endpoint, Row
 from airflow_reverse_etl.destinations.json_encoding import dumps
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.http.messages import Reply, Request
@@ -79,19 +79,15 @@ class Associations:
 
     :param of: the object.
     :param others: other object → options.
-    :param places: place of the records' ids in the reply to a write.
     """
 
-    def __init__(self, api: BatchApi, of: str, others: Mapping[str, AssociationOptions], places: RecordPlaces) -> None:
+    def __init__(self, api: BatchApi, of: str, others: Mapping[str, AssociationOptions]) -> None:
         self._api = api
         self._of = of
         self._others = others
-        self._places = places
 
-    def flow(self, rows: Sequence[Row], reply: Reply) -> Flow:
+    def flow(self, rows: Sequence[Row], reply: Reply) -> Flow:  # noqa: ARG002 - the rows have the ids of the reply
         """Associate the records that were written. A row fails if one of its associations does."""
-        if any(row.id is None for row in rows):
-            rows = with_ids(rows, self._places, reply.json())
         failed = {row.key: _NO_ID for row in rows if row.id is None}
         last = Receipts()
         for other, options in self._others.items():

@@ -75,6 +75,24 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scopes:
+    """A request that tells which scopes a connection's token has.
+
+    :param path: path below the base URL, requested with POST.
+    :param field: field of the body that has the token.
+    :param list: field of the reply that has the names of the scopes.
+    :param needed: pattern of the scopes of which syncs need at least one.
+    :param example: such a scope, for the message.
+    """
+
+    path: str
+    field: str
+    list: str
+    needed: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
     """Description of a destination type.
 
@@ -87,6 +105,7 @@ class Info:
     :param auth_header: header that carries the connection's password, unless the connection names another one. Empty:
         ``Authorization``, with the password as a bearer token, or as basic authentication with a login.
     :param test: path that the connection test requests, unless the connection has a ``test_path``.
+    :param scopes: request that tells the scopes of a token, for the connection test; None if the API has none.
     :param account: request that tells the account; None if the API has none. State belongs to an account: a sync whose
         credentials are those of another account stops.
     :param contract: description of the API, with its date, against which the type was proven.
@@ -100,5 +119,6 @@ class Info:
     base_url: str = ""
     auth_header: str = ""
     test: str = ""
+    scopes: Scopes | None = None
     account: Account | None = None
     contract: str = ""

@@ -212,7 +212,8 @@ class EndpointOptions(CallOptions, ReplyOptions):
         FindOptions | None, Field(description="request that looks up the ids of existing records first")
     ] = None
     ids: Annotated[
-        RecordPaths | None, Field(description="place of the ids of written records in the reply, for `then`")
+        RecordPaths | None,
+        Field(description="place of the ids of written records in the reply, for `then` and `write_ids`"),
     ] = None
     then: Annotated[
         tuple[ThenOptions, ...], Field(description="further requests for the rows that were written, in order")

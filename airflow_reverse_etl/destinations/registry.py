@@ -186,6 +186,8 @@ def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) 
     needing = sorted(setup.operations & cls.needs_match_on)
     if needing and not sync.destination.match_on:
         problems.append(f"destination.match_on: is required to {' and '.join(needing)}")
+    if sync.write_ids and not capabilities.gives_ids:
+        problems.append("write_ids: the answers of this destination have no ids of records")
     sizes = [capabilities.operations[operation].max_rows for operation in setup.operations - set(missing)]
     if sizes and (sync.rate.batch_size or 0) > max(sizes):
         problems.append(

@@ -169,6 +169,7 @@ class Salesforce(BatchApi):
             item=item,
             support=_support(rows, idempotent=idempotent),
             results=_results(codes),
+            ids=RecordPlaces(),
             codes=_CODES,
         )
 

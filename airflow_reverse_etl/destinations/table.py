@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import UNIQUE_CYCLE, Batch, Outcome, Receipt, Receipts
 from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 from airflow_reverse_etl.sql.dialects.registry import writable_dialect
-from airflow_reverse_etl.sql.driver_errors import classify
+from airflow_reverse_etl.sql.driver_errors import classify, paramstyle
 from airflow_reverse_etl.sql.statements.write import Statement, Writer
 from airflow_reverse_etl.sync.ports import Capabilities, Limiter, ObjectField, ObjectSchema, ShownRequest, usual
 
@@ -357,7 +356,7 @@ class TableDestination:
         return writer.staging() if self._staged is not None else writer
 
     def _object_writer(self, connection: Any) -> Writer:
-        return Writer(self._dialect.name, _paramstyle(connection), self._options.object, self._options.match_on)
+        return Writer(self._dialect.name, paramstyle(connection), self._options.object, self._options.match_on)
 
     def _make_staging(self, session: _Session) -> None:
         where = {"connection": self._options.connection, "sync": self._sync.name, "table": self._options.object}
@@ -666,16 +665,6 @@ def _item_text(item: Any) -> str:
     if isinstance(item, Mapping):
         return dumps(item).decode()
     return f"{item:f}" if isinstance(item, Decimal) else str(item)
-
-
-def _paramstyle(connection: Any) -> str:
-    """Return the PEP 249 ``paramstyle`` of a connection's driver."""
-    module = type(connection).__module__
-    while module:
-        if style := getattr(sys.modules.get(module), "paramstyle", None):
-            return str(style)
-        module = module.rpartition(".")[0]
-    return "qmark"
 
 
 def _dialect(name: str, conn_id: str) -> Dialect:

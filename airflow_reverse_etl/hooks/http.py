@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +16,7 @@ from airflow_reverse_etl.provider import destination_connections
 if TYPE_CHECKING:
     import requests
 
+    from airflow_reverse_etl.http.blocking import BlockingClient
     from airflow_reverse_etl.http.server import Server
 
 #: Seconds that the connection test waits, for the connection and for the answer.
@@ -55,9 +58,10 @@ class ReverseEtlHttpHook(BaseHook):
         return session
 
     def test_connection(self) -> tuple[bool, str]:
-        """Request the connection's test path.
+        """Request the connection's test path, and the scopes of its token if the type knows how.
 
-        :returns: False if the credentials are refused, the server fails, or no answer arrives; and a message.
+        :returns: False if the credentials are refused or lack a permission, the server fails or is another one, or no
+            answer arrives; and a message.
         """
         from airflow_reverse_etl.http.blocking import BlockingClient
         from airflow_reverse_etl.http.error_text import error_text
@@ -68,6 +72,7 @@ class ReverseEtlHttpHook(BaseHook):
             path = connection_info(self.http_conn_id).extra.get("test_path") or (self.info.test if self.info else "")
             with BlockingClient(self._server(), timeout=TIMEOUT) as client:
                 reply = client.exchange(Request("GET", str(path)))
+                missing = self._missing_scope(client) if reply.status < HTTPStatus.BAD_REQUEST else ""
         except ReverseEtlError as error:
             return False, str(error)
         except NotAnsweredError as lost:
@@ -75,11 +80,34 @@ class ReverseEtlHttpHook(BaseHook):
         status = f"{reply.status} {_phrase(reply.status)}".strip()
         words = clean(error_text(reply)[1], client.server.secrets)
         answer = f"{status}: {words}" if reply.status >= HTTPStatus.BAD_REQUEST and words else status
+        if reply.status == HTTPStatus.FORBIDDEN and self.info:
+            return False, f"the credentials are right, but lack a permission: {answer}"
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return False, f"the credentials were refused: {answer}"
+        if reply.status == HTTPStatus.NOT_FOUND and self.info:
+            return False, f"the host is not one of {self.info.title}: {answer}"
         if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return False, f"the server failed: {answer}"
+        if missing:
+            return False, f"the credentials are right, but lack a scope: {missing}"
         return True, f"the server answered {answer}"
+
+    def _missing_scope(self, client: BlockingClient) -> str:
+        """Return the scope that the connection's token lacks; empty if it has one, or if that is not known."""
+        from airflow_reverse_etl.http.messages import Request
+
+        scopes = self.info.scopes if self.info else None
+        connection = connection_info(self.http_conn_id)
+        # A token that was fetched is not in the connection.
+        if scopes is None or not connection.password or connection.extra.get("token_url"):
+            return ""
+        body = json.dumps({scopes.field: connection.password}).encode()
+        reply = client.exchange(Request("POST", scopes.path, body, {"Content-Type": "application/json"}))
+        answer = reply.json()
+        found = answer.get(scopes.list) if isinstance(answer, dict) and reply.status < HTTPStatus.BAD_REQUEST else None
+        if not isinstance(found, list) or any(re.fullmatch(scopes.needed, str(name)) for name in found):
+            return ""
+        return f"{scopes.example}, or that of another object"
 
     def _server(self) -> Server:
         from airflow_reverse_etl.http.server import Server

@@ -2,7 +2,7 @@
 
 Sources: RFC 9110, section 10.2.3 (``Retry-After``); draft-ietf-httpapi-ratelimit-headers, versions 06
 (``RateLimit-Reset``), 07 (``RateLimit: limit=…``) and 10 (``RateLimit: "name";r=…;t=…``); pages of GitHub, Braze,
-Segment and Klaviyo (``X-RateLimit-Reset``), HubSpot (``X-HubSpot-RateLimit-Daily-Remaining``), Kong
+Segment and Klaviyo (``X-RateLimit-Reset``), HubSpot (``X-HubSpot-RateLimit-…``), Kong
 (``X-RateLimit-Remaining-Day``) and Salesforce (``Sforce-Limit-Info``).
 """
 
@@ -72,6 +72,15 @@ def left_today(reply: Reply) -> int | None:
     daily = set(_daily_policies(reply))
     left = [quota.left for quota in _quotas(reply) if quota.name in daily and quota.left is not None]
     return min(left, default=None)
+
+
+def allowed_rate(reply: Reply) -> float | None:
+    """Return the requests a second that the API allows the account, or None without a statement."""
+    requests = reply.headers.get("X-HubSpot-RateLimit-Max", "").strip()
+    interval = reply.headers.get("X-HubSpot-RateLimit-Interval-Milliseconds", "").strip()
+    if not (requests.isdecimal() and interval.isdecimal() and int(requests) and int(interval)):
+        return None
+    return int(requests) * 1000 / int(interval)
 
 
 def _first(reply: Reply, names: tuple[str, ...]) -> str | None:

@@ -424,6 +424,14 @@ class Sync(_Strict):
         Literal["ignore", "warn", "fail"],
         Field(description="reaction if the used columns, their table or the key tests changed since the last run"),
     ] = "warn"
+    write_ids: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*){0,2}$",
+            description="table in the source's database, as `schema.table`, that receives the destination's own id of "
+            "each record; see [Ids of records](#ids-of-records)",
+        ),
+    ] = None
     planner: Annotated[Literal["auto", "warehouse", "local"], Field(description="engine that runs the comparison")] = (
         "auto"
     )

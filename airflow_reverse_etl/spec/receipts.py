@@ -154,11 +154,14 @@ class Receipts:
     :param throttled: the destination refused the request because there were too many. Without ``retry_after`` the
         engine decides how long it waits.
     :param left_today: number of requests that the destination still allows today, by its own count.
+    :param allowed_rate: requests a second that the destination allows the account, by its own count.
     :param taken: the destination queued the accepted rows, as with HTTP status 202. What became of them is unknown.
     :param requests: number of requests made for this answer.
     :param stop: error that ends the load once these receipts are recorded, because no further batch can succeed. Rows
         that are ``unknown`` then are in doubt. If they may not be sent twice, later runs leave them out until the
         sync's ``destination`` changes.
+    :param ids: key → the destination's own id of the record, for accepted rows whose id is known. A destination fills
+        it if the sync has ``write_ids``.
     """
 
     default: Receipt = ACCEPTED
@@ -167,9 +170,11 @@ class Receipts:
     retry_after: float | None = None
     throttled: bool = False
     left_today: int | None = None
+    allowed_rate: float | None = None
     taken: bool = False
     requests: int = 1
     stop: ConfigurationError | None = None
+    ids: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, key: str) -> Receipt:
         return self.exceptions.get(key, self.default)

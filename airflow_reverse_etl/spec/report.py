@@ -44,6 +44,7 @@ class RunReport:
     :param other_writers: in mode mirror, other syncs that write to the same destination: name → last day, ISO 8601.
     :param answers: how much the destination's answers are worth, by operation: ``row``, ``batch`` or ``taken``, see
         :class:`~airflow_reverse_etl.sync.ports.Support`. Empty in reports of an earlier version.
+    :param ids_problem: why the ids of records are not in the table of ``write_ids`` yet; the next run repeats it.
     """
 
     run_id: str
@@ -63,15 +64,19 @@ class RunReport:
     invalid: Mapping[str, int] = field(default_factory=dict)
     other_writers: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
+    ids_problem: str = ""
 
     @property
     def attention(self) -> tuple[str, ...]:
-        """Codes of what a person should look at although the task succeeds: given-up rows, or a daily limit."""
+        """Codes of what a person should look at although the task succeeds: given-up rows, a daily limit, or
+        ids of records that are not written."""
         found = []
         if self.given_up:
             found.append("given_up")
         if any(reason["code"] == DAILY_LIMIT for reason in self.reasons):
             found.append(DAILY_LIMIT)
+        if self.ids_problem:
+            found.append("ids_not_written")
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,6 +95,7 @@ class RunReport:
             "invalid": dict(self.invalid),
             "other_writers": dict(self.other_writers),
             "answers": dict(self.answers),
+            "ids_problem": self.ids_problem,
             "attention": list(self.attention),
             "requests": self.requests,
             "seconds": round(self.seconds, 3),

@@ -1,10 +1,12 @@
-"""Classification of DB-API drivers' errors."""
+"""Classification of DB-API drivers' errors, and the style of their parameters."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from airflow_reverse_etl.sql.dialects.base import Dialect, ErrorKind
 
@@ -175,3 +177,13 @@ def _in_words(kinds: Mapping[str, ErrorKind], text: str) -> ErrorKind | None:
 
 def _first(kinds: Mapping[str, ErrorKind], names: list[str]) -> ErrorKind | None:
     return next((kinds[name] for name in names if name in kinds), None)
+
+
+def paramstyle(connection: Any) -> str:
+    """Return the PEP 249 ``paramstyle`` of a connection's driver."""
+    module = type(connection).__module__
+    while module:
+        if style := getattr(sys.modules.get(module), "paramstyle", None):
+            return str(style)
+        module = module.rpartition(".")[0]
+    return "qmark"

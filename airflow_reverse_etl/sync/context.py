@@ -9,7 +9,7 @@ from datetime import datetime
 
 from airflow_reverse_etl.spec.receipts import JobRef
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
-from airflow_reverse_etl.sync.ports import Clock, LoadsInJobs, Observer, RateBudget, StateStore, Warehouse
+from airflow_reverse_etl.sync.ports import Clock, LoadsInJobs, Observer, RateBudget, RecordIds, StateStore, Warehouse
 
 #: Longest wait, in seconds, in the middle of a step. Before a longer one, the step ends and gives the lease back.
 LONGEST_WAIT = 60.0
@@ -54,6 +54,7 @@ class RunContext:
         while. It collects them now.
     :param asks_for: makes the destination of a job whose sync has another one by now. Without it, such a job stops the
         run.
+    :param record_ids: receiver of the records' ids, of a sync with ``write_ids``.
     """
 
     run_id: str
@@ -66,6 +67,7 @@ class RunContext:
     timing: RunTiming = DEFAULT_TIMING
     finished: frozenset[str] = frozenset()
     asks_for: Callable[[JobRef], LoadsInJobs] | None = None
+    record_ids: RecordIds | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -340,7 +340,8 @@ class Capabilities:
     """Abilities and limits of a destination. The sync is checked against them before a row is read.
 
     :param operations: supported operations, and what the destination promises about each.
-    :param requests_per_second: rate of a sync without one of its own; None for no limit.
+    :param requests_per_second: rate of a sync without one of its own, until a receipt has the ``allowed_rate`` of the
+        account; None for no limit.
     :param requests_per_day: likewise, in a day.
     :param daily_reset: IANA name of the time zone at whose midnight the remote begins to count the requests of a day
         again; empty if it counts those of the last 24 hours.
@@ -352,6 +353,7 @@ class Capabilities:
     :param always_sent: fields that every record must have, of a destination that takes records with some of their
         fields (``send: changed``); None if it takes whole records only.
     :param json: a value of a JSON column goes as the value that its text stands for; if not, as the text.
+    :param gives_ids: its receipts have the ids of records (``write_ids``).
     """
 
     operations: Mapping[Operation, Support]
@@ -364,6 +366,7 @@ class Capabilities:
     removes_first: bool = False
     always_sent: frozenset[str] | None = None
     json: bool = True
+    gives_ids: bool = False
 
     def idempotent(self, operation: Operation | None) -> bool:
         """Return True if an operation is supported, and has the same result when it is sent twice."""
@@ -387,6 +390,26 @@ class Capabilities:
     def may_repeat(self, mode: str) -> bool:
         """Return True if all operations of a mode have the same result when they are sent twice."""
         return mode == "replace" or all(map(self.idempotent, OPERATIONS[mode].values()))
+
+
+class RecordIds(Protocol):
+    """Ids that a destination has given to the records of one sync, on their way to a table next to the model.
+
+    Its methods block, and are called in threads of their own.
+    """
+
+    def keep(self, ids: Mapping[str, str | None]) -> None:
+        """Keep ids durably until the next :meth:`merge`.
+
+        :param ids: key of the row → id of its record; None if the record was deleted. Later ids replace earlier ones.
+        :raises UnreachableError: the storage did not answer.
+        """
+
+    def merge(self) -> None:
+        """Merge all kept ids into the table, also those that earlier runs have kept. Repeatable.
+
+        :raises ReverseEtlError: the table was not written. The ids are kept.
+        """
 
 
 class DailyLimitError(Exception):

@@ -513,10 +513,23 @@ class Run:
             checkpoint.close(self._sync.failure.on_unknown, unrepeatable(plan, self._sync, destination))
             await asyncio.to_thread(self._store.save_checkpoint, plan, checkpoint, partition=CLOSED)
         report = _report(self._sync, plan, destination, checkpoint)
+        report = replace(report, ids_problem=await self._merge_ids())
         await self._register(plan, destination)
         await asyncio.to_thread(self._store.commit, plan, checkpoint, report, self._sync)
         self._observer.event("committed", sync=self._sync.name, run_id=plan.run_id)
         return report
+
+    async def _merge_ids(self) -> str:
+        """Merge the ids of records into the sync's table; returns what is wrong, which the next run repeats."""
+        if self._context.record_ids is None:
+            return ""
+        try:
+            await asyncio.to_thread(self._context.record_ids.merge)
+        except ReverseEtlError as error:
+            text = f"the ids of the records were not written, and the next run writes them: {error.what}"
+            self._observer.event("warning", sync=self._sync.name, text=text)
+            return error.what
+        return ""
 
     async def _settle_unfinished(self, destination: Destination) -> Plan | RunReport | Wait | None:
         """Finish earlier runs of the sync.

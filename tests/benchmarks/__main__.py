@@ -114,7 +114,15 @@ def main() -> None:
         for record in bench_plan.main(sizes.plan):
             records.append(record)
             print(Result(**record).line(), flush=True)
-    from tests.benchmarks import bench_check, bench_dbt_cloud, bench_engine, bench_idle, bench_read, bench_warehouse
+    from tests.benchmarks import (
+        bench_check,
+        bench_dbt_cloud,
+        bench_engine,
+        bench_idle,
+        bench_read,
+        bench_vendors,
+        bench_warehouse,
+    )
 
     quick = (
         bench_idle.main,
@@ -122,7 +130,7 @@ def main() -> None:
         partial(bench_engine.main, sizes.plan),
         partial(bench_read.main, sizes.large),
     )
-    slow = () if args.quick else (bench_warehouse.main, bench_dbt_cloud.main)
+    slow = () if args.quick else (bench_warehouse.main, bench_dbt_cloud.main, bench_vendors.main)
     for bench in (*quick, *slow):
         for record in bench():
             records.append(record)

@@ -8,50 +8,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from airflow_reverse_etl import errors
 from airflow_reverse_etl.destinations.http import HttpDestination
-from airflow_reverse_etl.destinations.registry import BUILT_IN, create, destination_class
-from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.destinations.registry import BUILT_IN, destination_class
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.sync.ports import ConnectionInfo
+from tests.destinations.cases import CASES, WIRE, made, read
 from tests.destinations.json_api import batch, reply, talk
 
-WIRE = Path(__file__).parent / "wire"
 HTTP_TYPES = [type_ for type_ in BUILT_IN if issubclass(destination_class(type_), HttpDestination)]
-CASES = sorted(WIRE.glob("*/*.json"))
-#: A mode that has the operation.
-MODES = {"upsert": "upsert", "insert": "insert", "update": "update", "delete": "mirror"}
-
-
-def read(case: Path) -> dict[str, Any]:
-    found = json.loads(case.read_text(encoding="utf-8"))
-    assert isinstance(found, dict)
-    return found
-
-
-def made(type_: str, wire: dict[str, Any]) -> HttpDestination:
-    """Create the destination of a case. Its mapping has the fields of the records."""
-    names = dict.fromkeys(name for record in wire["records"] for name in record)
-    options = {"path": "/"} if type_ == "http" else {}
-    sync = Sync.load(
-        {
-            "name": "rows",
-            "model": "rows",
-            "source": "warehouse",
-            "mode": MODES[wire["operation"]],
-            "mapping": {name: name for name in ("id", *names)},
-            "destination": {"type": type_, "connection": type_, **options, **wire["destination"]},
-        }
-    )
-    values = {"host": "api.example.com", "password": "s3cret", **wire.get("connection", {})}
-    conn_type = values.pop("conn_type", type_)
-    destination = create(sync, connection=ConnectionInfo(type_, conn_type, **values))
-    assert isinstance(destination, HttpDestination)
-    return destination
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda path: f"{path.parent.name}-{path.stem}")

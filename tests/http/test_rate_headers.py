@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_reverse_etl.http.messages import Reply
-from airflow_reverse_etl.http.rate_headers import left_today, retry_after
+from airflow_reverse_etl.http.rate_headers import allowed_rate, left_today, retry_after
 
 DATE = {"Date": "Thu, 01 Jan 2026 00:00:00 GMT"}
 NOW = 1767225600  # the same moment, in seconds since 1970
@@ -78,3 +78,13 @@ def test_any_other_header_is_none_or_a_sane_number(text: str, name: str) -> None
 )
 def test_what_is_left_of_a_day_is_read_as_apis_state_it(headers: dict[str, str], left: int | None) -> None:
     assert left_today(Reply(200, headers=headers)) == left
+
+
+@pytest.mark.parametrize(
+    ("requests", "milliseconds", "rate"),
+    [("100", "10000", 10), ("190", "10000", 19), ("0", "10000", None), ("190", "0", None), ("many", "10000", None)],
+)
+def test_hubspot_states_the_rate_of_the_account(requests: str, milliseconds: str, rate: float | None) -> None:
+    headers = {"X-HubSpot-RateLimit-Max": requests, "X-HubSpot-RateLimit-Interval-Milliseconds": milliseconds}
+    assert allowed_rate(Reply(200, headers=headers)) == rate
+    assert allowed_rate(Reply(200)) is None

@@ -13,6 +13,7 @@ from airflow_reverse_etl.errors import IncompleteLoadError, UnreachableError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.context import RunContext, SourceModel
+from airflow_reverse_etl.sync.ports import ConnectionInfo, RecordIds
 from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.testing import MemoryStateStore, MemoryWarehouse, RecordingObserver
 from airflow_reverse_etl.testing.record_rules import IN_DOUBT
@@ -36,6 +37,9 @@ class Loads:
     columns: Sequence[str] = ("id", "name")
     others: Mapping[str, Any] = field(default_factory=dict)
     password: str | None = None
+    login: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    record_ids: RecordIds | None = None
     store: MemoryStateStore = field(default_factory=MemoryStateStore)
     warehouse: MemoryWarehouse = field(default_factory=lambda: MemoryWarehouse({}))
     runs: int = 0
@@ -68,11 +72,21 @@ class Loads:
                 await self.server.clock.sleep(RETRY_SECONDS)
         return await self._try()
 
+    def _connection(self) -> ConnectionInfo:
+        more = {"login": self.login} if self.login else {}
+        return self.server.connection(password=self.password, extra=self.extra, **more)
+
     async def _try(self) -> RunReport:
         sync = self.sync()
-        destination = create(sync, connection=self.server.connection(password=self.password))
+        destination = create(sync, connection=self._connection())
         source = SourceModel("select * from rows", (self.columns[0],), self.warehouse)
-        context = RunContext(f"run-{self.runs}", self.store, observer=RecordingObserver(), clock=self.server.clock)
+        context = RunContext(
+            f"run-{self.runs}",
+            self.store,
+            observer=RecordingObserver(),
+            clock=self.server.clock,
+            record_ids=self.record_ids,
+        )
         return await run_sync(sync, source, destination, context)
 
     @property

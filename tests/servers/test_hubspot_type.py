@@ -11,6 +11,7 @@ from airflow_reverse_etl.errors import AttentionError, SpecError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.testing import DestinationConformance
 from tests.servers.clock import QuietClock
+from tests.servers.credentials import OAuth2
 from tests.servers.faults import LOST_ANSWER, in_order
 from tests.servers.loads import Loads
 from tests.servers.remote import ServerRemote
@@ -57,7 +58,7 @@ async def test_contacts_arrive_whatever_the_server_does_on_the_way() -> None:
     def invalid(properties: Any) -> str | None:
         return "Email address is invalid" if properties["email"].startswith("Person3@") else None
 
-    faults = in_order([None, None, LOST_ANSWER])
+    faults = in_order([*[None] * 5, LOST_ANSWER])
     async with server(per_ten_seconds=2, invalid=invalid, fault=faults) as hubspot:
         loads = people(hubspot, rate={"batch_size": 2, "concurrency": 2})
         report = await loads.run(PEOPLE)
@@ -146,6 +147,28 @@ async def test_the_token_of_another_account_stops_the_sync() -> None:
             await loads.run(PEOPLE)
 
 
+async def test_a_new_record_needs_the_properties_that_the_schema_requires() -> None:
+    async with server(required={"contacts": ["email", "crm_key"]}) as hubspot:
+        with pytest.raises(SpecError, match="crm_key") as caught:
+            await people(hubspot).run(PEOPLE)
+        assert len(caught.value.problems) == 1
+        assert not hubspot.records.held
+
+
+async def test_an_app_renews_its_token_with_the_refresh_token() -> None:
+    """It runs out in the middle of a load, and is revoked between two runs."""
+    tokens = OAuth2(path="/oauth/v1/token", lifetime=3.0, refresh_token="of-the-account")
+    async with server(tokens=tokens) as hubspot:
+        form = {"auth": "oauth2", "token_url": f"{hubspot.url}/oauth/v1/token", "refresh_token": "of-the-account"}
+        loads = people(hubspot, rate={"batch_size": 1})
+        loads.login, loads.password, loads.extra = "client", "s3cret", form
+        rows = [(str(number), f"p{number}@x.org", "gold") for number in range(60)]
+        assert (await loads.run(rows)).accepted == 60
+        assert len(tokens.issued) > 1
+        tokens.issued.clear()
+        assert (await loads.run([*rows, ("99", "new@x.org", "gold")])).accepted == 1
+
+
 # -- associations ------------------------------------------------------------------------------------------------------
 
 COMPANIES = {"email": "email", "associations.companies": "plan"}
@@ -194,7 +217,7 @@ async def test_associations_that_a_row_does_not_name_are_removed_if_the_sync_say
 
 
 async def test_a_lost_answer_to_an_association_sends_the_row_again() -> None:
-    async with server(fault=in_order([None, None, None, None, LOST_ANSWER])) as hubspot:
+    async with server(fault=in_order([*[None] * 7, LOST_ANSWER])) as hubspot:
         ids = await of_companies(hubspot, "a")
         report = await people(hubspot, mapping=COMPANIES, destination=BY_KEY).run([("1", "one@x.org", "a")])
         assert report.accepted == 1

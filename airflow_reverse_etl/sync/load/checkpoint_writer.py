@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from airflow_reverse_etl.errors import RunConflictError, UnreachableError
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import JobRef, Outcome
+from airflow_reverse_etl.spec.receipts import Batch, JobRef, Outcome, Receipts
 from airflow_reverse_etl.sync.context import RunContext
 from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import Plan
@@ -43,6 +44,8 @@ class CheckpointWriter:
         self._lock = asyncio.Lock()
         self._save_task: asyncio.Task[None] | None = None
         self._held = False
+        self._record_ids = context.record_ids
+        self._ids: dict[str, str | None] = {}
         self.checkpoint = Checkpoint()
         self.announced = share.after
         self.settled_before = RangeSet()
@@ -84,6 +87,16 @@ class CheckpointWriter:
     def release(self) -> None:
         """Save again from now on."""
         self._held = False
+
+    def note_ids(self, batch: Batch, receipts: Receipts) -> None:
+        """Note the ids of the records of accepted rows, and which records were deleted, until the next save."""
+        if self._record_ids is None:
+            return
+        if batch.operation is not Operation.DELETE:
+            self._ids.update(receipts.ids)
+            return
+        deleted = (key for key in batch.keys if receipts.of(key).outcome is Outcome.ACCEPTED)
+        self._ids.update(dict.fromkeys(deleted))
 
     async def announce(self, last: int, until: int) -> None:
         """Save a checkpoint that announces the rows up to ``until``, unless those up to ``last`` are announced."""
@@ -128,19 +141,24 @@ class CheckpointWriter:
         if self._save_task:  # a cancelled save continues in its thread, and must not overwrite this checkpoint later
             await asyncio.wait([self._save_task])
         checkpoint = self.checkpoint.copy()
-        partition = self._share.partition
-        self._save_task = asyncio.create_task(
-            asyncio.to_thread(
-                self._store.save_checkpoint,
-                self._plan,
-                checkpoint,
-                partition=partition,
-                try_number=self._try_number,
-            )
-        )
-        await asyncio.shield(self._save_task)
+        ids = self._ids
+        self._ids = {}
+        self._save_task = asyncio.create_task(asyncio.to_thread(self._store_progress, checkpoint, ids))
+        try:
+            await asyncio.shield(self._save_task)
+        except UnreachableError:
+            self._ids = {**ids, **self._ids}
+            raise
         # A later try that has begun by now may not have read this checkpoint.
         await self._confirm()
+
+    def _store_progress(self, checkpoint: Checkpoint, ids: Mapping[str, str | None]) -> None:
+        # First the ids: a row that a checkpoint has settled is not answered again.
+        if self._record_ids and ids:
+            self._record_ids.keep(ids)
+        self._store.save_checkpoint(
+            self._plan, checkpoint, partition=self._share.partition, try_number=self._try_number
+        )
 
     async def check(self) -> None:
         """Make sure that this try may still send and save.

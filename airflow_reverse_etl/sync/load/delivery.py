@@ -209,6 +209,8 @@ class Delivery:
         """
         if receipts.left_today is not None:
             self._pace.note_left_today(receipts.left_today)
+        if receipts.allowed_rate is not None:
+            self._pace.note_allowed(receipts.allowed_rate)
         if self._pace.spent_until:
             self.stopping = True
         if receipts.retry_after is not None:
@@ -265,6 +267,7 @@ class Delivery:
         If the destination stops the load, its ``unknown`` rows are not sent again, whatever ``on_unknown`` says.
         """
         checkpoint = self._writer.checkpoint
+        self._writer.note_ids(batch, receipts)
         if not receipts.exceptions and receipts.default.outcome is Outcome.ACCEPTED:
             checkpoint.settle(batch.seqs)
             return None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: means that tasks wait longer for each other.
 RESERVED_SECONDS = 2.0
 
+#: Part of a stated rate that is used. The rest is for clocks that differ, and for requests that arrive unevenly.
+USED = 0.95
+
 
 class Pace:
     """Limiter that every request of a load waits for. Without a rate it costs next to nothing.
@@ -30,6 +33,7 @@ class Pace:
     :param rate: requests a second.
     :param budget: budget shared with other tasks under the name of ``connection``. Without a budget or a connection,
         the limits apply to this load alone.
+    :param learns: a rate that the destination states replaces ``rate``.
     :param per_day: requests in a day.
     :param daily_reset: time zone at whose midnight a day begins; empty: a day is any 24 hours.
     """
@@ -41,10 +45,12 @@ class Pace:
         budget: RateBudget | None = None,
         connection: str | None = None,
         *,
+        learns: bool = False,
         per_day: int | None = None,
         daily_reset: str = "",
     ) -> None:
         self._rate = rate
+        self._learns = learns
         self._clock = clock
         self._budget = budget if connection else None
         self._connection = connection or ""
@@ -84,6 +90,11 @@ class Pace:
     def note_left_today(self, requests: int) -> None:
         """Note how many requests the remote still allows today, by its own count."""
         self._today.note_left(requests)
+
+    def note_allowed(self, rate: float) -> None:
+        """Note how many requests a second the remote allows the account, and use nearly all of them."""
+        if self._learns:
+            self._rate = USED * rate
 
     async def acquire(self) -> None:
         """Wait until one more request may be sent.
@@ -151,6 +162,7 @@ def pace_of(sync: Sync, destination: Destination, context: RunContext) -> Pace:
         context.clock,
         context.budget,
         sync.destination.connection,
+        learns=sync.rate.requests_per_second is None and capabilities.requests_per_second is not None,
         per_day=limits.requests_per_day,
         daily_reset=capabilities.daily_reset,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_reverse_etl.spec.operations import Operation
-from tests.servers.credentials import bearer
+from tests.servers.credentials import OAuth2, bearer
 from tests.servers.limits import DAY, Limit, Usage
 from tests.servers.messages import Reply, Request
 from tests.servers.openapi import Contract
@@ -27,10 +27,14 @@ class HubSpot(Server):
     :param per_ten_seconds: requests that the account has.
     :param invalid: returns why a record's properties are not valid, or None.
     :param properties: what the account says of its properties, by object.
+    :param required: properties that a new record needs, by object; without it, the token may not read schemas.
+    :param tokens: tokens of an app; default: the token of a private app.
     """
 
     contract = Contract.of("hubspot")
     portal = 62515
+    #: Scopes of the token.
+    scopes: tuple[str, ...] = ("oauth", "crm.objects.contacts.read", "crm.objects.contacts.write")
 
     def __init__(
         self,
@@ -39,15 +43,18 @@ class HubSpot(Server):
         per_day: int = 250_000,
         invalid: Callable[[Mapping[str, Any]], str | None] = lambda properties: None,
         properties: Mapping[str, list[dict[str, Any]]] | None = None,
+        required: Mapping[str, list[str]] | None = None,
+        tokens: OAuth2 | None = None,
         **more: Any,
     ) -> None:
         limits = [
             _limit(per_ten_seconds, 10, "TEN_SECONDLY_ROLLING", _ten_seconds),
             _limit(per_day, DAY, "DAILY", _daily),
         ]
-        super().__init__(rules=[bearer(TOKEN), *limits], **more)
+        super().__init__(rules=[tokens or bearer(TOKEN), *limits], **more)
         self._invalid = invalid
         self._properties = properties or {}
+        self._required = required
         self._ids: dict[str, str] = {}
         #: (from, to, type), all of record ids, of associations.
         self.associations: set[tuple[str, str, int]] = set()
@@ -64,6 +71,12 @@ class HubSpot(Server):
                 return Reply(204)
             case "GET", ["crm", "v3", "properties", of]:
                 return Reply.of({"results": self._properties.get(of, [])})
+            case "GET", ["crm", "v3", "schemas", of] if self._required is not None:
+                return Reply.of({"name": of, "requiredProperties": self._required.get(of, [])})
+            case "GET", ["crm", "v3", "schemas", of]:
+                return _error(403, "MISSING_SCOPES", f"This token needs one of: crm.schemas.{of}.read")
+            case "POST", ["oauth", "v2", "private-apps", "get", "access-token-info"]:
+                return Reply.of({"userId": 1, "hubId": self.portal, "appId": 1, "scopes": self.scopes})
             case "GET", ["account-info", "v3", "details"]:
                 return Reply.of({"portalId": self.portal, "timeZone": "Europe/Berlin", "accountType": "STANDARD"})
             case "POST", ["crm", "v4", "associations", _, _, "batch", *call]:
@@ -117,7 +130,8 @@ class HubSpot(Server):
         assert key is not None
         new = key not in self.records.held
         self.records.write(operation, key, entry["properties"])
-        result = self._shown(key)
+        # The answer repeats the id of the entry.
+        result = {**self._shown(key), **{name: entry[name] for name in ("objectWriteTraceId",) if name in entry}}
         return {**result, "new": new} if operation is Operation.UPSERT else result
 
     def _shown(self, key: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 from airflow_reverse_etl.errors import UnreachableError
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.rate_budget import FileBudget
-from airflow_reverse_etl.sync.load.rate_limit import Pace
+from airflow_reverse_etl.sync.load.rate_limit import USED, Pace
 from airflow_reverse_etl.sync.ports import DailyLimitError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -110,6 +110,19 @@ async def test_the_requests_of_one_load_are_spaced_evenly(simulation: Simulation
     simulation.time = 99.0
     await simulation.run([send(pace, simulation, times, seconds=0)], until=99.3)
     assert times[5:] == [99.0, 99.25], "unused time does not add up to a burst"
+
+
+async def test_a_rate_that_the_destination_states_replaces_its_default_and_not_that_of_a_sync(
+    simulation: Simulation,
+) -> None:
+    times: list[float] = []
+    paces = [Pace(1, simulation, learns=True), Pace(1, simulation)]
+    for pace in paces:
+        pace.note_allowed(4 / USED)
+    await simulation.run([send(paces[0], simulation, times, seconds=0)], until=1.1)
+    assert times == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
+    await simulation.run([send(paces[1], simulation, times, seconds=0)], until=3.2)
+    assert len(times) == 5 + 3
 
 
 async def test_requests_are_spaced_evenly_after_a_pause_too(simulation: Simulation) -> None:
