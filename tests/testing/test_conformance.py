@@ -71,17 +71,20 @@ def test_what_is_missing_is_a_reason_to_skip_and_in_a_strict_suite_an_error(tmp_
     delete = ("skipped", "the destination does not delete")
     lacks = [f"the remote has no method {name!r}" for name in ("bad", "throttle", "lose_answer")]
     conflicts = ("skipped", "the destination does not report conflicts")
+    replaces = ("skipped", "the destination does not replace its whole content")
     way_out = "write it, or say in `impossible` why it cannot be"
     ability = "the store does not have the ability FieldTracking"
     assert told == {
         "TestLenient": {
             delete,
             conflicts,
+            replaces,
             *(("skipped", text) for text in [*lacks, "the remote has no method 'revoke'"]),
         },
         "TestStrict": {
             delete,
             conflicts,
+            replaces,
             ("skipped", "it has no credentials"),
             *(("error", f'failed on setup with "Failed: {text}: {way_out}"') for text in lacks),
         },
