@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -123,8 +124,18 @@ def _modules_of_dag_files() -> Iterator[None]:
 
 
 def _run_dag(dag: DAG, **kwargs: Any) -> Any:
+    from airflow.sdk.execution_time import task_runner
+
+    finalize = task_runner.finalize
+
+    def finalize_as_in_a_task(ti: Any, state: Any, context: Any, log: Any, error: Any = None) -> None:
+        """Give callbacks the exception, which ``dag.test()`` of Airflow 3.1 keeps from them."""
+        context["exception"] = error
+        finalize(ti, state, context, log, error)
+
     _store_dag(dag)
-    return dag.test(**kwargs)
+    with mock.patch.object(task_runner, "finalize", finalize_as_in_a_task):
+        return dag.test(**kwargs)
 
 
 def _store_dag(dag: DAG) -> None:
