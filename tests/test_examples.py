@@ -76,6 +76,7 @@ def test_scores_follow_the_warehouse_into_the_application_database(
     assert app.execute("select * from customer_scores where customer_id = 3").fetchone() == (3, 1.0, "b")
 
 
+@pytest.mark.long
 def test_orders_are_written_to_files_once(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

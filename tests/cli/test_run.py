@@ -116,6 +116,7 @@ def test_it_is_the_state_of_the_operators(desk: Desk, monkeypatch: pytest.Monkey
     assert task.execute(context())["planned"]["added"] == 0
 
 
+@pytest.mark.long
 def test_it_waits_for_the_lease_of_another_run(desk: Desk) -> None:
     store = LakeStore(str(desk.folder / "state"))
     store.acquire("contacts", "other", now=datetime.now(UTC), seconds=12, label="DAG d, run r, task t")
@@ -232,6 +233,7 @@ def test_what_cannot_be_undone_is_confirmed(desk: Desk) -> None:
     assert desk.program.json("full-resync", "contacts.yaml", "--yes")["accepted"] == 3
 
 
+@pytest.mark.long
 def test_a_destination_that_is_down_exits_with_4(desk: Desk, crm: Crm) -> None:
     to_crm(desk, "http://127.0.0.1:9")
     failed = desk.program.json("run", "contacts.yaml", code=4)

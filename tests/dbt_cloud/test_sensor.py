@@ -307,6 +307,7 @@ def test_an_error_in_the_trigger_is_the_tasks_error(cloud: DbtCloudServer) -> No
         sensor(cloud.add_job()).execute_complete(context(), {"error": data}, until=now().isoformat())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_in_a_dag_it_waits_for_the_run_to_finish(
     cloud: DbtCloudServer, run_dag: Callable[..., Any], xcom: Callable[..., Any], deferrable: bool

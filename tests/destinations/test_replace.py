@@ -60,6 +60,7 @@ async def test_a_file_has_all_rows_and_nothing_else_is_left(tmp_path: Path, kind
     assert file.stat().st_mtime_ns == changed_at, "nothing differs, nothing is written"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 async def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path: Path, kind: str) -> None:
     sync = Replacing({"type": "file", "url": str(tmp_path), "format": kind}, rate={"batch_size": 1000})
@@ -191,6 +192,7 @@ async def test_a_database_that_is_not_known_to_swap_rows_in_one_transaction_is_r
         await Replacing(destination, place=place).run([(1, "a")])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["m.people", '"My ""People"""'])
 async def test_many_rows_with_the_same_keys_replace_those_of_a_duckdb_table(tmp_path: Path, name: str) -> None:
     place = duckdb_place(tmp_path / "db")

@@ -113,6 +113,7 @@ def test_a_line_of_a_private_key_is_a_secret() -> None:
     assert scrub(f"Load key: {line}", Credentials(private_key=key).secrets) == "Load key: ***"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "pasted"),
     [

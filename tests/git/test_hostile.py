@@ -44,6 +44,7 @@ def test_a_link_out_of_the_tree_is_a_text_of_where_it_would_lead(origin: Origin,
     ] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("url", "refusal"),
     [

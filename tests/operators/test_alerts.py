@@ -132,6 +132,7 @@ def test_two_notifiers_report_each_for_themselves(
     assert heard() == ["team", "on call"]
 
 
+@pytest.mark.long
 def test_an_unusual_number_of_rows_is_reported(runs: Runs, customers: Callable[[str], None]) -> None:
     alerts = {"warning": {"max_row_change": "50%"}}
     assert runs(alerts=alerts) == []
@@ -140,6 +141,7 @@ def test_an_unusual_number_of_rows_is_reported(runs: Runs, customers: Callable[[
     assert "The model has 13 rows, and usually 3 (max_row_change 50%)." in message
 
 
+@pytest.mark.long
 def test_a_group_is_reported_by_its_last_task_and_by_any_that_fails(
     runs: Runs, crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_group_is_reported_by_its_last_task_and_by_any_that_fails(
     assert len(runs(group=True)) == 1
 
 
+@pytest.mark.long
 def test_a_channel_that_is_down_gets_the_message_with_the_next_run(runs: Runs, crm: FakeDestination) -> None:
     crm.dials = Dials(reject={"2"})
     Channel.down = True
@@ -205,6 +208,7 @@ def watch(run_dag: Callable[..., Any], xcom: Callable[..., Any], tmp_path: Path)
     return run
 
 
+@pytest.mark.long
 def test_each_late_sync_has_a_message_of_its_own(
     run_dag: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
@@ -240,6 +244,7 @@ def test_a_sync_that_never_ran_is_late_after_its_delay(
     assert watch() == []
 
 
+@pytest.mark.long
 def test_a_sync_that_ran_is_late_until_it_runs_again(
     watch: Callable[..., list[str]], runs: Runs, crm: FakeDestination
 ) -> None:

@@ -30,7 +30,7 @@ UNUSED = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("destination", ["http", "file"])
+@pytest.mark.parametrize("destination", ["http", pytest.param("file", marks=pytest.mark.slow)])
 def test_a_task_with_nothing_to_send_imports_only_what_it_needs(tmp_path: Path, destination: str) -> None:
     prepare(tmp_path, destination)
     run = idle_task(tmp_path, "--destination", destination)

@@ -140,6 +140,7 @@ MIRROR = {**SYNC, "mode": "mirror", "rate": {"batch_size": 100}}
 FIFTY = "INSERT INTO customers SELECT i, 'n' || i, i || '@x.org' FROM range(4, 51) AS t (i)"
 
 
+@pytest.mark.long
 def test_a_dag_run_may_lift_a_guard_by_its_conf(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
     assert len(crm.table.writes) == 4
 
 
+@pytest.mark.long
 def test_a_content_is_replaced_by_one_task_whatever_the_number_of_partitions(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -98,6 +99,7 @@ def test_a_content_is_replaced_by_one_task_whatever_the_number_of_partitions(
     assert len(crm.rows) == 0
 
 
+@pytest.mark.long
 def test_a_mirror_has_a_task_that_removes_before_the_loads(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -330,6 +332,7 @@ def test_a_lifted_guard_is_shown_as_lifted_to_who_approves(
     assert guards[1] == "max_changes: 3 rows, more than 2, lifted for this run"
 
 
+@pytest.mark.long
 def test_a_preview_names_invalid_rows_by_cause_and_tells_of_given_up_ones(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

@@ -111,7 +111,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    params=["folder", *(pytest.param(place, marks=pytest.mark.long) for place in ("duckdb", "postgres"))],
+    params=["folder", pytest.param("duckdb", marks=pytest.mark.slow), pytest.param("postgres", marks=pytest.mark.long)],
 )
 def earlier(request: pytest.FixtureRequest, unpacked: Path, tmp_path: Path) -> Iterator[Earlier]:
     seen = json.loads((unpacked / "destinations.json").read_text())[request.param]

@@ -246,6 +246,7 @@ def test_every_special_number_has_a_fingerprint_of_its_own() -> None:
         assert planner.run(changed)[0] == Planned(changed=len(pairs))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", ["upsert", "mirror"])
 def test_a_column_of_any_name_can_be_key_field_cursor_and_template(name: str, mode: str) -> None:

@@ -34,7 +34,7 @@ FOLDED = Capabilities(USUAL, ignore_case=True)
     params=[
         "lake",
         pytest.param("tables in duckdb", marks=pytest.mark.slow),
-        pytest.param("tables in postgres", marks=pytest.mark.long),
+        pytest.param("tables in postgres", marks=pytest.mark.slow),
     ]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:

@@ -146,6 +146,7 @@ async def check(kind: str, rows: int, seed: int, tmp_path: Path, request: pytest
             assert len(taken()) == report.accepted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", DESTINATIONS)
 async def test_an_odd_value_rejects_its_row_at_most(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     await check(kind, 60, 1, tmp_path, request)
