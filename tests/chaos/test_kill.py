@@ -16,6 +16,8 @@ import pytest
 
 from tests.chaos.life import PATIENCE, REFUSED, Life, life, new_database
 
+pytestmark = pytest.mark.long
+
 KILLS = int(os.environ.get("REVERSE_ETL_KILLS", "24"))
 STALLS = int(os.environ.get("REVERSE_ETL_STALLS", "12"))
 SEED = int(os.environ.get("REVERSE_ETL_SEED", "0"))

@@ -14,6 +14,8 @@ from airflow_reverse_etl.git.push import may_push, push
 from airflow_reverse_etl.git.repository import Repository
 from tests.git.servers import HttpServer, Origin, SshServer, git
 
+pytestmark = pytest.mark.long
+
 
 def over_http(server: HttpServer) -> Repository:
     return Repository(server.url(), Credentials(token=server.token), allow_protocols=("http",))
@@ -50,7 +52,6 @@ def test_into_an_empty_repository(tmp_path: Path, manifest: Path) -> None:
     assert git(empty.bare, "rev-list", "main") == commit
 
 
-@pytest.mark.long
 def test_others_pushed_meanwhile(
     origin: Origin, http: HttpServer, manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

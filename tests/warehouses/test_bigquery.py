@@ -20,6 +20,8 @@ from airflow_reverse_etl.warehouses.adbc import AdbcWarehouse
 from airflow_reverse_etl.warehouses.bigquery import database_options
 from tests.bigquery import BY_CLIENT, PROJECT, BigQuery, Hook
 
+pytestmark = pytest.mark.long
+
 #: Five batches.
 MODEL = """
     SELECT id, CONCAT('Zoë ', CAST(id AS STRING)) AS name, CAST('1.25' AS NUMERIC) AS amount, id / 7 AS share,
@@ -171,14 +173,12 @@ def test_where_the_driver_does_not_look_the_client_logs_in(monkeypatch: pytest.M
     assert "key.json" in database_options({}, project=PROJECT, location=None).values()
 
 
-@pytest.mark.long
 def test_a_value_that_the_service_quotes_is_not_reported(ask: Callable[..., Any]) -> None:
     error = ask("SELECT CAST(name AS INT64) AS n FROM (SELECT 'secret' AS name)")
     assert error.startswith("ConfigurationError: the model's query fails")
     assert "secret" not in error
 
 
-@pytest.mark.long
 def test_a_query_that_takes_long_is_cancelled_where_it_runs() -> None:
     """The driver cannot cancel through its connection."""
     runs = threading.Event()
