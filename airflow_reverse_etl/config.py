@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow_reverse_etl.compat import airflow_configuration
 from airflow_reverse_etl.errors import ConfigurationError
@@ -34,6 +35,12 @@ class Settings:
     memory_limit: str
     duckdb_external_access: bool
     scratch_folder: Path | None
+
+
+def sync_page(sync: str) -> str:
+    """Return the address of a sync's page in Airflow; without a host if ``[api] base_url`` has none."""
+    base = airflow_configuration().get("api", "base_url", fallback="") or ""
+    return f"{base.rstrip('/')}/plugin/reverse-etl/syncs/{quote(sync, safe='')}"
 
 
 @cache

@@ -102,12 +102,11 @@ def earlier_rows(sync: Sync, run_id: str, *, runs: int) -> list[int]:
 
     :param runs: most runs.
     """
+    from airflow_reverse_etl.stores.choose import closing_store
+
     store = store_of(sync)
-    try:
+    with closing_store(store):
         past = store.past_runs(sync.name, limit=runs + 1)
-    finally:
-        if hasattr(store, "close"):
-            store.close()
     return [run.report.model_rows for run in past if run.run_id != run_id][:runs]
 
 

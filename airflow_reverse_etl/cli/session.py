@@ -105,6 +105,8 @@ def open_sync(path: str, project: str | None, *, observer: Observer | None = Non
         sync = with_model_columns(sync, query, warehouse)
         destination = wired.destination_of(sync)
         context = run_context(sync, query=query, observer=observer)
+        from airflow_reverse_etl.stores.choose import closing_store
+
         with closing_store(context.store):
             yield Session(sync, SourceModel(query, primary_key, warehouse), destination, context)
     finally:
@@ -131,16 +133,6 @@ def run_context(sync: Sync, *, query: str | None, observer: Observer | None = No
 
 
 @contextlib.contextmanager
-def closing_store(store: Any) -> Iterator[None]:
-    """Close the store after the block, if it has connections."""
-    try:
-        yield
-    finally:
-        if hasattr(store, "close"):
-            store.close()
-
-
-@contextlib.contextmanager
 def open_state(sync: str, connection: str | None) -> Iterator[tuple[str, Any]]:
     """Open the state of a sync for the block, as its name and the store that has it.
 
@@ -154,6 +146,8 @@ def open_state(sync: str, connection: str | None) -> Iterator[tuple[str, Any]]:
         return
     found = load_sync(sync)
     context = run_context(found, query=None)
+    from airflow_reverse_etl.stores.choose import closing_store
+
     with closing_store(context.store):
         yield found.name, context.store
 

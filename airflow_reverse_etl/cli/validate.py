@@ -134,7 +134,8 @@ def _check_model(source: SyncSource, catalog: Catalog | None, finding: Finding) 
 def _check_remotes(source: SyncSource, catalog: Catalog | None, finding: Finding) -> None:
     """Ask the warehouse for the model's columns, and the destination for its fields, as a run does."""
     from airflow_reverse_etl.cli.airflow import wiring
-    from airflow_reverse_etl.cli.session import closing_store, model_of, run_context, wait_for
+    from airflow_reverse_etl.cli.session import model_of, run_context, wait_for
+    from airflow_reverse_etl.stores.choose import closing_store
     from airflow_reverse_etl.sync.fields.inspection import inspect
     from airflow_reverse_etl.sync.planning import statement_for, with_model_columns
     from airflow_reverse_etl.sync.ports import PlanRequest

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl import config
-from airflow_reverse_etl.compat import BaseNotifier, Context, airflow_configuration
+from airflow_reverse_etl.compat import BaseNotifier, Context
 from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class SyncNotifier(BaseNotifier):
         else:
             return  # a step that does not end its run has nothing to report
         counts = report.to_json() if report is not None else {}
-        self.report_health(sync.name, health, context, report=counts, page=sync_page(sync.name))
+        self.report_health(sync.name, health, context, report=counts, page=page_link(sync.name))
 
     def memory(self, subject: str) -> HealthMemory:
         """Return the memory of what this notifier has reported of a sync."""
@@ -113,10 +113,10 @@ class SyncNotifier(BaseNotifier):
         return memory.change(health.state, send, now=now)
 
 
-def sync_page(sync: str) -> str:
-    """Return the address of a sync's page in Airflow; empty if ``[api] base_url`` is not set."""
-    base = airflow_configuration().get("api", "base_url", fallback="") or ""
-    return f"{base.rstrip('/')}/plugin/reverse-etl/syncs/{sync}" if "://" in base else ""
+def page_link(sync: str) -> str:
+    """Return the address of a sync's page, for a message; empty if ``[api] base_url`` has no host."""
+    page = config.sync_page(sync)
+    return page if "://" in page else ""
 
 
 def _sync_of(task: Any) -> Sync | None:

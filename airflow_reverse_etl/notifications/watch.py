@@ -66,7 +66,7 @@ class SyncWatchOperator(BaseOperator):
 
     def _look(self, sync: Sync, context: Context) -> Health:
         """Judge a sync's delay, and report it if it is news."""
-        from airflow_reverse_etl.notifications.sync import sync_page
+        from airflow_reverse_etl.notifications.sync import page_link
         from airflow_reverse_etl.spec.alerts.health import Health, delay_health
 
         if sync.alerts is None or sync.alerts.max_delay is None:
@@ -77,7 +77,7 @@ class SyncWatchOperator(BaseOperator):
         since = last or memory.first_seen(now)
         health = delay_health(sync.alerts, since, now=now, unfinished=unfinished, ran=last is not None)
         reported = memory.reported()
-        page = sync_page(sync.name)
+        page = page_link(sync.name)
         # People know already that a sync that is failing does not run.
         if reported is None or reported.health != "failing":
             news = health.state == "late" or (reported is not None and reported.health == "late")
@@ -88,13 +88,12 @@ class SyncWatchOperator(BaseOperator):
 
 def _last_run(sync: Sync) -> tuple[datetime | None, bool]:
     """Return when the last run was recorded, None if there was none, and whether another has begun."""
+    from airflow_reverse_etl.stores.choose import closing_store
+
     store = store_of(sync)
-    try:
+    with closing_store(store):
         if not store.has_state(sync.name):
             return None, False
         runs = store.past_runs(sync.name, limit=1)
         unfinished = bool(store.unfinished(sync.name))
-    finally:
-        if hasattr(store, "close"):
-            store.close()
     return (runs[0].committed_at if runs else None), unfinished

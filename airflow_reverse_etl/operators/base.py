@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
-from urllib.parse import quote
 
 from airflow_reverse_etl.assets import destination_asset, inlets, sync_asset
 from airflow_reverse_etl.compat import (
@@ -22,6 +21,7 @@ from airflow_reverse_etl.compat import (
     airflow_configuration,
     airflow_error,
 )
+from airflow_reverse_etl.config import sync_page
 from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError, RunConflictError
 from airflow_reverse_etl.spec.model import Sync
@@ -60,8 +60,7 @@ class SyncLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
         """Return the page's address. Airflow calls this at the end of the task, and stores the result."""
         name = getattr(operator, "sync_name", "")
-        base = airflow_configuration().get("api", "base_url", fallback="").rstrip("/")
-        return f"{base}/plugin/reverse-etl/syncs/{quote(name, safe='')}" if name else ""
+        return sync_page(name) if name else ""
 
 
 class SyncOperator(BaseOperator):

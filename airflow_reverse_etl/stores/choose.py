@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
@@ -87,3 +88,13 @@ def _choose_by_size(
         return lake
     log(f"{sync.name}: planned in the warehouse, as the model has {large:,} rows or more")
     return warehouse
+
+
+@contextmanager
+def closing_store(store: Any) -> Iterator[None]:
+    """Close the store after the block, if it has connections."""
+    try:
+        yield
+    finally:
+        if hasattr(store, "close"):
+            store.close()

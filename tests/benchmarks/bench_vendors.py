@@ -47,7 +47,7 @@ class Account(HubSpot):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one contender did.
+    """The work of one contender.
 
     :param share: part of the allowed requests that it used while it ran.
     """

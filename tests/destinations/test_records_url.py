@@ -1,4 +1,4 @@
-"""Where people see the records of a sync at the destination."""
+"""The page at the destination that shows the records of a sync."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_the_health_is_kept_where_airflow_has_a_place_for_it(
     crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
     class Stores(dict[str, Any]):
-        """As Airflow 3.3 gives them: a store for each asset of the task."""
+        """A store for each asset of the task, in the form of Airflow 3.3."""
 
         def __getitem__(self, asset: Any) -> Any:
             stored = self.setdefault(asset.name, {})

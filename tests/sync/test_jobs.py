@@ -248,7 +248,7 @@ async def test_unprocessed_rows_are_sent_again_in_another_job(world: World) -> N
     assert [len(job.rows) for job in it.api.jobs.values()] == [3, 1, 1]
 
 
-async def test_rows_that_are_never_processed_end_the_load_and_the_next_try_begins_anew(world: World) -> None:
+async def test_rows_that_are_never_processed_end_the_load_and_the_next_try_begins_again(world: World) -> None:
     it = bulk(world, dials=JobDials(unprocessed={"k02": 5}))
     with pytest.raises(IncompleteLoadError, match="1 of 3 rows could not be sent yet: not_processed"):
         await it.run(many(3), run_id="r")
