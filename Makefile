@@ -24,7 +24,7 @@ help: ## this list
 demo: $(VENV)/.ready ## the main job in real Airflow, on embedded parts
 	@$(BIN)/python dags_examples/demo/run.py
 
-test: $(VENV)/.ready lint ## what must hold at every step: lint, types, tests; names the ten slowest; three minutes
+test: $(VENV)/.ready lint ## what must hold at every step: lint, types, tests; names the ten slowest; four minutes
 	@$(MAKE) --no-print-directory types & types=$$!; \
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not long" --durations=10 $(ARGS) && wait $$types
 
