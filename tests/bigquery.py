@@ -104,7 +104,7 @@ class BigQuery:
             with duckdb.connect() as database:
                 database.execute("SET TimeZone = 'UTC'")
                 relation = database.sql(sqlglot.transpile(query["query"], "bigquery", "duckdb")[0])
-                kinds = map(str, relation.types)
+                kinds = relation.types
                 table = relation.to_arrow_table()
         except duckdb.ConversionException as error:
             return _refusal(400, "invalidQuery", "Bad int64 value: " + re.findall("'(.*?)'", str(error))[0])
@@ -216,39 +216,45 @@ def _refusal(status: int, reason: str, message: str) -> tuple[int, dict[str, Any
     return status, {"error": {"code": status, "message": message, "errors": errors}}
 
 
-def _arrow_field(field: pa.Field, kind: str) -> pa.Field:
-    """BigQuery's field for one of DuckDB's."""
-    return pa.field(field.name, _arrow_type(field.type), metadata=_JSON if kind == "JSON" else None)
+def _arrow_field(field: pa.Field, kind: Any) -> pa.Field:
+    """BigQuery's field for one of DuckDB's.
+
+    :param kind: its type in DuckDB.
+    """
+    return pa.field(field.name, _arrow_type(field.type, kind), metadata=_JSON if str(kind) == "JSON" else None)
 
 
-def _arrow_type(kind: pa.DataType) -> pa.DataType:
+def _arrow_type(found: pa.DataType, kind: Any) -> pa.DataType:
     """BigQuery's type for one of DuckDB's."""
-    if pa.types.is_integer(kind):
+    if pa.types.is_list(found):
+        [(_, item)] = kind.children
+        return pa.list_(_arrow_field(found.value_field, item))
+    if pa.types.is_struct(found):
+        return pa.struct([_arrow_field(part, item) for part, (_, item) in zip(found, kind.children, strict=True)])
+    if pa.types.is_integer(found):
         return pa.int64()
-    if pa.types.is_decimal(kind):
-        return pa.decimal128(38, 9) if kind.scale < 5 else pa.decimal256(76, 38)
-    if pa.types.is_timestamp(kind) and kind.tz:
+    if pa.types.is_decimal(found):
+        return pa.decimal128(38, 9) if found.scale < 5 else pa.decimal256(76, 38)
+    if pa.types.is_timestamp(found) and found.tz:
         return pa.timestamp("us", "UTC")
-    return kind
+    return found
 
 
 def _schema(table: pa.Table) -> dict[str, Any]:
-    return {
-        "fields": [
-            {"name": field.name, "type": "JSON"} if field.metadata == _JSON else _field(field.name, field.type)
-            for field in table.schema
-        ]
-    }
+    return {"fields": [_field(field) for field in table.schema]}
 
 
-def _field(name: str, kind: pa.DataType) -> dict[str, Any]:
+def _field(field: pa.Field) -> dict[str, Any]:
+    kind = field.type
+    if field.metadata == _JSON:
+        return {"name": field.name, "type": "JSON"}
     if pa.types.is_list(kind):
-        return {**_field(name, kind.value_type), "mode": "REPEATED"}
+        return {**_field(kind.value_field), "name": field.name, "mode": "REPEATED"}
     if pa.types.is_timestamp(kind):
-        return {"name": name, "type": "TIMESTAMP" if kind.tz else "DATETIME"}
-    found = {"name": name, "type": next(value for word, value in _KINDS.items() if str(kind).startswith(word))}
+        return {"name": field.name, "type": "TIMESTAMP" if kind.tz else "DATETIME"}
+    found = {"name": field.name, "type": next(value for word, value in _KINDS.items() if str(kind).startswith(word))}
     if pa.types.is_struct(kind):
-        found["fields"] = [_field(part.name, part.type) for part in kind]
+        found["fields"] = [_field(part) for part in kind]
     return found
 
 

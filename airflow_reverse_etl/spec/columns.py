@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 #: Key in the metadata of an Arrow field whose text stands for another value, and its values: any JSON; a JSON list or
-#: object, and other text as it is; a whole number.
+#: object, and other text as it is; a whole number; or what :func:`nested_kind` returns.
 KIND = b"kind"
 JSON = "json"
 NESTED = "nested"
@@ -17,6 +18,22 @@ INTEGER = "integer"
 #: The number in a decimal column that stands for one that Arrow has not: it has 39 digits, a decimal
 #: at most 38. The greatest number of 39 digits is the greatest HUGEINT of DuckDB.
 _NO_DECIMAL = (1 - 2**127).to_bytes(16, "little", signed=True)
+
+#: Where JSON is in values of a type: :data:`JSON` for a text that is JSON, ``[places]`` for each item of a list and
+#: each value of a map, ``{name: places}`` for fields of a struct; None if nowhere.
+JsonPlaces = Any
+
+
+def nested_kind(places: JsonPlaces) -> str:
+    """Return the value of :data:`KIND` for a column with JSON at places; empty for none."""
+    if places is None:
+        return ""
+    return places if isinstance(places, str) else json.dumps(places)
+
+
+def json_places(kind: str) -> JsonPlaces:
+    """Return the places of :func:`nested_kind`; None for every other kind."""
+    return json.loads(kind) if kind.startswith(("[", "{")) else None
 
 
 @dataclass(frozen=True, slots=True)

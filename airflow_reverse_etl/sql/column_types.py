@@ -5,8 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from airflow_reverse_etl.spec.columns import JSON
+
 if TYPE_CHECKING:
     from sqlglot import exp
+
+    from airflow_reverse_etl.spec.columns import JsonPlaces
 
 Form = Literal["float", "instant", "binary", "nested", "json", "boolean", "time", "date", "timestamp", "decimal"]
 
@@ -75,6 +79,30 @@ def form_of(data_type: str, dialect: str, *, free_scale: bool) -> Form | None:
         return "timestamp"
     if kind in {kinds.DECIMAL, kinds.BIGDECIMAL} and _has_fraction(parsed, free_scale=free_scale):
         return "decimal"
+    return None
+
+
+def json_places(data_type: str, dialect: str) -> JsonPlaces:
+    """Return where values of a type have JSON."""
+    # Parsing a type is slow, and most have none.
+    if "JSON" not in data_type.upper():
+        return None
+    found = _kind(data_type, dialect)
+    return None if found is None else _json_places(found)
+
+
+def _json_places(kind: exp.DataType) -> JsonPlaces:
+    from sqlglot import exp
+
+    kinds = exp.DataType.Type
+    if kind.this == kinds.JSON:
+        return JSON
+    if kind.this in {*exp.DataType.ARRAY_TYPES, kinds.MAP}:
+        places = _json_places(kind.expressions[-1])
+        return None if places is None else [places]
+    if kind.this in exp.DataType.STRUCT_TYPES:
+        fields = {field.name: _json_places(field.args["kind"]) for field in kind.expressions}
+        return {name: places for name, places in fields.items() if places is not None} or None
     return None
 
 

@@ -15,10 +15,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.spec.columns import JSON, KIND, no_decimal
+from airflow_reverse_etl.spec.columns import JSON, KIND, nested_kind, no_decimal
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_reverse_etl.spec.columns import JsonPlaces
 
 #: A running query: its cursor, schema, first batch, and a function that returns the next batch, or None at the end.
 RunningQuery = tuple[Any, "pa.Schema", "pa.RecordBatch | None", Callable[[], "pa.RecordBatch | None"]]
@@ -128,11 +130,11 @@ def schema_of(columns: Sequence[ArrowColumn]) -> pa.Schema:
 def field_of(name: str, data_type: pa.DataType, kind: str) -> pa.Field:
     """Return a field of a schema, which says what its text stands for.
 
-    :param kind: one of :mod:`airflow_reverse_etl.spec.columns`, or empty.
+    :param kind: a value of :data:`~airflow_reverse_etl.spec.columns.KIND`, or empty.
     """
     import pyarrow as pa
 
-    stands = kind and pa.types.is_string(data_type)
+    stands = kind and (pa.types.is_string(data_type) or pa.types.is_nested(data_type))
     return pa.field(name, data_type, metadata={KIND: kind.encode()} if stands else None)
 
 
@@ -144,10 +146,31 @@ _JSON_TYPES = frozenset(
 
 
 def kind_of_field(field: pa.Field) -> str:
-    """Return what the text of a driver's column stands for, by the names of types in the field's metadata."""
+    """Return what the text of a driver's column stands for, by the names of types in the metadata of its fields."""
+    return nested_kind(_json_places(field))
+
+
+def _json_places(field: pa.Field) -> JsonPlaces:
+    import pyarrow as pa
+
+    kind = field.type
+    is_ = pa.types
+    if is_.is_map(kind):
+        places = _json_places(kind.item_field)
+        return None if places is None else [places]
+    if is_.is_list(kind) or is_.is_large_list(kind) or is_.is_fixed_size_list(kind):
+        places = _json_places(kind.value_field)
+        return None if places is None else [places]
+    if is_.is_struct(kind):
+        fields = {inner.name: _json_places(inner) for inner in kind}
+        return {name: places for name, places in fields.items() if places is not None} or None
+    return JSON if _is_json(field) else None
+
+
+def _is_json(field: pa.Field) -> bool:
     names = {value.decode(errors="replace").upper() for value in (field.metadata or {}).values()}
     names.add(str(getattr(field.type, "extension_name", "")).upper())
-    return JSON if names & _JSON_TYPES else ""
+    return bool(names & _JSON_TYPES)
 
 
 def batch_of(columns: Sequence[ArrowColumn], rows: Sequence[Sequence[Any]], *, conn_id: str) -> pa.RecordBatch | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import UnreachableError
-from airflow_reverse_etl.spec.columns import INTEGER, JSON, Column
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, Column, nested_kind
+from airflow_reverse_etl.sql.column_types import json_places
 from airflow_reverse_etl.sql.dialects.duckdb import DUCKDB
 from airflow_reverse_etl.sql.quoting import quoted
 from airflow_reverse_etl.sync.ports import Warehouse
@@ -25,7 +26,7 @@ _NOT_IN_ARROW = frozenset({"BIT", "TIME WITH TIME ZONE", "UHUGEINT", "BIGNUM"})
 #: Names of these types, and of others that only nested values have wrong, in the name of a nested type.
 _NESTED_NOT_IN_ARROW = re.compile(rf"(?<![^ (])(?:{'|'.join(_NOT_IN_ARROW)}|INTERVAL|UNION)(?=[ ,()\[\]])")
 #: Type → what its text stands for.
-_STANDS_FOR = {"JSON": JSON, "UHUGEINT": INTEGER, "BIGNUM": INTEGER}
+_STANDS_FOR = {"UHUGEINT": INTEGER, "BIGNUM": INTEGER}
 
 
 def _as_text(name: str, data_type: str) -> str:
@@ -118,7 +119,9 @@ class DuckDBWarehouse(Warehouse):
             reader = relation.to_arrow_reader(batch_rows)
         except duckdb.Error as error:
             raise translated(error, DUCKDB, self._conn_id) from None
-        stands_for = {name: _STANDS_FOR.get(kind, "") for name, kind in kinds.items()}
+        stands_for = {
+            name: _STANDS_FOR.get(kind) or nested_kind(json_places(kind, "duckdb")) for name, kind in kinds.items()
+        }
         stands_for |= {name: JSON for name in texts if kinds[name] not in _NOT_IN_ARROW}
         fields = [field_of(field.name, field.type, stands_for[field.name]) for field in reader.schema]
         schema = pa.schema(fields)

@@ -154,6 +154,36 @@ def test_json_that_an_expression_passes_on_is_sent_as_json(
     assert list(record.values()) == list(expected.values())
 
 
+@pytest.mark.parametrize("planner", ["local", "warehouse"])
+def test_json_inside_other_values_is_json(planner: str, tmp_path: Path) -> None:
+    """Only columns of JSON in lists go to SQL tables and CSV as texts, as the items of an array of texts."""
+    place = duckdb_place()
+    struct = (
+        """{'a': '[1]'::json, 'text': '[1]', 'deep': [{'b': '{"c": null}'::json}], 'map': map {'k': 'true'::json}}"""
+    )
+    expected: dict[str, tuple[Any, Any]] = {
+        "s": (found := {"a": [1], "text": "[1]", "deep": [{"b": {"c": None}}], "map": {"k": True}}, found),
+        "coalesce(s, s)": (found, found),
+        "s.a": ([1], "[1]"),
+        "s.text": ("[1]", "[1]"),
+        "[s.a, null]": ([[1], None], ["[1]", None]),
+        "s.map": ({"k": True}, {"k": True}),
+        "case when id = 2 then s end": (None, None),
+    }
+    mapping = {f"v{at}": "s" if sql == "s" else {"sql": sql} for at, sql in enumerate(expected)}
+    sync = Sync(name="s", model="m", source="w", destination={"type": "file"}, mapping=mapping)
+    store: Any = LakeStore(str(tmp_path), memory_limit="500MB", threads=1)
+    if planner == "warehouse":
+        store = place.store()
+    plan = store.plan(PlanRequest(sync, f"select 1 as id, {struct} as s", ("id",), "run", NOW), place.open_warehouse())
+    [batch] = store.changes(plan)
+    for at, parse_json in enumerate((True, False)):
+        [record], failures = RecordBuilder(sync, parse_json=parse_json).build(batch)
+        assert not failures
+        assert list(record.values()) == [both[at] for both in expected.values()]
+    store.discard(plan)
+
+
 @pytest.mark.parametrize(
     ("source", "value"),
     [

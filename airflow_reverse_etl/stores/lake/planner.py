@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError
-from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED
-from airflow_reverse_etl.sql.quoting import quoted
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED, json_places, nested_kind
+from airflow_reverse_etl.sql.column_types import json_places as places_in
 from airflow_reverse_etl.sql.statements.classification import counted
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores.lake.change_set import UNSENT_KINDS
@@ -20,8 +20,13 @@ from airflow_reverse_etl.sync.ports import KINDS, Warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from airflow_reverse_etl.spec.columns import JsonPlaces
+
 #: Types that Parquet files and their readers do not preserve. The change set holds such values as text.
 _AS_TEXT = ("HUGEINT", "UHUGEINT", "UUID", "JSON", "INTERVAL", "BIT", "TIME WITH TIME ZONE", "ENUM(", "BIGNUM")
+
+#: Metadata of a field of text by which DuckDB knows its type JSON.
+_JSON_TYPE = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 
 _MAPPED_ROWS = "SELECT COALESCE(MAX(last_value), 0) FROM duckdb_sequences() WHERE sequence_name = 'mapped_rows'"
 
@@ -165,31 +170,61 @@ def _passed_on(scratch: Scratch, statement: PlanStatement, extracted: pa.Schema)
     import duckdb
 
     found: dict[str, str] = {}
-    for kind in (NESTED, JSON):
-        names = [field.name for field in extracted if (field.metadata or {}).get(KIND) == kind.encode()]
-        if not names:
+    for wanted in (NESTED, JSON):
+        typed = _with_json(extracted, wanted)
+        if typed is None:
             continue
-        columns = ", ".join(f"CAST({quoted(name, 'duckdb')} AS JSON) AS {quoted(name, 'duckdb')}" for name in names)
-        scratch.connection.register("extracted_texts", extracted.empty_table())
+        scratch.connection.register("extracted", typed.empty_table())
         try:
-            scratch.execute(
-                f"CREATE OR REPLACE TEMP VIEW extracted AS SELECT * REPLACE ({columns}) FROM extracted_texts"
-            )
             types = {name: data_type for name, data_type, *_ in scratch.execute(f"DESCRIBE {statement.mapped}")}
         except duckdb.Error:
             # An expression that takes text only; the text is sent then.
             continue
         finally:
-            scratch.execute("DROP VIEW IF EXISTS extracted")
-            scratch.connection.unregister("extracted_texts")
-        found |= {name: kind for name, stands in value_kinds(statement, types).items() if stands == JSON}
+            scratch.connection.unregister("extracted")
+        for name, kind in value_kinds(statement, types).items():
+            if kind != INTEGER:
+                found[name] = NESTED if wanted == NESTED else kind
     return found
 
 
+def _with_json(extracted: pa.Schema, wanted: str) -> pa.Schema | None:
+    """Return a schema in which DuckDB finds its type JSON for the texts of a kind; None without such texts.
+
+    :param wanted: NESTED, or JSON for texts that are any JSON, also in lists, maps and structs.
+    """
+    import pyarrow as pa
+
+    fields = []
+    found = False
+    for field in extracted:
+        kind = (field.metadata or {}).get(KIND, b"").decode()
+        places = JSON if kind == wanted else json_places(kind) if wanted == JSON else None
+        fields.append(_json_at(places, field))
+        found |= places is not None
+    return pa.schema(fields) if found else None
+
+
+def _json_at(places: JsonPlaces, field: pa.Field) -> pa.Field:
+    import pyarrow as pa
+
+    kind = field.type
+    if places is None:
+        return field
+    if places == JSON:
+        return field.with_metadata(_JSON_TYPE)
+    if isinstance(places, dict):
+        return field.with_type(pa.struct([_json_at(places.get(inner.name), inner) for inner in kind]))
+    [each] = places
+    if pa.types.is_map(kind):
+        return field.with_type(pa.map_(kind.key_field, _json_at(each, kind.item_field)))
+    return field.with_type(pa.list_(_json_at(each, kind.value_field)))
+
+
 def _stands_for(data_type: str) -> str:
-    if data_type == "JSON":
-        return JSON
-    return INTEGER if data_type in ("HUGEINT", "UHUGEINT", "BIGNUM") else ""
+    if data_type in ("HUGEINT", "UHUGEINT", "BIGNUM"):
+        return INTEGER
+    return nested_kind(places_in(data_type, "duckdb"))
 
 
 def stored_as_text(data_type: str) -> bool:

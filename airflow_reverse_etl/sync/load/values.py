@@ -13,10 +13,12 @@ from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED, no_decimal
+from airflow_reverse_etl.spec.columns import INTEGER, JSON, KIND, NESTED, json_places, no_decimal
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from airflow_reverse_etl.spec.columns import JsonPlaces
 
 
 _NO_TIME = "the time 24:00 cannot be sent"
@@ -52,6 +54,8 @@ def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tup
     :param parse_json: text of a JSON column becomes the value that it stands for, and numbers that JSON has not are
         problems.
     """
+    import pyarrow as pa
+
     kind = (field.metadata or {}).get(KIND, b"").decode()
     column = _plain(column)
     try:
@@ -69,8 +73,26 @@ def python_values(column: pa.Array, field: pa.Field, *, parse_json: bool) -> tup
     if kind in (JSON, NESTED) and parse_json:
         return [_parsed(value, nested=kind == NESTED) for value in values], problems
     if (convert := _nested(column.type)) is not None:
-        return [None if value is None else convert(value) for value in values], problems
+        values = [_with(convert, value) for value in values]
+    places = json_places(kind)
+    # Other destinations write lists of JSON as arrays of texts, and objects as JSON.
+    if parse_json or places != [JSON] or pa.types.is_map(column.type):
+        values = [_with_json(places, value) for value in values]
     return values, problems
+
+
+def _with_json(places: JsonPlaces, value: Any) -> Any:
+    """Return a value whose texts at places are the values that they stand for."""
+    if places is None or value is None:
+        return value
+    if places == JSON:
+        return _parsed(value, nested=False)
+    if isinstance(places, dict):
+        return {name: _with_json(places.get(name), item) for name, item in value.items()}
+    [each] = places
+    if isinstance(value, dict):
+        return {name: _with_json(each, item) for name, item in value.items()}
+    return [_with_json(each, item) for item in value]
 
 
 def _plain(column: pa.Array) -> pa.Array:
