@@ -61,11 +61,19 @@ def load_sync(path: str) -> Sync:
     """Read a sync, with the keys of its destination's type.
 
     :raises SpecError: lists all problems.
+    :raises ConfigurationError: it has templates, whose values only a task of Airflow knows.
     """
     from airflow_reverse_etl.destinations.registry import check_options
     from airflow_reverse_etl.spec.model import Sync
 
-    return Sync.load(Path(path), check=check_options)
+    sync = Sync.load(Path(path), check=check_options)
+    if sync.to_render:
+        raise ConfigurationError(
+            f"{' and '.join(sync.to_render)} cannot be rendered in a terminal: only a task of Airflow knows the values",
+            todo="trigger the sync's DAG; for its state, pass the sync's name",
+            sync=sync.name,
+        )
+    return sync
 
 
 def model_of(sync: Sync, catalog: Catalog | None) -> tuple[str, tuple[str, ...]]:

@@ -92,7 +92,10 @@ def validate(
             finding.problems.append(
                 f"{place}: name: {source.sync.name!r} is the name of {first}, too: they share state"
             )
-        if _check_model(source, catalog, finding) and connect:
+        known = _check_model(source, catalog, finding)
+        if source.sync.to_render:
+            finding.unchecked.append(f"{' and '.join(source.sync.to_render)}: Airflow renders it when a task begins")
+        elif known and connect:
             _check_remotes(source, catalog, finding)
     findings.sort(key=lambda finding: finding.file)
     return _answer(findings)

@@ -45,7 +45,7 @@ class PlanApprovalOperator(SyncOperator, ApprovalOperator):
         if not self.plan["total"]:
             raise AirflowSkipException("Nothing to send, so nothing to approve.")
         with airflow_errors():
-            sync = self._load_sync()
+            sync = self._load_sync(context)
         if self.plan["planned"]["removed"] and self.response_timeout is None:
             self.response_timeout = self.timing.removal_age
         where = sync.destination.connection or sync.destination.type
@@ -57,7 +57,7 @@ class PlanApprovalOperator(SyncOperator, ApprovalOperator):
         """Continue after the approval, or reject the plan."""
         if self.REJECT in event.get("chosen_options", ()):
             with airflow_errors():
-                self._reject(self._load_sync(), context)
+                self._reject(self._load_sync(context), context)
         return super().execute_complete(context, event)
 
     def _reject(self, sync: Sync, context: Context) -> None:

@@ -141,7 +141,7 @@ class SyncOperator(BaseOperator):
         self._drift = drift
         self._deadline = datetime.fromisoformat(deadline) if deadline else None
         try:
-            sync = self._load_sync()
+            sync = self._load_sync(context)
             self.loaded_sync = sync
             while isinstance(done := self._work_or_wait(sync, context), Wait):
                 self._wait(sync, done, context)
@@ -248,13 +248,29 @@ class SyncOperator(BaseOperator):
             finished=self._finished,
         )
 
-    def _load_sync(self) -> Sync:
+    def _load_sync(self, context: Context) -> Sync:
         from airflow_reverse_etl.destinations.registry import check_options
 
         source = self._resolve_path(self.sync) if isinstance(self.sync, str) else self.sync
         sync = Sync.load(source, check=check_options)
         self.sync_name = sync.name
-        return sync
+        return self._rendered(sync, context)
+
+    def _rendered(self, sync: Sync, context: Context) -> Sync:
+        """Render the templates of a sync with ``templated: true``.
+
+        :raises ConfigurationError: a template cannot be rendered.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            return sync.rendered(lambda text: str(self.render_template(text, context)))
+        except TemplateError as error:
+            raise ConfigurationError(
+                f"a template of the sync cannot be rendered: {error}",
+                todo=f"correct {' or '.join(sync.to_render)}",
+                sync=sync.name,
+            ) from None
 
     def _destination(self, sync: Sync) -> Destination:
         return destination_of(sync)
@@ -283,11 +299,15 @@ class SyncOperator(BaseOperator):
 
     def _declare_assets(self) -> None:
         sync = self.known_sync()
-        if sync is not None:
-            if self._reads:
-                self.inlets = [*self.inlets, *inlets(sync)]
-            if self._writes:
-                self.outlets = [*self.outlets, destination_asset(sync), sync_asset(sync)]
+        if sync is None:
+            return
+        unknown = sync.to_render
+        if self._reads and "source" not in unknown:
+            self.inlets = [*self.inlets, *inlets(sync)]
+        if self._writes:
+            self.outlets = [*self.outlets, sync_asset(sync)]
+            if "destination.connection" not in unknown:
+                self.outlets = [*self.outlets, destination_asset(sync)]
 
     def _report(
         self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()

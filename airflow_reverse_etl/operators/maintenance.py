@@ -133,7 +133,7 @@ class ReverseEtlMaintenanceOperator(SyncOperator):
         self.log.info("%s: %s", self._request.sync, ACTIONS[self._request.action])
         return super().resume(context, event, **kept)
 
-    def _load_sync(self) -> Sync:
+    def _load_sync(self, context: Context) -> Sync:  # noqa: ARG002 - the recipe has no templates
         from airflow_reverse_etl.destinations.registry import check_options
 
         assert self._recipe is not None

@@ -442,6 +442,14 @@ class Sync(_Strict):
             "failing (critical); default: attention for every row that is not delivered"
         ),
     ] = None
+    templated: Annotated[
+        bool,
+        Field(
+            description="Airflow renders `{{ … }}` in `source`, `destination.connection` and the SQL of `model`, as in "
+            "an operator's arguments, when a task begins; see [Templates](#templates)",
+            exclude_if=lambda value: not value,
+        ),
+    ] = False
     #: The sync as its author wrote it, if this is a copy with the model's columns.
     _written: Sync | None = PrivateAttr(None)
 
@@ -514,6 +522,15 @@ class Sync(_Strict):
             raise ValueError("destination.match_on names constants only, so all rows would be one record")
 
     @model_validator(mode="after")
+    def _templates_are_rendered(self) -> Sync:
+        if self.templated:
+            return self
+        found = [name for name, text in self._templates().items() if name != "model.sql" and _is_template(text)]
+        if found:
+            raise ValueError(f"{' and '.join(found)}: {{{{ … }}}} is rendered only if the sync has templated: true")
+        return self
+
+    @model_validator(mode="after")
     def _track_fits(self) -> Sync:
         if self.mode in ("mirror", "replace") and (self.cursor or self.track == "none"):
             reason = "without a record, removed rows cannot be found"
@@ -559,6 +576,36 @@ class Sync(_Strict):
             problems = [problem_text(where, message) for where, message in problems_of(error, _known_keys)]
             name = values.get("name") if isinstance(values, Mapping) else None
             raise SpecError(title(len(problems)), problems=at_most(problems), todo=_FIX_VALUES, sync=name) from None
+
+    def _templates(self) -> dict[str, str]:
+        """Return the texts that may be templates of Airflow: key → text."""
+        found = {"source": self.source}
+        if self.destination.connection is not None:
+            found["destination.connection"] = self.destination.connection
+        if isinstance(self.model, SqlModel):
+            found["model.sql"] = self.model.sql
+        return found
+
+    @property
+    def to_render(self) -> dict[str, str]:
+        """The texts that :meth:`rendered` changes: key → text. Empty unless the sync is ``templated``."""
+        return {name: text for name, text in self._templates().items() if self.templated and _is_template(text)}
+
+    def rendered(self, render: Callable[[str], str]) -> Sync:
+        """Return a copy whose connection names and SQL are rendered; the sync itself if there is nothing to render.
+
+        :param render: makes the text of a template.
+        :raises SpecError: a text is empty then.
+        """
+        texts = {name: render(text) for name, text in self.to_render.items()}
+        if not texts:
+            return self
+        values = self.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"templated": False}
+        for name, text in texts.items():
+            parent, _, key = name.rpartition(".")
+            holder = values[parent] if parent else values
+            holder[key] = text
+        return type(self).model_validate(values)
 
     @property
     def tracked(self) -> bool:
@@ -754,6 +801,11 @@ def _name_problem(name: str) -> str:
     if len(parts) > MAX_DEPTH:
         return f"field {name[:40]!r}… nests more than {MAX_DEPTH} levels deep"
     return "" if all(parts) else f"field {name!r} has an empty part between dots"
+
+
+def _is_template(text: str) -> bool:
+    """Return whether Airflow would render a text."""
+    return "{{" in text or "{%" in text
 
 
 def _is_star(name: str) -> bool:

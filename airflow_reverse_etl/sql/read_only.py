@@ -87,7 +87,7 @@ def single_select(query: str, source: str, sync: Sync) -> str:
         raise _refused(str(error).splitlines()[0], sync) from None
 
     if problem := jinja_problem(query, source):
-        todo = "write plain SQL; give Airflow's values to a sync that a DAG makes in Python, whose SQL Airflow renders"
+        todo = "write plain SQL, or set templated: true, so that Airflow renders it"
         raise _refused(problem, sync, todo)
 
     # only semicolons may follow the first semicolon

@@ -111,6 +111,31 @@ def test_the_conf_of_a_run_asks_for_everything_again_or_for_nothing_of_one_sync(
     assert str(failed.state) == "failed"
 
 
+def test_a_templated_sync_is_rendered_when_its_task_begins(
+    run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
+) -> None:
+    """Connections and SQL are Airflow's templates, the fields' templates are the sync's own."""
+    model = {"sql": "select * from customers where id <= {{ dag_run.conf.last }}"}
+    templates = {
+        **SYNC,
+        "templated": True,
+        "model": model,
+        "source": "{{ 'ware' ~ 'house' }}",
+        "primary_key": "id",
+        "destination": {**SYNC["destination"], "connection": "{{ dag_run.conf.crm }}"},
+    }
+    dag = dag_of(sync=templates)
+    [task] = dag.tasks
+    assert [asset.name for asset in task.outlets] == ["sync/contacts"]
+    report = xcom(run_dag(dag, run_conf={"last": 2, "crm": "crm"}), "contacts")
+    assert report["accepted"] == 2
+    assert {row["greeting"] for row in crm.rows.values()} == {"Dear Ada", "Dear Bo"}
+
+    failed = run_dag(dag, run_conf={})
+    assert str(failed.state) == "failed"
+    assert "cannot be rendered" in xcom(failed, "contacts", key="error")
+
+
 def test_the_conf_of_a_run_limits_it_to_records(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
