@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -26,6 +28,13 @@ def prepare_environment() -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     # Hooks log each connection that they open.
     os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+    _ignore_deprecations()
+
+
+def _ignore_deprecations() -> None:
+    """Keep what Airflow 3.1 uses of deprecated things from a person, who can change nothing about it."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", DeprecationWarning)
 
 
 def wiring() -> ModuleType:
@@ -42,6 +51,8 @@ def wiring() -> ModuleType:
             "this command needs Airflow's connections, and Airflow is not installed here",
             todo="run it where Airflow is installed; Airflow does not have to run",
         ) from None
+    # Airflow shows its own again when it is imported.
+    _ignore_deprecations()
     return found
 
 

@@ -126,8 +126,10 @@ def _connections(sources: Sequence[SyncSource]) -> Iterator[tuple[str, str, str]
     """Test each connection that the syncs name, once, as ``connections test`` does."""
     names: dict[str, None] = {}
     for source in sources:
-        names[source.sync.source] = None
-        if source.sync.destination.connection:
+        to_render = source.sync.to_render
+        if "source" not in to_render:
+            names[source.sync.source] = None
+        if source.sync.destination.connection and "destination.connection" not in to_render:
             names[source.sync.destination.connection] = None
     for conn_id in names:
         try:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from airflow_reverse_etl.cli.frame import Answer
+from airflow_reverse_etl.cli.output import Markdown
 
 
 def errors(
@@ -27,7 +28,7 @@ def errors(
     if not sections:
         raise ConfigurationError(f"error {name!r} not found", todo="leave the name out to list all errors")
     text = "".join(sections).rstrip()
-    return Answer({"name": name or None, "text": text}, [text])
+    return Answer({"name": name or None, "text": text}, [Markdown(text)])
 
 
 def _only(section: str, name: str) -> str:

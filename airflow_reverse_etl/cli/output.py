@@ -31,6 +31,11 @@ _STYLES = {
 }
 
 
+#: Blanks between two columns, and the least width of a column whose cells are folded.
+_GAP = 2
+_LEAST_FOLDED = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of text below a head, in columns of equal width."""
@@ -105,17 +110,52 @@ def plain(table: Table) -> str:
 
 
 def _show_fitted(table: Table) -> None:
-    """Print a table that fits the terminal: long cells are folded."""
+    """Print a table that fits the terminal: long cells are folded, short ones never.
+
+    If there is no room for that, each row becomes lines of a name and its value.
+    """
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    fitted = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    for name in table.head:
-        fitted.add_column(name, overflow="fold")
+    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+    room = console().width - _GAP * (len(widths) - 1)
+    if sum(min(width, _LEAST_FOLDED) for width in widths) > room:
+        _show_expanded(table)
+        return
+    folded = _folded(widths, room)
+    fitted = RichTable(
+        box=box.SIMPLE_HEAD, header_style="bold", padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False
+    )
+    for at, name in enumerate(table.head):
+        fitted.add_column(name, overflow="fold", no_wrap=at not in folded)
     for row in table.rows:
         fitted.add_row(*(Text(cell, _STYLES.get(cell, "")) for cell in row))
     console().print(fitted)
+
+
+def _folded(widths: Sequence[int], room: int) -> set[int]:
+    """Return the columns whose cells are folded: the widest ones, and as few as there is room for."""
+    folded: set[int] = set()
+    for at in sorted(range(len(widths)), key=lambda at: -widths[at]):
+        if sum(_LEAST_FOLDED if at in folded else width for at, width in enumerate(widths)) <= room:
+            break
+        folded.add(at)
+    return folded
+
+
+def _show_expanded(table: Table) -> None:
+    """Print each row as lines of a name and its value."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    for number, row in enumerate(table.rows):
+        if number:
+            print()
+        lines = RichTable.grid(padding=(0, _GAP, 0, 0))
+        for name, cell in zip(table.head, row, strict=True):
+            lines.add_row(Text(name, "bold"), Text(cell, _STYLES.get(cell, ""), overflow="fold"))
+        console().print(lines)
 
 
 def _show_markdown(part: Markdown) -> None:

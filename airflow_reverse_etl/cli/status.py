@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +13,11 @@ from airflow_reverse_etl.cli.options import StateConnection, SyncOrName
 from airflow_reverse_etl.cli.output import Table
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow_reverse_etl.stores.state import PastRun, SyncState
 
+_USUAL_COUNTS = ("accepted", "rejected")
 _RUN_COUNTS = ("accepted", "rejected", "retryable", "unknown", "given_up")
 
 
@@ -74,14 +77,19 @@ def _status(store: Any, state: SyncState) -> dict[str, Any]:
 
 
 def _statuses(found: Sequence[dict[str, Any]]) -> Answer:
+    reports = [state["report"] or {} for state in found]
+    names = _shown_counts(reports)
     rows = []
-    for state in found:
-        report = state["report"] or {}
-        counts = [f"{report[name]:,}" if report else "-" for name in _RUN_COUNTS]
-        last = f"{state['last_run']:%Y-%m-%d %H:%M:%S}Z" if state["last_run"] else "never"
+    for state, report in zip(found, reports, strict=True):
+        counts = [f"{report[name]:,}" if report else "-" for name in names]
+        last = _minute(state["last_run"]) if state["last_run"] else "never"
         rows.append((state["sync"], state["status"], last, f"{state['records']:,}", *counts))
-    head = ("sync", "status", "last run", "records", *(name.replace("_", " ") for name in _RUN_COUNTS))
+    head = ("sync", "status", "last run", "records", *_words(names))
     return Answer(found, [Table(head, rows)])
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}Z"
 
 
 def history(
@@ -105,13 +113,22 @@ def history(
     ]
     if not runs:
         return Answer(data, ["no runs found"])
-    head = ("planned", "mode", "added", "changed", "removed", *_RUN_COUNTS[:3], "seconds")
-    return Answer(data, [Table(head, [_cells(run) for run in runs])])
+    names = _shown_counts([run.report.to_json() for run in runs])
+    head = ("planned", "mode", "added", "changed", "removed", *_words(names), "seconds")
+    return Answer(data, [Table(head, [_cells(run, names) for run in runs])])
 
 
-def _cells(run: PastRun) -> tuple[str, ...]:
+def _cells(run: PastRun, names: Sequence[str]) -> tuple[str, ...]:
     report = run.report
     planned = report.planned
-    counts = (planned.added, planned.changed, planned.removed, report.accepted, report.rejected, report.retryable)
-    when = f"{run.planned_at:%Y-%m-%d %H:%M:%S}Z"
-    return (when, run.mode, *(f"{count:,}" for count in counts), f"{report.seconds:.1f}")
+    counts = (planned.added, planned.changed, planned.removed, *(getattr(report, name) for name in names))
+    return (_minute(run.planned_at), run.mode, *(f"{count:,}" for count in counts), f"{report.seconds:.1f}")
+
+
+def _shown_counts(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the counts that a table shows, as a terminal has few columns: the usual ones, and those that some run has."""
+    return [name for name in _RUN_COUNTS if name in _USUAL_COUNTS or any(report.get(name) for report in reports)]
+
+
+def _words(names: Sequence[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
