@@ -112,7 +112,7 @@ def plain(table: Table) -> str:
 def _show_fitted(table: Table) -> None:
     """Print a table that fits the terminal: long cells are folded, short ones never.
 
-    If there is no room for that, each row becomes lines of a name and its value.
+    Each row becomes lines of a name and its value where a table has no room.
     """
     from rich import box
     from rich.table import Table as RichTable

@@ -126,8 +126,9 @@ def _cells(run: PastRun, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _shown_counts(reports: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the counts that a table shows, as a terminal has few columns: the usual ones, and those that some run has."""
-    return [name for name in _RUN_COUNTS if name in _USUAL_COUNTS or any(report.get(name) for report in reports)]
+    """Return the counts that a table shows: the usual ones, and those that some run has. A terminal has few columns."""
+    seen = {name for report in reports for name in _RUN_COUNTS if report.get(name)}
+    return [name for name in _RUN_COUNTS if name in _USUAL_COUNTS or name in seen]
 
 
 def _words(names: Sequence[str]) -> list[str]:

@@ -180,10 +180,14 @@ class Receipts:
         return self.exceptions.get(key, self.default)
 
 
+def rows_text(count: int) -> str:
+    """Return a number of rows as a person writes it: ``1 row``, ``1,200 rows``."""
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
+
+
 def reason_text(reason: Mapping[str, Any]) -> str:
     """Return one of a report's reasons as a line: ``429 (12 rows, api.example.com, HTTP status 429): too fast``."""
-    rows = "row" if reason["count"] == 1 else "rows"
-    facts = [f"{reason['count']:,} {rows}"]
+    facts = [rows_text(reason["count"])]
     if reason.get("host"):
         facts.append(reason["host"])
     if reason.get("status") and str(reason["status"]) != reason["code"]:

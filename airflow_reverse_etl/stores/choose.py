@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError
+from airflow_reverse_etl.spec.receipts import rows_text
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 
 if TYPE_CHECKING:
@@ -79,14 +80,14 @@ def _choose_by_size(
 ) -> LakeStore | WarehouseStore:
     rows = warehouse.model_rows(query, sync, at_most=large)
     if rows < large:
-        log(f"{sync.name}: planned locally, as the model has only {rows:,} rows")
+        log(f"{sync.name}: planned locally, as the model has only {rows_text(rows)}")
         return lake
     try:
         warehouse.make_tables()
     except CredentialsError as error:
-        log(f"{sync.name}: planned locally although the model has {large:,} rows or more: {error}")
+        log(f"{sync.name}: planned locally although the model has {rows_text(large)} or more: {error}")
         return lake
-    log(f"{sync.name}: planned in the warehouse, as the model has {large:,} rows or more")
+    log(f"{sync.name}: planned in the warehouse, as the model has {rows_text(large)} or more")
     return warehouse
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from airflow_reverse_etl.errors import AttentionError, ConfigurationError, RunConflictError, SpecError
 from airflow_reverse_etl.spec.comparison import Bound, Comparison, State
 from airflow_reverse_etl.spec.model import HashField, SqlField, Sync
-from airflow_reverse_etl.spec.receipts import Reason
+from airflow_reverse_etl.spec.receipts import Reason, rows_text
 from airflow_reverse_etl.spec.report import CAUSES, listed
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest, same_place
 
@@ -38,7 +38,7 @@ def warnings(sync: Sync, plan: Plan) -> list[str]:
     if plan.causes:
         found.append(f"invalid, not sent: {listed(plan.causes)}{_mend(sync, plan)}")
     if plan.given_up:
-        found.append(f"given up, not sent: {plan.given_up:,} rows: {given_up_text(plan)}")
+        found.append(f"given up, not sent: {rows_text(plan.given_up)}: {given_up_text(plan)}")
     if plan.held:
         found.append(
             f"held, not deleted yet: {plan.held:,} records whose row has a new identifier that is not delivered, or "

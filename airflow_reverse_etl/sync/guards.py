@@ -11,7 +11,7 @@ from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, G
 from airflow_reverse_etl.spec.field_types import Limit, rows_of
 from airflow_reverse_etl.spec.model import Guards, Sync
 from airflow_reverse_etl.spec.problems import nearest
-from airflow_reverse_etl.spec.receipts import reason_text
+from airflow_reverse_etl.spec.receipts import reason_text, rows_text
 from airflow_reverse_etl.spec.report import RunReport, listed
 from airflow_reverse_etl.sync.context import HASH_DIGITS
 from airflow_reverse_etl.sync.ports import Plan
@@ -70,7 +70,7 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
 
     enough = rows >= guards.min_rows
     than = "at least" if enough else "fewer than"
-    found = [("min_rows", enough, f"the model has {rows:,} rows, {than} {guards.min_rows:,}")]
+    found = [("min_rows", enough, f"the model has {rows_text(rows)}, {than} {guards.min_rows:,}")]
 
     # A mirror that sets no limit gets the default one, which lets a few rows pass in any case.
     max_removed = guards.max_removed
@@ -93,7 +93,7 @@ def verdicts(sync: Sync, plan: Plan, lifted: Collection[str] = ()) -> list[Verdi
         allowed = _format_limit(limit, total)
         if always:
             allowed = f"the larger of {allowed} and {always:,}, the default of mode {sync.mode}"
-        found.append((name, few, f"{count:,} rows, {than} {allowed}"))
+        found.append((name, few, f"{rows_text(count)}, {than} {allowed}"))
 
     note = dict.fromkeys(lifted, ", lifted for this run")
     return [Verdict(name, met, name in lifted, f"{name}: {text}{note.get(name, '')}") for name, met, text in found]
@@ -248,7 +248,7 @@ def check_failure_policy(sync: Sync, report: RunReport) -> None:
     if bad > rows_of(limit, total):
         causes = f", {listed(report.invalid)}," if report.invalid else ""
         found.append(
-            f"{report.rejected:,} rows rejected and {report.planned.invalid:,} invalid{causes} of {total:,}, "
+            f"{rows_text(report.rejected)} rejected and {report.planned.invalid:,} invalid{causes} of {total:,}, "
             f"more than {_format_limit(limit, total)}"
         )
 
@@ -256,11 +256,11 @@ def check_failure_policy(sync: Sync, report: RunReport) -> None:
     total = report.model_rows
     if report.given_up > rows_of(limit, total):
         found.append(
-            f"{report.given_up:,} rows given up of {total:,} in the model, more than {_format_limit(limit, total)}"
+            f"{rows_text(report.given_up)} given up of {total:,} in the model, more than {_format_limit(limit, total)}"
         )
 
     if report.unknown and sync.failure.on_unknown == "fail":
-        found.append(f"the answer to {report.unknown:,} rows was lost; they may or may not have been written")
+        found.append(f"the answer to {rows_text(report.unknown)} was lost; they may or may not have been written")
     if not found:
         return
     message = "; ".join(found)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.operations import OPERATIONS
+from airflow_reverse_etl.spec.receipts import rows_text
 from airflow_reverse_etl.spec.report import CAUSES
 from airflow_reverse_etl.sync.comparing import given_up_text, other_writers_text
 from airflow_reverse_etl.sync.guards import verdicts
@@ -101,10 +102,10 @@ def _paragraphs(
     names = [name for name in (destination.object, destination.connection) if name]
     where = " at ".join(map(_code, names)) or f"a {destination.type}"
     duration = f": {_duration(found['requests'] / rate)} at {rate:g} a second" if rate else ""
-    record = f"{plan.snapshot_rows:,} are" if plan.snapshot_rows else "none is"
+    record = {0: "none is", 1: "1 is"}.get(plan.snapshot_rows, f"{plan.snapshot_rows:,} are")
     yield (
-        f"**{sync.name}** to {where}: {plan.total:,} rows to send, mode {sync.mode}, in about {_requests_text(found)}"
-        f"{duration}. The model has {plan.model_rows:,} rows; {record} on record as delivered."
+        f"**{sync.name}** to {where}: {rows_text(plan.total)} to send, mode {sync.mode}, in about "
+        f"{_requests_text(found)}{duration}. The model has {rows_text(plan.model_rows)}; {record} on record as delivered."
     )
     yield "\n".join(_counts(sync.mode, plan, found["sample"], found["changed_fields"], found["invalid"]))
     if "changed" in found["sample"] and not found["changed_fields"]:

@@ -32,7 +32,7 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.spec.comparison import note_text
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS
-from airflow_reverse_etl.spec.receipts import Outcome, job_names, reason_text
+from airflow_reverse_etl.spec.receipts import Outcome, job_names, reason_text, rows_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait, record_hash
@@ -277,7 +277,7 @@ class Run:
         whole = await asyncio.to_thread(self._store.plan, replace(request, whole=True), warehouse)
         if whole.whole:
             text = (
-                f"{plan.planned.added:,} rows added, {plan.planned.changed:,} changed, {plan.forgotten:,} gone: "
+                f"{rows_text(plan.planned.added)} added, {plan.planned.changed:,} changed, {plan.forgotten:,} gone: "
                 "the whole content is replaced"
             )
             self._observer.event("note", sync=self._sync.name, text=text)
@@ -363,7 +363,7 @@ class Run:
         """
         if report.retryable and not self._sync.tracked:
             raise RunConflictError(
-                f"{report.retryable:,} rows of this run were not sent: the sync was changed, or another run came first",
+                f"{rows_text(report.retryable)} of this run not sent: the sync was changed, or another run came first",
                 todo="trigger a new run, unless a later run covers these rows",
                 sync=self._sync.name,
                 run=self._run_id,
@@ -380,7 +380,7 @@ class Run:
         """
         if self._is_too_old(plan):
             raise AttentionError(
-                f"the plan is older than a day, and would remove {plan.planned.removed:,} rows",
+                f"the plan is older than a day, and would remove {rows_text(plan.planned.removed)}",
                 todo="clear the group to plan again",
                 sync=self._sync.name,
             )
@@ -430,7 +430,8 @@ class Run:
         postponed = loaded.waiting or (loaded.checkpoint.is_spent and not plan.whole)
         if loaded.left and not postponed and (loader.stopped or share.partition != REMOVAL):
             raise IncompleteLoadError(
-                f"{loaded.left:,} of {share.until - share.after:,} rows could not be sent yet{_why(loaded.checkpoint)}",
+                f"{loaded.left:,} of {rows_text(share.until - share.after)} could not be sent yet"
+                f"{_why(loaded.checkpoint)}",
                 report=await self._report_so_far(plan, destination),
                 todo="set retries on the task: its next try sends these rows",
                 sync=self._sync.name,
@@ -482,7 +483,7 @@ class Run:
         if not checkpoint.is_spent:
             return await self.commit(plan, destination, seconds=seconds)
         left = plan.total - len(checkpoint.settled)
-        text = f"{left:,} rows are left for the next run, as the requests of the day are used up"
+        text = f"{rows_text(left)} left for the next run, as the requests of the day are used up"
         self._observer.event("warning", sync=self._sync.name, text=text)
         if self._keeps_open(checkpoint, destination):
             return await self._report_so_far(plan, destination)
@@ -620,8 +621,8 @@ class Run:
 
     async def _still_in_jobs(self, plan: Plan, destination: Destination, progress: Checkpoint) -> IncompleteLoadError:
         return IncompleteLoadError(
-            f"{job_names(list(progress.jobs.values()))} has {len(progress.in_jobs()):,} rows of run {plan.run_id}, and "
-            f"no result yet{_why(progress)}",
+            f"{job_names(list(progress.jobs.values()))} has {rows_text(len(progress.in_jobs()))} of run {plan.run_id}, "
+            f"and no result yet{_why(progress)}",
             report=await self._report_so_far(plan, destination),
             todo="set retries on the task: its next try asks again",
             sync=self._sync.name,

@@ -123,7 +123,7 @@ async def test_a_task_removes_nothing_of_a_plan_older_than_a_day(mirror: World) 
     mirror.sent()
     plan = await mirror.planned([], "mapped")
     mirror.clock.advance(DAY + 1)
-    with pytest.raises(AttentionError, match="the plan is older than a day, and would remove 1 rows") as error:
+    with pytest.raises(AttentionError, match="the plan is older than a day, and would remove 1 row") as error:
         await removed(mirror, plan)
     assert error.value.todo == "clear the group to plan again"
     assert not error.value.retry

@@ -339,7 +339,7 @@ async def test_a_lost_answer_where_sending_twice_is_not_safe(
     world = World(FakeDestination(Dials(lose_answer={1}), capabilities=NOT_IDEMPOTENT))
     policy = {"max_rejected": "100%", "on_unknown": on_unknown}
     if on_unknown == "fail":
-        with pytest.raises(FailurePolicyError, match="answer to 1 rows was lost") as error:
+        with pytest.raises(FailurePolicyError, match="answer to 1 row was lost") as error:
             await world.run(rows(a=1), failure=policy)
         report = error.value.report
     else:

@@ -150,7 +150,7 @@ async def test_in_append_rows_that_nobody_sends_any_more_are_an_error(world: Wor
     a_new_day(world)
     world.values |= {"mapping": {"id": "id"}}
     await world.run(rows(), run_id="second")
-    with pytest.raises(RunConflictError, match="1 rows of this run were not sent"):
+    with pytest.raises(RunConflictError, match="1 row of this run not sent"):
         await world.attempt(run_id="first", planned=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from airflow_reverse_etl.spec.alerts.limits import AlertLimits, Alerts
 from airflow_reverse_etl.spec.field_types import rows_of
+from airflow_reverse_etl.spec.receipts import rows_text
 from airflow_reverse_etl.spec.report import RunReport, listed
 
 #: Counts of a report of which one row is enough for a person to look → how a sentence names them.
@@ -84,10 +85,10 @@ def delay_health(alerts: Alerts, since: datetime, *, now: datetime, unfinished: 
 def _not_delivered(report: RunReport) -> Iterator[str]:
     for name, words in _OPEN.items():
         if count := getattr(report, name):
-            yield f"{count:,} rows {words}"
+            yield f"{rows_text(count)} {words}"
     if report.planned.invalid:
         causes = f": {listed(report.invalid)}" if report.invalid else ""
-        yield f"{report.planned.invalid:,} rows invalid{causes}"
+        yield f"{rows_text(report.planned.invalid)} invalid{causes}"
 
 
 def health_document(
@@ -133,12 +134,12 @@ def _exceeded(report: RunReport, limits: AlertLimits, usual: int | None) -> Iter
     if limits.max_rejected is not None and rejected > rows_of(limits.max_rejected, planned):
         yield (f"{rejected:,} of {planned:,} planned rows rejected or invalid (max_rejected {limits.max_rejected})")
     if limits.max_given_up is not None and report.given_up > rows_of(limits.max_given_up, report.model_rows):
-        yield f"{report.given_up:,} rows given up (max_given_up {limits.max_given_up})"
+        yield f"{rows_text(report.given_up)} given up (max_given_up {limits.max_given_up})"
     if limits.max_row_change is not None and usual is not None:
         change = abs(report.model_rows - usual)
         if change > rows_of(limits.max_row_change, usual):
             yield (
-                f"the model has {report.model_rows:,} rows, and usually {usual:,} "
+                f"the model has {rows_text(report.model_rows)}, and usually {usual:,} "
                 f"(max_row_change {limits.max_row_change})"
             )
     if limits.max_duration is not None and report.seconds > limits.max_duration.total_seconds():

@@ -14,7 +14,7 @@ from airflow_reverse_etl.spec.field_types import rows_of
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, JobRef, Outcome, Reason, reason_text
+from airflow_reverse_etl.spec.receipts import DAILY_LIMIT, Batch, JobRef, Outcome, Reason, reason_text, rows_text
 from airflow_reverse_etl.sync.context import RunContext, Wait
 from airflow_reverse_etl.sync.load.batches import Batcher
 from airflow_reverse_etl.sync.load.change_reader import ChangeReader
@@ -215,8 +215,8 @@ class Loader:
             return
         reasons = "; ".join(map(reason_text, checkpoint.counted_reasons()[:3]))
         raise FailurePolicyError(
-            f"{rejected:,} of {self._plan.total:,} rows rejected, more than {limit}, so the old content stays. Most "
-            f"frequent: {reasons}",
+            f"{rejected:,} of {rows_text(self._plan.total)} rejected, more than {limit}, so the old content stays. "
+            f"Most frequent: {reasons}",
             todo="correct the rows or the mapping, or allow more by failure.max_rejected",
             sync=self._sync.name,
             connection=self._sync.destination.connection,
