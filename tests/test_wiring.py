@@ -56,7 +56,7 @@ def test_a_sync_task_translates_errors_like_every_other_task(
     from airflow_reverse_etl.operators.base import SyncOperator
 
     class Failing(SyncOperator):
-        def _load_sync(self) -> Any:
+        def _load_sync(self, context: Any) -> Any:
             return None
 
         def _work(self, sync: Any, context: Any) -> Any:

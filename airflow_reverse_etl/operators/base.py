@@ -305,9 +305,8 @@ class SyncOperator(BaseOperator):
         if self._reads and "source" not in unknown:
             self.inlets = [*self.inlets, *inlets(sync)]
         if self._writes:
-            self.outlets = [*self.outlets, sync_asset(sync)]
-            if "destination.connection" not in unknown:
-                self.outlets = [*self.outlets, destination_asset(sync)]
+            written = [] if "destination.connection" in unknown else [destination_asset(sync)]
+            self.outlets = [*self.outlets, *written, sync_asset(sync)]
 
     def _report(
         self, sync: Sync, report: RunReport, context: Context, *, drift: Sequence[Mapping[str, str]] = ()

@@ -105,7 +105,8 @@ def _paragraphs(
     record = {0: "none is", 1: "1 is"}.get(plan.snapshot_rows, f"{plan.snapshot_rows:,} are")
     yield (
         f"**{sync.name}** to {where}: {rows_text(plan.total)} to send, mode {sync.mode}, in about "
-        f"{_requests_text(found)}{duration}. The model has {rows_text(plan.model_rows)}; {record} on record as delivered."
+        f"{_requests_text(found)}{duration}. "
+        f"The model has {rows_text(plan.model_rows)}; {record} on record as delivered."
     )
     yield "\n".join(_counts(sync.mode, plan, found["sample"], found["changed_fields"], found["invalid"]))
     if "changed" in found["sample"] and not found["changed_fields"]:

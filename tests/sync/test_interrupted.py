@@ -171,7 +171,7 @@ async def test_rows_left_by_a_sync_without_tracking_fail_the_task(world: World, 
     with pytest.raises(IncompleteLoadError):
         await world.run(rows(a=1, b=1, c=1), run_id="r")
     world.revived()
-    with pytest.raises(RunConflictError, match="2 rows of this run were not sent"):
+    with pytest.raises(RunConflictError, match="2 rows of this run not sent"):
         await world.run(run_id="r", mapping={"id": "id", "n": "n", "m": {"value": 1}})
 
 
