@@ -118,7 +118,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
         columns = {"columns": list(sync.every_column.items())} if sync.every_column else {}
         ti.xcom_push(key="plan", value=summary | columns)
         shares = summary["shares"]
-        handed_on = {"run_id": this, "partitions": shares, "records": summary.get("records", []), **columns}
+        records = {"records": summary["records"]} if "records" in summary else {}
+        handed_on = {"run_id": this, "partitions": shares, **columns, **records}
         return [handed_on | {"partition": number} for number in range(shares)]
 
     async def _plan(
