@@ -60,12 +60,15 @@ class Tracer:
         return any(not lists_all(scope) for scope in _results(self._scope))
 
     def names(self) -> set[str]:
-        """Return the columns of the result that the statement names, in lower case."""
+        """Return all columns that the statement names anywhere, in lower case: a ``*`` may pass on any of them."""
+        from sqlglot import exp
+
         found: set[str] = set()
-        for scope in _results(self._scope):
-            query = _query(scope)
-            found.update(name.lower() for name in query.named_selects if name != "*")
-            for item in query.selects:
+        for scope in self._scope.traverse():
+            if not isinstance(scope.expression, exp.Query):
+                continue
+            found.update(name.lower() for name in scope.expression.named_selects if name != "*")
+            for item in scope.expression.selects:
                 for part in (*(item.args.get("rename") or ()), *(item.args.get("replace") or ())):
                     found.add(part.alias_or_name.lower())
         return found

@@ -203,5 +203,5 @@ def _names(marks: tuple[Mark, ...] | None) -> list[str] | None:
 
 def _file(node: Mapping[str, Any], project: ProjectVersion) -> str:
     """Return the file that has the properties of a node, relative to the repository."""
-    path = str(node.get("patch_path") or node["original_file_path"]).partition("://")
+    path = str(node.get("patch_path") or node.get("original_file_path") or "").partition("://")
     return (PurePosixPath(project.folder) / (path[2] or path[0])).as_posix()

@@ -27,7 +27,7 @@ def mark_lines(manifest: Mapping[str, Any], project: Path) -> dict[str, dict[str
         marked = [entry["name"] for entry in (node.get("columns") or {}).values() if _is_marked(entry)]
         if not marked and not _is_marked(node):
             continue
-        path = str(node.get("patch_path") or node["original_file_path"]).rpartition("://")[2]
+        path = str(node.get("patch_path") or node.get("original_file_path") or "").rpartition("://")[2]
         if path not in files:
             files[path] = _composed(project / path)
         entry = _entry(files[path], node)
