@@ -54,6 +54,7 @@ def block(name: str) -> str:
         "git-errors": git_error_table,
         "dbt-errors": dbt_error_table,
         "sync": sync_tables,
+        "privacy": privacy_tables,
         "destination": destination_tables,
         "actions": actions,
         "answers": answers,
@@ -213,6 +214,13 @@ def sync_tables() -> str:
     parts.append(f"### `alerts`\n\n{_model_table(Alerts)}")
     parts.append(f"### `alerts.warning`, `alerts.critical`\n\n{_model_table(AlertLimits)}")
     return "\n\n".join(parts)
+
+
+def privacy_tables() -> str:
+    """Return the tables of the keys of a privacy policy."""
+    from airflow_reverse_etl.spec.privacy.policy import AllowedDestination, PrivacyPolicy
+
+    return f"{_model_table(PrivacyPolicy)}\n\n### `destinations`\n\n{_model_table(AllowedDestination)}"
 
 
 def connection_types() -> list[dict[str, Any]]:
