@@ -333,7 +333,8 @@ def _type_name(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         kinds = [_type_name(item) for item in get_args(annotation) if item is not NoneType]
         return " or ".join(dict.fromkeys(kinds))
     if origin in (tuple, list):
-        return "text, or a list"
+        [item, *_] = get_args(annotation)
+        return "list" if isinstance(item, type) and issubclass(item, BaseModel) else "text, or a list"
     if origin is dict:
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -1,4 +1,4 @@
-"""The privacy policy in runs: real Git, real dbt, DAGs that run. Nothing leaves the warehouse when a field is denied."""
+"""The privacy policy in runs: real Git, real dbt, DAGs that run. A denied field stops the run before a row is read."""
 
 from __future__ import annotations
 
