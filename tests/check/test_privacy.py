@@ -80,6 +80,8 @@ def of(sql: str, *, adapter: str = "duckdb", more: tuple[Node, ...] = (), **colu
         ("postgres", "select upper(email) from U", {"*": "email"}),
         ("redshift", "select email as e, upper(e) as u from U", {"e": "email", "u": "email"}),
         ("postgres", "select id, count(*) over (partition by email) as n from U", {"n": "email"}),
+        ("postgres", "select upper(email) from U union all select 'x' from O", {"*": "email"}),
+        ("postgres", "select *, 'x' as email from U", {"email": "email", "phone": "phone"}),
         ("postgres", "select count(*) as n from U", {}),
         ("duckdb", "select * from U pivot (count(id) for phone in ('x', 'y'))", {"*": "email phone"}),
         ("duckdb", "select columns('e.*') from U", {"*": "email phone"}),
@@ -170,9 +172,10 @@ class Warehouse:
 def random_sql(chance: random.Random, known: dict[str, list[str]]) -> str:
     """Return a SELECT over known tables: their names in ``<>``, their columns by name."""
     (left, right) = (chance.choice(sorted(known)) for _ in range(2))
-    one = chance.choice(known[left])
-    two = chance.choice(known[left])
-    other = chance.choice(known[right])
+    usable = {name: [column for column in columns if column.isidentifier()] for name, columns in known.items()}
+    one = chance.choice(usable[left])
+    two = chance.choice(usable[left])
+    other = chance.choice(usable[right])
     of_left = TEXT.format(f"l.{one}")
     of_right = TEXT.format(f"r.{other}")
     fresh = f"c{chance.randrange(1000)}"
@@ -190,6 +193,8 @@ def random_sql(chance: random.Random, known: dict[str, list[str]]) -> str:
         f"select id, to_json(t) as {fresh} from <{left}> t",
         f"with s as (select id, {{'k': {one}, 'v': 1}} as st from <{left}>) select id, s.st.k as {fresh} from s",
         f"select id, x.y as {fresh} from <{left}> l, lateral (select l.{one} as y) x",
+        f"select l.*, r.* from <{left}> l join <{right}> r on l.id = r.id",
+        f"select id, upper({TEXT.format(one)}) from <{left}> union all select id, {TEXT.format(other)} from <{right}>",
         f"select * exclude (id), id from <{left}>",
         f"select * replace ({TEXT.format(two)} as {one}), id as id_again from <{left}>"
         if one != "id"

@@ -90,12 +90,11 @@ class Tracer:
         if position is not None and position < len(selects):
             self._of_expression(scope, selects[position], found)
             return
-        named = [item for item in selects if name and item.alias_or_name.lower() == name]
-        if named or (selects and lists_all(scope)):
-            for item in named:
+        for item in selects:
+            if name and item.alias_or_name.lower() == name:
                 self._of_expression(scope, item, found)
-            return
-        self._of_unnamed(scope, selects, name, found)
+        if not lists_all(scope):
+            self._of_unnamed(scope, selects, name, found)
 
     def _of_branches(
         self, scope: Scope, inner: Iterable[Scope], name: str, position: int | None, found: Inputs
@@ -105,18 +104,20 @@ class Tracer:
 
         tree = _query(scope)
         by_name = bool(tree.args.get("by_name"))
-        is_listed = not by_name and not tree.is_star
-        if is_listed and position is None:
-            names = [known.lower() for known in tree.named_selects]
-            if name not in names:
-                return
-            position = names.index(name)
+        if not by_name and not tree.is_star:
+            # The first branch names the columns, or the warehouse does.
+            places = [position]
+            if position is None:
+                names = [known.lower() for known in tree.named_selects]
+                places = [at for at, known in enumerate(names) if known == name or _UNNAMED.fullmatch(known)]
+            for place in places:
+                for branch in inner:
+                    self._of_scope(branch, name, place, found)
+            return
         for branch in inner:
-            self._of_scope(branch, name, position if is_listed else None, found)
-            if is_listed or by_name:
-                continue
-            # Nobody knows which column stands in which place: each that is spelled out may be this one.
-            for result in _results(branch):
+            self._of_scope(branch, name, None, found)
+            # Behind a "*" no place is known: each column that is spelled out may be this one.
+            for result in _results(branch) if not by_name else ():
                 spelled = [item for item in _query(result).selects if not isinstance(item, exp.Star)]
                 for item in spelled:
                     self._of_expression(result, item, found)

@@ -94,7 +94,7 @@ class Marking:
                 names |= set(self.of(node).columns)
         others = self._of_column(unique_id, OTHERS, declared, tracers)
         columns = {name: self._of_column(unique_id, name, declared, tracers) for name in sorted(names)}
-        differing = {name: marks for name, marks in columns.items() if marks != others}
+        differing = {name: marks for name, marks in columns.items() if marks != others or name in declared.columns}
         return ModelMarks(differing, others, self.project.dialect)
 
     def _tracers(self, unique_id: str) -> list[Tracer] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
@@ -76,7 +77,11 @@ class ModelMarks:
 
     def of(self, column: str) -> ColumnMarks:
         """Return the marks of a column, compared case-insensitively."""
-        return self.columns.get(column.lower(), self.others)
+        name = column.lower()
+        if name not in self.columns and self.dialect == "duckdb":
+            # DuckDB gives the second of two columns of one name a number.
+            name = re.sub(r"_\d+$", "", name)
+        return self.columns.get(name, self.others)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
