@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.check.change import ModelChange, SyncIs
 from airflow_reverse_etl.check.exposures import syncs_in_meta
 from airflow_reverse_etl.check.findings import CheckReport, Finding, Level, Policy
 from airflow_reverse_etl.check.lineage import ColumnResolver
-from airflow_reverse_etl.check.privacy.marking import Marking
-from airflow_reverse_etl.check.privacy.rule import violations
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.rules.columns import columns
 from airflow_reverse_etl.check.rules.models import RULES
@@ -26,7 +25,9 @@ from airflow_reverse_etl.check.usage import Place, SyncSource, Usage, usage
 from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
-from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
+
+if TYPE_CHECKING:
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
 
 
 def check_project(
@@ -95,6 +96,9 @@ def _invalid_sync(error: SpecError) -> Finding:
 
 def _privacy(policy: PrivacyPolicy, sources: Sequence[SyncSource], head: ColumnResolver) -> Iterator[Finding]:
     """Yield a finding for each field that the privacy policy denies."""
+    from airflow_reverse_etl.check.privacy.marking import Marking
+    from airflow_reverse_etl.check.privacy.rule import violations
+
     marking = Marking(head.project, head)
     for source in sources:
         sync = source.sync

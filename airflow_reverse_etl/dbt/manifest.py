@@ -347,6 +347,7 @@ def _column(column: Mapping[str, Any], model_tags: tuple[str, ...], model_meta: 
 
 
 def tags_and_meta(node: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the tags and meta of a node or column, those of its ``config`` included."""
     config = node.get("config") or {}
     tagged = [value for value in (node.get("tags"), config.get("tags")) if value]
     if not tagged and not node.get("meta") and not config.get("meta"):
