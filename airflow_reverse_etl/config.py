@@ -34,6 +34,7 @@ class Settings:
     change_log: bool
     memory_limit: str
     duckdb_external_access: bool
+    privacy_policy: Path | None
     scratch_folder: Path | None
 
 
@@ -105,5 +106,6 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "change_log": _switch,
     "memory_limit": _memory,
     "duckdb_external_access": _switch,
+    "privacy_policy": lambda text: Path(text) if text else None,
     "scratch_folder": lambda text: Path(text) if text else None,
 }

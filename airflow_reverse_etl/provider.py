@@ -209,6 +209,16 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "example": "True",
         "default": "False",
     },
+    "privacy_policy": {
+        "description": (
+            "Path of the YAML file that says which personal data may go to which destinations, on each worker. Empty: "
+            "marks in dbt decide nothing."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "{AIRFLOW_HOME}/privacy.yaml",
+        "default": "",
+    },
     "scratch_folder": {
         "description": "Folder on the worker for data beyond its memory. Empty: the system's temporary folder.",
         "version_added": "0.1.0",

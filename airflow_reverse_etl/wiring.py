@@ -21,6 +21,7 @@ from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
     from airflow_reverse_etl.spec.receipts import JobRef
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.stores.lake.store import LakeStore
@@ -95,6 +96,17 @@ def store_of(
         has_state_to_adopt=lambda: has_state_to_adopt(sync.name, sync.source),
         log=log,
     )
+
+
+def privacy_policy() -> PrivacyPolicy | None:
+    """Return the privacy policy of ``[reverse_etl] privacy_policy``; None if none is set.
+
+    :raises SpecError: the file cannot be read, or is not valid.
+    """
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
+
+    path = config.settings().privacy_policy
+    return PrivacyPolicy.load(path) if path else None
 
 
 def earlier_rows(sync: Sync, run_id: str, *, runs: int) -> list[int]:

@@ -54,6 +54,7 @@ def block(name: str) -> str:
         "git-errors": git_error_table,
         "dbt-errors": dbt_error_table,
         "sync": sync_tables,
+        "privacy": privacy_tables,
         "destination": destination_tables,
         "actions": actions,
         "answers": answers,
@@ -215,6 +216,13 @@ def sync_tables() -> str:
     return "\n\n".join(parts)
 
 
+def privacy_tables() -> str:
+    """Return the tables of the keys of a privacy policy."""
+    from airflow_reverse_etl.spec.privacy.policy import AllowedDestination, PrivacyPolicy
+
+    return f"{_model_table(PrivacyPolicy)}\n\n### `destinations`\n\n{_model_table(AllowedDestination)}"
+
+
 def connection_types() -> list[dict[str, Any]]:
     """Return the connection types of the built-in destinations, as a provider declares them."""
     from airflow_reverse_etl.destinations.info import ConnectionForm
@@ -325,7 +333,8 @@ def _type_name(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         kinds = [_type_name(item) for item in get_args(annotation) if item is not NoneType]
         return " or ".join(dict.fromkeys(kinds))
     if origin in (tuple, list):
-        return "text, or a list"
+        [item, *_] = get_args(annotation)
+        return "list" if isinstance(item, type) and issubclass(item, BaseModel) else "text, or a list"
     if origin is dict:
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

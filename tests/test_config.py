@@ -35,6 +35,7 @@ def test_an_option_that_is_not_set_has_its_default() -> None:
         "change_log": False,
         "memory_limit": "900MB",
         "duckdb_external_access": False,
+        "privacy_policy": None,
         "scratch_folder": None,
     }
 
@@ -58,6 +59,7 @@ def test_every_option_is_read_as_its_type(monkeypatch: pytest.MonkeyPatch) -> No
         "change_log": "true",
         "memory_limit": "1.5 GiB",
         "duckdb_external_access": "No",
+        "privacy_policy": "/opt/privacy.yaml",
         "scratch_folder": "/mnt/scratch",
     }
     configure(monkeypatch, **options)
@@ -69,6 +71,7 @@ def test_every_option_is_read_as_its_type(monkeypatch: pytest.MonkeyPatch) -> No
         "environment_is_new": True,
         "change_log": True,
         "duckdb_external_access": False,
+        "privacy_policy": Path("/opt/privacy.yaml"),
         "scratch_folder": Path("/mnt/scratch"),
     }
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from airflow_reverse_etl import Sync, errors
+from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
 from tests.generated import (
     FACE,
     REFERENCE,
@@ -66,7 +67,7 @@ def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page, "yaml", "yml")], ids=of)
 def test_yaml_snippets_are_valid(page: Path) -> None:
-    """Syncs are checked, a piece of a sync is checked as part of one, anything else must at least be YAML."""
+    """Syncs and privacy policies are checked, a piece of a sync as part of one; anything else must at least be YAML."""
     from airflow_reverse_etl.destinations.registry import check_options
 
     for line, text in snippets(page, "yaml", "yml"):
@@ -76,6 +77,8 @@ def test_yaml_snippets_are_valid(page: Path) -> None:
                 Sync.load({**COMPLETE, **values}, check=check_options)
             except errors.SpecError as error:
                 pytest.fail(f"{of(page)}:{line}: {error}")
+        elif isinstance(values, dict) and "destinations" in values:
+            PrivacyPolicy.model_validate(values)
 
 
 def test_generated_files_are_up_to_date() -> None:

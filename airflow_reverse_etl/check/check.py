@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.check.change import ModelChange, SyncIs
 from airflow_reverse_etl.check.exposures import syncs_in_meta
@@ -25,6 +26,9 @@ from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
+if TYPE_CHECKING:
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
+
 
 def check_project(
     sources: Sequence[SyncSource],
@@ -34,6 +38,7 @@ def check_project(
     today: date,
     policy: Policy = "breaking",
     invalid: Sequence[SpecError] = (),
+    privacy: PrivacyPolicy | None = None,
 ) -> CheckReport:
     """Compare the project before (``base``) and after (``head``) a change, for the syncs after it.
 
@@ -42,6 +47,7 @@ def check_project(
 
     :param today: the day that decides whether a deprecation date has passed.
     :param invalid: errors of syncs that cannot be read, in addition to those in ``meta``.
+    :param privacy: privacy policy that the syncs after the change must meet, whatever ``policy`` says.
     """
     # Compiled SQL differs from raw SQL, so it is read only if both versions have it.
     both_compiled = _is_compiled(base) and _is_compiled(head)
@@ -68,6 +74,8 @@ def check_project(
         else:
             findings += found
     judged = [finding.under(policy) for finding in findings]
+    if privacy:
+        judged += _privacy(privacy, syncs, comparison.head)
     # Under any policy, a model may change once its sync is removed.
     judged += _removed_syncs(syncs_before, syncs, [*errors, *invalid])
     judged.sort(key=lambda finding: (finding.level.rank, finding.place.file, finding.place.line or 0))
@@ -84,6 +92,25 @@ def _invalid_sync(error: SpecError) -> Finding:
     name = str(error.where.get("sync") or "")
     message = "; ".join(error.problems) or error.what
     return Finding("sync-invalid", Level.BREAKING, name, "", message, (Place(file),), error.todo)
+
+
+def _privacy(policy: PrivacyPolicy, sources: Sequence[SyncSource], head: ColumnResolver) -> Iterator[Finding]:
+    """Yield a finding for each field that the privacy policy denies."""
+    from airflow_reverse_etl.check.privacy.marking import Marking
+    from airflow_reverse_etl.check.privacy.rule import violations
+
+    marking = Marking(head.project, head)
+    for source in sources:
+        sync = source.sync
+        # A run checks a connection that only a task knows.
+        if "destination.connection" in sync.to_render:
+            continue
+        model = head.project.find(sync.model) if isinstance(sync.model, str) else None
+        marks = marking.of(model.unique_id) if model else None
+        for one in violations(policy, source, marks):
+            name = model.unique_id if model else str(sync.model)
+            places = (one.place,)
+            yield Finding("privacy", Level.BREAKING, sync.name, name, one.text, places, one.todo, one.column)
 
 
 def _removed_syncs(

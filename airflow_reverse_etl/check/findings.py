@@ -54,6 +54,7 @@ RULE_TITLES = {
     "build-unproven": "Nothing proves that a model that a sync uses can be built",
     "build-changed": "Hooks or macros that build a model that a sync uses changed",
     "sync-removed": "The project no longer marks this model for reverse ETL",
+    "privacy": "A sync sends personal data to a destination that the privacy policy does not allow",
     "sync-invalid": "A sync is not valid",
     "sync-unread": "A part of a sync cannot be read",
 }

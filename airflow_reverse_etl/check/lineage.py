@@ -359,7 +359,7 @@ class ColumnLineage:
         select = self._select(scope, name) if position is None else getattr(scope.expression, "selects", ())[position]
         if select is not None:
             return self._text_or_input(scope, select.unalias())
-        if _lists_all(scope):
+        if lists_all(scope):
             return _missing("a query", name)
         return self._unqualified_id(scope, name)
 
@@ -472,7 +472,7 @@ class ColumnLineage:
         from sqlglot import exp
 
         tree = exp.Paren(this=expression.copy())
-        inner = _inner_scopes(scope)
+        inner = inner_scopes(scope)
         for column in list(tree.find_all(exp.Column)):
             # A column of a subquery in the expression is one of that query's, or of this one.
             owner = next((one for one in inner if column.table in one.selected_sources), scope)
@@ -538,7 +538,7 @@ class ColumnLineage:
             parent = self.parents.get(source.name.lower())
             columns = self.resolver.columns(parent) if parent and not source.args.get("pivots") else None
             return columns is not None and columns.complete and not self._has(columns, name)
-        return _lists_all(source) and not self.selects(source, name)
+        return lists_all(source) and not self.selects(source, name)
 
 
 def _short(text: str) -> str:
@@ -547,7 +547,7 @@ def _short(text: str) -> str:
     return missing[0] if missing else sha256(text.encode()).hexdigest()[:16]
 
 
-def _lists_all(scope: Scope) -> bool:
+def lists_all(scope: Scope) -> bool:
     """Return True if a query spells out the names of all its columns."""
     from sqlglot import exp
 
@@ -565,11 +565,11 @@ def _late_columns(tree: exp.Expr) -> Iterator[exp.Column]:
             yield from find_all_in_scope(clause, exp.Column)
 
 
-def _inner_scopes(scope: Scope) -> list[Scope]:
+def inner_scopes(scope: Scope) -> list[Scope]:
     """Return the subqueries in a scope's expressions, those inside these included."""
     found: list[Scope] = []
     for inner in scope.subquery_scopes:
-        found += [inner, *_inner_scopes(inner)]
+        found += [inner, *inner_scopes(inner)]
     return found
 
 

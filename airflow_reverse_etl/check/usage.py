@@ -134,22 +134,11 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
     if sync.cursor:
         found.setdefault(sync.cursor, source.place("track", "cursor"))
     # match_on names fields of the mapping.
-    for target, value in sync.mapping.items():
+    for target in sync.mapping:
         place = source.place("mapping", target)
-        names: Iterable[str] = ()
-        if column := column_of(value):
-            names = (column,)
-        elif isinstance(value, SqlField):
-            tree = _expression(value.sql, dialect)
-            if tree is None:
-                unread.append((place, "its SQL expression cannot be read"))
-            else:
-                names = reads.of(tree)
-        elif isinstance(value, TemplateField):
-            try:
-                names = template_columns(sync.model_copy(update={"mapping": {target: value}}))
-            except SpecError as error:
-                unread.append((place, "; ".join(error.problems)))
+        names, problem = _field_columns(sync, target, reads)
+        if problem:
+            unread.append((place, problem))
         for name in names:
             found.setdefault(name, place)
     if not isinstance(sync.model, SqlModel):
@@ -171,6 +160,29 @@ def usage(source: SyncSource, *, dialect: str | None) -> Usage:
         star=query.is_star,
         unread=tuple(unread),
     )
+
+
+def field_columns(sync: Sync, target: str, dialect: str | None) -> tuple[Iterable[str], str]:
+    """Return the columns that one field of the mapping reads, and why they cannot be read, if they cannot.
+
+    :param target: name of the field. One that stands for every column reads none.
+    """
+    return _field_columns(sync, target, _Reads(dialect))
+
+
+def _field_columns(sync: Sync, target: str, reads: _Reads) -> tuple[Iterable[str], str]:
+    value = sync.mapping[target]
+    if column := column_of(value):
+        return (column,), ""
+    if isinstance(value, SqlField):
+        tree = _expression(value.sql, reads.dialect)
+        return ((), "its SQL expression cannot be read") if tree is None else (reads.of(tree), "")
+    if isinstance(value, TemplateField):
+        try:
+            return template_columns(sync.model_copy(update={"mapping": {target: value}})), ""
+        except SpecError as error:
+            return (), "; ".join(error.problems)
+    return (), ""
 
 
 def _of_only_table(query: exp.Expr, mentions: Iterable[str]) -> frozenset[str]:
@@ -196,7 +208,7 @@ class _Reads:
 
         self.spellings: dict[str, str] = {}
         self.fields: dict[str, frozenset[FieldPath]] = {}
-        self._dialect = dialect
+        self.dialect = dialect
         self._is_query = query is not None
         sources = query.find_all(exp.Table, exp.Subquery, exp.CTE, exp.UDTF, exp.Lateral) if query else ()
         self._tables = {source.alias_or_name.lower() for source in sources}
@@ -222,8 +234,8 @@ class _Reads:
     def _note(self, column: exp.Column, first: exp.Identifier, path: list[str]) -> None:
         from sqlglot import exp
 
-        spelling = physical_name(first.name, self._dialect, quoted=bool(first.quoted))
-        if compares_case(self._dialect) and (first.quoted or self._is_query):
+        spelling = physical_name(first.name, self.dialect, quoted=bool(first.quoted))
+        if compares_case(self.dialect) and (first.quoted or self._is_query):
             self.spellings[first.name] = spelling
         parent: exp.Expr | None = column.parent
         while isinstance(parent, exp.Dot):

@@ -17,10 +17,12 @@ from airflow_reverse_etl.cli.frame import FAILED, PASSED, REVIEW, Answer
 from airflow_reverse_etl.cli.options import (
     Dbt,
     Env,
+    PrivacyFile,
     ProjectPath,
     Syncs,
     Target,
     no_syncs,
+    policy_of,
     project_loader,
     syncs_in_files,
 )
@@ -59,6 +61,7 @@ def check(
     allow_review: Annotated[
         bool, typer.Option("--allow-review", help="exit code 0 for a change that only needs review")
     ] = False,
+    privacy: PrivacyFile = None,
     syncs: Syncs = None,
     project_path: ProjectPath = ".",
     dbt: Dbt = "dbt",
@@ -78,7 +81,8 @@ def check(
         before = loader.load(base, built=True)
         after = loader.load(head)
         sources, invalid = syncs_in_files(syncs)
-        found = check_project(sources, before, after, today=today, policy=policy, invalid=invalid)
+        rules = policy_of(privacy)
+        found = check_project(sources, before, after, today=today, policy=policy, invalid=invalid, privacy=rules)
     if not found.syncs and not found.findings:
         raise no_syncs(syncs)
     printed = _write(found, outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,11 +47,14 @@ def models(
     env: Env = None,
 ) -> Answer:
     """List the models of a dbt project, or describe one of them."""
+    from airflow_reverse_etl.check.privacy.marking import Marking, with_marks
+
     version = project_loader(project_path, dbt, target, env).load(project)
     users = _users(version, syncs)
     if name is None:
-        return _list(version.catalog.models, users)
+        return _list(with_marks(version.catalog, version).models, users)
     model = version.catalog.find(name)
+    model = replace(model, marks=Marking(version).of(model.unique_id))
     data = _described(model, users.get(model.unique_id, []))
     shown: list[str | Table] = [_facts(data), _columns(data)]
     if rows:
@@ -76,17 +80,19 @@ def _list(found: Iterable[Model], users: Mapping[str, list[str]]) -> Answer:
     data = [_described(model, users.get(model.unique_id, [])) for model in found]
     if not data:
         return Answer(data, ["no models found"])
-    rows = [
-        (
+    rows = []
+    for model in data:
+        marks = {name for names in model["marks"].values() for name in names}
+        row = (
             model["name"],
             model["materialized"],
             ", ".join(model["primary_key"]) or "-",
             model["key_known_from"] or "-",
             ", ".join(model["syncs"]) or "-",
+            ", ".join(sorted(marks)) or "-",
         )
-        for model in data
-    ]
-    return Answer(data, [Table(("model", "materialized", "key", "known from", "syncs"), rows)])
+        rows.append(row)
+    return Answer(data, [Table(("model", "materialized", "key", "known from", "syncs", "marks"), rows)])
 
 
 def _described(model: Model, syncs: list[str]) -> dict[str, Any]:
@@ -103,6 +109,7 @@ def _described(model: Model, syncs: list[str]) -> dict[str, Any]:
             {"name": column.name, "type": column.data_type, "description": column.description}
             for column in model.columns
         ],
+        "marks": model.marks.names() if model.marks else {},
         "syncs": sorted(syncs),
     }
 
@@ -133,11 +140,12 @@ def _facts(data: Mapping[str, Any]) -> str:
 def _columns(data: Mapping[str, Any]) -> str | Table:
     if not data["columns"]:
         return "The project declares no columns. --rows shows those of the warehouse."
-    rows = [
-        (column["name"], column["type"] or "-", " ".join(column["description"].split()) or "-")
-        for column in data["columns"]
-    ]
-    return Table(("column", "type", "description"), rows)
+    rows = []
+    known = data["marks"]
+    for column in data["columns"]:
+        marks = ", ".join(known.get(column["name"].lower(), known.get("*", ()))) or "-"
+        rows.append((column["name"], column["type"] or "-", marks, " ".join(column["description"].split()) or "-"))
+    return Table(("column", "type", "marks", "description"), rows)
 
 
 def _first_rows(model: Model, count: int, connection: str | None, *, allowed: bool) -> list[dict[str, Any]]:

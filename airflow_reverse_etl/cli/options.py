@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.check.project.version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
-    from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
 
 Syncs = Annotated[
     list[str] | None, typer.Option("--syncs", metavar="PATH", help="folder or file of syncs; may be repeated")
@@ -61,14 +61,35 @@ Values = Annotated[
 FullResync = Annotated[bool, typer.Option("--full-resync", help="plan as `reverse-etl full-resync` does")]
 
 
-def catalog_of(project: str | None) -> Catalog | None:
-    """Return the catalog of a dbt project; None if none is named and the current folder has none.
+PrivacyFile = Annotated[
+    str | None,
+    typer.Option(
+        "--privacy-policy",
+        metavar="FILE",
+        envvar="AIRFLOW__REVERSE_ETL__PRIVACY_POLICY",
+        help="privacy policy that the syncs must meet",
+    ),
+]
+
+
+def version_of(project: str | None) -> ProjectVersion | None:
+    """Return a dbt project; None if none is named and the current folder has none.
 
     :raises ReverseEtlError: as :meth:`~airflow_reverse_etl.check.project.loader.ProjectLoader.load` does.
     """
     if project is None and not Path("dbt_project.yml").is_file():
         return None
-    return project_loader().load(project or ".").catalog
+    return project_loader().load(project or ".")
+
+
+def policy_of(file: str | None) -> PrivacyPolicy | None:
+    """Read the privacy policy; None without a file.
+
+    :raises SpecError: the file cannot be read, or is not valid.
+    """
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
+
+    return PrivacyPolicy.load(Path(file)) if file else None
 
 
 def project_loader(

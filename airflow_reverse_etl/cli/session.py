@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from airflow_reverse_etl.cli.airflow import state_store, wiring
-from airflow_reverse_etl.cli.options import catalog_of
+from airflow_reverse_etl.cli.options import version_of
 from airflow_reverse_etl.cli.output import is_terminal
 from airflow_reverse_etl.errors import ConfigurationError
 
@@ -102,15 +102,21 @@ def open_sync(path: str, project: str | None, *, observer: Observer | None = Non
     :param observer: receives the run's events; default: they become lines on standard error.
     :raises ReverseEtlError: the sync, its model, its connections or its state cannot be used.
     """
+    from airflow_reverse_etl.check.privacy.marking import marks_of
+    from airflow_reverse_etl.check.privacy.rule import check_privacy
     from airflow_reverse_etl.sync.context import SourceModel
     from airflow_reverse_etl.sync.planning import with_model_columns
 
     sync = load_sync(path)
-    query, primary_key = model_of(sync, catalog_of(project))
+    version = version_of(project)
+    query, primary_key = model_of(sync, version.catalog if version else None)
     wired = wiring()
     warehouse = wired.open_warehouse(sync.source)
     try:
         sync = with_model_columns(sync, query, warehouse)
+        policy = wired.privacy_policy()
+        if policy:
+            check_privacy(policy, sync, marks_of(sync, version))
         destination = wired.destination_of(sync)
         context = run_context(sync, query=query, observer=observer)
         from airflow_reverse_etl.stores.choose import closing_store

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from airflow_reverse_etl.cli.frame import FAILED, PASSED, Answer
-from airflow_reverse_etl.cli.options import Project, catalog_of
+from airflow_reverse_etl.cli.options import PrivacyFile, Project, policy_of, version_of
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.check.project.version import ProjectVersion
     from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ReverseEtlError, SpecError
+    from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
 
 
 @dataclass(slots=True)
 class Finding:
     """Result of the check of one file.
 
-    :param checked: the parts that were checked: ``file``, ``model``, ``columns``, ``fields``.
+    :param checked: the parts that were checked: ``file``, ``model``, ``privacy``, ``columns``, ``fields``.
     :param problems: reasons why the sync is not valid.
     :param unchecked: the other parts, each with the reason.
     """
@@ -70,6 +72,7 @@ def validate(
             "reached is named, and fails nothing. No row is read or sent",
         ),
     ] = False,
+    privacy: PrivacyFile = None,
 ) -> Answer:
     """Check syncs: each file, its model in the dbt project, its columns and its fields.
 
@@ -81,7 +84,9 @@ def validate(
     if not sources and not invalid:
         raise ConfigurationError("no syncs found", todo="pass YAML files of syncs, or a folder that has some")
     findings = [_of_invalid(error) for error in invalid]
-    catalog = catalog_of(project)
+    policy = policy_of(privacy)
+    version = version_of(project)
+    catalog = version.catalog if version else None
     names: dict[str, str] = {}
     for source in sources:
         finding = Finding(source.file, source.sync.name)
@@ -93,6 +98,8 @@ def validate(
                 f"{place}: name: {source.sync.name!r} is the name of {first}, too: they share state"
             )
         known = _check_model(source, catalog, finding)
+        if policy:
+            _check_privacy(source, policy, version, finding)
         if source.sync.to_render:
             finding.unchecked.append(f"{' and '.join(source.sync.to_render)}: Airflow renders it when a task begins")
         elif known and connect:
@@ -132,6 +139,20 @@ def _check_model(source: SyncSource, catalog: Catalog | None, finding: Finding) 
     with _noted(source, finding, "model"):
         model_of(source.sync, catalog)
     return "model" in finding.checked
+
+
+def _check_privacy(source: SyncSource, policy: PrivacyPolicy, version: ProjectVersion | None, finding: Finding) -> None:
+    """Check what the sync sends against the privacy policy."""
+    from airflow_reverse_etl.check.privacy.marking import marks_of
+    from airflow_reverse_etl.check.privacy.rule import violations
+
+    if isinstance(source.sync.model, str) and version is None:
+        finding.unchecked.append("privacy: pass the dbt project as --project")
+    elif "destination.connection" in source.sync.to_render:
+        finding.unchecked.append("privacy: the destination's connection is rendered when a task begins")
+    else:
+        finding.checked.append("privacy")
+        finding.problems += [str(one) for one in violations(policy, source, marks_of(source.sync, version))]
 
 
 def _check_remotes(source: SyncSource, catalog: Catalog | None, finding: Finding) -> None:

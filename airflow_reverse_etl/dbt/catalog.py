@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.errors import ConfigurationError, ModelNotFoundError, StateError
+from airflow_reverse_etl.spec.privacy.marks import ModelMarks
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.stores.files import StateFiles
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Model:
     :param owner: owner of the model's group, or ``owner`` of its meta, such as ``Ada <ada@example.com>``.
     :param data_tests: names of all enabled tests of the model.
     :param sources: ids of all sources upstream of the model.
+    :param marks: marks of personal data that its columns carry; None if they were not looked for.
     """
 
     unique_id: str
@@ -72,6 +74,7 @@ class Model:
     owner: str = ""
     data_tests: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    marks: ModelMarks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,8 @@ def _fields(value: Any) -> dict[str, Any]:
 def _restore_model(model: dict[str, Any], shared: dict[tuple[str, str, str], CatalogColumn]) -> dict[str, Any]:
     columns = tuple(_restore_column(column, shared) for column in model.pop("columns"))
     tuples = {name: tuple(value) for name, value in model.items() if isinstance(value, list)}
-    return {**model, **tuples, "columns": columns}
+    marks = model.pop("marks")
+    return {**model, **tuples, "columns": columns, "marks": marks and ModelMarks.from_json(marks)}
 
 
 def _restore_column(column: dict[str, Any], shared: dict[tuple[str, str, str], CatalogColumn]) -> CatalogColumn:

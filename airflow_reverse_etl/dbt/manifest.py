@@ -267,7 +267,7 @@ def _key_tests_by_model(manifest: Mapping[str, Any]) -> dict[str, list[Mapping[s
 
 def _model(node: Mapping[str, Any], tests: Iterable[Mapping[str, Any]], *, fusion: bool) -> Model:
     config = node["config"]
-    tags, meta = _tags_and_meta(node)
+    tags, meta = tags_and_meta(node)
     inherited = (tags, meta) if fusion else ((), {})
     version = node.get("version")
     # dbt's own checksum differs between its versions.
@@ -332,7 +332,7 @@ def _without_database(model: Model, database: str | None) -> Model:
 
 def _column(column: Mapping[str, Any], model_tags: tuple[str, ...], model_meta: Mapping[str, Any]) -> CatalogColumn:
     """Return a column without inherited tags and meta: Fusion writes the model's into every column."""
-    tags, meta = _tags_and_meta(column)
+    tags, meta = tags_and_meta(column)
     if model_tags:
         tags = tuple(tag for tag in tags if tag not in model_tags)
     if model_meta:
@@ -346,7 +346,8 @@ def _column(column: Mapping[str, Any], model_tags: tuple[str, ...], model_meta: 
     )
 
 
-def _tags_and_meta(node: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+def tags_and_meta(node: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the tags and meta of a node or column, those of its ``config`` included."""
     config = node.get("config") or {}
     tagged = [value for value in (node.get("tags"), config.get("tags")) if value]
     if not tagged and not node.get("meta") and not config.get("meta"):

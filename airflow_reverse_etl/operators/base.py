@@ -28,7 +28,14 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.sync.log_observer import LogObserver
-from airflow_reverse_etl.wiring import destination_of, earlier_rows, recipes, run_context, state_files
+from airflow_reverse_etl.wiring import (
+    destination_of,
+    earlier_rows,
+    privacy_policy,
+    recipes,
+    run_context,
+    state_files,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import XComArg
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger
 
     from airflow_reverse_etl.spec.alerts.health import Health
+    from airflow_reverse_etl.spec.privacy.marks import ModelMarks
     from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.sync.context import RunContext, RunOptions
     from airflow_reverse_etl.sync.ports import Destination, Warehouse
@@ -275,6 +283,18 @@ class SyncOperator(BaseOperator):
     def _destination(self, sync: Sync) -> Destination:
         return destination_of(sync)
 
+    def _with_columns(self, sync: Sync, query: str, warehouse: Warehouse, marks: ModelMarks | None) -> Sync:
+        """Return the sync with the model's columns in the place of ``"*"``, once the privacy policy allows them all.
+
+        :param marks: of the sync's model; None if they are not known.
+        """
+        from airflow_reverse_etl.check.privacy.rule import check_privacy
+        from airflow_reverse_etl.sync.planning import with_model_columns
+
+        sync = with_model_columns(sync, query, warehouse)
+        check_privacy(privacy_policy(), sync, marks)
+        return sync
+
     def _resolve_path(self, path: str) -> Path:
         """Resolve a path relative to the DAG file on this worker."""
         dag = self.get_dag()
@@ -407,6 +427,7 @@ class PlanningOperator(SyncOperator):
         self.full_resync: Any = full_resync
         self.lift_guards: Any = lift_guards
         self._picture: dict[str, Any] | None = None
+        self._marks: ModelMarks | None = None
 
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
         """Read the options of this run from the arguments and the DAG run's conf; templates render to text."""
@@ -463,11 +484,13 @@ class PlanningOperator(SyncOperator):
 
         catalog = load_catalog(state_files(), self.catalog)
         found = resolve_model(sync, catalog)
+        self._marks = catalog.find(sync.model).marks
         self._picture = {
             "repository": self.catalog.get("repository"),
             "project": catalog.project,
             "project_path": self.catalog.get("project_path"),
             "commit": catalog.commit,
+            "marks": self._marks.names() if self._marks else {},
             **catalog.upstream(sync.model),
         }
         return found
@@ -481,7 +504,8 @@ class PlanningOperator(SyncOperator):
         if self._picture:
             context["ti"].xcom_push(key="picture", value=self._picture)
         dag_id = context["ti"].dag_id
-        recipes().save(sync.name, Recipe.of(sync, query, primary_key, approved=approved, dag_id=dag_id))
+        recipe = Recipe.of(sync, query, primary_key, approved=approved, dag_id=dag_id, marks=self._marks)
+        recipes().save(sync.name, recipe)
 
     def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
         """Find and log changes to the model since the sync's last run, as its ``drift`` asks.

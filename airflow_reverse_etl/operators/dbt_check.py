@@ -10,6 +10,7 @@ from airflow_reverse_etl.compat import AirflowFailException, Context, airflow_er
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs, given_syncs
+from airflow_reverse_etl.wiring import privacy_policy
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import CheckReport, Policy
@@ -111,7 +112,8 @@ class DbtModelCheckOperator(DbtTask):
             )
             sources, invalid = given_syncs(self, self.syncs)
             today = datetime.now(UTC).date()
-            report = check_project(sources, base, head, today=today, policy=self.policy, invalid=invalid)
+            rules = privacy_policy()
+            report = check_project(sources, base, head, today=today, policy=self.policy, invalid=invalid, privacy=rules)
             told = text(report)
             self.log.info("%s", told)
             self._report(report, repository, commits[1])

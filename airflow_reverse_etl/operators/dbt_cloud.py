@@ -74,6 +74,7 @@ class DbtCloudModelSyncOperator(BaseOperator):
                 return {**found, "drift": drift.to_dict()}
 
     async def _sync(self, api: DbtCloudApi) -> tuple[Catalog, dict[str, Any]]:
+        from airflow_reverse_etl.check.privacy.marking import marked
         from airflow_reverse_etl.dbt.manifest import read_manifest
 
         run = await api.run(int(self.run["run_id"] if isinstance(self.run, Mapping) else self.run))
@@ -89,7 +90,7 @@ class DbtCloudModelSyncOperator(BaseOperator):
                 connection=self.dbt_cloud_conn_id,
                 job=run.job_id,
             )
-        catalog = read_manifest(manifest, commit=run.git_sha)
+        catalog = marked(read_manifest(manifest, commit=run.git_sha), manifest)
         await self._require(api, run, catalog)
         place = f"catalogs/dbt_cloud-{api.account_id}-{run.job_id}/{run.id}.json"
         state_files().write(place, catalog.to_json())

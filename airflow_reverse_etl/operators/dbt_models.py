@@ -134,12 +134,14 @@ class DbtModelSyncOperator(DbtTask):
         key = self._key(repository.url, path, profile, env=self._environment(context))
 
         def parse() -> Catalog:
+            from airflow_reverse_etl.check.privacy.marking import marked
             from airflow_reverse_etl.dbt.manifest import read_manifest
 
             folder = self._checkout(repository, context, commit=commit, path=path, ref=self.ref)
             cache = f"parse_cache/{key}/{engine_version(self.dbt_executable)}"
             manifest = self._manifest(folder, context, profile=profile, cache=cache)
-            return read_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
+            catalog = read_manifest(manifest, commit=commit, unknown_database=UNKNOWN_DATABASE)
+            return marked(catalog, manifest, folder=path, project=folder)
 
         place = {"git_conn_id": self.git_conn_id, "repository": repository.url, "project_path": path}
         asset = self.git_conn_id, path, self.repository
@@ -152,9 +154,11 @@ class DbtModelSyncOperator(DbtTask):
         digest = hashlib.sha256(data).hexdigest()[:40]
 
         def parse() -> Catalog:
+            from airflow_reverse_etl.check.privacy.marking import marked
             from airflow_reverse_etl.dbt.manifest import load, read_manifest
 
-            return read_manifest(load(data, file=without_query(source)), commit=digest)
+            manifest = load(data, file=without_query(source))
+            return marked(read_manifest(manifest, commit=digest), manifest)
 
         place = without_query(source)
         asset = self.source_conn_id or "local", place, None

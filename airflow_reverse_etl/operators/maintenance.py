@@ -152,7 +152,6 @@ class ReverseEtlMaintenanceOperator(SyncOperator):
 
     def _plan_or_run(self, sync: Sync, context: Context) -> dict[str, Any] | Wait:
         from airflow_reverse_etl.sync.context import RunOptions, SourceModel
-        from airflow_reverse_etl.sync.planning import with_model_columns
 
         assert self._request is not None
         assert self._recipe is not None
@@ -163,7 +162,7 @@ class ReverseEtlMaintenanceOperator(SyncOperator):
         )
         warehouse = open_warehouse(sync.source)
         try:
-            sync = with_model_columns(sync, query, warehouse)
+            sync = self._with_columns(sync, query, warehouse, self._recipe.marks)
             model = SourceModel(query, self._recipe.primary_key, warehouse)
             run_context = self._run_context(sync, context, run_id_of(context["ti"]), query=query)
             destination = self._destination(sync)

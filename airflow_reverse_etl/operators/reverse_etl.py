@@ -79,7 +79,6 @@ class ReverseEtlOperator(PlanningOperator):
 
     def _run(self, sync: Sync, context: Context) -> tuple[RunReport | Wait, list[dict[str, str]]]:
         from airflow_reverse_etl.sync.context import SourceModel
-        from airflow_reverse_etl.sync.planning import with_model_columns
         from airflow_reverse_etl.sync.run import attempt_sync
 
         options = self._run_options(sync, context)
@@ -89,7 +88,7 @@ class ReverseEtlOperator(PlanningOperator):
             self.destination_url = _web_address(connection_info(sync.destination.connection))
         warehouse = open_warehouse(sync.source)
         try:
-            sync = with_model_columns(sync, query, warehouse)
+            sync = self._with_columns(sync, query, warehouse, self._marks)
             destination = self._destination(sync)
             drift = self._look_for_drift(sync, query, warehouse)
             run_context = self._run_context(sync, context, run_id_of(context["ti"]), query=query)

@@ -77,7 +77,6 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
     def _work(self, sync: Sync, context: Context) -> Any:
         from airflow_reverse_etl.sync.context import SourceModel
-        from airflow_reverse_etl.sync.planning import with_model_columns
         from airflow_reverse_etl.sync.run import check_selectable
 
         self._check_gate(sync)
@@ -94,7 +93,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         run_context = self._run_context(sync, context, this, query=query)
         warehouse = open_warehouse(sync.source)
         try:
-            sync = with_model_columns(sync, query, warehouse)
+            sync = self._with_columns(sync, query, warehouse, self._marks)
             destination = self._destination(sync)
             drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
             model = SourceModel(query, primary_key, warehouse)

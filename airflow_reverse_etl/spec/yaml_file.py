@@ -49,9 +49,10 @@ def line_of(lines: Lines, where: Sequence[str]) -> int | None:
     return None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, what: str = "sync file") -> str:
     """Read a sync file.
 
+    :param what: name of the file's kind in errors.
     :raises SpecError: the file cannot be read, is too large, or is not UTF-8.
     """
     try:
@@ -59,15 +60,15 @@ def read_text(path: Path) -> str:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SpecError(
-            f"cannot read the sync file: {error.strerror}",
+            f"cannot read the {what}: {error.strerror}",
             todo="give the path of a YAML file, relative to the DAG file or absolute",
             file=path,
         ) from None
     except ValueError:  # a null character
-        raise SpecError("the path of the sync file is not valid", todo="give the path of a YAML file") from None
+        raise SpecError(f"the path of the {what} is not valid", todo="give the path of a YAML file") from None
     if len(data) > MAX_BYTES:
         raise SpecError(
-            "the sync file is larger than 1 MiB",
+            f"the {what} is larger than 1 MiB",
             todo="give the path of a sync file; a mapping of very many fields can be built in Python",
             file=f"{path}:1",
         )
@@ -75,17 +76,18 @@ def read_text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError("the sync file is not UTF-8", todo="save it as UTF-8", file=f"{path}:{line}") from None
+        raise SpecError(f"the {what} is not UTF-8", todo="save it as UTF-8", file=f"{path}:{line}") from None
 
 
-def read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+def read_yaml(text: str, path: Path, *, what: str = "sync file") -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """Read the mapping in a YAML file, and the line (from 1) of each of its keys.
 
+    :param what: name of the file's kind in errors.
     :raises SpecError: the text is not valid YAML, exceeds a limit, is not a mapping, or has a duplicate key.
     """
     try:
         # The events first. A loader takes all memory, or ends the process, before it could be asked for a limit.
-        _check_limits(yaml.parse(text, Loader=_Loader), path)
+        _check_limits(yaml.parse(text, Loader=_Loader), path, what)
         node = yaml.compose(text, Loader=_Loader)
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
@@ -93,12 +95,12 @@ def read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ..
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
         raise SpecError(
-            f"the sync file is not valid YAML: {problem}",
+            f"the {what} is not valid YAML: {problem}",
             todo="correct the YAML",
             file=place,
         ) from None
     if not isinstance(values, dict):
-        raise SpecError("the sync file is not a mapping", todo="start it with 'name:'", file=f"{path}:1")
+        raise SpecError(f"the {what} is not a mapping", todo="write keys, each with a value", file=f"{path}:1")
     lines: dict[tuple[str, ...], int] = {}
     problems: list[str] = []
 
@@ -111,6 +113,9 @@ def read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ..
                     problems.append(problem_text(place, "duplicate key", key.start_mark.line + 1, path))
                 lines[place] = key.start_mark.line + 1
                 walk(value, place)
+        elif isinstance(node, yaml.SequenceNode):
+            for at, item in enumerate(node.value):
+                walk(item, (*where, str(at)))
 
     assert node is not None  # it is a mapping
     walk(node, ())
@@ -119,7 +124,7 @@ def read_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ..
     return values, lines
 
 
-def _check_limits(events: Iterator[yaml.Event], path: Path) -> None:
+def _check_limits(events: Iterator[yaml.Event], path: Path, what: str) -> None:
     """Check the depth of a file, and how much its aliases repeat, before anything is made of it.
 
     :raises SpecError: a limit is exceeded, or an alias is a part of what it repeats.
@@ -130,7 +135,7 @@ def _check_limits(events: Iterator[yaml.Event], path: Path) -> None:
         if problem:
             line = event.start_mark.line + 1 if event.start_mark else 1
             raise SpecError(
-                f"the sync file {problem}",
+                f"the {what} {problem}",
                 todo="write the values out, or build the sync in Python",
                 file=f"{path}:{line}",
             )

@@ -14,6 +14,7 @@ from typing import Any
 
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.privacy.marks import ModelMarks
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.state import read_stored
 
@@ -30,6 +31,7 @@ class Recipe:
     :param primary_key: column names; may be empty in mode ``append`` only.
     :param approved: a person approves each plan of the sync before it is sent.
     :param dag_id: DAG of the run.
+    :param marks: marks of personal data of the model's columns; None if they are not known.
     """
 
     spec: dict[str, Any]
@@ -37,13 +39,23 @@ class Recipe:
     primary_key: tuple[str, ...]
     approved: bool
     dag_id: str
+    marks: ModelMarks | None = None
 
     @classmethod
-    def of(cls, sync: Sync, query: str, primary_key: tuple[str, ...], *, approved: bool, dag_id: str) -> Recipe:
+    def of(
+        cls,
+        sync: Sync,
+        query: str,
+        primary_key: tuple[str, ...],
+        *,
+        approved: bool,
+        dag_id: str,
+        marks: ModelMarks | None = None,
+    ) -> Recipe:
         """Return the recipe of a run."""
         # What the author left out stays out: a later version may have other defaults.
         spec = sync.as_written.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        return cls(spec, query, primary_key, approved, dag_id)
+        return cls(spec, query, primary_key, approved, dag_id, marks)
 
 
 class Recipes:
@@ -65,6 +77,7 @@ class Recipes:
                 "primary_key": list(recipe.primary_key),
                 "approved": recipe.approved,
                 "dag_id": recipe.dag_id,
+                "marks": recipe.marks and recipe.marks.to_json(),
             }
         ).encode()
         if self._files.read(_path(sync)) != data:
@@ -99,6 +112,7 @@ def _recipe(values: dict[str, Any]) -> Recipe:
         primary_key=tuple(map(str, values["primary_key"])),
         approved=bool(values["approved"]),
         dag_id=str(values["dag_id"]),
+        marks=ModelMarks.from_json(values["marks"]) if values.get("marks") else None,
     )
 
 

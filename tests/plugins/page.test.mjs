@@ -11,6 +11,7 @@ import {
   isLate,
   latestTasks,
   maintained,
+  marksText,
   pictureOf,
   reasonsOf,
   rulesOf,
@@ -136,6 +137,13 @@ test("a reason has the time when its code was first seen, also if the last try h
 test("a maintenance DAG names its syncs, or works on all", () => {
   assert.deepEqual(maintained({ sync: { schema: { enum: [null, "a"] } } }), ["a"]);
   assert.equal(maintained({ sync: { schema: {} } }), undefined);
+});
+
+test("the marks of personal data are a text", () => {
+  const marks = { email: ["email"], contact: ["email", "unknown"], id: [], "*": ["pii"] };
+  assert.equal(marksText({ marks }), "email (email), contact (email, unknown), every other column (pii)");
+  assert.equal(marksText({}), "");
+  assert.equal(marksText(undefined), "");
 });
 
 test("a picture leads from the commit over two steps of models to the destination", () => {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_reverse_etl.check.project.current import is_current
+from airflow_reverse_etl.check.project.mark_lines import mark_lines
 from airflow_reverse_etl.check.project.seeds import read_seeds
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.dbt.runner import packages_folder, project_settings
@@ -111,7 +112,7 @@ class ProjectLoader:
 
 
 def files_of(manifest: Mapping[str, Any], project: Path, *, trusted: bool) -> dict[str, Any]:
-    """Return what a manifest does not have, from the files of its project: variables, and the content of seeds.
+    """Return what a manifest does not have, from the files of its project: variables, content of seeds, lines of marks.
 
     :param trusted: the manifest was made from these very files.
     :returns: arguments of :class:`ProjectVersion`.
@@ -128,7 +129,7 @@ def files_of(manifest: Mapping[str, Any], project: Path, *, trusted: bool) -> di
         if _is_project(package):
             variables[package.name] = project_settings(package).get("vars")
     seeds = read_seeds(manifest, project, packages=packages.name, trusted=trusted)
-    return {"variables": variables, "seeds": seeds}
+    return {"variables": variables, "seeds": seeds, "mark_lines": mark_lines(manifest, project)}
 
 
 def _extract(commit: str, paths: Sequence[str], tree: Path) -> bool:

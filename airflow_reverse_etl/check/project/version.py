@@ -42,6 +42,8 @@ class ProjectVersion:
         both files.
     :param variables: ``vars`` of every dbt_project.yml, if available.
     :param seeds: content of the seeds' files by the seeds' ids, as far as it is known.
+    :param mark_lines: lines of the marks of personal data in the project's files: id of a node → column, or ``*`` for
+        the node itself → line.
     :param label: the name of this version in reports.
     :param folder: the dbt project's folder in its repository, for the places of models.
     """
@@ -55,6 +57,7 @@ class ProjectVersion:
         built: bool = False,
         variables: object = None,
         seeds: Mapping[str, Seed] | None = None,
+        mark_lines: Mapping[str, Mapping[str, int]] | None = None,
         label: str = "",
         folder: str = "",
     ) -> None:
@@ -68,6 +71,7 @@ class ProjectVersion:
         }
         self.macros = Macros(manifest.get("macros") or {}, self.catalog.adapter)
         self.seeds = seeds or {}
+        self.mark_lines = mark_lines or {}
         self.disabled = frozenset(manifest.get("disabled") or ())
         self.models: Mapping[str, Model] = {model.unique_id: model for model in self.catalog.models}
         #: Everything that dbt builds as a table or view: models, seeds and snapshots.

@@ -5,7 +5,7 @@ import { api, color, counted, duration, h, Health, link, Muted, number, Part, Pr
 import { OPERATORS, PAGE } from "./list.js";
 import { commitUrl, fileUrl, Picture } from "./picture.js";
 import { Rejected } from "./rejected.js";
-import { bars, destinationOf, latestTasks, reasonsOf, rulesOf, runsOf, syncsOf } from "./syncs.js";
+import { bars, destinationOf, latestTasks, marksText, reasonsOf, rulesOf, runsOf, syncsOf } from "./syncs.js";
 
 const RUNS = 50;
 
@@ -193,6 +193,7 @@ export function SyncView({ name }) {
     "@to": sync.recordsUrl,
     ...Object.fromEntries((picture?.nodes ?? []).map((node) => [node.id, fileUrl(picture, node)])),
   };
+  const marks = marksText(picture);
   const part = (title, ...children) => h(Part, { key: title, title }, ...children);
   return h(
     "div",
@@ -201,7 +202,7 @@ export function SyncView({ name }) {
     h("div", { className: "re-row" }, h("strong", { style: { fontSize: "1.3em" } }, name), h(Health, { health: sync.health })),
     sync.dag?.is_paused ? h(Muted, null, `The DAG ${sync.dag.dag_id} is paused: a run waits until it is not.`) : null,
     h(Actions, { sync, maintenance, told, changed: again }),
-    part("From the model to the destination", h(Picture, { sync, picture, links })),
+    part("From the model to the destination", h(Picture, { sync, picture, links }), marks ? h("p", null, `Personal data in the model: ${marks}`) : null),
     part("Last run", h(LastRun, { task: last, report, error: found.error, health })),
     part("Rejected rows", h(Rejected, { sync, maintenance, listed: latest.rejected, ended: found.ended, told })),
     part("Rows over time", events.length ? h(Chart, { events }) : h(Muted, null, "No commit yet.")),

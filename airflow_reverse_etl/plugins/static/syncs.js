@@ -204,6 +204,12 @@ export function maintained(params) {
   return names?.filter((name) => name != null);
 }
 
+/** Return the personal data that dbt marks in the columns of a sync's model, as text; empty if there is none. */
+export function marksText(picture) {
+  const marked = Object.entries(picture?.marks ?? {}).filter(([, names]) => names.length);
+  return marked.map(([column, names]) => `${column === "*" ? "every other column" : column} (${names.join(", ")})`).join(", ");
+}
+
 const COLUMN = 194;
 const GAP = 28;
 const LINE = 64;
