@@ -73,7 +73,10 @@ class LakeCommitRunner(CommitRunner):
 
     def replace_rejections(self, statement: CommitStatement) -> None:
         rejections = self._rejections
-        if rejections.made_by(self._plan.plan_id) or not (rejections.rows or self._checkpoint.failed):
+        if rejections.made_by(self._plan.plan_id):
+            return
+        # The first commit makes the table even without rows, so that other readers always find it.
+        if rejections.generation and not (rejections.rows or self._checkpoint.failed):
             return
         rejections.view(self._scratch, "rejections")
         rejections.replace(self._scratch, statement.next_rejections, self._plan.plan_id)

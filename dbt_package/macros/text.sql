@@ -1,0 +1,2 @@
+{# Returns a text as an SQL literal. #}
+{% macro text(value) %}'{{ dbt.escape_single_quotes(value) }}'{% endmacro %}
