@@ -165,6 +165,7 @@ def test_a_shop_reaches_hubspot_with_its_markets_and_gets_the_ids_back(
     assert joined == [(CUSTOMERS,)]
 
 
+@pytest.mark.long
 def test_accounts_reach_salesforce_and_their_ids_come_back(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

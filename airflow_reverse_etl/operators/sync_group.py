@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import XComArg, chain
 
 from airflow_reverse_etl.compat import Context, TaskGroup
-from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, records_url, run_id_of
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
     from airflow_reverse_etl.sync.load.loader import Loaded
     from airflow_reverse_etl.sync.ports import Destination, Plan
+    from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Most keys that a plan shows for each kind of change.
 _SAMPLE = 5
@@ -77,15 +77,12 @@ class ReverseEtlPlanOperator(PlanningOperator):
 
     def _work(self, sync: Sync, context: Context) -> Any:
         from airflow_reverse_etl.sync.context import SourceModel
+        from airflow_reverse_etl.sync.run import check_selectable
 
         self._check_gate(sync)
         options = self._run_options(sync, context)
         if options.records:
-            raise ConfigurationError(
-                "a sync that is planned in a task of its own cannot be limited to records",
-                todo="trigger the DAG without records, or send the row with `reverse-etl send-one`",
-                sync=sync.name,
-            )
+            check_selectable(sync)
         ti = context["ti"]
         this = run_id_of(ti)
         if self.preview:
@@ -108,7 +105,11 @@ class ReverseEtlPlanOperator(PlanningOperator):
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary
-        if ti.try_number > 1:
+        if options.records and "planned" in summary:
+            # One load sends them, removed rows first. It also says so if the plan has none of them.
+            summary |= {"records": sorted(options.records), "shares": 1}
+            summary["text"] += f"\n\nOnly {len(options.records):,} of these rows are sent, as the DAG run's conf asks."
+        elif ti.try_number > 1:
             # Before the group was cleared, it may have had this many loads. Airflow 3.1 reports a deadlock if a mapped
             # task has fewer instances than before.
             summary["shares"] = self.partitions
@@ -116,7 +117,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
         columns = {"columns": list(sync.every_column.items())} if sync.every_column else {}
         ti.xcom_push(key="plan", value=summary | columns)
         shares = summary["shares"]
-        return [{"run_id": this, "partition": number, "partitions": shares, **columns} for number in range(shares)]
+        records = {"records": summary["records"]} if "records" in summary else {}
+        handed_on = {"run_id": this, "partitions": shares, **columns, **records}
+        return [handed_on | {"partition": number} for number in range(shares)]
 
     async def _plan(
         self,
@@ -198,7 +201,7 @@ class ReverseEtlRemoveOperator(SyncOperator):
         steps = Run(sync, run_context)
         async with steps.lease(release=False):
             found = await steps.plan_or_report()
-            if isinstance(found, RunReport) or not found.planned.removed:
+            if isinstance(found, RunReport) or not found.planned.removed or self.plan.get("records"):
                 return {}
             return _counts_or_wait(await steps.remove(found, destination))
 
@@ -236,6 +239,9 @@ class ReverseEtlLoadOperator(SyncOperator):
             found = await steps.plan_or_report()
             if isinstance(found, RunReport):
                 return {}
+            if records := self.share.get("records"):
+                waiting = await steps.load_selected(found, destination, records)
+                return waiting or _counts(await steps.progress(found))
             await steps.check_removed(found)
             share = Share.of(found, self.share["partition"], self.share["partitions"], after=found.removed_first)
             return _counts_or_wait(await steps.load(found, destination, share))
@@ -279,7 +285,8 @@ class ReverseEtlCommitOperator(SyncOperator):
             if isinstance(found, RunReport):
                 steps.check_complete(found)
                 return found
-            await steps.check_removed(found)
+            if not self.plan.get("records"):
+                await steps.check_removed(found)
             return await steps.finish(found, destination)
 
 
@@ -362,6 +369,10 @@ def _as_planned(sync: Sync, handed_on: Mapping[str, Any]) -> Sync:
 
 
 def _counts_or_wait(loaded: Loaded) -> dict[str, int] | Wait:
+    return loaded.waiting or _counts(loaded.checkpoint)
+
+
+def _counts(progress: Checkpoint) -> dict[str, int]:
     from airflow_reverse_etl.spec.receipts import Outcome
 
-    return loaded.waiting or {outcome.value: loaded.checkpoint.count(outcome) for outcome in Outcome}
+    return {outcome.value: progress.count(outcome) for outcome in Outcome}

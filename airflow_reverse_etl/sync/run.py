@@ -108,7 +108,7 @@ async def attempt_sync(
     clock = context.clock
     started = clock.monotonic()
     if options.records:
-        _check_tracked(sync)
+        check_selectable(sync)
     steps = Run(sync, context)
     async with steps.lease():
         found: Plan | RunReport | Wait | None = await steps.plan_or_report() if planned else None
@@ -141,7 +141,7 @@ async def send_one(
     :raises GuardError: a guard stopped the plan; nothing was sent.
     :raises FailurePolicyError: the row was rejected; has ``report``.
     """
-    _check_tracked(sync)
+    check_selectable(sync)
     steps = Run(sync, context)
     async with steps.lease():
         plan = await steps.plan(steps.request(model), model.warehouse, destination)
@@ -672,7 +672,7 @@ class Run:
         return closed or Checkpoint.merged(parts.values())
 
 
-def _check_tracked(sync: Sync) -> None:
+def check_selectable(sync: Sync) -> None:
     """Make sure that a run of some rows leaves the others for the next run.
 
     :raises ConfigurationError: the sync keeps no record, or replaces the whole content of its object.

@@ -34,6 +34,7 @@ from airflow_reverse_etl.errors import (
 from airflow_reverse_etl.git.credentials import Credentials
 from airflow_reverse_etl.git.repository import Repository, check_ref, check_url, project_folder
 from tests.git.servers import PASSPHRASE, HttpServer, Origin, SshServer, certificate, git, http_server
+from tests.property import examples
 
 
 def local(origin: Origin) -> Repository:
@@ -90,7 +91,7 @@ REFS = (
 
 
 @given(REFS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_refs_are_judged_as_git_judges_them(ref: str) -> None:
     """Accepted refs are valid branch names to git, never options. Of git's names, only a leading dash is refused."""
     try:

@@ -98,6 +98,7 @@ def test_a_first_run_that_is_fine_disturbs_nobody(runs: Runs) -> None:
     assert runs() == []
 
 
+@pytest.mark.long
 def test_alerts_decide_what_needs_attention(runs: Runs, crm: FakeDestination) -> None:
     crm.dials = Dials(reject={"2"})
     lenient = {"failure": {"max_rejected": 3}}
@@ -109,12 +110,14 @@ def test_alerts_decide_what_needs_attention(runs: Runs, crm: FakeDestination) ->
     assert "ok" in runs(**lenient, alerts={"warning": {"max_rejected": 2}})[0].splitlines()[0]
 
 
+@pytest.mark.long
 def test_only_what_is_critical_if_so_wanted(runs: Runs, crm: FakeDestination) -> None:
     crm.dials = Dials(reject={"2"})
     assert runs(critical_only=True, failure={"max_rejected": 3}) == []
     assert len(runs(critical_only=True)) == 1
 
 
+@pytest.mark.long
 def test_two_notifiers_report_each_for_themselves(
     run_dag: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
@@ -162,6 +165,7 @@ def test_a_channel_that_is_down_gets_the_message_with_the_next_run(runs: Runs, c
     assert len(runs()) == 1
 
 
+@pytest.mark.long
 def test_any_other_task_is_reported_by_its_own_name(run_dag: Callable[..., Any], state_url: Path) -> None:
     from airflow.sdk import DAG
 
@@ -227,6 +231,7 @@ def test_each_late_sync_has_a_message_of_its_own(
     assert [message.split(" is ")[0] for message in heard()] == ["critical: one", "critical: two"]
 
 
+@pytest.mark.long
 def test_a_sync_that_never_ran_is_late_after_its_delay(
     watch: Callable[..., list[str]], runs: Runs, state_url: Path
 ) -> None:
@@ -258,6 +263,7 @@ def test_a_sync_that_ran_is_late_until_it_runs_again(
     assert message.startswith("info: contacts is ok (was late since"), "nobody else reports it"
 
 
+@pytest.mark.long
 def test_a_sync_that_is_known_to_fail_is_not_reported_as_late(
     watch: Callable[..., list[str]], runs: Runs, crm: FakeDestination
 ) -> None:

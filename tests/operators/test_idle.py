@@ -29,7 +29,7 @@ UNUSED = {
 }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("destination", ["http", pytest.param("file", marks=pytest.mark.slow)])
 def test_a_task_with_nothing_to_send_imports_only_what_it_needs(tmp_path: Path, destination: str) -> None:
     prepare(tmp_path, destination)

@@ -15,6 +15,7 @@ from airflow_reverse_etl.operators.base import SyncOperator
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sync.clock import RunTiming
+from airflow_reverse_etl.sync.context import record_hash
 from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
@@ -132,6 +133,35 @@ def test_a_mirror_has_a_task_that_removes_before_the_loads(
         assert states(done) == nothing_to_load
         assert xcom(done, "reverse_etl.commit")["accepted"] == removed
     assert sorted(crm.rows) == ["3", "4", "5"]
+
+
+@pytest.mark.long
+def test_the_conf_of_a_run_limits_the_group_to_records(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+) -> None:
+    """One load sends them, also those that are removed; the next run sends the others."""
+    dag = group_dag(sync=MIRROR, partitions=2)
+    run_dag(dag)
+    customers("DELETE FROM customers WHERE id < 3")
+    customers("INSERT INTO customers VALUES (4, 'Di', 'di@x.org'), (5, 'Ed', 'ed@x.org')")
+
+    some = {"reverse_etl": {"contacts": {"records": [record_hash("2"), record_hash("5")]}}}
+    done = run_dag(dag, run_conf=some)
+    assert states(done) == {"plan": ["success"], "remove": ["success"], "load": ["success"], "commit": ["success"]}
+    assert sorted(crm.rows) == ["1", "3", "5"]
+    assert "Only 2 of these rows are sent" in xcom(done, "reverse_etl.plan", key="plan")["text"]
+    report = xcom(done, "reverse_etl.commit")
+    assert (report["accepted"], report["retryable"]) == (2, 2)
+
+    assert xcom(run_dag(dag), "reverse_etl.commit")["accepted"] == 2
+    assert sorted(crm.rows) == ["3", "4", "5"]
+
+    failed = run_dag(dag, run_conf=some)
+    assert states(failed)["load"] == ["failed"]
+    assert "does not send 2 of the 2 records" in xcom(failed, "reverse_etl.load", key="error", map_index=0)
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from airflow_reverse_etl.errors import ReverseEtlError, SpecError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.receipts import Outcome
+from tests.property import examples
 from tests.servers.clock import QuietClock
 from tests.servers.faults import LOST_ANSWER, Fault, in_order
 from tests.servers.habits import APIS, SHORTER, Api, Habit, habits
@@ -197,7 +198,7 @@ RANDOM = settings(
 
 
 @pytest.mark.long
-@settings(RANDOM, max_examples=60, derandomize=True)
+@settings(RANDOM, max_examples=examples(30), derandomize=True)
 @given(scene=scenes())
 @example(Scene(BY_ID, "insert", habits=[ANSWER_LOST]))
 @example(Scene(BY_ID, "insert", single=True, method="PUT", habits=[ANSWER_LOST]))

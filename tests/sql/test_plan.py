@@ -18,6 +18,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.statements.classification import OWNERS, STRAYS, relations, repeated
 from airflow_reverse_etl.sql.statements.plan import PlanStatement, plan_statement, surplus
+from tests.property import examples
 
 COLUMNS = ("id", "Email", "first", "payload", "unused")
 
@@ -273,7 +274,7 @@ texts = (
 
 
 @given(st.tuples(texts, texts), st.tuples(texts, texts))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 def test_no_two_lists_of_values_share_a_canonical_text(
     one: tuple[str | None, ...], other: tuple[str | None, ...]
 ) -> None:

@@ -15,11 +15,11 @@ from airflow_reverse_etl.sync.ports import StateStore
 from airflow_reverse_etl.testing import MemoryStateStore
 from tests.stores.warehouses import PLACES, copying_store
 
-#: One of each kind. ``make test`` runs the one in memory, next to the conformance of each; .ci/run the lake, too, as it
-#: shares the plan's SQL with the tables. Tables in Postgres and DuckDB say at length what these say.
+#: One of each kind. The one in memory says it. That the others agree with it is said by their conformance and by random
+#: histories, and at length by these scenarios, before a release.
 STORES = [
     "memory",
-    pytest.param("lake", marks=pytest.mark.long),
+    pytest.param("lake", marks=pytest.mark.slow),
     pytest.param("tables in postgres", marks=pytest.mark.slow),
     pytest.param("tables in duckdb", marks=pytest.mark.slow),
 ]

@@ -111,7 +111,11 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(
-    params=["folder", pytest.param("duckdb", marks=pytest.mark.slow), pytest.param("postgres", marks=pytest.mark.long)],
+    params=[
+        pytest.param("folder", marks=pytest.mark.long),
+        pytest.param("duckdb", marks=pytest.mark.slow),
+        pytest.param("postgres", marks=pytest.mark.slow),
+    ],
 )
 def earlier(request: pytest.FixtureRequest, unpacked: Path, tmp_path: Path) -> Iterator[Earlier]:
     seen = json.loads((unpacked / "destinations.json").read_text())[request.param]

@@ -17,6 +17,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.plan import plan_statement
+from tests.property import examples
 from tests.stores.warehouses import postgres_place
 
 SYNC = Sync(
@@ -113,7 +114,7 @@ def pair(postgres: str) -> Iterator[Pair]:
 def test_postgres_and_duckdb_agree(pair: Pair, name: str) -> None:
     postgres_type, duckdb_type, values = TYPES[name]
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+    @settings(max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
     @given(st.lists(st.none() | values, min_size=1, max_size=12))
     def agree(rows: list[Any]) -> None:
         in_postgres, in_duckdb = pair.hashes(rows, postgres_type, duckdb_type)

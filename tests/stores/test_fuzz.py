@@ -27,6 +27,7 @@ from airflow_reverse_etl.sync.load.records import RecordBuilder
 from airflow_reverse_etl.sync.ports import PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import MemoryWarehouse
+from tests.property import examples
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVER = {"min_value": datetime(1, 1, 2), "max_value": datetime(9999, 12, 30, 23, 59, 59, 999_999)}  # noqa: DTZ001
@@ -149,7 +150,7 @@ class Planner:
 
 
 @pytest.mark.long
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(6), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(model=models(), data=st.data())
 def test_values_arrive_as_they_are_and_a_fingerprint_tells_them_apart(model: Model, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +187,7 @@ def expected(value: Any) -> Any:
     return value.isoformat()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(model=models())
 @example(Model({"a": "fraction"}, [{"a": Decimal("1E-38")}]))
 @example(Model({"a": "whole"}, [{"a": Decimal(DIGITS)}]))

@@ -38,6 +38,7 @@ from airflow_reverse_etl.stores.warehouse.schema import SHARED
 from airflow_reverse_etl.sync.ports import PlanRequest, StateStore
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.testing import StateStoreConformance
+from tests.property import examples
 from tests.s3 import Bucket
 from tests.stores.bench import REJECTED, THREE, Bench, sync_of
 from tests.stores.warehouses import copying_store, duckdb_place
@@ -464,7 +465,7 @@ class Naive:
 
 @pytest.mark.long
 @given(mode=st.sampled_from(["upsert", "insert", "update", "mirror", "delete"]), history=runs)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_over_any_history_the_snapshot_is_what_was_acknowledged(
     tmp_path_factory: pytest.TempPathFactory, mode: str, history: list[Any]
 ) -> None:

@@ -34,6 +34,7 @@ from airflow_reverse_etl.stores.warehouse.store import WarehouseStore
 from airflow_reverse_etl.sync.ports import Plan, PlanRequest
 from airflow_reverse_etl.sync.progress import Checkpoint
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+from tests.property import examples
 from tests.stores.warehouses import Place, duckdb_place, postgres_place
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -380,7 +381,7 @@ def test_a_warehouse_that_cannot_keep_state_is_refused() -> None:
         WarehouseStore(duckdb.connect, lambda: DuckDBWarehouse(duckdb.connect()), dialect="mysql")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.text(max_size=30), st.sampled_from(sorted(PLANNERS)))
 def test_constants_are_read_back_as_they_are(text: str, dialect: str) -> None:
     """The parser of every dialect reads them back; NUL, which Postgres cannot store, becomes U+FFFD."""

@@ -19,6 +19,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
 from airflow_reverse_etl.testing import CrashError, Dials
+from tests.property import examples
 from tests.sync.world import World
 
 CURSOR = {"track": {"cursor": "n"}, "mapping": {"id": "id", "n": {"sql": "n % 10"}}}
@@ -78,7 +79,7 @@ numbers = st.sets(st.integers(1, 6), max_size=2)
 
 
 @pytest.mark.long
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(
         st.tuples(changes, st.sets(st.sampled_from("abcdef"), max_size=2), numbers, numbers, numbers),

@@ -30,6 +30,7 @@ from airflow_reverse_etl.testing import (
     FakeDestination,
     FrozenClock,
 )
+from tests.property import examples
 from tests.sync.world import NOT_IDEMPOTENT, World, on_every_store, rows
 
 if TYPE_CHECKING:
@@ -536,7 +537,7 @@ numbers = st.sets(st.integers(1, 8), max_size=3)
 
 
 @pytest.mark.long
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     steps=st.lists(
         st.tuples(
@@ -579,7 +580,7 @@ def test_whatever_fails_the_destination_ends_equal_to_the_model(steps: list[Any]
 
 
 @pytest.mark.long
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(crashes=st.lists(numbers, max_size=4), lost=numbers, size=st.integers(1, 4), concurrency=st.integers(1, 3))
 def test_nothing_is_appended_twice_without_being_reported_and_nothing_is_lost(
     crashes: list[set[int]], lost: set[int], size: int, concurrency: int
