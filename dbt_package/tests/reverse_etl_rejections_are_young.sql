@@ -2,5 +2,4 @@
 
 select sync, rejected_rows, rejected_since
 from {{ ref("reverse_etl_syncs") }}
-where {{ dbt.datediff("rejected_since", dbt.current_timestamp(), "day") }}
-    > {{ reverse_etl.limit_of("reverse_etl_max_rejection_days") }}
+where {{ reverse_etl.hours_since("rejected_since") }} / 24 > {{ reverse_etl.limit_of("reverse_etl_max_rejection_days") }}

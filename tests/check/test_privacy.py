@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,15 @@ def test_a_mark_follows_match_on() -> None:
     )
     [found] = violations(policy(), given, MARKS)
     assert found.column == "email"
+
+
+@pytest.mark.parametrize("of_sync", [True, False])
+def test_a_primary_key_is_sent_without_a_field(*, of_sync: bool) -> None:
+    marks = replace(MARKS, primary_key=("id",) if of_sync else ("Email",))
+    given = sync(mapping={"id": "id"}, primary_key="email" if of_sync else None)
+    [found] = violations(policy("hashed email"), given, marks)
+    assert found.text.startswith("primary_key sends column")
+    assert violations(policy("email"), given, marks) == []
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,15 @@ def test_an_expression_reads_no_file_of_the_worker(tmp_path: Path) -> None:
             b.plan()
 
 
+def test_a_sync_without_rejected_rows_has_a_table_of_rejections_that_is_not_rewritten(tmp_path: Path) -> None:
+    b = Bench(lake(tmp_path), sync_of())
+    b.model(THREE)
+    b.run()
+    b.run()
+    rejections = DeltaTable(tmp_path / "syncs/s/rejections")
+    assert (rejections.version(), rejections.to_pyarrow_table().num_rows) == (0, 0)
+
+
 def test_the_snapshot_is_not_rewritten_when_nothing_changed(tmp_path: Path) -> None:
     b = Bench(lake(tmp_path), sync_of())
     b.model(THREE)

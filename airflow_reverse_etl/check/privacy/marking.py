@@ -95,7 +95,8 @@ class Marking:
         others = self._of_column(unique_id, OTHERS, declared, tracers)
         columns = {name: self._of_column(unique_id, name, declared, tracers) for name in sorted(names)}
         differing = {name: marks for name, marks in columns.items() if marks != others or name in declared.columns}
-        return ModelMarks(differing, others, self.project.dialect)
+        model = self.project.models.get(unique_id)
+        return ModelMarks(differing, others, self.project.dialect, model.primary_key if model else ())
 
     def _tracers(self, unique_id: str) -> list[Tracer] | None:
         """Return a tracer for each of a node's statements; None if one of them cannot be analysed."""

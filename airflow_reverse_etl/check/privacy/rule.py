@@ -65,7 +65,13 @@ def violations(policy: PrivacyPolicy, source: SyncSource, marks: ModelMarks | No
         place = source.place("mapping", target)
         for column, carried in _carried(source, target, field, marks):
             hashed = isinstance(field, HashField)
-            found += _denied(policy, sync.destination, target, column, carried, place=place, hashed=hashed)
+            key = f"mapping.{target}"
+            found += _denied(policy, sync.destination, key, column, carried, place=place, hashed=hashed)
+    # A destination may get it with each record, as HubSpot does, or with a removal.
+    place = source.place("primary_key")
+    for column in sync.primary_key or marks.primary_key:
+        carried = ColumnMarks(marks.of(column).marks)
+        found += _denied(policy, sync.destination, "primary_key", column, carried, place=place, hashed=False)
     return found
 
 
@@ -98,7 +104,7 @@ def _of_every_column(
 def _denied(
     policy: PrivacyPolicy,
     destination: DestinationSpec,
-    target: str,
+    key: str,
     column: str | None,
     carried: ColumnMarks,
     *,
@@ -110,12 +116,10 @@ def _denied(
     for mark in carried.marks:
         sent = mark.hashed if hashed else mark
         if not policy.allows(sent.name, destination):
-            text = f"mapping.{target} sends {subject} to {where}, and {subject} is marked {mark.name!r} ({mark.origin})"
+            text = f"{key} sends {subject} to {where}, and {subject} is marked {mark.name!r} ({mark.origin})"
             yield Violation(place, column, text, _todo(policy, destination, mark, sent))
     if carried.unknown and not policy.allows_unknown(destination):
-        text = (
-            f"mapping.{target} sends {subject} to {where}, and the marks of {subject} are not known: {carried.unknown}"
-        )
+        text = f"{key} sends {subject} to {where}, and the marks of {subject} are not known: {carried.unknown}"
         todo = "declare the column's meta in dbt (pii: false if it has no personal data), and sync a dbt model"
         yield Violation(place, column, text, f"{todo}; or write unknown: allow in {policy.file}")
 

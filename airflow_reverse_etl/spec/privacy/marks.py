@@ -69,11 +69,13 @@ class ModelMarks:
     :param columns: column in lower case → its marks.
     :param others: the marks of every other column.
     :param dialect: sqlglot's name of the warehouse's SQL; None for its generic SQL.
+    :param primary_key: columns of the key that dbt knows.
     """
 
     columns: Mapping[str, ColumnMarks] = field(default_factory=dict)
     others: ColumnMarks = ColumnMarks()
     dialect: str | None = None
+    primary_key: tuple[str, ...] = ()
 
     def of(self, column: str) -> ColumnMarks:
         """Return the marks of a column, compared case-insensitively."""
@@ -87,7 +89,7 @@ class ModelMarks:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Restore what a catalog stores."""
         columns = {name: _restored(marks) for name, marks in stored["columns"].items()}
-        return cls(columns, _restored(stored["others"]), stored["dialect"])
+        return cls(columns, _restored(stored["others"]), stored["dialect"], tuple(stored["primary_key"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` restores."""
