@@ -99,9 +99,7 @@ def rejections(sync: SyncName, connection: Connection = None) -> Answer:
 
 def rejection_list(found: Sequence[RejectedRow]) -> Answer:
     """Return rejected rows as a table."""
-    from airflow_reverse_etl.sync.context import record_hash
-
-    data = [{**dataclasses.asdict(row), "record": record_hash(row.row_key)} for row in found]
+    data = [dataclasses.asdict(row) for row in found]
     if not found:
         return Answer(data, ["no rejected rows found"])
     head = ("row", "change", "outcome", "attempts", "since", "code", "message")

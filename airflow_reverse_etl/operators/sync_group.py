@@ -108,7 +108,10 @@ class ReverseEtlPlanOperator(PlanningOperator):
         if options.records and "planned" in summary:
             # One load sends them, removed rows first. It also says so if the plan has none of them.
             summary |= {"records": sorted(options.records), "shares": 1}
-            summary["text"] += f"\n\nOnly {len(options.records):,} of these rows are sent, as the DAG run's conf asks."
+            number = (
+                "1 of these rows is" if len(options.records) == 1 else f"{len(options.records):,} of these rows are"
+            )
+            summary["text"] += f"\n\nOnly {number} sent, as the DAG run's conf asks."
         elif ti.try_number > 1:
             # Before the group was cleared, it may have had this many loads. Airflow 3.1 reports a deadlock if a mapped
             # task has fewer instances than before.

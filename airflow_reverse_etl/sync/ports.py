@@ -6,7 +6,7 @@ protocol of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -191,6 +191,18 @@ class FieldTracking(Protocol):
         Fields are named as in the destination. A row whose changed fields are not known has None: the sync has no
         ``track: {fields: true}``, or had none when the row was delivered; the mapping has changed since; or the row is
         sent although none of its values changed.
+        """
+
+
+@runtime_checkable
+class NamedRows(Protocol):
+    """Ability of a state store to find the rows of a plan by the names of their records."""
+
+    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> Mapping[str, int]:
+        """Map the names of records, of rows that a plan sends, to the rows' sequence numbers.
+
+        :param records: names, which are hashes and the same in each plan of the sync; None for all. A name that the
+            plan does not have is left out.
         """
 
 

@@ -35,7 +35,7 @@ from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Outcome, job_names, reason_text, rows_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
-from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait, record_hash
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
 from airflow_reverse_etl.sync.fields.inspection import inspect
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
@@ -43,7 +43,15 @@ from airflow_reverse_etl.sync.load.delivery import unrepeatable
 from airflow_reverse_etl.sync.load.jobs.terms import wait_for_jobs
 from airflow_reverse_etl.sync.load.loader import Loaded, Loader
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Destination, DestinationRegister, Plan, PlanRequest, StateStore, Warehouse
+from airflow_reverse_etl.sync.ports import (
+    Destination,
+    DestinationRegister,
+    NamedRows,
+    Plan,
+    PlanRequest,
+    StateStore,
+    Warehouse,
+)
 from airflow_reverse_etl.sync.progress import Checkpoint
 
 #: Partition number of the checkpoint that is being committed.
@@ -149,15 +157,14 @@ async def send_one(
             raise RunConflictError(
                 "an earlier run of this sync is not finished", todo="run the sync, then try again", sync=sync.name
             )
-        numbers = await asyncio.to_thread(_numbers_of, context.store, plan, {record_hash(key)})
-        if not numbers:
+        seq = await asyncio.to_thread(_number_of, context.store, plan, key)
+        if seq is None:
             await steps.discard_untouched(plan)
             raise ConfigurationError(
                 "the plan does not send a row with this key",
                 todo="check the key; a row that has not changed, or is invalid or given up, is not sent",
                 sync=sync.name,
             )
-        [seq] = numbers.values()
         await steps.load(plan, destination, Share(0, seq - 1, seq))
         report = await steps.commit(plan, destination)
     check_failure_policy(sync, report)
@@ -440,7 +447,7 @@ class Run:
         return loaded
 
     async def load_selected(self, plan: Plan, destination: Destination, records: Collection[str]) -> Wait | None:
-        """Send a plan, or only the rows that are named by :func:`~.context.record_hash`; the next run plans the others.
+        """Send a plan, or only the rows of some records; the next run plans the others.
 
         :returns: a wait after which the same call continues, if the destination asks for it.
         :raises ConfigurationError: the plan does not send all of these rows. Nothing was sent, and it is discarded.
@@ -455,7 +462,7 @@ class Run:
             raise ConfigurationError(
                 f"the plan does not send {len(unknown):,} of the {len(records):,} records asked for: "
                 f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}",
-                todo="check the hashes; a row that has not changed, or is invalid or given up, is not sent",
+                todo="check the names; a row that has not changed, or is invalid or given up, is not sent",
                 sync=self._sync.name,
             )
         # In the order of the plan, so that removed rows go first, and a later try has the same shares.
@@ -691,18 +698,28 @@ def check_selectable(sync: Sync) -> None:
         )
 
 
-def _numbers_of(store: StateStore, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
-    """Map the hashes of rows to their sequence numbers; a row that the plan does not send is left out."""
-    found: dict[str, int] = {}
+def _number_of(store: StateStore, plan: Plan, key: str) -> int | None:
+    """Return the sequence number of the row with a key; None if the plan does not send it."""
     with contextlib.closing(store.changes(plan)) as changes:
         for batch in changes:
-            for key, seq in zip(batch.column("key").to_pylist(), batch.column("seq").to_pylist(), strict=True):
-                name = record_hash(key)
-                if name in records:
-                    found[name] = int(seq)
-            if len(found) == len(records):
-                break
-    return found
+            keys = batch.column("key").to_pylist()
+            if key in keys:
+                return int(batch.column("seq")[keys.index(key)].as_py())
+    return None
+
+
+def _numbers_of(store: StateStore, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
+    """Map the names of records to sequence numbers; a record that the plan does not send is left out.
+
+    :raises ConfigurationError: the store does not know records by name.
+    """
+    if not isinstance(store, NamedRows):
+        raise ConfigurationError(
+            "the state store of this sync does not find rows by names of records",
+            todo="leave out records",
+            sync=plan.sync,
+        )
+    return store.numbers_of(plan, records)
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:

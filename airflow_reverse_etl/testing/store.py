@@ -7,9 +7,10 @@ It is also the model that other stores are tested against. It compares rows one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from hashlib import md5
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -161,6 +162,11 @@ class MemoryStateStore(StateStore):
             if before and before.fields and planned.sync.track_fields and before.fingerprint != IN_DOUBT:
                 found[seq] = differing_fields(sync, before.fingerprint, row.fingerprint)
         return found
+
+    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> dict[str, int]:
+        numbered = self._planned(plan).numbered()
+        found = {md5(str(row.record).encode()).hexdigest(): seq for seq, row in numbered}  # noqa: S324 - a name
+        return {name: seq for name, seq in found.items() if records is None or name in records}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         keys: dict[str, set[str]] = {}

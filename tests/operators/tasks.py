@@ -36,6 +36,13 @@ def context(**extra: Any) -> Any:
     return {"ti": ti, "dag_run": dag_run, "pushed": pushed, "outlet_events": _Events(), **extra}
 
 
+def rejected(sync: str) -> dict[str, str]:
+    """Return the names of a sync's rejected records: key of the row → name."""
+    from airflow_reverse_etl.wiring import state_store
+
+    return {row.row_key: row.record for row in state_store().rejections(sync)}
+
+
 def operator(**arguments: Any) -> Any:
     from airflow_reverse_etl.operators import ReverseEtlOperator
 

@@ -18,7 +18,7 @@ from airflow_reverse_etl import Sync
 from airflow_reverse_etl.errors import IncompleteLoadError
 from airflow_reverse_etl.spec.report import Planned, RunReport
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
-from tests.operators.tasks import SYNC, context, operator
+from tests.operators.tasks import SYNC, context, operator, rejected
 
 pytestmark = pytest.mark.airflow
 
@@ -139,15 +139,16 @@ def test_a_templated_sync_is_rendered_when_its_task_begins(
 def test_the_conf_of_a_run_limits_it_to_records(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
-    from airflow_reverse_etl.sync.context import record_hash
-
     dag = dag_of(sync=SYNC)
-    one = {"reverse_etl": {"contacts": {"records": [record_hash("2")]}}}
+    crm.dials = Dials(reject={"1", "2"})
+    run_dag(dag)
+    crm.dials = Dials()
+    one = {"reverse_etl": {"contacts": {"records": [rejected("contacts")["2"]]}}}
     report = xcom(run_dag(dag, run_conf=one), "contacts")
-    assert (report["accepted"], report["retryable"]) == (1, 2)
+    assert (report["accepted"], report["retryable"]) == (1, 1)
     failed = run_dag(dag, run_conf={"reverse_etl": {"contacts": {"records": ["ada@x.org"]}}})
     assert str(failed.state) == "failed"
-    assert xcom(run_dag(dag), "contacts")["accepted"] == 2
+    assert xcom(run_dag(dag), "contacts")["accepted"] == 1
 
 
 def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(

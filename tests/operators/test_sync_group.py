@@ -15,13 +15,12 @@ from airflow_reverse_etl.operators.base import SyncOperator
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sync.clock import RunTiming
-from airflow_reverse_etl.sync.context import record_hash
 from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
 from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
-from tests.operators.tasks import SYNC
+from tests.operators.tasks import SYNC, rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,26 +141,27 @@ def test_the_conf_of_a_run_limits_the_group_to_records(
     crm: FakeDestination,
     customers: Callable[[str], None],
 ) -> None:
-    """One load sends them, also those that are removed; the next run sends the others."""
+    """One load sends them, and no task what is removed; the next run does the rest."""
     dag = group_dag(sync=MIRROR, partitions=2)
+    crm.dials = Dials(reject={"2", "3"})
     run_dag(dag)
-    customers("DELETE FROM customers WHERE id < 3")
-    customers("INSERT INTO customers VALUES (4, 'Di', 'di@x.org'), (5, 'Ed', 'ed@x.org')")
+    crm.dials = Dials()
+    customers("DELETE FROM customers WHERE id = 1")
 
-    some = {"reverse_etl": {"contacts": {"records": [record_hash("2"), record_hash("5")]}}}
-    done = run_dag(dag, run_conf=some)
+    one = {"reverse_etl": {"contacts": {"records": [rejected("contacts")["2"]]}}}
+    done = run_dag(dag, run_conf=one)
     assert states(done) == {"plan": ["success"], "remove": ["success"], "load": ["success"], "commit": ["success"]}
-    assert sorted(crm.rows) == ["1", "3", "5"]
-    assert "Only 2 of these rows are sent" in xcom(done, "reverse_etl.plan", key="plan")["text"]
+    assert sorted(crm.rows) == ["1", "2"]
+    assert "Only 1 of these rows is sent" in xcom(done, "reverse_etl.plan", key="plan")["text"]
     report = xcom(done, "reverse_etl.commit")
-    assert (report["accepted"], report["retryable"]) == (2, 2)
+    assert (report["accepted"], report["retryable"]) == (1, 2)
 
     assert xcom(run_dag(dag), "reverse_etl.commit")["accepted"] == 2
-    assert sorted(crm.rows) == ["3", "4", "5"]
+    assert sorted(crm.rows) == ["2", "3"]
 
-    failed = run_dag(dag, run_conf=some)
+    failed = run_dag(dag, run_conf=one)
     assert states(failed)["load"] == ["failed"]
-    assert "does not send 2 of the 2 records" in xcom(failed, "reverse_etl.load", key="error", map_index=0)
+    assert "does not send 1 of the 1 records" in xcom(failed, "reverse_etl.load", key="error", map_index=0)
 
 
 @pytest.mark.long

@@ -25,7 +25,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, numbers_of, record_name
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
@@ -181,6 +181,13 @@ class LakeStore(StateStore):
                 [after + 1, last],
             )
         return {seq: field_hashes.changed(sync, before, now) for seq, before, now in rows}
+
+    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> dict[str, int]:
+        folder = f"{_plan_folder(plan.sync, plan.plan_id)}/changes"
+        with self._scratch() as work:
+            change_set.view(work, folder, plan, unsent=())
+            rows = work.execute(numbers_of(records, "changes"))
+        return {record_name(hi, lo): seq for hi, lo, seq in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         if not plan.causes:

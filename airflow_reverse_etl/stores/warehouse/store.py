@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, numbers_of, record_name
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
@@ -240,6 +240,13 @@ class WarehouseStore(StateStore):
                 f" WHERE c.change = 'changed' AND c.seq > {after} AND c.seq <= {last} ORDER BY c.seq"
             )
         return {int(seq): field_hashes.changed(sync, before, now) for seq, before, now in rows}
+
+    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> dict[str, int]:
+        with self._tables.errors(plan.sync):
+            own = self._tables.make_own(plan.sync)
+            table = self._tables[f"{own}_changes_{run_of(plan)}"]
+            rows = self._database.run(numbers_of(records, table))
+        return {record_name(int(hi), int(lo)): int(seq) for hi, lo, seq in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         with self._tables.errors(plan.sync):
