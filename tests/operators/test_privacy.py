@@ -14,7 +14,7 @@ from airflow_reverse_etl import config
 from airflow_reverse_etl.check.privacy.marking import marked
 from airflow_reverse_etl.compat import AirflowFailException
 from airflow_reverse_etl.dbt.manifest import read_manifest
-from airflow_reverse_etl.operators import DbtModelSyncOperator, ReverseEtlOperator
+from airflow_reverse_etl.operators import DbtModelSyncOperator, ReverseEtlOperator, ReverseEtlPlanOperator
 from airflow_reverse_etl.operators.maintenance import ReverseEtlMaintenanceOperator
 from airflow_reverse_etl.stores.recipes import Recipe
 from airflow_reverse_etl.testing import FakeDestination
@@ -76,6 +76,16 @@ def test_a_run_sends_what_the_policy_allows_and_else_reads_no_row(
     sent = operator(sync={**CUSTOMERS, "name": "other"}, catalog=catalog).execute(given)
     assert sent["accepted"] == 3
     assert given["pushed"]["picture"]["marks"] == {"email": ["email"]}
+
+
+@pytest.mark.parametrize("preview", [False, True])
+def test_the_plan_of_a_group_obeys_the_policy(
+    crm: FakeDestination, customers: Callable[[str], None], catalog: dict[str, Any], policy: Policy, *, preview: bool
+) -> None:
+    policy(DENIED)
+    task = ReverseEtlPlanOperator(task_id="plan", sync=CUSTOMERS, catalog=catalog, preview=preview)
+    with pytest.raises(AirflowFailException, match="marked 'email'"):
+        task.execute(context())
 
 
 def test_every_column_means_those_that_the_warehouse_has(
