@@ -94,7 +94,7 @@ def init(
     columns, notes = _columns(version, found, source)
 
     matched, unique = _match(wish, columns, notes)
-    key = key or unique or _asked_key(wish, matched)
+    key = key or unique or _asked_key(wish, matched, notes)
     if key:
         wish.destination["match_on"] = key
     spec = _spec(wish, found, model, matched, primary_key or _primary_key(found, columns))
@@ -228,7 +228,9 @@ def _match(wish: _Wish, columns: Sequence[str], notes: list[str]) -> tuple[Match
     try:
         schema = describe_object(wish.destination)
     except ReverseEtlError as error:
-        notes.append(f"fields are named like the columns; the destination could not be asked: {error.what}")
+        notes.append(
+            f"the destination could not be asked for its fields, so they are named like the columns: {error.what}"
+        )
         schema = None
     matched = match(columns, schema)
     if schema is not None and not matched.pairs:
@@ -240,7 +242,7 @@ def _match(wish: _Wish, columns: Sequence[str], notes: list[str]) -> tuple[Match
     return matched, match_on(schema.fields, matched.pairs) if schema else None
 
 
-def _asked_key(wish: _Wish, matched: MatchedFields) -> str | None:
+def _asked_key(wish: _Wish, matched: MatchedFields, notes: Sequence[str]) -> str | None:
     """Ask for the field by which the destination recognises a record, if its type needs one to upsert.
 
     :raises ConfigurationError: nobody can be asked.
@@ -252,9 +254,11 @@ def _asked_key(wish: _Wish, matched: MatchedFields) -> str | None:
         return None
     if _is_asked():
         return _asked("Field by which the destination recognises a record", list(matched.pairs))
+    problems = ["no mapped field is known to be unique in the destination", *notes]
     raise ConfigurationError(
-        "no mapped field is known to be unique in the destination",
-        todo=f"pass the one by which it recognises a record as --match-on: {', '.join(matched.pairs)}",
+        "; ".join(problems),
+        todo="pass the field by which it recognises a record as --match-on, "
+        f"or create the connection {wish.destination.get('connection')!r} first",
     )
 
 

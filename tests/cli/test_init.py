@@ -160,6 +160,18 @@ def test_the_key_is_a_column_that_dbt_tests_to_be_unique_or_that_a_person_names(
     assert yaml.safe_load(sync.read_text())["primary_key"] == "customer_id"
 
 
+def test_a_destination_that_cannot_be_asked_is_named(start: Start) -> None:
+    """The connection does not have to exist yet."""
+    del start.environment["AIRFLOW_CONN_HUBSPOT"]
+    done = start.program.run("init", *FLAGS)
+    assert done.returncode == 2
+    assert "could not be asked" in done.stderr
+    assert "create the connection 'hubspot'" in done.stderr
+    written = start.program.json("init", *FLAGS, "--match-on", "email")
+    assert any("could not be asked" in note for note in written["notes"])
+    assert written["mapping"]["first_name"] == "first_name"
+
+
 def test_a_type_without_fields_gets_each_column_and_the_options(start: Start) -> None:
     start.environment["AIRFLOW_CONN_CRM"] = json.dumps({"conn_type": "reverse_etl_http", "host": "http://127.0.0.1:9"})
     flags = ("--destination", "http", "--connection", "crm", "--option", "path=/v1/contacts", "--match-on", "email")
