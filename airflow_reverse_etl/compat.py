@@ -103,8 +103,15 @@ def form_widgets(connection: Mapping[str, Any]) -> dict[str, Any]:
 
 def _widget(field: Mapping[str, Any]) -> Any:
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
-    from wtforms import PasswordField, StringField
+    from wtforms import BooleanField, PasswordField, StringField
+    from wtforms.validators import any_of
 
-    if field["schema"].get("format") == "password":
-        return PasswordField(field["label"], description=field["description"], widget=BS3PasswordFieldWidget())
-    return StringField(field["label"], description=field["description"], widget=BS3TextFieldWidget())
+    schema = field["schema"]
+    texts = {"label": field["label"], "description": field["description"]}
+    if schema.get("format") == "password":
+        return PasswordField(**texts, widget=BS3PasswordFieldWidget())
+    if "boolean" in schema["type"]:
+        return BooleanField(**texts, default=schema.get("default"))
+    # A JSON object is text here.
+    checks = [any_of(schema["enum"])] if "enum" in schema else []
+    return StringField(**texts, widget=BS3TextFieldWidget(), validators=checks, default=schema.get("default"))

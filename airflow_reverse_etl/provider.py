@@ -56,6 +56,7 @@ def _text(label: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 _SECRET = {"format": "password"}
+_LINES = {"format": "multiline"}
 
 
 def destination_connections() -> list[dict[str, Any]]:
@@ -75,6 +76,7 @@ GIT_CONNECTION: dict[str, Any] = {
         "placeholders": {
             "host": "https://github.com/owner/repository, or git@github.com:owner/repository",
             "login": "empty: the user name that the host expects with a token",
+            "password": "one that may read the repository, of the Git host's settings; empty with an SSH key",
         },
     },
     "conn-fields": {
@@ -85,17 +87,26 @@ GIT_CONNECTION: dict[str, Any] = {
         ),
         "key_file": _text("Private key file", "Path of the key on every worker, instead of the key itself"),
         "private_key_passphrase": _text("Passphrase", "Passphrase of the SSH key", **_SECRET),
-        "known_hosts": _text("Known hosts", "Lines of a known_hosts file, as ssh-keyscan prints them"),
+        "known_hosts": _text("Known hosts", "Lines of a known_hosts file, as ssh-keyscan prints them", **_LINES),
         "known_hosts_file": _text("Known hosts file", "Path on every worker, instead of the lines"),
-        "strict_host_key_checking": _text("Host key checking", "yes (default), accept-new or no"),
+        "strict_host_key_checking": _text(
+            "Host key checking",
+            "yes: only known hosts. accept-new: also a host that is met for the first time. no: any host",
+            enum=["yes", "accept-new", "no"],
+            default="yes",
+        ),
         "ssh_port": _text("SSH port", "Port, if the URL has none"),
         "ssh_config_file": _text("SSH configuration file", "Path on every worker"),
         "host_proxy_cmd": _text("SSH proxy command", "Command that reaches the host, such as ssh -W %h:%p bastion"),
-        "github_app_id": _text("GitHub App id", "Id or client id of the App. The private key is then the App's"),
+        "github_app_id": _text(
+            "GitHub App id", "Id or client id, on the page of the App's settings. The private key is then the App's"
+        ),
         "github_installation_id": _text("GitHub installation id", "Id of the installation. Empty: looked up"),
-        "ca_certificates": _text("CA certificates", "PEM text, or a file's path, of the host's own authority"),
+        "ca_certificates": _text(
+            "CA certificates", "PEM text, or a file's path, of the host's own authority", **_LINES
+        ),
         "proxy": _text("HTTP proxy", "URL of a proxy for https. Empty: the worker's https_proxy", **_SECRET),
-        "submodules": _text("Submodules", "true: fetch them too"),
+        "submodules": _text("Submodules", "Fetch them too", type=["boolean", "null"], default=False),
     },
 }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from airflow_reverse_etl.cli.frame import Answer
+from airflow_reverse_etl.cli.init_files import identifier, scalar
 from airflow_reverse_etl.cli.options import Project
 from airflow_reverse_etl.cli.output import Table
 
@@ -48,16 +47,49 @@ def fields(sync: SyncOrType, connection: Connection = None, object_: Object = No
 
 def _start(type_: str, connection: str, object_: str) -> Answer:
     """Print a sync to start from: fields that a record needs, or is recognised by, and the others as comments."""
+    place = {"type": type_, "connection": connection, "object": object_}
+    schema = describe_object(place)
+    if schema is None:
+        raise _not_described(type_)
+    found = sorted(
+        (field for field in schema.fields if field.writable), key=lambda field: (not field.required, not field.unique)
+    )
+    text = _sync_text(place, found)
+    return Answer({"fields": [_described(field, _only_destination(place)) for field in found], "sync": text}, [text])
+
+
+def describe_object(place: dict[str, Any]) -> ObjectSchema | None:
+    """Ask a destination for the fields of its object.
+
+    :param place: what a sync has under ``destination:``.
+    :returns: None if the destination does not describe them.
+    :raises ReverseEtlError: the destination, or its connection, cannot be used.
+    """
     from airflow_reverse_etl.cli.airflow import wiring
     from airflow_reverse_etl.cli.session import wait_for
-    from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.sync.clock import SystemClock
     from airflow_reverse_etl.sync.load.rate_limit import Pace
     from airflow_reverse_etl.sync.ports import DescribesFields
 
-    place = {"type": type_, "connection": connection, "object": object_}
-    # An insert asks of no type how it recognises records.
-    only = Sync.load(
+    destination = wiring().destination_of(_only_destination(place))
+    if not isinstance(destination, DescribesFields) or not destination.describes_fields:
+        return None
+
+    async def describe() -> ObjectSchema:
+        await destination.open(Pace(destination.capabilities.requests_per_second, SystemClock()))  # type: ignore[attr-defined]
+        try:
+            return await destination.describe()
+        finally:
+            await destination.close()  # type: ignore[attr-defined]
+
+    return wait_for(describe())
+
+
+def _only_destination(place: dict[str, Any]) -> Sync:
+    """Return a sync of which only the destination is used. An insert asks of no type how it recognises records."""
+    from airflow_reverse_etl.spec.model import Sync
+
+    return Sync.load(
         {
             "name": "fields",
             "model": "fields",
@@ -68,23 +100,6 @@ def _start(type_: str, connection: str, object_: str) -> Answer:
             "destination": place,
         }
     )
-    destination = wiring().destination_of(only)
-
-    async def describe() -> ObjectSchema:
-        if not isinstance(destination, DescribesFields) or not destination.describes_fields:
-            raise _not_described(type_)
-        await destination.open(Pace(destination.capabilities.requests_per_second, SystemClock()))  # type: ignore[attr-defined]
-        try:
-            return await destination.describe()
-        finally:
-            await destination.close()  # type: ignore[attr-defined]
-
-    schema = wait_for(describe())
-    found = sorted(
-        (field for field in schema.fields if field.writable), key=lambda field: (not field.required, not field.unique)
-    )
-    text = _sync_text(place, found)
-    return Answer({"fields": [_described(field, only) for field in found], "sync": text}, [text])
 
 
 def _sync_text(place: dict[str, str], found: list[ObjectField]) -> str:
@@ -93,8 +108,8 @@ def _sync_text(place: dict[str, str], found: list[ObjectField]) -> str:
     chosen = [field for field in found if field.required or field.unique]
     others = [field for field in found if field not in chosen]
     lines = [
-        f"name: {_name(place['object'])}_to_{_name(place['type'])}",
-        f"model: {_name(place['object'])}",
+        f"name: {identifier(place['object'])}_to_{identifier(place['type'])}",
+        f"model: {identifier(place['object'])}",
         "source: warehouse",
         "primary_key: id",
         f"mode: {'upsert' if unique else 'insert'}",
@@ -102,10 +117,10 @@ def _sync_text(place: dict[str, str], found: list[ObjectField]) -> str:
         *(f"  {_line(field)}" for field in chosen),
         *(f"  # {_line(field)}" for field in others),
         "destination:",
-        *(f"  {name}: {_scalar(value)}" for name, value in place.items()),
+        *(f"  {name}: {scalar(value)}" for name, value in place.items()),
     ]
     if unique:
-        lines.append(f"  match_on: {_scalar(unique)}")
+        lines.append(f"  match_on: {scalar(unique)}")
     return "\n".join(lines)
 
 
@@ -119,18 +134,7 @@ def _line(field: ObjectField) -> str:
         )
     # A choice with a line break would end the comment.
     comment = " ".join("; ".join(facts).split())
-    return f"{_scalar(field.name)}: {_name(field.name)}  # {comment}"
-
-
-def _scalar(text: str) -> str:
-    """Return a text as YAML."""
-    return text if re.fullmatch(r"[A-Za-z_][\w.-]*", text) else json.dumps(text, ensure_ascii=False)
-
-
-def _name(text: str) -> str:
-    """Return a name for a column, model or sync: lower case, digits and underscores."""
-    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-    return name if name[:1].isalpha() else f"_{name}"
+    return f"{scalar(field.name)}: {identifier(field.name)}  # {comment}"
 
 
 def _not_described(type_: str, **where: str) -> ConfigurationError:

@@ -21,6 +21,7 @@ from airflow_reverse_etl.cli.errors import errors
 from airflow_reverse_etl.cli.exposures import exposures
 from airflow_reverse_etl.cli.fields import fields
 from airflow_reverse_etl.cli.frame import add_command
+from airflow_reverse_etl.cli.init import init
 from airflow_reverse_etl.cli.models import models
 from airflow_reverse_etl.cli.plan import guards, plan
 from airflow_reverse_etl.cli.run import full_resync, reset, run, send_one_row
@@ -60,6 +61,7 @@ def _build_app() -> typer.Typer:
     app.callback()(_options)
 
     for name, function, text in (
+        ("init", init, "write a sync and its DAG for a dbt model, and list what to set up"),
         ("validate", validate, "check syncs: files, model, columns and fields"),
         ("plan", plan, "show what a run would send: counts, keys and guards; sends nothing"),
         ("show", show, "show the exact requests of a few rows; sends nothing"),

@@ -79,13 +79,16 @@ INFO = Info(
             "host": "empty: https://api.hubapi.com",
             "login": "empty with a private app; with OAuth, the app's client id",
             "password": "of a private app: Settings, Integrations, Private Apps, Auth; with OAuth, the client secret",
-            "extra": "with OAuth also token_url and refresh_token; a sandbox is an account with a token of its own",
         },
         hidden=("schema", "port"),
         fields={
-            "token_url": FormField("Token URL", "With OAuth: https://api.hubapi.com/oauth/v1/token"),
+            "token_url": FormField(
+                "Token URL", "Empty with a private app. With OAuth: https://api.hubapi.com/oauth/v1/token"
+            ),
             "refresh_token": FormField(
-                "Refresh token", "With OAuth: of the account that installed the app", secret=True
+                "Refresh token",
+                "With OAuth: the token that HubSpot gave when the account installed the app",
+                secret=True,
             ),
         },
     ),

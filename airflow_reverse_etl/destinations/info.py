@@ -13,11 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """An additional field of a connection form, stored in the connection's extra."""
+    """An additional field of a connection form, stored in the connection's extra.
+
+    :param schema: what the field takes if it is not a line of text, as JSON Schema: ``enum``, ``type``, ``format``.
+    """
 
     label: str
     description: str
     secret: bool = False
+    schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ class ConnectionForm:
         """Return the entry of ``connection-types`` in the information of an Airflow provider."""
         fields = {}
         for name, found in self.fields.items():
-            schema: dict[str, Any] = {"type": ["string", "null"]}
+            schema: dict[str, Any] = {"type": ["string", "null"], **found.schema}
             if found.secret:
                 schema["format"] = "password"
             fields[name] = {"label": found.label, "description": found.description, "schema": schema}

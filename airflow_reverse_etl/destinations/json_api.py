@@ -51,32 +51,54 @@ INFO = Info(
         type="reverse_etl_http",
         name="HTTP API (Reverse ETL)",
         hook="airflow_reverse_etl.hooks.http.ReverseEtlHttpHook",
-        labels={"host": "Base URL", "schema": "Scheme", "login": "User name", "password": "Password or token"},
+        labels={"host": "Base URL", "login": "User name", "password": "Password or token"},
         placeholders={
-            "host": "https://api.example.com/v2",
-            "schema": "https, if the base URL has no scheme",
-            "login": "empty: the password is a token",
-            "extra": '{"headers": {"X-Version": "2"}, "verify": "/etc/ssl/our-ca.pem"}',
+            "host": "https://api.example.com/v2, as the API's documentation names it",
+            "login": "empty: the password is a token. With OAuth 2.0: the client's id",
+            "password": "the token of the API's settings page. With OAuth 2.0: the client's secret",
         },
+        hidden=("schema",),  # the base URL has the scheme
         fields={
+            "headers": FormField(
+                "Headers",
+                'Headers of every request, as a JSON object such as {"X-Version": "2"}. Forms show them: no secrets',
+                schema={"type": ["object", "null"]},
+            ),
+            "verify": FormField(
+                "Verify certificate",
+                "true (default), false, or the path on every worker of a file with your own authority's certificate",
+                schema={"examples": ["true", "false"]},
+            ),
+            "test_path": FormField(
+                "Test path",
+                "Path below the base URL that the connection test requests with GET, such as /v1/me: one that needs "
+                "the token and changes nothing",
+            ),
             "auth_header": FormField(
-                "Token header", "Header that carries the token. Empty: Authorization, as a bearer token"
+                "Token header",
+                "Header that carries the token, such as X-Api-Key. Empty: Authorization, as a bearer token",
             ),
-            "auth_query": FormField("Token parameter", "Parameter of the URL that carries the token"),
-            "auth_body": FormField("Token field", "Field of the body, a JSON object, that carries the token"),
+            "auth_query": FormField(
+                "Token parameter", "Parameter of the URL that carries the token, such as api_key, instead of a header"
+            ),
+            "auth_body": FormField(
+                "Token field", "Field of the body, a JSON object, that carries the token, instead of a header"
+            ),
             "token_url": FormField(
-                "Token URL", "OAuth 2.0: URL of the token endpoint. User name and password: the client's"
+                "Token URL", "OAuth 2.0: URL of the token endpoint, in the API's documentation on authentication"
             ),
-            "scope": FormField("Scope", "OAuth 2.0: scopes, separated by spaces"),
+            "scope": FormField("Scope", "OAuth 2.0: scopes that the API's documentation names, separated by spaces"),
             "refresh_token": FormField(
-                "Refresh token", "OAuth 2.0: refresh token. Empty: client credentials", secret=True
+                "Refresh token", "OAuth 2.0: refresh token of the account. Empty: client credentials", secret=True
             ),
             "private_key": FormField(
-                "Private key", "OAuth 2.0: key that signs the client's assertion (JWT bearer)", secret=True
+                "Private key",
+                "OAuth 2.0: key that signs the client's assertion (JWT bearer): the whole .pem file. Line breaks that "
+                "a form takes away are put back",
+                secret=True,
             ),
             "google_conn_id": FormField("Google connection", "Id of a Google Cloud connection, for its access token"),
             "aws_conn_id": FormField("AWS connection", "Id of an AWS connection, which signs each request"),
-            "test_path": FormField("Test path", "Path below the base URL that the connection test requests"),
         },
     ),
     example="""\

@@ -70,13 +70,17 @@ class ReverseEtlHttpHook(BaseHook):
 
         try:
             path = connection_info(self.http_conn_id).extra.get("test_path") or (self.info.test if self.info else "")
-            with BlockingClient(self._server(), timeout=TIMEOUT) as client:
+            server = self._server()
+            with BlockingClient(server, timeout=TIMEOUT) as client:
                 reply = client.exchange(Request("GET", str(path)))
                 missing = self._missing_scope(client) if reply.status < HTTPStatus.BAD_REQUEST else ""
         except ReverseEtlError as error:
             return False, str(error)
         except NotAnsweredError as lost:
-            return False, f"no answer: {lost}"
+            return False, (
+                f"no answer from {server.host}: {lost}; check the base URL with its port, that this machine may reach "
+                "it, and for a certificate of your own authority the field Verify certificate"
+            )
         status = f"{reply.status} {_phrase(reply.status)}".strip()
         words = clean(error_text(reply)[1], client.server.secrets)
         answer = f"{status}: {words}" if reply.status >= HTTPStatus.BAD_REQUEST and words else status
@@ -86,6 +90,14 @@ class ReverseEtlHttpHook(BaseHook):
             return False, f"the credentials were refused: {answer}"
         if reply.status == HTTPStatus.NOT_FOUND and self.info:
             return False, f"the host is not one of {self.info.title}: {answer}"
+        if reply.status == HTTPStatus.NOT_FOUND:
+            place = f"the test path {path}" if path else "the base URL"
+            todo = (
+                "correct the base URL or the test path"
+                if path
+                else "name a path that answers GET as the test path, or correct the base URL"
+            )
+            return False, f"nothing is at {place}: {answer}; {todo}"
         if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return False, f"the server failed: {answer}"
         if missing:

@@ -5,6 +5,7 @@ No other module touches the secrets of HTTP connections.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -68,7 +69,7 @@ class Server:
                 "the connection has no host", todo="enter the API's host or URL", connection=connection.conn_id
             )
         extra: Mapping[str, Any] = connection.extra
-        headers = {str(name): str(value) for name, value in dict(extra.get("headers") or {}).items()}
+        headers = _headers(extra.get("headers"), connection.conn_id)
         name = extra.get("auth_header") or extra.get("auth_query") or ""
         texts = {**headers, "login": connection.login or "", "password": connection.password or "", str(name): ""}
         broken = [repr(name) for name, text in texts.items() if _CONTROL_CHARACTER.search(name + text)]
@@ -80,7 +81,7 @@ class Server:
             )
         secrets = (connection.password or "", *headers.values())
         auth = auth_of(connection, lookup)
-        return cls(_base_url(connection), headers, auth, secrets, extra.get("verify", True))
+        return cls(_base_url(connection), headers, auth, secrets, _verify(extra.get("verify")))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -147,6 +148,34 @@ class Server:
         if proxy_bypass(parts.netloc):
             return None
         return getproxies().get(parts.scheme)
+
+
+def _headers(given: object, conn_id: str) -> dict[str, str]:
+    """Return the headers of a connection, which a form gives as an object or as its JSON.
+
+    :raises ConfigurationError: they are something else.
+    """
+    if isinstance(given, str) and given.strip():
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = [given]
+    if given and not isinstance(given, Mapping):
+        raise ConfigurationError(
+            "the connection's headers are not a JSON object",
+            todo='write them as {"X-Version": "2"}',
+            connection=conn_id,
+        )
+    found = given if isinstance(given, Mapping) else {}
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def _verify(given: object) -> bool | str:
+    """Return whether certificates are verified, or the path of what they are verified with; a form gives text."""
+    if isinstance(given, bool):
+        return given
+    text = str(given or "").strip()
+    return {"": True, "true": True, "false": False}.get(text.lower(), text)
 
 
 def _completed(connection: ConnectionInfo, base_url: str, auth_header: str) -> ConnectionInfo:

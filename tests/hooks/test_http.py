@@ -21,7 +21,8 @@ class Api(BaseHTTPRequestHandler):
         known = f"Bearer {TOKEN}" in self.headers.get_all("Authorization", [])
         if self.path == "/keys":
             known = self.headers["Api-Key"] == TOKEN and "Authorization" not in self.headers
-        self.send_response(503 if self.path == "/broken" else 200 if known else 401)
+        special = {"/broken": 503, "/nothing": 404}
+        self.send_response(special.get(self.path, 200 if known else 401))
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -67,6 +68,47 @@ def test_server_error(url: str, test_connection: Callable[..., tuple[bool, str]]
     """Where the test path leads counts."""
     good, message = test_connection(host=url, password=TOKEN, extra={"test_path": "/broken"})
     assert (good, "503" in message) == (False, True)
+
+
+def test_nothing_is_at_the_path(url: str, test_connection: Callable[..., tuple[bool, str]]) -> None:
+    """A host that answers 404 proves neither the path nor the token."""
+    at_path = test_connection(host=url, password=TOKEN, extra={"test_path": "/nothing"})
+    assert at_path == (
+        False,
+        "nothing is at the test path /nothing: 404 Not Found; correct the base URL or the test path",
+    )
+    good, message = test_connection(host=f"{url}/nothing", password=TOKEN)
+    assert not good
+    assert "the base URL" in message
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": f"Bearer {TOKEN}"}, f'{{"Authorization": "Bearer {TOKEN}"}}'])
+def test_headers_are_an_object_or_its_json(
+    url: str, test_connection: Callable[..., tuple[bool, str]], headers: Any
+) -> None:
+    """The form of Airflow 3.1 gives text."""
+    assert test_connection(host=url, extra={"headers": headers, "verify": "false"})[0]
+
+
+@pytest.mark.parametrize("headers", ["X-Version: 2", ["X-Version"]])
+def test_other_headers_are_refused(url: str, test_connection: Callable[..., tuple[bool, str]], headers: Any) -> None:
+    good, message = test_connection(host=url, password=TOKEN, extra={"headers": headers})
+    assert not good
+    assert "JSON object" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, True), ("", True), ("true", True), ("False", False), (False, False), ("/etc/ca.pem", "/etc/ca.pem")],
+)
+def test_a_form_gives_verify_as_text(given: Any, expected: bool | str) -> None:
+    from airflow_reverse_etl.http.server import Server
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
+
+    connection = ConnectionInfo(
+        conn_id="crm", conn_type="http", host="https://crm.example.com", extra={"verify": given}
+    )
+    assert Server.from_connection(connection).verify == expected
 
 
 def test_nobody_there(test_connection: Callable[..., tuple[bool, str]]) -> None:

@@ -57,4 +57,4 @@ async def test_another_host_is_named_as_such(add_connection: Callable[..., None]
 
 async def test_no_host_at_all(add_connection: Callable[..., None]) -> None:
     passed, message = await tested(add_connection, host="http://127.0.0.1:1", password=TOKEN)
-    assert (passed, message.partition(":")[0]) == (False, "no answer")
+    assert (passed, message.partition(":")[0]) == (False, "no answer from 127.0.0.1")
