@@ -18,6 +18,7 @@ copybutton_prompt_text = "$ "
 html_theme = "furo"
 html_title = "Reverse ETL for Airflow"
 html_static_path = ["_static"]
+html_show_sourcelink = False
 html_css_files = ["site.css"]
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b6bcb", "color-brand-content": "#0b6bcb"},

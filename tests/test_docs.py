@@ -9,6 +9,7 @@ import textwrap
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -154,9 +155,37 @@ def test_every_destination_type_is_documented() -> None:
     assert [name for name in known_types() if f"## `{name}`" not in text] == []
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    """Sphinx checks those in docs; the README's are checked here."""
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    ours = [link for link in links if "://" not in link]
-    assert ours
-    assert [link for link in ours if not (ROOT / link).exists()] == []
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and Sphinx make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    anchors: set[str] = set()
+    for title in re.findall(r"^#{1,4} (.+)$", text, re.MULTILINE):
+        anchor = re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-")
+        # A second heading of the same text has a number.
+        anchors.add(f"{anchor}-{len([a for a in anchors if a.startswith(anchor)])}" if anchor in anchors else anchor)
+    return anchors
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of a page's links and pictures, those in code left out."""
+    text = re.sub(
+        r"^ *```.*?^ *```|`[^`\n]+`", "code", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"<(https?:[^>\s]+)>", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links to files and headings of ours exist; others are addresses of https."""
+    wrong = []
+    for link in links(page):
+        if "://" in link:
+            parts = urlsplit(link)
+            good = parts.scheme == "https" and "." in parts.netloc
+        else:
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path) if path else page
+            good = target.exists() and (not anchor or anchor in headings(target))
+        if not good:
+            wrong.append(link)
+    assert wrong == []

@@ -239,6 +239,7 @@ class Mixpanel(Server):
         return Reply.of(words, 400 if failed else 200)
 
 
+@pytest.mark.long
 def test_each_event_reaches_analytics_once(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -276,6 +277,7 @@ class Slack(Server):
         return Reply.of({"ok": True, "ts": "1767322445.000100"})
 
 
+@pytest.mark.long
 def test_each_new_order_is_posted_once_and_none_of_the_past(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],

@@ -212,6 +212,7 @@ def test_a_person_rejects_then_approves_then_there_is_nothing_to_ask(person: Per
     assert person.tasks(dag, first) == {
         "plan": "success",
         "approve": "success",
+        "remove": "skipped",
         "load": "skipped",
         "commit": "skipped",
     }
@@ -232,6 +233,7 @@ def test_a_person_rejects_then_approves_then_there_is_nothing_to_ask(person: Per
     assert person.tasks(dag, third) == {
         "plan": "success",
         "approve": "skipped",
+        "remove": "skipped",
         "load": "skipped",
         "commit": "success",
     }
