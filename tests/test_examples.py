@@ -133,6 +133,43 @@ def test_contacts_of_a_git_project_reach_the_crm_and_announce_it(
     assert lines == [f"{CUSTOMERS} contacts delivered, 0 rejected"]
 
 
+@pytest.mark.long
+def test_an_audience_is_mirrored_once_a_person_has_approved(
+    run_dag: Callable[..., Any],
+    task_states: Callable[[Any], dict[str, str]],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    state_url: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow.providers.standard.operators.hitl import HITLOperator
+
+    from dags_examples.demo.shop import Crm
+
+    def approve(operator: HITLOperator, context: Any) -> Any:
+        chosen = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": None}
+        return operator.execute_complete(context, {**chosen, "responded_at": None, "timedout": False})
+
+    monkeypatch.setattr(HITLOperator, "execute", approve)
+    warehouse(
+        "create schema marts; create table marts.audience as select i as customer_id, 'c' || i || '@example.com'"
+        " as email, 'gold' as segment from range(1, 131) numbers(i)"
+    )
+    with Crm.running(tmp_path / "crm.sqlite", tmp_path / "crm.log") as crm:
+        add_connection("crm", conn_type="reverse_etl_http", host=crm.url, password=crm.token)
+        dag = load("audience_to_crm")
+        run_dag(dag)
+        assert len(crm.contacts()) == 130
+        warehouse("delete from marts.audience where customer_id <= 5")
+        second = task_states(run_dag(dag))
+        assert len(crm.contacts()) == 125
+        third = task_states(run_dag(dag))
+    assert set(second.values()) <= {"success", "skipped"}
+    assert (second["reverse_etl.approve"], second["reverse_etl.remove"]) == ("success", "success")
+    assert (third["reverse_etl.approve"], third["reverse_etl.remove"]) == ("skipped", "success")
+
+
 _PROPERTY = {"description": "", "groupName": "a", "label": "", "type": "string", "fieldType": "text", "options": []}
 
 
