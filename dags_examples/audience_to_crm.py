@@ -1,4 +1,6 @@
-"""Send an audience to a CRM on eight workers, twice a day, after a person has approved the plan.
+"""Keep an audience in a CRM equal to the model, on eight workers, twice a day, after a person has approved the plan.
+
+The mode is ``mirror``: people who leave the model are deleted from the CRM, those that other tools put there stay.
 
 A task group: ``plan``, ``approve``, ``load`` for each of up to eight partitions, ``commit``. Airflow lists plans that
 wait for an answer under "Required Actions"; a notifier can announce them. If a person rejects the plan, or nobody
@@ -29,12 +31,16 @@ AUDIENCE = Sync.load(
             "connection": "crm",
             "object": "contacts",
             "match_on": "email",
-            "path": "/v1/contacts/batch/upsert",
             "records": "records",
             "results": {"list": "errors", "rows": "failed", "key": {"email": "email"}},
+            "operations": {
+                "upsert": {"path": "/v1/contacts/batch/upsert"},
+                "delete": {"path": "/v1/contacts/batch/delete"},
+            },
         },
+        "mode": "mirror",
         "mapping": {"email": "email", "properties.segment": "segment"},
-        "guards": {"min_rows": 100, "max_changes": "50%"},
+        "guards": {"min_rows": 100, "max_changes": "50%", "max_removed": "20%"},
         "rate": {"batch_size": 100, "requests_per_second": 5, "concurrency": 2},
     }
 )

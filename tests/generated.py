@@ -56,6 +56,7 @@ def block(name: str) -> str:
         "sync": sync_tables,
         "privacy": privacy_tables,
         "destination": destination_tables,
+        "gallery": gallery,
         "actions": actions,
         "answers": answers,
         "reply": reply_example,
@@ -251,6 +252,68 @@ def destination_tables(type_: str) -> str:
         facts.append(f"Proven against {info.contract}.")
     parts = [" ".join(facts), f"```yaml\n{info.example.strip()}\n```", _options_tables(cls.Options)]
     return "\n\n".join(parts)
+
+
+def gallery() -> str:
+    """Return a table with a row for each ability and a column for each built-in destination type."""
+    from airflow_reverse_etl.destinations.registry import BUILT_IN
+
+    columns = [_abilities(type_) for type_ in BUILT_IN]
+    head = ("", *(f"[`{type_}`](destinations.md#{_anchor(type_)})" for type_ in BUILT_IN))
+    return table(head, [(name, *(column[name] for column in columns)) for name in columns[0]])
+
+
+def _anchor(type_: str) -> str:
+    """Return the anchor of a type's section in the page of destinations."""
+    from airflow_reverse_etl.destinations.registry import destination_class
+
+    title = f"{type_}: {destination_class(type_).info.title}".lower()
+    return re.sub(r"[^\w -]", "", title).replace(" ", "-")
+
+
+def _abilities(type_: str) -> dict[str, str]:
+    """Return what a destination type can do, as its class declares it for the type's own example."""
+    from airflow_reverse_etl.destinations.info import ConnectionForm
+    from airflow_reverse_etl.destinations.registry import create, destination_class
+    from airflow_reverse_etl.spec.model import Sync
+    from airflow_reverse_etl.spec.operations import OPERATIONS
+    from airflow_reverse_etl.sync.ports import ConnectionInfo, LoadsInJobs, ReplacesObject
+
+    info = destination_class(type_).info
+    form = info.connection
+    made = create(
+        Sync.load(yaml.safe_load(info.example)),
+        connection=ConnectionInfo("c", form.type if isinstance(form, ConnectionForm) else "postgres", host="h"),
+        connect=lambda: None,
+    )
+    able = made.capabilities
+    any_api = type_ == "http"  # the options of a sync decide, not the type
+    missing = [
+        mode for mode, parts in OPERATIONS.items() if not any_api and not {*parts.values()} <= {*able.operations}
+    ]
+    if not isinstance(made, ReplacesObject):
+        missing.append("replace")
+    answers = {_code(support.answers) for support in able.operations.values()}
+    largest = max(support.max_rows or 0 for support in able.operations.values())
+    return {
+        "for": info.title,
+        "modes": "all but " + ", ".join(map(_code, missing)) if missing else "all",
+        "answers": "as its options say" if any_api else ", ".join(sorted(answers)),
+        "rows in a batch, at most": "as its options say" if any_api else f"{largest:,}",
+        "loads in jobs": _yes(isinstance(made, LoadsInJobs)),
+        "checks the mapping against its fields": _yes(getattr(made, "describes_fields", False)),
+        "recognises a change of account": "with `account`" if any_api else _yes(info.account),
+        "takes only changed fields (`send: changed`)": _yes(able.always_sent is not None),
+        "gives its ids back (`write_ids`)": "with `ids` or `find`" if any_api else _yes(able.gives_ids),
+        "rate by itself": f"{able.requests_per_second:g} requests a second" if able.requests_per_second else "",
+        "null clears a field by": "`null`" if able.nulls == "send" else "an empty text",
+        "connection test": _yes(isinstance(form, ConnectionForm) or info.test),
+        "proven against": info.contract,
+    }
+
+
+def _yes(able: object) -> str:
+    return "yes" if able else ""
 
 
 def _options_tables(options: type[BaseModel]) -> str:

@@ -9,6 +9,7 @@ import textwrap
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -157,12 +158,50 @@ def test_every_destination_type_is_documented() -> None:
     assert [name for name in known_types() if f"## `{name}`" not in text] == []
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    """Sphinx checks those in docs; the README's are checked here. They are absolute, for the package index."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
-    home = r"https://(?:github\.com|raw\.githubusercontent\.com)/OWNER/airflow_reverse_etl/(?:blob/|tree/)?main/"
-    ours = [re.sub(home, "", link) for link in links]
-    assert [link for link in ours if "://" not in link and not (ROOT / link).exists()] == []
-    assert [link for link in links if "://" not in link] == []
-    assert len(ours) - len([link for link in ours if "://" in link]) > 20
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and Sphinx make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    anchors: set[str] = set()
+    for title in re.findall(r"^#{1,4} (.+)$", text, re.MULTILINE):
+        anchor = re.sub(r"[^\w -]", "", title.strip().lower()).replace(" ", "-")
+        # A second heading of the same text has a number.
+        anchors.add(f"{anchor}-{len([a for a in anchors if a.startswith(anchor)])}" if anchor in anchors else anchor)
+    return anchors
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of a page's links and pictures, those in code left out."""
+    text = re.sub(
+        r"^ *```.*?^ *```|`[^`\n]+`", "code", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"<(https?:[^>\s]+)>", text)
+
+
+#: Addresses of our own files, which the README has, for the package index.
+_HOME = r"https://(?:github\.com|raw\.githubusercontent\.com)/OWNER/airflow_reverse_etl/(?:blob/|tree/)?main/"
+
+
+def _ours(link: str) -> str:
+    """Return the path of a file of ours, and any other link as it is."""
+    return re.sub(_HOME, f"{ROOT}/", link)
+
+
+def test_the_links_of_the_readme_work_on_the_package_index() -> None:
+    assert [link for link in links(ROOT / "README.md") if "://" not in link] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=of)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Links to files and headings of ours exist; others are addresses of https."""
+    wrong = []
+    for link in map(_ours, links(page)):
+        if "://" in link:
+            parts = urlsplit(link)
+            good = parts.scheme == "https" and "." in parts.netloc
+        else:
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path) if path else page
+            good = target.exists() and (not anchor or anchor in headings(target))
+        if not good:
+            wrong.append(link)
+    assert wrong == []

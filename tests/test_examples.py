@@ -12,7 +12,10 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.spec.operations import Operation
 from tests.examples import FOLDER, load
+from tests.servers.messages import Reply, Request
+from tests.servers.server import Server
 
 pytestmark = pytest.mark.airflow
 
@@ -130,6 +133,43 @@ def test_contacts_of_a_git_project_reach_the_crm_and_announce_it(
     assert lines == [f"{CUSTOMERS} contacts delivered, 0 rejected"]
 
 
+@pytest.mark.long
+def test_an_audience_is_mirrored_once_a_person_has_approved(
+    run_dag: Callable[..., Any],
+    task_states: Callable[[Any], dict[str, str]],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    state_url: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow.providers.standard.operators.hitl import HITLOperator
+
+    from dags_examples.demo.shop import Crm
+
+    def approve(operator: HITLOperator, context: Any) -> Any:
+        chosen = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": None}
+        return operator.execute_complete(context, {**chosen, "responded_at": None, "timedout": False})
+
+    monkeypatch.setattr(HITLOperator, "execute", approve)
+    warehouse(
+        "create schema marts; create table marts.audience as select i as customer_id, 'c' || i || '@example.com'"
+        " as email, 'gold' as segment from range(1, 131) numbers(i)"
+    )
+    with Crm.running(tmp_path / "crm.sqlite", tmp_path / "crm.log") as crm:
+        add_connection("crm", conn_type="reverse_etl_http", host=crm.url, password=crm.token)
+        dag = load("audience_to_crm")
+        run_dag(dag)
+        assert len(crm.contacts()) == 130
+        warehouse("delete from marts.audience where customer_id <= 5")
+        second = task_states(run_dag(dag))
+        assert len(crm.contacts()) == 125
+        third = task_states(run_dag(dag))
+    assert set(second.values()) <= {"success", "skipped"}
+    assert (second["reverse_etl.approve"], second["reverse_etl.remove"]) == ("success", "success")
+    assert (third["reverse_etl.approve"], third["reverse_etl.remove"]) == ("skipped", "success")
+
+
 _PROPERTY = {"description": "", "groupName": "a", "label": "", "type": "string", "fieldType": "text", "options": []}
 
 
@@ -195,6 +235,109 @@ def test_accounts_reach_salesforce_and_their_ids_come_back(
     with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
         found = connection.execute("select key, record_id from marts.salesforce_accounts order by key").fetchall()
     assert found == [(f"A-{number}", server.id_of(f"a-{number}")) for number in (1, 2, 3)]
+
+
+def test_contacts_that_hubspot_has_are_enriched_and_no_other_is_created(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    state_url: Path,
+) -> None:
+    from tests.servers.threads import in_thread
+    from tests.servers.vendors.hubspot import TOKEN, HubSpot
+
+    warehouse(
+        "create schema marts; create table marts.customer_figures as select i as customer_id,"
+        " 'c' || i || '@example.com' as email, i / 3 as lifetime_value, i as orders_last_90_days"
+        " from range(1, 4) numbers(i)"
+    )
+    names = ("email", "lifetime_value", "orders_last_90_days")
+    properties = {"contacts": [{**_PROPERTY, "name": name} for name in names]}
+    with in_thread(HubSpot(properties=properties)) as hubspot:
+        hubspot.records.write(Operation.UPSERT, "c2@example.com", {"email": "c2@example.com", "owner": "Grace"})
+        add_connection("hubspot", conn_type="reverse_etl_hubspot", host=hubspot.url, password=TOKEN)
+        report = xcom(run_dag(load("enrich_hubspot")), "contacts")
+    assert (report["accepted"], report["skipped"]) == (1, 2)
+    assert str(hubspot.records.held["c2@example.com"]["lifetime_value"]) == "0.67"
+
+
+class Mixpanel(Server):
+    """Its import: events without a time are refused, the others are kept by their ``$insert_id``."""
+
+    def answer(self, request: Request) -> Reply:
+        failed = []
+        for index, event in enumerate(request.json):
+            properties = event["properties"]
+            if not properties["time"]:
+                failed.append({"index": index, "field": "properties.time", "message": "not a time"})
+                continue
+            self.records.write(Operation.INSERT, properties["$insert_id"], event)
+        words = {"num_records_imported": len(request.json) - len(failed), "failed_records": failed}
+        return Reply.of(words, 400 if failed else 200)
+
+
+@pytest.mark.long
+def test_each_event_reaches_analytics_once(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    state_url: Path,
+) -> None:
+    from tests.servers.threads import in_thread
+
+    warehouse(
+        "create schema marts; create table marts.events as select 'e-' || i as event_id, 'paid' as name,"
+        " if(i = 3, null, 1767322445000 + i) as happened_at_ms, 'u1' as user_id, i as amount,"
+        " timestamp '2026-01-01' + to_minutes(i::int) as loaded_at from range(1, 6) numbers(i)"
+    )
+    with in_thread(Mixpanel()) as mixpanel:
+        add_connection("mixpanel", conn_type="reverse_etl_http", host=mixpanel.url, login="name", password="secret")
+        dag = load("events_to_analytics")
+        first = run_dag(dag)
+        assert str(first.state) == "failed", "one event is refused, which the failure policy does not allow"
+        assert sorted(mixpanel.records.held) == ["e-1", "e-2", "e-4", "e-5"]
+        warehouse(
+            "update marts.events set happened_at_ms = 1767322445003, loaded_at = '2026-01-01 00:20' where amount = 3;"
+            "insert into marts.events values ('e-6', 'paid', 1767322445006, 'u1', 6, '2026-01-01 00:21')"
+        )
+        assert xcom(run_dag(dag), "events")["accepted"] == 2
+    assert len(mixpanel.records.held) == 6
+
+
+class Slack(Server):
+    """Its ``chat.postMessage``: every answer has status 200."""
+
+    def answer(self, request: Request) -> Reply:
+        if request.headers.get("Authorization") != "Bearer xoxb-token":
+            return Reply.of({"ok": False, "error": "invalid_auth"})
+        return Reply.of({"ok": True, "ts": "1767322445.000100"})
+
+
+@pytest.mark.long
+def test_each_new_order_is_posted_once_and_none_of_the_past(
+    run_dag: Callable[..., Any],
+    xcom: Callable[..., Any],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    state_url: Path,
+) -> None:
+    from tests.servers.threads import in_thread
+
+    warehouse(
+        "create schema marts; create table marts.orders as select i as order_id, 'Ada & Co' as customer,"
+        " 1000 + i as amount from range(1, 40) numbers(i)"
+    )
+    with in_thread(Slack()) as slack:
+        add_connection("slack", conn_type="reverse_etl_http", host=slack.url, password="xoxb-token")
+        dag = load("new_orders_to_slack")
+        run_dag(dag)
+        assert slack.requests == []
+        warehouse("insert into marts.orders values (40, 'Ada & Co', 2000), (41, 'Alan', 5)")
+        assert xcom(run_dag(dag), "messages")["accepted"] == 1
+        run_dag(dag)
+    assert [request.json["text"] for request in slack.requests] == ["Order 40 of Ada & Co: 2000 EUR"]
 
 
 class TriggeredBy:

@@ -212,6 +212,7 @@ def test_a_person_rejects_then_approves_then_there_is_nothing_to_ask(person: Per
     assert person.tasks(dag, first) == {
         "plan": "success",
         "approve": "success",
+        "remove": "skipped",
         "load": "skipped",
         "commit": "skipped",
     }
@@ -232,6 +233,7 @@ def test_a_person_rejects_then_approves_then_there_is_nothing_to_ask(person: Per
     assert person.tasks(dag, third) == {
         "plan": "success",
         "approve": "skipped",
+        "remove": "success",
         "load": "skipped",
         "commit": "success",
     }
@@ -242,8 +244,8 @@ def _check_xcoms(airflow: Airflow, dag: str, run: str) -> None:
     rows = airflow.query("select task_id, key, value from xcom where dag_id = ? and run_id = ?", dag, run)
     found = {(task.removeprefix("reverse_etl."), key): value for task, key, value in rows}
     assert set(found) == {
-        ("plan", "return_value"), ("plan", "plan"), ("approve", "return_value"), ("load", "return_value"),
-        ("commit", "return_value"),
+        ("plan", "return_value"), ("plan", "plan"), ("approve", "return_value"), ("remove", "return_value"),
+        ("load", "return_value"), ("commit", "return_value"),
     }  # fmt: skip
     shares = json.loads(found["plan", "return_value"])
     shares = json.loads(shares) if isinstance(shares, str) else shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,6 +139,25 @@ def running(home: Path, *, prefix: str = "", many: int = 0) -> Iterator[tuple[Ai
         airflow.until("they ran", _all_in(airflow, expected))
         airflow.until("a plan waits for a person", lambda: _waits(airflow))
         yield airflow, base
+
+
+@contextmanager
+def tutorial(home: Path) -> Iterator[str]:
+    """Start Airflow with the DAG of the tutorial, as its page has it; yields the address."""
+    page = Path(__file__).parents[2] / "docs" / "tutorial" / "first-sync.md"
+    found = re.search(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    (home / "dags").mkdir()
+    (home / "dags" / "activate_contacts.py").write_text(found[1])
+    (home / "passwords.json").write_text(json.dumps({"ada": "ada"}))
+    port = free_port()
+    settings = {
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ada:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+    }
+    with Airflow.running(home, connections={}, environment=settings, port=port) as airflow:
+        airflow.until("the DAG is read", lambda: airflow.query("select 1 from dag"))
+        yield f"http://localhost:{port}"
 
 
 def _all_in(airflow: Airflow, expected: Mapping[str, set[str]]) -> Callable[[], bool]:

@@ -137,6 +137,43 @@ def test_the_page(tmp_path: Path) -> None:
             _follows_theme_and_language(visit)
 
 
+def test_the_tutorial(tmp_path: Path) -> None:
+    """The form of its connection, and the graph of its DAG, in Airflow's own pages."""
+    with browser() as chromium, page_airflow.tutorial(tmp_path) as base, visitor(chromium, base, "ada") as visit:
+        visit.page.set_default_timeout(PATIENCE)
+        _shows_the_form(visit)
+        _shows_the_graph(visit)
+
+
+def _shows_the_form(visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{visit.base}/connections")
+    page.get_by_role("button", name="Add Connection").first.click()
+    page.get_by_role("combobox").last.click()
+    page.keyboard.type("HubSpot")
+    page.get_by_text("HubSpot (Reverse ETL)").first.wait_for()
+    page.keyboard.press("Enter")
+    page.get_by_text("Access token").first.wait_for()
+    form = page.get_by_role("dialog")
+    form.locator("input").first.fill("hubspot")
+    if PICTURES:
+        form.screenshot(path=f"{PICTURES}/connection.png")
+
+
+def _shows_the_graph(visit: Visit) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 900, "height": 460})
+    page.goto(f"{visit.base}/dags/activate_contacts")
+    page.get_by_role("button", name="Show Graph").click()
+    page.get_by_role("button", name="Collapse Details Panel").click()
+    for task in ("models", "dbt_build", "contacts"):
+        page.locator(".react-flow__node").get_by_text(task, exact=True).wait_for()
+    page.add_style_tag(content=".react-flow__minimap { display: none }")  # it covers a task
+    page.wait_for_timeout(2_000)  # the graph moves into its place
+    if PICTURES:
+        page.screenshot(path=f"{PICTURES}/graph.png")
+
+
 def _lists_all_syncs(visit: Visit) -> None:
     page = visit.page
     asked: list[str] = []

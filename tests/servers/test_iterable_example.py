@@ -21,7 +21,7 @@ from tests.servers.messages import Reply
 from tests.servers.remote import ServerRemote
 from tests.servers.vendors.iterable import KEY, Iterable
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "example-iterable.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-destination-for-iterable.md"
 PEOPLE = [(str(number), f"Person{number}@Example.com", "gold") for number in range(1, 6)]
 
 
