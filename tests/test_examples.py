@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,8 @@ def test_an_audience_is_mirrored_once_a_person_has_approved(
     from dags_examples.demo.shop import Crm
 
     def approve(operator: HITLOperator, context: Any) -> Any:
-        chosen = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": None}
-        return operator.execute_complete(context, {**chosen, "responded_at": None, "timedout": False})
+        event = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": None}
+        return operator.execute_complete(context, {**event, "responded_at": datetime.now(UTC)})
 
     monkeypatch.setattr(HITLOperator, "execute", approve)
     warehouse(
