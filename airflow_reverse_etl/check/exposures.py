@@ -8,9 +8,10 @@ from hashlib import sha256
 from typing import Any
 
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource, usage
+from airflow_reverse_etl.check.usage import usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 
 

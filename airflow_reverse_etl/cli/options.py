@@ -12,9 +12,9 @@ import typer
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.check.project.version import ProjectVersion
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
 
 Syncs = Annotated[
     list[str] | None, typer.Option("--syncs", metavar="PATH", help="folder or file of syncs; may be repeated")
@@ -96,7 +96,7 @@ def syncs_in_files(paths: Sequence[str] | None) -> tuple[list[SyncSource], list[
 
     :raises ConfigurationError: folder or file not found.
     """
-    from airflow_reverse_etl.check.usage import read_syncs
+    from airflow_reverse_etl.spec.folders.reading import read_syncs
 
     sources: list[SyncSource] = []
     errors: list[SpecError] = []

@@ -15,9 +15,9 @@ from airflow_reverse_etl.cli.frame import FAILED, PASSED, Answer
 from airflow_reverse_etl.cli.options import Project, catalog_of
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ReverseEtlError, SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
 
 
 @dataclass(slots=True)
@@ -102,8 +102,8 @@ def validate(
 
 
 def _read(paths: Sequence[str]) -> tuple[list[SyncSource], list[SpecError]]:
-    from airflow_reverse_etl.check.usage import read_syncs
     from airflow_reverse_etl.destinations.registry import check_options
+    from airflow_reverse_etl.spec.folders.reading import read_syncs
 
     sources: list[SyncSource] = []
     invalid: list[SpecError] = []

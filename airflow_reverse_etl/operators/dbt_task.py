@@ -16,12 +16,12 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.run_state import DbtState
     from airflow_reverse_etl.dbt.runner import DbtProject
     from airflow_reverse_etl.errors import SpecError
     from airflow_reverse_etl.git.repository import Repository
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
 
 #: Syncs in an operator's arguments: a folder of YAML files, a file, or several of them and of syncs.
 Syncs = str | Path | Sequence[Sync | Mapping[str, Any] | str | Path]
@@ -129,8 +129,8 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
     :returns: the valid ones, and the errors of the others.
     :raises ConfigurationError: a folder or file is missing. Paths are relative to the DAG file.
     """
-    from airflow_reverse_etl.check.usage import SyncSource, read_syncs
     from airflow_reverse_etl.errors import SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource, read_syncs
 
     sources: list[SyncSource] = []
     errors: list[SpecError] = []
