@@ -138,12 +138,12 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
     file = str(dag.fileloc) if dag is not None else ""
     for sync in [syncs] if isinstance(syncs, str | Path) else syncs:
         if isinstance(sync, str | Path):
-            found, wrong = read_syncs(Path(file).parent / sync)
+            found, wrong = read_syncs(Path(file).parent / sync, environment=config.environment())
             sources += found
             errors += wrong
         else:
             try:
-                sources.append(SyncSource(Sync.load(sync), file or task.task_id))
+                sources.append(SyncSource(Sync.load(sync, environment=config.environment()), file or task.task_id))
             except SpecError as error:
                 errors.append(error)
     return sources, errors

@@ -80,6 +80,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         from airflow_reverse_etl.sync.planning import with_model_columns
         from airflow_reverse_etl.sync.run import check_selectable
 
+        self._check_after(sync, context)
         self._check_gate(sync)
         options = self._run_options(sync, context)
         if options.records:
