@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,24 @@ def defaults_of(folder: Path) -> list[Path]:
     The root of the repository, or of the dbt project, is the last folder that counts.
     """
     found: list[Path] = []
-    for place in (folder, *folder.absolute().parents):
-        # os.path, not pathlib: a folder that may not be searched has none, and this runs for each file of a DAG.
-        found += [place / name for name in DEFAULTS if os.path.isfile(place / name)][:1]  # noqa: PTH113
-        if any(os.path.exists(place / sign) for sign in _ROOT_SIGNS):  # noqa: PTH110
-            break
-    return found[::-1]
+    # os.path, not pathlib: this runs for each file of a DAG. A folder that may not be searched has none.
+    place = os.path.abspath(folder)  # noqa: PTH100
+    while True:
+        files = [os.path.join(place, name) for name in DEFAULTS]  # noqa: PTH118
+        found += [Path(file) for file in files if os.path.isfile(file)][:1]  # noqa: PTH113
+        above = os.path.dirname(place)  # noqa: PTH120
+        if above == place or any(os.path.exists(os.path.join(place, sign)) for sign in _ROOT_SIGNS):  # noqa: PTH110, PTH118
+            return found[::-1]
+        place = above
+
+
+def stamp(file: Path) -> tuple[str, int, int] | None:
+    """Return what changes with a file; None without one."""
+    try:
+        found = file.stat()
+    except OSError:  # reading it will tell
+        return None
+    return str(file), found.st_mtime_ns, found.st_size
 
 
 def read_layers(path: Path) -> tuple[Values, Lines]:
@@ -48,15 +61,20 @@ def read_layers(path: Path) -> tuple[Values, Lines]:
     :raises SpecError: a file is not valid YAML, or a file of defaults names a sync.
     """
     values: Values = {}
-    lines: dict[tuple[str, ...], int] = {}
+    lines: Lines = {}
     for file in defaults_of(path.parent):
-        given, at = read_yaml(read_text(file), file, empty=True)
-        if "name" in given:
-            problem = problem_text(("name",), "defaults are those of several syncs", at[("name",)], file)
-            raise SpecError(title(1), problems=(problem,), todo="remove the name, or rename the file", file=file)
-        values, lines = merge(values, lines, given, {where: LineOf.of(line, file) for where, line in at.items()})
+        values, lines = merge(values, lines, *_read_defaults(file, stamp(file)))
     own, at = read_yaml(read_text(path), path)
     return merge(values, lines, own, at)
+
+
+@lru_cache(maxsize=100)
+def _read_defaults(file: Path, stamp: object) -> tuple[Values, Lines]:  # noqa: ARG001 - a changed file is read again
+    given, at = read_yaml(read_text(file), file, empty=True)
+    if "name" in given:
+        problem = problem_text(("name",), "defaults are those of several syncs", at[("name",)], file)
+        raise SpecError(title(1), problems=(problem,), todo="remove the name, or rename the file", file=file)
+    return given, {where: LineOf.of(line, file) for where, line in at.items()}
 
 
 def merge(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.folders.layers import DEFAULTS, defaults_of
+from airflow_reverse_etl.spec.folders.layers import DEFAULTS, defaults_of, stamp
 from airflow_reverse_etl.spec.model import DestinationCheck, Sync
 from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
@@ -79,18 +79,9 @@ def load_known(path: Path, *, environment: str = "") -> tuple[Sync, Lines]:
 
     :raises SpecError: lists all problems, each with ``file:line``.
     """
-    return _remembered(path, environment, tuple(map(_stamp, (path, *defaults_of(path.parent)))))
+    return _remembered(path, environment, tuple(map(stamp, (path, *defaults_of(path.parent)))))
 
 
 @lru_cache(maxsize=10_000)
 def _remembered(path: Path, environment: str, stamps: tuple[object, ...]) -> tuple[Sync, Lines]:  # noqa: ARG001
     return Sync.load_file(path, environment=environment)
-
-
-def _stamp(path: Path) -> tuple[Path, int, int] | None:
-    """Return what changes with a file."""
-    try:
-        found = path.stat()
-    except OSError:  # reading it will tell
-        return None
-    return path, found.st_mtime_ns, found.st_size
