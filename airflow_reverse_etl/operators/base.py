@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 from airflow_reverse_etl.assets import destination_asset, inlets, sync_asset
 from airflow_reverse_etl.compat import (
     AirflowException,
+    AirflowRescheduleException,
     AirflowSkipException,
     Asset,
     BaseOperator,
@@ -446,7 +447,7 @@ class PlanningOperator(SyncOperator):
 
         The trigger rule does not say so: with ``all_done`` for the gate, or between instances of a mapped task.
 
-        :raises RunConflictError: one is not finished.
+        :raises AirflowRescheduleException: one is not finished.
         :raises AirflowSkipException: one was skipped.
         :raises ConfigurationError: one has failed.
         """
@@ -464,10 +465,9 @@ class PlanningOperator(SyncOperator):
                 )
             if states <= {"skipped"} and states:
                 raise AirflowSkipException(f"Nothing was sent: the sync comes after {name}, which was skipped")
-            # A task that keeps its slot could keep that sync from running, so this wait is never on the worker.
-            self.deferrable = True
-            until = datetime.now(UTC) + _LOOK_AGAIN
-            raise RunConflictError(f"the sync comes after {name}, which is not finished", until=until, sync=sync.name)
+            self.log.info("%s comes after %s, which is not finished", sync.name, name)
+            # A task that keeps its slot could keep that sync from running. A deferred task would need a triggerer.
+            raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN)
 
     def _check_gate(self, sync: Sync) -> None:
         """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh.

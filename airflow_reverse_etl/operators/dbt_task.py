@@ -48,7 +48,7 @@ class DbtTask(BaseOperator):
         self.profile_conn_id = profile_conn_id
         self.schema = schema
         self.database = database
-        self.target = target
+        self.target = target or config.environment() or None
         self.vars = vars
         self.env = env
         self.deps = deps

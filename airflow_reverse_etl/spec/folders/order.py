@@ -18,7 +18,7 @@ def in_order(sources: Sequence[SyncSource], errors: Sequence[SpecError] = ()) ->
     """
     texts: list[str] = []
     for error in errors:
-        texts += error.problems or (str(error),)
+        texts += error.problems or (f"{error.where.get('file', 'sync')}: {error.what}",)
     texts += [text for _, text in problems_between(sources)]
     if texts:
         noun = "problem" if len(texts) == 1 else "problems"
