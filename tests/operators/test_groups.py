@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from airflow_reverse_etl import config
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.operators.groups.folder import _slug
 from tests.operators.tasks import SYNC
@@ -184,3 +185,36 @@ def test_five_hundred_files_are_parsed_within_two_seconds(folder: Callable[..., 
     seconds = time.process_time() - started
     assert len(dag.task_dict) == 500
     assert seconds < 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("more", [{}, {"airflow": {"partitions": 2, "approve": True}, "mode": "mirror"}])
+def test_a_dry_run_of_an_environment_plans_and_sends_nothing(
+    more: dict[str, Any],
+    folder: Callable[..., Path],
+    run_dag: Callable[..., Any],
+    task_states: Callable[[Any], dict[str, str]],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__ENVIRONMENT", "dev")
+    config.settings.cache_clear()
+    place = folder(defaults={"environments": {"dev": {"dry_run": True}, "prod": {}}}, accounts=more)
+    done = run_dag(group(place.parent / "dag.py"))
+    states = task_states(done)
+    assert str(done.state) == "success"
+    if more:
+        steps = ("approve", "load", "remove", "commit")
+        assert {states[f"syncs.accounts.{step}"] for step in steps if step != "load"} == {"skipped"}
+        assert xcom(done, "syncs.accounts.plan", key="plan")["planned"]["added"] == 3
+    else:
+        report = xcom(done, "syncs.accounts")
+        assert (report["planned"]["added"], report["accepted"], report["retryable"]) == (3, 0, 0)
+    assert crm.table.writes == []
+
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__ENVIRONMENT", "stagin")
+    config.settings.cache_clear()
+    with pytest.raises(SpecError, match="lacks 'stagin'"):
+        group(place.parent / "dag.py")

@@ -114,7 +114,7 @@ class MappedSyncOperator(ReverseEtlOperator):
 def map_syncs(folder: str | Path | None, *, catalog: Any, gate: Any, **task_arguments: Any) -> None:
     """Make a task that lists the syncs of a dbt project, and one that is mapped over them.
 
-    :raises ConfigurationError: there is no catalog.
+    :raises ConfigurationError: the catalog is missing.
     """
     if catalog is None:
         raise ConfigurationError(

@@ -61,7 +61,10 @@ def _problem_of_after(source: SyncSource, name: str, by_name: Mapping[str, SyncS
 
 def _edges(by_name: Mapping[str, SyncSource]) -> dict[str, list[str]]:
     """Return the names of the known syncs that each sync comes after."""
-    return {name: [one for one in by_name[name].sync.after if one in by_name] for name in sorted(by_name)}
+    edges: dict[str, list[str]] = {}
+    for name in sorted(by_name):
+        edges[name] = [before for before in by_name[name].sync.after if before in by_name]
+    return edges
 
 
 def _cycles(edges: dict[str, list[str]]) -> Iterator[list[str]]:
