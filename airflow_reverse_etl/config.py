@@ -44,6 +44,14 @@ def sync_page(sync: str) -> str:
     return f"{base.rstrip('/')}/plugin/reverse-etl/syncs/{quote(sync, safe='')}"
 
 
+def environment() -> str:
+    """Return the environment of syncs and dbt; empty if none is set.
+
+    :raises ConfigurationError: some settings are not valid.
+    """
+    return settings().environment
+
+
 @cache
 def settings() -> Settings:
     """Read the settings, once per process; ``settings.cache_clear()`` has the next call read them again.

@@ -207,7 +207,7 @@ def sync_tables() -> str:
     from airflow_reverse_etl.spec.alerts.limits import AlertLimits, Alerts
 
     parts = [_model_table(spec.Sync)]
-    for key in ("destination", "guards", "failure", "retry", "rate"):
+    for key in ("destination", "guards", "failure", "retry", "rate", "airflow"):
         model = spec.Sync.model_fields[key].annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)

@@ -20,6 +20,7 @@ from tests.servers.server import Server
 
 pytestmark = pytest.mark.airflow
 
+SYNCS = sorted(path for path in FOLDER.glob("syncs/**/*.yaml") if path.name != "defaults.yaml")
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
@@ -32,7 +33,7 @@ def test_an_example_is_one_dag_of_its_name_that_survives_serialization(name: str
     assert restored.task_dict.keys() == dag.task_dict.keys()
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("syncs/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SYNCS, ids=lambda path: path.stem)
 def test_a_sync_of_the_examples_is_valid_for_its_destination(path: Path) -> None:
     from airflow_reverse_etl.destinations.registry import check_options
 

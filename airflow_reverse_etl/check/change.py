@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import ColumnResolver
-from airflow_reverse_etl.check.usage import Place, Usage
+from airflow_reverse_etl.check.usage import Usage
 from airflow_reverse_etl.dbt.catalog import Model
+from airflow_reverse_etl.spec.folders.reading import Place
 
 #: The sync before the change: the same, another one or none, or unknown.
 SyncIs = Literal["same", "new", "unknown"]

@@ -21,9 +21,10 @@ from airflow_reverse_etl.check.lineage import ColumnResolver
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.rules.columns import columns
 from airflow_reverse_etl.check.rules.models import RULES
-from airflow_reverse_etl.check.usage import Place, SyncSource, Usage, usage
+from airflow_reverse_etl.check.usage import Usage, usage
 from airflow_reverse_etl.dbt.catalog import Model
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.folders.reading import Place, SyncSource
 from airflow_reverse_etl.spec.model import SqlModel, TableModel
 
 if TYPE_CHECKING:

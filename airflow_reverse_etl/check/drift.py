@@ -14,9 +14,10 @@ from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import ColumnResolver, FieldTypes, family
 from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.check.rules.models import contract, key, marks, materialization, relation, version_and_access
-from airflow_reverse_etl.check.usage import Place, SyncSource, usage
+from airflow_reverse_etl.check.usage import usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
 from airflow_reverse_etl.spec.columns import Column
+from airflow_reverse_etl.spec.folders.reading import Place, SyncSource
 from airflow_reverse_etl.spec.model import SqlModel, Sync
 
 _RULES = (version_and_access, relation, materialization, key, contract, marks)

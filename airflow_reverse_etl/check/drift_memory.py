@@ -19,8 +19,8 @@ from airflow_reverse_etl.sync.planning import model_columns
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.findings import Finding
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
     from airflow_reverse_etl.spec.model import Sync
     from airflow_reverse_etl.stores.files import StateFiles
     from airflow_reverse_etl.sync.ports import Warehouse
@@ -53,7 +53,7 @@ def look_for_drift(
     if state == present:
         return []
     from airflow_reverse_etl.check.drift import catalog_drift, column_drift
-    from airflow_reverse_etl.check.usage import SyncSource
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
 
     source = SyncSource(sync, sync.name)
     # Compare the columns, as the warehouse reports them.

@@ -8,9 +8,10 @@ from hashlib import sha256
 from typing import Any
 
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource, usage
+from airflow_reverse_etl.check.usage import usage
 from airflow_reverse_etl.dbt.catalog import Catalog, Model
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 
 
@@ -107,16 +108,18 @@ def specs_in_meta(catalog: Catalog) -> Iterator[tuple[Model, dict[str, Any]]]:
                 yield model, {"model": ref, **spec}
 
 
-def syncs_in_meta(catalog: Catalog) -> tuple[list[SyncSource], list[SpecError]]:
+def syncs_in_meta(catalog: Catalog, *, environment: str = "") -> tuple[list[SyncSource], list[SpecError]]:
     """Return the valid syncs in models' ``meta.reverse_etl``, and an error for each invalid one.
 
     See :func:`specs_in_meta`.
+
+    :param environment: which of the syncs' ``environments`` counts; empty for none.
     """
     sources: list[SyncSource] = []
     errors: list[SpecError] = []
     for model, values in specs_in_meta(catalog):
         try:
-            sources.append(SyncSource(Sync.load(values), model.path))
+            sources.append(SyncSource(Sync.load(values, environment=environment), model.path))
         except SpecError as error:
             todo = "correct meta.reverse_etl of this model"
             errors.append(SpecError(error.what, problems=error.problems, todo=todo, file=model.path))

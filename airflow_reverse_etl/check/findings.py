@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from airflow_reverse_etl.check.usage import Place
+from airflow_reverse_etl.spec.folders.reading import Place
 
 #: ``any_change`` fails for every edit of a model that a sync uses, ``breaking`` for the loss or a new meaning of
 #: anything that a sync relies on, ``contract`` for a violation of dbt's own contracts only.

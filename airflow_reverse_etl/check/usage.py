@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_reverse_etl.errors import ConfigurationError, SpecError
-from airflow_reverse_etl.spec.model import (
-    DestinationCheck,
-    EveryColumn,
-    SqlField,
-    SqlModel,
-    Sync,
-    TemplateField,
-    column_of,
-)
+from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.folders.reading import Place, SyncSource
+from airflow_reverse_etl.spec.model import EveryColumn, SqlField, SqlModel, Sync, TemplateField, column_of
 from airflow_reverse_etl.spec.templates import template_columns
-from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -27,30 +18,6 @@ if TYPE_CHECKING:
 
 #: Names of the fields that lead to a value inside a column.
 FieldPath = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A file, and a line in it if known."""
-
-    file: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
-
-
-@dataclass(frozen=True, slots=True)
-class SyncSource:
-    """A sync and the file that defines it. ``lines`` is empty unless that is a YAML file."""
-
-    sync: Sync
-    file: str
-    lines: Lines = field(default_factory=dict)
-
-    def place(self, *keys: str) -> Place:
-        """Return the place of a key of the sync, given as the path of keys that lead to it."""
-        return Place(self.file, line_of(self.lines, keys))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +61,6 @@ class Usage:
         columns = dict(self.columns) if self.star else {}
         columns.update(self.mentions)
         return columns
-
-
-def read_syncs(folder: Path, *, check: DestinationCheck | None = None) -> tuple[list[SyncSource], list[SpecError]]:
-    """Read every sync in one YAML file, or in those of a folder and its subfolders.
-
-    :param check: validates the destination's own keys as well.
-    :returns: the valid syncs, and an error for each invalid one.
-    :raises ConfigurationError: folder or file not found.
-    """
-    if not folder.exists():
-        raise ConfigurationError("folder or file of syncs not found", todo="check the path", file=folder)
-    if folder.is_file():
-        files = [folder]
-    else:
-        files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml"))
-    sources: list[SyncSource] = []
-    errors: list[SpecError] = []
-    for path in files:
-        try:
-            sync, lines = Sync.load_file(path, check=check)
-            sources.append(SyncSource(sync, path.as_posix(), lines))
-        except SpecError as error:
-            errors.append(error)
-    return sources, errors
 
 
 def usage(source: SyncSource, *, dialect: str | None) -> Usage:

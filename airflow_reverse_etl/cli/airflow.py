@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,19 @@ def settings() -> Settings:
     from airflow_reverse_etl import config
 
     return config.settings()
+
+
+def environment() -> str:
+    """Return the environment of syncs, ``[reverse_etl] environment``; empty if none is set.
+
+    Loads Airflow only if its configuration file may name one.
+    """
+    named = os.environ.get("AIRFLOW__REVERSE_ETL__ENVIRONMENT")
+    home = Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
+    file = os.environ.get("AIRFLOW_CONFIG") or home / "airflow.cfg"
+    if named or not Path(file).is_file():
+        return named or ""
+    return settings().environment
 
 
 @contextlib.contextmanager

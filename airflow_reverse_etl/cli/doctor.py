@@ -14,8 +14,8 @@ from airflow_reverse_etl.cli.options import Syncs, syncs_in_files
 from airflow_reverse_etl.cli.output import Table
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.errors import SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
 
 #: Packages whose versions decide most problems. Those that are not installed are not listed.
 _PACKAGES = (

@@ -12,8 +12,8 @@ import typer
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.project.loader import ProjectLoader
     from airflow_reverse_etl.check.project.version import ProjectVersion
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.errors import ConfigurationError, SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
     from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
 
 Syncs = Annotated[
@@ -117,12 +117,13 @@ def syncs_in_files(paths: Sequence[str] | None) -> tuple[list[SyncSource], list[
 
     :raises ConfigurationError: folder or file not found.
     """
-    from airflow_reverse_etl.check.usage import read_syncs
+    from airflow_reverse_etl.cli.airflow import environment
+    from airflow_reverse_etl.spec.folders.reading import read_syncs
 
     sources: list[SyncSource] = []
     errors: list[SpecError] = []
     for path in paths or ():
-        found, invalid = read_syncs(Path(path))
+        found, invalid = read_syncs(Path(path), environment=environment())
         sources += found
         errors += invalid
     return sources, errors
@@ -134,9 +135,10 @@ def syncs_of(paths: Sequence[str] | None, version: ProjectVersion) -> list[SyncS
     :raises SpecError: a sync cannot be read. :raises ConfigurationError: no syncs found.
     """
     from airflow_reverse_etl.check.exposures import syncs_in_meta
+    from airflow_reverse_etl.cli.airflow import environment
     from airflow_reverse_etl.errors import SpecError
 
-    in_meta, wrong = syncs_in_meta(version.catalog)
+    in_meta, wrong = syncs_in_meta(version.catalog, environment=environment())
     in_files, invalid = syncs_in_files(paths)
     problems: list[str] = []
     for error in (*wrong, *invalid):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from airflow_reverse_etl.cli.airflow import state_store, wiring
+from airflow_reverse_etl.cli.airflow import environment, state_store, wiring
 from airflow_reverse_etl.cli.options import version_of
 from airflow_reverse_etl.cli.output import is_terminal
 from airflow_reverse_etl.errors import ConfigurationError
@@ -66,7 +66,7 @@ def load_sync(path: str) -> Sync:
     from airflow_reverse_etl.destinations.registry import check_options
     from airflow_reverse_etl.spec.model import Sync
 
-    sync = Sync.load(Path(path), check=check_options)
+    sync = Sync.load(Path(path), check=check_options, environment=environment())
     if sync.to_render:
         raise ConfigurationError(
             f"{' and '.join(sync.to_render)} cannot be rendered in a terminal: only a task of Airflow knows the values",

@@ -16,9 +16,9 @@ from airflow_reverse_etl.cli.options import PrivacyFile, Project, policy_of, ver
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.check.project.version import ProjectVersion
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.errors import ReverseEtlError, SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
     from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy
 
 
@@ -29,6 +29,7 @@ class Finding:
     :param checked: the parts that were checked: ``file``, ``model``, ``privacy``, ``columns``, ``fields``.
     :param problems: reasons why the sync is not valid.
     :param unchecked: the other parts, each with the reason.
+    :param notes: what a reader may not expect, and is valid.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Finding:
     checked: list[str] = field(default_factory=lambda: ["file"])
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -50,6 +52,7 @@ class Finding:
             "checked": self.checked,
             "problems": self.problems,
             "unchecked": self.unchecked,
+            "notes": self.notes,
         }
 
     def lines(self) -> Iterator[str]:
@@ -59,6 +62,8 @@ class Finding:
             yield f"  - {problem}"
         for reason in self.unchecked:
             yield f"  - not checked: {reason}"
+        for note in self.notes:
+            yield f"  - note: {note}"
 
 
 def validate(
@@ -79,6 +84,7 @@ def validate(
     :raises ConfigurationError: file or folder not found, or it has no syncs.
     """
     from airflow_reverse_etl.errors import ConfigurationError
+    from airflow_reverse_etl.spec.folders.order import problems_between
 
     sources, invalid = _read(paths)
     if not sources and not invalid:
@@ -87,16 +93,15 @@ def validate(
     policy = policy_of(privacy)
     version = version_of(project)
     catalog = version.catalog if version else None
-    names: dict[str, str] = {}
+    between: dict[str, list[str]] = {}
+    for source, problem in problems_between(sources):
+        between.setdefault(source.file, []).append(problem)
     for source in sources:
         finding = Finding(source.file, source.sync.name)
         findings.append(finding)
-        first = names.setdefault(source.sync.name, source.file)
-        if first != source.file:
-            place = source.place("name")
-            finding.problems.append(
-                f"{place}: name: {source.sync.name!r} is the name of {first}, too: they share state"
-            )
+        finding.problems += between.get(source.file, [])
+        finding.problems += _in_other_environments(source.file)
+        finding.notes += _notes(source)
         known = _check_model(source, catalog, finding)
         if policy:
             _check_privacy(source, policy, version, finding)
@@ -109,16 +114,49 @@ def validate(
 
 
 def _read(paths: Sequence[str]) -> tuple[list[SyncSource], list[SpecError]]:
-    from airflow_reverse_etl.check.usage import read_syncs
+    from airflow_reverse_etl.cli.airflow import environment
     from airflow_reverse_etl.destinations.registry import check_options
+    from airflow_reverse_etl.spec.folders.reading import read_syncs
 
     sources: list[SyncSource] = []
     invalid: list[SpecError] = []
     for path in paths:
-        found, errors = read_syncs(Path(path), check=check_options)
+        found, errors = read_syncs(Path(path), check=check_options, environment=environment())
         sources += found
         invalid += errors
     return sources, invalid
+
+
+def _in_other_environments(file: str) -> list[str]:
+    """Return the problems that a sync has in the environments that are not chosen."""
+    from airflow_reverse_etl.cli.airflow import environment
+    from airflow_reverse_etl.destinations.registry import check_options
+    from airflow_reverse_etl.errors import SpecError
+    from airflow_reverse_etl.spec.folders.layers import ENVIRONMENTS, read_layers
+    from airflow_reverse_etl.spec.model import Sync
+
+    problems: list[str] = []
+    for name in read_layers(Path(file))[0].get(ENVIRONMENTS) or ():
+        if name != environment():
+            try:
+                Sync.load_file(Path(file), check=check_options, environment=name)
+            except SpecError as error:
+                problems += [f"{problem} (environment {name})" for problem in error.problems]
+    return problems
+
+
+def _notes(source: SyncSource) -> list[str]:
+    """Return what does not hold for a sync in a dbt project if its folder is mapped at run time."""
+    given = [name for name in ("schedule", "pool", "retries", "partitions", "approve") if _is_set(source, name)]
+    in_project = any((folder / "dbt_project.yml").is_file() for folder in Path(source.file).absolute().parents)
+    if not given or not in_project:
+        return []
+    keys = ", ".join(f"airflow.{name}" for name in given)
+    return [f"{keys}: not used where sync_group(project=…) maps the folder at run time: one task has all its syncs"]
+
+
+def _is_set(source: SyncSource, name: str) -> bool:
+    return name in source.sync.airflow.model_fields_set
 
 
 def _of_invalid(error: SpecError) -> Finding:

@@ -48,6 +48,7 @@ class SyncWatchOperator(BaseOperator):
         return late
 
     def _load(self) -> list[Sync]:
+        from airflow_reverse_etl.config import environment
         from airflow_reverse_etl.spec.model import Sync
 
         found: list[Any] = []
@@ -56,13 +57,15 @@ class SyncWatchOperator(BaseOperator):
                 found += self._files(Path(sync))
             else:
                 found.append(sync)
-        return [Sync.load(sync) for sync in found]
+        return [Sync.load(sync, environment=environment()) for sync in found]
 
     def _files(self, path: Path) -> list[Path]:
+        from airflow_reverse_etl.spec.folders.reading import sync_files
+
         dag = self.get_dag()
         if dag is not None and dag.fileloc:
             path = Path(dag.fileloc).parent / path
-        return sorted(path.glob("*.y*ml")) if path.is_dir() else [path]
+        return sync_files(path)
 
     def _look(self, sync: Sync, context: Context) -> Health:
         """Judge a sync's delay, and report it if it is news."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 from airflow_reverse_etl.assets import destination_asset, inlets, sync_asset
 from airflow_reverse_etl.compat import (
     AirflowException,
+    AirflowRescheduleException,
     AirflowSkipException,
     Asset,
     BaseOperator,
@@ -21,9 +22,10 @@ from airflow_reverse_etl.compat import (
     airflow_configuration,
     airflow_error,
 )
-from airflow_reverse_etl.config import sync_page
+from airflow_reverse_etl.config import environment, sync_page
 from airflow_reverse_etl.dbt.model_query import resolve_model
 from airflow_reverse_etl.errors import ConfigurationError, ReverseEtlError, RunConflictError
+from airflow_reverse_etl.spec.folders.reading import load_known
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.clock import DEFAULT_TIMING, RunTiming
 from airflow_reverse_etl.sync.context import Wait
@@ -53,6 +55,9 @@ T = TypeVar("T")
 #: Shortest deferral. Airflow fails a task whose trigger fires before the scheduler has noted the deferral
 #: (apache/airflow#66374).
 _SHORTEST_DEFERRAL = timedelta(seconds=15)
+
+#: Time between two looks at a sync that another one comes after.
+_LOOK_AGAIN = timedelta(seconds=30)
 
 #: Key of the health document, in the state store of the asset ``sync/<name>`` or in XCom.
 HEALTH = "health"
@@ -102,7 +107,7 @@ class SyncOperator(BaseOperator):
         self.deferrable = deferrable
         if isinstance(sync, Mapping):
             # Airflow would render the row templates inside a dict.
-            sync = Sync.load(sync)
+            sync = Sync.load(sync, environment=environment())
         elif isinstance(sync, Path):
             sync = str(sync)
         self.sync: Any = sync
@@ -260,7 +265,7 @@ class SyncOperator(BaseOperator):
         from airflow_reverse_etl.destinations.registry import check_options
 
         source = self._resolve_path(self.sync) if isinstance(self.sync, str) else self.sync
-        sync = Sync.load(source, check=check_options)
+        sync = Sync.load(source, check=check_options, environment=environment())
         self.sync_name = sync.name
         return self._rendered(sync, context)
 
@@ -306,7 +311,7 @@ class SyncOperator(BaseOperator):
     def known_sync(self) -> Sync | None:
         """Return the sync when the DAG is parsed, or None if it is known only when the task runs."""
         if isinstance(self.sync, Sync):
-            return self.sync
+            return Sync.load(self.sync, environment=environment())
         if not isinstance(self.sync, str) or "{{" in self.sync:
             return None
         path = self._resolve_path(self.sync)
@@ -315,7 +320,7 @@ class SyncOperator(BaseOperator):
                 "Sync file %s not found. Until it exists, task %s fails, and has no assets.", path, self.task_id
             )
             return None
-        return Sync.load(path)
+        return load_known(path, environment=environment())[0]
 
     def _declare_assets(self) -> None:
         sync = self.known_sync()
@@ -426,6 +431,8 @@ class PlanningOperator(SyncOperator):
         self.reset: Any = reset
         self.full_resync: Any = full_resync
         self.lift_guards: Any = lift_guards
+        #: Syncs that this one comes after, each with its last task, and with its map index if that is mapped.
+        self.after: Sequence[tuple[str, str, int | None]] = ()
         self._picture: dict[str, Any] | None = None
         self._marks: ModelMarks | None = None
 
@@ -455,6 +462,33 @@ class PlanningOperator(SyncOperator):
         if lifted:
             self.log.warning("%s: guards lifted for this run: %s", sync.name, ", ".join(sorted(lifted)))
         return lifted
+
+    def _check_after(self, sync: Sync, context: Context) -> None:
+        """Make sure that the syncs that this one comes after have succeeded.
+
+        The trigger rule does not say so: with ``all_done`` for the gate, or between instances of a mapped task.
+
+        :raises AirflowRescheduleException: one is not finished.
+        :raises AirflowSkipException: one was skipped.
+        :raises ConfigurationError: one has failed.
+        """
+        ti: Any = context["ti"]
+        for name, task_id, index in self.after:
+            found = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id], task_ids=[task_id], map_index=index)
+            states = {str(state) for of_run in found.values() for state in of_run.values()}
+            if states <= {"success"} and states:
+                continue
+            if states & {"failed", "upstream_failed", "removed"}:
+                raise ConfigurationError(
+                    f"the sync comes after {name}, which has failed",
+                    todo=f"mend {name}, then clear both tasks",
+                    sync=sync.name,
+                )
+            if states <= {"skipped"} and states:
+                raise AirflowSkipException(f"Nothing was sent: the sync comes after {name}, which was skipped")
+            self.log.info("%s comes after %s, which is not finished", sync.name, name)
+            # A task that keeps its slot could keep that sync from running. A deferred task would need a triggerer.
+            raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN)
 
     def _check_gate(self, sync: Sync) -> None:
         """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh.

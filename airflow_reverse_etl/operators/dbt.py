@@ -50,7 +50,8 @@ class DbtOperator(DbtTask):
     :param profiles_dir: folder of a ``profiles.yml`` on the worker. Default: the project's own folder.
     :param schema: schema to build in, when the connection does not say or says another.
     :param database: database to build in (BigQuery: project, Databricks: catalog), likewise.
-    :param target: target of the profile.
+    :param target: target of the profile; default: ``[reverse_etl]
+        environment``, if that is set.
     :param vars: dbt variables. Visible to others on the worker.
     :param select: what to run; a list means any of these.
     :param exclude: what to leave out.

@@ -45,7 +45,8 @@ class DbtModelCheckOperator(DbtTask):
     :param profile_conn_id: connection of the warehouse, which says where the models are.
     :param schema: schema that dbt builds in, when the connection does not say or says another.
     :param database: database that it builds in (BigQuery: project, Databricks: catalog), likewise.
-    :param target: target of the profile.
+    :param target: target of the profile; default: ``[reverse_etl]
+        environment``, if that is set.
     :param vars: dbt variables.
     :param env: environment variables for dbt: a mapping, templated and never shown; or names, to pass on the worker's
         own values.

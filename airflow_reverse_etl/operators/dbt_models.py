@@ -68,7 +68,8 @@ class DbtModelSyncOperator(DbtTask):
         adapter installed with dbt and its usual schema are assumed.
     :param schema: schema that dbt builds in, when the connection does not say or says another.
     :param database: database that it builds in (BigQuery: project, Databricks: catalog), likewise.
-    :param target: target of the profile; a name, as models may depend on it.
+    :param target: target of the profile; a name, as models may depend on it; default: ``[reverse_etl]
+        environment``, if that is set.
     :param vars: dbt variables.
     :param env: environment variables for dbt: a mapping, templated and never shown; or names, to pass on the worker's
         own values. Parse needs no true secrets.

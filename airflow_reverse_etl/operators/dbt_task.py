@@ -16,12 +16,12 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.wiring import state_files
 
 if TYPE_CHECKING:
-    from airflow_reverse_etl.check.usage import SyncSource
     from airflow_reverse_etl.dbt.profiles import Profile
     from airflow_reverse_etl.dbt.run_state import DbtState
     from airflow_reverse_etl.dbt.runner import DbtProject
     from airflow_reverse_etl.errors import SpecError
     from airflow_reverse_etl.git.repository import Repository
+    from airflow_reverse_etl.spec.folders.reading import SyncSource
 
 #: Syncs in an operator's arguments: a folder of YAML files, a file, or several of them and of syncs.
 Syncs = str | Path | Sequence[Sync | Mapping[str, Any] | str | Path]
@@ -48,7 +48,7 @@ class DbtTask(BaseOperator):
         self.profile_conn_id = profile_conn_id
         self.schema = schema
         self.database = database
-        self.target = target
+        self.target = target or config.environment() or None
         self.vars = vars
         self.env = env
         self.deps = deps
@@ -129,8 +129,8 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
     :returns: the valid ones, and the errors of the others.
     :raises ConfigurationError: a folder or file is missing. Paths are relative to the DAG file.
     """
-    from airflow_reverse_etl.check.usage import SyncSource, read_syncs
     from airflow_reverse_etl.errors import SpecError
+    from airflow_reverse_etl.spec.folders.reading import SyncSource, read_syncs
 
     sources: list[SyncSource] = []
     errors: list[SpecError] = []
@@ -138,12 +138,12 @@ def given_syncs(task: BaseOperator, syncs: Syncs) -> tuple[list[SyncSource], lis
     file = str(dag.fileloc) if dag is not None else ""
     for sync in [syncs] if isinstance(syncs, str | Path) else syncs:
         if isinstance(sync, str | Path):
-            found, wrong = read_syncs(Path(file).parent / sync)
+            found, wrong = read_syncs(Path(file).parent / sync, environment=config.environment())
             sources += found
             errors += wrong
         else:
             try:
-                sources.append(SyncSource(Sync.load(sync), file or task.task_id))
+                sources.append(SyncSource(Sync.load(sync, environment=config.environment()), file or task.task_id))
             except SpecError as error:
                 errors.append(error)
     return sources, errors

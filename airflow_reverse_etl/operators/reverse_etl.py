@@ -73,6 +73,7 @@ class ReverseEtlOperator(PlanningOperator):
     destination_url = ""
 
     def _work(self, sync: Sync, context: Context) -> dict[str, Any] | Wait:
+        self._check_after(sync, context)
         self._check_gate(sync)
         found, drift = self._run(sync, context)
         return found if isinstance(found, Wait) else self._report(sync, found, context, drift=drift)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import XComArg, chain
 
-from airflow_reverse_etl.compat import Context, TaskGroup
+from airflow_reverse_etl.compat import AirflowSkipException, Context, TaskGroup
 from airflow_reverse_etl.operators.base import PlanningOperator, SyncOperator, close_quietly, records_url, run_id_of
 from airflow_reverse_etl.sync.context import Wait
 from airflow_reverse_etl.wiring import open_warehouse
@@ -79,6 +79,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         from airflow_reverse_etl.sync.context import SourceModel
         from airflow_reverse_etl.sync.run import check_selectable
 
+        self._check_after(sync, context)
         self._check_gate(sync)
         options = self._run_options(sync, context)
         if options.records:
@@ -105,6 +106,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
         self.log.info("%s", summary["text"])
         if self.preview:
             return summary
+        if sync.dry_run:
+            ti.xcom_push(key="plan", value=summary | {"total": 0, "dry_run": True})
+            return []
         if options.records and "planned" in summary:
             # One load sends them, removed rows first. It also says so if the plan has none of them.
             summary |= {"records": sorted(options.records), "shares": 1}
@@ -135,13 +139,14 @@ class ReverseEtlPlanOperator(PlanningOperator):
         drift: Sequence[Mapping[str, str]],
     ) -> dict[str, Any] | Wait:
         from airflow_reverse_etl.spec.report import RunReport
+        from airflow_reverse_etl.sync.guards import check_guards
         from airflow_reverse_etl.sync.preview import summary
         from airflow_reverse_etl.sync.run import Run
 
         steps = Run(sync, run_context)
         request = steps.request(model, options)
         async with steps.lease():
-            if self.preview:
+            if self.preview or sync.dry_run:
                 plan: Plan | RunReport | Wait = await steps.preview(request, model.warehouse, destination)
             else:
                 plan = await steps.plan(
@@ -159,6 +164,8 @@ class ReverseEtlPlanOperator(PlanningOperator):
                     text = f"{sync.name}: the requests of the day are used up by run {plan.run_id}"
                 return {"run_id": run_context.run_id, "total": 0, "shares": 0, "text": text}
             try:
+                if sync.dry_run and not self.preview:
+                    check_guards(sync, plan, options.lift_guards)
                 return summary(
                     sync,
                     plan,
@@ -170,7 +177,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
                     drift=drift,
                 )
             finally:
-                if self.preview:
+                if self.preview or sync.dry_run:
                     run_context.store.discard(plan)
 
 
@@ -193,6 +200,7 @@ class ReverseEtlRemoveOperator(SyncOperator):
         self.plan: Any = plan
 
     def _work(self, sync: Sync, context: Context) -> dict[str, int] | Wait:
+        _skip_dry_run(self.plan)
         sync = _as_planned(sync, self.plan)
         run_context = self._run_context(sync, context, self.plan["run_id"])
         return self._await(self._remove(sync, run_context, self._destination(sync)))
@@ -270,6 +278,7 @@ class ReverseEtlCommitOperator(SyncOperator):
     def _work(self, sync: Sync, context: Context) -> dict[str, Any]:
         from airflow_reverse_etl.sync.guards import check_failure_policy
 
+        _skip_dry_run(self.plan)
         sync = _as_planned(sync, self.plan)
         run_context = self._run_context(sync, context, self.plan["run_id"])
         destination = self._destination(sync)
@@ -364,6 +373,15 @@ def reverse_etl(
             approval = PlanApprovalOperator(task_id="approve", sync=sync, plan=summary, **settings)
             approval >> steps  # a rejection skips only direct successors, whatever their trigger rule
     return group
+
+
+def _skip_dry_run(plan: Mapping[str, Any]) -> None:
+    """Skip the task of a plan that is not sent.
+
+    :raises AirflowSkipException: the sync says ``dry_run``.
+    """
+    if plan.get("dry_run"):
+        raise AirflowSkipException("Nothing was sent: the sync says dry_run")
 
 
 def _as_planned(sync: Sync, handed_on: Mapping[str, Any]) -> Sync:

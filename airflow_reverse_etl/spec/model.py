@@ -26,8 +26,9 @@ from pydantic_core import PydanticSerializationError
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.spec.alerts.limits import Alerts
 from airflow_reverse_etl.spec.field_types import MAX_DEPTH, Constant, Duration, Limit, Names, constant_problem, is_blank
+from airflow_reverse_etl.spec.folders import layers
 from airflow_reverse_etl.spec.problems import at_most, problem_text, problems_of, title
-from airflow_reverse_etl.spec.yaml_file import Lines, line_of, read_text, read_yaml
+from airflow_reverse_etl.spec.yaml_file import Lines, line_of
 
 #: Validates the keys that a destination adds to ``destination:``. Takes that mapping, returns (path, message) problems.
 DestinationCheck = Callable[[Mapping[str, Any]], Sequence[tuple[tuple[str, ...], str]]]
@@ -344,6 +345,27 @@ class Rate(_Strict):
     batch_size: Annotated[int | None, Field(ge=1, description="number of rows in one request")] = None
 
 
+class TaskOptions(_Strict):
+    """The sync's tasks in Airflow, where ``sync_group`` or ``reverse_etl_dag`` makes them from a folder."""
+
+    schedule: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="cron expression or preset, such as `@hourly`; `reverse_etl_dag` makes a DAG for each schedule",
+        ),
+    ] = None
+    pool: Annotated[str | None, Field(min_length=1, description="pool of the tasks")] = None
+    retries: Annotated[int | None, Field(ge=0, description="number of further tries of each task")] = None
+    partitions: Annotated[
+        int, Field(ge=1, description="maximum of tasks that load at the same time; with more than 1, a task group")
+    ] = 1
+    approve: Annotated[bool, Field(description="a person approves each plan before it is sent; makes a task group")] = (
+        False
+    )
+    gate: Annotated[bool, Field(description="the gate of the group applies to the sync, if its model is dbt's")] = True
+
+
 class Sync(_Strict):
     """A named, declarative specification: model → destination object.
 
@@ -450,6 +472,35 @@ class Sync(_Strict):
             exclude_if=lambda value: not value,
         ),
     ] = False
+    dry_run: Annotated[
+        bool,
+        Field(
+            description="runs plan and check the guards, and send and record nothing; meant for an environment",
+            exclude_if=lambda value: not value,
+        ),
+    ] = False
+    after: Annotated[
+        Names,
+        Field(
+            description="name of a sync, or a list of names: in a folder's tasks, this sync runs after they succeeded",
+            exclude_if=lambda value: not value,
+        ),
+    ] = ()
+    airflow: Annotated[
+        TaskOptions,
+        Field(
+            description="the sync's tasks in Airflow, where they are made from a folder",
+            exclude_if=lambda value: value == TaskOptions(),
+        ),
+    ] = TaskOptions()
+    environments: Annotated[
+        dict[str, dict[str, Any] | None],
+        Field(
+            description="name of an environment: what differs in it, with the keys of a sync; `[reverse_etl] "
+            "environment` chooses one; see [Environments](#environments)",
+            exclude_if=lambda value: not value,
+        ),
+    ] = {}
     #: The sync as its author wrote it, if this is a copy with the model's columns.
     _written: Sync | None = PrivateAttr(None)
 
@@ -710,54 +761,73 @@ class Sync(_Strict):
         return self.send == "changed"
 
     @classmethod
-    def load(cls, source: Sync | Mapping[str, Any] | str | Path, *, check: DestinationCheck | None = None) -> Sync:
+    def load(
+        cls,
+        source: Sync | Mapping[str, Any] | str | Path,
+        *,
+        check: DestinationCheck | None = None,
+        environment: str = "",
+    ) -> Sync:
         """Load a sync from a dict or the path of a YAML file; accept a sync as well.
 
+        A file is read over the defaults of its folders.
+
         :param check: validates the destination's own keys, so that their problems are reported with the others.
+        :param environment: which of the sync's ``environments`` counts; empty for the sync as it is without one.
         :raises SpecError: lists all problems, each with ``file:line`` if the source is a file.
         """
-        if isinstance(source, Sync):
+        if isinstance(source, Sync) and not source.environments:
             return cls._checked(source, source.model_dump(), check, {})
-        if isinstance(source, Mapping):
-            return cls._checked(None, dict(source), check, {})
-        return cls.load_file(Path(source), check=check)[0]
+        if isinstance(source, Sync | Mapping):
+            given = source.model_dump(exclude_unset=True) if isinstance(source, Sync) else source
+            values, _, problems = layers.in_environment(given, {}, environment, _known_keys)
+            return cls._checked(None, values, check, {}, problems=problems)
+        return cls.load_file(Path(source), check=check, environment=environment)[0]
 
     @classmethod
-    def load_file(cls, path: Path, *, check: DestinationCheck | None = None) -> tuple[Sync, Lines]:
-        """Load a sync from a YAML file, together with the line of each of its keys.
+    def load_file(
+        cls, path: Path, *, check: DestinationCheck | None = None, environment: str = ""
+    ) -> tuple[Sync, Lines]:
+        """Load a sync from a YAML file over the defaults of its folders, together with the line of each of its keys.
 
         :raises SpecError: lists all problems, each with ``file:line``.
         """
-        values, lines = read_yaml(read_text(path), path)
-        return cls._checked(None, values, check, lines, path), lines
+        given, at = layers.read_layers(path)
+        values, lines, problems = layers.in_environment(given, at, environment, _known_keys)
+        return cls._checked(None, values, check, lines, path, problems=problems), lines
 
     @classmethod
     def _checked(
         cls,
         sync: Sync | None,
-        values: dict[str, Any],
+        values: Mapping[str, Any],
         check: DestinationCheck | None,
         lines: Lines,
         path: Path | None = None,
+        *,
+        problems: Iterable[layers.Problem] = (),
     ) -> Sync:
-        """Return the sync, or raise the problems of its values and of its destination's keys together."""
-        problems: list[tuple[tuple[str, ...], str]] = []
+        """Return the sync, or raise the problems of its values and of its destination's keys together.
+
+        :param problems: those that are known already.
+        """
+        found = list(problems)
         if sync is None:
             try:
                 sync = cls.model_validate(values, context=_RAW)
             except ValidationError as error:
-                problems += problems_of(error, _known_keys)
+                found += problems_of(error, _known_keys)
 
         # let the destination check its own keys; a common key may be None
         destination = values.get("destination")
         if check and isinstance(destination, Mapping):
             common = set(DestinationSpec.model_fields)
             given = {key: value for key, value in destination.items() if value is not None or key not in common}
-            problems += [(("destination", *where), message) for where, message in check(given)]
-        if not problems and sync is not None:
+            found += [(("destination", *where), message) for where, message in check(given)]
+        if not found and sync is not None:
             return sync
 
-        texts = [problem_text(where, message, line_of(lines, where), path) for where, message in problems]
+        texts = [problem_text(where, message, line_of(lines, where), path) for where, message in found]
         todo = _FIX_LINES if path else _FIX_VALUES
         raise SpecError(
             title(len(texts)),
@@ -828,6 +898,7 @@ def _known_keys(where: Sequence[str]) -> list[str]:
         "failure": [FailurePolicy],
         "retry": [RetryPolicy],
         "rate": [Rate],
+        "airflow": [TaskOptions],
     }
     parent = where[0] if where else ""
     return [name for shape in shapes.get(parent, []) for name in shape.model_fields]

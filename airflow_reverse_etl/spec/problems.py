@@ -31,7 +31,8 @@ def at_most(problems: Sequence[str]) -> tuple[str, ...]:
 
 def problem_text(where: Sequence[str], message: str, line: int | None = None, path: Path | None = None) -> str:
     """Return a problem with its place: ``file:line: key: message``."""
-    place = f"{path}:{line}: " if path and line else ""
+    file = getattr(line, "file", path)  # a line of a folder's defaults has its own
+    place = f"{file}:{line}: " if file and line else ""
     return f"{place}{'.'.join(where) or 'sync'}: {message}"
 
 

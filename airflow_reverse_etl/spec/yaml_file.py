@@ -41,6 +41,19 @@ class _Loader(_BaseLoader):
             ) from None
 
 
+class LineOf(int):
+    """A line of another file than the sync's own: of the defaults of its folder."""
+
+    file: Path
+
+    @classmethod
+    def of(cls, line: int, file: Path) -> LineOf:
+        """Return the line of a file."""
+        found = cls(line)
+        found.file = file
+        return found
+
+
 def line_of(lines: Lines, where: Sequence[str]) -> int | None:
     """Return the line of a key, or of its nearest parent."""
     for depth in range(len(where), -1, -1):
@@ -79,17 +92,21 @@ def read_text(path: Path, *, what: str = "sync file") -> str:
         raise SpecError(f"the {what} is not UTF-8", todo="save it as UTF-8", file=f"{path}:{line}") from None
 
 
-def read_yaml(text: str, path: Path, *, what: str = "sync file") -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+def read_yaml(
+    text: str, path: Path, *, what: str = "sync file", empty: bool = False
+) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """Read the mapping in a YAML file, and the line (from 1) of each of its keys.
 
     :param what: name of the file's kind in errors.
+    :param empty: the file may have nothing but comments.
     :raises SpecError: the text is not valid YAML, exceeds a limit, is not a mapping, or has a duplicate key.
     """
     try:
         # The events first. A loader takes all memory, or ends the process, before it could be asked for a limit.
         _check_limits(yaml.parse(text, Loader=_Loader), path, what)
-        node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -99,6 +116,8 @@ def read_yaml(text: str, path: Path, *, what: str = "sync file") -> tuple[dict[s
             todo="correct the YAML",
             file=place,
         ) from None
+    if values is None and empty:
+        return {}, {}
     if not isinstance(values, dict):
         raise SpecError(f"the {what} is not a mapping", todo="write keys, each with a value", file=f"{path}:1")
     lines: dict[tuple[str, ...], int] = {}

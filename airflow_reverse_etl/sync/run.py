@@ -119,6 +119,8 @@ async def attempt_sync(
         check_selectable(sync)
     steps = Run(sync, context)
     async with steps.lease():
+        if sync.dry_run:
+            return await steps.dry_run(steps.request(model, options), model.warehouse, destination, options.lift_guards)
         found: Plan | RunReport | Wait | None = await steps.plan_or_report() if planned else None
         if isinstance(found, RunReport):
             steps.check_complete(found)
@@ -150,6 +152,8 @@ async def send_one(
     :raises FailurePolicyError: the row was rejected; has ``report``.
     """
     check_selectable(sync)
+    if sync.dry_run:
+        raise ConfigurationError("a dry run sends nothing", todo="remove dry_run, or look at the plan", sync=sync.name)
     steps = Run(sync, context)
     async with steps.lease():
         plan = await steps.plan(steps.request(model), model.warehouse, destination)
@@ -326,6 +330,21 @@ class Run:
         marked = replace(request, run_id=_PREVIEW_PREFIX + request.run_id)
         plan = await self._make(await self._addressed(marked, destination), warehouse)
         return replace(plan, run_id=request.run_id)
+
+    async def dry_run(
+        self, request: PlanRequest, warehouse: Warehouse, destination: Destination, lift_guards: Collection[str]
+    ) -> RunReport:
+        """Make a plan, check its guards, and return a report in which nothing was sent. Nothing is recorded.
+
+        :raises GuardError: a guard would stop the plan.
+        """
+        plan = await self.preview(request, warehouse, destination)
+        try:
+            check_guards(self._sync, plan, lift_guards)
+            self._observer.event("note", sync=self._sync.name, text=f"dry run: {rows_text(plan.total)} would be sent")
+            return replace(_report(self._sync, plan, destination, Checkpoint()), retryable=0)
+        finally:
+            await asyncio.to_thread(self._store.discard, plan)
 
     async def unfinished(self) -> Plan | None:
         """Return the plan of this run if it is neither committed nor discarded, else None."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 from tests.dbt.projects import Node, data_test, manifest, model, source
 

@@ -12,8 +12,8 @@ import pytest
 from airflow_reverse_etl.check.findings import CheckReport, Finding, Level
 from airflow_reverse_etl.check.reports.hosts import HOSTS, Reporter, from_environment
 from airflow_reverse_etl.check.reports.markdown import MARKER
-from airflow_reverse_etl.check.usage import Place
 from airflow_reverse_etl.errors import ConfigurationError, CredentialsError, RepositoryNotFoundError, UnreachableError
+from airflow_reverse_etl.spec.folders.reading import Place
 from tests.check import hosts
 from tests.check.hosts import SHA, TOKEN, Host, serve
 

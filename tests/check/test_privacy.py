@@ -16,10 +16,10 @@ import pytest
 from airflow_reverse_etl.check.check import check_project
 from airflow_reverse_etl.check.privacy.marking import Marking, marked
 from airflow_reverse_etl.check.privacy.rule import check_privacy, violations
-from airflow_reverse_etl.check.usage import SyncSource
 from airflow_reverse_etl.dbt.catalog import Catalog
 from airflow_reverse_etl.dbt.manifest import load, read_manifest
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.privacy.marks import ColumnMarks, Mark, ModelMarks
 from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy

@@ -16,8 +16,8 @@ from airflow_reverse_etl.check.check import check_project
 from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.project.loader import ProjectLoader
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource, read_syncs
 from airflow_reverse_etl.cli.main import main
+from airflow_reverse_etl.spec.folders.reading import SyncSource, read_syncs
 from tests.check.snowflake_project import MODELS, Names, snowflake_project, snowflake_syncs
 
 PROJECTS = Path(__file__).parent / "projects"

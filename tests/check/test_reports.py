@@ -15,7 +15,7 @@ from airflow_reverse_etl.check.findings import RULE_TITLES, CheckReport, Finding
 from airflow_reverse_etl.check.reports import github, junit, markdown, sarif
 from airflow_reverse_etl.check.reports import json as json_module
 from airflow_reverse_etl.check.reports import text as formats
-from airflow_reverse_etl.check.usage import Place
+from airflow_reverse_etl.spec.folders.reading import Place
 
 
 def report(

@@ -15,7 +15,7 @@ from airflow_reverse_etl.check.check import check_project
 from airflow_reverse_etl.check.findings import CheckReport, Level, Policy
 from airflow_reverse_etl.check.project.seeds import seed_of
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from tests.dbt.projects import Node, data_test, keyed, manifest, model, seed, snapshot, source, sync
 
 BREAKING = Level.BREAKING

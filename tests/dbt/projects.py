@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 
 Node = dict[str, Any]

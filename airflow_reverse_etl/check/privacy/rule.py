@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from airflow_reverse_etl.check.usage import Place, SyncSource, field_columns
+from airflow_reverse_etl.check.usage import field_columns
 from airflow_reverse_etl.errors import SpecError
+from airflow_reverse_etl.spec.folders.reading import Place, SyncSource
 from airflow_reverse_etl.spec.model import STAR, DestinationSpec, EveryColumn, FieldSource, HashField, Sync
 from airflow_reverse_etl.spec.privacy.marks import ColumnMarks, Mark, ModelMarks
 from airflow_reverse_etl.spec.privacy.policy import PrivacyPolicy

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_reverse_etl.check.findings import RULE_TITLES, CheckReport, Finding, Level
 from airflow_reverse_etl.check.reports.wording import place_in_repository, sentences
-from airflow_reverse_etl.check.usage import Place
+from airflow_reverse_etl.spec.folders.reading import Place
 
 _LEVELS = {Level.BREAKING: "error", Level.REVIEW: "warning", Level.WARNING: "note"}
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from airflow_reverse_etl.check.findings import Finding
-from airflow_reverse_etl.check.usage import Place
+from airflow_reverse_etl.spec.folders.reading import Place
 
 
 def place_in_repository(finding: Finding) -> Place:

@@ -9,8 +9,8 @@ from airflow_reverse_etl.check.change import ModelChange
 from airflow_reverse_etl.check.findings import Finding, Level
 from airflow_reverse_etl.check.lineage import Columns, FieldTypes, family
 from airflow_reverse_etl.check.rules.building import missing_input_finding, was_removed_upstream
-from airflow_reverse_etl.check.usage import Place
 from airflow_reverse_etl.spec.columns import Column
+from airflow_reverse_etl.spec.folders.reading import Place
 
 
 def columns(change: ModelChange) -> Iterator[Finding]:

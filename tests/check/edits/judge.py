@@ -12,7 +12,7 @@ from sqlglot import exp
 from airflow_reverse_etl.check.check import check_project
 from airflow_reverse_etl.check.findings import CheckReport
 from airflow_reverse_etl.check.project.version import ProjectVersion
-from airflow_reverse_etl.check.usage import SyncSource
+from airflow_reverse_etl.spec.folders.reading import SyncSource
 from airflow_reverse_etl.spec.model import Sync
 from tests.check.edits.oracle import Built, Oracle
 from tests.check.edits.rules import Broken, Rules, Undecided, WrongTypes
