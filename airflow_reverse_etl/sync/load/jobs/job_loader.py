@@ -269,7 +269,8 @@ class JobLoader:
                     checkpoint.add_requests(1)
                     named = batch.only(sorted(position.pop(key) for key in page if key in position))
                     lost |= _numbers(seq for seq, key in _rows(named) if page[key].outcome is Outcome.UNKNOWN)
-                    again |= self._settled(named, Receipts(exceptions=page))
+                    ids = {key: receipt.id for key, receipt in page.items() if receipt.id}
+                    again |= self._settled(named, Receipts(exceptions=page, ids=ids))
         unnamed = batch.only(sorted(position.values()))
         lost |= _numbers(unnamed.seqs)
         again |= self._settled(unnamed, Receipts(NOT_NAMED if state is JobState.FINISHED else GONE))
