@@ -256,11 +256,12 @@ def test_connection(conn_id: str) -> tuple[bool, str]:
     :raises CredentialsError: the connection does not exist.
     :raises ConfigurationError: its provider is not installed, or its type has no test.
     """
+    from airflow_reverse_etl.hooks.http import SalesforceTestHook
     from airflow_reverse_etl.http.redaction import clean
 
     info = connection_info(conn_id)
     try:
-        hook = BaseHook.get_hook(conn_id)
+        hook = SalesforceTestHook(conn_id) if info.conn_type == "salesforce" else BaseHook.get_hook(conn_id)
     except (AirflowException, ImportError) as error:
         raise ConfigurationError(
             f"no hook for connections of type {info.conn_type!r}: {error}",

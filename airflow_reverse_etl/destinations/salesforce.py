@@ -47,6 +47,7 @@ INFO = Info(
     title="Salesforce",
     docs="https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/",
     test=f"/services/data/v{VERSION}/limits",
+    used_up=("REQUEST_LIMIT_EXCEEDED",),
     account=Account(f"/services/data/v{VERSION}/query?q=SELECT+Id+FROM+Organization", "records.0.Id"),
     contract="the guides of the REST API 62.0 (sObject Collections) and of Bulk API 2.0, of 2026-11-25",
     connection="The connection is of type `salesforce`, of apache-airflow-providers-salesforce: with `consumer_key`, "

@@ -106,6 +106,8 @@ class Salesforce(Server):
                 if job is None:
                     return _errors(404, "NOT_FOUND", "The requested resource does not exist")
                 return self._of_job(method, rest, job, request)
+            case "GET", ["limits"]:
+                return Reply.of({"DailyApiRequests": {"Max": 100_000, "Remaining": 99_000}})
             case "GET", ["query"]:
                 return self._query(request.query["q"])
             case "GET", ["sobjects", _, "describe"]:
