@@ -377,6 +377,8 @@ class TestConformance(DestinationConformance):
     def _answers_later(self, request: pytest.FixtureRequest) -> None:
         if getattr(request.function, "needs", None) == "lose_answer":
             pytest.skip("nothing is at work before a job is closed, and then its state is asked")
+        if request.function.__name__ == "test_the_limiter_is_asked_for_every_request":
+            pytest.skip("the receipts of a job do not count its requests: the engine does")
 
     def record(self, key: str, name: str | None = "Ada") -> dict[str, Any]:
         return {"Key__c": key, "Name": name}
