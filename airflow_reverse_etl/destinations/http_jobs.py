@@ -8,7 +8,7 @@ from typing import Any, final
 from airflow_reverse_etl.destinations.http import HttpDestination, NotAnsweredError, Reply, Request
 from airflow_reverse_etl.spec.receipts import Batch, JobRef, JobState, Receipt, Receipts
 
-#: Flow that hands rows over: yields requests, and the job's id once; returns receipts if there is no job.
+#: Flow that hands rows over: yields requests, and the job's id once; returns receipts if it made none.
 Submission = Generator[Request | str, Any, Receipts | None]
 #: Flow that reads results: yields requests, and pages of receipts by key of the row.
 Results = Generator[Request | Mapping[str, Receipt], Any, None]

@@ -1,6 +1,6 @@
 """Each type with jobs makes the requests, and reads the replies, that its API's published contract shows.
 
-A case is a file ``jobs/<type>/<case>.json``, as those in ``wire``, with bodies as text. It hands rows over, or collects.
+A case is a file ``jobs/<type>/<case>.json``, as in ``wire``, with texts as bodies. It hands rows over or collects.
 """
 
 from __future__ import annotations

@@ -124,18 +124,17 @@ class Salesforce(Server):
         if key != self._key:
             return _errors(404, "NOT_FOUND", f"Provided external ID field does not exist or is not accessible: {key}")
         times = Counter(str(record[key]).lower() for record in records)
-        results = []
-        for record in records:
-            name = str(record[key]).lower()
-            if times[name] > 1:
-                results.append(failed("DUPLICATE_VALUE", "Duplicate external id specified", key))
-            elif problem := self._invalid(record):
-                results.append(problem)
-            else:
-                created = name not in self.records.held
-                self.records.write(Operation.UPSERT, name, _fields_of(record))
-                results.append({"id": self.id_of(name), "success": True, "created": created, "errors": []})
-        return Reply.of(results)
+        return Reply.of([self._upserted(record, twice=times[str(record[key]).lower()] > 1) for record in records])
+
+    def _upserted(self, record: dict[str, Any], *, twice: bool = False) -> dict[str, Any]:
+        name = str(record[self._key]).lower()
+        if twice:
+            return failed("DUPLICATE_VALUE", "Duplicate external id specified", self._key)
+        if problem := self._invalid(record):
+            return problem
+        created = name not in self.records.held
+        self.records.write(Operation.UPSERT, name, _fields_of(record))
+        return {"id": self.id_of(name), "success": True, "created": created, "errors": []}
 
     def _insert(self, record: dict[str, Any]) -> dict[str, Any]:
         if problem := self._invalid(record):
@@ -226,8 +225,7 @@ class Salesforce(Server):
             return self._update({"id": record.pop("Id"), **record})
         if operation is Operation.INSERT:
             return self._insert(record)
-        found: dict[str, Any] = self._upsert(self._key, [record]).json()[0]
-        return found
+        return self._upserted(record)
 
     def _query(self, query: str) -> Reply:
         if "FROM Organization" in query:
