@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.sync.context import RunContext
     from airflow_reverse_etl.sync.ports import Destination, LoadsInJobs, Observer, RecordIds, Warehouse
 
-#: Hooks that test a connection as syncs use it, by connection types of other providers. Loaded by name, as Airflow does.
+#: Hooks that test a connection of another provider's type as syncs use it. Loaded by name, as Airflow does.
 _TESTS = {"salesforce": ("airflow_reverse_etl.hooks.http", "SalesforceTestHook")}
 
 
