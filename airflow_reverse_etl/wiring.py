@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from airflow_reverse_etl.sync.context import RunContext
     from airflow_reverse_etl.sync.ports import Destination, LoadsInJobs, Observer, RecordIds, Warehouse
 
+#: Hooks that test a connection of another provider's type as syncs use it. Loaded by name, as Airflow does.
+_TESTS = {"salesforce": ("airflow_reverse_etl.hooks.http", "SalesforceTestHook")}
+
 
 def run_context(
     sync: Sync,
@@ -272,7 +275,7 @@ def test_connection(conn_id: str) -> tuple[bool, str]:
 
     info = connection_info(conn_id)
     try:
-        hook = BaseHook.get_hook(conn_id)
+        hook = _hook(info)
     except (AirflowException, ImportError) as error:
         raise ConfigurationError(
             f"no hook for connections of type {info.conn_type!r}: {error}",
@@ -287,6 +290,13 @@ def test_connection(conn_id: str) -> tuple[bool, str]:
         )
     passed, message = hook.test_connection()
     return bool(passed), clean(str(message), (info.password or "",))
+
+
+def _hook(info: ConnectionInfo) -> Any:
+    if info.conn_type in _TESTS:
+        module, name = _TESTS[info.conn_type]
+        return getattr(import_module(module), name)(info.conn_id)
+    return BaseHook.get_hook(info.conn_id)
 
 
 def dbapi_connect(conn_id: str) -> Callable[[], Any]:

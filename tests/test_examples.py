@@ -215,13 +215,25 @@ def test_accounts_reach_salesforce_and_their_ids_come_back(
     warehouse: Callable[[str], None],
     state_url: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The day's accounts go in a job, for which the task waits without a worker."""
+    from airflow_reverse_etl.destinations.salesforce import Salesforce as SalesforceType
+    from airflow_reverse_etl.triggers import JobTrigger
     from tests.servers.threads import in_thread
     from tests.servers.vendors.salesforce import Salesforce
 
+    waits: list[float] = []
+
+    async def waited(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(SalesforceType, "poll_seconds", 61.0)  # longer than a worker waits
+    monkeypatch.setattr(JobTrigger, "sleep", staticmethod(waited))
+
     warehouse(
         "create schema marts; create table marts.accounts as select 'A-' || i as account_id, 'Account ' || i as name,"
-        " i * 1000 as revenue, if(i > 1, 'A-1', null) as parent_id from range(1, 4) numbers(i)"
+        " i * 1000 as revenue, if(i > 1, 'A-1', null) as parent_id from range(1, 1001) numbers(i)"
     )
     field = {"createable": True, "updateable": True, "nillable": True, "defaultedOnCreate": False, "type": "string"}
     fields = [
@@ -230,13 +242,15 @@ def test_accounts_reach_salesforce_and_their_ids_come_back(
         {**field, "name": "AnnualRevenue", "type": "currency"},
         {**field, "name": "ParentId", "type": "reference", "relationshipName": "Parent", "referenceTo": ["Account"]},
     ]
-    with in_thread(Salesforce(key="Account_Key__c", fields=fields)) as server:
+    with in_thread(Salesforce(key="Account_Key__c", fields=fields, polls=1)) as server:
         add_connection("salesforce", conn_type="salesforce", extra=dict(server.connection().extra))
         dag_run = run_dag(load("accounts_to_salesforce"))
-    assert xcom(dag_run, "accounts")["accepted"] == 3
+    assert xcom(dag_run, "accounts")["accepted"] == 1000
+    assert [len(job.rows or []) for job in server.jobs.values()] == [1000]
+    assert waits, "the trigger has asked for the job"
     with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
-        found = connection.execute("select key, record_id from marts.salesforce_accounts order by key").fetchall()
-    assert found == [(f"A-{number}", server.id_of(f"a-{number}")) for number in (1, 2, 3)]
+        found = connection.execute("select key, record_id from marts.salesforce_accounts").fetchall()
+    assert sorted(found) == sorted((f"A-{number}", server.id_of(f"a-{number}")) for number in range(1, 1001))
 
 
 def test_contacts_that_hubspot_has_are_enriched_and_no_other_is_created(

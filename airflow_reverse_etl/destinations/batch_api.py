@@ -216,8 +216,9 @@ class BatchApi(HttpDestination):
         """Send a batch, in one request if the endpoint allows it, and read the outcome of each row."""
         endpoint = self._endpoints[batch.operation]
         found = _Found()
-        if endpoint.find:
-            found = yield from self._find(endpoint, batch)
+        find = endpoint.endpoint.find
+        if find:
+            found = yield from self.look_up(find, batch)
             if found.refusal:
                 return found.refusal
             batch = batch.without(found.decided)
@@ -226,7 +227,7 @@ class BatchApi(HttpDestination):
         if found.inserts:
             parts += found.parts_of(self._endpoints[Operation.INSERT], batch.without(set(existing.keys)))
         then = endpoint.endpoint.then
-        if len(parts) == 1 and not endpoint.find and not found.decided:
+        if len(parts) == 1 and not find and not found.decided:
             return (yield from self._send_part(*parts[0], found.ids, then))
         return (yield from self._send_parts(parts, found, then))
 
@@ -242,15 +243,13 @@ class BatchApi(HttpDestination):
         found = _Found(ids={row.key: row.id for row in rows if row.id is not None})
         return (yield from self._send_parts(found.parts_of(prepared, batch), found, endpoint.then))
 
-    def _find(self, endpoint: _Operation, batch: Batch) -> Generator[Request, Reply, _Found]:
+    @final
+    def look_up(self, asked: Find, batch: Batch) -> Generator[Request, Reply, _Found]:
         """Look up the records of a batch."""
-        find = endpoint.find
-        asked = endpoint.endpoint.find
-        assert find is not None, "an endpoint with a look-up"
-        assert asked is not None, "an endpoint with a look-up"
+        prepared = _Prepared(asked, asked.max_rows)
         result = _Found()
-        for part in find.parts(batch):
-            request, _, problems = find.request(part, {})
+        for part in prepared.parts(batch):
+            request, _, problems = prepared.request(part, {})
             result.decided.update(problems)
             if request is None:
                 continue
@@ -318,7 +317,7 @@ class BatchApi(HttpDestination):
                 return Receipts(exceptions=rejected, requests=0)
             max_bytes = endpoint.endpoint.support.max_bytes
             if max_bytes and request.body and len(request.body) > max_bytes:
-                return _with_rejected(_too_large(batch, max_bytes), rejected)
+                return _with_rejected(too_large(batch, max_bytes), rejected)
             reply = yield request
             receipts, named = endpoint.replies.read(reply, sent)
             if not receipts.stop and named and len(named) < len(batch):
@@ -481,7 +480,6 @@ class _Operation(_Prepared):
         super().__init__(endpoint, endpoint.support.max_rows)
         self._destination = destination
         self.endpoint = endpoint
-        self.find = _Prepared(endpoint.find, endpoint.find.max_rows) if endpoint.find else None
         names_row = endpoint.path_names_row
         if names_row is None:
             names_row = self.single and not isinstance(endpoint.path, str)
@@ -561,6 +559,7 @@ def _with_rejected(receipts: Receipts, rejected: Mapping[str, Receipt]) -> Recei
     return replace(receipts, exceptions={**rejected, **receipts.exceptions})
 
 
-def _too_large(batch: Batch, max_bytes: int) -> Receipts:
+def too_large(batch: Batch, max_bytes: int) -> Receipts:
+    """Return the receipts of a request that would be larger than its limit."""
     receipt = Receipt(Outcome.REJECTED, "too_large", f"the row is larger than the limit of {max_bytes:,} bytes")
     return Receipts(receipt, refused_whole=len(batch) > 1, requests=0)

@@ -87,6 +87,10 @@ class HttpDestination:
     needs_match_on: ClassVar[frozenset[Operation]] = frozenset({Operation.DELETE})
     #: Statuses that have another meaning in this API than usual.
     actions: Mapping[int, Action] = {}
+    #: Codes of whole replies that say more than the status.
+    codes: Mapping[str, Action] = {}
+    #: Size of a reply above which it counts as lost; None for the usual one.
+    max_reply_bytes: ClassVar[int | None] = None
     capabilities: Capabilities
 
     def __init__(self, setup: Setup) -> None:
@@ -168,7 +172,8 @@ class HttpDestination:
         :raises CredentialsError: the status means that the credentials were refused.
         :raises ConfigurationError: the status means that no row can succeed.
         """
-        action = action_of(reply.status, actions or {}, self.actions, ACTIONS)
+        by_code = None if reply.status in (actions or {}) else self.code_of(reply)
+        action = by_code or action_of(reply.status, actions or {}, self.actions, ACTIONS)
         if action is Action.ACCEPT:
             return Receipts(taken=reply.status == 202)
         code, message = (self.clean(text, batch) for text in words or self.error_text(batch, reply))
@@ -185,6 +190,11 @@ class HttpDestination:
         refused_whole = action in (Action.REFUSE, Action.CONFLICT) and len(batch) > 1
         throttled = action is Action.THROTTLE
         return Receipts(receipt, refused_whole=refused_whole, retry_after=wait, throttled=throttled)
+
+    @final
+    def code_of(self, reply: Reply) -> Action | None:
+        """Return the meaning of an error's code, by ``codes``; None if only the status has one."""
+        return self.codes.get(error_text(reply)[0]) if self.codes and reply.status >= 300 else None
 
     @final
     def checked(self, reply: Reply) -> Any:
@@ -301,6 +311,7 @@ class HttpDestination:
             connect_timeout=self.options.connect_timeout,
             lookup=self._lookup,
             where={"connection": self.options.connection, "sync": self.sync.name},
+            max_reply_bytes=self.max_reply_bytes,
         )
         self._client = await client.__aenter__()
 

@@ -109,6 +109,7 @@ class Info:
     :param auth_header: header that carries the connection's password, unless the connection names another one. Empty:
         ``Authorization``, with the password as a bearer token, or as basic authentication with a login.
     :param test: path that the connection test requests, unless the connection has a ``test_path``.
+    :param used_up: codes of errors that mean that the requests of the day are used up, for the connection test.
     :param scopes: request that tells the scopes of a token, for the connection test; None if the API has none.
     :param account: request that tells the account; None if the API has none. State belongs to an account: a sync whose
         credentials are those of another account stops.
@@ -123,6 +124,7 @@ class Info:
     base_url: str = ""
     auth_header: str = ""
     test: str = ""
+    used_up: tuple[str, ...] = ()
     scopes: Scopes | None = None
     account: Account | None = None
     contract: str = ""

@@ -38,6 +38,7 @@ class ReplyReader:
         self._options = options
         self._host = destination.server.host
         self._idempotent = options.support.idempotent
+        self._codes = {**destination.codes, **options.codes}
         self._actions: dict[int, Action] = dict(options.statuses)
         if path_names_row:
             self._actions = {**_MISSING_ROW.get(operation, {}), **self._actions}
@@ -136,14 +137,14 @@ class ReplyReader:
         return self._with_actions(Receipts(others, found.named), found, reply)
 
     def _action_of_code(self, reply: Reply, answer: Any, batch: Batch) -> Action | None:
-        """Return the meaning of the reply's code by the option ``codes``, or None without one."""
-        if not self._options.codes:
+        """Return the meaning of the reply's code by ``codes``, or None without one."""
+        if not self._codes:
             return None
         # In a reply with a 2xx status, entries have the codes of single rows.
         if self._results and reply.status < 300:
             reply = replace(reply, body=dumps(self._results.without_lists(answer)))
         code, _ = self._words(batch, reply)
-        return self._options.codes.get(code)
+        return self._codes.get(code)
 
     def _verdict(self, answer: Any) -> bool | None:
         """Return whether the option ``success`` finds success in a reply; None without a value, or the option."""

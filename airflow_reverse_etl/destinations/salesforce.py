@@ -1,4 +1,4 @@
-"""Destination type ``salesforce``: records of any object, by sObject Collections of the REST API.
+"""Destination type ``salesforce``: records of any object, by sObject Collections of the REST API, and by Bulk API 2.0.
 
 Sources, read in November 2026: developer.salesforce.com, REST API guide (sObject Collections, query, describe, limits,
 status codes), and simple-salesforce's ``login``, whose connections it takes.
@@ -6,19 +6,21 @@ status codes), and simple-salesforce's ``login``, whose connections it takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 from urllib.parse import quote, urlencode
 
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import Setup
-from airflow_reverse_etl.destinations.batch_api import BatchApi, Endpoint, Find, Missing, RecordPlaces, Row
-from airflow_reverse_etl.destinations.http import Action, HttpOptions, Reply, Request
+from airflow_reverse_etl.destinations.batch_api import Endpoint, Find, RecordPlaces, Row
+from airflow_reverse_etl.destinations.http import HttpOptions, Reply, Request
 from airflow_reverse_etl.destinations.info import Account, Info
-from airflow_reverse_etl.destinations.results import Results, RowAction
+from airflow_reverse_etl.destinations.results import Results
+from airflow_reverse_etl.destinations.salesforce_bulk import BulkJobs
+from airflow_reverse_etl.destinations.salesforce_codes import REPLIES, ROWS
 from airflow_reverse_etl.destinations.salesforce_connection import http_connection
+from airflow_reverse_etl.destinations.salesforce_csv import plain_fields
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.http.server import Server
 from airflow_reverse_etl.spec.operations import Operation
@@ -28,22 +30,6 @@ from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, FieldTy
 #: Version of the API, unless a sync sets another one.
 VERSION = "62.0"
 
-#: Codes of whole replies. 403 with REQUEST_LIMIT_EXCEEDED does not concern the credentials.
-_CODES: Mapping[str, Action] = {
-    "REQUEST_LIMIT_EXCEEDED": Action.THROTTLE,
-    "SERVER_UNAVAILABLE": Action.RETRY,
-    "INVALID_FIELD": Action.CONFIGURATION,
-    "INVALID_TYPE": Action.CONFIGURATION,
-    "NOT_FOUND": Action.CONFIGURATION,
-}
-#: Codes of rows that are not rejected.
-_ROW_CODES: Mapping[str, RowAction] = {
-    "UNABLE_TO_LOCK_ROW": "retry",
-    "REQUEST_LIMIT_EXCEEDED": "throttle",
-    "STORAGE_LIMIT_EXCEEDED": "configuration",
-}
-#: The same for an update.
-_GONE: Mapping[str, RowAction] = {**_ROW_CODES, "ENTITY_IS_DELETED": "skip", "NOT_FOUND": "skip"}
 #: Most rows of a request that has their values in its URL, of which 16,384 bytes are allowed.
 _BY_ID = 100
 _TYPES: Mapping[str, FieldType] = {
@@ -61,8 +47,9 @@ INFO = Info(
     title="Salesforce",
     docs="https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/",
     test=f"/services/data/v{VERSION}/limits",
+    used_up=("REQUEST_LIMIT_EXCEEDED",),
     account=Account(f"/services/data/v{VERSION}/query?q=SELECT+Id+FROM+Organization", "records.0.Id"),
-    contract="the guide of the REST API 62.0, sObject Collections, of 2026-11-25",
+    contract="the guides of the REST API 62.0 (sObject Collections) and of Bulk API 2.0, of 2026-11-25",
     connection="The connection is of type `salesforce`, of apache-airflow-providers-salesforce: with `consumer_key`, "
     "`consumer_secret` and the `domain` of your organization (client credentials), or with user name, `consumer_key` "
     "and `private_key` (JWT). A connection of type `reverse_etl_http` with OAuth works as well.",
@@ -98,12 +85,22 @@ class SalesforceOptions(HttpOptions):
     allow_duplicates: Annotated[
         bool, Field(description="records are written although a duplicate rule of the organization reports them")
     ] = False
+    bulk_from_rows: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="number of rows of one kind (added and changed, removed) in a plan from which they are sent as "
+            "jobs of Bulk API 2.0 instead of 200 a request; null: never. With `allow_duplicates`, in mode `append` and "
+            "without `match_on` none are",
+        ),
+    ] = 10_000
 
 
-class Salesforce(BatchApi):
-    """Writes 200 records a request, each by itself. The reply has their results in the order of the records."""
+class Salesforce(BulkJobs):
+    """Writes 200 records a request, each by itself, whose results are in the same order; or many records a job."""
 
     info = INFO
+    codes = REPLIES
     Options: ClassVar[type[SalesforceOptions]] = SalesforceOptions
     needs_match_on = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
 
@@ -130,47 +127,36 @@ class Salesforce(BatchApi):
     def endpoints(self) -> Mapping[Operation, Endpoint]:
         """Return the calls of sObject Collections. Updates and deletes look up the ids first, unless rows have them."""
         records = "/composite/sobjects"
-        by_id = self._key == "Id"
-        upsert = self._write("PATCH", f"{records}/{self._object}/{quote(self._key, safe='')}", self._item)
-        insert = self._write("POST", records, self._item, idempotent=False)
-        update = self._write("PATCH", records, self._update_item, rows=_BY_ID, codes=_GONE)
+        upsert = f"{records}/{self._object}/{quote(self._key, safe='')}"
         return {
-            Operation.UPSERT: upsert,
-            Operation.INSERT: insert,
-            Operation.UPDATE: replace(update, find=None if by_id else self._find_ids("skip")),
+            Operation.UPSERT: self._write(Operation.UPSERT, "PATCH", upsert, self._item),
+            Operation.INSERT: self._write(Operation.INSERT, "POST", records, self._item),
+            Operation.UPDATE: self._write(Operation.UPDATE, "PATCH", records, self._update_item, rows=_BY_ID),
             Operation.DELETE: Endpoint(
                 path="",
                 path_of_rows=self._delete_path,
                 method="DELETE",
                 body="none",
                 support=_support(_BY_ID),
-                results=_results({**_ROW_CODES, "ENTITY_IS_DELETED": "accept"}),
-                codes=_CODES,
-                find=None if by_id else self._find_ids("accept"),
+                results=_results(Operation.DELETE),
+                find=self.find_of(Operation.DELETE),
             ),
         }
 
     def _write(
-        self,
-        method: str,
-        path: str,
-        item: Callable[[Row], Any],
-        *,
-        rows: int = 200,
-        idempotent: bool = True,
-        codes: Mapping[str, RowAction] = _ROW_CODES,
+        self, operation: Operation, method: str, path: str, item: Callable[[Row], Any], *, rows: int = 200
     ) -> Endpoint:
         return Endpoint(
-            path=self._path(path),
+            path=self.path_of(path),
             method=method,
             headers={"Sforce-Duplicate-Rule-Header": "allowSave=true"} if self.options.allow_duplicates else {},
             records="records",
             envelope={"allOrNone": False},
             item=item,
-            support=_support(rows, idempotent=idempotent),
-            results=_results(codes),
+            support=_support(rows, idempotent=operation is not Operation.INSERT),
+            results=_results(operation),
             ids=RecordPlaces(),
-            codes=_CODES,
+            find=self.find_of(operation),
         )
 
     def limits(self, operations: Mapping[Operation, Support]) -> Capabilities:
@@ -179,7 +165,7 @@ class Salesforce(BatchApi):
 
     def fields(self) -> Generator[Request, Reply, ObjectSchema]:
         """Return the object's fields, and its relations, by which a parent is named with its external id."""
-        answer = self.checked((yield Request("GET", self._path(f"/sobjects/{self._object}/describe"))))
+        answer = self.checked((yield Request("GET", self.path_of(f"/sobjects/{self._object}/describe"))))
         fields = [_field(found) for found in answer["fields"]]
         relations = {found["relationshipName"] for found in answer["fields"] if found.get("relationshipName")}
         return ObjectSchema([*fields, *(ObjectField(name) for name in sorted(relations))])
@@ -195,11 +181,12 @@ class Salesforce(BatchApi):
     def _key(self) -> str:
         return self.sync.destination.match_on[0] if self.sync.destination.match_on else "Id"
 
-    def _path(self, path: str) -> str:
+    def path_of(self, path: str) -> str:
+        """Return the path of a resource of the API."""
         return f"/services/data/v{self.options.version}{path}"
 
     def _item(self, row: Row) -> dict[str, Any]:
-        record = dict(_parents_by_null(row.record))
+        record = dict(plain_fields(row.record))
         return {"attributes": {"type": self.options.object}, **record}
 
     def _update_item(self, row: Row) -> dict[str, Any]:
@@ -209,31 +196,38 @@ class Salesforce(BatchApi):
 
     def _delete_path(self, rows: Sequence[Row]) -> str:
         ids = ",".join(str(row.id or row.record["Id"]) for row in rows)
-        return self._path(f"/composite/sobjects?{urlencode({'ids': ids, 'allOrNone': 'false'}, safe=',')}")
+        return self.path_of(f"/composite/sobjects?{urlencode({'ids': ids, 'allOrNone': 'false'}, safe=',')}")
 
-    def _find_ids(self, missing: Missing) -> Find:
-        """Return the query for the records' ids."""
+    def find_of(self, operation: Operation) -> Find | None:
+        """Return the query for the ids of records that are updated or deleted, unless rows have them."""
+        if operation in (Operation.UPSERT, Operation.INSERT) or self._key == "Id":
+            return None
         return Find(
             path="",
-            path_of_rows=self._query_path,
+            path_of_rows=lambda rows: self.query_path(
+                self.options.object, self._key, self._key, (row.record[self._key] for row in rows)
+            ),
             method="GET",
             body="none",
             places=RecordPlaces("records", (self._key, self._key), "Id"),
-            missing=missing,
+            missing="skip" if operation is Operation.UPDATE else "accept",
+            max_rows=_BY_ID,
         )
 
-    def _query_path(self, rows: Sequence[Row]) -> str:
-        values = ", ".join(_literal(row.record[self._key]) for row in rows)
-        query = f"SELECT Id, {self._key} FROM {self.options.object} WHERE {self._key} IN ({values})"  # noqa: S608 - escaped
-        return self._path(f"/query?{urlencode({'q': query})}")
+    def query_path(self, object_: str, field: str, by: str, values: Iterable[Any]) -> str:
+        """Return the path of a query for the ids of records, and a field, by values of a field."""
+        texts = ", ".join(map(_literal, values))
+        query = f"SELECT Id, {field} FROM {object_} WHERE {by} IN ({texts})"  # noqa: S608 - escaped
+        return self.path_of(f"/query?{urlencode({'q': query})}")
 
 
 def _support(max_rows: int, *, idempotent: bool = True) -> Support:
     return Support(idempotent=idempotent, answers="row", max_rows=max_rows)
 
 
-def _results(codes: Mapping[str, RowAction]) -> Results:
-    return Results(ok={"success": True}, code="errors.0.statusCode", message="errors.0.message", codes=dict(codes))
+def _results(operation: Operation) -> Results:
+    codes = dict(ROWS[operation])
+    return Results(ok={"success": True}, code="errors.0.statusCode", message="errors.0.message", codes=codes)
 
 
 def _literal(value: Any) -> str:
@@ -242,17 +236,6 @@ def _literal(value: Any) -> str:
         return str(value).lower()
     text = str(value).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{text}'"
-
-
-def _parents_by_null(record: Mapping[str, Any]) -> Generator[tuple[str, Any], None, None]:
-    """Yield the fields of a record. A parent whose external id is null becomes null in the field that refers to it."""
-    for name, value in record.items():
-        if isinstance(value, list):
-            yield name, ";".join(map(str, value))
-        elif isinstance(value, Mapping) and all(part is None for part in value.values()):
-            yield (f"{name.removesuffix('__r')}__c" if name.endswith("__r") else f"{name}Id"), None
-        else:
-            yield name, value
 
 
 def _field(found: Mapping[str, Any]) -> ObjectField:

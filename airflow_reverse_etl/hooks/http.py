@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_reverse_etl.http.blocking import BlockingClient
     from airflow_reverse_etl.http.server import Server
+    from airflow_reverse_etl.sync.ports import ConnectionInfo
 
 #: Seconds that the connection test waits, for the connection and for the answer.
 TIMEOUT = 10.0
@@ -84,6 +86,8 @@ class ReverseEtlHttpHook(BaseHook):
         status = f"{reply.status} {_phrase(reply.status)}".strip()
         words = clean(error_text(reply)[1], client.server.secrets)
         answer = f"{status}: {words}" if reply.status >= HTTPStatus.BAD_REQUEST and words else status
+        if self.info and (used_up := error_text(reply)[0]) in self.info.used_up:
+            return False, f"the credentials are right, but the day's requests are used up: {used_up}"
         if reply.status == HTTPStatus.FORBIDDEN and self.info:
             return False, f"the credentials are right, but lack a permission: {answer}"
         if reply.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -121,10 +125,13 @@ class ReverseEtlHttpHook(BaseHook):
             return ""
         return f"{scopes.example}, or that of another object"
 
+    def _connection(self) -> ConnectionInfo:
+        return connection_info(self.http_conn_id)
+
     def _server(self) -> Server:
         from airflow_reverse_etl.http.server import Server
 
-        connection = connection_info(self.http_conn_id)
+        connection = self._connection()
         if self.info is None:
             return Server.from_connection(connection, connection_info)
         return Server.from_connection(
@@ -146,6 +153,24 @@ class ReverseEtlHttpHook(BaseHook):
         if cls.info and isinstance(cls.info.connection, ConnectionForm):
             return cls.info.connection.connection_type()
         return next(found for found in destination_connections() if found["connection-type"] == cls.conn_type)
+
+
+class SalesforceTestHook(ReverseEtlHttpHook):
+    """Test of a connection of type ``salesforce``, which the hook of Airflow's provider has, too, but not for syncs.
+
+    That hook logs in by simple-salesforce; a sync logs in as the destination type does.
+    """
+
+    @cached_property
+    def info(self) -> Info:  # type: ignore[override]
+        from airflow_reverse_etl.destinations.salesforce import INFO
+
+        return INFO
+
+    def _connection(self) -> ConnectionInfo:
+        from airflow_reverse_etl.destinations.salesforce_connection import http_connection
+
+        return http_connection(super()._connection())
 
 
 def connection_hook(info: Info) -> type[ReverseEtlHttpHook]:

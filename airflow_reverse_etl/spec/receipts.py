@@ -107,6 +107,7 @@ class Receipt:
     :param message: the remote's own words, without known row values.
     :param host: the remote that answered, or failed to answer.
     :param status: the HTTP reply's status, if there was a reply.
+    :param id: the destination's own id of the record, if the row was accepted, and a job's result names it.
     """
 
     outcome: Outcome
@@ -114,6 +115,7 @@ class Receipt:
     message: str = ""
     host: str = ""
     status: int | None = None
+    id: str = ""
 
     @property
     def reason(self) -> Reason:

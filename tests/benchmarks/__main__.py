@@ -120,6 +120,7 @@ def main() -> None:
         bench_engine,
         bench_idle,
         bench_read,
+        bench_salesforce,
         bench_vendors,
         bench_warehouse,
     )
@@ -130,7 +131,7 @@ def main() -> None:
         partial(bench_engine.main, sizes.plan),
         partial(bench_read.main, sizes.large),
     )
-    slow = () if args.quick else (bench_warehouse.main, bench_dbt_cloud.main, bench_vendors.main)
+    slow = () if args.quick else (bench_warehouse.main, bench_dbt_cloud.main, bench_vendors.main, bench_salesforce.main)
     for bench in (*quick, *slow):
         for record in bench():
             records.append(record)

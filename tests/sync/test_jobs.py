@@ -296,6 +296,20 @@ async def test_a_job_that_cannot_be_asked_for_is_asked_again(world: World) -> No
     assert set(it.written().values()) == {1}
 
 
+async def test_jobs_are_full_however_the_store_reads(world: World) -> None:
+    it = bulk(world)
+    changes = it.store.changes
+
+    def in_parts(*arguments: Any, **more: Any) -> Any:
+        for part in changes(*arguments, **more):
+            for at in range(part.num_rows):
+                yield part.slice(at, 1)
+
+    it.store.changes = in_parts  # type: ignore[method-assign]
+    assert (await it.run(many(10))).accepted == 10
+    assert [len(job.rows) for job in it.api.jobs.values()] == [4, 4, 2]
+
+
 async def test_removed_rows_are_answered_before_the_rest_begins(world: World) -> None:
     it = bulk(world, max_jobs=5)
     it.values = {"mode": "mirror", "guards": {"min_rows": 0, "max_removed": "100%"}}

@@ -21,6 +21,7 @@ from airflow_reverse_etl.sync.load.change_reader import ChangeReader
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery
 from airflow_reverse_etl.sync.load.jobs.job_loader import JobLoader
+from airflow_reverse_etl.sync.load.jobs.rows import gathered
 from airflow_reverse_etl.sync.load.jobs.terms import job_terms
 from airflow_reverse_etl.sync.load.rate_limit import pace_of
 from airflow_reverse_etl.sync.load.share import Share
@@ -267,6 +268,8 @@ class Loader:
 
     async def _read(self, after: int, until: int, settled: RangeSet) -> ChangeReader:
         changes = await asyncio.to_thread(self._store.changes, self._plan, after=after, until=until)
+        if self._jobs and self._jobs.terms:
+            changes = gathered(changes, self._jobs.terms.values())
         return ChangeReader(changes, self._batcher, settled)
 
     async def _settle_conflicts(self) -> None:

@@ -269,7 +269,9 @@ class JobLoader:
                     checkpoint.add_requests(1)
                     named = batch.only(sorted(position.pop(key) for key in page if key in position))
                     lost |= _numbers(seq for seq, key in _rows(named) if page[key].outcome is Outcome.UNKNOWN)
-                    again |= self._settled(named, Receipts(exceptions=page))
+                    ids = {key: receipt.id for key, receipt in page.items() if receipt.id}
+                    others = {key: one for key, one in page.items() if one.outcome is not Outcome.ACCEPTED}
+                    again |= self._settled(named, Receipts(exceptions=others, ids=ids))
         unnamed = batch.only(sorted(position.values()))
         lost |= _numbers(unnamed.seqs)
         again |= self._settled(unnamed, Receipts(NOT_NAMED if state is JobState.FINISHED else GONE))

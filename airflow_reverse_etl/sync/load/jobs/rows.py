@@ -1,19 +1,40 @@
-"""The rows of a job, read again to match its results with them."""
+"""The rows of jobs: gathered to fill a job, and read again to match its results with them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import Batch, JobRef
 from airflow_reverse_etl.sync.load.records import identifiers
 from airflow_reverse_etl.sync.load.values import python_values
-from airflow_reverse_etl.sync.ports import Plan, StateStore
+from airflow_reverse_etl.sync.ports import JobTerms, Plan, StateStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def gathered(
+    changes: Generator[pa.RecordBatch, None, None], terms: Collection[JobTerms]
+) -> Generator[pa.RecordBatch, None, None]:
+    """Join the batches of a change set, which stores read in parts, so that a job can be full."""
+    import pyarrow as pa
+
+    most_rows = max(one.max_rows for one in terms)
+    most_bytes = max(one.max_bytes or 0 for one in terms) or None
+    held: list[pa.RecordBatch] = []
+    with contextlib.closing(changes):
+        for batch in changes:
+            held.append(batch)
+            rows = sum(part.num_rows for part in held)
+            if rows >= most_rows or (most_bytes and sum(part.nbytes for part in held) >= most_bytes):
+                table = pa.Table.from_batches(held)
+                yield from table.slice(0, most_rows).combine_chunks().to_batches()
+                held = table.slice(most_rows).to_batches()
+        if held:
+            yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 
 
 def read_rows(store: StateStore, plan: Plan, ref: JobRef, wanted: RangeSet, *, distinct: bool) -> Batch:
