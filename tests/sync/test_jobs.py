@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -294,6 +295,18 @@ async def test_a_job_that_cannot_be_asked_for_is_asked_again(world: World) -> No
     it = bulk(world, dials=JobDials(unreachable=3))
     assert (await it.run(many(3))).accepted == 3
     assert set(it.written().values()) == {1}
+
+
+@of_each_kind
+async def test_a_day_that_is_used_up_leaves_jobs_and_rows_to_another_one(world: World, starts: Any) -> None:
+    """Whatever step of a job there is no request for: creating, uploading, closing, asking, reading a page."""
+    it = bulk(world, starts, capabilities=NOT_IDEMPOTENT)
+    it.values = {"mode": "insert"}
+    for most in (1, 2, 3, 4, 5, 9, 9):
+        with contextlib.suppress(IncompleteLoadError):  # the results of an earlier run's jobs are missing
+            await it.run(many(6), rate={"requests_per_day": most})
+    assert it.written() == Counter(row["id"] for row in many(6))
+    assert (await it.run(many(6))).planned.total == 0
 
 
 async def test_removed_rows_are_answered_before_the_rest_begins(world: World) -> None:
