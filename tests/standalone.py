@@ -47,19 +47,17 @@ class Airflow:
         """
         (home / "dags").mkdir(exist_ok=True)
         settings = {**_environment(home, port or free_port(), connections), **(environment or {})}
-        with (home / "standalone.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", "standalone"],
-                env=settings,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        running = cls(home, _started(home, settings), settings)
         try:
-            yield cls(home, process, settings)
+            yield running
         finally:
-            _end(process)
+            _end(running.process)
+
+    def restart(self) -> None:
+        """Kill all of its processes at once, and start it again on the same database."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = _started(self.home, self._environment)
 
     def command(self, *arguments: str) -> None:
         """Run ``airflow …`` to its end."""
@@ -127,6 +125,18 @@ def _environment(home: Path, port: int, connections: Mapping[str, Mapping[str, A
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "PYTHONWARNINGS": "ignore",
     }
+
+
+def _started(home: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with (home / "standalone.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "airflow", "standalone"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -143,8 +143,8 @@ class HubSpot(BatchApi):
     info = INFO
     Options: ClassVar[type[HubSpotOptions]] = HubSpotOptions
     needs_match_on = frozenset({Operation.UPSERT, Operation.UPDATE, Operation.DELETE})
-    #: 477: the account is being moved, which takes up to a day.
-    actions: Mapping[int, Action] = {477: Action.THROTTLE}
+    #: 423: too many writes, which must pause for two seconds. 477: the account is being moved, which takes up to a day.
+    actions: Mapping[int, Action] = {423: Action.THROTTLE, 477: Action.THROTTLE}
 
     def __init__(self, setup: Setup) -> None:
         problems = []

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from airflow_reverse_etl.destinations.base import DestinationClass, Setup
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import DestinationSpec, Sync
+from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.sync.ports import ConnectionInfo, Destination, LoadsInJobs, ReplacesObject
 
@@ -186,6 +187,9 @@ def _unsupported(cls: DestinationClass, setup: Setup, destination: Destination) 
     needing = sorted(setup.operations & cls.needs_match_on)
     if needing and not sync.destination.match_on:
         problems.append(f"destination.match_on: is required to {' and '.join(needing)}")
+    unmatched = Operation.INSERT in setup.operations and not sync.destination.match_on
+    if unmatched and isinstance(destination, LoadsInJobs) and destination.job_terms(Operation.INSERT, 1):
+        problems.append("destination.match_on: is required to insert in jobs, whose results name rows by it")
     if sync.write_ids and not capabilities.gives_ids:
         problems.append("write_ids: the answers of this destination have no ids of records")
     sizes = [capabilities.operations[operation].max_rows for operation in setup.operations - set(missing)]

@@ -458,7 +458,8 @@ class Destination(Protocol):
         """Send a batch once.
 
         The outcome of a row is a receipt, never an exception. Raises CredentialsError or ConfigurationError only for
-        problems that concern every row (401, wrong URL). The load then stops, and keeps all settled rows.
+        problems that concern every row (401, wrong URL). The load then stops, and keeps all settled rows. May let a
+        DailyLimitError of the limiter pass as long as no request of the batch was sent: the rows are left.
         """
 
     async def close(self) -> None: ...

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.spec.columns import Column
 from airflow_reverse_etl.spec.operations import Operation
-from airflow_reverse_etl.spec.receipts import ACCEPTED, DAILY_LIMIT, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
-from airflow_reverse_etl.sync.ports import USUAL, Capabilities, DailyLimitError, Limiter, ObjectSchema
+from airflow_reverse_etl.spec.receipts import ACCEPTED, REPLY_NOT_READ, Batch, Outcome, Receipt, Receipts
+from airflow_reverse_etl.sync.ports import USUAL, Capabilities, Limiter, ObjectSchema
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
 
 if TYPE_CHECKING:
@@ -249,10 +249,7 @@ class FakeDestination:
             raise CrashError("the process dies after the new content was shown")
 
     async def send(self, batch: Batch) -> Receipts:
-        try:
-            await self._limiter.acquire()
-        except DailyLimitError as error:
-            return Receipts(Receipt(Outcome.RETRYABLE, DAILY_LIMIT, str(error)), requests=0)
+        await self._limiter.acquire()
         self.batches.append(batch)
         number = len(self.batches)
         dials = self.dials

@@ -23,7 +23,7 @@ import pyarrow.compute  # noqa: F401
 import sqlglot.optimizer  # noqa: F401
 
 from airflow_reverse_etl.destinations import json_api  # noqa: F401
-from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.destinations.registry import create, registered
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.stores.lake import commit, planner  # noqa: F401
@@ -37,6 +37,7 @@ from airflow_reverse_etl.sync.run import run_sync
 from airflow_reverse_etl.testing import RecordingObserver
 from airflow_reverse_etl.warehouses.dbapi import DbApiWarehouse
 from airflow_reverse_etl.warehouses.duckdb import DuckDBWarehouse
+from tests.bulk_api import Bulk
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])
@@ -106,7 +107,14 @@ def _parts(attempt: Try) -> tuple[Warehouse, StateStore]:
 
 
 def _timing(attempt: Try) -> RunTiming:
-    return RunTiming(lease=attempt.lease, renewal=attempt.lease / 4, waiting=0.02, checkpoint=0.01, confirmation=0.05)
+    return RunTiming(
+        lease=attempt.lease,
+        renewal=attempt.lease / 4,
+        waiting=0.02,
+        checkpoint=0.01,
+        confirmation=0.05,
+        collection=0.05,
+    )
 
 
 def work(attempt: Try, marks: Connection) -> None:
@@ -117,11 +125,13 @@ def work(attempt: Try, marks: Connection) -> None:
     marked: Any = Marked(store, marks)
     primary_key = () if sync.mode == "append" else ("id",)
     try:
+        with registered("bulk", Bulk):
+            destination = create(sync, connection=attempt.api)
         report = asyncio.run(
             run_sync(
                 sync,
                 SourceModel(f"select * from {attempt.table}", primary_key, warehouse),
-                create(sync, connection=attempt.api),
+                destination,
                 RunContext(
                     attempt.run_id,
                     marked,

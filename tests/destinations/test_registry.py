@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
@@ -16,6 +17,7 @@ from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, Support
+from tests.bulk_api import Bulk
 
 
 class AcmeOptions(HttpOptions):
@@ -133,3 +135,13 @@ def test_what_a_destination_cannot_do_is_reported_before_a_row_is_read(
         create(sync(mode, **options), connection=CONNECTION)
     assert len(caught.value.problems) == len(problems)
     assert all(problem in str(caught.value) for problem in problems)
+
+
+@pytest.mark.parametrize(("match_on", "refused"), [("", True), ("id", False)])
+def test_an_insert_in_jobs_without_match_on_is_refused_before_a_row_is_read(match_on: str, refused: bool) -> None:
+    """A type that sends small plans row by row is refused when the number of rows is known: before it sends any."""
+    options = {"match_on": match_on} if match_on else {}
+    with registered("bulk", Bulk):
+        inserting = sync("insert", type="bulk", connection="bulk", object="on_close", **options)
+        with pytest.raises(SpecError, match="match_on: is required to insert in jobs") if refused else nullcontext():
+            create(inserting, connection=CONNECTION)

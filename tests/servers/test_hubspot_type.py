@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.testing import DestinationConformance
 from tests.servers.clock import QuietClock
 from tests.servers.credentials import OAuth2
-from tests.servers.faults import LOST_ANSWER, in_order
+from tests.servers.faults import LOST_ANSWER, Fault, in_order
 from tests.servers.loads import Loads
+from tests.servers.messages import Reply, Request
 from tests.servers.remote import ServerRemote
 from tests.servers.vendors.hubspot import TOKEN, UNLABELED, HubSpot
 
@@ -93,6 +96,56 @@ async def test_a_contact_that_exists_is_rejected_by_an_insert_and_the_others_are
         report = await people(hubspot, mode="insert", name="other").run(PEOPLE)
         assert (report.accepted, report.rejected) == (4, 1)
         assert not hubspot.records.twice(Operation.INSERT)
+
+
+def refused(status: int, category: str, **headers: str) -> Fault:
+    """Answer with an error of the contract, and carry nothing out."""
+    body = json.dumps({"status": "error", "category": category, "message": "not now"}).encode()
+    return Fault.instead(Reply(status, body, {"Content-Type": "application/json", **headers}))
+
+
+async def test_a_conflict_of_one_contact_is_rejected_though_the_whole_batch_was_refused() -> None:
+    """An upsert answers 409 for all of its contacts, and does not say which of them it means."""
+
+    def conflict(number: int, request: Request) -> Fault | None:
+        return refused(409, "CONFLICT") if b"Person3@" in request.body and b"upsert" in request.path.encode() else None
+
+    async with server(fault=conflict) as hubspot:
+        report = await people(hubspot).run(PEOPLE)
+        assert (report.accepted, report.rejected) == (4, 1)
+        assert report.reasons[0]["code"] == "conflict"
+        assert not hubspot.records.twice(Operation.UPSERT)
+
+
+async def test_a_locked_account_is_left_alone_for_two_seconds_at_least() -> None:
+    moments: list[float] = []
+
+    def locked(number: int, request: Request) -> Fault | None:
+        if "upsert" not in request.path:
+            return None
+        moments.append(hubspot.clock.monotonic())
+        return refused(423, "LOCKED") if len(moments) < 8 else None
+
+    async with server(fault=locked) as hubspot:
+        report = await people(hubspot).run(PEOPLE)
+        assert (report.accepted, report.rejected) == (5, 0)
+        assert min(later - earlier for earlier, later in pairwise(moments)) >= 2
+
+
+async def test_nothing_is_sent_while_hubspot_moves_the_account() -> None:
+    """It says for how long: up to a day."""
+    moments: list[float] = []
+
+    def moved(number: int, request: Request) -> Fault | None:
+        if "upsert" not in request.path:
+            return None
+        moments.append(hubspot.clock.monotonic())
+        return refused(477, "MIGRATION_IN_PROGRESS", **{"Retry-After": "86400"}) if len(moments) == 1 else None
+
+    async with server(fault=moved) as hubspot:
+        report = await people(hubspot).run(PEOPLE)
+        assert (report.accepted, report.rejected) == (5, 0)
+        assert moments[1] - moments[0] >= 86_400
 
 
 async def test_values_become_what_hubspot_takes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from airflow_reverse_etl.destinations.registry import create
+from airflow_reverse_etl.errors import IncompleteLoadError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.rate_budget import FileBudget
 from airflow_reverse_etl.sync.load.daily_limit import DailyLimit
-from airflow_reverse_etl.sync.ports import Capabilities, DailyLimitError, Support, usual
+from airflow_reverse_etl.sync.ports import Capabilities, ConnectionInfo, DailyLimitError, Support, usual
 from airflow_reverse_etl.testing import FrozenClock
 from tests.sync.world import World, rows
 
@@ -60,6 +64,35 @@ async def test_the_destination_may_say_that_the_day_is_used_up(world: World) -> 
     report = await world.run(FIVE, rate={"batch_size": 1, "concurrency": 1})
     assert (report.accepted, report.retryable) == (2, 3)
     assert [reason["code"] for reason in report.reasons] == ["daily_limit"]
+
+
+@pytest.mark.parametrize("type_", ["table", "file"])
+async def test_a_table_and_files_may_have_a_daily_limit_too(world: World, tmp_path: Path, type_: str) -> None:
+    """They let the limiter's error pass: the load leaves the rows, as with any other destination."""
+    database = tmp_path / "crm.sqlite"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("create table contacts (id text primary key, n int)")
+    destination = {
+        "table": {"type": "table", "connection": "crm", "object": "contacts", "match_on": "id"},
+        "file": {"type": "file", "url": tmp_path.as_uri(), "format": "jsonl"},
+    }
+    world.values = {"destination": destination[type_], "rate": TWO_A_DAY}
+    crm = ConnectionInfo("crm", "sqlite") if type_ == "table" else None
+    world.killed = lambda: False  # type: ignore[method-assign]
+    made: Any = create(world.sync(), connection=crm, connect=lambda: sqlite3.connect(database))
+    world.destination = made
+    report = await world.run(FIVE)
+    assert (report.accepted, report.retryable, report.unknown) == (2, 3, 0)
+    assert report.attention == ("daily_limit",)
+    assert (await world.run(FIVE)).accepted == 2
+
+
+async def test_a_new_content_is_not_shown_on_a_day_that_is_used_up(world: World) -> None:
+    world.values = {"mode": "replace", "guards": {"min_rows": 0, "max_removed": "100%"}, "failure": {}}
+    await world.run(rows(old=1))
+    with pytest.raises(IncompleteLoadError, match="daily limit"):
+        await world.run(FIVE, rate={"batch_size": 5, "requests_per_day": 1})
+    assert sorted(world.destination.rows) == ["old"]
 
 
 def limited(**limits: Any) -> Capabilities:

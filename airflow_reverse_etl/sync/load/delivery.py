@@ -13,12 +13,12 @@ from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import OPERATIONS, Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
-from airflow_reverse_etl.spec.receipts import CONFLICT, Batch, Outcome, Reason, Receipt, Receipts
+from airflow_reverse_etl.spec.receipts import CONFLICT, DAILY_LIMIT, Batch, Outcome, Reason, Receipt, Receipts
 from airflow_reverse_etl.sync.context import LONGEST_WAIT, RunContext, Wait
 from airflow_reverse_etl.sync.load.backoff import Backoff
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.rate_limit import Pace
-from airflow_reverse_etl.sync.ports import Destination, Plan, ResolvesConflicts
+from airflow_reverse_etl.sync.ports import DailyLimitError, Destination, Plan, ResolvesConflicts
 
 if TYPE_CHECKING:
     from airflow_reverse_etl.sync.load.jobs.job_loader import JobLoader
@@ -187,6 +187,8 @@ class Delivery:
     async def _answer(self, batch: Batch, send: Callable[[Batch], Awaitable[Receipts]]) -> Receipts:
         try:
             receipts = await send(batch)
+        except DailyLimitError as error:
+            receipts = not_sent_today(error)
         except BaseException as error:  # interrupted, perhaps after the rows were sent
             self._writer.checkpoint.doubt(batch.seqs)
             if isinstance(error, ReverseEtlError):
@@ -331,6 +333,11 @@ class Delivery:
         if self._may_resend(batch):
             until = next((rows.start - 1 for rows in self._unrepeatable if rows.start > last), self._total)
         await self._writer.announce(last, until)
+
+
+def not_sent_today(error: DailyLimitError) -> Receipts:
+    """Return the answer to a batch that was not sent because the requests of the day are used up."""
+    return Receipts(Receipt(Outcome.RETRYABLE, DAILY_LIMIT, str(error)), requests=0)
 
 
 def _rejected(conflict: Receipt) -> Receipt:

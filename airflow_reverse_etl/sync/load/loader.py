@@ -198,6 +198,9 @@ class Loader:
                 self._check_rejected()
                 await self._writer.check()
                 await destination.finish()
+        except DailyLimitError:
+            self._delivery.stopping = True
+            self._writer.forget()
         except BaseException:
             self._writer.forget()
             raise

@@ -24,7 +24,7 @@ from airflow_reverse_etl.spec.receipts import (
 )
 from airflow_reverse_etl.sync.context import LONGEST_WAIT, RunContext
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
-from airflow_reverse_etl.sync.load.delivery import Delivery
+from airflow_reverse_etl.sync.load.delivery import Delivery, not_sent_today
 from airflow_reverse_etl.sync.load.jobs.rows import read_rows
 from airflow_reverse_etl.sync.load.jobs.terms import wait_for_jobs
 from airflow_reverse_etl.sync.ports import DailyLimitError, Destination, JobTerms, LoadsInJobs, Plan
@@ -130,6 +130,9 @@ class JobLoader:
                     self._writer.checkpoint.begin_job(ref)
                     self._writer.checkpoint.add_requests(1)
                     await self._writer.save()
+        except DailyLimitError as error:
+            receipts = not_sent_today(error)
+            return receipts if ref is None else await self._not_uploaded(ref, receipts)
         except BaseException:
             if ref is None and terms.starts == "at_once":  # the request may have been carried out
                 self._writer.checkpoint.doubt(batch.seqs)
