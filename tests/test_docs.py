@@ -158,6 +158,12 @@ def test_every_destination_type_is_documented() -> None:
     assert [name for name in known_types() if f"## `{name}`" not in text] == []
 
 
+#: How a page for the package index, which knows no relative links, writes the address of a file of ours.
+HOME = re.compile(
+    r"https://(?:github\.com|raw\.githubusercontent\.com)/OWNER/airflow_reverse_etl/(?:blob/|tree/)?main/"
+)
+
+
 def headings(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub and Sphinx make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -177,15 +183,6 @@ def links(page: Path) -> list[str]:
     return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"<(https?:[^>\s]+)>", text)
 
 
-#: Addresses of our own files, which the README has, for the package index.
-_HOME = r"https://(?:github\.com|raw\.githubusercontent\.com)/OWNER/airflow_reverse_etl/(?:blob/|tree/)?main/"
-
-
-def _ours(link: str) -> str:
-    """Return the path of a file of ours, and any other link as it is."""
-    return re.sub(_HOME, f"{ROOT}/", link)
-
-
 def test_the_links_of_the_readme_work_on_the_package_index() -> None:
     assert [link for link in links(ROOT / "README.md") if "://" not in link] == []
 
@@ -194,7 +191,8 @@ def test_the_links_of_the_readme_work_on_the_package_index() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     """Links to files and headings of ours exist; others are addresses of https."""
     wrong = []
-    for link in map(_ours, links(page)):
+    for written in links(page):
+        link = HOME.sub(f"{ROOT}/", written)
         if "://" in link:
             parts = urlsplit(link)
             good = parts.scheme == "https" and "." in parts.netloc
@@ -203,5 +201,5 @@ def test_links_lead_somewhere(page: Path) -> None:
             target = (page.parent / path) if path else page
             good = target.exists() and (not anchor or anchor in headings(target))
         if not good:
-            wrong.append(link)
+            wrong.append(written)
     assert wrong == []
