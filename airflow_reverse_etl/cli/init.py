@@ -202,7 +202,8 @@ def _columns(version: ProjectVersion, model: Model, source: str) -> tuple[list[s
         return _warehouse_columns(model, source), []
     except ReverseEtlError as error:
         if declared:
-            return declared, [f"columns are those that dbt declares; the warehouse could not be asked: {error.what}"]
+            reason = f"the warehouse has no such model yet, or cannot be asked: {error.what}"
+            return declared, [f"columns are those that dbt declares; {reason}"]
         raise ConfigurationError(
             f"the columns of the model are not known: dbt declares none, and the warehouse says: {error.what}",
             todo=f"create the connection {source!r}, run `dbt docs generate`, or declare the columns in dbt",
@@ -342,7 +343,7 @@ def _answer(wish: _Wish, adapter: str, files: dict[Path, str], notes: list[str],
         "Create the connections above, under Admin, Connections.",
         "Set [reverse_etl] state_url to a bucket, or to a folder that every worker sees.",
         f"Test them: reverse-etl connections test {' '.join(row[0] for row in connections)}",
-        f"Check the sync: reverse-etl validate {sync} --connect, with --project for the dbt project",
+        f"Check the sync, in the dbt project: reverse-etl validate {sync} --project .",
         f"Make {wish.folder} the folder of your DAGs, or copy its content there, and unpause {dag.stem}.",
     ]
     if matched.required_left:
@@ -367,7 +368,7 @@ _HEAD = ("connection", "type", "what to enter")
 
 def _requirement(adapter: str) -> str:
     """Return what pip installs: this package with its extras, and the adapter of dbt."""
-    extras = sorted({"dbt", "git", *({adapter} & _EXTRAS)})
+    extras = sorted({"dbt", *({adapter} & _EXTRAS)})
     return f'"airflow-provider-reverse-etl[{",".join(extras)}]" dbt-{adapter}'
 
 
@@ -375,13 +376,11 @@ def _connections(wish: _Wish, adapter: str) -> list[tuple[str, str, str]]:
     """Return the Airflow connections that the DAG needs: id, type, and what to enter."""
     from airflow_reverse_etl.destinations.info import ConnectionForm
     from airflow_reverse_etl.destinations.registry import destination_class
+    from airflow_reverse_etl.provider import GIT_CONNECTION
 
+    git = GIT_CONNECTION["ui-field-behaviour"]
     rows = [
-        (
-            wish.git,
-            "Git",
-            "Repository URL: as `git remote get-url origin` prints it. Access token: one that may read it",
-        ),
+        (wish.git, GIT_CONNECTION["hook-name"], _entries(git["relabeling"], git["placeholders"])),
         (wish.source, adapter, "the warehouse that dbt builds in: host, user, password, database"),
     ]
     if conn_id := wish.destination.get("connection"):

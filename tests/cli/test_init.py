@@ -120,7 +120,7 @@ def test_flags_write_a_sync_and_a_dag_and_list_what_to_set_up(start: Start) -> N
     assert done["files"] == ["dags/syncs/contacts_to_hubspot.yaml", "dags/contacts_to_hubspot.py"]
     assert [one["connection"] for one in done["connections"]] == ["git_dbt", "warehouse", "hubspot"]
     assert "Private Apps" in done["connections"][2]["what to enter"]
-    assert '"airflow-provider-reverse-etl[dbt,duckdb,git]" dbt-duckdb' in done["steps"][0]
+    assert '"airflow-provider-reverse-etl[dbt,duckdb]" dbt-duckdb' in done["steps"][0]
     valid = start.program.run("validate", "dags/syncs", "--project", "manifest.json")
     assert valid.returncode == 0, valid.stdout
 
