@@ -488,7 +488,7 @@ class PlanningOperator(SyncOperator):
                 raise AirflowSkipException(f"Nothing was sent: the sync comes after {name}, which was skipped")
             self.log.info("%s comes after %s, which is not finished", sync.name, name)
             # A task that keeps its slot could keep that sync from running. A deferred task would need a triggerer.
-            raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN)
+            raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN)  # type: ignore[no-untyped-call]
 
     def _check_gate(self, sync: Sync) -> None:
         """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh.

@@ -128,7 +128,7 @@ def test_what_does_not_fit_together_fails_the_list_with_every_problem(project: O
     assert isinstance(error, AirflowFailException)
     assert "syncs/c.yaml:" in str(error)
     assert "syncs/a.yaml:2: after: 'nobody' is not a sync of the folder" in str(error)
-    assert "syncs/closed.yaml:2: name: 'closed' is the name of syncs/a.yaml:1, too" in str(error)
+    assert "name: 'closed' is the name of syncs/a.yaml:1, too" in str(error)
     assert "syncs/b.yaml:2: after: a cycle: b after b" in str(error)
 
 

@@ -178,8 +178,8 @@ def _make(sync: Sync, arguments: Mapping[str, Any]) -> tuple[Any, PlanningOperat
         group_id=sync.name.replace(".", "__"),  # the id of a group has no dots
         **arguments,
     )
-    plan: Any = group.children[group.child_id("plan")]
-    return group, plan, group.child_id("commit")
+    plan: Any = group.children[f"{group.group_id}.plan"]
+    return group, plan, f"{group.group_id}.commit"
 
 
 def _own_arguments(sync: Sync) -> dict[str, Any]:

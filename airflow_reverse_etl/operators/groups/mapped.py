@@ -46,10 +46,11 @@ class SyncListOperator(BaseOperator):
             ordered = in_order([source for source, _ in found], errors)
         index = {source.sync.name: number for number, source in enumerate(ordered)}
         self.log.info("Syncs of the dbt project: %s", ", ".join(index) or "none")
-        return [
-            {"sync": specs[id(source)], "after": {name: index[name] for name in source.sync.after}}
-            for source in ordered
-        ]
+        arguments = []
+        for source in ordered:
+            after = {name: index[name] for name in source.sync.after}
+            arguments.append({"sync": specs[id(source)], "after": after})
+        return arguments
 
     def _in_folder(self, folder: str) -> tuple[list[tuple[SyncSource, dict[str, Any]]], list[SpecError]]:
         from airflow_reverse_etl.spec.folders.layers import read_layers
