@@ -29,7 +29,7 @@ for kind in ("on_close", "at_once"):
             ReverseEtlOperator(
                 task_id="sync", deferrable=True, retries=3, retry_delay=timedelta(seconds=1),
                 sync={
-                    "name": f"{case}_{kind}", "model": {"table": "customers"}, "source": "warehouse",
+                    "name": f"{case}_{kind}", "model": {"table": "customers"}, "source": f"shop_{case}_{kind}",
                     "primary_key": "id", "mode": "insert", "mapping": {"id": "id", "name": "name"},
                     "destination": {"type": "bulk", "connection": f"{case}_{kind}", "object": kind, "match_on": "id"},
                     "failure": {"on_unknown": "resend", "max_rejected": "100%"},
@@ -60,11 +60,14 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, apis: dict[str, BulkServer
     home = tmp_path_factory.mktemp("airflow")
     (home / "dags").mkdir()
     (home / "dags" / "jobs.py").write_text(DAG)
-    with duckdb.connect(str(home / "shop.duckdb")) as database:
-        database.execute("create table customers (id text, name text)")
-        database.executemany("insert into customers values (?, 'Ada')", [[key] for key in KEYS])
-    connections: dict[str, dict[str, Any]] = {"warehouse": {"conn_type": "duckdb", "host": str(home / "shop.duckdb")}}
+    connections: dict[str, dict[str, Any]] = {}
     for name, api in apis.items():
+        # Tasks run at once, and a DuckDB file has one process at a time.
+        shop = home / f"{name}.duckdb"
+        with duckdb.connect(str(shop)) as database:
+            database.execute("create table customers (id text, name text)")
+            database.executemany("insert into customers values (?, 'Ada')", [[key] for key in KEYS])
+        connections[f"shop_{name}"] = {"conn_type": "duckdb", "host": str(shop)}
         extra = {"poll_seconds": 61}  # longer than a task waits on its worker
         connections[name] = {"conn_type": "generic", "host": "127.0.0.1", "port": api.port, "extra": extra}
     path = f"{Path(__file__).parents[1]}{os.pathsep}{install(home / 'site')}"
