@@ -117,7 +117,8 @@ def project(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Projec
     profile: dict[str, Any] = {"type": "duckdb", "path": str(tmp_path / "shop.duckdb"), "schema": "analytics"}
     if kind == "duckdb":
         return Project(tmp_path / "shop", place, profile)
-    return Project(tmp_path / "shop", place, {**profile, "plugins": [{"module": "delta"}]}, tmp_path / "state")
+    profile |= {"threads": 1, "plugins": [{"module": "delta"}]}
+    return Project(tmp_path / "shop", place, profile, tmp_path / "state")
 
 
 @contextmanager
