@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,7 +91,8 @@ class RunOptions:
     :param full_resync: send every valid row again.
     :param on_destination_change: answer for this run, instead of the sync's ``on_destination_change``.
     :param lift_guards: names of guards that do not stop this run.
-    :param records: send only the rows whose keys have these :func:`record_hash` values; empty for all rows.
+    :param records: names of records: send only their rows. They are those that the lists of rejected rows show. Empty
+        for all rows.
     """
 
     reset: bool = False
@@ -100,15 +100,3 @@ class RunOptions:
     on_destination_change: str = ""
     lift_guards: frozenset[str] = frozenset()
     records: frozenset[str] = frozenset()
-
-
-#: Length of a record hash, in hexadecimal digits.
-HASH_DIGITS = 16
-
-
-def record_hash(key: str) -> str:
-    """Return the name of a row where its key must not be shown: the first 16 hexadecimal digits of the key's SHA-256.
-
-    :param key: primary key of the row, as plans and reports show it.
-    """
-    return hashlib.sha256(key.encode()).hexdigest()[:HASH_DIGITS]

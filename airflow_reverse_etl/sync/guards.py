@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from airflow_reverse_etl.spec.model import Guards, Sync
 from airflow_reverse_etl.spec.problems import nearest
 from airflow_reverse_etl.spec.receipts import reason_text, rows_text
 from airflow_reverse_etl.spec.report import RunReport, listed
-from airflow_reverse_etl.sync.context import HASH_DIGITS
+from airflow_reverse_etl.sql.statements.erasure import RECORD
 from airflow_reverse_etl.sync.ports import Plan
 
 #: Names of all guards.
@@ -168,27 +167,26 @@ def switches_by_conf(conf: object, sync: str) -> frozenset[str]:
 def records_by_conf(conf: object, sync: str) -> frozenset[str]:
     """Read the records to which a DAG run's conf limits a sync: ``conf["reverse_etl"][<sync>]["records"]``.
 
-    :returns: their hashes; empty for all records.
-    :raises ConfigurationError: the conf has another shape, or a value that is not a hash.
+    :returns: their names; empty for all records.
+    :raises ConfigurationError: the conf has another shape, or a value that is not a name.
     """
     where, options = _conf_of(conf, sync)
     value = options.get("records")
     if value is None:
         return frozenset()
-    hashes = value if isinstance(value, list) else []
-    if not hashes or not all(isinstance(one, str) and _HASH.fullmatch(one) for one in hashes):
+    names = value if isinstance(value, list) else []
+    if not names or not all(isinstance(name, str) and RECORD.fullmatch(name) for name in names):
         # The value is not shown: it may be a key.
         raise ConfigurationError(
-            f'{where}["records"] is not a list of record hashes',
-            todo="write the first 16 hexadecimal digits of the SHA-256 of each row's key: `reverse-etl rejected list "
-            "--json` shows them as record",
+            f'{where}["records"] is not a list of record names',
+            todo="write the names that `reverse-etl rejected list --json` shows as record, of 32 hexadecimal digits",
             sync=sync,
         )
     if options.get("reset"):
         raise ConfigurationError(
             f"{where} has both records and reset", todo="leave one of them out: reset sends nothing", sync=sync
         )
-    return frozenset(hashes)
+    return frozenset(names)
 
 
 def _conf_of(conf: object, sync: str) -> tuple[str, Mapping[object, object]]:
@@ -210,7 +208,6 @@ def _conf_of(conf: object, sync: str) -> tuple[str, Mapping[object, object]]:
     return where, options
 
 
-_HASH = re.compile(f"[0-9a-f]{{{HASH_DIGITS}}}")
 #: Options of one run of a sync in a DAG run's conf.
 _CONF_KEYS = ["lift_guards", "on_destination_change", "full_resync", "reset", "records"]
 

@@ -6,7 +6,7 @@ protocol of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -244,6 +244,12 @@ class StateStore(Protocol):
         (null for other rows). With ``send: changed`` also ``field_hashes`` and ``hashes_before`` string, of which
         ``sql.statements.field_hashes.changed`` makes the changed fields of a changed row. A caller that does not read
         the generator to its end must close it.
+        """
+
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
+        """Map names of records to the numbers of their rows in the change set; others are left out.
+
+        :param records: names, of ``sql.statements.erasure.record_name``.
         """
 
     def begin_try(self, plan: Plan, *, partition: int = 0) -> int:

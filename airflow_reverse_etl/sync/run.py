@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -35,7 +35,7 @@ from airflow_reverse_etl.spec.operations import OPERATIONS
 from airflow_reverse_etl.spec.receipts import Outcome, job_names, reason_text, rows_text
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.comparing import reasons, warnings
-from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait, record_hash
+from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
 from airflow_reverse_etl.sync.fields.inspection import inspect
 from airflow_reverse_etl.sync.guards import check_failure_policy, check_guards, known_rows
 from airflow_reverse_etl.sync.lease import Lease, held
@@ -149,15 +149,14 @@ async def send_one(
             raise RunConflictError(
                 "an earlier run of this sync is not finished", todo="run the sync, then try again", sync=sync.name
             )
-        numbers = await asyncio.to_thread(_numbers_of, context.store, plan, {record_hash(key)})
-        if not numbers:
+        seq = await asyncio.to_thread(_number_of, context.store, plan, key)
+        if seq is None:
             await steps.discard_untouched(plan)
             raise ConfigurationError(
                 "the plan does not send a row with this key",
                 todo="check the key; a row that has not changed, or is invalid or given up, is not sent",
                 sync=sync.name,
             )
-        [seq] = numbers.values()
         await steps.load(plan, destination, Share(0, seq - 1, seq))
         report = await steps.commit(plan, destination)
     check_failure_policy(sync, report)
@@ -440,14 +439,15 @@ class Run:
         return loaded
 
     async def load_selected(self, plan: Plan, destination: Destination, records: Collection[str]) -> Wait | None:
-        """Send a plan, or only the rows that are named by :func:`~.context.record_hash`; the next run plans the others.
+        """Send a plan, or only the rows of these records; the next run plans the others.
 
+        :param records: names, as :class:`~.context.RunOptions` takes them.
         :returns: a wait after which the same call continues, if the destination asks for it.
         :raises ConfigurationError: the plan does not send all of these rows. Nothing was sent, and it is discarded.
         """
         if not records:
             return (await self.load(plan, destination)).waiting if plan.has_work else None
-        numbers = await asyncio.to_thread(_numbers_of, self._store, plan, records)
+        numbers = await asyncio.to_thread(self._store.sequence_numbers, plan, records)
         unknown = sorted(set(records) - set(numbers))
         # A task that is tried again after its commit finds fewer rows to send, or none.
         if unknown and not await self.committed():
@@ -455,7 +455,7 @@ class Run:
             raise ConfigurationError(
                 f"the plan does not send {len(unknown):,} of the {len(records):,} records asked for: "
                 f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}",
-                todo="check the hashes; a row that has not changed, or is invalid or given up, is not sent",
+                todo="check the names; a row that has not changed, or is invalid or given up, is not sent",
                 sync=self._sync.name,
             )
         # In the order of the plan, so that removed rows go first, and a later try has the same shares.
@@ -691,18 +691,14 @@ def check_selectable(sync: Sync) -> None:
         )
 
 
-def _numbers_of(store: StateStore, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
-    """Map the hashes of rows to their sequence numbers; a row that the plan does not send is left out."""
-    found: dict[str, int] = {}
+def _number_of(store: StateStore, plan: Plan, key: str) -> int | None:
+    """Return the sequence number of a row, or None if the plan does not send it."""
     with contextlib.closing(store.changes(plan)) as changes:
         for batch in changes:
-            for key, seq in zip(batch.column("key").to_pylist(), batch.column("seq").to_pylist(), strict=True):
-                name = record_hash(key)
-                if name in records:
-                    found[name] = int(seq)
-            if len(found) == len(records):
-                break
-    return found
+            keys = batch.column("key").to_pylist()
+            if key in keys:
+                return int(batch.column("seq")[keys.index(key)].as_py())
+    return None
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:

@@ -7,7 +7,7 @@ It is also the model that other stores are tested against. It compares rows one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -23,7 +23,14 @@ from airflow_reverse_etl.sync.comparing import comparison_for, outdated
 from airflow_reverse_etl.sync.planning import make_plan
 from airflow_reverse_etl.sync.ports import KINDS, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
-from airflow_reverse_etl.testing.model_rows import differing_fields, hash_text, lowest, read_rows, with_bounds
+from airflow_reverse_etl.testing.model_rows import (
+    differing_fields,
+    hash_text,
+    lowest,
+    name_of_record,
+    read_rows,
+    with_bounds,
+)
 from airflow_reverse_etl.testing.record_rules import (
     IN_DOUBT,
     REMOVED,
@@ -146,6 +153,10 @@ class MemoryStateStore(StateStore):
             if planned.sync.sends_changed:
                 batch = self._with_hashes(batch, part, planned)
             yield batch
+
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> dict[str, int]:
+        found = {name_of_record(str(row.record)): seq for seq, row in self._planned(plan).numbered()}
+        return {name: seq for name, seq in found.items() if name in records}
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None

@@ -139,10 +139,10 @@ def test_a_templated_sync_is_rendered_when_its_task_begins(
 def test_the_conf_of_a_run_limits_it_to_records(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
-    from airflow_reverse_etl.sync.context import record_hash
+    from airflow_reverse_etl.testing.model_rows import name_of_record
 
     dag = dag_of(sync=SYNC)
-    one = {"reverse_etl": {"contacts": {"records": [record_hash("2")]}}}
+    one = {"reverse_etl": {"contacts": {"records": [name_of_record("2")]}}}
     report = xcom(run_dag(dag, run_conf=one), "contacts")
     assert (report["accepted"], report["retryable"]) == (1, 2)
     failed = run_dag(dag, run_conf={"reverse_etl": {"contacts": {"records": ["ada@x.org"]}}})

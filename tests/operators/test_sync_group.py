@@ -15,10 +15,10 @@ from airflow_reverse_etl.operators.base import SyncOperator
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import Planned
 from airflow_reverse_etl.sync.clock import RunTiming
-from airflow_reverse_etl.sync.context import record_hash
 from airflow_reverse_etl.sync.ports import EARLIER_KINDS, Plan
 from airflow_reverse_etl.sync.preview import _code, _duration, _requests
 from airflow_reverse_etl.testing.fakes import Dials
+from airflow_reverse_etl.testing.model_rows import name_of_record
 from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
 from tests.operators.tasks import SYNC
@@ -148,7 +148,7 @@ def test_the_conf_of_a_run_limits_the_group_to_records(
     customers("DELETE FROM customers WHERE id < 3")
     customers("INSERT INTO customers VALUES (4, 'Di', 'di@x.org'), (5, 'Ed', 'ed@x.org')")
 
-    some = {"reverse_etl": {"contacts": {"records": [record_hash("2"), record_hash("5")]}}}
+    some = {"reverse_etl": {"contacts": {"records": [name_of_record("2"), name_of_record("5")]}}}
     done = run_dag(dag, run_conf=some)
     assert states(done) == {"plan": ["success"], "remove": ["success"], "load": ["success"], "commit": ["success"]}
     assert sorted(crm.rows) == ["1", "3", "5"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.spec.report import RunReport
-from airflow_reverse_etl.sync.context import RunOptions, record_hash
+from airflow_reverse_etl.sync.context import RunOptions
 from airflow_reverse_etl.sync.run import run_sync, send_one
 from airflow_reverse_etl.testing import Dials
+from airflow_reverse_etl.testing.model_rows import name_of_record
+from tests.stores.every import EVERY_STORE
 from tests.sync.world import World, on_every_store, rows
 
 
@@ -70,7 +74,7 @@ async def test_a_sync_without_a_record_would_lose_the_other_rows(world: World, v
 
 
 async def sent_some(world: World, *keys: str, run_id: str = "some") -> RunReport:
-    options = RunOptions(records=frozenset(map(record_hash, keys)))
+    options = RunOptions(records=frozenset(map(name_of_record, keys)))
     return await run_sync(world.sync(), world.source, world.destination, world.context(run_id), options)
 
 
@@ -87,11 +91,23 @@ async def test_a_run_limited_to_records_sends_them_and_the_next_run_the_rest(wor
     assert world.held == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
+@pytest.mark.parametrize("store", EVERY_STORE[1:], indirect=True)
+async def test_the_list_of_rejected_rows_has_the_names(world: World) -> None:
+    world.destination.dials = Dials(reject={"b"})
+    await world.run(rows(a=1, b=1, c=1))
+    world.revived()
+    store: Any = world.store
+    assert [row.record for row in store.rejections("contacts")] == [name_of_record("b")]
+    world.build(rows(b=1, c=2))
+    assert (await sent_some(world, "b")).accepted == 1
+    assert world.sent() == ["b"]
+
+
 async def test_one_unknown_record_stops_the_run_before_anything_is_sent(world: World) -> None:
     world.build(rows(a=1, b=1))
     with pytest.raises(ConfigurationError, match="does not send 1 of the 2 records") as caught:
         await sent_some(world, "a", "z")
-    assert record_hash("z") in str(caught.value)
+    assert name_of_record("z") in str(caught.value)
     assert world.sent() == []
     assert not world.store.unfinished("contacts")
 

@@ -25,7 +25,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +35,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, record_name
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
@@ -166,6 +166,15 @@ class LakeStore(StateStore):
             values=stored.values,
             kinds=stored.value_kinds,
         )
+
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> dict[str, int]:
+        if self._stored(plan.sync, plan.plan_id) is None:
+            raise change_set.plan_gone()
+        named = NamedRecords(tuple(records))
+        with self._scratch() as work:
+            change_set.view(work, f"{_plan_folder(plan.sync, plan.plan_id)}/changes", plan, unsent=())
+            rows = work.execute(f"SELECT key_hi, key_lo, seq FROM changes WHERE {named.anywhere(())}")
+        return {record_name(hi, lo): seq for hi, lo, seq in rows}
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, record_name
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
@@ -223,6 +223,19 @@ class WarehouseStore(StateStore):
         reading = ChangeReading(self._open_warehouse, query, names, range_rows=self._tables.sql.range_rows)
         for batch in reading.read(after, last):
             yield with_kinds(batch, stored.value_kinds)
+
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> dict[str, int]:
+        named = NamedRecords(tuple(records))
+        with self._tables.errors(plan.sync):
+            own = self._tables.make_own(plan.sync)
+            if self._open_plans.stored(plan) is None:
+                raise change_set.plan_gone()
+            table = self._tables[f"{own}_changes_{run_of(plan)}"]
+            sent = f"seq BETWEEN 1 AND {plan.total}"
+            rows = self._database.run(
+                f"SELECT key_hi, key_lo, seq FROM {table} WHERE {sent} AND ({named.anywhere(())})"
+            )
+        return {record_name(int(hi), int(lo)): int(seq) for hi, lo, seq in rows}
 
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
