@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_reverse_etl.cli.frame import Answer
 from airflow_reverse_etl.cli.options import StateConnection, SyncOrName
-from airflow_reverse_etl.cli.state import Identifier, Row, change_rejections, rejection_list
+from airflow_reverse_etl.cli.state import Identifier, Record, Row, change_rejections, rejection_list
 
 
 def list_rejected(sync: SyncOrName, connection: StateConnection = None) -> Answer:
@@ -16,7 +16,11 @@ def list_rejected(sync: SyncOrName, connection: StateConnection = None) -> Answe
 
 
 def release(
-    sync: SyncOrName, row: Row = None, identifier: Identifier = None, connection: StateConnection = None
+    sync: SyncOrName,
+    row: Row = None,
+    identifier: Identifier = None,
+    record: Record = None,
+    connection: StateConnection = None,
 ) -> Answer:
     """Let the next run try a row again, although it did not change.
 
@@ -25,11 +29,15 @@ def release(
     from airflow_reverse_etl.cli.session import open_state
 
     with open_state(sync, connection) as (name, store):
-        return change_rejections(store.release_record, name, row, identifier, done="released")
+        return change_rejections(store, "release", name, row, identifier, record)
 
 
 def dismiss(
-    sync: SyncOrName, row: Row = None, identifier: Identifier = None, connection: StateConnection = None
+    sync: SyncOrName,
+    row: Row = None,
+    identifier: Identifier = None,
+    record: Record = None,
+    connection: StateConnection = None,
 ) -> Answer:
     """Do not count a row as given up any more, and send it when it changes.
 
@@ -38,4 +46,4 @@ def dismiss(
     from airflow_reverse_etl.cli.session import open_state
 
     with open_state(sync, connection) as (name, store):
-        return change_rejections(store.dismiss_record, name, row, identifier, done="dismissed")
+        return change_rejections(store, "dismiss", name, row, identifier, record)

@@ -6,8 +6,8 @@ They read Airflow's configuration and connections, so they run where Airflow is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,11 @@ Identifier = Annotated[
         metavar="VALUE",
         help="value of match_on; a JSON array of texts, in the order of the fields' names, if it has several",
     ),
+]
+
+Record = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="name of the record, as --json of the list and the page in Airflow show it"),
 ]
 
 
@@ -106,42 +111,73 @@ def rejection_list(found: Sequence[RejectedRow]) -> Answer:
     return Answer(data, [Table(head, [_rejection_cells(row) for row in found])])
 
 
-def release(sync: SyncName, row: Row = None, identifier: Identifier = None, connection: Connection = None) -> Answer:
+def release(
+    sync: SyncName,
+    row: Row = None,
+    identifier: Identifier = None,
+    record: Record = None,
+    connection: Connection = None,
+) -> Answer:
     """Let the next run try a rejected row again.
 
     :raises ConfigurationError: the state does not have the row.
     """
     with state_store(connection) as store:
-        return change_rejections(store.release_record, sync, row, identifier, done="released")
+        return change_rejections(store, "release", sync, row, identifier, record)
 
 
-def dismiss(sync: SyncName, row: Row = None, identifier: Identifier = None, connection: Connection = None) -> Answer:
+def dismiss(
+    sync: SyncName,
+    row: Row = None,
+    identifier: Identifier = None,
+    record: Record = None,
+    connection: Connection = None,
+) -> Answer:
     """Take a rejected row out of the count of given-up rows.
 
     :raises ConfigurationError: the state does not have the row.
     """
     with state_store(connection) as store:
-        return change_rejections(store.dismiss_record, sync, row, identifier, done="dismissed")
+        return change_rejections(store, "dismiss", sync, row, identifier, record)
 
 
 def change_rejections(
-    change: Callable[..., int], sync: str, row: str | None, identifier: str | None, *, done: str
+    store: Any,
+    action: Literal["release", "dismiss"],
+    sync: str,
+    row: str | None,
+    identifier: str | None,
+    record: str | None,
 ) -> Answer:
     """Change the rejections of one record.
 
-    :param change: of a store.
-    :param done: word for what it does with them.
-    :raises ConfigurationError: no rejection was found.
+    :raises ConfigurationError: the options do not name one record, or no rejection was found.
     """
-    key, by_identifier = record_of(row, identifier)
-    rows = change(sync, key, by_identifier=by_identifier)
+    if record is None:
+        key, by_identifier = record_of(row, identifier)
+        change = {"release": store.release_record, "dismiss": store.dismiss_record}[action]
+        rows = change(sync, key, by_identifier=by_identifier)
+    else:
+        _check_name(record, row, identifier)
+        change = {"release": store.release_records, "dismiss": store.dismiss_records}[action]
+        rows = change(sync, [record])
     if not rows:
         raise ConfigurationError(
             "the state does not have this rejected row",
             todo=f"list the rows with `reverse-etl rejected list {sync}`",
             sync=sync,
         )
+    done = {"release": "released", "dismiss": "dismissed"}[action]
     return Answer({"sync": sync, done: rows}, [f"{sync}: rejections {done}: {rows}"])
+
+
+def _check_name(record: str, row: str | None, identifier: str | None) -> None:
+    from airflow_reverse_etl.sql.statements.erasure import RECORD
+
+    if row is not None or identifier is not None:
+        raise ConfigurationError("--record excludes --row and --identifier", todo="name the record by one of them")
+    if not RECORD.fullmatch(record):
+        raise ConfigurationError("--record is not the name of a record", todo="copy it from --json of the list")
 
 
 def copy(

@@ -195,18 +195,6 @@ class FieldTracking(Protocol):
 
 
 @runtime_checkable
-class NamedRows(Protocol):
-    """Ability of a state store to find the rows of a plan by the names of their records."""
-
-    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> Mapping[str, int]:
-        """Map the names of records, of rows that a plan sends, to the rows' sequence numbers.
-
-        :param records: names, which are hashes and the same in each plan of the sync; None for all. A name that the
-            plan does not have is left out.
-        """
-
-
-@runtime_checkable
 class InvalidKeys(Protocol):
     """Ability of a state store to name invalid rows."""
 
@@ -256,6 +244,12 @@ class StateStore(Protocol):
         (null for other rows). With ``send: changed`` also ``field_hashes`` and ``hashes_before`` string, of which
         ``sql.statements.field_hashes.changed`` makes the changed fields of a changed row. A caller that does not read
         the generator to its end must close it.
+        """
+
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
+        """Map names of records to the numbers of their rows in the change set; others are left out.
+
+        :param records: names, of ``sql.statements.erasure.record_name``.
         """
 
     def begin_try(self, plan: Plan, *, partition: int = 0) -> int:

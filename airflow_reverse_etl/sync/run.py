@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import timedelta
 
@@ -46,7 +46,6 @@ from airflow_reverse_etl.sync.load.share import Share
 from airflow_reverse_etl.sync.ports import (
     Destination,
     DestinationRegister,
-    NamedRows,
     Plan,
     PlanRequest,
     StateStore,
@@ -473,7 +472,7 @@ class Run:
         """
         if not records:
             return (await self.load(plan, destination)).waiting if plan.has_work else None
-        numbers = await asyncio.to_thread(_numbers_of, self._store, plan, records)
+        numbers = await asyncio.to_thread(self._store.sequence_numbers, plan, records)
         unknown = sorted(set(records) - set(numbers))
         # A task that is tried again after its commit finds fewer rows to send, or none.
         if unknown and not await self.committed():
@@ -725,20 +724,6 @@ def _number_of(store: StateStore, plan: Plan, key: str) -> int | None:
             if key in keys:
                 return int(batch.column("seq")[keys.index(key)].as_py())
     return None
-
-
-def _numbers_of(store: StateStore, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
-    """Map the names of records to sequence numbers; a record that the plan does not send is left out.
-
-    :raises ConfigurationError: the store does not know records by name.
-    """
-    if not isinstance(store, NamedRows):
-        raise ConfigurationError(
-            "the state store of this sync does not find rows by names of records",
-            todo="leave out records",
-            sync=plan.sync,
-        )
-    return store.numbers_of(plan, records)
 
 
 def _untouched(checkpoint: Checkpoint) -> bool:

@@ -197,6 +197,22 @@ def hash_text(sync: Sync, fingerprint: str) -> str:
     return _hex(names, 8) + "".join(_hex(value, 16) for value in (*own, *read))
 
 
+def name_of_record(record: str) -> str:
+    """Return the name that the other stores give to a record.
+
+    :param record: text of its identifier; a JSON array of texts if it has several parts, or one with ``match_on``.
+    """
+    try:
+        parts = json.loads(record)
+    except ValueError:
+        parts = record
+    if not isinstance(parts, list):
+        parts = [record]
+    code = "".join(f"{len(part)}:{part}" for part in parts)
+    digest = hashlib.md5(code.encode(), usedforsecurity=False).hexdigest()
+    return f"0{digest[:15]}0{digest[16:31]}"
+
+
 def _hex(value: Any, digits: int) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from hashlib import md5
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +23,14 @@ from airflow_reverse_etl.sync.comparing import comparison_for, outdated
 from airflow_reverse_etl.sync.planning import make_plan
 from airflow_reverse_etl.sync.ports import KINDS, Plan, PlanRequest, StateStore, Warehouse
 from airflow_reverse_etl.sync.progress import Checkpoint
-from airflow_reverse_etl.testing.model_rows import differing_fields, hash_text, lowest, read_rows, with_bounds
+from airflow_reverse_etl.testing.model_rows import (
+    differing_fields,
+    hash_text,
+    lowest,
+    name_of_record,
+    read_rows,
+    with_bounds,
+)
 from airflow_reverse_etl.testing.record_rules import (
     IN_DOUBT,
     REMOVED,
@@ -148,6 +154,10 @@ class MemoryStateStore(StateStore):
                 batch = self._with_hashes(batch, part, planned)
             yield batch
 
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> dict[str, int]:
+        found = {name_of_record(str(row.record)): seq for seq, row in self._planned(plan).numbered()}
+        return {name: seq for name, seq in found.items() if name in records}
+
     def changed_fields(
         self, plan: Plan, sync: Sync, *, after: int = 0, until: int | None = None
     ) -> dict[int, tuple[str, ...] | None]:
@@ -162,11 +172,6 @@ class MemoryStateStore(StateStore):
             if before and before.fields and planned.sync.track_fields and before.fingerprint != IN_DOUBT:
                 found[seq] = differing_fields(sync, before.fingerprint, row.fingerprint)
         return found
-
-    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> dict[str, int]:
-        numbered = self._planned(plan).numbered()
-        found = {md5(str(row.record).encode()).hexdigest(): seq for seq, row in numbered}  # noqa: S324 - a name
-        return {name: seq for name, seq in found.items() if records is None or name in records}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
         keys: dict[str, set[str]] = {}

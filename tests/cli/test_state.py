@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,21 @@ def test_a_rejected_row_is_listed_dismissed_and_released(where: list[str], capsy
     )
     assert main(["state", "dismiss", "s", "--row", "1", *where]) == 2
     assert "the state does not have this rejected row" in capsys.readouterr().err
+
+
+def test_a_rejected_row_is_changed_by_the_name_that_the_list_shows(
+    where: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["state", "rejections", "s", "--json", *where]) == 0
+    [row] = json.loads(capsys.readouterr().out)
+    assert re.fullmatch("[0-9a-f]{32}", row["record"])
+    assert main(["state", "dismiss", "s", "--record", row["record"], *where]) == 0
+    assert main(["state", "release", "s", "--record", row["record"], *where]) == 0
+    assert printed(capsys) == ["s: rejections dismissed: 1", "s: rejections released: 1"]
+    assert main(["state", "release", "s", "--record", row["record"], "--row", "4", *where]) == 2
+    assert "--record excludes --row" in capsys.readouterr().err
+    assert main(["state", "release", "s", "--record", "1'; DROP TABLE", *where]) == 2
+    assert "not the name of a record" in capsys.readouterr().err
 
 
 def test_a_database_without_state_is_refused(

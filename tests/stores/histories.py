@@ -8,7 +8,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from unittest import mock
@@ -425,6 +425,9 @@ class PairOfStores(StateStore):
 
     def changes(self, plan: Plan, *, after: int = 0, until: int | None = None) -> Generator[pa.RecordBatch, None, None]:
         return self.store.changes(plan, after=after, until=until)
+
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> Mapping[str, int]:
+        return self.store.sequence_numbers(plan, records)
 
     def begin_try(self, plan: Plan, *, partition: int = 0) -> int:
         return self.store.begin_try(plan, partition=partition)

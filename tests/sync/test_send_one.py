@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
 from airflow_reverse_etl.errors import ConfigurationError, FailurePolicyError, GuardError
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.context import RunOptions
-from airflow_reverse_etl.sync.ports import Plan
-from airflow_reverse_etl.sync.run import Run, run_sync, send_one
+from airflow_reverse_etl.sync.run import run_sync, send_one
 from airflow_reverse_etl.testing import Dials
+from airflow_reverse_etl.testing.model_rows import name_of_record
+from tests.stores.every import EVERY_STORE
 from tests.sync.world import World, on_every_store, rows
 
 
@@ -72,48 +73,41 @@ async def test_a_sync_without_a_record_would_lose_the_other_rows(world: World, v
     assert world.sent() == []
 
 
-async def names_of(world: World) -> dict[str, str]:
-    """Return the name of each record that a run would send: key → name."""
-    sync = world.sync()
-    steps = Run(sync, world.context("names"))
-    plan = await steps.preview(steps.request(world.source), world.source.warehouse, world.destination)
-    assert isinstance(plan, Plan)
-    numbers = world.store.numbers_of(plan, None)
-    keys: dict[int, str] = {}
-    for batch in world.store.changes(plan):
-        keys |= zip(batch.column("seq").to_pylist(), batch.column("key").to_pylist(), strict=True)
-    assert world.store.numbers_of(plan, [*numbers][:1]) == dict([*numbers.items()][:1])
-    assert world.store.numbers_of(plan, ["0" * 32]) == {}
-    world.store.discard(plan)
-    return {keys[seq]: name for name, seq in numbers.items()}
-
-
-async def sent_some(world: World, names: Iterable[str], run_id: str = "some") -> RunReport:
-    options = RunOptions(records=frozenset(names))
+async def sent_some(world: World, *keys: str, run_id: str = "some") -> RunReport:
+    options = RunOptions(records=frozenset(map(name_of_record, keys)))
     return await run_sync(world.sync(), world.source, world.destination, world.context(run_id), options)
 
 
 @on_every_store
 async def test_a_run_limited_to_records_sends_them_and_the_next_run_the_rest(world: World) -> None:
     world.build(rows(a=1, b=1, c=1, d=1))
-    names = await names_of(world)
-    wanted = [names["d"], names["b"]]
-    report = await sent_some(world, wanted)
+    report = await sent_some(world, "d", "b")
     assert (report.planned.total, report.accepted, report.retryable) == (4, 2, 2)
     assert world.sent() == ["b", "d"]
     assert not world.store.unfinished("contacts")
-    again = await sent_some(world, wanted)  # a task that is tried again after its commit
+    again = await sent_some(world, "d", "b")  # a task that is tried again after its commit
     assert (again.accepted, world.sent()) == (0, [])
     assert (await world.run()).accepted == 2
     assert world.held == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
+@pytest.mark.parametrize("store", EVERY_STORE[1:], indirect=True)
+async def test_the_list_of_rejected_rows_has_the_names(world: World) -> None:
+    world.destination.dials = Dials(reject={"b"})
+    await world.run(rows(a=1, b=1, c=1))
+    world.revived()
+    store: Any = world.store
+    assert [row.record for row in store.rejections("contacts")] == [name_of_record("b")]
+    world.build(rows(b=1, c=2))
+    assert (await sent_some(world, "b")).accepted == 1
+    assert world.sent() == ["b"]
+
+
 async def test_one_unknown_record_stops_the_run_before_anything_is_sent(world: World) -> None:
     world.build(rows(a=1, b=1))
-    unknown = "f" * 32
     with pytest.raises(ConfigurationError, match="does not send 1 of the 2 records") as caught:
-        await sent_some(world, [(await names_of(world))["a"], unknown])
-    assert unknown in str(caught.value)
+        await sent_some(world, "a", "z")
+    assert name_of_record("z") in str(caught.value)
     assert world.sent() == []
     assert not world.store.unfinished("contacts")
 
@@ -122,4 +116,4 @@ async def test_records_of_a_sync_without_a_record_are_refused(world: World) -> N
     world.values = {"mode": "append"}
     world.build(rows(a=1))
     with pytest.raises(ConfigurationError, match="keeps no record"):
-        await sent_some(world, ["f" * 32])
+        await sent_some(world, "a")

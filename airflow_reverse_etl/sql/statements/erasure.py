@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from airflow_reverse_etl.sql.dialects.registry import PLANNERS
@@ -118,15 +118,6 @@ class NamedRecords:
     def digests(self) -> str:
         """Return no statement; see :attr:`by_identifier`."""
         raise NotImplementedError
-
-
-def numbers_of(records: Collection[str] | None, relation: str) -> str:
-    """Return the SELECT of digest and sequence number of the rows that a plan sends.
-
-    :param records: names of their records; None for all.
-    """
-    named = NamedRecords(None if records is None else tuple(records)).anywhere(())
-    return f"SELECT key_hi, key_lo, seq FROM {relation} WHERE seq IS NOT NULL AND ({named})"
 
 
 def record_name(hi: int, lo: int) -> str:

@@ -35,7 +35,7 @@ from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, numbers_of, record_name
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, record_name
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.compare_and_set import FileValues
 from airflow_reverse_etl.stores.files import StateFiles
@@ -182,11 +182,13 @@ class LakeStore(StateStore):
             )
         return {seq: field_hashes.changed(sync, before, now) for seq, before, now in rows}
 
-    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> dict[str, int]:
-        folder = f"{_plan_folder(plan.sync, plan.plan_id)}/changes"
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> dict[str, int]:
+        if self._stored(plan.sync, plan.plan_id) is None:
+            raise change_set.plan_gone()
+        named = NamedRecords(tuple(records))
         with self._scratch() as work:
-            change_set.view(work, folder, plan, unsent=())
-            rows = work.execute(numbers_of(records, "changes"))
+            change_set.view(work, f"{_plan_folder(plan.sync, plan.plan_id)}/changes", plan, unsent=())
+            rows = work.execute(f"SELECT key_hi, key_lo, seq FROM changes WHERE {named.anywhere(())}")
         return {record_name(hi, lo): seq for hi, lo, seq in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:

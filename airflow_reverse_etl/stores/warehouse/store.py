@@ -23,7 +23,7 @@ from airflow_reverse_etl.sql.driver_errors import SqlError
 from airflow_reverse_etl.sql.read_only import single_select
 from airflow_reverse_etl.sql.statements import field_hashes
 from airflow_reverse_etl.sql.statements.classification import DISMISSED
-from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, numbers_of, record_name
+from airflow_reverse_etl.sql.statements.erasure import NamedRecords, OneRecord, record_name
 from airflow_reverse_etl.sql.statements.plan import PlanStatement
 from airflow_reverse_etl.stores import leases
 from airflow_reverse_etl.stores.lake import change_set
@@ -241,11 +241,17 @@ class WarehouseStore(StateStore):
             )
         return {int(seq): field_hashes.changed(sync, before, now) for seq, before, now in rows}
 
-    def numbers_of(self, plan: Plan, records: Collection[str] | None) -> dict[str, int]:
+    def sequence_numbers(self, plan: Plan, records: Collection[str]) -> dict[str, int]:
+        named = NamedRecords(tuple(records))
         with self._tables.errors(plan.sync):
             own = self._tables.make_own(plan.sync)
+            if self._open_plans.stored(plan) is None:
+                raise change_set.plan_gone()
             table = self._tables[f"{own}_changes_{run_of(plan)}"]
-            rows = self._database.run(numbers_of(records, table))
+            sent = f"seq BETWEEN 1 AND {plan.total}"
+            rows = self._database.run(
+                f"SELECT key_hi, key_lo, seq FROM {table} WHERE {sent} AND ({named.anywhere(())})"
+            )
         return {record_name(int(hi), int(lo)): int(seq) for hi, lo, seq in rows}
 
     def invalid_keys(self, plan: Plan, *, count: int) -> dict[str, list[str]]:
