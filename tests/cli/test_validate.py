@@ -61,7 +61,7 @@ def test_two_syncs_must_not_share_a_name_as_they_would_share_state(tmp_path: Pat
         (tmp_path / name).write_text(SYNC)
     done = Program(tmp_path).run("validate", ".")
     assert done.returncode == 1
-    assert "b.yaml:1: name: 'customers_to_crm' is the name of a.yaml, too" in done.stdout
+    assert "b.yaml:1: name: 'customers_to_crm' is the name of a.yaml:1, too" in done.stdout
 
 
 def test_models_are_looked_up_in_the_dbt_project(tmp_path: Path) -> None:
