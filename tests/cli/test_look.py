@@ -30,6 +30,7 @@ def project(folder: Path) -> str:
     return str(folder / "manifest.json")
 
 
+@pytest.mark.long
 def test_models_have_their_key_and_the_syncs_that_read_them(tmp_path: Path) -> None:
     program = Program(tmp_path, blocked=("airflow",))
     options = ["--project", project(tmp_path), "--syncs", "crm.yaml"]
@@ -57,6 +58,7 @@ class TestWithConnections:
         assert "--values" in desk.program.json(*ask, code=2)["todo"]
         assert [row["id"] for row in desk.program.json(*ask, "--values")["rows"]] == [1, 2]
 
+    @pytest.mark.long
     def test_fields_show_what_is_mapped_to_them(self, desk: Desk) -> None:
         database = desk.folder / "app.db"
         connection = sqlite3.connect(database)

@@ -102,6 +102,7 @@ def test_a_run_sends_what_changed_and_is_known_afterwards(desk: Desk) -> None:
     assert "contacts" in desk.program.run("status", "contacts.yaml").stdout
 
 
+@pytest.mark.long
 def test_it_is_the_state_of_the_operators(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_reverse_etl.operators import ReverseEtlOperator
     from tests.operators.tasks import context
@@ -162,6 +163,7 @@ def test_a_guard_stops_a_run_until_it_is_lifted(desk: Desk) -> None:
     )
 
 
+@pytest.mark.long
 def test_rejected_rows_are_found_dismissed_and_released(desk: Desk) -> None:
     to_table(desk)
     desk.sql("UPDATE customers SET email = 'nobody' WHERE id = 2")
@@ -211,6 +213,7 @@ def test_statements_are_shown_with_their_parameters(desk: Desk) -> None:
     ]
 
 
+@pytest.mark.long
 def test_one_row_is_sent_by_a_run_like_any_other(desk: Desk) -> None:
     unknown = desk.program.json("send-one", "contacts.yaml", "--row", "9", code=2)
     assert "does not send a row with this key" in unknown["message"]
@@ -224,6 +227,7 @@ def test_one_row_is_sent_by_a_run_like_any_other(desk: Desk) -> None:
     assert "keeps no record" in desk.program.json("send-one", "contacts.yaml", "--row", "1", code=2)["message"]
 
 
+@pytest.mark.long
 def test_what_cannot_be_undone_is_confirmed(desk: Desk) -> None:
     for command in ("reset", "full-resync"):
         assert "--yes" in desk.program.json(command, "contacts.yaml", code=2)["todo"]
@@ -261,6 +265,7 @@ def test_a_signal_lets_a_run_record_what_was_answered(desk: Desk, crm: Crm) -> N
     assert len(crm.bodies) == 3
 
 
+@pytest.mark.long
 def test_state_in_postgres(desk: Desk, postgres: str) -> None:
     place = postgres_place(postgres)
     connection = place.connect()

@@ -152,6 +152,7 @@ def test_state_is_adopted_by_an_environment(
     assert row.startswith("s     3 ")
 
 
+@pytest.mark.long
 def test_state_is_copied_and_can_be_restored(
     where: list[str],
     tmp_path: Path,
@@ -178,6 +179,7 @@ def test_state_is_copied_and_can_be_restored(
     assert dataclasses.replace(restored, bytes=before[0].bytes) == before[0]
 
 
+@pytest.mark.long
 def test_a_sync_that_cannot_be_copied_is_named_and_the_others_are_copied(
     tmp_path: Path, state_url: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

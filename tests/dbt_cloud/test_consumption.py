@@ -277,6 +277,7 @@ def test_latest_never_repeats_and_never_goes_back(
     assert (orders[-1] if orders else None) == newest
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(HISTORY, st.lists(st.tuples(st.floats(0, 4000), st.booleans(), st.booleans()), max_size=30))
 def test_watchers_emit_every_run_at_least_once_and_repeat_only_after_a_crash(
@@ -348,6 +349,7 @@ class Watched:
             self.queued = next_free_run(self.record, listed, after=None, first=FIRST, on_failure="wait") is not None
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(
     HISTORY,

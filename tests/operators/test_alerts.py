@@ -94,6 +94,7 @@ def test_a_failure_is_reported_once_with_what_to_do_and_so_is_the_recovery(
     assert runs() == []
 
 
+@pytest.mark.long
 def test_a_first_run_that_is_fine_disturbs_nobody(runs: Runs) -> None:
     assert runs() == []
 

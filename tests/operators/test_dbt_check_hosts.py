@@ -27,6 +27,7 @@ from tests.operators.check_hosts import COLUMNS, Check, Logged, app_fields, serv
 pytestmark = pytest.mark.airflow
 
 
+@pytest.mark.long
 def test_a_github_app_from_its_connection_to_the_check_run(acme_shop: Origin, check: Check, logged: Logged) -> None:
     """On an Enterprise host: a signed request for a token of one repository, a clone with it, a check run with all
     annotations, 50 for each request, and one comment however often it is run."""

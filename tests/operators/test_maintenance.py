@@ -80,6 +80,7 @@ def test_a_full_resync_sends_every_row_again(run_once: None, crm: FakeDestinatio
     assert Events.added[-2:] == ["fake/crm/contacts 3", "sync/contacts 3"]
 
 
+@pytest.mark.long
 def test_a_reset_sends_nothing(run_once: None, crm: FakeDestination, customers: Callable[[str], None]) -> None:
     customers("UPDATE customers SET email = 'new@x.org' WHERE id = 1")
     sent(crm)

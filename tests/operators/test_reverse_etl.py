@@ -56,6 +56,7 @@ def test_a_model_that_is_no_select_changes_nothing_and_fails_without_a_retry(
     customers("SELECT CASE WHEN count(*) = 3 THEN 1 ELSE error('rows are gone') END FROM customers")
 
 
+@pytest.mark.long
 def test_a_model_over_files_fails_with_the_option_that_allows_it(
     crm: FakeDestination, customers: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_dag_run_sends_what_changed(
     assert "reasons" not in extra
 
 
+@pytest.mark.long
 def test_the_conf_of_a_run_asks_for_everything_again_or_for_nothing_of_one_sync(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
@@ -151,6 +153,7 @@ def test_the_conf_of_a_run_limits_it_to_records(
     assert xcom(run_dag(dag), "contacts")["accepted"] == 1
 
 
+@pytest.mark.long
 def test_a_dag_run_may_ask_for_everything_again_or_for_nothing(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:
@@ -286,6 +289,7 @@ def test_a_templated_path(
     assert xcom(run_dag(dag, run_conf={"which": "contacts"}), "contacts")["accepted"] == 3
 
 
+@pytest.mark.long
 def test_syncs_can_be_mapped(
     run_dag: Callable[..., Any], xcom: Callable[..., Any], crm: FakeDestination, customers: Callable[[str], None]
 ) -> None:

@@ -283,6 +283,7 @@ def test_nothing_but_counts_run_ids_and_keys_goes_through_xcom(
     assert "@x.org" not in everything
 
 
+@pytest.mark.long
 def test_rejections_fail_the_commit_with_the_whole_report(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
@@ -340,6 +341,7 @@ def test_a_preview_sends_and_keeps_nothing(
     assert not crm.batches
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_conf", [True, False])
 def test_a_lifted_guard_is_shown_as_lifted_to_who_approves(
     by_conf: bool,

@@ -64,6 +64,7 @@ def hubspot(**more: Any) -> HubSpot:
     return HubSpot(clock=QuietClock(), properties={"contacts": CONTACTS}, **more)
 
 
+@pytest.mark.long
 async def test_the_ids_of_upserted_records_are_merged_and_those_of_deleted_ones_removed(
     ids: KeptRecordIds, place: Place, tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_no_statement_is_open_while_rows_of_a_range_are_sent() -> None:
     assert len(warehouse.queries) == 5
 
 
+@pytest.mark.long
 def test_ranges_of_wide_rows_are_short() -> None:
     """Rows of 100,000 characters come about 32 MB at a time, and the first range ends early."""
     warehouse = Cut(2_000, width=100_000)

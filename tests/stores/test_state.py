@@ -367,6 +367,7 @@ def contents(store: Any) -> list[Any]:
     return [*tables, replace(found, bytes=None), store.last_report("s", "run1"), store.last_report("s", "run2")]
 
 
+@pytest.mark.long
 def test_adopted_state_is_moved_whole(store: Any, environment: Any, bench: Callable[..., Bench]) -> None:
     runs = bench(sync_of("mirror"))
     some_state(runs)
@@ -381,6 +382,7 @@ def test_adopted_state_is_moved_whole(store: Any, environment: Any, bench: Calla
     assert runs.run(address="file at /exports") == {"2": "changed", "3": "removed"}
 
 
+@pytest.mark.long
 def test_adopting_can_be_interrupted_anywhere_and_repeated(
     store: Any, environment: Any, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +412,7 @@ def test_other_state_of_the_sync_is_never_replaced(store: Any, environment: Any,
     assert [contents(place) for place in (store, environment)] == before
 
 
+@pytest.mark.long
 def test_only_the_state_of_a_sync_at_rest_is_adopted(store: Any, environment: Any, bench: Callable[..., Bench]) -> None:
     with pytest.raises(ConfigurationError, match="no state of this sync found"):
         environment.adopt("s", store)
@@ -428,6 +431,7 @@ def test_only_the_state_of_a_sync_at_rest_is_adopted(store: Any, environment: An
     assert environment.has_state("s")
 
 
+@pytest.mark.long
 def test_state_in_object_storage_is_managed_alike(tmp_path: Path, bucket: Bucket) -> None:
     options: dict[str, Any] = {"memory_limit": "500MB", "threads": 2, "change_log": True}
     folder = LakeStore(str(tmp_path), **options)

@@ -204,6 +204,7 @@ def test_a_plan_does_not_see_which_driver_read(place: Place, dsn: str, tmp_path:
 # -- memory, errors, leaving early -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", [pytest.param("psycopg2", marks=pytest.mark.slow), *WAYS[1:]])
 def test_a_large_result_is_never_in_memory(dsn: str, way: str) -> None:
     """A process of its own reads 400 MB of rows and measures its memory."""
