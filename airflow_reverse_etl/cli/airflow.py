@@ -11,6 +11,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from configparser import ConfigParser
+from configparser import Error as ConfigParserError
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -71,14 +73,16 @@ def settings() -> Settings:
 def environment() -> str:
     """Return the environment of syncs, ``[reverse_etl] environment``; empty if none is set.
 
-    Loads Airflow only if its configuration file may name one.
+    Reads Airflow's variable and configuration file without loading Airflow, which need not be installed.
     """
-    named = os.environ.get("AIRFLOW__REVERSE_ETL__ENVIRONMENT")
+    if named := os.environ.get("AIRFLOW__REVERSE_ETL__ENVIRONMENT"):
+        return named
     home = Path(os.environ.get("AIRFLOW_HOME") or "~/airflow").expanduser()
     file = os.environ.get("AIRFLOW_CONFIG") or home / "airflow.cfg"
-    if named or not Path(file).is_file():
-        return named or ""
-    return settings().environment
+    configuration = ConfigParser(interpolation=None, strict=False)
+    with contextlib.suppress(ConfigParserError, UnicodeDecodeError):
+        configuration.read(file, encoding="utf-8")
+    return configuration.get("reverse_etl", "environment", fallback="")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from airflow_reverse_etl.testing.jobs import Arrow
 from tests.bulk_api import BulkServer, Kind
 from tests.chaos.life import REFUSED, Life, new_database
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 of_each_kind = pytest.mark.parametrize("kind", get_args(Kind))
 #: Arrows that the life of a job of a kind has.

@@ -100,7 +100,7 @@ class TestWithConnections:
         assert found["settings"]["status"] == "failed"
         assert "history_days is 'many'" in found["settings"]["message"]
 
-    @pytest.mark.long
+    @pytest.mark.slow
     def test_connections_of_the_installations_database_are_found(self, desk: Desk) -> None:
         del desk.environment["AIRFLOW_CONN_WAREHOUSE"]
         file = str(desk.folder / "warehouse.duckdb")

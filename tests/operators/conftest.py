@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -55,7 +56,13 @@ def customers(tmp_path: Path, add_connection: Callable[..., None]) -> Callable[[
     add_connection("warehouse", conn_type="duckdb", host=file)
 
     def execute(sql: str) -> None:
-        with duckdb.connect(file) as connection:
+        try:
+            connection = duckdb.connect(file)
+        except duckdb.ConnectionException:
+            # A task before has closed its connection, and something of it is still to be collected.
+            gc.collect()
+            connection = duckdb.connect(file)
+        with connection:
             connection.execute(sql)
 
     execute(

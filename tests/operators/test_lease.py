@@ -79,7 +79,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_tasks_of_a_group_share_the_lease_and_other_tasks_of_the_dag_run_do_not(
     run_dag: Callable[..., Any],
     crm: FakeDestination,

@@ -182,7 +182,7 @@ def counters(files: StateFiles) -> tuple[int, int, dict[str, int]]:
     return version, counts.pop("sum"), counts
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_eight_processes_lose_no_update(files: StateFiles) -> None:
     with writers(files, 8, changes=8) as processes:
         assert [process.wait(120) for process in processes] == [0] * 8
