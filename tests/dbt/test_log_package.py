@@ -102,7 +102,7 @@ def _postgres_profile(place: Place) -> dict[str, Any]:
     return {"type": "postgres", "schema": "analytics", "password": "any", **address}
 
 
-@pytest.fixture(params=["duckdb", "postgres", "delta"])
+@pytest.fixture(params=[pytest.param("duckdb", marks=pytest.mark.slow), "postgres", "delta"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
