@@ -15,6 +15,7 @@ import pytest
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.spec.operations import Operation
 from tests.examples import FOLDER, load
+from tests.http.local_server import Answer, serving
 from tests.servers.messages import Reply, Request
 from tests.servers.server import Server
 
@@ -364,6 +365,30 @@ class TriggeredBy:
 
     def __getitem__(self, asset: Any) -> list[Any]:
         return [self._event] if asset.name == self._event.asset.name else []
+
+
+@pytest.mark.long
+def test_a_folder_of_syncs_sends_nothing_in_dev_and_in_order_in_prod(
+    tmp_path: Path,
+    run_dag: Callable[..., Any],
+    add_connection: Callable[..., None],
+    warehouse: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from airflow_reverse_etl import config
+
+    warehouse("CREATE SCHEMA marts")
+    for name in ("accounts", "contacts"):
+        warehouse(f"CREATE TABLE marts.{name} AS SELECT 1 AS id, 'Ada' AS name")
+    monkeypatch.setenv("AIRFLOW__REVERSE_ETL__STATE_URL", str(tmp_path / "state"))
+    with serving(lambda received: Answer(200, {})) as crm:
+        add_connection("crm", conn_type="reverse_etl_http", host=crm.url)
+        for environment, sent in (("dev", []), ("prod", ["/accounts", "/contacts"])):
+            monkeypatch.setenv("AIRFLOW__REVERSE_ETL__ENVIRONMENT", environment)
+            config.settings.cache_clear()
+            done = run_dag(load("folder_of_syncs"))
+            assert str(done.state) == "success"
+            assert [received.path for received in crm.received] == sent
 
 
 def asset_events(name: str) -> list[Any]:
