@@ -67,8 +67,8 @@ bench: $(VENV)/.ready ## throughput and plan time beside other tools; writes bui
 live: $(VENV)/.ready ## the wire cases of TYPE against your account, from AIRFLOW_CONN_<TYPE>; records them
 	$(BIN)/python -m tests.live $(TYPE)
 
-docs: $(VENV)/.docs ## the documentation, into build/docs; warnings are errors
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+docs: $(VENV)/.docs ## the documentation, into build/docs; built anew, as a warning is an error and is told only once
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
 	@echo "build/docs/index.html"
 
 schema: $(VENV)/.ready ## write what is generated again: JSON Schema, reference tables
