@@ -50,6 +50,11 @@ class RangeSet:
         for number in numbers:
             self.add(number, number)
 
+    @property
+    def first(self) -> int:
+        """Lowest integer of a set that is not empty."""
+        return self._starts[0]
+
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self._stops, number)
         return at < len(self._starts) and self._starts[at] <= number

@@ -1,4 +1,4 @@
-"""A budget of requests shared by tasks on many workers, of any DAG."""
+"""A budget of requests and open jobs shared by tasks on many workers, of any DAG."""
 
 from __future__ import annotations
 
@@ -125,11 +125,43 @@ class FileBudget:
             requests -= returned
         stored.swap(version, values)
 
+    def take_slot(self, name: str, holder: str, *, most: int, now: datetime, until: datetime) -> bool:
+        """Take or keep a slot of open jobs: :meth:`airflow_reverse_etl.sync.ports.RateBudget.take_slot`.
+
+        :raises UnreachableError: the storage did not answer.
+        """
+        stored = self._slots(name)
+        while True:
+            version, values = stored.read()
+            taken = {job: end for job, end in values.items() if datetime.fromisoformat(end) > now}
+            if holder not in taken and len(taken) >= most:
+                return False
+            if stored.swap(version, {**taken, holder: until.isoformat()}):
+                return True
+            time.sleep(random.uniform(0.001, 0.05))
+
+    def free_slot(self, name: str, holder: str) -> None:
+        """Free a slot: :meth:`airflow_reverse_etl.sync.ports.RateBudget.free_slot`.
+
+        :raises UnreachableError: the storage did not answer.
+        """
+        stored = self._slots(name)
+        while True:
+            version, values = stored.read()
+            if holder not in values:
+                return
+            if stored.swap(version, {job: end for job, end in values.items() if job != holder}):
+                return
+            time.sleep(random.uniform(0.001, 0.05))
+
     def _stored(self, name: str) -> FileValues:
         return FileValues(self._files, f"budgets/{quote(name, safe='')}", kept=_KEPT)
 
     def _days(self, name: str) -> FileValues:
         return FileValues(self._files, f"daily_budgets/{quote(name, safe='')}")
+
+    def _slots(self, name: str) -> FileValues:
+        return FileValues(self._files, f"job_slots/{quote(name, safe='')}", kept=_KEPT)
 
 
 def _end_of(hour: str) -> datetime:

@@ -559,7 +559,7 @@ class JobTerms:
         that rows are in doubt if its answer is lost.
     :param max_rows: most rows in one job.
     :param max_bytes: most bytes of its rows; None for no limit.
-    :param max_jobs: most jobs of one load that are open at a time.
+    :param max_jobs: most jobs that are open at a time, of one load and of all tasks on the connection together.
     :param patience: time after which a load gives up waiting for a job. The job continues, and the next try asks again.
     """
 
@@ -669,7 +669,7 @@ class Clock(Protocol):
 
 
 class RateBudget(Protocol):
-    """Budget of requests per second that all tasks with the same connection share, on all workers."""
+    """Budget of requests and open jobs that all tasks with the same connection share, on all workers."""
 
     def reserve(self, name: str, tokens: int, *, rate: float, now: datetime, lead: float = 0.0) -> float:
         """Reserve ``tokens`` requests at ``rate`` a second.
@@ -704,6 +704,17 @@ class RateBudget(Protocol):
 
     def return_unused(self, name: str, requests: int) -> None:
         """Make requests that were drawn, and not sent, available again."""
+
+    def take_slot(self, name: str, holder: str, *, most: int, now: datetime, until: datetime) -> bool:
+        """Take one of ``most`` slots for open jobs, or keep the one that ``holder`` has.
+
+        :param holder: name of the job, the same in all processes.
+        :param until: time at which the slot is free again if nobody keeps it.
+        :returns: False if other jobs have all slots.
+        """
+
+    def free_slot(self, name: str, holder: str) -> None:
+        """Free the slot of a job that has ended, if it has one."""
 
 
 class DailyGrant(NamedTuple):

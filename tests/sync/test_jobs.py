@@ -18,6 +18,8 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.ranges import RangeSet
 from airflow_reverse_etl.spec.receipts import JobRef
 from airflow_reverse_etl.spec.report import RunReport
+from airflow_reverse_etl.stores.files import StateFiles
+from airflow_reverse_etl.stores.rate_budget import FileBudget
 from airflow_reverse_etl.sync.context import RunContext, Wait
 from airflow_reverse_etl.sync.ports import LoadsInJobs
 from airflow_reverse_etl.sync.progress import Checkpoint
@@ -427,3 +429,40 @@ async def killed_often(it: Bulk, *, kills: int) -> None:
     assert len(twice) <= unknown, "0 twice and unreported"
     if it.api.terms.starts == "on_close":
         assert (twice, unknown) == ([], 0)
+
+
+async def test_the_jobs_of_all_tasks_on_a_connection_are_counted_together(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two syncs, one slot: the second waits for the first one's job; so it does if that one was killed, for an hour."""
+
+    async def at_once(function: Any, *arguments: Any, **more: Any) -> Any:
+        return function(*arguments, **more)
+
+    monkeypatch.setattr("asyncio.to_thread", at_once)  # simulated time does not wait for a thread
+    budget = FileBudget(StateFiles(str(tmp_path)))
+    values = {"destination": {"type": "fake", "match_on": "id", "connection": "crm"}}
+    first = bulk(world, dials=JobDials(polls=9))
+    first.values = values
+    second = bulk(world)
+    second.values = {**values, "name": "companies"}
+    first.budget = second.budget = budget
+
+    owner = await first.attempt(many(6), run_id="r")
+    assert isinstance(owner, Wait)
+    other = await second.attempt(many(3), run_id="r")
+    assert isinstance(other, Wait)
+    assert (other.jobs, other.reason) == ((), "connection 'crm' has as many open jobs as it may have")
+    assert not second.api.jobs
+    assert (await finished(first, "r", owner)).accepted == 6
+    assert (await finished(second, "r", other)).accepted == 3
+
+    first.revive(die="after create")
+    with pytest.raises(CrashError):
+        await first.run(rows(new=1), run_id="r2")
+    first.revive()
+    wait = await second.attempt(rows(new=1), run_id="r2")
+    assert isinstance(wait, Wait)
+    second.clock.advance(3600)
+    assert (await finished(second, "r2", wait)).accepted == 1
+    assert (await first.run(run_id="r2")).accepted == 1

@@ -14,7 +14,7 @@ from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.spec.report import RunReport
 from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel, Wait
 from airflow_reverse_etl.sync.load.share import Share
-from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest, StateStore, Support
+from airflow_reverse_etl.sync.ports import Capabilities, Plan, PlanRequest, RateBudget, StateStore, Support
 from airflow_reverse_etl.sync.run import Run, attempt_sync, run_sync
 from airflow_reverse_etl.testing import (
     CrashError,
@@ -57,6 +57,7 @@ class World:
     values: dict[str, Any] = field(default_factory=dict)
     model: list[dict[str, Any]] = field(default_factory=list)
     runs: int = 0
+    budget: RateBudget | None = None
 
     def __post_init__(self) -> None:
         """Let the store die with its process, as after SIGKILL: no ``finally`` saves anything."""
@@ -167,7 +168,7 @@ class World:
         return SourceModel("select * from customers", ("id",), self.warehouse)
 
     def context(self, run_id: str) -> RunContext:
-        return RunContext(run_id, self.store, observer=self.observer, clock=self.clock)
+        return RunContext(run_id, self.store, observer=self.observer, clock=self.clock, budget=self.budget)
 
     # -- what came of it --
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from airflow_reverse_etl.errors import ConfigurationError, UnreachableError
@@ -22,7 +24,7 @@ from airflow_reverse_etl.spec.receipts import (
     Receipt,
     Receipts,
 )
-from airflow_reverse_etl.sync.context import LONGEST_WAIT, RunContext
+from airflow_reverse_etl.sync.context import LONGEST_WAIT, RunContext, Wait
 from airflow_reverse_etl.sync.load.checkpoint_writer import CheckpointWriter
 from airflow_reverse_etl.sync.load.delivery import Delivery, not_sent_today
 from airflow_reverse_etl.sync.load.jobs.rows import read_rows
@@ -37,6 +39,10 @@ MOST_RETURNS = 3
 
 #: Seconds between two questions for a job of another destination.
 _USUAL_INTERVAL = 30.0
+
+#: Time after which others may have the slot of a job that nobody asks for, because its owner was killed or is deferred
+#: for longer. A higher value lets others wait longer for a killed one, a lower one lets more jobs be open than allowed.
+_SLOT_KEPT = timedelta(hours=1)
 
 NOT_NAMED = Receipt(Outcome.UNKNOWN, "not_in_results", "sent in a job whose results do not name the row")
 GONE = Receipt(Outcome.UNKNOWN, "job_unknown", "sent in a job that the destination does not know any more")
@@ -111,12 +117,15 @@ class JobLoader:
         """
         async with self._lock:
             terms = self.terms[batch.operation]
-            if not await self.wait(terms.max_jobs - 1):
+            if not await self._may_begin(batch, terms):
                 return None
             if terms.starts == "at_once":
                 await self._writer.announce(batch.seqs[-1], batch.seqs[-1])
             await self._writer.check()
-            return await self._submit(batch, terms)
+            receipts = await self._submit(batch, terms)
+            if receipts is not None:
+                await self._free_slot(self._sync.destination.connection or "", min(batch.seqs))
+            return receipts
 
     async def _submit(self, batch: Batch, terms: JobTerms) -> Receipts | None:
         ref: JobRef | None = None
@@ -177,19 +186,62 @@ class JobLoader:
 
         :returns: False if the load stops before that.
         """
+
+        async def few_enough() -> bool:
+            return len(self._open) <= most
+
+        return await self._wait_until(few_enough)
+
+    async def _may_begin(self, batch: Batch, terms: JobTerms) -> bool:
+        """Wait until another job may be open, of this load and of all tasks on the connection."""
+
+        async def has_slot() -> bool:
+            return len(self._open) < terms.max_jobs and await self._take_slot(connection, first, terms.max_jobs)
+
+        connection = self._sync.destination.connection or ""
+        first = min(batch.seqs)
+
+        return await self._wait_until(has_slot)
+
+    async def _wait_until(self, ready: Callable[[], Awaitable[bool]]) -> bool:
         interval = self.interval
         waited = 0.0
-        while len(self._open) > most and not self._delivery.stopping:
-            if self._clock.now() >= min(ref.deadline for ref in self._open.values()):
+        while not self._delivery.stopping and not await ready():
+            if any(self._clock.now() >= ref.deadline for ref in self._open.values()):
                 self._give_up()
             elif self._context.deferrable and waited + interval > LONGEST_WAIT:
-                until = self._clock.now() + timedelta(seconds=interval)
-                self._delivery.stop_for(wait_for_jobs(self._open.values(), until, planned=True))
+                self._delivery.stop_for(self._wait(self._clock.now() + timedelta(seconds=interval)))
             else:
                 await self._clock.sleep(interval)
                 waited += interval
                 await self._look()
         return not self._delivery.stopping
+
+    def _wait(self, until: datetime) -> Wait:
+        if self._open:
+            return wait_for_jobs(self._open.values(), until, planned=True)
+        connection = self._sync.destination.connection
+        return Wait(until, f"connection {connection!r} has as many open jobs as it may have", planned=True)
+
+    # -- slots -----------------------------------------------------------------------------------------------------
+
+    async def _take_slot(self, connection: str, first: int, most: int) -> bool:
+        """Take one of a connection's slots for the job that begins with a row, or keep it."""
+        budget = self._context.budget
+        if budget is None or not connection:
+            return True
+        now = self._clock.now()
+        take = partial(budget.take_slot, most=most, now=now, until=now + _SLOT_KEPT)
+        return await asyncio.to_thread(take, connection, self._holder(first))
+
+    async def _free_slot(self, connection: str, first: int) -> None:
+        if self._context.budget and connection:
+            with contextlib.suppress(UnreachableError):  # it is free after a while
+                await asyncio.to_thread(self._context.budget.free_slot, connection, self._holder(first))
+
+    def _holder(self, first: int) -> str:
+        """Name a job before it has an id, so that every process of the sync finds the same name."""
+        return f"{self._sync.name} {first}"
 
     async def at_work(self, limiter: Limiter, refs: Sequence[JobRef]) -> bool:
         """Return whether one of these jobs is at work, or cannot be asked for."""
@@ -228,6 +280,9 @@ class JobLoader:
             state = await destination.poll(ref)
             self._writer.checkpoint.add_requests(1)
             if state is JobState.RUNNING:
+                with contextlib.suppress(UnreachableError):
+                    # It is open, so it counts, even if its slot was free meanwhile.
+                    await self._take_slot(ref.connection, ref.rows.first, sys.maxsize)
                 return
             await self._writer.check()
             if state is JobState.OPEN:
@@ -297,6 +352,7 @@ class JobLoader:
                 checkpoint.leave(Reason("not_processed", text), len(spent))
         checkpoint.end_job(ref, lost)
         await self._writer.save()
+        await self._free_slot(ref.connection, ref.rows.first)
         self._context.observer.event("job_ended", sync=self._sync.name, job=ref.job, again=len(again or ()))
 
     def _rows_of(self, ref: JobRef) -> Batch:
