@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RESERVED_SECONDS = 2.0
 
 #: Part of a stated rate that is used. The rest is for clocks that differ, and for requests that arrive unevenly.
-USED = 0.95
+USED = 0.96
 
 
 class Pace:
