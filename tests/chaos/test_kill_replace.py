@@ -29,7 +29,7 @@ from tests.chaos.loads import FORKS
 ROWS = 600
 #: Seconds for which the next run waits for one that was killed.
 LEASE = 2.0
-KILLS = int(os.environ.get("REVERSE_ETL_KILLS", "24")) // 3
+KILLS = int(os.environ.get("REVERSE_ETL_KILLS", "24")) // 6
 
 
 def run_in_process(folder: Path, database: dict[str, Any], run_id: str) -> None:

@@ -102,7 +102,9 @@ def _postgres_profile(place: Place) -> dict[str, Any]:
     return {"type": "postgres", "schema": "analytics", "password": "any", **address}
 
 
-@pytest.fixture(params=[pytest.param("duckdb", marks=pytest.mark.slow), "postgres", "delta"])
+@pytest.fixture(
+    params=[pytest.param("duckdb", marks=pytest.mark.slow), "postgres", pytest.param("delta", marks=pytest.mark.slow)]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -192,6 +194,7 @@ async def test_the_figures_of_two_syncs(project: Project) -> None:
     assert set(statuses.values()) == {"success", "pass", "warn"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["duckdb"], indirect=True)
 async def test_limits_for_each_sync_and_the_freshness_of_the_source(project: Project) -> None:
     with store_of(project) as store:
