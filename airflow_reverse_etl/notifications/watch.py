@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class SyncWatchOperator(BaseOperator):
     """Report which syncs are late: no run was recorded within the ``max_delay`` of their ``alerts``.
 
-    Run it in a DAG of its own, every few minutes. It reads the run history, and sends nothing to a destination. A sync
-    that never ran is late once that time has passed since this operator saw it first. A sync that is late, and then
-    runs, is reported by its own tasks if they have the same notifier, and else by this operator.
+    ``reverse_etl_maintenance_dag(watch=…)`` runs it every ten minutes. It reads the run history, and sends nothing to a
+    destination. A sync that never ran is late once that time has passed since this operator saw it first. A sync that
+    is late, and then runs, is reported by its own tasks if they have the same notifier, and else by this operator.
 
     Returns the names of the late syncs.
 

@@ -1,16 +1,18 @@
-"""A DAG for people: one action on one sync, without a run of anything else in the sync's DAG."""
+"""A DAG for people: one action on one sync, and nothing else of the sync's DAG; and the watch of syncs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Param
 
 from airflow_reverse_etl.assets import destination_asset, sync_asset
-from airflow_reverse_etl.compat import AssetAlias, Context, airflow_errors
+from airflow_reverse_etl.compat import AirflowSkipException, AssetAlias, Context, airflow_errors
 from airflow_reverse_etl.errors import ConfigurationError
+from airflow_reverse_etl.notifications.watch import SyncWatchOperator
 from airflow_reverse_etl.operators.base import SyncOperator, close_quietly, run_id_of
 from airflow_reverse_etl.spec.model import Sync
 from airflow_reverse_etl.sync.context import Wait
@@ -18,6 +20,7 @@ from airflow_reverse_etl.sync.guards import GUARDS, lifted_guards
 from airflow_reverse_etl.wiring import open_warehouse, recipes
 
 if TYPE_CHECKING:
+    from airflow_reverse_etl.notifications import SyncNotifier
     from airflow_reverse_etl.spec.report import RunReport
     from airflow_reverse_etl.stores.recipes import Recipe
     from airflow_reverse_etl.sync.context import RunContext, RunOptions, SourceModel
@@ -266,6 +269,8 @@ def reverse_etl_maintenance_dag(
     *,
     dag_id: str = "reverse_etl_maintenance",
     keys: bool = False,
+    watch: Sequence[Sync | Mapping[str, Any] | str | Path] = (),
+    notifier: SyncNotifier | None = None,
     retries: int = 2,
     **dag_arguments: Any,
 ) -> DAG:
@@ -278,9 +283,17 @@ def reverse_etl_maintenance_dag(
     :param syncs: names of the syncs that the DAG may work on; None for all. Several DAGs cut them by team.
     :param dag_id: id of the DAG.
     :param keys: show primary keys of rejected and planned rows. Who may read the DAG's XComs reads them.
+    :param watch: syncs, or YAML files or folders of them, that a scheduled run looks at: it reports those that are
+        late, stuck or never ran. A run that is triggered does the action only.
+    :param notifier: reports the syncs of ``watch``.
     :param retries: of the task. A new try resumes an interrupted run.
-    :param dag_arguments: further arguments of Airflow's ``DAG``.
+    :param dag_arguments: further arguments of Airflow's ``DAG``. ``schedule`` is every ten minutes with ``watch``.
+    :raises ConfigurationError: only one of ``watch`` and ``notifier`` is given.
     """
+    if bool(watch) != (notifier is not None):
+        raise ConfigurationError(
+            "the maintenance DAG has only one of watch and notifier", todo="pass both, or none of them"
+        )
     known: dict[str, Any] = {"enum": sorted(syncs)} if syncs is not None else {"minLength": 1}
     strings: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
     params = {
@@ -294,11 +307,34 @@ def reverse_etl_maintenance_dag(
         "records": Param([], **strings, description="names of rejected records to release or dismiss"),
         "every_record": Param(default=False, type="boolean", description="release or dismiss every rejected row"),
     }
-    arguments = {"schedule": None, "catchup": False, "is_paused_upon_creation": False, **dag_arguments}
+    arguments = {
+        "schedule": "*/10 * * * *" if watch else None,
+        "catchup": False,
+        "is_paused_upon_creation": False,
+        **dag_arguments,
+    }
     arguments["tags"] = [*arguments.get("tags", ()), TAG]
     with DAG(dag_id, params=params, **arguments) as dag:
-        ReverseEtlMaintenanceOperator(task_id="maintain", syncs=syncs, keys=keys, retries=retries)
+        ReverseEtlMaintenanceOperator(
+            task_id="maintain", syncs=syncs, keys=keys, retries=retries, pre_execute=_skip_scheduled
+        )
+        if notifier:
+            SyncWatchOperator(task_id="watch", syncs=watch, notifier=notifier, pre_execute=_skip_triggered)
     return dag
+
+
+def _skip_scheduled(context: Context) -> None:
+    if _is_scheduled(context):
+        raise AirflowSkipException("A scheduled run watches the syncs, and has no action.")
+
+
+def _skip_triggered(context: Context) -> None:
+    if not _is_scheduled(context):
+        raise AirflowSkipException("A triggered run does its action only.")
+
+
+def _is_scheduled(context: Context) -> bool:
+    return bool(context["dag_run"].run_type == "scheduled")
 
 
 def _or_null(known: Mapping[str, Any]) -> dict[str, Any]:

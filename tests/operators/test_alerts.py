@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import yaml
 
 from airflow_reverse_etl.compat import BaseNotifier, BaseOperator
+from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.reported_health import HealthMemory
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
@@ -211,6 +213,36 @@ def watch(run_dag: Callable[..., Any], xcom: Callable[..., Any], tmp_path: Path)
         return list(xcom(run_dag(dag), "watch"))
 
     return run
+
+
+def test_the_maintenance_dag_watches_by_schedule_and_acts_when_it_is_triggered(
+    run_dag: Callable[..., Any], task_states: Callable[[Any], dict[str, str]], runs: Runs, crm: FakeDestination
+) -> None:
+    from airflow_reverse_etl import reverse_etl_maintenance_dag
+    from airflow_reverse_etl.compat import AirflowSkipException
+    from airflow_reverse_etl.notifications import SyncNotifier
+
+    runs()
+    sync = {**SYNC, "alerts": {"max_delay": "0s"}}
+    dag = reverse_etl_maintenance_dag(watch=[sync], notifier=SyncNotifier(Channel()))
+    assert dag.schedule == "*/10 * * * *"
+    triggered = run_dag(dag, run_conf={"sync": "contacts", "action": "rejected"})
+    assert task_states(triggered) == {"maintain": "success", "watch": "skipped"}
+
+    scheduled = {"dag_run": SimpleNamespace(run_type="scheduled")}
+    with pytest.raises(AirflowSkipException):
+        dag.get_task("maintain")._pre_execute_hook(scheduled)
+    watch = dag.get_task("watch")
+    watch._pre_execute_hook(scheduled)
+    assert watch.execute(scheduled) == ["contacts"]
+    assert [message.split(" (")[0] for message in heard()] == ["critical: contacts is late"]
+
+
+def test_a_watch_needs_somebody_to_tell() -> None:
+    from airflow_reverse_etl import reverse_etl_maintenance_dag
+
+    with pytest.raises(ConfigurationError, match="only one of watch and notifier"):
+        reverse_etl_maintenance_dag(watch=["syncs"])
 
 
 @pytest.mark.long

@@ -42,7 +42,7 @@ export async function loadMaintenance(name, dags) {
 
 /** Return the last result of a preview and of a list of rejected rows. */
 async function resultsOf(dag, name) {
-  const { dag_runs: runs } = await api(`/dags/${dag}/dagRuns?order_by=-run_after&limit=50`).catch(() => ({ dag_runs: [] }));
+  const { dag_runs: runs } = await api(`/dags/${dag}/dagRuns?run_type=manual&order_by=-run_after&limit=50`).catch(() => ({ dag_runs: [] }));
   const results = {};
   for (const action of ["preview", "rejected"]) {
     const run = runs.find((one) => one.state === "success" && one.conf?.sync === name && one.conf?.action === action);

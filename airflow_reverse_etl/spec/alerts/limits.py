@@ -46,7 +46,8 @@ class Alerts(BaseModel):
     max_delay: Annotated[
         Duration | None,
         Field(
-            description="maximum time since the last run was recorded; `SyncWatchOperator` reports a sync that is late"
+            description="maximum time since the last run was recorded; "
+            "`watch` of the maintenance DAG reports a sync that is late"
         ),
     ] = None
 
