@@ -31,15 +31,17 @@ _MAX_LISTED = 20
 
 def look_for_drift(
     sync: Sync, *, query: str, warehouse: Warehouse, files: StateFiles, output: Mapping[str, Any] | None
-) -> list[Finding]:
-    """Return the changes since the sync's last run, worst first, and store the present state unless this raises.
+) -> tuple[list[Finding], Sequence[Column]]:
+    """Return the changes since the sync's last run, worst first, and the model's columns, as the warehouse has them.
+
+    Stores the present state, unless this raises. A sync that ignores drift has neither.
 
     :param output: output of the task that stored the catalog.
     :raises SpecError: the query is not one SELECT.
     :raises GuardError: the sync's ``drift`` is ``fail``, and something that it uses changed.
     """
     if sync.drift == "ignore":
-        return []
+        return [], ()
     path = f"drift/{sync.name}.json"
     state = _load_state(files.read(path), sync)
     columns = list(model_columns(query, warehouse, sync))
@@ -51,7 +53,7 @@ def look_for_drift(
         "catalog": catalog_path,
     }
     if state == present:
-        return []
+        return [], columns
     from airflow_reverse_etl.check.drift import catalog_drift, column_drift
     from airflow_reverse_etl.spec.folders.reading import SyncSource
 
@@ -72,7 +74,7 @@ def look_for_drift(
         if error:
             raise error
     files.write(path, json.dumps(present).encode())
-    return found
+    return found, columns
 
 
 @dataclass(frozen=True, slots=True)

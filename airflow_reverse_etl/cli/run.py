@@ -144,7 +144,7 @@ def _look_for_drift(session: Session, observer: RunObserver) -> list[dict[str, s
 
     files = wiring().state_files()
     query = session.model.query
-    found = look_for_drift(session.sync, query=query, warehouse=session.warehouse, files=files, output=None)
+    found, _ = look_for_drift(session.sync, query=query, warehouse=session.warehouse, files=files, output=None)
     for finding in found:
         observer.write(f"{session.sync.name}: changed since the last run: {finding.message}")
     return [{"rule": finding.rule, "level": finding.level.value, "message": finding.message} for finding in found]

@@ -60,6 +60,23 @@ def closed_reasons(found: Mapping[str, Any], unique_id: str) -> tuple[str, ...]:
     return tuple(reasons)
 
 
+def shown_results(found: Mapping[str, Any], unique_id: str) -> dict[str, Any]:
+    """Return what dbt said of a model or source, for a picture; empty if it said nothing.
+
+    :returns: ``status``, of the build or of the freshness; ``passed`` and ``failed``, numbers of a model's tests.
+    """
+    results = found["results"]
+    shown: dict[str, Any] = {}
+    if unique_id in results:
+        shown["status"] = results[unique_id]
+    model = found["models"].get(unique_id) or {"tests": ()}
+    ran = [results[test] for test in model["tests"] if test in results]
+    if ran:
+        passed = sum(status in PASSED for status in ran)
+        shown |= {"passed": passed, "failed": len(ran) - passed}
+    return shown
+
+
 def _has_freshness_limit(source: Mapping[str, Any]) -> bool:
     """Return whether the source declares how old its data may be."""
     freshness = (source.get("config") or {}).get("freshness") or source.get("freshness") or {}

@@ -157,13 +157,13 @@ def merge_results(folder: Path, nodes: Sequence[NodeResult]) -> tuple[NodeResult
     return tuple(results.values())
 
 
-def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], unique_id: str) -> tuple[str, ...]:
-    """Return the reasons that close the gate for a model, empty if the gate is open.
+def gate_evidence(files: StateFiles, gate: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the merged evidence of a gate; None without any.
 
     :param gate: outputs of ``DbtOperator`` tasks.
     :raises ConfigurationError: the evidence of an output is not under the state URL.
     """
-    from airflow_reverse_etl.dbt.gate import closed_reasons, merge_evidence
+    from airflow_reverse_etl.dbt.gate import merge_evidence
 
     found = []
     for output in gate:
@@ -177,7 +177,20 @@ def gate_reasons(files: StateFiles, gate: Sequence[Mapping[str, Any] | None], un
                 file=files.child(output["gate"]),
             )
         found.append(json.loads(data))
+    return merge_evidence(found) if found else None
+
+
+def gate_reasons(
+    gate: Sequence[Mapping[str, Any] | None], evidence: Mapping[str, Any] | None, unique_id: str
+) -> tuple[str, ...]:
+    """Return the reasons that close the gate for a model, empty if the gate is open.
+
+    :param gate: outputs of ``DbtOperator`` tasks.
+    :param evidence: what :func:`gate_evidence` returned for them.
+    """
+    from airflow_reverse_etl.dbt.gate import closed_reasons
+
     missing = () if all(gate) else ("an upstream dbt task produced no result",)
-    if not found:
+    if evidence is None:
         return missing or ("dbt has built and tested nothing",)
-    return (*closed_reasons(merge_evidence(found), unique_id), *missing)
+    return (*closed_reasons(evidence, unique_id), *missing)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
     from airflow.triggers.base import BaseTrigger
 
+    from airflow_reverse_etl.dbt.catalog import Catalog
     from airflow_reverse_etl.spec.alerts.health import Health
     from airflow_reverse_etl.spec.privacy.marks import ModelMarks
     from airflow_reverse_etl.spec.report import RunReport
@@ -433,7 +434,8 @@ class PlanningOperator(SyncOperator):
         self.lift_guards: Any = lift_guards
         #: Syncs that this one comes after, each with its last task, and with its map index if that is mapped.
         self.after: Sequence[tuple[str, str, int | None]] = ()
-        self._picture: dict[str, Any] | None = None
+        self._picture: dict[str, Any] = {}
+        self._evidence: Mapping[str, Any] | None = None
         self._marks: ModelMarks | None = None
 
     def _run_options(self, sync: Sync, context: Context) -> RunOptions:
@@ -490,7 +492,7 @@ class PlanningOperator(SyncOperator):
             # A task that keeps its slot could keep that sync from running. A deferred task would need a triggerer.
             raise AirflowRescheduleException(datetime.now(UTC) + _LOOK_AGAIN)  # type: ignore[no-untyped-call]
 
-    def _check_gate(self, sync: Sync) -> None:
+    def _check_gate(self, sync: Sync, context: Context) -> None:
         """Skip the task unless dbt has built the model, its tests passed, and its sources were fresh.
 
         :raises AirflowSkipException: the gate is closed.
@@ -502,12 +504,13 @@ class PlanningOperator(SyncOperator):
                 "a gate needs a dbt model and its catalog", todo="set catalog=, or remove gate=", sync=sync.name
             )
         from airflow_reverse_etl.dbt.catalog import load_catalog
-        from airflow_reverse_etl.dbt.run_state import gate_reasons
+        from airflow_reverse_etl.dbt.run_state import gate_evidence, gate_reasons
 
-        files = state_files()
-        model = load_catalog(files, self.catalog).find(sync.model)
+        catalog = load_catalog(state_files(), self.catalog)
         gate = [self.gate] if isinstance(self.gate, Mapping) else self.gate
-        if reasons := gate_reasons(files, gate, model.unique_id):
+        self._evidence = gate_evidence(state_files(), gate)
+        if reasons := gate_reasons(gate, self._evidence, catalog.find(sync.model).unique_id):
+            context["ti"].xcom_push(key="picture", value=self._draw(sync.model, catalog))
             raise AirflowSkipException("Nothing was sent: " + "; ".join(reasons))
 
     def _model(self, sync: Sync) -> tuple[str, tuple[str, ...]]:
@@ -519,15 +522,26 @@ class PlanningOperator(SyncOperator):
         catalog = load_catalog(state_files(), self.catalog)
         found = resolve_model(sync, catalog)
         self._marks = catalog.find(sync.model).marks
-        self._picture = {
+        self._picture = self._draw(sync.model, catalog)
+        return found
+
+    def _draw(self, model: str, catalog: Catalog) -> dict[str, Any]:
+        """Return what the page shows of a model: where it comes from, and what the dbt run of the gate said."""
+        from airflow_reverse_etl.dbt.gate import shown_results
+
+        marks = catalog.find(model).marks
+        picture = catalog.upstream(model)
+        if self._evidence:
+            for node in picture["nodes"]:
+                node |= shown_results(self._evidence, node["id"])
+        return {
             "repository": self.catalog.get("repository"),
             "project": catalog.project,
             "project_path": self.catalog.get("project_path"),
             "commit": catalog.commit,
-            "marks": self._marks.names() if self._marks else {},
-            **catalog.upstream(sync.model),
+            "marks": marks.names() if marks else {},
+            **picture,
         }
-        return found
 
     def _leave_recipe(
         self, sync: Sync, query: str, primary_key: tuple[str, ...], context: Context, *, approved: bool = False
@@ -535,14 +549,15 @@ class PlanningOperator(SyncOperator):
         """Leave what a maintenance run needs to repeat this run, and what the page shows of the model."""
         from airflow_reverse_etl.stores.recipes import Recipe
 
-        if self._picture:
-            context["ti"].xcom_push(key="picture", value=self._picture)
+        context["ti"].xcom_push(key="picture", value=self._picture)
         dag_id = context["ti"].dag_id
         recipe = Recipe.of(sync, query, primary_key, approved=approved, dag_id=dag_id, marks=self._marks)
         recipes().save(sync.name, recipe)
 
-    def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse) -> list[dict[str, str]]:
+    def _look_for_drift(self, sync: Sync, query: str, warehouse: Warehouse, context: Context) -> list[dict[str, str]]:
         """Find and log changes to the model since the sync's last run, as its ``drift`` asks.
+
+        Leaves the types of the model's columns for the page.
 
         A look forgets what was before it, so a task that has waited keeps what it found.
         """
@@ -551,7 +566,9 @@ class PlanningOperator(SyncOperator):
         from airflow_reverse_etl.check.drift_memory import look_for_drift
 
         output = self.catalog if isinstance(self.catalog, Mapping) else None
-        found = look_for_drift(sync, query=query, warehouse=warehouse, files=state_files(), output=output)
+        found, columns = look_for_drift(sync, query=query, warehouse=warehouse, files=state_files(), output=output)
+        self._picture["types"] = {column.name: column.data_type for column in columns}
+        context["ti"].xcom_push(key="picture", value=self._picture)
         for finding in found:
             self.log.warning("%s: changed since the last run: %s", sync.name, finding.message)
         self._drift = [{"rule": f.rule, "level": f.level.value, "message": f.message} for f in found]

@@ -74,7 +74,7 @@ class ReverseEtlOperator(PlanningOperator):
 
     def _work(self, sync: Sync, context: Context) -> dict[str, Any] | Wait:
         self._check_after(sync, context)
-        self._check_gate(sync)
+        self._check_gate(sync, context)
         found, drift = self._run(sync, context)
         return found if isinstance(found, Wait) else self._report(sync, found, context, drift=drift)
 
@@ -91,7 +91,7 @@ class ReverseEtlOperator(PlanningOperator):
         try:
             sync = self._with_columns(sync, query, warehouse, self._marks)
             destination = self._destination(sync)
-            drift = self._look_for_drift(sync, query, warehouse)
+            drift = self._look_for_drift(sync, query, warehouse, context)
             run_context = self._run_context(sync, context, run_id_of(context["ti"]), query=query)
             model = SourceModel(query, primary_key, warehouse)
             attempt = attempt_sync(sync, model, destination, run_context, options, planned=self._planned)

@@ -80,7 +80,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         from airflow_reverse_etl.sync.run import check_selectable
 
         self._check_after(sync, context)
-        self._check_gate(sync)
+        self._check_gate(sync, context)
         options = self._run_options(sync, context)
         if options.records:
             check_selectable(sync)
@@ -96,7 +96,7 @@ class ReverseEtlPlanOperator(PlanningOperator):
         try:
             sync = self._with_columns(sync, query, warehouse, self._marks)
             destination = self._destination(sync)
-            drift = [] if self.preview else self._look_for_drift(sync, query, warehouse)
+            drift = [] if self.preview else self._look_for_drift(sync, query, warehouse, context)
             model = SourceModel(query, primary_key, warehouse)
             summary = self._await(self._plan(sync, model, destination, run_context, options, drift=drift))
         finally:

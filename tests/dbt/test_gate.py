@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_reverse_etl.dbt.gate import closed_reasons, evidence, merge_evidence
+from airflow_reverse_etl.dbt.gate import closed_reasons, evidence, merge_evidence, shown_results
 from tests.dbt.projects import keyed, manifest, model, source
 
 FRESH = {"freshness": {"warn_after": {"count": 1, "period": "day"}, "error_after": None}}
@@ -79,3 +79,13 @@ def test_several_commands_of_one_run(order: list[str], at: int) -> None:
 
 def test_unknown_model() -> None:
     assert "is not in that dbt run" in closed_reasons(evidence(PROJECT, GOOD), "model.shop.nope")[0]
+
+
+def test_a_picture_shows_what_dbt_said_of_models_tests_and_sources() -> None:
+    found = {
+        "results": {"model.a": "success", "test.a": "pass", "test.b": "fail", "source.s": "warn"},
+        "models": {"model.a": {"tests": ["test.a", "test.b", "test.skipped"], "sources": ["source.s"]}},
+    }
+    assert shown_results(found, "model.a") == {"status": "success", "passed": 1, "failed": 1}
+    assert shown_results(found, "source.s") == {"status": "warn"}
+    assert shown_results(found, "model.other") == {}

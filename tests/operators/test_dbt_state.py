@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ import duckdb
 import pytest
 
 from airflow_reverse_etl.compat import AirflowSkipException
-from airflow_reverse_etl.dbt.run_state import gate_reasons, without_state
+from airflow_reverse_etl.dbt.run_state import gate_evidence, gate_reasons, without_state
 from airflow_reverse_etl.errors import ConfigurationError, SpecError
 from airflow_reverse_etl.operators import DbtOperator, DbtPipeline, ReverseEtlOperator
 from airflow_reverse_etl.spec.model import Sync
+from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.wiring import state_files
 from tests.dbt.projects import keyed, manifest, model
 from tests.git.servers import Origin, git
-from tests.operators.tasks import execute, fake_dbt
+from tests.operators.tasks import context, execute, fake_dbt
 
 pytestmark = pytest.mark.airflow
 
@@ -49,6 +50,10 @@ def build(project: Path, **settings: Any) -> DbtOperator:
     return DbtOperator(task_id="build", project=str(project), profile_conn_id="warehouse", deps=False, **settings)
 
 
+def reasons(files: StateFiles, gate: Sequence[Mapping[str, Any]], unique_id: str) -> tuple[str, ...]:
+    return gate_reasons(gate, gate_evidence(files, gate), unique_id)
+
+
 @pytest.mark.slow
 def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) -> None:
     """The next tries run ``b`` alone; their outputs tell of the whole run; a cleared task begins again."""
@@ -56,13 +61,13 @@ def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) 
     assert "model.shop.b" in str(failed)
     first = pushed["return_value"]
     files = state_files()
-    assert gate_reasons(files, [first], "model.shop.a") == ()
-    assert "was not built: error" in gate_reasons(files, [first], "model.shop.b")[0]
+    assert reasons(files, [first], "model.shop.a") == ()
+    assert "was not built: error" in reasons(files, [first], "model.shop.b")[0]
     compiled, _ = execute(build(project, command="docs generate", select="a"))
     assert isinstance(compiled, dict), compiled
     assert compiled["counts"]["success"] > 0  # dbt says so of what it compiled: it opens no gate, and closes none
-    assert gate_reasons(files, [compiled], "model.shop.a") == ("dbt has built and tested nothing",)
-    assert gate_reasons(files, [first, compiled], "model.shop.a") == ()
+    assert reasons(files, [compiled], "model.shop.a") == ("dbt has built and tested nothing",)
+    assert reasons(files, [first, compiled], "model.shop.a") == ()
     (kept,) = (state_url / "dbt_failed").rglob("run_results.json")
     assert "does not exist" not in kept.read_text()
 
@@ -74,7 +79,7 @@ def test_retry_of_what_failed_only_and_the_gate(project: Path, state_url: Path) 
     assert isinstance(third, dict), third
     assert third["command"] == "retry"
     assert third["counts"] == {"pass": 1, "success": 2}
-    assert gate_reasons(files, [third], "model.shop.b") == ()
+    assert reasons(files, [third], "model.shop.b") == ()
     cleared, _ = execute(build(project, retry_failed_only=True), try_number=3, max_tries=3)
     assert isinstance(cleared, dict), cleared
     assert cleared["command"] == "build"
@@ -198,7 +203,10 @@ def test_gate_of_a_sync(state_url: Path, tmp_path: Path) -> None:
     sync = Sync.load(spec)
     for gate, words in ((pushed["return_value"], "was not built: error"), ([None], "produced no result")):
         operator = ReverseEtlOperator(task_id="s", sync=sync, catalog=catalog, gate=gate)  # type: ignore[arg-type]
+        given = context()
         with pytest.raises(AirflowSkipException, match=words):
-            operator._check_gate(sync)
+            operator._check_gate(sync, given)
+        shown = [node.get("status") for node in given["pushed"]["picture"]["nodes"]]
+        assert shown == (["error"] if "error" in words else [None]), "the page shows why"
     with pytest.raises(ConfigurationError, match="needs a dbt model and its catalog"):
-        ReverseEtlOperator(task_id="s", sync=sync, gate=[])._check_gate(sync)
+        ReverseEtlOperator(task_id="s", sync=sync, gate=[])._check_gate(sync, context())

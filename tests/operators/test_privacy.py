@@ -76,6 +76,7 @@ def test_a_run_sends_what_the_policy_allows_and_else_reads_no_row(
     sent = operator(sync={**CUSTOMERS, "name": "other"}, catalog=catalog).execute(given)
     assert sent["accepted"] == 3
     assert given["pushed"]["picture"]["marks"] == {"email": ["email"]}
+    assert given["pushed"]["picture"]["types"]["email"] == "VARCHAR"
 
 
 @pytest.mark.parametrize("preview", [False, True])

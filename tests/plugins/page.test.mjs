@@ -17,6 +17,7 @@ import {
   rulesOf,
   runsOf,
   syncsOf,
+  typeOf,
 } from "../../airflow_reverse_etl/plugins/static/syncs.js";
 
 import { commitUrl, fileUrl } from "../../airflow_reverse_etl/plugins/static/picture.js";
@@ -161,9 +162,21 @@ test("a picture leads from the commit over two steps of models to the destinatio
   );
   assert.equal(boxes[0].text, "@ 01234567");
   assert.equal(boxes[3].text, "source, fresh within 12 hour");
+  const dbt = [{ status: "success", passed: 1, failed: 1 }, { status: "success", passed: 2, failed: 0 }, { status: "error" }];
+  const said = pictureOf(sync, { ...picture, nodes: nodes.map((node, at) => ({ ...node, ...dbt[at] })) }).boxes;
+  assert.deepEqual(
+    said.slice(1, 4).map((box) => [box.text, box.tone]),
+    [["model, built, 1 of 2 tests failed", "bad"], ["model, built, 2 tests passed", undefined], ["source, stale", "bad"]],
+  );
   assert.deepEqual(edges, [["@git", "src"], ["src", "stg"], ["stg", "m"], ["m", "@sync"], ["@sync", "@to"]]);
   assert.equal(width, 6 * 194 - 28);
   assert.deepEqual(pictureOf(sync, undefined).boxes.map((box) => box.title), ["m", "s", "x"]);
+});
+
+test("the type of a column is that of the warehouse, and an expression has none", () => {
+  assert.equal(typeOf("email", { EMAIL: "VARCHAR" }), "VARCHAR");
+  assert.equal(typeOf("upper(email)", { EMAIL: "VARCHAR" }), "");
+  assert.equal(typeOf("email", undefined), "");
 });
 
 test("a repository, a commit and a model's file have addresses on the web, without credentials", () => {

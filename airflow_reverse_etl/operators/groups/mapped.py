@@ -107,9 +107,9 @@ class MappedSyncOperator(ReverseEtlOperator):
         super().__init__(**kwargs)
         self.after = [(name, self.task_id, index) for name, index in (after or {}).items()]
 
-    def _check_gate(self, sync: Sync) -> None:
+    def _check_gate(self, sync: Sync, context: Context) -> None:
         if isinstance(sync.model, str) and sync.airflow.gate:
-            super()._check_gate(sync)
+            super()._check_gate(sync, context)
 
 
 def map_syncs(folder: str | Path | None, *, catalog: Any, gate: Any, **task_arguments: Any) -> None:

@@ -7,7 +7,8 @@ const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 
 
 function Box({ box, href }) {
   const colors = { sync: "blue-solid", destination: "green-solid" };
-  const stroke = color(colors[box.kind] ?? "border-emphasized");
+  const tones = { bad: "red-solid", warn: "orange-solid" };
+  const stroke = color(tones[box.tone] ?? colors[box.kind] ?? "border-emphasized");
   const shape = h("rect", { x: box.x + 1, y: box.y + 1, width: box.width - 2, height: box.height - 2, rx: 6, fill: color("bg-panel"), stroke, strokeWidth: 1.5 });
   const title = h("text", { x: box.x + 10, y: box.y + 20, fill: color("fg"), style: { fontSize: 13, fontWeight: 600 } }, shortened(box.title ?? "", 21));
   const text = h("text", { x: box.x + 10, y: box.y + 37, fill: color("fg-muted"), style: { fontSize: 11 } }, shortened(box.text ?? "", 29));
@@ -60,6 +61,6 @@ export function Picture({ sync, picture, links }) {
       ...drawn.map(([from, to], at) => h(Arrow, { key: `arrow${at}`, from: places.get(from), to: places.get(to) })),
       ...boxes.map((box) => h(Box, { key: box.id, box, href: links[box.id] ?? links[box.kind] })),
     ),
-    picture ? null : h(Muted, null, "The models upstream appear after the next run, if the sync has a dbt catalog."),
+    picture?.nodes ? null : h(Muted, null, "The models upstream appear after the next run, if the sync has a dbt catalog."),
   );
 }

@@ -5,7 +5,7 @@ import { api, color, counted, duration, h, Health, link, Muted, number, Part, Pr
 import { OPERATORS, PAGE } from "./list.js";
 import { commitUrl, fileUrl, Picture } from "./picture.js";
 import { Rejected } from "./rejected.js";
-import { bars, destinationOf, latestTasks, marksText, reasonsOf, rulesOf, runsOf, syncsOf } from "./syncs.js";
+import { bars, destinationOf, latestTasks, marksText, reasonsOf, rulesOf, runsOf, syncsOf, typeOf } from "./syncs.js";
 
 const RUNS = 50;
 
@@ -155,13 +155,13 @@ function Plan({ plan, approval }) {
   );
 }
 
-function Definition({ definition }) {
-  const fields = Object.entries(definition.fields ?? {}).map(([name, source]) => [name, source]);
+function Definition({ definition, types }) {
+  const fields = Object.entries(definition.fields ?? {}).map(([name, source]) => [name, source, typeOf(source, types)]);
   return h(
     "div",
     null,
     h(Muted, null, `${definition.model} (${definition.source}) → ${destinationOf(definition)}, mode ${definition.mode}`),
-    h(Table, { label: "Mapping", columns: ["Field", "Column or expression"], rows: fields }),
+    h(Table, { label: "Mapping", columns: ["Field", "Column or expression", "Type in the warehouse"], rows: fields }),
   );
 }
 
@@ -209,6 +209,6 @@ export function SyncView({ name }) {
     part("Latest plan", h(Plan, { plan, approval: found.approval })),
     part("Runs", runs.length ? h(Runs, { runs }) : h(Muted, null, "None yet.")),
     part("Guards and policy", h(Rules, { definition: sync.definition })),
-    part("Definition", h(Definition, { definition: sync.definition })),
+    part("Definition", h(Definition, { definition: sync.definition, types: picture?.types })),
   );
 }

@@ -214,6 +214,28 @@ const COLUMN = 194;
 const GAP = 28;
 const LINE = 64;
 
+const GOOD = ["success", "pass", "no-op", "reused"];
+
+/** Return what a box says of a model or a source, and whether dbt found something wrong with it. */
+function stateOf({ kind, tests, freshness, status, passed, failed }) {
+  const source = kind === "source";
+  const notes = [kind];
+  if (status) notes.push(source ? { pass: "fresh", warn: "getting stale" }[status] ?? "stale" : GOOD.includes(status) ? "built" : status);
+  else if (freshness) notes.push(`fresh within ${freshness}`);
+  const ran = (passed ?? 0) + (failed ?? 0);
+  if (failed) notes.push(`${failed} of ${ran} tests failed`);
+  else if (ran) notes.push(`${ran} ${ran === 1 ? "test" : "tests"} passed`);
+  else if (tests) notes.push(`${tests} ${tests === 1 ? "test" : "tests"}`);
+  const tone = failed || (status && !GOOD.includes(status) && status !== "warn") ? "bad" : status === "warn" ? "warn" : undefined;
+  return { text: notes.join(", "), tone };
+}
+
+/** Return a column's type in the warehouse, whatever the case of its name; an empty text for an expression. */
+export function typeOf(source, types) {
+  const found = Object.entries(types ?? {}).find(([name]) => name.toLowerCase() === source.toLowerCase());
+  return found?.[1] ?? "";
+}
+
 /** Return places of boxes and arrows for the picture of a sync: repository, models, sync, destination. */
 export function pictureOf(sync, picture) {
   const nodes = picture?.nodes?.length
@@ -233,8 +255,7 @@ export function pictureOf(sync, picture) {
     place({ id: "@git", kind: "commit", title: name, text: picture.commit ? `@ ${picture.commit.slice(0, 8)}` : "" }, 0);
   }
   for (const node of nodes) {
-    const notes = [node.kind, node.tests ? `${node.tests} ${node.tests === 1 ? "test" : "tests"}` : "", node.freshness ? `fresh within ${node.freshness}` : ""];
-    place({ id: node.id, kind: node.kind, title: node.name, text: notes.filter(Boolean).join(", ") }, first + steps - node.step);
+    place({ id: node.id, kind: node.kind, title: node.name, ...stateOf(node) }, first + steps - node.step);
   }
   place({ id: "@sync", kind: "sync", title: sync.name, text: sync.health }, first + steps + 1);
   const to = sync.definition.destination ?? {};
