@@ -351,6 +351,9 @@ class SyncOperator(BaseOperator):
             if self._has_outlet(asset):
                 context["outlet_events"][asset].extra = {"sync": sync.name, **extra}
         self._keep_health(context, sync.name, report, self.last_health)
+        if sync.dry_run:
+            # Airflow adds an event to each outlet of a task that succeeds, and nothing was sent.
+            self.outlets = [outlet for outlet in self.outlets if not isinstance(outlet, Asset)]
         return counts
 
     def _has_outlet(self, asset: Asset) -> bool:

@@ -193,6 +193,8 @@ class ReverseEtlMaintenanceOperator(SyncOperator):
     def _tell(self, sync: Sync, report: RunReport, context: Context) -> dict[str, Any]:
         """Report a run, also on the events of the sync's assets: it is a commit like any other."""
         counts = self._report(sync, report, context)
+        if sync.dry_run:
+            return counts
         extra = {name: value for name, value in counts.items() if name != "reasons"}
         for asset in (destination_asset(sync), sync_asset(sync)):
             context["outlet_events"][self._events].add(asset, extra={"sync": sync.name, **extra})

@@ -187,6 +187,14 @@ def test_five_hundred_files_are_parsed_within_two_seconds(folder: Callable[..., 
     assert seconds < 2
 
 
+def count_events(run_id: str) -> int:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return int(session.query(AssetEvent).filter(AssetEvent.source_run_id == run_id).count())
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("more", [{}, {"airflow": {"partitions": 2, "approve": True}, "mode": "mirror"}])
 def test_a_dry_run_of_an_environment_plans_and_sends_nothing(
@@ -213,6 +221,7 @@ def test_a_dry_run_of_an_environment_plans_and_sends_nothing(
         report = xcom(done, "syncs.accounts")
         assert (report["planned"]["added"], report["accepted"], report["retryable"]) == (3, 0, 0)
     assert crm.table.writes == []
+    assert count_events(done.run_id) == 0, "DAGs that are scheduled on the destination's object do not run"
 
     monkeypatch.setenv("AIRFLOW__REVERSE_ETL__ENVIRONMENT", "stagin")
     config.settings.cache_clear()
