@@ -849,10 +849,18 @@ class Sync(_Strict):
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """Return the JSON Schema (draft 2020-12) of a sync file, for editors."""
+        schema = cls.model_json_schema()
+        definitions = schema["$defs"]
+        keys = {key: value for key, value in schema["properties"].items() if key not in layers.FIXED}
+        # An environment adds to the destination of the sync, whose type it need not repeat.
+        keys["destination"] = {**definitions["DestinationSpec"], "required": []}
+        definitions["Environment"] = {"type": "object", "properties": keys, "additionalProperties": False}
+        chosen = [{"$ref": "#/$defs/Environment"}, {"type": "null"}]
+        schema["properties"][layers.ENVIRONMENTS]["additionalProperties"] = {"anyOf": chosen}
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "Reverse ETL sync",
-            **{key: value for key, value in cls.model_json_schema().items() if key != "title"},
+            **{key: value for key, value in schema.items() if key != "title"},
         }
 
 

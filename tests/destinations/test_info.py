@@ -51,6 +51,19 @@ def test_the_schema_names_missing_and_wrong_options() -> None:
     assert any("'many' is not one of" in text for text in texts)
 
 
+def test_the_schema_knows_the_keys_of_an_environment() -> None:
+    values = yaml.safe_load(destination_class("http").info.example)
+    dev = {
+        "source": "warehouse_dev",
+        "destination": {"connection": "sandbox"},
+        "guards": {"min_rows": 0},
+        "dry_run": True,
+    }
+    CHECKED.validate({**values, "environments": {"dev": dev, "prod": None}})
+    for wrong in ({"conection": "x"}, {"name": "x"}, {"guards": {"max_remove": 1}}, {"dry_run": "maybe"}):
+        assert not CHECKED.is_valid({**values, "environments": {"dev": wrong}}), wrong
+
+
 ACME = Info(
     type="acme",
     title="Acme",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ TABLE = {{"table": "customers"}}
 LENIENT = {{"max_rejected": "100%", "max_given_up": "100%"}}
 
 with DAG("people", schedule=None):
-    reverse_etl(sync("contacts_to_crm", failure=LENIENT, retry={{"max_attempts": 1}}), catalog=CATALOG)
+    reverse_etl(
+        sync("contacts_to_crm", failure=LENIENT, retry={{"max_attempts": 1}}),
+        catalog=CATALOG,
+        gate={{"gate": "dbt.json"}},
+    )
 with DAG("broken", schedule=None):
     ReverseEtlOperator(task_id="broken", sync=sync("invoices_to_erp", {{"table": "missing"}}))
 with DAG("never", schedule="@yearly"):
@@ -88,6 +93,20 @@ def _model(name: str, *parents: str, tests: int = 0) -> Model:
     )
 
 
+#: What a dbt run of the project said.
+EVIDENCE = {
+    "results": {
+        **{f"model.shop.{name}": "success" for name in ("customers", "stg_people", "stg_orders")},
+        **{f"test.{number}": "pass" for number in range(4)},
+        "source.shop.raw.people": "warn",
+    },
+    "models": {
+        "model.shop.customers": {"tests": ["test.0", "test.1", "test.2"], "sources": ["source.shop.raw.people"]},
+        "model.shop.stg_people": {"tests": ["test.3"], "sources": []},
+    },
+}
+
+
 def _catalog() -> Catalog:
     return Catalog(
         project="shop",
@@ -118,6 +137,7 @@ def running(home: Path, *, prefix: str = "", many: int = 0) -> Iterator[tuple[Ai
     (home / "dags" / "syncs.py").write_text(DAGS.format(folder=home, many=many))
     (home / "state" / "catalogs").mkdir(parents=True)
     (home / "state" / "catalogs" / "shop.json").write_bytes(_catalog().to_json())
+    (home / "state" / "dbt.json").write_text(json.dumps(EVIDENCE))
     (home / "passwords.json").write_text(json.dumps({name: name for name in USERS}))
     port = free_port()
     base = f"http://localhost:{port}{prefix}"
@@ -157,11 +177,18 @@ def tutorial(home: Path) -> Iterator[str]:
     }
     with Airflow.running(home, connections={}, environment=settings, port=port) as airflow:
         airflow.until("the DAG is read", lambda: airflow.query("select 1 from dag"))
+        airflow.until("the server answers", lambda: _answers(port))
         yield f"http://localhost:{port}"
 
 
 def _all_in(airflow: Airflow, expected: Mapping[str, set[str]]) -> Callable[[], bool]:
     return lambda: {dag: set(airflow.states(dag)) for dag in expected} == expected
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("localhost", port), timeout=5):
+        return True
+    return False
 
 
 def _waits(airflow: Airflow) -> Any:

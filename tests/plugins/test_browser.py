@@ -206,6 +206,8 @@ def _acts_on_a_sync(visit: Visit) -> None:
     visit.open(CONTACTS, "5 rejected")
     # From the state store of the asset, or before Airflow 3.3 from XCom.
     visit.see("attention since")
+    for text in ("model, built, 3 tests passed", "source, getting stale", "BIGINT"):
+        assert text in page.locator("main.re-page").text_content()
     visit.press("List rejected rows")
     visit.see("Listed in")
     assert "wrong_value" in visit.text()
