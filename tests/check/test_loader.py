@@ -15,7 +15,9 @@ import pytest
 
 from airflow_reverse_etl.check.check import check_project
 from airflow_reverse_etl.check.project.loader import ProjectLoader, files_of
+from airflow_reverse_etl.check.project.version import ProjectVersion
 from airflow_reverse_etl.cli.main import main
+from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
 from airflow_reverse_etl.errors import ConfigurationError, ProjectError, RepositoryNotFoundError
 from tests.dbt.projects import manifest, model, seed, sync
 
@@ -246,3 +248,9 @@ def test_verdicts_on_manifests_that_dbt_itself_wrote(tmp_path: Path) -> None:
         "by_snapshot": "breaking: column-missing",
         "hooked": "needs review: build-changed",
     }
+
+
+def test_a_database_that_no_profile_names_is_left_to_the_connection() -> None:
+    relation = f'"{UNKNOWN_DATABASE}"."main"."customers"'
+    parsed = manifest({**model("customers"), "database": UNKNOWN_DATABASE, "relation_name": relation})
+    assert ProjectVersion(parsed).catalog.find("customers").relation == '"main"."customers"'

@@ -21,6 +21,7 @@ from airflow_reverse_etl.check.project.selected import selected_names
 from airflow_reverse_etl.check.usage import parse
 from airflow_reverse_etl.dbt.catalog import Catalog, Model, names
 from airflow_reverse_etl.dbt.manifest import read_manifest, read_tables
+from airflow_reverse_etl.dbt.profiles import UNKNOWN_DATABASE
 from airflow_reverse_etl.spec.model import ModelRef, SqlModel
 from airflow_reverse_etl.sql.dialects.registry import dialect_of, writable_dialect
 
@@ -61,7 +62,7 @@ class ProjectVersion:
         label: str = "",
         folder: str = "",
     ) -> None:
-        self.catalog = catalog or read_manifest(manifest)
+        self.catalog = catalog or read_manifest(manifest, unknown_database=UNKNOWN_DATABASE)
         self.label = label
         self.folder = folder
         self.nodes: Mapping[str, Mapping[str, Any]] = {
