@@ -162,9 +162,6 @@ def _state() -> typer.Typer:
         ("forget", state.forget, "delete the state of a sync: its next run sends every row"),
         ("forget-plans", state.forget_plans, "delete damaged or open plans: the next run sends their rows once more"),
         ("forget-record", state.forget_record, "delete one record from the state of a sync"),
-        ("rejections", state.rejections, "list the rows of a sync that its destination refused"),
-        ("release", state.release, "let the next run try a given-up row again, although it did not change"),
-        ("dismiss", state.dismiss, "count a rejected row as given up no more; it is sent when it changes"),
         ("copy", state.copy, "copy the state of all syncs to another place, as a backup or to move it"),
         ("adopt", state.adopt, "move the state of a sync without an environment to this environment"),
     ):

@@ -96,12 +96,6 @@ def forget_record(
     return Answer({"sync": sync, "deleted": erased}, [f"{sync}: rows deleted: {counts}"])
 
 
-def rejections(sync: SyncName, connection: Connection = None) -> Answer:
-    """List the rows that the destination refused."""
-    with state_store(connection) as store:
-        return rejection_list(store.rejections(sync))
-
-
 def rejection_list(found: Sequence[RejectedRow]) -> Answer:
     """Return rejected rows as a table."""
     data = [dataclasses.asdict(row) for row in found]
@@ -109,36 +103,6 @@ def rejection_list(found: Sequence[RejectedRow]) -> Answer:
         return Answer(data, ["no rejected rows found"])
     head = ("row", "change", "outcome", "attempts", "since", "code", "message")
     return Answer(data, [Table(head, [_rejection_cells(row) for row in found])])
-
-
-def release(
-    sync: SyncName,
-    row: Row = None,
-    identifier: Identifier = None,
-    record: Record = None,
-    connection: Connection = None,
-) -> Answer:
-    """Let the next run try a rejected row again.
-
-    :raises ConfigurationError: the state does not have the row.
-    """
-    with state_store(connection) as store:
-        return change_rejections(store, "release", sync, row, identifier, record)
-
-
-def dismiss(
-    sync: SyncName,
-    row: Row = None,
-    identifier: Identifier = None,
-    record: Record = None,
-    connection: Connection = None,
-) -> Answer:
-    """Take a rejected row out of the count of given-up rows.
-
-    :raises ConfigurationError: the state does not have the row.
-    """
-    with state_store(connection) as store:
-        return change_rejections(store, "dismiss", sync, row, identifier, record)
 
 
 def change_rejections(

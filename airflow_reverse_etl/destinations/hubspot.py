@@ -78,12 +78,14 @@ INFO = Info(
         placeholders={
             "host": "empty: https://api.hubapi.com",
             "login": "empty with a private app; with OAuth, the app's client id",
-            "password": "of a private app: Settings, Integrations, Private Apps, Auth; with OAuth, the client secret",
+            "password": "private app: Settings, Integrations, Private Apps, Auth",
         },
         hidden=("schema", "port"),
         fields={
             "token_url": FormField(
-                "Token URL", "Empty with a private app. With OAuth: https://api.hubapi.com/oauth/v1/token"
+                "Token URL",
+                "Empty with a private app. With OAuth: https://api.hubapi.com/oauth/v1/token, and the access token "
+                "above is the app's client secret",
             ),
             "refresh_token": FormField(
                 "Refresh token",

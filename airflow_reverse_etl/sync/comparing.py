@@ -28,7 +28,7 @@ def given_up_text(plan: Plan) -> str:
     return (
         f"rejected too often or for too long, last with {listed(plan.given_up_codes)}; "
         "to send a row again, change it; to send all rows again, run with full_resync; to list, release or dismiss "
-        f"single rows: reverse-etl state rejections {plan.sync}"
+        f"single rows: reverse-etl rejected list {plan.sync}"
     )
 
 

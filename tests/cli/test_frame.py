@@ -26,7 +26,7 @@ def test_the_version_names_this_package_airflow_and_python(program: Program) -> 
     assert re.fullmatch(r"reverse-etl \S+, Airflow \S+, Python 3\.\d+\.\d+\n", done.stdout)
 
 
-@pytest.mark.parametrize("arguments", [(), ("unknown",), ("errors", "--unknown"), ("state", "release", "s")])
+@pytest.mark.parametrize("arguments", [(), ("unknown",), ("errors", "--unknown"), ("rejected", "release", "s")])
 def test_wrong_arguments_exit_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert Program(tmp_path).run(*arguments).returncode == 2
 
@@ -58,7 +58,7 @@ def test_there_is_colour_on_a_terminal_and_none_in_a_pipe(program: Program) -> N
 
 
 def test_help_fits_a_terminal_of_80_columns(program: Program) -> None:
-    code, printed = program.on_terminal("state", "release", "--help")
+    code, printed = program.on_terminal("rejected", "release", "--help")
     assert code == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed)
     assert max(map(len, plain.splitlines())) <= 80

@@ -95,11 +95,11 @@ def test_a_record_is_forgotten_by_its_key_or_its_identifier(
 
 
 def test_a_rejected_row_is_listed_dismissed_and_released(where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["state", "rejections", "s", *where]) == 0
-    assert main(["state", "dismiss", "s", "--row", "4", *where]) == 0
-    assert main(["state", "rejections", "s", *where]) == 0
-    assert main(["state", "release", "s", "--identifier", "d", *where]) == 0
-    assert main(["state", "rejections", "s", *where]) == 0
+    assert main(["rejected", "list", "s", *where]) == 0
+    assert main(["rejected", "dismiss", "s", "--row", "4", *where]) == 0
+    assert main(["rejected", "list", "s", *where]) == 0
+    assert main(["rejected", "release", "s", "--identifier", "d", *where]) == 0
+    assert main(["rejected", "list", "s", *where]) == 0
     head, rejected, dismissal, _, dismissed, release, left = printed(capsys)
     assert re.split(r"  +", head) == ["row", "change", "outcome", "attempts", "since", "code", "message"]
     cells = ["4", "added", "rejected", "1", "2026-01-02 00:00:00Z", "bad_email", "is not an address"]
@@ -110,22 +110,22 @@ def test_a_rejected_row_is_listed_dismissed_and_released(where: list[str], capsy
         "s: rejections released: 1",
         "no rejected rows found",
     )
-    assert main(["state", "dismiss", "s", "--row", "1", *where]) == 2
+    assert main(["rejected", "dismiss", "s", "--row", "1", *where]) == 2
     assert "the state does not have this rejected row" in capsys.readouterr().err
 
 
 def test_a_rejected_row_is_changed_by_the_name_that_the_list_shows(
     where: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["state", "rejections", "s", "--json", *where]) == 0
+    assert main(["rejected", "list", "s", "--json", *where]) == 0
     [row] = json.loads(capsys.readouterr().out)
     assert re.fullmatch("[0-9a-f]{32}", row["record"])
-    assert main(["state", "dismiss", "s", "--record", row["record"], *where]) == 0
-    assert main(["state", "release", "s", "--record", row["record"], *where]) == 0
+    assert main(["rejected", "dismiss", "s", "--record", row["record"], *where]) == 0
+    assert main(["rejected", "release", "s", "--record", row["record"], *where]) == 0
     assert printed(capsys) == ["s: rejections dismissed: 1", "s: rejections released: 1"]
-    assert main(["state", "release", "s", "--record", row["record"], "--row", "4", *where]) == 2
+    assert main(["rejected", "release", "s", "--record", row["record"], "--row", "4", *where]) == 2
     assert "--record excludes --row" in capsys.readouterr().err
-    assert main(["state", "release", "s", "--record", "1'; DROP TABLE", *where]) == 2
+    assert main(["rejected", "release", "s", "--record", "1'; DROP TABLE", *where]) == 2
     assert "not the name of a record" in capsys.readouterr().err
 
 
