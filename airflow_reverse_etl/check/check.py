@@ -40,6 +40,7 @@ def check_project(
     policy: Policy = "breaking",
     invalid: Sequence[SpecError] = (),
     privacy: PrivacyPolicy | None = None,
+    environment: str = "",
 ) -> CheckReport:
     """Compare the project before (``base``) and after (``head``) a change, for the syncs after it.
 
@@ -49,6 +50,7 @@ def check_project(
     :param today: the day that decides whether a deprecation date has passed.
     :param invalid: errors of syncs that cannot be read, in addition to those in ``meta``.
     :param privacy: privacy policy that the syncs after the change must meet, whatever ``policy`` says.
+    :param environment: which of the ``environments`` of the syncs in ``meta`` counts; empty for none.
     """
     # Compiled SQL differs from raw SQL, so it is read only if both versions have it.
     both_compiled = _is_compiled(base) and _is_compiled(head)
@@ -58,8 +60,8 @@ def check_project(
         project.other_target = other_target
     base_columns = ColumnResolver(base)
     comparison = _Comparison(base_columns, ColumnResolver(head, base_columns), today, policy, other_target=other_target)
-    syncs_before, _ = syncs_in_meta(base.catalog)
-    in_meta, errors = syncs_in_meta(head.catalog)
+    syncs_before, _ = syncs_in_meta(base.catalog, environment=environment)
+    in_meta, errors = syncs_in_meta(head.catalog, environment=environment)
     syncs = [*in_meta, *sources]
     findings = [_invalid_sync(error) for error in (*errors, *invalid)]
     digests = {source.sync.name: source.sync.digest for source in syncs_before}

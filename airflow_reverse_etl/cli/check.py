@@ -73,6 +73,7 @@ def check(
 
     from airflow_reverse_etl.check.check import check_project
     from airflow_reverse_etl.check.reports import formats
+    from airflow_reverse_etl.cli.airflow import environment
 
     outputs = [_output(text) for text in output or ["text"]]
     loader = project_loader(project_path, dbt, target, env)
@@ -82,7 +83,16 @@ def check(
         after = loader.load(head)
         sources, invalid = syncs_in_files(syncs)
         rules = policy_of(privacy)
-        found = check_project(sources, before, after, today=today, policy=policy, invalid=invalid, privacy=rules)
+        found = check_project(
+            sources,
+            before,
+            after,
+            today=today,
+            policy=policy,
+            invalid=invalid,
+            privacy=rules,
+            environment=environment(),
+        )
     if not found.syncs and not found.findings:
         raise no_syncs(syncs)
     printed = _write(found, outputs)

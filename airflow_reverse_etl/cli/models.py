@@ -66,8 +66,9 @@ def models(
 def _users(version: ProjectVersion, paths: Sequence[str] | None) -> dict[str, list[str]]:
     """Return the names of the syncs that read each model, by the model's id."""
     from airflow_reverse_etl.check.exposures import syncs_in_meta
+    from airflow_reverse_etl.cli.airflow import environment
 
-    in_meta, _ = syncs_in_meta(version.catalog)
+    in_meta, _ = syncs_in_meta(version.catalog, environment=environment())
     in_files, _ = syncs_in_files(paths)
     found: dict[str, list[str]] = {}
     for source in (*in_meta, *in_files):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_reverse_etl.compat import AirflowFailException, Context, airflow_errors
+from airflow_reverse_etl.config import environment
 from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.hooks.git import GitRepositoryHook
 from airflow_reverse_etl.operators.dbt_task import DbtTask, Syncs, given_syncs
@@ -114,7 +115,16 @@ class DbtModelCheckOperator(DbtTask):
             sources, invalid = given_syncs(self, self.syncs)
             today = datetime.now(UTC).date()
             rules = privacy_policy()
-            report = check_project(sources, base, head, today=today, policy=self.policy, invalid=invalid, privacy=rules)
+            report = check_project(
+                sources,
+                base,
+                head,
+                today=today,
+                policy=self.policy,
+                invalid=invalid,
+                privacy=rules,
+                environment=environment(),
+            )
             told = text(report)
             self.log.info("%s", told)
             self._report(report, repository, commits[1])

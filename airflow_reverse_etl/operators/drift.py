@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_reverse_etl.check.drift_memory import CatalogDrift, CatalogMemory
 from airflow_reverse_etl.compat import AirflowFailException
+from airflow_reverse_etl.config import environment
 from airflow_reverse_etl.operators.dbt_task import given_syncs, task_key
 from airflow_reverse_etl.wiring import state_files
 
@@ -38,7 +39,7 @@ def check_drift(
     from airflow_reverse_etl.check.exposures import syncs_in_meta
 
     catalog = read()
-    in_meta, wrong = syncs_in_meta(catalog)
+    in_meta, wrong = syncs_in_meta(catalog, environment=environment())
     for error in wrong + errors:  # the sync's own task fails with this error, so the others need not wait
         task.log.warning("Not looked at for drift: %s", error)
     drift = memory.compare(catalog, place, in_meta + given)

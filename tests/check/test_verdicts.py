@@ -959,3 +959,11 @@ def test_any_change_of_a_model_fails_under_that_policy(head: ProjectVersion) -> 
     base = configured({"unique_key": "id"})
     assert check(base, head, sync(primary_key="id"), policy="any_change").conclusion == "failed"
     assert check(base, base, sync(primary_key="id"), policy="any_change").conclusion == "passed"
+
+
+def test_a_sync_in_meta_counts_as_its_environment_has_it() -> None:
+    asked = {"mapping": {"id": "id"}, "environments": {"prod": {"mapping": {"plan": "plan"}}, "dev": {}}}
+    base = project(**in_meta(**asked))
+    head = project(SQL.replace("plan, ", ""), **in_meta(**asked))
+    assert worst(check(base, head, environment="dev")) != BREAKING
+    assert worst(check(base, head, environment="prod")) == BREAKING
