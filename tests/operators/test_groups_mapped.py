@@ -111,13 +111,13 @@ def test_the_syncs_at_the_commit_of_the_models_run_in_their_order(
 def test_what_does_not_fit_together_fails_the_list_with_every_problem(project: Origin) -> None:
     from airflow_reverse_etl.operators import DbtModelSyncOperator
 
-    def listed() -> Any:
+    def listed(folder: str = "syncs") -> Any:
         models = DbtModelSyncOperator(task_id="models", git_conn_id="git_dbt", project_path="analytics", deps=False)
         found, _ = execute(models)
-        return execute(SyncListOperator(task_id="list", catalog=found, folder="syncs"))[0]
+        return execute(SyncListOperator(task_id="list", catalog=found, folder=folder))[0]
 
     assert [one["after"] for one in listed()] == [{}, {}, {"zz_accounts": 1}, {"contacts": 2}]
-    project.commit(
+    commit = project.commit(
         {
             "analytics/syncs/a.yaml": "name: closed\nafter: nobody",
             "analytics/syncs/b.yaml": "name: b\nafter: [b]",
@@ -126,10 +126,12 @@ def test_what_does_not_fit_together_fails_the_list_with_every_problem(project: O
     )
     error = listed()
     assert isinstance(error, AirflowFailException)
-    assert "syncs/c.yaml:" in str(error)
+    assert "\n  - syncs/c.yaml:" in str(error), "no path of the worker"
+    assert f"commit '{commit}'" in str(error)
     assert "syncs/a.yaml:2: after: 'nobody' is not a sync of the folder" in str(error)
     assert "name: 'closed' is the name of syncs/a.yaml:1, too" in str(error)
     assert "syncs/b.yaml:2: after: a cycle: b after b" in str(error)
+    assert "the dbt project has no such folder of syncs (folder 'sync', commit" in str(listed("sync"))
 
 
 def after(state: str | None) -> Any:

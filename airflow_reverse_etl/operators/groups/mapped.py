@@ -43,7 +43,11 @@ class SyncListOperator(BaseOperator):
             found, errors = self._in_folder(self.folder) if self.folder is not None else ([], [])
             found += self._in_meta()
             specs = {id(source): values for source, values in found}
-            ordered = in_order([source for source, _ in found], errors)
+            try:
+                ordered = in_order([source for source, _ in found], errors)
+            except SpecError as error:
+                error.where["commit"] = str(self.catalog.get("commit"))
+                raise
         index = {source.sync.name: number for number, source in enumerate(ordered)}
         self.log.info("Syncs of the dbt project: %s", ", ".join(index) or "none")
         arguments = []
@@ -58,12 +62,21 @@ class SyncListOperator(BaseOperator):
         found: list[tuple[SyncSource, dict[str, Any]]] = []
         errors: list[SpecError] = []
         project = self._checkout()
+        if not (project / folder).exists():
+            raise ConfigurationError(
+                "the dbt project has no such folder of syncs",
+                todo="check the path, and that the commit has it",
+                folder=folder,
+                commit=self.catalog["commit"],
+            )
         for path in sync_files(project / folder):
             file = path.relative_to(project).as_posix()
             try:
                 values, lines = read_layers(path)
             except SpecError as error:
-                errors.append(error)
+                # The reader knows the project, and not where this worker has checked it out.
+                problems = tuple(text.replace(f"{project.as_posix()}/", "") for text in error.problems)
+                errors.append(SpecError(error.what, problems=problems, file=file))
             else:
                 found.append((SyncSource(_outline(values, path.stem), file, lines), values))
         return found, errors
