@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from airflow_reverse_etl import config
+from airflow_reverse_etl.compat import AirflowException
 from airflow_reverse_etl.errors import SpecError
 from airflow_reverse_etl.operators.groups.folder import _slug
-from tests.operators.tasks import SYNC
+from airflow_reverse_etl.testing import CrashError, Dials
+from tests.operators.tasks import SYNC, context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,6 +175,41 @@ def test_the_next_try_runs_the_version_of_the_bundle_that_its_worker_has(
     again = group(tmp_path / "second" / "dag.py")
     assert again.task_dict["syncs.accounts"].sync == first.task_dict["syncs.accounts"].sync
     assert xcom(run_dag(again), "syncs.accounts")["accepted"] == 3
+
+
+def test_a_try_with_another_version_of_the_bundle_neither_mixes_mappings_nor_loses_rows(
+    folder: Callable[..., Path],
+    xcom: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    """The first try dies after a row. The next one, of the same run, finds another mapping in the sync's file."""
+    slow = {"rate": {"batch_size": 1, "concurrency": 1}}
+    place = folder(accounts={**slow, "mapping": {"email": "email"}}, parts={**slow, "airflow": {"partitions": 2}})
+    first = group(place.parent / "dag.py").task_dict
+    crm.dials = Dials(crash=[1])
+    with pytest.raises(CrashError):
+        first["syncs.accounts"].execute(context())
+    crm.dials = Dials()
+    planned = context()
+    planned["ti"].try_number = 1
+    shares = first["syncs.parts.plan"].execute(planned)
+
+    more = {"mapping": {"email": "email", "name": "name"}}
+    folder(accounts={**slow, **more}, parts={**slow, **more, "airflow": {"partitions": 2}})
+    shutil.move(place.parent, tmp_path / "second")
+    second = group(tmp_path / "second" / "dag.py").task_dict
+    report = second["syncs.accounts"].execute(context())
+    assert (report["accepted"], report["planned"]["changed"]) == (3, 1), (
+        "the row of the first try has the new field, too"
+    )
+    assert [record.keys() for record in crm.rows.values()] == [{"email", "name"}] * 3
+
+    # A plan is not sent by the rules of another version. Clearing the plan makes a new one.
+    load = second["syncs.parts.load"].unmap({"share": shares[0]})
+    with pytest.raises(AirflowException, match="the plan of this run is outdated: the sync was changed"):
+        load.execute(context())
 
 
 @pytest.mark.long
