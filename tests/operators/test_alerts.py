@@ -304,3 +304,51 @@ def test_a_sync_that_is_known_to_fail_is_not_reported_as_late(
     runs()
     assert watch(max_delay="0s") == ["contacts"]
     assert heard() == []
+
+
+# -- dbt ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_stale_source_and_a_failed_test_of_dbt_are_reported_once_and_so_is_the_recovery(
+    run_dag: Callable[..., Any], customers: Callable[[str], None], state_url: Path, tmp_path: Path
+) -> None:
+    """With real dbt: the messages name the source and the test, and have no value of a row."""
+    from airflow.sdk import DAG
+
+    from airflow_reverse_etl.notifications import SyncNotifier
+    from airflow_reverse_etl.operators import DbtOperator
+
+    project = tmp_path / "project"
+    for name, text in {
+        "dbt_project.yml": "name: shop\nversion: '1.0'\nprofile: shop\n",
+        "models/people.sql": "select id, email from {{ source('raw', 'customers') }}",
+        "models/all.yml": (
+            "sources: [{name: raw, schema: main, tables: [{name: customers, config: {loaded_at_field: loaded_at,"
+            " freshness: {error_after: {count: 1, period: day}}}}]}]\n"
+            "models: [{name: people, columns: [{name: email, data_tests: [unique]}]}]\n"
+        ),
+    }.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    alert = SyncNotifier(Channel())
+    arguments = {"on_success_callback": alert, "on_failure_callback": alert}
+    with DAG("shop", schedule=None, default_args=arguments) as dag:
+        of_project = {"project": str(project), "profile_conn_id": "warehouse", "deps": False}
+        fresh = DbtOperator(task_id="freshness", command="source freshness", **of_project)
+        fresh >> DbtOperator(task_id="build", trigger_rule="all_done", **of_project)
+
+    customers("ALTER TABLE customers ADD COLUMN loaded_at TIMESTAMP DEFAULT '2020-01-01'")
+    customers("UPDATE customers SET email = 'ada@x.org'")
+    run_dag(dag)
+    stale, broken = heard()
+    assert stale.startswith("critical: shop.freshness is failing.\n")
+    assert "source.shop.raw.customers" in stale
+    assert broken.startswith("critical: shop.build is failing.\n")
+    assert "test.shop.unique_people_email" in broken
+    assert "ada@x.org" not in stale + broken
+    run_dag(dag)
+    assert heard() == []
+    customers("UPDATE customers SET email = id || '@x.org', loaded_at = current_timestamp")
+    run_dag(dag)
+    assert [message.split(" (")[0] for message in heard()] == ["info: shop.freshness is ok", "info: shop.build is ok"]
