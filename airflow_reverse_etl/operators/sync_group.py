@@ -122,7 +122,9 @@ class ReverseEtlPlanOperator(PlanningOperator):
             summary["shares"] = self.partitions
         # The tasks that follow do not read the model. As pairs, because a JSON object may lose its order.
         columns = {"columns": list(sync.every_column.items())} if sync.every_column else {}
-        ti.xcom_push(key="plan", value=summary | columns)
+        # Only the plan asks the destination for its account, which may be a part of the address.
+        address = {"records_url": link} if (link := records_url(destination)) else {}
+        ti.xcom_push(key="plan", value=summary | columns | address)
         shares = summary["shares"]
         records = {"records": summary["records"]} if "records" in summary else {}
         handed_on = {"run_id": this, "partitions": shares, **columns, **records}
@@ -283,7 +285,7 @@ class ReverseEtlCommitOperator(SyncOperator):
         run_context = self._run_context(sync, context, self.plan["run_id"])
         destination = self._destination(sync)
         report = self._await(self._commit(sync, run_context, destination))
-        self.records_link = records_url(destination)
+        self.records_link = self.plan.get("records_url") or records_url(destination)
         check_failure_policy(sync, report)
         return self._report(sync, report, context)
 

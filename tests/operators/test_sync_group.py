@@ -77,6 +77,25 @@ def test_a_plan_is_loaded_by_mapped_tasks_and_committed_once(
 
 
 @pytest.mark.long
+def test_the_event_of_the_commit_has_the_address_that_only_the_plan_knows(
+    run_dag: Callable[..., Any],
+    crm: FakeDestination,
+    customers: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """HubSpot's address has the account, for which the plan asks."""
+    url = "https://crm.example.com/contacts"
+    monkeypatch.setattr(crm, "records_url", lambda: "" if crm.rows else url, raising=False)
+    links = []
+    report = SyncOperator._report
+    monkeypatch.setattr(
+        SyncOperator, "_report", lambda self, *a, **k: links.append(self.records_link) or report(self, *a, **k)
+    )
+    run_dag(group_dag())
+    assert links == [url]
+
+
+@pytest.mark.long
 def test_a_content_is_replaced_by_one_task_whatever_the_number_of_partitions(
     run_dag: Callable[..., Any],
     xcom: Callable[..., Any],
