@@ -18,11 +18,23 @@ from tests.standalone import Airflow, free_port
 #: Names and passwords: an admin, and a viewer who may change nothing.
 USERS = {"ada": "admin", "eve": "viewer"}
 
+#: Where people see the records that the syncs send.
+RECORDS = "https://crm.example.com/contacts"
+
 DAGS = """
+from datetime import UTC, datetime
+
 from airflow.sdk import DAG
 
 from airflow_reverse_etl import reverse_etl, reverse_etl_maintenance_dag
+from airflow_reverse_etl.destinations.file import FileDestination
 from airflow_reverse_etl.operators import ReverseEtlOperator
+
+# As HubSpot and Salesforce have one.
+FileDestination.records_url = lambda self: "{records}"
+
+# They run once, as soon as they are read.
+ONCE = {{"schedule": "@once", "start_date": datetime(2026, 1, 1, tzinfo=UTC)}}
 
 CATALOG = {{
     "catalog": "catalogs/shop.json",
@@ -47,17 +59,17 @@ def sync(name, model="customers", **more):
 TABLE = {{"table": "customers"}}
 LENIENT = {{"max_rejected": "100%", "max_given_up": "100%"}}
 
-with DAG("people", schedule=None):
+with DAG("people", **ONCE):
     reverse_etl(
         sync("contacts_to_crm", failure=LENIENT, retry={{"max_attempts": 1}}),
         catalog=CATALOG,
         gate={{"gate": "dbt.json"}},
     )
-with DAG("broken", schedule=None):
+with DAG("broken", **ONCE):
     ReverseEtlOperator(task_id="broken", sync=sync("invoices_to_erp", {{"table": "missing"}}))
 with DAG("never", schedule="@yearly"):
     ReverseEtlOperator(task_id="never", sync=sync("never_ran", TABLE))
-with DAG("checked", schedule=None):
+with DAG("checked", **(ONCE if {approval} else {{"schedule": None}})):
     reverse_etl(sync("prices_to_shop", TABLE), approve=True)
 reverse_etl_maintenance_dag(keys=True)
 
@@ -125,8 +137,11 @@ def _catalog() -> Catalog:
 
 
 @contextmanager
-def running(home: Path, *, prefix: str = "", many: int = 0) -> Iterator[tuple[Airflow, str]]:
-    """Start Airflow, and let each sync reach its state; yields it with its address."""
+def running(home: Path, *, prefix: str = "", many: int = 0, approval: bool = True) -> Iterator[tuple[Airflow, str]]:
+    """Start Airflow, and let each sync reach its state; yields it with its address.
+
+    :param approval: whether a plan waits for a person. That takes a few seconds.
+    """
     warehouse = home / "warehouse.duckdb"
     with duckdb.connect(str(warehouse)) as connection:
         connection.execute(
@@ -134,7 +149,7 @@ def running(home: Path, *, prefix: str = "", many: int = 0) -> Iterator[tuple[Ai
             " CASE WHEN i % 7 = 0 THEN 'nan'::DOUBLE ELSE i END AS score FROM range(1, 40) t(i)"
         )
     (home / "dags").mkdir()
-    (home / "dags" / "syncs.py").write_text(DAGS.format(folder=home, many=many))
+    (home / "dags" / "syncs.py").write_text(DAGS.format(folder=home, many=many, records=RECORDS, approval=approval))
     (home / "state" / "catalogs").mkdir(parents=True)
     (home / "state" / "catalogs" / "shop.json").write_bytes(_catalog().to_json())
     (home / "state" / "dbt.json").write_text(json.dumps(EVIDENCE))
@@ -153,11 +168,9 @@ def running(home: Path, *, prefix: str = "", many: int = 0) -> Iterator[tuple[Ai
     with Airflow.running(home, connections=connections, environment=settings, port=port) as airflow:
         count = 5 + many // 100
         airflow.until("the DAGs are read", lambda: len(airflow.query("select 1 from dag")) == count)
-        for dag in ("people", "broken", "checked"):
-            airflow.command("dags", "trigger", dag)
         expected: Mapping[str, set[str]] = {"people": {"success"}, "broken": {"failed"}}
         airflow.until("they ran", _all_in(airflow, expected))
-        airflow.until("a plan waits for a person", lambda: _waits(airflow))
+        airflow.until("a plan waits for a person", lambda: not approval or _waits(airflow))
         yield airflow, base
 
 

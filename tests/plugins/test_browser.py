@@ -15,7 +15,7 @@ import pytest
 
 from tests.plugins import page_airflow
 
-pytestmark = [pytest.mark.airflow, pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.airflow, pytest.mark.e2e]
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SYNCS = "/plugin/reverse-etl"
@@ -24,7 +24,7 @@ CONTACTS = f"{SYNCS}/syncs/contacts_to_crm"
 PICTURES = os.environ.get("PAGE_PICTURES")
 PATIENCE = 120_000
 
-#: Contrast of each visible text of the page, if it is lower than WCAG's AA asks: 4.5.
+#: Contrasts of the page that are lower than WCAG's AA asks: of a text 4.5, of a shape or the edge of a control 3.
 LOW_CONTRAST = """() => {
   const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgba = (text) => {
@@ -43,14 +43,37 @@ LOW_CONTRAST = """() => {
     return [255, 255, 255, 255];
   };
   const low = [];
-  for (const element of document.querySelectorAll("main.re-page *")) {
-    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.textContent).join("");
-    if (!text.trim() || element.disabled || element.closest("svg, option, style")) continue;
-    const [one, two] = [light(rgba(getComputedStyle(element).color)), light(behind(element))].sort((a, b) => b - a);
+  const check = (what, color, back, least) => {
+    const [one, two] = [light(rgba(color)), light(back)].sort((a, b) => b - a);
     const contrast = (one + 0.05) / (two + 0.05);
-    if (contrast < 4.5) low.push(`${text.slice(0, 30)}: ${contrast.toFixed(2)}`);
+    if (contrast < least) low.push(`${what.slice(0, 40)}: ${contrast.toFixed(2)}`);
+  };
+  for (const one of document.querySelectorAll("main.re-page *")) {
+    const style = getComputedStyle(one);
+    const text = [...one.childNodes].filter((node) => node.nodeType === 3).map((node) => node.textContent).join("");
+    if (text.trim() && !one.closest("option, style, title")) {
+      const box = one.matches("svg text") && one.parentElement.querySelector("rect");
+      if (box) check(text, style.fill, rgba(getComputedStyle(box).fill), 4.5);
+      else check(text, style.color, behind(one), 4.5);
+    }
+    if (one.placeholder) check(one.placeholder, getComputedStyle(one, "::placeholder").color, behind(one), 4.5);
+    const around = behind(one.parentElement);
+    if (one.matches(".re-dot")) check("dot", style.backgroundColor, around, 3);
+    if (one.matches("button, select, input[type=search]")) check(`edge of ${text}`, style.borderTopColor, around, 3);
+    if (one.matches("svg rect, svg path[stroke]")) {
+      const color = style.stroke === "none" ? style.fill : style.stroke;
+      check(`shape in ${one.parentElement.textContent}`, color, around, 3);
+    }
+    if (one === document.activeElement) check("outline of the focus", style.outlineColor, around, 3);
   }
   return low;
+}"""
+#: What has the keyboard's focus: its name, and whether its outline is seen.
+FOCUSED = """() => {
+  const one = document.activeElement;
+  const { outlineStyle, outlineWidth } = getComputedStyle(one);
+  const seen = one.matches(":focus-visible") && outlineStyle === "solid" && parseFloat(outlineWidth) >= 2;
+  return [one.getAttribute("aria-label") || one.textContent.trim(), seen];
 }"""
 #: Names of what a keyboard reaches, if it has none.
 UNNAMED = """() => [...document.querySelectorAll("main.re-page :is(button, a, input, select, svg, [tabindex])")]
@@ -94,10 +117,28 @@ class Visit:
     def buttons(self) -> set[str]:
         return set(self.page.locator("main.re-page button").all_inner_texts())
 
-    def picture(self, name: str) -> None:
-        """Keep a picture for the docs, if the script asks for it."""
+    def tab_to(self, name: str, *, back: bool = False) -> None:
+        """Press the tab key until the control of that name has the focus. Each one on the way shows that it has it."""
+        for _ in range(80):
+            self.page.keyboard.press("Shift+Tab" if back else "Tab")
+            focused, seen = self.page.evaluate(FOCUSED)
+            if self.page.evaluate("document.activeElement.closest('main.re-page') !== null"):
+                assert seen, f"the focus on {focused!r} is not seen"
+            if focused == name:
+                return
+        pytest.fail(f"the tab key does not reach {name!r}")
+
+    def has_focus(self, name: str) -> None:
+        focused, _ = self.page.evaluate(FOCUSED)
+        assert focused == name
+
+    def check_contrast(self) -> None:
         assert self.page.evaluate(LOW_CONTRAST) == []
         assert self.page.evaluate(UNNAMED) == []
+
+    def picture(self, name: str) -> None:
+        """Keep a picture for the docs, if the script asks for it."""
+        self.check_contrast()
         if PICTURES:
             self.page.screenshot(path=f"{PICTURES}/{name}.png")
 
@@ -123,6 +164,20 @@ def visitor(chromium: Any, base: str, user: str, *, width: int = 1280, height: i
     page.close()
 
 
+@pytest.mark.long
+def test_the_page_shows_a_sync_and_obeys_a_keyboard(tmp_path: Path) -> None:
+    """The shortest way through the page, in both themes. The test of the whole page is slow."""
+    with (
+        browser() as chromium,
+        page_airflow.running(tmp_path, approval=False) as (_, base),
+        visitor(chromium, base, "ada") as visit,
+    ):
+        _needs_no_mouse(visit)
+        _links_to_the_records(visit)
+        _has_contrast(visit)
+
+
+@pytest.mark.slow
 def test_the_page(tmp_path: Path) -> None:
     """Behind a prefix, with 500 syncs beside those in every state."""
     with browser() as chromium, page_airflow.running(tmp_path, prefix="/air", many=500) as (_, base):
@@ -137,6 +192,7 @@ def test_the_page(tmp_path: Path) -> None:
             _follows_theme_and_language(visit)
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path: Path) -> None:
     """The form of its connection, and the graph of its DAG, in Airflow's own pages."""
     with browser() as chromium, page_airflow.tutorial(tmp_path) as base, visitor(chromium, base, "ada") as visit:
@@ -172,6 +228,56 @@ def _shows_the_graph(visit: Visit) -> None:
     page.wait_for_timeout(2_000)  # the graph moves into its place
     if PICTURES:
         page.screenshot(path=f"{PICTURES}/graph.png")
+
+
+def _needs_no_mouse(visit: Visit) -> None:
+    keyboard = visit.page.keyboard
+    visit.open(SYNCS, "4 of 4 syncs")
+    visit.tab_to("Search syncs")
+    keyboard.type("crm")
+    visit.see("1 of 4 syncs")
+    visit.tab_to("contacts_to_crm")
+    keyboard.press("Enter")
+    visit.see("5 rejected")
+    for text in ("model, built, 3 tests passed", "source, getting stale", "BIGINT"):
+        assert text in visit.page.locator("main.re-page").text_content()
+    visit.tab_to("Full resync")
+    keyboard.press("Enter")
+    visit.see("Sends every valid row again.")
+    visit.has_focus("Full resync")
+    visit.tab_to("Cancel")
+    keyboard.press("Escape")
+    visit.has_focus("Full resync")
+    assert visit.page.get_by_role("alertdialog").count() == 0
+    visit.tab_to("Preview", back=True)
+    keyboard.press("Enter")
+    visit.see("Preview: 0 rows would be sent.")
+    visit.has_focus("Preview")
+    visit.tab_to("model customers")
+    visit.tab_to("Mapping")
+
+
+def _links_to_the_records(visit: Visit) -> None:
+    """From the button, and from the box of the destination."""
+    page = visit.page
+    page.context.route(f"{page_airflow.RECORDS}**", lambda route: route.fulfill(body="the records"))
+    for name in ("Records at the destination", "destination contacts_to_crm"):
+        with page.expect_popup() as opened:
+            page.get_by_label(name).or_(page.get_by_role("link", name=name)).first.click()
+        opened.value.wait_for_url(page_airflow.RECORDS)
+        opened.value.close()
+
+
+def _has_contrast(visit: Visit) -> None:
+    for theme in ("light", "dark"):
+        visit.page.evaluate("theme => localStorage.setItem('theme', theme)", theme)
+        for path, text in (
+            (SYNCS, "4 of 4 syncs"),
+            (CONTACTS, "Guards and policy"),
+            (f"{SYNCS}/syncs/invoices_to_erp", "Its log"),
+        ):
+            visit.open(path, text)
+            visit.check_contrast()
 
 
 def _lists_all_syncs(visit: Visit) -> None:

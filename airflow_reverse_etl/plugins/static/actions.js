@@ -110,7 +110,12 @@ function Status({ said }) {
 function Confirm({ asked, yes, no }) {
   const { useEffect, useRef } = globalThis.React;
   const box = useRef(null);
-  useEffect(() => box.current?.querySelector("button")?.focus(), [asked]);
+  useEffect(() => {
+    const before = document.activeElement;
+    box.current.querySelector("button").focus();
+    // A keyboard goes on where it was.
+    return () => before.focus();
+  }, [asked]);
   const onKeyDown = (event) => event.key === "Escape" && no();
   return h(
     "div",

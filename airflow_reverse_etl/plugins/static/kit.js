@@ -54,6 +54,9 @@ export const number = (value) => (value == null ? "–" : new Intl.NumberFormat(
 export const time = (text) =>
   text ? new Intl.DateTimeFormat(language(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(text)) : "–";
 
+/** A time in a table, on one line. */
+export const when = (text) => (text ? h("time", { dateTime: text, className: "re-time" }, time(text)) : "–");
+
 export const duration = (seconds) => {
   if (seconds == null) return "–";
   const format = (value, unit) =>
@@ -78,12 +81,17 @@ export const taskPath = (dag, run, task) => `/dags/${dag}/runs/${encodeURICompon
 
 const MUTED = { color: color("fg-muted") };
 
-const TONES = { ok: "green", failing: "red", attention: "orange", late: "orange", running: "blue" };
+/** The colours of shapes. Each is three times as light or dark as what is behind it, as WCAG asks, in both modes. */
+export const SHAPE = { good: "fg-success", bad: "fg-error", warn: "fg-warning", info: "fg-info", plain: "gray-500" };
+
+/** The colour of a text that says what went wrong. In the light mode, "fg-error" is too light for a text. */
+export const ERROR = color("red-fg");
+
+const TONES = { ok: "good", failing: "bad", attention: "warn", late: "warn", running: "info" };
 
 /** The health of a sync: a word, and a dot in a colour. */
 export function Health({ health }) {
-  const tone = TONES[health];
-  const background = tone ? color(`${tone}-solid`) : color("border-emphasized");
+  const background = color(SHAPE[TONES[health] ?? "plain"]);
   return h("span", { className: "re-health" }, h("span", { className: "re-dot", style: { background }, "aria-hidden": true }), health);
 }
 
@@ -92,7 +100,7 @@ export const Muted = ({ children }) => h("p", { style: MUTED }, children);
 /** The reason why a view cannot be shown. */
 export function Problem({ error }) {
   const text = error.status === 403 ? "You may not see this. Ask an administrator for access to the DAGs." : error.message;
-  return h("p", { role: "alert", style: { color: color("fg-error") } }, text);
+  return h("p", { role: "alert", style: { color: ERROR } }, text);
 }
 
 /** A table. A row is a list of cells. */
@@ -111,8 +119,11 @@ export function Table({ label, columns, rows }) {
   );
 }
 
-export const Button = ({ children, onClick, disabled, label }) =>
-  h("button", { type: "button", onClick, disabled, "aria-label": label, className: "re-button" }, children);
+/** A button. It keeps the focus while it is disabled, so that a keyboard does not lose its place. */
+export function Button({ children, onClick, disabled }) {
+  const off = disabled ? { "aria-disabled": true } : { onClick };
+  return h("button", { type: "button", className: "re-button", ...off }, children);
+}
 
 export const Part = ({ title, children }) =>
   h("section", { className: "re-part", "aria-label": title }, h("h2", null, title), children);
@@ -130,13 +141,15 @@ export const STYLES = `
 .re-page th, .re-page td { text-align: start; vertical-align: top; padding: 6px 12px 6px 0; border-bottom: 1px solid ${color("border")}; }
 .re-page th { color: ${color("fg-muted")}; font-weight: 500; white-space: nowrap; }
 .re-page td { overflow-wrap: break-word; max-width: 32em; }
+.re-time { white-space: nowrap; }
 .re-row { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 8px 0; }
-.re-button, .re-field { border: 1px solid ${color("border-emphasized")}; border-radius: 6px; padding: 4px 12px; background: ${color("bg-panel")}; color: ${color("fg")}; }
-.re-button:hover:enabled { background: ${color("bg-muted")}; }
-.re-button:disabled { color: ${color("fg-muted")}; cursor: default; border-style: dashed; }
+.re-button, .re-field { border: 1px solid ${color(SHAPE.plain)}; border-radius: 6px; padding: 4px 12px; background: ${color("bg-panel")}; color: ${color("fg")}; }
+.re-button:not([aria-disabled]):hover { background: ${color("bg-muted")}; }
+.re-button[aria-disabled] { color: ${color("fg-muted")}; cursor: default; border-style: dashed; }
 .re-page :focus-visible { outline: 2px solid ${color("fg-info")}; outline-offset: 2px; }
 .re-box { border: 1px solid ${color("border-emphasized")}; border-radius: 6px; padding: 12px; margin: 8px 0; background: ${color("bg-subtle")}; }
 .re-health { display: inline-flex; align-items: center; gap: 6px; white-space: nowrap; }
+.re-field::placeholder { color: ${color("fg-muted")}; opacity: 1; }
 .re-dot { width: 10px; height: 10px; border-radius: 5px; display: inline-block; }
 `;
 

@@ -1,6 +1,6 @@
 // The view of all syncs.
 
-import { api, Button, h, Health, link, Muted, number, Problem, syncPath, Table, time } from "./kit.js";
+import { api, Button, h, Health, link, Muted, number, Problem, syncPath, Table, when } from "./kit.js";
 import { destinationOf, filtered, syncsOf } from "./syncs.js";
 
 /** Operators whose tasks belong to syncs. */
@@ -74,11 +74,11 @@ const COLUMNS = [
 ];
 
 function rowOf(sync) {
-  const next = sync.dag?.is_paused ? "paused" : time(sync.dag?.next_dagrun_run_after);
+  const next = sync.dag?.is_paused ? "paused" : when(sync.dag?.next_dagrun_run_after);
   return [
     link(syncPath(sync.name), sync.name),
     h(Health, { health: sync.health }),
-    time(sync.last),
+    when(sync.last),
     number(sync.counts?.accepted),
     number(sync.counts?.rejected),
     number(sync.counts?.given_up),

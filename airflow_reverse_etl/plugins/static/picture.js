@@ -1,14 +1,13 @@
 // The picture of a sync: from the repository over dbt's models to the destination, as SVG.
 
-import { color, h, Muted } from "./kit.js";
+import { color, h, Muted, SHAPE } from "./kit.js";
 import { pictureOf } from "./syncs.js";
 
 const shortened = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 function Box({ box, href }) {
-  const colors = { sync: "blue-solid", destination: "green-solid" };
-  const tones = { bad: "red-solid", warn: "orange-solid" };
-  const stroke = color(tones[box.tone] ?? colors[box.kind] ?? "border-emphasized");
+  const kinds = { sync: "info", destination: "good" };
+  const stroke = color(SHAPE[box.tone ?? kinds[box.kind] ?? "plain"]);
   const shape = h("rect", { x: box.x + 1, y: box.y + 1, width: box.width - 2, height: box.height - 2, rx: 6, fill: color("bg-panel"), stroke, strokeWidth: 1.5 });
   const title = h("text", { x: box.x + 10, y: box.y + 20, fill: color("fg"), style: { fontSize: 13, fontWeight: 600 } }, shortened(box.title ?? "", 21));
   const text = h("text", { x: box.x + 10, y: box.y + 37, fill: color("fg-muted"), style: { fontSize: 11 } }, shortened(box.text ?? "", 29));

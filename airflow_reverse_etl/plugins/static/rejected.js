@@ -1,7 +1,7 @@
 // The rejected rows of a sync, and what can be done with some or all of them.
 
 import { maintain } from "./actions.js";
-import { Button, counted, duration, h, Muted, number, Problem, Table, time } from "./kit.js";
+import { Button, counted, duration, h, Muted, number, Problem, Table, time, when } from "./kit.js";
 
 const isOlder = (listed, ended) => Boolean(listed?.at && ended) && new Date(listed.at) < new Date(ended);
 
@@ -64,7 +64,7 @@ function Rows({ listed, allowed, chosen, choose }) {
   const lines = listed.rows.map((row) => {
     const name = `${row.outcome} row ${withKeys ? row.key : row.record.slice(0, 8)}`;
     const box = h("input", { type: "checkbox", "aria-label": `Choose ${name}`, checked: chosen.has(row.record), onChange: () => toggle(row.record) });
-    const cells = [row.outcome, row.code || "–", row.message || "–", row.change, number(row.attempts), time(row.first_seen), time(row.last_seen)];
+    const cells = [row.outcome, row.code || "–", row.message || "–", row.change, number(row.attempts), when(row.first_seen), when(row.last_seen)];
     return [...(allowed ? [box] : []), withKeys ? row.key : h("code", { title: row.record }, row.record.slice(0, 8)), ...cells];
   });
   const columns = [...(allowed ? ["Choose"] : []), withKeys ? "Key" : "Record", "Outcome", "Code", "The destination's own words", "Change", "Attempts", "First seen", "Last seen"];

@@ -1,7 +1,7 @@
 // The view of one sync: its runs, why rows were not accepted, what it sends, and what can be done.
 
 import { Actions, loadMaintenance, xcomOf } from "./actions.js";
-import { api, color, counted, duration, h, Health, link, Muted, number, Part, Problem, Table, taskPath, time, useLoaded } from "./kit.js";
+import { api, color, counted, duration, ERROR, h, Health, link, Muted, number, Part, Problem, SHAPE, Table, taskPath, time, useLoaded, when } from "./kit.js";
 import { OPERATORS, PAGE } from "./list.js";
 import { commitUrl, fileUrl, Picture } from "./picture.js";
 import { Rejected } from "./rejected.js";
@@ -67,9 +67,9 @@ async function loadSync(name) {
 }
 
 const LEGEND = [
-  ["accepted", "green-solid"],
-  ["removed", "orange-solid"],
-  ["rejected", "red-solid"],
+  ["accepted", SHAPE.good],
+  ["removed", SHAPE.warn],
+  ["rejected", SHAPE.bad],
 ];
 
 /** Rows of the last commits, oldest first. */
@@ -123,13 +123,13 @@ function LastRun({ task, report, error, health }) {
     ? `${counted(report.accepted, "row", "rows")} accepted, ${number(report.rejected)} rejected, ${number(report.given_up ?? 0)} given up, ${number(report.planned.invalid)} invalid.`
     : `${task.state ?? "not started yet"}, without a report.`;
   const reasons = reasonsOf(report, health);
-  const rows = reasons.map((reason) => [reason.code, number(reason.count), time(reason.first_seen), reason.message]);
+  const rows = reasons.map((reason) => [reason.code, number(reason.count), when(reason.first_seen), reason.message]);
   return h(
     "div",
     null,
     h("p", null, time(task.start_date), ": ", counts, " ", log),
     health?.since ? h(Muted, null, `${health.state} since ${time(health.since)}.`) : null,
-    error ? h("p", { role: "alert", style: { color: color("fg-error"), whiteSpace: "pre-line" } }, error) : null,
+    error ? h("p", { role: "alert", style: { color: ERROR, whiteSpace: "pre-line" } }, error) : null,
     rows.length
       ? h(Table, { label: "Reasons", columns: ["Code", "Rows", "First seen", "The destination's own words"], rows })
       : report && h(Muted, null, "No row was rejected."),
