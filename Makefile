@@ -84,11 +84,11 @@ clean: ## remove environments, builds and caches
 	rm -rf .venv .venv-airflow-3.1 .venv-spark build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/.ready: constraints.txt $(NEEDS)
-	@scripts/setup $(VENV) constraints.txt dev
+	@scripts/setup $(VENV) constraints.txt dev browser
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.ready
-	@scripts/setup $(VENV) constraints.txt dev docs
+	@scripts/setup $(VENV) constraints.txt dev browser docs
 	@touch $@
 
 $(VENV31)/.ready: constraints-airflow-3.1.txt $(NEEDS)

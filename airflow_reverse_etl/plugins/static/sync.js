@@ -68,7 +68,7 @@ async function loadSync(name) {
 
 const LEGEND = [
   ["accepted", SHAPE.good],
-  ["removed", SHAPE.warn],
+  ["removed", SHAPE.info],
   ["rejected", SHAPE.bad],
 ];
 
@@ -101,7 +101,7 @@ function Chart({ events }) {
 
 function Runs({ runs }) {
   const rows = runs.slice(0, RUNS).map((run) => [
-    run.task ? link(taskPath(run.dag, run.run, run.task), time(run.start)) : time(run.start),
+    run.task ? link(taskPath(run.dag, run.run, run.task), when(run.start)) : when(run.start),
     run.state,
     duration(run.seconds),
     number(run.counts?.planned?.added),

@@ -184,7 +184,7 @@ export function rulesOf(definition) {
   const unknown = { resend: "is sent again", accept: "counts as delivered", fail: "fails the task" }[failure.on_unknown];
   if (unknown) found.push(`A row whose answer was lost ${unknown}.`);
   if (retry.max_attempts) {
-    found.push(`A rejected row is given up after ${retry.max_attempts} attempts, or ${retry.max_age_days} days.`);
+    found.push(`A rejected row is given up after ${retry.max_attempts} ${retry.max_attempts === 1 ? "attempt" : "attempts"}, or ${retry.max_age_days} days.`);
   }
   return found;
 }
