@@ -18,9 +18,6 @@ from tests.standalone import Airflow, free_port
 #: Names and passwords: an admin, and a viewer who may change nothing.
 USERS = {"ada": "admin", "eve": "viewer"}
 
-#: Where people see the records that the syncs send.
-RECORDS = "https://crm.example.com/contacts"
-
 DAGS = """
 from datetime import UTC, datetime
 
@@ -137,9 +134,12 @@ def _catalog() -> Catalog:
 
 
 @contextmanager
-def running(home: Path, *, prefix: str = "", many: int = 0, approval: bool = True) -> Iterator[tuple[Airflow, str]]:
+def running(
+    home: Path, *, prefix: str = "", many: int = 0, records: str = "", approval: bool = True
+) -> Iterator[tuple[Airflow, str]]:
     """Start Airflow, and let each sync reach its state; yields it with its address.
 
+    :param records: address of the destination's own list of records.
     :param approval: whether a plan waits for a person. That takes a few seconds.
     """
     warehouse = home / "warehouse.duckdb"
@@ -149,7 +149,7 @@ def running(home: Path, *, prefix: str = "", many: int = 0, approval: bool = Tru
             " CASE WHEN i % 7 = 0 THEN 'nan'::DOUBLE ELSE i END AS score FROM range(1, 40) t(i)"
         )
     (home / "dags").mkdir()
-    (home / "dags" / "syncs.py").write_text(DAGS.format(folder=home, many=many, records=RECORDS, approval=approval))
+    (home / "dags" / "syncs.py").write_text(DAGS.format(folder=home, many=many, records=records, approval=approval))
     (home / "state" / "catalogs").mkdir(parents=True)
     (home / "state" / "catalogs" / "shop.json").write_bytes(_catalog().to_json())
     (home / "state" / "dbt.json").write_text(json.dumps(EVIDENCE))

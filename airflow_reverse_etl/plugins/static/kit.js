@@ -103,18 +103,22 @@ export function Problem({ error }) {
   return h("p", { role: "alert", style: { color: ERROR } }, text);
 }
 
-/** A table. A row is a list of cells. */
-export function Table({ label, columns, rows }) {
-  const head = columns.map((name, at) => h("th", { key: at, scope: "col" }, name));
-  const line = (cells, at) => h("tr", { key: at }, ...cells.map((cell, column) => h("td", { key: column }, cell)));
+/**
+ * A table. A row is a list of cells. On a narrow screen, a stacked one has its cells below each other, with their names.
+ * The roles are those of a table, which some browsers forget when its parts are no longer laid out as one.
+ */
+export function Table({ label, columns, rows, stacked }) {
+  const head = columns.map((name, at) => h("th", { key: at, scope: "col", role: "columnheader" }, name));
+  const part = (cell, column) => h("td", { key: column, role: "cell", "data-name": columns[column] }, cell);
+  const line = (cells, at) => h("tr", { key: at, role: "row" }, ...cells.map(part));
   return h(
     "div",
     { className: "re-scroll", tabIndex: 0, role: "region", "aria-label": label },
     h(
       "table",
-      { "aria-label": label },
-      h("thead", null, h("tr", null, ...head)),
-      h("tbody", null, ...rows.map(line)),
+      { "aria-label": label, role: "table", className: stacked ? "re-stacked" : undefined },
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...head)),
+      h("tbody", { role: "rowgroup" }, ...rows.map(line)),
     ),
   );
 }
@@ -151,6 +155,13 @@ export const STYLES = `
 .re-health { display: inline-flex; align-items: center; gap: 6px; white-space: nowrap; }
 .re-field::placeholder { color: ${color("fg-muted")}; opacity: 1; }
 .re-dot { width: 10px; height: 10px; border-radius: 5px; display: inline-block; }
+@media (max-width: 640px) {
+  .re-stacked thead { position: absolute; display: block; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .re-stacked tr { display: block; padding: 6px 0; border-bottom: 1px solid ${color("border")}; }
+  .re-page .re-stacked td { display: grid; grid-template-columns: 7em 1fr; gap: 8px; padding: 2px 0; border-bottom: 0; }
+  .re-stacked td::before { content: attr(data-name); color: ${color("fg-muted")}; }
+  .re-stacked td > * { justify-self: start; }
+}
 `;
 
 /** Load something when the view opens; returns [what was loaded, error, function that loads again]. */

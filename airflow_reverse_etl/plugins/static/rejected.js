@@ -69,5 +69,5 @@ function Rows({ listed, allowed, chosen, choose }) {
   });
   const columns = [...(allowed ? ["Choose"] : []), withKeys ? "Key" : "Record", "Outcome", "Code", "The destination's own words", "Change", "Attempts", "First seen", "Last seen"];
   const shown = listed.rows.length < listed.total ? `The first ${number(listed.rows.length)} of ${number(listed.total)} rows` : counted(listed.total, "row", "rows");
-  return h("div", null, h(Muted, null, `${shown}, at ${time(listed.at)}.`), h(Table, { label: "Rejected rows", columns, rows: lines }));
+  return h("div", null, h(Muted, null, `${shown}, at ${time(listed.at)}.`), h(Table, { label: "Rejected rows", stacked: true, columns, rows: lines }));
 }

@@ -131,7 +131,7 @@ function LastRun({ task, report, error, health }) {
     health?.since ? h(Muted, null, `${health.state} since ${time(health.since)}.`) : null,
     error ? h("p", { role: "alert", style: { color: ERROR, whiteSpace: "pre-line" } }, error) : null,
     rows.length
-      ? h(Table, { label: "Reasons", columns: ["Code", "Rows", "First seen", "The destination's own words"], rows })
+      ? h(Table, { label: "Reasons", stacked: true, columns: ["Code", "Rows", "First seen", "The destination's own words"], rows })
       : report && h(Muted, null, "No row was rejected."),
     report?.drift?.length ? h("ul", { "aria-label": "Drift" }, report.drift.map((one, at) => h("li", { key: at }, `Changed in the model: ${one.message}`))) : null,
   );
