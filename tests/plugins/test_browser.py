@@ -232,6 +232,8 @@ def _shows_the_graph(visit: Visit) -> None:
     for task in ("models", "dbt_build", "contacts"):
         page.locator(".react-flow__node").get_by_text(task, exact=True).wait_for()
     page.add_style_tag(content=".react-flow__minimap { display: none }")  # it covers a task
+    page.wait_for_timeout(1_000)  # the panel moves out of the way
+    page.locator(".react-flow__controls-fitview").click()
     page.wait_for_timeout(2_000)  # the graph moves into its place
     if PICTURES:
         page.screenshot(path=f"{PICTURES}/graph.png")
