@@ -31,13 +31,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     # Hooks log each connection that they open.
     os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+    # It warns of "_" in the name of a connection type, whenever it reads such a connection.
+    os.environ.setdefault("AIRFLOW__LOGGING__NAMESPACE_LEVELS", "airflow.models.connection=ERROR")
     _ignore_deprecations()
 
 
 def _ignore_deprecations() -> None:
     """Keep what Airflow 3.1 uses of deprecated things from a person, who can change nothing about it."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # Airflow's own are of both kinds
+            warnings.simplefilter("ignore", category)
 
 
 def wiring() -> ModuleType:

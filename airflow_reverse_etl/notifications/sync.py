@@ -129,9 +129,13 @@ def _sync_of(task: Any) -> Sync | None:
 
 
 def _failed(context: Context) -> bool:
-    """Return True if the task failed. In the DAG processor, after its worker was killed, the exception is missing."""
-    state = str(getattr(context["ti"], "state", None) or "")
-    return context.get("exception") is not None or "reason" in context or state.endswith("failed")
+    """Return True if the task failed.
+
+    If its worker was killed, the DAG processor calls, with neither an exception nor a state (Airflow 3.1 to 3.3).
+    """
+    state = getattr(context["ti"], "state", None)
+    succeeded = getattr(state, "value", state) == "success"
+    return context.get("exception") is not None or "reason" in context or not succeeded
 
 
 def _task_health(context: Context) -> Health:
@@ -139,7 +143,11 @@ def _task_health(context: Context) -> Health:
 
     if not _failed(context):
         return Health("ok")
-    what = context.get("exception") or context.get("reason") or "the task ended without an error of its own"
+    what = (
+        context.get("exception")
+        or context.get("reason")
+        or "the task ended without an error of its own: its process or its worker was killed"
+    )
     return Health("failing", (str(what)[:_MAX_REASON],))
 
 

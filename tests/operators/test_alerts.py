@@ -16,7 +16,7 @@ from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.reported_health import HealthMemory
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
-from tests.operators.tasks import SYNC
+from tests.operators.tasks import SYNC, operator
 
 pytestmark = pytest.mark.airflow
 
@@ -166,6 +166,17 @@ def test_a_channel_that_is_down_gets_the_message_with_the_next_run(runs: Runs, c
     assert runs() == []
     Channel.down = False
     assert len(runs()) == 1
+
+
+def test_a_task_whose_worker_was_killed_is_reported(state_url: Path) -> None:
+    """The DAG processor calls then, with neither an exception nor a state."""
+    from airflow_reverse_etl.notifications import SyncNotifier
+
+    ti = SimpleNamespace(dag_id="d", task_id="t", state=None)
+    SyncNotifier(Channel()).notify({"ti": ti, "task": operator()})  # type: ignore[arg-type, typeddict-item]
+    assert heard()[0].startswith(
+        "critical: contacts is failing.\nThe task ended without an error of its own: its process"
+    )
 
 
 @pytest.mark.long
