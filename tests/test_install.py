@@ -54,6 +54,12 @@ def test_the_image_has_the_files_that_the_package_is_built_from(tmp_path: Path) 
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as files:
         assert "airflow_reverse_etl/schemas/connection_types.json" in files.namelist()
+        (metadata,) = (name for name in files.namelist() if name.endswith("/METADATA"))
+        description = files.read(metadata).decode().partition("\n\n")[2]
+    # The package index shows the README, and knows no relative links.
+    links = re.findall(r"\]\(([^)]+)\)", description)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, (ROOT / "README.md").read_text(encoding="utf-8")])
