@@ -14,6 +14,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 USER airflow
+# A new volume takes its owner from the folder that it covers: see compose.yaml.
+RUN mkdir /opt/airflow/state
 COPY --chown=airflow:0 pyproject.toml README.md LICENSE /opt/reverse-etl/
 COPY --chown=airflow:0 airflow_reverse_etl /opt/reverse-etl/airflow_reverse_etl
 RUN pip install --no-cache-dir "apache-airflow==${AIRFLOW_VERSION}" "/opt/reverse-etl[${EXTRAS}]" "${ADAPTER}"

@@ -41,7 +41,7 @@ def look(folder: Path, columns: list[Column], *, catalog: Catalog | None = None,
         output = {"catalog": f"catalogs/{catalog.commit}.json"}
         files.write(output["catalog"], catalog.to_json())
     table: Any = Table(columns)
-    found = look_for_drift(sync(**spec).sync, query="select 1", warehouse=table, files=files, output=output)
+    found, _ = look_for_drift(sync(**spec).sync, query="select 1", warehouse=table, files=files, output=output)
     return [finding.rule for finding in found]
 
 
