@@ -15,7 +15,8 @@ from urllib.parse import quote
 from pydantic import Field
 
 from airflow_reverse_etl.destinations.base import Strict
-from airflow_reverse_etl.destinations.batch_api import Endpoint, Row
+from airflow_reverse_etl.destinations.batch_api import Endpoint, Find, RecordPlaces, Row
+from airflow_reverse_etl.destinations.http import Action
 from airflow_reverse_etl.destinations.json_encoding import dumps
 from airflow_reverse_etl.destinations.results import Results
 from airflow_reverse_etl.http.messages import Reply, Request
@@ -104,27 +105,31 @@ class Associations:
         """Associate records with those of one other object; the receipts name every row that failed."""
         wanted = {row.key: _values(row.record[ASSOCIATIONS][other]) for row in rows}
         values = sorted({value for named in wanted.values() for value in named})
-        ids = {value: value for value in values}
+        ids: Mapping[str, Any] = {value: value for value in values}
+        problems: Mapping[str, Receipt] = {}
         if options.match_on != RECORD_ID and values:
-            found = yield from self._find(other, options.match_on, values)
-            if isinstance(found, Reply):
-                return self._refused(rows, found)
-            ids = found
+            found = yield from self._api.look_up(_ids_of(other, options.match_on), _named(options.match_on, values))
+            if found.refusal:
+                return _refused(rows, found.refusal)
+            ids = found.ids
+            problems = found.decided
 
         # A row that names an unknown record is not associated at all, and is sent again by a later run.
+        text = f"no record of {other} has the value in {options.match_on}"
+        not_found = Receipt(Outcome.REJECTED, "association_not_found", text, self._api.server.host)
         failed: dict[str, Receipt] = {}
         links: list[_Link] = []
         for row in rows:
-            if any(value not in ids for value in wanted[row.key]):
-                text = f"no record of {other} has the value in {options.match_on}"
-                failed[row.key] = Receipt(Outcome.REJECTED, "association_not_found", text, self._api.server.host)
+            missing = [value for value in wanted[row.key] if value not in ids]
+            if missing:
+                failed[row.key] = problems.get(missing[0], not_found)
             else:
-                links += [_Link(row.key, str(row.id), ids[value]) for value in wanted[row.key]]
+                links += [_Link(row.key, str(row.id), str(ids[value])) for value in wanted[row.key]]
         surplus: list[_Link] = []
         if options.replace:
             there = yield from self._existing(other, options, [row for row in rows if row.key not in failed])
             if isinstance(there, Reply):
-                return self._refused(rows, there)
+                return _refused(rows, self._api.answer(_batch(rows), there))
             surplus = [link for link in there if link not in links]
             links = [link for link in links if link not in there]
 
@@ -134,22 +139,6 @@ class Associations:
                 last = yield from self._write(endpoint, some)
                 failed |= last.exceptions
         return replace(last, exceptions=failed)
-
-    def _find(self, other: str, name: str, values: Sequence[str]) -> Generator[Request, Reply, dict[str, str] | Reply]:
-        """Return the ids of the records with these values of a property, or a reply that refuses to tell."""
-        path = f"/crm/v3/objects/{quote(other, safe='')}/batch/read"
-        found: dict[str, str] = {}
-        for part in _parts(values):
-            body = {"idProperty": name, "properties": [name], "inputs": [{"id": value} for value in part]}
-            reply = yield Request("POST", path, dumps(body), _JSON)
-            if reply.status == 404:  # none of them was found
-                continue
-            if reply.status >= 300:
-                return reply
-            for record in _results(reply):
-                value = (record.get("properties") or {}).get(name)
-                found[_folded(value)] = str(record["id"])
-        return {value: found[_folded(value)] for value in values if _folded(value) in found}
 
     def _existing(
         self, other: str, options: AssociationOptions, rows: Sequence[Row]
@@ -204,17 +193,6 @@ class Associations:
     def _path(self, other: str, call: str) -> str:
         return f"/crm/v4/associations/{quote(self._of, safe='')}/{quote(other, safe='')}/batch/{call}"
 
-    def _refused(self, rows: Sequence[Row], reply: Reply) -> Receipts:
-        """Return the receipts of rows for which a request that only reads was refused."""
-        batch = Batch(Operation.UPSERT, range(len(rows)), [row.key for row in rows], [dict(row.record) for row in rows])
-        receipts = self._api.answer(batch, reply)
-        return replace(
-            receipts,
-            default=Receipts().default,
-            exceptions=dict.fromkeys(batch.keys, receipts.default),
-            refused_whole=False,
-        )
-
 
 #: Sending an association twice has the same result as sending it once.
 _SUPPORT = Support(idempotent=True, answers="row", max_rows=_MOST)
@@ -253,9 +231,32 @@ def _values(value: Any) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
-def _folded(value: Any) -> str:
-    """Return a value as HubSpot compares it: it returns e-mail addresses in lower case."""
-    return text_of(value).strip(BLANKS).lower()
+def _ids_of(other: str, name: str) -> Find:
+    """Return the look-up of records by a unique property. Status 404 means that none of them was found."""
+    return Find(
+        path=f"/crm/v3/objects/{quote(other, safe='')}/batch/read",
+        records="inputs",
+        item=lambda row: {"id": row.record[name]},
+        envelope={"idProperty": name, "properties": [name]},
+        places=RecordPlaces("results", (f"properties.{name}", name)),
+        missing="send",
+        max_rows=_MOST,
+        statuses={404: Action.SKIP},
+    )
+
+
+def _named(name: str, values: Sequence[str]) -> Batch:
+    return Batch(Operation.UPDATE, range(len(values)), values, [{name: value} for value in values])
+
+
+def _batch(rows: Sequence[Row]) -> Batch:
+    return Batch(Operation.UPSERT, range(len(rows)), [row.key for row in rows], [dict(row.record) for row in rows])
+
+
+def _refused(rows: Sequence[Row], receipts: Receipts) -> Receipts:
+    """Return the receipts of rows for which a request that only reads was refused."""
+    exceptions = dict.fromkeys((row.key for row in rows), receipts.default)
+    return replace(receipts, default=Receipts().default, exceptions=exceptions, refused_whole=False)
 
 
 def _types(options: AssociationOptions) -> dict[str, Any]:

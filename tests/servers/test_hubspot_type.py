@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from airflow_reverse_etl.errors import AttentionError, SpecError
+from airflow_reverse_etl.errors import AttentionError, ConfigurationError, SpecError
 from airflow_reverse_etl.spec.operations import Operation
 from airflow_reverse_etl.testing import DestinationConformance
 from tests.servers.clock import QuietClock
 from tests.servers.credentials import OAuth2
-from tests.servers.faults import LOST_ANSWER, Fault, in_order
+from tests.servers.faults import LOST_ANSWER, Fault, in_order, no_fault
 from tests.servers.loads import Loads
 from tests.servers.messages import Reply, Request
 from tests.servers.remote import ServerRemote
@@ -275,6 +275,20 @@ async def test_a_lost_answer_to_an_association_sends_the_row_again() -> None:
         report = await people(hubspot, mapping=COMPANIES, destination=BY_KEY).run([("1", "one@x.org", "a")])
         assert report.accepted == 1
         assert links(hubspot) == {(hubspot.id_of("one@x.org"), ids["a"])}
+
+
+async def test_a_look_up_of_companies_that_cannot_be_read_stops_the_load_and_rejects_no_row() -> None:
+    def rule(number: int, request: Request) -> Fault | None:  # noqa: ARG001 - the path decides
+        return Fault.instead(Reply.of({})) if request.segments[-3:] == ["companies", "batch", "read"] else None
+
+    async with server(fault=rule) as hubspot:
+        await of_companies(hubspot, "a")
+        loads = people(hubspot, mapping=COMPANIES, destination=BY_KEY)
+        with pytest.raises(ConfigurationError, match="the reply to the look-up has no records"):
+            await loads.run([("1", "one@x.org", "a")])
+        hubspot.fault = no_fault
+        report = await loads.run([("1", "one@x.org", "a")])
+        assert (report.accepted, report.rejected) == (1, 0)
 
 
 # -- conformance -------------------------------------------------------------------------------------------------------
