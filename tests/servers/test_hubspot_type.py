@@ -278,7 +278,7 @@ async def test_a_lost_answer_to_an_association_sends_the_row_again() -> None:
 
 
 async def test_a_look_up_of_companies_that_cannot_be_read_stops_the_load_and_rejects_no_row() -> None:
-    def rule(number: int, request: Request) -> Fault | None:  # noqa: ARG001 - the path decides
+    def rule(number: int, request: Request) -> Fault | None:
         return Fault.instead(Reply.of({})) if request.segments[-3:] == ["companies", "batch", "read"] else None
 
     async with server(fault=rule) as hubspot:
