@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 import yaml
 
 from tests.cli.process import Calls, Program
+from tests.duckdb_files import reopened
 
 #: A sync without its destination.
 CONTACTS: dict[str, Any] = {
@@ -56,7 +56,7 @@ class Desk:
 
     def sql(self, statement: str) -> None:
         """Run SQL in the warehouse."""
-        with duckdb.connect(self._warehouse) as connection:
+        with reopened(self._warehouse) as connection:
             connection.execute(statement)
 
     def sync(self, name: str = "contacts", **values: Any) -> Path:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -50,19 +49,13 @@ def crm(add_connection: Callable[..., None], state_url: Path) -> Iterator[FakeDe
 @pytest.fixture
 def customers(tmp_path: Path, add_connection: Callable[..., None]) -> Callable[[str], None]:
     """Run SQL in the warehouse, where there are three customers."""
-    import duckdb
+    from tests.duckdb_files import reopened
 
     file = str(tmp_path / "warehouse.duckdb")
     add_connection("warehouse", conn_type="duckdb", host=file)
 
     def execute(sql: str) -> None:
-        try:
-            connection = duckdb.connect(file)
-        except duckdb.ConnectionException:
-            # A task before has closed its connection, and something of it is still to be collected.
-            gc.collect()
-            connection = duckdb.connect(file)
-        with connection:
+        with reopened(file) as connection:
             connection.execute(sql)
 
     execute(
