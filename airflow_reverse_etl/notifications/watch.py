@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_reverse_etl.compat import BaseOperator, Context, airflow_errors
+from airflow_reverse_etl.errors import ReverseEtlError
 from airflow_reverse_etl.wiring import store_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class SyncWatchOperator(BaseOperator):
     destination. A sync that never ran is late once that time has passed since this operator saw it first. A sync that
     is late, and then runs, is reported by its own tasks if they have the same notifier, and else by this operator.
 
-    Returns the names of the late syncs.
+    Returns the names of the late syncs. If the state of a sync cannot be read, the task fails once it has looked at the
+    others.
 
     :param syncs: syncs, or paths of YAML files or folders of them, absolute or relative to the folder of the DAG file.
     :param notifier: reports a sync that became late, or that is not late any more.
@@ -38,13 +40,21 @@ class SyncWatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[str]:
         """Look at each sync."""
-        late = []
+        late: list[str] = []
+        errors: list[ReverseEtlError] = []
         with airflow_errors():
             for sync in self._load():
-                health = self._look(sync, context)
+                try:
+                    health = self._look(sync, context)
+                except ReverseEtlError as error:  # the other syncs are watched all the same
+                    self.log.error("%s: %s", sync.name, error)
+                    errors.append(error)
+                    continue
                 if health.state == "late":
                     self.log.warning("%s: %s", sync.name, "; ".join(health.reasons))
                     late.append(sync.name)
+            if errors:
+                raise errors[0]
         return late
 
     def _load(self) -> list[Sync]:

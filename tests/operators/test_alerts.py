@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from airflow_reverse_etl.compat import BaseNotifier, BaseOperator
+from airflow_reverse_etl.compat import AirflowException, BaseNotifier, BaseOperator
 from airflow_reverse_etl.errors import ConfigurationError
 from airflow_reverse_etl.stores.files import StateFiles
 from airflow_reverse_etl.stores.reported_health import HealthMemory
 from airflow_reverse_etl.testing.fakes import Dials, FakeDestination
-from tests.operators.tasks import SYNC, operator
+from tests.operators.tasks import SYNC, context, operator
 
 pytestmark = pytest.mark.airflow
 
@@ -246,6 +246,19 @@ def test_the_maintenance_dag_watches_by_schedule_and_acts_when_it_is_triggered(
     watch = dag.get_task("watch")
     watch._pre_execute_hook(scheduled)
     assert watch.execute(scheduled) == ["contacts"]
+    assert [message.split(" (")[0] for message in heard()] == ["critical: contacts is late"]
+
+
+def test_a_sync_that_cannot_be_looked_at_hides_no_other(runs: Runs, crm: FakeDestination) -> None:
+    from airflow_reverse_etl.notifications import SyncNotifier
+    from airflow_reverse_etl.operators import SyncWatchOperator
+
+    runs()
+    alerts = {"alerts": {"max_delay": "0s"}}
+    syncs = [{**SYNC, **alerts, "name": "elsewhere", "source": "nowhere"}, {**SYNC, **alerts}]
+    watch = SyncWatchOperator(task_id="watch", syncs=syncs, notifier=SyncNotifier(Channel()))
+    with pytest.raises(AirflowException, match="Airflow connection not found"):
+        watch.execute(context())
     assert [message.split(" (")[0] for message in heard()] == ["critical: contacts is late"]
 
 
